@@ -1,0 +1,3 @@
+"""Contrapose: preference alignment of diffusion models without preference labels."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,57 @@
+"""`contrapose align METHOD` and `contrapose align run.yaml`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from contrapose import runfile
+from contrapose.cli.options import REQUIRED, choice, parse
+from contrapose.cli.progress import follow, quiet_libraries
+from contrapose.errors import UserError
+from contrapose.methods import METHODS
+from contrapose.train.align import align as align_run
+from contrapose.train.settings import CONVERTER, LINKS, Run
+
+
+@dataclass(frozen=True)
+class Command:
+    """Align a model with one method on a folder of pairs."""
+
+    run: Run
+    out: Path
+    """Folder that receives run.yaml, metrics, checkpoints and weights; an unfinished one is carried on."""
+
+
+def main(arguments: list[str], prog: str) -> None:
+    if not arguments or arguments[0].startswith("-"):
+        known = ", ".join(METHODS)
+        if arguments and arguments[0] in ("-h", "--help"):
+            print(
+                f"usage: {prog} METHOD|run.yaml [options]\nmethods: {known}\n'{prog} METHOD --help' tells the options"
+            )
+            return
+        raise UserError(f"align needs a method ({known}) or a run.yaml first")
+    what, rest = arguments[0], arguments[1:]
+    if what.endswith((".yaml", ".yml")):
+        run = runfile.read(Path(what), Run, CONVERTER)
+    else:
+        run, rest = _from_method(what, rest)
+    align(parse(Command, rest, f"{prog} {what}", Command(run, out=REQUIRED), short=True))
+
+
+def _from_method(name: str, rest: list[str]) -> tuple[Run, list[str]]:
+    if name not in METHODS:
+        raise UserError(f"{name}: no such method (known: {', '.join(METHODS)})")
+    method = METHODS[name]
+    settings = {}
+    if "link" in method.__dataclass_fields__:
+        link, rest = choice(rest, "--link", LINKS, "sigmoid")
+        settings["link"] = link()
+    return Run(model=REQUIRED, pairs=REQUIRED, method=method(**settings)), rest
+
+
+def align(command: Command) -> None:
+    quiet_libraries()
+    name = next(n for n, cls in METHODS.items() if isinstance(command.run.method, cls))
+    follow(f"aligning with {name}", command.run.optimisation.steps, align_run(command.run, command.out))

@@ -1,0 +1,88 @@
+"""`contrapose COMMAND`: find the command, run it, and turn every user error into one line and exit code 2."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+
+from contrapose import __version__
+from contrapose.errors import UserError
+from contrapose.files import is_full
+
+
+class Command(NamedTuple):
+    """Where a command lives, and what it does in half a line."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "quickstart": Command("quickstart", "the main job, end to end, on the shipped shapes model"),
+    "pairs draw": Command("pairs_draw", "draw winners from prompts and losers from degraded prompts"),
+    "pairs check": Command("pairs_check", "count pairs and look for everything that spoils them"),
+    "align": Command("align", "train a method (ddspo, diffusion-dpo, sft) on pairs, or a run.yaml"),
+    "sample": Command("sample", "sample images of a model or an aligned run"),
+    "evaluate": Command("evaluate", "judge images, and compare models with intervals and tests"),
+    "report": Command("report", "write one HTML page with runs, scores and images"),
+    "toy": Command("toy", "the 2-D experiment: known answers on Gaussians"),
+    "shapes prompts": Command("shapes_prompts", "write the shapes world's prompts of one split"),
+    "shapes pretrain": Command("shapes_pretrain", "train the shapes model from nothing"),
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    head = f"contrapose {__version__}: preference alignment of diffusion models without preference labels\n"
+    return "\n".join([head, *lines, "\n'contrapose COMMAND --help' explains every option with its unit and default."])
+
+
+def find(arguments: list[str]) -> tuple[Command, str, list[str]]:
+    """The command that the arguments begin with, its name, and the arguments that are left."""
+    for length in (2, 1):
+        name = " ".join(arguments[:length])
+        if name in COMMANDS:
+            return COMMANDS[name], name, arguments[length:]
+    near = [name for name in COMMANDS if arguments[0] in name.split()]
+    raise UserError(f"{arguments[0]}: no such command (known: {', '.join(near or COMMANDS)})")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command line; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    # Read when the libraries are imported: they warn of a missing torchvision, which nothing here uses.
+    for library in ("TRANSFORMERS", "DIFFUSERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    try:
+        command, name, rest = find(arguments)
+        importlib.import_module(f"contrapose.cli.{command.module}").main(rest, f"contrapose {name}")
+    except UserError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("stopped; the same command carries on from here", 130)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        return _fail(
+            f"{error.filename or 'output'}: the disk is full; free some space and run the same command again", 2
+        )
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    Console(stderr=True, highlight=False).print(
+        f"[red]contrapose:[/red] {escape(' '.join(message.split()))}", soft_wrap=True
+    )
+    return code

@@ -1,0 +1,47 @@
+"""`contrapose pairs check`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from contrapose.backbones.loading import load_tokenizer, reads_too_little
+from contrapose.cli.options import parse
+from contrapose.cli.progress import follow, quiet_libraries
+from contrapose.errors import UserError
+from contrapose.pairs.check import Findings, check
+from contrapose.pairs.store import PairStore
+
+
+@dataclass(frozen=True)
+class Command:
+    """Count the pairs and look for duplicates, missing files, NaNs, and prompts that the encoder would not finish."""
+
+    pairs: Annotated[Path, tyro.conf.Positional]
+    """Folder of pairs."""
+    model: str | None = None
+    """Model whose text encoder's reading length counts; the one that drew the pairs when unset."""
+
+
+def main(arguments: list[str], prog: str) -> None:
+    command = parse(Command, arguments, prog)
+    quiet_libraries()
+    store = PairStore(command.pairs)
+    tokenizer = load_tokenizer(command.model or store.manifest["draw"]["model"])
+    found: list[Findings] = []
+
+    def counted():
+        for state in check(store, lambda prompts: reads_too_little(tokenizer, prompts)):
+            if isinstance(state, Findings):
+                found.append(state)
+            else:
+                yield state
+
+    follow("checking pairs", 2 * len(store), counted())
+    for line in found[0].lines():
+        print(line)
+    if found[0].problems:
+        raise UserError(f"{command.pairs}: {len(found[0].problems)} kinds of problems, listed above")

@@ -1,0 +1,40 @@
+"""`contrapose pairs draw`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from contrapose.backbones.families import load_backbone
+from contrapose.backbones.loading import DTYPES
+from contrapose.cli.options import REQUIRED, choice, parse
+from contrapose.cli.progress import follow, quiet_libraries
+from contrapose.curate.degraders import DEGRADERS
+from contrapose.curate.draw import Draw, draw_pairs, plan_pairs
+
+
+@dataclass(frozen=True)
+class Command:
+    """Draw pairs: the winner from each prompt, the loser from its degraded prompt, with the same noise."""
+
+    draw: Annotated[Draw, tyro.conf.arg(name="")]
+    out: Path
+    """Folder that receives the pairs; an unfinished one is carried on."""
+    device: str = "cpu"
+    """Where the model runs: cpu, cuda, cuda:1, mps."""
+
+
+def main(arguments: list[str], prog: str) -> None:
+    degrader, rest = choice(arguments, "--degrade", DEGRADERS, "words")
+    template = Command(Draw(model=REQUIRED, prompts=REQUIRED, degrade=degrader()), out=REQUIRED)
+    draw(parse(Command, rest, prog, template))
+
+
+def draw(command: Command) -> None:
+    quiet_libraries()
+    plan = plan_pairs(command.draw)
+    backbone = load_backbone(command.draw.model, DTYPES[command.draw.dtype], command.device)
+    follow("drawing pairs", len(plan.records), draw_pairs(command.draw, plan, backbone, command.out))

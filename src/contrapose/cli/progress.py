@@ -1,0 +1,40 @@
+"""Progress bars with the time left."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+def quiet_libraries() -> None:
+    """Silence what the libraries print; real trouble still arrives as an exception."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+
+def follow(title: str, total: int, done: Iterable[Any]) -> None:
+    """Draw a bar while an iterable yields how much is done (a number, or an object with `step`)."""
+    columns = (
+        TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total, note="")
+        for state in done:
+            bar.update(task, completed=getattr(state, "step", state), note=_note(getattr(state, "metrics", {})))
+
+
+def _note(metrics: dict[str, float]) -> str:
+    names = [name for name in ("loss", "accuracy", "drift") if name in metrics]
+    return "  ".join(f"{name} {metrics[name]:.3g}" for name in names)

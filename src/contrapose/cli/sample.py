@@ -1,0 +1,37 @@
+"""`contrapose sample`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from contrapose.backbones.families import load_backbone
+from contrapose.backbones.loading import DTYPES
+from contrapose.cli.options import REQUIRED, parse
+from contrapose.cli.progress import follow, quiet_libraries
+from contrapose.pairs.prompts import read_prompts
+from contrapose.sample.images import Sampling, sample_images
+
+
+@dataclass(frozen=True)
+class Command:
+    """Sample images, in GenEval's folder layout; an image depends on its prompt and seed alone."""
+
+    sampling: Sampling
+    out: Path
+    """Folder that receives the images; an unfinished one is carried on."""
+    device: str = "cpu"
+    """Where the model runs: cpu, cuda, cuda:1, mps."""
+
+
+def main(arguments: list[str], prog: str) -> None:
+    template = Command(Sampling(model=REQUIRED, prompts=REQUIRED), out=REQUIRED)
+    sample(parse(Command, arguments, prog, template, short=True))
+
+
+def sample(command: Command) -> None:
+    quiet_libraries()
+    settings = command.sampling
+    total = len(read_prompts(settings.prompts)) * settings.seeds
+    backbone = load_backbone(settings.model, DTYPES[settings.dtype], command.device, settings.adapter)
+    follow(f"sampling {command.out.name}", total, sample_images(settings, backbone, command.out))

@@ -1,0 +1,1 @@
+"""The theory, in pure torch: compare how well two score functions explain a sample. Start at `objective`."""

@@ -1,0 +1,143 @@
+"""From data to noise: x_t = a(t) x0 + s(t) eps, and the four spaces in which a network may predict.
+
+Every prediction is a mix of data and noise, p = x x0 + e eps, with (x, e) from the table below; together with x_t it
+determines both, so one formula converts between any two spaces:
+
+    p_to = alpha x_t + gamma p_from,   gamma = det(x_t, to) / det(x_t, from),   alpha = det(to, from) / det(x_t, from)
+
+where det(p, q) = p.x q.e - p.e q.x and x_t stands for its own mix (a, s).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor
+
+Space = Literal["eps", "v", "x0", "velocity"]
+Mix = tuple[Tensor, Tensor]  # the shares of x0 and of eps
+
+
+def _mix(space: Space, a: Tensor, s: Tensor) -> Mix:
+    """How a space's prediction is made of data and noise."""
+    zero, one = torch.zeros_like(a), torch.ones_like(a)
+    table: dict[Space, Mix] = {
+        "x0": (one, zero),
+        "eps": (zero, one),
+        "v": (-s, a),  # Salimans & Ho 2022, eq. 3: v = a eps - s x0
+        "velocity": (-one, one),  # rectified flow: dx_t / dt = eps - x0
+    }
+    return table[space]
+
+
+def _det(p: Mix, q: Mix) -> Tensor:
+    return p[0] * q[1] - p[1] * q[0]
+
+
+def _per_sample(value: Tensor, like: Tensor) -> Tensor:
+    return value.view(-1, *[1] * (like.ndim - 1))
+
+
+class Path(ABC):
+    """A noising path; t = 0 is data and the largest t is noise."""
+
+    @abstractmethod
+    def coefficients(self, t: Num[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+        """a(t) and s(t) of x_t = a x0 + s eps."""
+
+    @abstractmethod
+    def level(self, t: Num[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """t as a share of the way from data (0) to noise (1)."""
+
+    @abstractmethod
+    def at_level(self, level: float, count: int) -> Num[Tensor, " count"]:
+        """The time that lies this share of the way from data to noise, `count` times."""
+
+    @abstractmethod
+    def draw_times(self, count: int, generator: torch.Generator | None = None) -> Num[Tensor, " count"]:
+        """Training times for `count` groups."""
+
+    def add_noise(
+        self, x0: Float[Tensor, "b ..."], eps: Float[Tensor, "b ..."], t: Num[Tensor, " b"]
+    ) -> Float[Tensor, "b ..."]:
+        """x_t = a(t) x0 + s(t) eps."""
+        a, s = self.coefficients(t)
+        return _per_sample(a, x0) * x0 + _per_sample(s, x0) * eps
+
+    def truth(
+        self, x0: Float[Tensor, "b ..."], eps: Float[Tensor, "b ..."], t: Num[Tensor, " b"], space: Space
+    ) -> Float[Tensor, "b ..."]:
+        """What a network of this space should predict for known data and noise: the *forward noise* target."""
+        of_data, of_noise = _mix(space, *self.coefficients(t))
+        return _per_sample(of_data, x0) * x0 + _per_sample(of_noise, x0) * eps
+
+    def convert(
+        self,
+        prediction: Float[Tensor, "b ..."],
+        x_t: Float[Tensor, "b ..."],
+        t: Num[Tensor, " b"],
+        source: Space,
+        to: Space,
+    ) -> Float[Tensor, "b ..."]:
+        """The same prediction in another space: p_to = alpha x_t + gamma p_from.
+
+        Undefined (division by zero) where x_t does not carry what is asked for: eps at t = 0, x0 at pure noise.
+        """
+        if source == to:
+            return prediction
+        here = self.coefficients(t)
+        have, want = _mix(source, *here), _mix(to, *here)
+        gamma, alpha = _det(here, want) / _det(here, have), _det(want, have) / _det(here, have)
+        return _per_sample(alpha, x_t) * x_t + _per_sample(gamma, x_t) * prediction
+
+
+@dataclass(frozen=True, eq=False)
+class DiffusionPath(Path):
+    """The discrete DDPM path: a = sqrt(abar_t), s = sqrt(1 - abar_t), integer t in 0..T-1 (Ho et al. 2020, eq. 4)."""
+
+    alphas_cumprod: Float[Tensor, " steps"]
+
+    def coefficients(self, t: Num[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+        abar = self.alphas_cumprod.to(t.device)[t]
+        return abar.sqrt(), (1 - abar).sqrt()
+
+    def level(self, t: Num[Tensor, " b"]) -> Float[Tensor, " b"]:
+        return t.float() / (len(self.alphas_cumprod) - 1)
+
+    def at_level(self, level: float, count: int) -> Num[Tensor, " count"]:
+        return torch.full((count,), round(level * (len(self.alphas_cumprod) - 1)))
+
+    def draw_times(self, count: int, generator: torch.Generator | None = None) -> Num[Tensor, " count"]:
+        """Uniform integers in 0..T-1, as in all code of the DPO family."""
+        return torch.randint(len(self.alphas_cumprod), (count,), generator=generator)
+
+
+@dataclass(frozen=True)
+class FlowPath(Path):
+    """Rectified flow: a = 1 - t, s = t, real t in 0..1; `shift` moves times towards noise as large images need.
+
+    t = shift u / (1 + (shift - 1) u), u uniform or logit-normal(0, 1) (Esser et al. 2024, eq. 19 and 23).
+    """
+
+    shift: float = 1.0
+    density: Literal["uniform", "logit-normal"] = "uniform"
+
+    def coefficients(self, t: Num[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+        return 1 - t, t
+
+    def level(self, t: Num[Tensor, " b"]) -> Float[Tensor, " b"]:
+        return t
+
+    def at_level(self, level: float, count: int) -> Num[Tensor, " count"]:
+        return torch.full((count,), level)
+
+    def draw_times(self, count: int, generator: torch.Generator | None = None) -> Num[Tensor, " count"]:
+        if self.density == "uniform":
+            u = torch.rand(count, generator=generator)
+        else:
+            u = torch.randn(count, generator=generator).sigmoid()
+        return self.shift * u / (1 + (self.shift - 1) * u)

@@ -1,0 +1,25 @@
+"""The implicit reward: the one place where beta's unit lives."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def mean_square(difference: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
+    """Mean over all elements of a sample; in float32, whatever the network computed in."""
+    return difference.float().square().flatten(1).mean(1)
+
+
+def implicit_reward(
+    beta: float, trainee_error: Float[Tensor, "b n"], reference_error: Float[Tensor, "b n"] | None
+) -> Float[Tensor, "b n"]:
+    """r = (beta / 2) (mse(target, reference) - mse(target, trainee)): how much better the trainee explains the target.
+
+    `beta` has the unit of Diffusion-DPO's released code: it multiplies HALF the MEAN-per-element error difference.
+    (Papers write -beta [...] with a sum; every published value, 5000, 16000, 2000, means this one.)
+    Without a reference the first term is dropped.
+    """
+    if reference_error is None:
+        return -0.5 * beta * trainee_error
+    return 0.5 * beta * (reference_error - trainee_error)

@@ -1,0 +1,1 @@
+"""Making pairs: degrading prompts, drawing samples, spoiling photographs, filtering."""

@@ -1,0 +1,13 @@
+"""The degraders by name; the type union is the registry, and a new one is one more line here."""
+
+from contrapose.curate.degrade import Swap, Words
+from contrapose.curate.llm import LlmAesthetics, LlmAlignment
+
+AnyDegrader = Words | Swap | LlmAlignment | LlmAesthetics
+
+DEGRADERS: dict[str, type[AnyDegrader]] = {
+    "words": Words,
+    "swap": Swap,
+    "llm-alignment": LlmAlignment,
+    "llm-aesthetics": LlmAesthetics,
+}

@@ -1,0 +1,1 @@
+"""From images to evidence: verdicts, rows, intervals and tests."""

@@ -1,0 +1,100 @@
+"""Reading GenEval's folder layout: `00000/metadata.jsonl` (one JSON object) and `00000/samples/0000.png`, ...
+
+A folder's number is its prompt's line, an image's number its seed. Nothing outside the given folder is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from contrapose.errors import UserError
+from contrapose.pairs.prompts import read_prompts
+
+_FOLDER = re.compile(r"[0-9]+")
+_IMAGE = re.compile(r"([0-9]+)\.png")
+
+
+@dataclass(frozen=True)
+class PromptFolder:
+    """One prompt and its images: `samples` maps seed to file, in order of seed."""
+
+    path: Path
+    metadata: dict[str, Any]
+    samples: dict[int, Path]
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def images(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Yield (seed, RGB pixels [h, w, 3]), reading each file when its turn comes."""
+        for seed, path in self.samples.items():
+            yield seed, read_image(path)
+
+
+def prompt_folders(directory: Path) -> Iterator[PromptFolder]:
+    """Yield the prompts of a folder of images in the order of their numbers; other names in it are left alone.
+
+    Raises `UserError` naming the folder or file, and the mend, when something is missing or broken.
+    """
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such folder of images; sample images into it first")
+    paths = sorted((p for p in directory.iterdir() if _FOLDER.fullmatch(p.name)), key=lambda p: (int(p.name), p.name))
+    if not paths:
+        raise UserError(f"{directory}: holds no folders 00000, 00001, ...; name a folder in GenEval's layout")
+    for path in paths:
+        yield PromptFolder(path, _metadata(path, directory), _samples(path, directory))
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """RGB pixels [h, w, 3]; `UserError` names a file that is broken."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    # Pillow tells of broken files with all of these.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not a whole PNG image ({error}); delete it and sample it again") from None
+
+
+def _metadata(folder: Path, directory: Path) -> dict[str, Any]:
+    path = folder / "metadata.jsonl"
+    if not path.is_file():
+        raise UserError(f"{path}: missing; each folder needs its prompt as one JSON object")
+    _check_inside(path, directory)
+    prompts = read_prompts(path)
+    if len(prompts) != 1:
+        raise UserError(f"{path}: holds {len(prompts)} lines; one JSON object was expected")
+    return {"prompt": prompts[0].text, **prompts[0].fields}
+
+
+def _samples(folder: Path, directory: Path) -> dict[int, Path]:
+    samples_folder = folder / "samples"
+    if not samples_folder.is_dir():
+        raise UserError(f"{samples_folder}: missing; sample this prompt's images again")
+    _check_inside(samples_folder, directory)
+    samples: dict[int, Path] = {}
+    for path in sorted(samples_folder.iterdir()):
+        named = _IMAGE.fullmatch(path.name)
+        if not named:
+            continue
+        _check_inside(path, directory)
+        seed = int(named[1])
+        if seed in samples:
+            raise UserError(f"{path}: says seed {seed} as {samples[seed].name} does; delete one of the two")
+        samples[seed] = path
+    if not samples:
+        raise UserError(f"{samples_folder}: holds no images 0000.png, 0001.png, ...; sample this prompt again")
+    return dict(sorted(samples.items()))
+
+
+def _check_inside(path: Path, directory: Path) -> None:
+    if not path.resolve().is_relative_to(directory.resolve()):
+        raise UserError(f"{path}: links to a place outside {directory}; copy the file there instead")

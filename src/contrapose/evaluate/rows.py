@@ -1,0 +1,140 @@
+"""The evidence, one row per image and metric; every score, interval and test is computed from these rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from contrapose import files
+from contrapose.errors import UserError
+from contrapose.pairs import prompts
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("tag", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("reason", pa.string()),
+    ]
+)
+
+
+class Measure(NamedTuple):
+    """What a judge says of one image: one metric's value, and why where a verdict has reasons."""
+
+    metric: str
+    value: float
+    reason: str | None = None
+
+
+class Row(NamedTuple):
+    """One image's value of one metric."""
+
+    model: str
+    prompt_id: str
+    tag: str
+    seed: int
+    metric: str
+    value: float
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two models' values on the same images-to-be: entry i of every array is one (prompt_id, seed)."""
+
+    prompt_ids: tuple[str, ...]
+    tags: tuple[str, ...]
+    seeds: tuple[int, ...]
+    a: NDArray[np.float64]
+    b: NDArray[np.float64]
+
+
+def prompt_id(folder: str, prompt: str) -> str:
+    """The folder's name and 8 hex digits of its prompt's hash: line 7 of another prompt file is another prompt."""
+    return f"{folder}-{prompts.prompt_id(prompt)[:8]}"
+
+
+def write_rows(rows: Iterable[Row], path: Path) -> None:
+    """Write rows as a parquet file, whole or not at all."""
+    table = pa.Table.from_pylist([row._asdict() for row in rows], schema=_SCHEMA)
+    with files.replacing(path) as aside:
+        pq.write_table(table, aside)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows from a parquet file; `UserError` when it is missing, broken or of another make."""
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file of rows; evaluate first") from None
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); evaluate again") from None
+    missing = [name for name in _SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise UserError(f"{path}: has no column {', '.join(missing)}; evaluate again")
+    try:
+        columns = table.select(_SCHEMA.names).cast(_SCHEMA).to_pydict().values()
+    except (ValueError, pa.ArrowException) as error:
+        raise UserError(f"{path}: columns are not rows' ({str(error).splitlines()[0]}); evaluate again") from None
+    return [Row(*values) for values in zip(*columns, strict=True)]
+
+
+def select(rows: Iterable[Row], model: str, metric: str) -> dict[tuple[str, int], Row]:
+    """One model's rows of one metric by (prompt_id, seed).
+
+    Raises `UserError` for an image that was judged twice, and for a value that is not a finite number.
+    """
+    chosen: dict[tuple[str, int], Row] = {}
+    for row in rows:
+        if row.model != model or row.metric != metric:
+            continue
+        where = f"{model}, {metric}, prompt {row.prompt_id}, seed {row.seed}"
+        if (row.prompt_id, row.seed) in chosen:
+            raise UserError(f"{where}: judged twice; evaluate this model once")
+        if not math.isfinite(row.value):
+            raise UserError(f"{where}: the value {row.value} is no finite number; look at that image")
+        chosen[row.prompt_id, row.seed] = row
+    return chosen
+
+
+def paired(rows: Sequence[Row], a: str, b: str, metric: str) -> Paired:
+    """Two models' values of a metric side by side.
+
+    Raises `UserError` when they were not judged on the same (prompt_id, seed) set, naming an example.
+    """
+    of_a, of_b = select(rows, a, metric), select(rows, b, metric)
+    for one, other, ours, theirs in ((a, b, of_a, of_b), (b, a, of_b, of_a)):
+        alone = sorted(ours.keys() - theirs.keys())
+        if alone:
+            name, seed = alone[0]
+            raise UserError(
+                f"{one} and {other} cannot be compared on {metric}: prompt {name}, seed {seed} is missing from {other} "
+                f"({len(alone)} missing in all); sample both with the same prompts and seeds"
+            )
+    if not of_a:
+        raise UserError(f"{a} and {b} cannot be compared on {metric}: neither has rows of it")
+    keys = sorted(of_a)
+    for key in keys:
+        if of_a[key].tag != of_b[key].tag:
+            raise UserError(
+                f"{a} and {b}: prompt {key[0]} is tagged {of_a[key].tag} in one and {of_b[key].tag} in the other"
+            )
+    return Paired(
+        prompt_ids=tuple(name for name, _ in keys),
+        tags=tuple(of_a[key].tag for key in keys),
+        seeds=tuple(seed for _, seed in keys),
+        a=np.array([of_a[key].value for key in keys]),
+        b=np.array([of_b[key].value for key in keys]),
+    )

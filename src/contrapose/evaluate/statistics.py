@@ -1,0 +1,145 @@
+"""Intervals and tests whose unit is the prompt: images of one prompt are alike, and are averaged before anything else.
+
+The overall score is GenEval's: the mean of the tags' means, so that each category counts the same whatever its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+REPLICATES = 10_000
+LEVEL = 0.95
+_LARGEST_MATRIX = 4_000_000  # entries of random numbers held at once
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and the interval around it."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The mean of the tags' means, and each tag's own mean."""
+
+    overall: Interval
+    tags: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class PromptMeans:
+    """One value per prompt, and the prompt's tag."""
+
+    values: NDArray[np.float64]
+    tags: tuple[str, ...]
+
+
+def prompt_means(values: NDArray[np.float64], prompt_ids: Sequence[str], tags: Sequence[str]) -> PromptMeans:
+    """Average the images of each prompt:  m_p = mean_i x_pi.
+
+    With as many images for each prompt (as GenEval has), a tag's mean over prompts is its mean over images.
+    """
+    names, first, index = np.unique(np.asarray(prompt_ids), return_index=True, return_inverse=True)
+    sums = np.bincount(index, weights=values, minlength=len(names))
+    return PromptMeans(sums / np.bincount(index), tuple(tags[i] for i in first))
+
+
+def bootstrap(means: PromptMeans, *, replicates: int = REPLICATES, level: float = LEVEL, seed: int = 0) -> Estimate:
+    """Cluster bootstrap over prompts, stratified by tag, with percentile intervals.
+
+    A replicate draws each tag's n_g prompts anew with replacement: m*_g = mean of the drawn m_p, and overall
+    m* = (1/G) sum_g m*_g. The interval holds the replicates from quantile (1 - level)/2 to (1 + level)/2. Differences
+    of two models and win rates are per-prompt values as scores are, so the same function serves them.
+    """
+    rng = np.random.default_rng(seed)
+    groups = _by_tag(means)
+    drawn: dict[str, NDArray[np.float64]] = {}
+    for tag, values in groups.items():
+        blocks = [values[rng.integers(len(values), size=(rows, len(values)), dtype=np.int32)].mean(axis=1)
+                  for rows in _blocks(replicates, len(values))]  # fmt: skip
+        drawn[tag] = np.concatenate(blocks)
+    # Each tag's rows were drawn independently, so row k of every tag together is one replicate of the whole.
+    overall = np.mean(list(drawn.values()), axis=0)
+    intervals = {tag: _percentiles(float(values.mean()), drawn[tag], level) for tag, values in groups.items()}
+    return Estimate(_percentiles(mean_of_tags(means), overall, level), intervals)
+
+
+def mean_of_tags(means: PromptMeans) -> float:
+    """(1/G) sum_g mean_{p in g} m_p."""
+    return float(np.mean([values.mean() for values in _by_tag(means).values()]))
+
+
+def sign_flip(differences: PromptMeans, *, flips: int = REPLICATES, seed: int = 0) -> float:
+    """Two-sided paired permutation test: under the null, each prompt's mean difference d_p may as well be -d_p.
+
+    T(s) = sum_p w_p s_p d_p with w_p = 1/(G n_g), the overall difference under signs s;
+    p = (1 + #{k: |T(s_k)| >= |T(1)|}) / (1 + flips), never zero.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = {tag: differences.tags.count(tag) for tag in set(differences.tags)}
+    weights = np.array([1 / (len(sizes) * sizes[tag]) for tag in differences.tags])
+    terms = weights * differences.values
+    least = abs(terms.sum()) - 1e-12 * np.abs(terms).sum()  # the same sum in another order is a tie
+    extreme = 0
+    for rows in _blocks(flips, len(terms)):
+        signs = 2.0 * rng.integers(2, size=(rows, len(terms)), dtype=np.int8) - 1.0
+        extreme += int(np.count_nonzero(np.abs(signs @ terms) >= least))
+    return (1 + extreme) / (1 + flips)
+
+
+def wins(a: NDArray[np.float64], b: NDArray[np.float64], tolerance: float = 0.0) -> NDArray[np.float64]:
+    """Per image, 1 where a > b, 0 where a < b, and 1/2 for a tie, |a - b| <= tolerance."""
+    difference = a - b
+    return np.where(np.abs(difference) <= tolerance, 0.5, (difference > 0).astype(np.float64))
+
+
+def wilson(successes: float, number: int, level: float = LEVEL) -> Interval:
+    """Wilson's interval for a share p = successes/n; ties may count as half successes.
+
+    (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n),  z = the normal quantile of (1 + level)/2.
+    """
+    if number < 1 or not 0 <= successes <= number:
+        raise ValueError(f"{successes} successes of {number}")
+    z = float(ndtri((1 + level) / 2))
+    share = successes / number
+    centre = share + z**2 / (2 * number)
+    reach = z * np.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
+    scale = 1 + z**2 / number
+    return Interval(share, max(0.0, float(centre - reach) / scale), min(1.0, float(centre + reach) / scale))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the given order:  p~_(i) = max_{j <= i} min(1, (m - j + 1) p_(j))."""
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def _by_tag(means: PromptMeans) -> dict[str, NDArray[np.float64]]:
+    if not means.tags:
+        raise ValueError("no prompts to average")
+    tags = np.asarray(means.tags)
+    return {tag: means.values[tags == tag] for tag in sorted(set(means.tags))}
+
+
+def _blocks(rows: int, columns: int) -> Iterator[int]:
+    """Cut rows into blocks of matrices that fit in memory."""
+    step = max(1, _LARGEST_MATRIX // columns)
+    for first in range(0, rows, step):
+        yield min(step, rows - first)
+
+
+def _percentiles(value: float, replicates: NDArray[np.float64], level: float) -> Interval:
+    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high))

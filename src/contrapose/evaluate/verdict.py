@@ -1,0 +1,177 @@
+"""GenEval's verdict (Ghosh et al. 2023, djghosh13/geneval) over any detector: is everything the prompt asks for there?
+
+The rules are the released ones, quirks included; which detector finds the objects is the caller's choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contrapose.errors import UserError
+
+RELATIONS = ("left of", "right of", "above", "below")
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One object that a detector found: box (x0, y0, x1, y1) in pixels, mask [h, w], score in 0..1."""
+
+    box: tuple[float, float, float, float]
+    mask: NDArray[np.bool_]
+    score: float
+
+
+Found = Mapping[str, Sequence[Detection]]
+
+
+class Detector(Protocol):
+    """Finds objects by class, and names the colour of one."""
+
+    def detect(self, image: NDArray[np.uint8]) -> dict[str, list[Detection]]:
+        """Objects by class, in any order; image is RGB, [h, w, 3]."""
+        ...
+
+    def color(self, image: NDArray[np.uint8], detection: Detection, class_name: str) -> str: ...
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When a detection counts as an object; the defaults are GenEval's, for its Mask2Former."""
+
+    score: float = 0.3
+    counting_score: float = 0.9
+    max_per_class: int = 16
+    position_slack: float = 0.1  # share of the two objects' sizes that an offset must exceed
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the image shows what the prompt asks for, and if not, why; reasons are joined by newlines."""
+
+    correct: bool
+    reason: str = ""
+
+
+def accepted(found: Found, tag: str, thresholds: Thresholds = Thresholds()) -> dict[str, list[Detection]]:
+    """By class, the detections above the tag's threshold: best first, at most `max_per_class`."""
+    least = thresholds.counting_score if tag == "counting" else thresholds.score
+    best_first = {name: sorted(objects, key=lambda one: -one.score) for name, objects in found.items()}
+    return {
+        name: [o for o in objects if o.score > least][: thresholds.max_per_class]
+        for name, objects in best_first.items()
+    }
+
+
+def relations(a: Detection, b: Detection, slack: float = 0.1) -> set[str]:
+    """How a lies to b; two relations may hold, or none.
+
+    With offset o = centre_a - centre_b:  d = sign(o) max(|o| - slack (size_a + size_b), 0) / ||o||, and "left of" is
+    d_x < -1/2, "right of" d_x > 1/2, "above" d_y < -1/2, "below" d_y > 1/2.
+    """
+    boxes = np.array([a.box, b.box], dtype=np.float64).reshape(2, 2, 2)
+    centres, sizes = boxes.mean(axis=1), np.abs(boxes[:, 1] - boxes[:, 0])
+    offset = centres[0] - centres[1]
+    revised = np.sign(offset) * np.maximum(np.abs(offset) - slack * sizes.sum(axis=0), 0.0)
+    if np.all(np.abs(revised) < 1e-3):
+        return set()
+    dx, dy = revised / np.linalg.norm(offset)
+    holds = (dx < -0.5, dx > 0.5, dy < -0.5, dy > 0.5)
+    return {name for name, held in zip(RELATIONS, holds, strict=True) if held}
+
+
+def verdict(
+    image: NDArray[np.uint8],
+    metadata: Mapping[str, Any],
+    found: Found,
+    color: Callable[[NDArray[np.uint8], Detection, str], str],
+    thresholds: Thresholds = Thresholds(),
+) -> Verdict:
+    """Judge an image by what a detector found in it; `metadata` is GenEval's line.
+
+    Raises `UserError` when the line asks for nothing or is no GenEval line.
+    """
+    _check(metadata)
+    objects = accepted(found, metadata.get("tag", ""), thresholds)
+    groups: list[list[Detection] | None] = []
+    reasons: list[str] = []
+    for clause in metadata.get("include", []):
+        name, count = clause["class"], clause["count"]
+        group = objects.get(name, [])[:count]
+        reason = _count_reason(name, count, group)
+        if not reason and "color" in clause:
+            reason = _color_reason(clause, [color(image, one, name) for one in group])
+        if not reason and "position" in clause:
+            reason = _position_reason(clause, group, groups, thresholds.position_slack)
+        groups.append(None if reason else group)
+        reasons += [reason] if reason else []
+    for clause in metadata.get("exclude", []):
+        number = len(objects.get(clause["class"], []))
+        if number >= clause["count"]:
+            reasons.append(f"expected {clause['class']} < {clause['count']}, found {number}")
+    return Verdict(not reasons, "\n".join(reasons))
+
+
+def judge(
+    image: NDArray[np.uint8], metadata: Mapping[str, Any], detector: Detector, thresholds: Thresholds = Thresholds()
+) -> Verdict:
+    """Detect, then judge."""
+    return verdict(image, metadata, detector.detect(image), detector.color, thresholds)
+
+
+def _count_reason(name: str, count: int, group: Sequence[Detection]) -> str:
+    return f"expected {name} >= {count}, found {len(group)}" if len(group) < count else ""
+
+
+def _color_reason(clause: Mapping[str, Any], colors: Sequence[str]) -> str:
+    """Only the `count` most confident objects were classified, so all of them must show the colour."""
+    wanted, count = clause["color"], clause["count"]
+    if colors.count(wanted) >= count:
+        return ""
+    shown = ", ".join(f"{colors.count(c)} {c}" for c in dict.fromkeys(colors))
+    return f"expected {wanted} {clause['class']} >= {count}, found {shown}"
+
+
+def _position_reason(
+    clause: Mapping[str, Any], group: Sequence[Detection], groups: Sequence[list[Detection] | None], slack: float
+) -> str:
+    """Every object of the group must hold the relation to every object of the target group."""
+    wanted, target = clause["position"]
+    others = groups[target]
+    if others is None:
+        return f"no target for {clause['class']} to be {wanted}"
+    for one in group:
+        for other in others:
+            held = relations(one, other, slack)
+            if wanted not in held:
+                return (
+                    f"expected {clause['class']} {wanted} target, found {' and '.join(sorted(held)) or 'no relation'}"
+                )
+    return ""
+
+
+def _check(metadata: Mapping[str, Any]) -> None:
+    """GenEval's line must ask for something, or every image would be correct."""
+    where = f"metadata of prompt {metadata.get('prompt')!r}"
+    include, exclude = metadata.get("include", []), metadata.get("exclude", [])
+    if not isinstance(include, list) or not isinstance(exclude, list) or not include + exclude:
+        raise UserError(f"{where}: `include` asks for nothing; give GenEval's fields or choose another suite")
+    for index, clause in enumerate(include + exclude):
+        if not isinstance(clause, dict) or not isinstance(clause.get("class"), str):
+            raise UserError(f"{where}: clause {index} has no `class`; mend it")
+        if type(clause.get("count")) is not int or clause["count"] < 1:
+            raise UserError(f"{where}: clause {index} needs a `count` of 1 or more; mend it")
+        if "position" in clause and not _is_position(clause["position"], index):
+            raise UserError(
+                f"{where}: `position` of clause {index} is not [relation, index of an earlier clause]; mend it"
+            )
+
+
+def _is_position(position: Any, index: int) -> bool:
+    if not isinstance(position, (list, tuple)) or len(position) != 2 or position[0] not in RELATIONS:
+        return False
+    return type(position[1]) is int and 0 <= position[1] < index

@@ -1,0 +1,31 @@
+"""Supervised fine-tuning on one side of the pairs: the floor that every preference method should beat.
+
+    L = E mse(eps, e_theta(x_t, t, c))
+
+With `side = loser` it fits what should be avoided, as cPGD's negative module needs (arXiv 2602.18799).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from contrapose.core.group import Composition, Pick
+from contrapose.core.links import Identity
+from contrapose.core.objective import Objective
+from contrapose.core.targets import ForwardNoise
+
+
+@dataclass(frozen=True)
+class SFT:
+    """Plain denoising regression on the winners, or the losers."""
+
+    side: Literal["winner", "loser"] = "winner"
+    """Which image of each pair is fitted."""
+
+    def objective(self) -> Objective:
+        """beta = 2 makes the reward -mse and the loss the plain mean squared error."""
+        return Objective(ForwardNoise(), Identity(), beta=2.0, samples=(0,), reference=None)
+
+    def composition(self) -> Composition:
+        return Composition(latents=(Pick("own", self.side),))

@@ -1,0 +1,111 @@
+"""Pairs on disk: `pairs.yaml` says how they were made, and each shard is one file, whole or absent.
+
+A shard is a safetensors file with `winner` and `loser` latents [k, ...] and its records as JSON in the header, so that
+tensors and texts can never be out of step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from contrapose.errors import UserError
+from contrapose.files import replacing
+
+MANIFEST = "pairs.yaml"
+
+
+@dataclass(frozen=True)
+class PairRecord:
+    """One comparison: winner drawn from `prompt`, loser from `degraded`, with the same seed."""
+
+    id: str
+    prompt: str
+    degraded: str
+    seed: int
+    preference: float = 1.0  # the winner's share: 1 decided, 0.5 a tie
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    return folder / f"shard-{index:05d}.safetensors"
+
+
+def write_shard(folder: Path, index: int, records: Sequence[PairRecord], latents: dict[str, Tensor]) -> None:
+    """Write one shard, aside and renamed."""
+    assert all(len(value) == len(records) for value in latents.values())
+    header = {"records": json.dumps([asdict(r) for r in records], ensure_ascii=False)}
+    with replacing(shard_path(folder, index)) as aside:
+        save_file({name: value.contiguous() for name, value in latents.items()}, aside, metadata=header)
+
+
+class PairStore:
+    """Read access to a folder of pairs: `len`, `records[i]`, and latents by index, read lazily.
+
+    Raises `UserError` naming the file when the manifest or a shard is missing or broken.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        manifest = self.folder / MANIFEST
+        if not manifest.is_file():
+            raise UserError(
+                f"{self.folder}: no {MANIFEST}, so this is no folder of pairs; make one with 'contrapose pairs draw'"
+            )
+        self.manifest: dict[str, Any] = yaml.safe_load(manifest.read_text(encoding="utf-8"))
+        self.shards = sorted(self.folder.glob("shard-*.safetensors"))
+        if not self.shards:
+            raise UserError(f"{self.folder}: holds no shards yet; run the 'contrapose pairs draw' that began it again")
+        self.records: list[PairRecord] = []
+        self._where: list[tuple[int, int]] = []
+        for index, path in enumerate(self.shards):
+            records = read_records(path)
+            self.records += records
+            self._where += [(index, row) for row in range(len(records))]
+        self._open = lru_cache(maxsize=64)(_open_shard)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def latent(self, field: str, index: int) -> Tensor:
+        """The latent `winner` or `loser` of one record."""
+        shard, row = self._where[index]
+        return self._open(self.shards[shard]).get_slice(field)[row]
+
+    def latents(self) -> Iterator[tuple[int, str, Tensor]]:
+        """Every stored latent, with its record's number and field."""
+        for index in range(len(self)):
+            for field in ("winner", "loser"):
+                yield index, field, self.latent(field, index)
+
+
+def _open_shard(path: Path) -> Any:
+    try:
+        return safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: truncated or broken ({error}); delete it and run 'contrapose pairs draw' again"
+        ) from None
+
+
+def read_records(path: Path) -> list[PairRecord]:
+    """The records in a shard's header; `UserError` when the shard is truncated or no shard of pairs."""
+    header = _open_shard(path).metadata() or {}
+    try:
+        return [PairRecord(**record) for record in json.loads(header["records"])]
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: has no records in its header; it was not written by Contrapose") from None
+
+
+def stack(store: PairStore, field: str, indices: Sequence[int]) -> Tensor:
+    """Latents of several records, [b, ...]."""
+    return torch.stack([store.latent(field, index) for index in indices])

@@ -1,0 +1,83 @@
+"""Inline SVG from matplotlib: real text in the page's own font and colours, which follow light and dark mode."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from xml.sax.saxutils import quoteattr
+
+import matplotlib as mpl
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Matplotlib knows no CSS, so it is given colours that stand for CSS's; the style sheet defines the variables.
+TEXT, FRAME, QUIET = "#010203", "#010204", "#010205"
+SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06")
+_CSS = {TEXT: "currentColor", FRAME: "var(--line)", QUIET: "var(--quiet)"} | {
+    color: f"var(--series-{number})" for number, color in enumerate(SERIES, start=1)
+}
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "contrapose",  # the same plot is the same text
+    "text.parse_math": False,  # a model's name may hold dollars
+    "axes.unicode_minus": True,
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "text.color": TEXT,
+    "axes.labelcolor": TEXT,
+    "axes.titlecolor": TEXT,
+    "axes.edgecolor": FRAME,
+    "xtick.color": FRAME,
+    "ytick.color": FRAME,
+    "xtick.labelcolor": TEXT,
+    "ytick.labelcolor": TEXT,
+    "grid.color": FRAME,
+    "axes.grid": True,
+    "grid.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+}
+
+
+class Drawing:
+    """An axes to draw on, and afterwards its SVG."""
+
+    def __init__(self, axes: Axes):
+        self.axes = axes
+        self.svg = Markup("")
+
+
+@contextmanager
+def drawing(key: str, label: str, width: float, height: float) -> Iterator[Drawing]:
+    """Yield a `Drawing`; when the block ends its `svg` is ready. `key` makes ids unique, `label` is read aloud.
+
+    Width and height are the view box's, in pixels of a phone: there the text keeps about its size.
+    """
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's fonts decide, not matplotlib's
+        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+        drawn = Drawing(figure.add_subplot())
+        drawn.axes.set_axisbelow(True)
+        yield drawn
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    drawn.svg = _inline(buffer.getvalue(), key, label)
+
+
+def _inline(svg: str, key: str, label: str) -> Markup:
+    """Strip what only a file of its own needs, and put the page's colours in."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    head, body = svg.split(">", 1)
+    head = re.sub(r'\s(xmlns(:\w+)?|width|height|version)="[^"]*"', "", head)
+    body = re.sub(r'\bid="', f'id="{key}-', body)
+    body = re.sub(r'(url\(|href=")#', rf"\1#{key}-", body)
+    for color, css in _CSS.items():
+        body = body.replace(color, css)
+    return Markup(f'{head} role="img" aria-label={quoteattr(label)}>{body}')  # noqa: S704 (matplotlib escapes its texts)

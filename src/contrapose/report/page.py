@@ -1,0 +1,173 @@
+"""The report: gather, draw, fill the template, write one file.
+
+The template escapes every text that comes from files (prompts, paths, reasons, YAML); only the style sheet and the
+plots, whose texts matplotlib has escaped, go in as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from contrapose import __version__
+from contrapose.errors import UserError
+from contrapose.files import replacing
+from contrapose.report.evidence import Evidence, Judged, MetricTable, headlines, spoken
+from contrapose.report.examples import Example, examples
+from contrapose.report.numbers import count
+from contrapose.report.plots import Plot, by_level, curves, forest
+from contrapose.report.provenance import Table, commands, read_pairs, sampling, versions
+from contrapose.report.runs import Fact, RunFolder, distinct_names, facts, read_run
+
+__all__ = ["Evidence", "Report", "render", "write_report"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What goes into the page; anything may be left out."""
+
+    title: str
+    runs: tuple[Path, ...] = ()
+    """Run folders, finished or not."""
+    evidence: tuple[Evidence, ...] = ()
+    """Evaluations; each becomes a section with its own table of categories."""
+    pairs: Path | None = None
+    """The folder of pairs that the runs were trained on."""
+    num_examples: int = 12
+    """Prompts of each evaluation that are shown with every model's image."""
+    example_seed: int = 0
+    """Seed of the choice of examples."""
+    commands: tuple[str, ...] = ()
+    """The commands as typed; worked out from the recorded settings when empty."""
+
+
+class RunSection(NamedTuple):
+    name: str
+    text: str
+    facts: list[Fact]
+    curves: list[Plot]
+    levels: list[Plot]
+
+
+class EvidenceSection(NamedTuple):
+    """An evaluation, ready to be laid out."""
+
+    key: str
+    title: str
+    about: str
+    headlines: list[str]
+    main: MetricTable
+    others: list[MetricTable]
+    compared: bool
+    level: str
+    forest: Markup
+    sampling: Table
+    examples: list[Example]
+
+
+def write_report(report: Report, out: Path) -> None:
+    """Write the page to `out`, whole or not at all.
+
+    Raises `UserError` naming the folder and the mend for a run, evidence, pairs or images that are none.
+    """
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; name an HTML file to write")
+    page = render(report)
+    with replacing(out) as aside:
+        aside.write_text(page, encoding="utf-8", errors="replace")
+
+
+def render(report: Report) -> str:
+    """The page as text."""
+    runs = [read_run(folder) for folder in report.runs]
+    judged = [Judged(evidence) for evidence in report.evidence]
+    sections = [_evidence(one, f"evidence-{i}", report) for i, one in enumerate(judged, start=1)]
+    environment = Environment(
+        loader=PackageLoader("contrapose.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"spoken": spoken, "count": count}
+    source = environment.loader.get_source(environment, "style.css")[0] if environment.loader else ""
+    return environment.get_template("template.html.j2").render(
+        title=report.title,
+        version=__version__,
+        style=Markup(source),  # noqa: S704 (our own file)
+        summary=_summary(report, runs, judged),
+        pairs=read_pairs(report.pairs, report.example_seed) if report.pairs is not None else None,
+        runs=[
+            _run(run, name, f"run-{i}") for i, (run, name) in enumerate(zip(runs, distinct_names(runs), strict=True), 1)
+        ],
+        evidence=sections,
+        example_seed=report.example_seed,
+        commands=_commands(report, runs),
+        seeds=_seeds(report, runs, judged),
+        versions=versions(),
+    )
+
+
+def _run(run: RunFolder, name: str, key: str) -> RunSection:
+    return RunSection(name, run.text, facts(run), curves(run, key), by_level(run, key))
+
+
+def _evidence(judged: Judged, key: str, report: Report) -> EvidenceSection:
+    first, *rest = judged.metrics
+    level = f"{100 * judged.summary['level']:g} %"
+    differences = judged.differences(first) if judged.contestants else []
+    return EvidenceSection(
+        key=key,
+        title=judged.title,
+        about=_about(judged),
+        headlines=headlines(judged),
+        main=judged.table(first),
+        others=[judged.table(metric) for metric in rest],
+        compared=bool(judged.contestants),
+        level=level,
+        forest=forest(differences, judged.contestants, judged.scale(first).unit, key) if differences else Markup(""),
+        sampling=sampling(judged.images),
+        examples=examples(judged, report.num_examples, report.example_seed),
+    )
+
+
+def _about(judged: Judged) -> str:
+    """How much was judged; bounds count apart, since their images are nobody's."""
+    sizes = {(one["num_prompts"], one["num_images"]) for one in judged.summary["models"].values()}
+    told = " or ".join(f"{count(images)} images of {count(prompts)} prompts" for prompts, images in sorted(sizes))
+    return f"Each model was judged on {told}."
+
+
+def _summary(report: Report, runs: Sequence[RunFolder], judged: Sequence[Judged]) -> list[str]:
+    """What was done, in plain words."""
+    lines = []
+    for run, name in zip(runs, distinct_names(runs), strict=True):
+        lines.append(f"{name}: {run.settings.get('model', 'a model')} aligned with {run.method}; {run.status}.")
+    for one in judged:
+        models = ", ".join(row.model for row in one.table(one.metrics[0]).models)
+        lines.append(f"{one.title}: images of {models} were judged for {spoken(one.metrics[0])}.")
+    return lines
+
+
+def _commands(report: Report, runs: Sequence[RunFolder]) -> list[str]:
+    images = [folder for evidence in report.evidence for folder in evidence.images.values()]
+    return list(report.commands) or commands(report.pairs, runs, images)
+
+
+def _seeds(report: Report, runs: Sequence[RunFolder], judged: Sequence[Judged]) -> list[Fact]:
+    found = [
+        Fact(f"training of {n}", str(r.settings.get("seed"))) for n, r in zip(distinct_names(runs), runs, strict=True)
+    ]
+    found += [
+        Fact(
+            f"bootstrap and test of “{one.title}”",
+            f"{one.summary['seed']} ({count(one.summary['replicates'])} replicates)",
+        )
+        for one in judged
+    ]
+    return [*found, Fact("choice of examples", str(report.example_seed))]

@@ -1,0 +1,134 @@
+"""Where everything came from: pairs, images, commands and versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from contrapose.errors import UserError
+from contrapose.pairs.store import PairRecord, PairStore
+from contrapose.report.numbers import count, size
+from contrapose.report.runs import RUN_FILE, Fact, RunFolder
+from contrapose.sample.images import SETTINGS
+
+_PACKAGES = ("contrapose", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "scipy", "pillow")
+_NUM_PAIRS_SHOWN = 6
+
+
+class Pairs(NamedTuple):
+    """A folder of pairs: facts, and a few prompts beside their degraded ones."""
+
+    facts: list[Fact]
+    shown: list[PairRecord]
+
+
+class Table(NamedTuple):
+    """A plain table of texts."""
+
+    head: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def read_pairs(folder: Path, seed: int) -> Pairs:
+    """Counts, settings and a random few of a folder of pairs. Raises `UserError` when it is none."""
+    store = PairStore(folder)
+    if not isinstance(store.manifest, dict):
+        raise UserError(f"{folder}: its manifest holds no settings; draw the pairs again")
+    total, draw = store.manifest.get("num_pairs", len(store)), store.manifest.get("draw") or {}
+    drawn = count(len(store)) if len(store) == total else f"{count(len(store))} of {count(total)}, unfinished"
+    prompts = len({record.prompt for record in store.records})
+    facts = [
+        Fact("Folder", str(folder)),
+        Fact("Pairs", f"{drawn}, from {count(prompts)} prompts; {size(sum(p.stat().st_size for p in store.shards))}"),
+        *(Fact(_label(key), _written(value)) for key, value in draw.items()),
+        Fact("Model's fingerprint", str(store.manifest.get("fingerprint", "not recorded"))),
+    ]
+    chosen = np.random.default_rng(seed).permutation(len(store))[:_NUM_PAIRS_SHOWN]
+    return Pairs(facts, [store.records[i] for i in sorted(chosen)])
+
+
+def sampling(images: Mapping[str, Path]) -> Table:
+    """How each model's images were made, as far as their folders say."""
+    found = {model: _sampling_of(folder) for model, folder in images.items()}
+    keys = list(dict.fromkeys(key for settings in found.values() for key in settings))
+    rows = [(model, *(_written(settings.get(key)) for key in keys)) for model, settings in found.items()]
+    return Table(("images of", *map(_label, keys)), rows if keys else [])
+
+
+def _sampling_of(folder: Path) -> dict[str, Any]:
+    """Empty for images that another program made."""
+    path = folder / SETTINGS
+    if not path.is_file():
+        return {}
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: not readable as settings; sample these images again")
+    return settings
+
+
+def commands(pairs: Path | None, runs: Sequence[RunFolder], images: Sequence[Path]) -> list[str]:
+    """What to type for each recorded result; evaluation leaves its settings in its own summary."""
+    found = []
+    if pairs is not None and (draw := PairStore(pairs).manifest.get("draw")):
+        degrade = draw.get("degrade") or {}
+        name = ["--degrade", str(degrade["name"])] if "name" in degrade else []
+        found.append(_command("pairs draw", name, _flags(draw, "draw."), pairs))
+    found += [_command("align", [str(run.folder / RUN_FILE)], [], run.folder) for run in runs]
+    for folder in dict.fromkeys(images):
+        if settings := _sampling_of(folder):
+            found.append(_command("sample", [], _flags(settings, ""), folder))
+    return found
+
+
+def _command(name: str, first: list[str], flags: list[str], out: Path) -> str:
+    return " ".join(["contrapose", name, shlex.join([*first, *flags, "--out", str(out)])])
+
+
+def _flags(settings: Mapping[str, Any], prefix: str) -> list[str]:
+    """A mapping as command line flags; a nested `name` is the union's choice and no flag."""
+    found: list[str] = []
+    for key, value in settings.items():
+        flag = f"--{prefix}{key}".replace("_", "-")
+        if isinstance(value, dict):
+            found += _flags({k: v for k, v in value.items() if k != "name"}, f"{prefix}{key}.")
+        elif isinstance(value, bool):
+            found.append(flag if value else f"--{prefix}no-{key}".replace("_", "-"))
+        elif isinstance(value, (list, tuple)):
+            found += [flag, *map(str, value)]
+        elif value is not None:
+            found += [flag, str(value)]
+    return found
+
+
+def versions() -> list[Fact]:
+    """Of the machine that writes the report."""
+    found = [Fact("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
+    for name in _PACKAGES:
+        try:
+            found.append(Fact(name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:  # a source tree that was never installed
+            found.append(Fact(name, "not installed"))
+    return found
+
+
+def _label(key: str) -> str:
+    return key.replace("_", " ").capitalize()
+
+
+def _written(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, dict):
+        rest = ", ".join(f"{key} {_written(v)}" for key, v in value.items() if key != "name" and v is not None)
+        return "; ".join(part for part in (str(value.get("name", "")), rest) if part)
+    return f"{value:g}" if isinstance(value, float) else str(value)

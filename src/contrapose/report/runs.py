@@ -1,0 +1,173 @@
+"""A run folder as the report sees it: settings, metrics, and how far it got; a run that was killed is read as it lies."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from contrapose.errors import UserError
+from contrapose.report.numbers import count, duration, size
+
+# The names that `contrapose.train.align` writes: training is a sibling of the report, and siblings do not import each other.
+RUN_FILE, METRICS, FINISHED = "run.yaml", "metrics.jsonl", "finished.json"
+
+
+class Fact(NamedTuple):
+    """One line of a list of facts."""
+
+    label: str
+    value: str
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One alignment run, whole or cut short."""
+
+    folder: Path
+    text: str
+    """`run.yaml` as it stands."""
+    settings: dict[str, Any]
+    metrics: tuple[dict[str, float], ...]
+    """One mapping a step, in order."""
+    finished: dict[str, float] | None
+    """What was written at the end; none while unfinished."""
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def method(self) -> str:
+        return self.settings["method"]["name"]
+
+    @property
+    def planned(self) -> int:
+        return self.settings["optimisation"]["steps"]
+
+    @property
+    def done(self) -> int:
+        if self.finished is not None:
+            return self.planned
+        return int(self.metrics[-1]["step"]) if self.metrics else 0
+
+    @property
+    def status(self) -> str:
+        if self.finished is not None:
+            return f"finished: {count(self.planned)} steps"
+        return f"unfinished: {count(self.done)} of {count(self.planned)} steps"
+
+    @property
+    def seconds(self) -> float:
+        return sum(line.get("seconds", 0.0) for line in self.metrics)
+
+    def series(self, name: str) -> tuple[list[float], list[float]]:
+        """Steps and finite values of one metric."""
+        points = [(line["step"], line[name]) for line in self.metrics if name in line]
+        finite = [(step, value) for step, value in points if math.isfinite(value)]
+        return [step for step, _ in finite], [value for _, value in finite]
+
+    def levels(self, name: str) -> dict[float, dict[float, float]]:
+        """`held_out/<name>@<level>` as {step: {level: value}}."""
+        prefix = f"held_out/{name}@"
+        found = {
+            line["step"]: {
+                float(key.removeprefix(prefix)): value for key, value in line.items() if key.startswith(prefix)
+            }
+            for line in self.metrics
+        }
+        return {step: dict(sorted(values.items())) for step, values in found.items() if values}
+
+
+def read_run(folder: Path) -> RunFolder:
+    """Raises `UserError` naming the folder or file, and the mend, for what is no run."""
+    path = folder / RUN_FILE
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such run; name a folder made by 'contrapose align'")
+    if not path.is_file():
+        raise UserError(f"{folder}: no {RUN_FILE}, so this is no run; name a folder made by 'contrapose align'")
+    text = path.read_text(encoding="utf-8")
+    try:
+        settings = yaml.safe_load(text)
+        complete = isinstance(settings["method"]["name"], str) and isinstance(settings["optimisation"]["steps"], int)
+    except (yaml.YAMLError, KeyError, TypeError):
+        complete = False
+    if not complete:
+        raise UserError(f"{path}: does not name a method and its steps; start the run again with 'contrapose align'")
+    return RunFolder(folder, text, settings, _metrics(folder / METRICS), _finished(folder / FINISHED))
+
+
+def _metrics(path: Path) -> tuple[dict[str, float], ...]:
+    """Every whole line; a step that was taken twice counts as it went the last time."""
+    if not path.exists():
+        return ()
+    by_step: dict[float, dict[str, float]] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            metrics = json.loads(line)
+            by_step[metrics["step"]] = metrics
+        except (ValueError, TypeError, KeyError):  # the line that a kill cut short
+            continue
+    return tuple(by_step[step] for step in sorted(by_step))
+
+
+def _finished(path: Path) -> dict[str, float] | None:
+    if not path.exists():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise UserError(
+            f"{path}: not readable as JSON; delete it and run 'contrapose align' on the folder again"
+        ) from None
+
+
+def facts(run: RunFolder) -> list[Fact]:
+    """The settings and sizes that a reader asks for first; the rest stands in `run.yaml`."""
+    settings, o, finished = run.settings, run.settings["optimisation"], run.finished or {}
+    method = {key: value for key, value in settings["method"].items() if key != "name" and value is not None}
+    pairs = str(settings.get("pairs", "not recorded"))
+    if finished:
+        pairs += f" ({count(finished['training_pairs'])} for training, {count(finished['held_out_pairs'])} held out)"
+    found = [
+        Fact("State", run.status),
+        Fact("Method", "; ".join([run.method, *(f"{key} {_value(value)}" for key, value in method.items())])),
+        Fact("Model", str(settings.get("model", "not recorded"))),
+        Fact("Pairs", pairs),
+        Fact("Trained", _trained(settings, finished)),
+        Fact("Batch", f"{_value(o.get('batch_size'))} pairs a step"),
+        Fact(
+            "Learning rate",
+            f"{_value(o.get('learning_rate'))}, {o.get('schedule')}, {o.get('warmup')} steps of warm-up",
+        ),
+        Fact("Precision", str(settings.get("precision", "not recorded"))),
+        Fact("Seed", _value(settings.get("seed"))),
+    ]
+    if run.metrics:
+        each = f"{run.seconds / len(run.metrics):.2g} s a step, held-out measurements included"
+        found.append(Fact("Time", f"{duration(run.seconds)} ({each})"))
+    weights = sum(path.stat().st_size for path in run.folder.glob("*.safetensors"))
+    return [*found, Fact("Weights", size(weights))] if weights else found
+
+
+def _trained(settings: dict[str, Any], finished: dict[str, float]) -> str:
+    what = "the whole denoiser" if settings.get("full") else f"LoRA adapters of rank {settings.get('lora_rank')}"
+    return f"{what}, {count(finished['trained_parameters'])} parameters" if finished else what
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        rest = ", ".join(f"{key} {_value(v)}" for key, v in value.items() if key != "name" and v is not None)
+        return f"{value['name']} ({rest})" if "name" in value and rest else str(value.get("name", rest))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def distinct_names(runs: Sequence[RunFolder]) -> list[str]:
+    """The folders' names, or their paths where two have one name."""
+    names = [run.name for run in runs]
+    return [str(run.folder) if names.count(run.name) > 1 else run.name for run in runs]

@@ -1,0 +1,1 @@
+"""Images from any diffusers pipeline; an image depends on its prompt and seed alone."""

@@ -1,0 +1,97 @@
+"""Sample images into GenEval's folder layout: `00000/metadata.jsonl`, `00000/samples/0000.png`, ...
+
+Jobs (prompt, seed) are cut into fixed chunks and a chunk is drawn again unless all of its images are there, so a run
+that was killed ends with the very images of one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from contrapose import runfile
+from contrapose.backbones.base import Backbone
+from contrapose.files import replacing
+from contrapose.pairs.prompts import Prompt, read_prompts
+from contrapose.sample.embeddings import Embeddings
+from contrapose.sample.noise import generator, starting_noise
+
+SETTINGS = "images.yaml"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Everything that decides the images that are sampled."""
+
+    model: str
+    """Model folder or hub id."""
+    prompts: Path
+    """Prompts: .txt with one a line, or .jsonl with a field `prompt` (GenEval metadata is such a file)."""
+    adapter: Path | None = None
+    """An aligned run whose weights go on top; none samples the model itself."""
+    seeds: int = 4
+    """Images for each prompt: seeds 0, 1, ..."""
+    steps: int = 25
+    """Sampling steps."""
+    guidance_scale: float = 7.5
+    """Classifier-free guidance scale; 1 is off."""
+    batch_size: int = 16
+    """Images sampled at once; does not change the images."""
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Precision of the sampler."""
+
+
+class Job(NamedTuple):
+    """One image to make."""
+
+    prompt: str
+    seed: int
+    path: Path
+
+
+CONVERTER = runfile.converter()
+
+
+def jobs(prompts: Sequence[Prompt], seeds: int, out: Path) -> list[Job]:
+    return [
+        Job(prompt.text, seed, out / f"{number:05d}" / "samples" / f"{seed:04d}.png")
+        for number, prompt in enumerate(prompts)
+        for seed in range(seeds)
+    ]
+
+
+def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator[int]:
+    """Sample every image into `out`, yielding the number done so far; run it again to carry on.
+
+    Raises `UserError` when `out` holds images of other settings.
+    """
+    prompts = read_prompts(settings.prompts)
+    runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"])
+    for number, prompt in enumerate(prompts):
+        with replacing(out / f"{number:05d}" / "metadata.jsonl") as aside:
+            line = {"prompt": prompt.text, **prompt.fields}
+            aside.write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
+    todo = jobs(prompts, settings.seeds, out)
+    embeddings = Embeddings(backbone)
+    for first in range(0, len(todo), settings.batch_size):
+        chunk = todo[first : first + settings.batch_size]
+        if not all(job.path.exists() for job in chunk):
+            _sample_chunk(settings, backbone, embeddings, chunk)
+        yield first + len(chunk)
+
+
+def _sample_chunk(settings: Sampling, backbone: Backbone, embeddings: Embeddings, chunk: Sequence[Job]) -> None:
+    streams = [generator(job.prompt, job.seed) for job in chunk]
+    images = backbone.pipe(
+        **backbone.call_arguments(embeddings([job.prompt for job in chunk]), embeddings([""])),
+        latents=starting_noise(streams, backbone.latent_shape).to(backbone.device, backbone.dtype),
+        generator=streams,
+        num_inference_steps=settings.steps,
+        guidance_scale=settings.guidance_scale,
+    ).images
+    for job, image in zip(chunk, images, strict=True):
+        with replacing(job.path) as aside:
+            image.save(aside, format="PNG")

@@ -1,0 +1,1 @@
+"""The loop, its data, its checkpoints and its diagnostics."""

@@ -1,0 +1,169 @@
+"""One alignment run, from its settings to its weights; run it again to carry on, or to do nothing when complete."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from contrapose import runfile
+from contrapose.backbones.families import load_backbone
+from contrapose.backbones.loading import DTYPES
+from contrapose.backbones.stable_diffusion import StableDiffusion
+from contrapose.errors import UserError
+from contrapose.files import replacing
+from contrapose.pairs.store import PairStore
+from contrapose.sample.embeddings import Embeddings
+from contrapose.train.checkpoint import load_training, save_training
+from contrapose.train.data import Groups
+from contrapose.train.loop import Diverged, Trainer, TrainState
+from contrapose.train.settings import CONVERTER, Run
+
+RUN_FILE, METRICS, FINISHED = "run.yaml", "metrics.jsonl", "finished.json"
+_EMBEDDINGS_LIMIT = 4 << 30  # bytes of text embeddings kept in memory; beyond, the text encoder stays
+# Settings that do not decide the outcome, and may change when a run is resumed.
+_FREE = ["watching.save_every", "watching.keep", "optimisation.micro_batch", "gradient_checkpointing"]
+
+
+def align(run: Run, out: Path) -> Iterator[TrainState]:
+    """Train, yielding after each optimiser step (the first state tells where a resumed run starts).
+
+    Writes `run.yaml`, `metrics.jsonl`, TensorBoard events, checkpoints, and at the end the weights and `finished.json`.
+    Raises `UserError` for pairs of another model, other settings in `out`, or divergence.
+    """
+    runfile.claim(out / RUN_FILE, run, CONVERTER, free=_FREE)
+    if (out / FINISHED).exists():
+        yield TrainState(run.optimisation.steps, {})
+        return
+    accelerator = Accelerator(mixed_precision=_mixed(run.precision))
+    trainer = _trainer(run, accelerator)
+    latest = max((out / "checkpoints").glob("step-*.safetensors"), default=None)
+    start = load_training(latest, **_parts(trainer)) if latest else 0
+    _forget_after(out / METRICS, start)
+    yield TrainState(start, {})
+    try:
+        yield from _recorded(run, trainer, start, out)
+    except Diverged as error:
+        kept = max((out / "checkpoints").glob("step-*.safetensors"), default=None)
+        raise Diverged(f"{out}: {error}; the last good checkpoint is {kept or 'none yet'}") from None
+    if accelerator.is_main_process:
+        _finish(run, trainer, out)
+
+
+def _mixed(precision: str) -> str:
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("precision fp16 needs a GPU; use bf16 or fp32 here")
+    return "no" if precision == "fp32" else precision
+
+
+def _trainer(run: Run, accelerator: Accelerator) -> Trainer:
+    store = PairStore(run.pairs)
+    torch.manual_seed(run.seed)  # LoRA's initial weights
+    dtype = DTYPES[run.precision]
+    backbone = load_backbone(run.model, torch.float32 if run.full else dtype, accelerator.device)
+    _check_origin(run, store, backbone)
+    objective = run.method.objective()
+    if run.full:
+        backbone.with_full(dtype, needs_reference=any(policy != "trainee" for policy in objective.plan()))
+    else:
+        backbone.with_lora(run.lora_rank, run.lora_alpha if run.lora_alpha is not None else run.lora_rank)
+    embeddings = Embeddings(backbone)
+    groups = Groups(store, run.method.composition(), embeddings, backbone.path, run.seed, run.watching.holdout)
+    if groups.embed_all(_EMBEDDINGS_LIMIT):
+        backbone.release_encoders()
+    return Trainer(run, backbone, groups, accelerator)
+
+
+def _check_origin(run: Run, store: PairStore, backbone: StableDiffusion) -> None:
+    theirs = store.manifest.get("fingerprint")
+    if theirs != backbone.fingerprint and not run.foreign_pairs:
+        raise UserError(
+            f"{run.pairs}: these pairs were drawn with another model ({theirs}) than {run.model} "
+            f"({backbone.fingerprint}); draw pairs with this one, or accept them with --foreign-pairs"
+        )
+    shape = store.manifest.get("latent_shape")
+    if shape != list(backbone.latent_shape):
+        raise UserError(
+            f"{run.pairs}: latents of shape {shape} do not fit {run.model}, which takes {list(backbone.latent_shape)}"
+        )
+
+
+def _parts(trainer: Trainer) -> dict[str, nn.Module | torch.optim.Optimizer]:
+    parts: dict[str, nn.Module | torch.optim.Optimizer] = {
+        "trainee": nn.ParameterList(trainer.parameters),
+        "optimizer": trainer.optimizer,
+    }
+    if trainer.average:
+        parts["average"] = nn.ParameterList(nn.Parameter(a, requires_grad=False) for a in trainer.average)
+    return parts
+
+
+def _recorded(run: Run, trainer: Trainer, start: int, out: Path) -> Iterator[TrainState]:
+    """The loop's states, with held-out diagnostics, written down as they come."""
+    main, watching = trainer.accelerator.is_main_process, run.watching
+    writer = SummaryWriter(out / "tensorboard", purge_step=start) if main else None
+    clock = time.monotonic()
+    for state in trainer.steps(start):
+        metrics = state.metrics
+        if state.step % watching.evaluate_every == 0 or state.step in (1, run.optimisation.steps):
+            metrics |= {f"held_out/{name}": value for name, value in trainer.held_out().items()}
+        now = time.monotonic()
+        if writer:
+            _record(out / METRICS, writer, TrainState(state.step, metrics | {"seconds": now - clock}))
+        clock = now
+        if main and (state.step % watching.save_every == 0 or state.step == run.optimisation.steps):
+            _checkpoint(trainer, state.step, out / "checkpoints", watching.keep)
+        yield state
+    if writer:
+        writer.close()
+
+
+def _record(path: Path, writer: SummaryWriter, state: TrainState) -> None:
+    with path.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps({"step": state.step} | state.metrics) + "\n")
+    for name, value in state.metrics.items():
+        writer.add_scalar(name, value, state.step)
+
+
+def _checkpoint(trainer: Trainer, step: int, folder: Path, keep: int) -> None:
+    save_training(folder / f"step-{step:06d}.safetensors", step, **_parts(trainer))
+    for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
+        old.unlink()
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drop metrics of steps that will be taken again."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+    with replacing(path) as aside:
+        aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:  # the line that a kill cut short
+        return float("inf")
+
+
+def _finish(run: Run, trainer: Trainer, out: Path) -> None:
+    for parameter, average in zip(trainer.parameters, trainer.average, strict=False):
+        parameter.data.copy_(average)
+    trainer.backbone.save(out)
+    lines = [json.loads(line) for line in (out / METRICS).read_text(encoding="utf-8").splitlines()]
+    summary = {
+        "steps": run.optimisation.steps,
+        "seconds": sum(line["seconds"] for line in lines),
+        "trained_parameters": sum(p.numel() for p in trainer.parameters),
+        "training_pairs": len(trainer.groups.training),
+        "held_out_pairs": len(trainer.groups.held_out),
+    }
+    with replacing(out / FINISHED) as aside:
+        aside.write_text(json.dumps(summary, indent=1), encoding="utf-8")

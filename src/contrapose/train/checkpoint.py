@@ -1,0 +1,60 @@
+"""Training state as safetensors: modules and optimisers in, the very same numbers out; never pickle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+Stateful = nn.Module | Optimizer
+
+
+def tensors_of(part: Stateful) -> dict[str, Tensor]:
+    """The tensors that a module or optimiser carries from step to step; an optimiser's are named `index.moment`."""
+    if isinstance(part, nn.Module):
+        return {name: value.contiguous() for name, value in part.state_dict().items()}
+    state = part.state_dict()["state"]
+    return {
+        f"{index}.{name}": value.contiguous() for index, moments in state.items() for name, value in moments.items()
+    }
+
+
+def restore(part: Stateful, tensors: dict[str, Tensor]) -> None:
+    """Put tensors back that `tensors_of` gave."""
+    if isinstance(part, nn.Module):
+        part.load_state_dict(tensors)
+        return
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
+    for parameter, moments in part.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape:  # moments keep the parameter's memory layout, as fused kernels want
+                moments[name] = torch.empty_like(parameter).copy_(value)
+
+
+def save_training(path: Path, step: int, **parts: Stateful) -> None:
+    """Write all parts and the step into one file, aside and renamed: a kill leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in tensors_of(part).items()}
+    aside = path.with_suffix(".partial")
+    save_file(tensors, aside, metadata={"step": str(step)})
+    aside.replace(path)
+
+
+def load_training(path: Path, **parts: Stateful) -> int:
+    """Restore all parts and return the step they were saved at; 0 when nothing was saved."""
+    if not path.exists():
+        return 0
+    with safe_open(path, "pt") as header:
+        step = int(header.metadata()["step"])
+    tensors = load_file(path)
+    for name, part in parts.items():
+        restore(part, {key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")})
+    return step

@@ -1,0 +1,143 @@
+"""The training loop: a generator that yields after every optimiser step; logging and saving are its caller's.
+
+Nothing random is carried from step to step, so weights, moments and the step's number are the whole state of a run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from contrapose.backbones.base import Backbone
+from contrapose.core.objective import Objective, Outcome
+from contrapose.errors import UserError
+from contrapose.sample.noise import random_seed
+from contrapose.train.data import Batch, Groups
+from contrapose.train.diagnostics import of_batch, of_held_out
+from contrapose.train.settings import Optimisation, Run
+
+
+class Diverged(UserError):
+    """Training has left sense; the last checkpoint is the last good one."""
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where training stands after an optimiser step."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+def learning_rate(o: Optimisation, step: int) -> float:
+    """Rate of the step numbered from 0: linear warm-up, then constant, linear to 0, or cosine to 0."""
+    if step < o.warmup:
+        return o.learning_rate * (step + 1) / o.warmup
+    share = (step - o.warmup) / max(o.steps - o.warmup, 1)
+    if o.schedule == "linear":
+        return o.learning_rate * (1 - share)
+    if o.schedule == "cosine":
+        return o.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+    return o.learning_rate
+
+
+class Trainer:
+    """Objective, backbone and data under one optimiser."""
+
+    def __init__(self, run: Run, backbone: Backbone, groups: Groups, accelerator: Accelerator):
+        self.run, self.backbone, self.groups, self.accelerator = run, backbone, groups, accelerator
+        self.objective: Objective = run.method.objective()
+        o = run.optimisation
+        self.parameters = backbone.policies.parameters()
+        self.optimizer = accelerator.prepare_optimizer(
+            torch.optim.AdamW(self.parameters, o.learning_rate, (o.beta1, o.beta2), o.epsilon, o.weight_decay)
+        )
+        self.average = [p.detach().clone() for p in self.parameters] if o.ema_decay else []
+        backbone.policies.trainee.train()
+        if run.gradient_checkpointing:
+            backbone.policies.trainee.enable_gradient_checkpointing()
+
+    def steps(self, start: int = 0) -> Iterator[TrainState]:
+        """Train from step `start` to the end, yielding after each step.
+
+        Raises `Diverged` before the step is taken when loss or gradient is not finite or the trainee has drifted off.
+        """
+        o = self.run.optimisation
+        for step in range(start, o.steps):
+            torch.manual_seed(random_seed(self.run.seed, "step", step))  # for anything random inside the network
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(o, step)
+            metrics = self._accumulate(step)
+            norm = self.accelerator.clip_grad_norm_(self.parameters, o.max_grad_norm)
+            numbers = self._to_host({**metrics, "grad_norm": norm})
+            self._check(step, numbers)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.average:
+                decay = min(o.ema_decay, (1 + step) / (10 + step))
+                torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+            yield TrainState(step + 1, numbers | {"learning_rate": learning_rate(o, step)})
+
+    def held_out(self) -> dict[str, float]:
+        """Diagnostics on the held-out pairs; empty when there are none."""
+        size = self.run.optimisation.micro_batch
+        rows = [slice(i, i + size) for i in range(0, len(self.groups.held_out), size)]
+        if not rows:
+            return {}
+
+        def measure(level: float) -> list[Outcome]:
+            return [self._outcome(self.groups.held_out_batch(level, self.accelerator.device, r)) for r in rows]
+
+        return of_held_out(measure)
+
+    def _accumulate(self, step: int) -> dict[str, Tensor]:
+        """Gradients and metrics of one effective batch, shared out over processes and micro-batches."""
+        o, acc = self.run.optimisation, self.accelerator
+        micro_batches = range(acc.process_index, o.batch_size // o.micro_batch, acc.num_processes)
+        sums: dict[str, Tensor] = {}
+        for number in micro_batches:
+            first = step * o.batch_size + number * o.micro_batch
+            batch = self.groups.training_batch(range(first, first + o.micro_batch), acc.device)
+            outcome = self._outcome(batch)
+            acc.backward(outcome.loss.sum() / o.batch_size)
+            for name, value in of_batch(outcome).items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value * o.micro_batch / o.batch_size
+        if acc.num_processes > 1:
+            self._sum_over_processes(sums)
+        return sums
+
+    def _sum_over_processes(self, sums: dict[str, Tensor]) -> None:
+        for parameter in self.parameters:
+            if parameter.grad is None:  # a process with fewer micro-batches than others has none
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad.copy_(self.accelerator.reduce(parameter.grad, "sum"))
+        for name, value in sums.items():
+            sums[name] = self.accelerator.reduce(value, "sum")
+
+    def _outcome(self, batch: Batch) -> Outcome:
+        with self.accelerator.autocast() if self.run.precision != "fp32" else nullcontext():
+            return self.objective(
+                batch.group, batch.t, batch.noise, self.backbone.path, self.backbone.space, self.backbone.predict
+            )
+
+    @staticmethod
+    def _to_host(metrics: dict[str, Tensor]) -> dict[str, float]:
+        """The one transfer of a step."""
+        return dict(zip(metrics, torch.stack([m.float() for m in metrics.values()]).tolist(), strict=True))
+
+    def _check(self, step: int, numbers: dict[str, float]) -> None:
+        scaled = self.accelerator.scaler is not None  # a gradient scaler skips overflowing steps by itself
+        strange = [n for n, value in numbers.items() if not math.isfinite(value) and not (scaled and n == "grad_norm")]
+        if strange:
+            raise Diverged(f"diverged at step {step + 1}: {', '.join(strange)} not finite; try a lower learning rate")
+        if numbers.get("drift", 0.0) > self.run.watching.max_drift:
+            raise Diverged(
+                f"diverged at step {step + 1}: distance from the reference {numbers['drift']:.3g} passes max_drift "
+                f"{self.run.watching.max_drift:g}; try a lower learning rate or a larger beta"
+            )

@@ -1,0 +1,107 @@
+"""A run's settings: everything that decides its outcome, written beside the result as `run.yaml`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from contrapose import runfile
+from contrapose.core.links import IPO, Hinge, PairLink, Sigmoid
+from contrapose.errors import UserError
+from contrapose.methods import METHODS, Method
+
+LINKS: dict[str, type] = {"sigmoid": Sigmoid, "ipo": IPO, "hinge": Hinge}
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """AdamW and its schedule."""
+
+    learning_rate: float = 1e-5
+    """Peak learning rate for the whole effective batch (it is not multiplied by anything)."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the learning rate after warm-up."""
+    warmup: int = 0
+    """Optimiser steps of linear warm-up."""
+    steps: int = 200
+    """Optimiser steps."""
+    batch_size: int = 32
+    """Pairs for each optimiser step, over all processes and micro-batches."""
+    micro_batch: int = 8
+    """Pairs that go through the network at once; does not change the result beyond rounding."""
+    beta1: float = 0.9
+    """AdamW's first decay."""
+    beta2: float = 0.999
+    """AdamW's second decay."""
+    weight_decay: float = 1e-2
+    """AdamW's weight decay."""
+    epsilon: float = 1e-8
+    """AdamW's epsilon."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    ema_decay: float = 0.0
+    """Decay of an exponential moving average of the weights, which is then what is saved; 0 is off."""
+
+
+@dataclass(frozen=True)
+class Watching:
+    """What is measured and saved along the way."""
+
+    holdout: int = 64
+    """Pairs kept out of training for diagnostics (at most a fifth of the store)."""
+    evaluate_every: int = 25
+    """Optimiser steps between measurements on the held-out pairs."""
+    save_every: int = 50
+    """Optimiser steps between checkpoints."""
+    keep: int = 2
+    """Checkpoints kept."""
+    max_drift: float = 1.0
+    """Stop as diverged when the mean squared distance to the reference passes this (the noise has variance 1)."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One alignment run."""
+
+    model: str
+    """Model folder or hub id."""
+    pairs: Path
+    """Folder of pairs made by 'contrapose pairs draw'."""
+    method: Method
+    """The method and its settings."""
+    full: bool = False
+    """Train the whole denoiser instead of LoRA adapters."""
+    lora_rank: int = 16
+    """Rank of the LoRA adapters; unused with --full."""
+    lora_alpha: float | None = None
+    """Scale of the LoRA adapters; their rank when unset."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the networks; trained weights stay in fp32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    seed: int = 0
+    """Seed of initialisation, data order, times and noise."""
+    foreign_pairs: bool = False
+    """Accept pairs that were drawn with another model."""
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    watching: Watching = field(default_factory=Watching)
+
+    def __post_init__(self) -> None:
+        o = self.optimisation
+        if o.batch_size % o.micro_batch:
+            raise UserError(f"batch_size {o.batch_size} must be a multiple of micro_batch {o.micro_batch}")
+        positive = {
+            "steps": o.steps,
+            "micro_batch": o.micro_batch,
+            "learning_rate": o.learning_rate,
+            "lora_rank": self.lora_rank,
+        }
+        for name, value in positive.items():
+            if not value > 0:
+                raise UserError(f"{name} must be positive, not {value}")
+        if self.full and self.lora_alpha is not None:
+            raise UserError("lora_alpha is unused with full fine-tuning; leave one of the two out")
+
+
+CONVERTER = runfile.converter((PairLink, LINKS), (Method, METHODS))

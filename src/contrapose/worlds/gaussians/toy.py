@@ -1,0 +1,156 @@
+"""The toy experiment: reference, Diffusion-DPO and DDSPO on the same few pairs, over several seeds.
+
+Beta, rate and steps were chosen on seeds 1000-1002 (reported: 0-4) at N = 2, over beta 25, 50, 100, 200, 400 and rates
+2e-6 to 2e-5: the pair at which Diffusion-DPO has its lowest energy distance, used for both methods. At beta 400, the
+number in the authors' file names, the order is the same with smaller steps. With `neighbours = "both"` the methods come
+out on a par.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from contrapose.errors import UserError
+from contrapose.files import replacing
+from contrapose.methods import DDSPO, DiffusionDPO, Method
+from contrapose.runfile import claim, converter
+from contrapose.sample.noise import random_seed
+from contrapose.worlds.gaussians.denoiser import sample
+from contrapose.worlds.gaussians.measure import Scores, score
+from contrapose.worlds.gaussians.modes import Modes, Neighbours, Points, draw_pairs
+from contrapose.worlds.gaussians.outcome import Key, ToyResult, save_picture, save_tables
+from contrapose.worlds.gaussians.train import align, fit_reference
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Settings of the Gaussians toy."""
+
+    num_seeds: int = 5
+    """Repetitions; each has its own reference, pairs and noise."""
+    first_seed: int = 0
+    """The seeds are first_seed, first_seed + 1, ..."""
+    pairs_per_class: tuple[int, ...] = (1, 2, 8)
+    """Sizes of the preference data."""
+    shown: int = 2
+    """Pairs per class of the runs in the picture; one of pairs_per_class."""
+    num_modes: int = 8
+    """Conditions; an even number if neighbours come in couples."""
+    neighbours: Neighbours = "couple"
+    """Which modes are taken for one another: couples, or both neighbours on the circle."""
+    noisy_spread: float = 0.25
+    """Standard deviation of the modes that the reference is taught; the clean ones have 0.12."""
+    mislabelled: float = 0.3
+    """Share of the reference's data that comes from a neighbour's mode."""
+    width: int = 96
+    """Hidden units of the denoiser."""
+    reference_steps: int = 2000
+    """Adam steps of the reference, on fresh batches of 512 and a rate of 2e-3 that falls to zero."""
+    beta: float = 25.0
+    """Strength of the pull to the reference, for both methods."""
+    rate: float = 1e-5
+    """Learning rate of the alignment, for both methods."""
+    num_steps: int = 300
+    """Optimiser steps of the alignment."""
+    batch: int = 128
+    """Pairs a step, drawn with repetition, each with its own time and noise."""
+    samples_per_class: int = 300
+    """Points drawn of each condition for the measures."""
+
+    def __post_init__(self) -> None:
+        if self.num_seeds < 1:
+            raise UserError(f"num_seeds = {self.num_seeds}: at least one is needed")
+        if self.shown not in self.pairs_per_class:
+            raise UserError(f"shown = {self.shown} is not among pairs_per_class = {self.pairs_per_class}")
+        if self.neighbours == "couple" and self.num_modes % 2:
+            raise UserError(f"num_modes = {self.num_modes} is odd; couples need an even number, or neighbours = both")
+
+    @property
+    def modes(self) -> Modes:
+        return Modes(
+            self.num_modes,
+            noisy_spread=self.noisy_spread,
+            mislabelled=self.mislabelled,
+            neighbours=self.neighbours,
+        )
+
+    @property
+    def seeds(self) -> range:
+        return range(self.first_seed, self.first_seed + self.num_seeds)
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        return {"Diffusion-DPO": DiffusionDPO(beta=self.beta), "DDSPO": DDSPO(beta=self.beta)}
+
+
+def run_toy(settings: Toy, out: Path, progress: Callable[[str], None] | None = None) -> ToyResult:
+    """Run what is missing in `out` and write `table.{json,csv,md}` and `toy.png` there.
+
+    Every finished seed is kept; the same command again resumes, or does nothing but draw the table anew. `progress`
+    gets a line a seed. Raises `UserError` if `out` holds a result of other settings.
+    """
+    claim(out / "run.yaml", settings, converter(), free=frozenset({"num_seeds"}))
+    for seed in settings.seeds:
+        folder = out / "seeds" / str(seed)
+        if not folder.exists():
+            with replacing(folder) as aside:
+                _write(aside, *run_seed(settings, seed))
+            if progress:
+                progress(f"seed {seed} done")
+    read = [json.loads((out / "seeds" / str(seed) / "scores.json").read_text()) for seed in settings.seeds]
+    keys = [(row["name"], row["num_pairs"]) for row in read[0]]
+    result = ToyResult({key: tuple(Scores(**rows[i]["scores"]) for rows in read) for i, key in enumerate(keys)})
+    save_tables(result, out)
+    with np.load(out / "seeds" / str(settings.first_seed) / "points.npz") as points:
+        save_picture(dict(points), settings.modes, out / "toy.png")
+    return result
+
+
+def run_seed(settings: Toy, seed: int) -> tuple[dict[Key, Scores], dict[str, Points]]:
+    """One repetition: the scores of every row, and the points of the picture's panels by name."""
+    modes = settings.modes
+    labels = modes.labels(settings.samples_per_class)
+
+    # Every row gets the same starting noise, so that rows differ by their denoisers alone.
+    def stream(*purpose: object) -> torch.Generator:
+        return torch.Generator().manual_seed(random_seed("toy", seed, *purpose))
+
+    reference = fit_reference(
+        modes, width=settings.width, num_steps=settings.reference_steps, seed=random_seed("toy", seed, "reference")
+    )
+    drawn: dict[Key, Points] = {
+        ("clean data", 0): modes.clean(labels, stream("clean")),
+        ("reference", 0): sample(reference, labels, stream("samples")),
+    }
+    points = {"noisy": modes.noisy(labels, stream("noisy")), "clean": drawn["clean data", 0]}
+    for num_pairs in settings.pairs_per_class:
+        pairs = draw_pairs(modes, num_pairs, stream("pairs", num_pairs))
+        for name, method in settings.methods.items():
+            trainee = align(
+                reference,
+                method,
+                pairs,
+                num_steps=settings.num_steps,
+                batch=settings.batch,
+                rate=settings.rate,
+                seed=random_seed("toy", seed, "align", num_pairs),
+            ).policies["trainee"]
+            drawn[name, num_pairs] = sample(trainee, labels, stream("samples"))
+        if num_pairs == settings.shown:
+            points |= {"winner": pairs.winner, "loser": pairs.loser}
+            points |= {name: drawn[name, num_pairs] for name in settings.methods}
+    points["reference"] = drawn["reference", 0]
+    return {key: score(found, labels, modes, stream("truth")) for key, found in drawn.items()}, points
+
+
+def _write(folder: Path, scores: dict[Key, Scores], points: dict[str, Points]) -> None:
+    folder.mkdir(parents=True)
+    rows = [{"name": name, "num_pairs": n, "scores": asdict(found)} for (name, n), found in scores.items()]
+    (folder / "scores.json").write_text(json.dumps(rows, indent=1))
+    np.savez(folder / "points.npz", **{name: found.numpy() for name, found in points.items()})

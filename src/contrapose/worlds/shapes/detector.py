@@ -1,0 +1,229 @@
+"""Find the shapes of an image by analysis: what Mask2Former and CLIP are to GenEval, this is to the shapes world.
+
+Pixels unlike the background (in Lab) form components; a component's colour is the palette's nearest; how far each pixel
+lies from the background towards that colour is its soft coverage; and the coverage inside its own box, resampled to a
+24 x 24 grid, is compared with the renderer's outlines, sharp and blurred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from contrapose.evaluate.verdict import Detection, Thresholds
+from contrapose.worlds.shapes.render import BACKGROUND, COLORS, PALETTE, SHAPES, coverage
+
+THRESHOLDS = Thresholds(score=0.6, counting_score=0.75)
+
+_FOREGROUND = 28.0  # Lab distance to the background from which a pixel belongs to some object
+_WRONG_COLOR = 35.0  # Lab distance to the palette beyond which a thing is no object of this world
+_SHARE = 0.22  # of a component's core that a second colour needs for the component to be two things
+_LEAST_PIXELS = 12
+_LEAST_CORE = 6
+_SMOOTHING = 0.6  # pixels; tames noise, and the blurred templates expect soft edges anyway
+_GRID = 24
+_TEMPLATE_BLURS = (0.3, 0.6, 0.9, 1.3, 1.8)  # pixels, at a radius of 11
+_EIGHT = np.ones((3, 3), dtype=bool)
+_FOUR = ndimage.generate_binary_structure(2, 1)
+
+_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
+_WHITE = _XYZ.sum(axis=1)
+
+
+def lab(rgb: NDArray) -> NDArray[np.float64]:
+    """CIE Lab of sRGB values in 0..255, [..., 3]."""
+    share = np.asarray(rgb, dtype=np.float64) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    t = linear @ _XYZ.T / _WHITE
+    f = np.where(t > 216 / 24389, np.cbrt(t), (24389 / 27 * t + 16) / 116)
+    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
+
+
+_BACKGROUND_LAB = lab(np.array(BACKGROUND))
+_PALETTE_LAB = lab(np.array([PALETTE[name] for name in COLORS]))
+
+
+@dataclass(frozen=True)
+class ShapesDetector:
+    """The analytic detector; implements `evaluate.verdict.Detector`."""
+
+    def detect(self, image: NDArray[np.uint8]) -> dict[str, list[Detection]]:
+        """Every object as the shape that fits it best; things of no palette colour are left out."""
+        found: dict[str, list[Detection]] = {name: [] for name in SHAPES}
+        smooth = _smoothed(image)
+        colors = lab(smooth)
+        for piece, around in _pieces(colors):
+            color = np.median(smooth[_core(piece)], axis=0)
+            if _nearest(lab(color))[1] > _WRONG_COLOR:
+                continue
+            soft = np.where(around, _projected(smooth, color), 0.0)
+            for outline in _outlines(soft):
+                shape, detection = _recognised(outline, soft)
+                found[shape].append(detection)
+        return found
+
+    def color(self, image: NDArray[np.uint8], detection: Detection, class_name: str) -> str:
+        """The palette colour nearest, in Lab, to the median of the object's eroded interior."""
+        color = np.median(_smoothed(image)[_core(detection.mask)], axis=0)
+        return COLORS[_nearest(lab(color))[0]]
+
+
+def foreground(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Pixels that are unlike the background, [h, w]."""
+    return _unlike_background(lab(_smoothed(image)))
+
+
+def shape_fidelity(found: Mapping[str, Sequence[Detection]], least: float = THRESHOLDS.score) -> float:
+    """Mean score of the accepted objects: soft IoU with the ideal outline, aspect error included; 0 for none."""
+    scores = [one.score for objects in found.values() for one in objects if one.score > least]
+    return float(np.mean(scores)) if scores else 0.0
+
+
+def artefact_rate(
+    image: NDArray[np.uint8], found: Mapping[str, Sequence[Detection]], least: float = THRESHOLDS.score
+) -> float:
+    """Share of the foreground that no accepted object explains; 0 for an empty image.
+
+    Masks are widened by one pixel, since the foreground's threshold lies below the half coverage at which masks end.
+    """
+    seen = foreground(image)
+    explained = np.zeros(seen.shape, dtype=bool)
+    for one in (one for objects in found.values() for one in objects if one.score > least):
+        explained |= one.mask
+    explained = ndimage.binary_dilation(explained, _EIGHT)
+    return float((seen & ~explained).sum() / max(seen.sum(), 1))
+
+
+def _smoothed(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return ndimage.gaussian_filter(image.astype(np.float64), (_SMOOTHING, _SMOOTHING, 0), mode="nearest", truncate=3.0)
+
+
+def _unlike_background(colors: NDArray) -> NDArray[np.bool_]:
+    return np.linalg.norm(colors - _BACKGROUND_LAB, axis=-1) > _FOREGROUND
+
+
+def _nearest(color: NDArray) -> tuple[int, float]:
+    distances = np.linalg.norm(_PALETTE_LAB - color, axis=-1)
+    index = int(distances.argmin())
+    return index, float(distances[index])
+
+
+def _core(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The interior, away from blended edges; a thing too thin to have one is its own core."""
+    for neighbours in (_EIGHT, _FOUR):
+        eroded = ndimage.binary_erosion(mask, neighbours)
+        if eroded.sum() >= _LEAST_CORE:
+            return eroded
+    return mask
+
+
+def _pieces(colors: NDArray) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Yield each one-coloured component and the pixels around and in it that no other component claims."""
+    labels, number = ndimage.label(_unlike_background(colors), _EIGHT)
+    for index in range(1, number + 1):
+        component = labels == index
+        if component.sum() < _LEAST_PIXELS:
+            continue
+        free = component | (labels == 0) & ndimage.binary_dilation(component, _EIGHT, iterations=2)
+        yield from _split(component, free, colors)
+
+
+def _split(
+    component: NDArray[np.bool_], free: NDArray[np.bool_], colors: NDArray
+) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Two things that touch are one component; their colours tell them apart."""
+    core = _core(component)
+    nearest = np.full(core.shape, -1)
+    nearest[component] = np.linalg.norm(colors[component][:, None] - _PALETTE_LAB, axis=-1).argmin(axis=1)
+    shares = np.bincount(nearest[core], minlength=len(COLORS)) / core.sum()
+    several = np.array([c for c in np.flatnonzero(shares > _SHARE) if _is_solid(nearest == c)])
+    if len(several) < 2:
+        yield component, free
+        return
+    owner = several[np.linalg.norm(colors[..., None, :] - _PALETTE_LAB[several], axis=-1).argmin(axis=-1)]
+    for color in several:
+        piece = component & (owner == color)
+        yield piece, free & (piece | ~component)
+
+
+def _is_solid(mask: NDArray[np.bool_]) -> bool:
+    """Whether a colour has an interior; a rim where red fades to grey passes for pink, and has none."""
+    return bool(ndimage.binary_erosion(mask, _FOUR).sum() >= _LEAST_CORE)
+
+
+def _projected(smooth: NDArray, color: NDArray) -> NDArray[np.float64]:
+    """Soft coverage: the share of the way from background to colour, <p - b, c - b> / ||c - b||^2 in 0..1."""
+    direction = color - np.array(BACKGROUND)
+    return np.clip((smooth - np.array(BACKGROUND)) @ direction / (direction @ direction), 0.0, 1.0)
+
+
+def _outlines(soft: NDArray) -> Iterator[NDArray[np.bool_]]:
+    """Yield the objects of one colour: neighbours whose faint edges ran together part at half coverage."""
+    labels, number = ndimage.label(soft > 0.5, _EIGHT)
+    for index in range(1, number + 1):
+        mask = labels == index
+        if mask.sum() >= _LEAST_PIXELS:
+            yield mask
+
+
+def _recognised(mask: NDArray[np.bool_], soft: NDArray) -> tuple[str, Detection]:
+    """The best of all templates:  score = sum min(a, b) / sum max(a, b) * exp(-|log(aspect / template's aspect)|)."""
+    near = ndimage.binary_dilation(mask, _EIGHT, iterations=2)
+    others = ndimage.binary_dilation((soft > 0.5) & ~mask, _EIGHT)
+    alone = np.where(mask | (near & ~others), soft, 0.0)
+    box = _box(alone)
+    seen = _on_grid(alone, box)
+    shapes, templates, aspects = _templates()
+    overlap = np.minimum(seen, templates).sum(axis=(1, 2)) / np.maximum(seen, templates).sum(axis=(1, 2))
+    scores = overlap * np.exp(-np.abs(np.log(_aspect(box) / aspects)))
+    best = int(scores.argmax())
+    return shapes[best], Detection(box, mask, float(scores[best]))
+
+
+def _box(soft: NDArray) -> tuple[float, float, float, float]:
+    """Where the coverage falls to half, between pixels."""
+    (x0, x1), (y0, y1) = (_half_width(soft.max(axis=axis)) for axis in (0, 1))
+    return x0, y0, x1, y1
+
+
+def _half_width(profile: NDArray) -> tuple[float, float]:
+    half = 0.5 * profile.max()
+    padded = np.pad(profile, 1)  # padded[i] stands at coordinate i - 1/2
+    inside = np.flatnonzero(padded >= half)
+    first, last = int(inside[0]), int(inside[-1])
+    start = first - 0.5 - (padded[first] - half) / (padded[first] - padded[first - 1])
+    end = last - 0.5 + (padded[last] - half) / (padded[last] - padded[last + 1])
+    return float(start), float(end)
+
+
+def _aspect(box: tuple[float, float, float, float]) -> float:
+    return (box[2] - box[0]) / (box[3] - box[1])
+
+
+def _on_grid(soft: NDArray, box: tuple[float, float, float, float]) -> NDArray[np.float64]:
+    """The coverage inside the box, bilinearly resampled to a square grid."""
+    height, width = soft.shape
+    return _tents(box[1], box[3], height) @ soft @ _tents(box[0], box[2], width).T
+
+
+def _tents(low: float, high: float, size: int) -> NDArray[np.float64]:
+    """Bilinear weights [grid, size] of pixel centres for the grid's cell centres."""
+    points = low + (np.arange(_GRID) + 0.5) * (high - low) / _GRID
+    return np.clip(1 - np.abs(points[:, None] - (np.arange(size) + 0.5)), 0.0, 1.0)
+
+
+@cache
+def _templates() -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
+    """Every shape at every blur: names [k], grids [k, 24, 24], aspects [k]; made as an image's own grids are."""
+    pairs = [(shape, blur) for shape in SHAPES for blur in _TEMPLATE_BLURS]
+    softs = [ndimage.gaussian_filter(coverage(shape, 20.0, 20.0, 11.0, size=40), blur) for shape, blur in pairs]
+    boxes = [_box(soft) for soft in softs]
+    grids = [_on_grid(soft, box) for soft, box in zip(softs, boxes, strict=True)]
+    return tuple(shape for shape, _ in pairs), np.stack(grids), np.array([_aspect(box) for box in boxes])

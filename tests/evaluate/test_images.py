@@ -1,0 +1,130 @@
+"""GenEval's folder layout, whole and broken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from contrapose.errors import UserError
+from contrapose.evaluate.images import prompt_folders
+from contrapose.evaluate.rows import Measure
+from contrapose.evaluate.run import evaluate_images
+
+
+def write_prompt(directory: Path, number: int, prompt: str, seeds=(0, 1), tag: str | None = "colors") -> Path:
+    samples = directory / f"{number:05d}" / "samples"
+    samples.mkdir(parents=True)
+    line = {"prompt": prompt} if tag is None else {"tag": tag, "prompt": prompt, "include": []}
+    (samples.parent / "metadata.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    for seed in seeds:
+        Image.fromarray(np.full((4, 6, 3), 10 * number + seed, np.uint8)).save(samples / f"{seed:04d}.png")
+    return samples.parent
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    for number in (10, 2):
+        write_prompt(tmp_path / "run", number, f"prompt {number}")
+    (tmp_path / "run" / "images.yaml").write_text("model: m\n")
+    (tmp_path / "run" / "00002" / "grid.png").write_bytes(b"not read")
+    (tmp_path / "run" / "00002" / "samples" / "notes.txt").write_text("not read")
+    return tmp_path / "run"
+
+
+def read_all(directory: Path) -> list:
+    return [(f.name, seed, image) for f in prompt_folders(directory) for seed, image in f.images()]
+
+
+def test_reading_in_order(images):
+    got = read_all(images)
+    assert [(name, seed) for name, seed, _ in got] == [("00002", 0), ("00002", 1), ("00010", 0), ("00010", 1)]
+    assert got[1][2].shape == (4, 6, 3) and got[1][2].dtype == np.uint8 and (got[1][2] == 21).all()
+    assert next(prompt_folders(images)).metadata == {"tag": "colors", "prompt": "prompt 2", "include": []}
+
+
+def test_any_number_of_digits_is_a_seed(images):
+    samples = images / "00002" / "samples"
+    (samples / "0001.png").rename(samples / "00011.png")
+    assert list(next(prompt_folders(images)).samples) == [0, 11]
+
+
+def test_other_modes_become_rgb(images):
+    path = images / "00002" / "samples" / "0000.png"
+    Image.fromarray(np.full((3, 3), 7, np.uint8)).save(path)
+    assert read_all(images)[0][2].shape == (3, 3, 3)
+
+
+def break_truncate(run: Path) -> None:
+    path = run / "00002" / "samples" / "0001.png"
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def break_duplicate(run: Path) -> None:
+    shutil.copy(run / "00002" / "samples" / "0001.png", run / "00002" / "samples" / "00001.png")
+
+
+def break_outside(run: Path) -> None:
+    path = run / "00002" / "samples" / "0001.png"
+    path.rename(run.parent / "elsewhere.png")
+    path.symlink_to(run.parent / "elsewhere.png")
+
+
+def empty_samples(run: Path) -> None:
+    for path in (run / "00002" / "samples").glob("*.png"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (break_truncate, r"0001\.png: not a whole PNG"),
+        (lambda run: (run / "00002" / "samples" / "0001.png").write_bytes(b""), r"0001\.png: not a whole PNG"),
+        (break_duplicate, "seed 1"),
+        (break_outside, "outside"),
+        (empty_samples, "00002/samples: holds no images"),
+        (lambda run: shutil.rmtree(run / "00002" / "samples"), "00002/samples: missing"),
+        (lambda run: (run / "00002" / "metadata.jsonl").unlink(), r"00002/metadata\.jsonl: missing"),
+        (lambda run: (run / "00002" / "metadata.jsonl").write_text("{"), r"00002/metadata\.jsonl.*JSON"),
+        (lambda run: (run / "00002" / "metadata.jsonl").write_text('{"tag": "x"}'), "`prompt`"),
+        (lambda run: (run / "00002" / "metadata.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}'), "2 lines"),
+    ],
+)
+def test_broken_folders_are_told(images, damage, words):
+    damage(images)
+    with pytest.raises(UserError, match=words):
+        read_all(images)
+
+
+def test_no_folders(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        read_all(tmp_path / "none")
+    with pytest.raises(UserError, match="holds no folders"):
+        read_all(tmp_path)
+
+
+def test_evaluate_images_makes_a_row_for_each_image_and_measure(images, tmp_path):
+    write_prompt(tmp_path / "other", 0, "untagged", tag=None)
+    told: list[tuple[int, int]] = []
+
+    def judge(image, metadata):
+        return [Measure("brightness", float(image.mean()), metadata["prompt"]), Measure("one", 1.0)]
+
+    rows = evaluate_images(
+        {"a": images, "b": tmp_path / "other"}, judge, progress=lambda done, total: told.append((done, total))
+    )
+    assert told == [(i, 6) for i in range(1, 7)] and len(rows) == 12
+    assert rows[2][:1] + rows[2][2:] == ("a", "colors", 1, "brightness", 21.0, "prompt 2")
+    assert rows[-1].tag == "all"
+
+
+def test_the_floor_is_judged_by_other_prompts(images):
+    lines = [{"prompt": "x", "tag": "t"}, {"prompt": "y", "tag": "t"}]
+    rows = evaluate_images({"floor": images}, lambda i, m: [Measure("m", 0.0, m["prompt"])], prompts={"floor": lines})
+    assert [row.reason for row in rows] == ["x", "x", "y", "y"] and rows[0].tag == "t"
+    with pytest.raises(UserError, match="1 prompts"):
+        evaluate_images({"floor": images}, lambda i, m: [], prompts={"floor": lines[:1]})

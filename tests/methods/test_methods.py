@@ -1,0 +1,167 @@
+"""Every method against its paper's formula, written out here, and against its count of predictions.
+
+A new method is tested by a line in METHODS.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from contrapose.core.group import Group, Pick
+from contrapose.core.links import IPO, Hinge, Sigmoid
+from contrapose.core.path import DiffusionPath
+from contrapose.methods import DDSPO, METHODS, SFT, DiffusionDPO, Method
+
+BETA, B, D = 6.0, 4, 12  # B pairs of D numbers each
+ABAR = torch.linspace(0.99, 0.02, 1000)
+RECORDS = {
+    name: torch.randn(B, D, generator=torch.Generator().manual_seed(i)) for i, name in enumerate(("winner", "loser"))
+} | {
+    name: torch.randn(B, D, generator=torch.Generator().manual_seed(7 + i))
+    for i, name in enumerate(("prompt", "degraded"))
+}
+NOISE = torch.randn(B, D, generator=torch.Generator().manual_seed(21))
+T = torch.tensor([5, 300, 600, 990])
+OTHER = [1, 2, 3, 0]
+
+
+def network(policy: str, x_t: Tensor, t: Tensor, prompt: Tensor) -> Tensor:
+    strength = {"reference": 0.5, "trainee": 0.9}[policy]
+    return torch.tanh(strength * x_t + prompt) + t[:, None] / 1000
+
+
+def error(policy: str, i: int, x0: Tensor, target: Tensor) -> float:
+    """mse of one pair's prediction under its own prompt, by plain loops."""
+    prediction = noised_prediction(policy, i, x0, RECORDS["prompt"][i])
+    return sum((float(a) - float(b)) ** 2 for a, b in zip(target, prediction, strict=True)) / D
+
+
+def noised_prediction(policy: str, i: int, x0: Tensor, prompt: Tensor) -> Tensor:
+    abar = float(ABAR[T[i]])
+    x_t = math.sqrt(abar) * x0 + math.sqrt(1 - abar) * NOISE[i]
+    return network(policy, x_t[None], T[i : i + 1], prompt[None])[0]
+
+
+def margin(i: int, x_w: Tensor, x_l: Tensor, e_w: Tensor, e_l: Tensor) -> float:
+    """-(beta / 2) [ (mse_w - mse_l)_theta - (mse_w - mse_l)_ref ]"""
+    of_trainee = error("trainee", i, x_w, e_w) - error("trainee", i, x_l, e_l)
+    of_reference = error("reference", i, x_w, e_w) - error("reference", i, x_l, e_l)
+    return -0.5 * BETA * (of_trainee - of_reference)
+
+
+def dpo_margin(i: int) -> float:
+    return margin(i, RECORDS["winner"][i], RECORDS["loser"][i], NOISE[i], NOISE[i])
+
+
+def ddspo_margin(i: int, x_l: Tensor, degraded: Tensor) -> float:
+    x_w = RECORDS["winner"][i]
+    e_w = noised_prediction("reference", i, x_w, RECORDS["prompt"][i])
+    return margin(i, x_w, x_l, e_w, noised_prediction("reference", i, x_l, degraded))
+
+
+def paired(i: int) -> float:
+    return ddspo_margin(i, RECORDS["loser"][i], RECORDS["degraded"][i])
+
+
+def not_paired(i: int) -> float:
+    return ddspo_margin(i, RECORDS["winner"][OTHER[i]], RECORDS["degraded"][i])
+
+
+def random_positive(i: int) -> float:
+    return ddspo_margin(i, RECORDS["winner"][i], RECORDS["prompt"][OTHER[i]])
+
+
+def nll(m: float) -> float:
+    return -math.log(1 / (1 + math.exp(-m)))
+
+
+# method, loss of pair i by the paper, rows a pair of trainee and of reference
+METHOD_TABLE = [
+    (DDSPO(beta=BETA), lambda i: nll(paired(i)), 2, 3),
+    (DDSPO(beta=BETA, losers="not-paired"), lambda i: nll(not_paired(i)), 2, 3),
+    (DDSPO(beta=BETA, losers="random-positive"), lambda i: nll(random_positive(i)), 1, 2),
+    (DDSPO(beta=BETA, weighting="linear"), lambda i: nll(paired(i)) * float(T[i]) / 999, 2, 3),
+    (DDSPO(beta=BETA, link=Hinge(margin=0.4)), lambda i: max(0.0, 0.4 - paired(i)), 2, 3),
+    (DiffusionDPO(beta=BETA), lambda i: nll(dpo_margin(i)), 2, 2),
+    (DiffusionDPO(beta=BETA, link=IPO()), lambda i: (dpo_margin(i) - 0.5) ** 2, 2, 2),
+    (
+        DiffusionDPO(beta=BETA, link=Sigmoid(smoothing=0.2)),
+        lambda i: 0.8 * nll(dpo_margin(i)) + 0.2 * nll(-dpo_margin(i)),
+        2,
+        2,
+    ),
+    (SFT(), lambda i: error("trainee", i, RECORDS["winner"][i], NOISE[i]), 1, 0),
+    (SFT(side="loser"), lambda i: error("trainee", i, RECORDS["loser"][i], NOISE[i]), 1, 0),
+]
+each_method = pytest.mark.parametrize(
+    ("method", "formula", "num_trainee", "num_reference"), METHOD_TABLE, ids=[repr(row[0]) for row in METHOD_TABLE]
+)
+
+
+def evaluate(method: Method):
+    """The method's loss on the records as its own composition asks, with an account of the calls."""
+    composition, objective = method.composition(), method.objective()
+    rows = {"own": list(range(B)), "other": OTHER}
+
+    def field(pick: Pick) -> Tensor:
+        return RECORDS[pick.field][rows[pick.whose]]
+
+    labels = torch.zeros(B, len(objective.samples))
+    labels[:, 0] = 1
+    group = Group(
+        torch.stack([field(pick) for pick in composition.latents], 1),
+        {slot: {"embedding": field(pick)} for slot, pick in composition.prompts.items()},
+        labels,
+    )
+    calls: list[tuple[str, int]] = []
+
+    def predict(policy, x_t, t, condition):
+        calls.append((policy, len(x_t)))
+        return network(policy, x_t, t, condition["embedding"])
+
+    return objective(group, T, NOISE, DiffusionPath(ABAR), "eps", predict), calls
+
+
+@each_method
+def test_loss_is_the_papers_formula(method, formula, num_trainee, num_reference):
+    outcome, _ = evaluate(method)
+    assert outcome.loss.tolist() == pytest.approx([formula(i) for i in range(B)], rel=1e-4, abs=1e-6)
+
+
+@each_method
+def test_predictions_are_asked_for_once_in_one_stacked_call_a_policy(method, formula, num_trainee, num_reference):
+    _, calls = evaluate(method)
+    expected = [("reference", num_reference * B)] if num_reference else []
+    assert calls == [*expected, ("trainee", num_trainee * B)]
+
+
+@each_method
+def test_composition_offers_what_the_objective_looks_at(method, formula, num_trainee, num_reference):
+    composition, plan = method.composition(), method.objective().plan()
+    rows = [row for rows in plan.values() for row in rows]
+    assert {row.sample for row in rows} == set(range(len(composition.latents)))
+    assert {row.slot for row in rows} == set(composition.prompts)
+
+
+@each_method
+def test_methods_are_values(method, formula, num_trainee, num_reference):
+    assert hash(method) is not None
+    assert type(method)(**vars(method)) == method
+
+
+def test_the_table_of_tests_covers_the_registry():
+    assert {type(row[0]) for row in METHOD_TABLE} == set(METHODS.values())
+
+
+def test_losers_made_without_loser_images_need_none():
+    assert "loser" not in DDSPO(losers="not-paired").composition().fields
+    assert DDSPO(losers="random-positive").composition().fields == {"winner", "prompt"}
+    assert SFT().composition().fields == {"winner", "prompt"}
+
+
+def test_published_strengths():
+    assert (DDSPO().beta, DiffusionDPO().beta) == (16000.0, 5000.0)

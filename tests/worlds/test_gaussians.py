@@ -1,0 +1,171 @@
+"""The Gaussians world: its measures have closed forms, and every method moves the right way on it."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from contrapose.errors import UserError
+from contrapose.methods import DDSPO, METHODS, SFT, DiffusionDPO
+from contrapose.worlds.gaussians.denoiser import diffusion_path, sample
+from contrapose.worlds.gaussians.measure import energy_distance, score
+from contrapose.worlds.gaussians.modes import Modes, draw_pairs
+from contrapose.worlds.gaussians.toy import Toy, run_seed, run_toy
+from contrapose.worlds.gaussians.train import align, fit_reference
+
+MODES = Modes()
+LABELS = MODES.labels(100)
+QUICK = Toy(num_seeds=1, pairs_per_class=(1,), shown=1, reference_steps=20, num_steps=3, samples_per_class=10, width=16)
+
+
+def random(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return fit_reference(MODES, width=64, num_steps=800, seed=1, batch=256)
+
+
+def measured(denoiser):
+    return score(sample(denoiser, LABELS, random(2)), LABELS, MODES, random(3))
+
+
+# method, and a rate at which a short run shows its direction
+RIGHT_WAY = [
+    (DDSPO(beta=25.0), 1e-5),
+    (DDSPO(beta=25.0, losers="not-paired"), 1e-5),
+    (DiffusionDPO(beta=25.0), 1e-5),
+    (SFT(), 1e-4),
+]
+
+
+@pytest.mark.parametrize(("method", "rate"), RIGHT_WAY, ids=[repr(row[0]) for row in RIGHT_WAY])
+def test_every_method_moves_samples_to_their_mode(reference, method, rate):
+    before = measured(reference)
+    pairs = draw_pairs(MODES, 2, random(4))
+    trainee = align(reference, method, pairs, num_steps=200, batch=128, rate=rate, seed=5).policies["trainee"]
+    after = measured(trainee)
+    assert after.right_mode > before.right_mode + 0.05
+    assert after.distance < before.distance
+    assert after.energy < before.energy
+
+
+def test_the_table_of_tests_covers_the_registry():
+    assert {type(method) for method, _ in RIGHT_WAY} == set(METHODS.values())
+
+
+def test_reference_answers_its_condition_with_the_noise_it_was_taught(reference):
+    found = measured(reference)
+    assert 0.55 < found.right_mode < 0.8
+    assert found.energy > 0.1
+
+
+def test_alignment_leaves_the_reference_alone(reference):
+    kept = {name: value.clone() for name, value in reference.state_dict().items()}
+    backbone = align(reference, DDSPO(), draw_pairs(MODES, 1, random()), num_steps=2, batch=8, rate=1e-2, seed=0)
+    assert all(torch.equal(value, kept[name]) for name, value in reference.state_dict().items())
+    assert not torch.equal(backbone.policies["trainee"].layers[0].weight, kept["layers.0.weight"])
+
+
+def test_sampling_follows_an_exact_denoiser_to_its_gaussian():
+    """For data N(mu, sigma^2) the best noise prediction is s (x_t - a mu) / (a^2 sigma^2 + s^2)."""
+    mu, sigma = torch.tensor([1.0, -0.5]), 0.3
+
+    def exact(x_t, t, labels):
+        a, s = (value[:, None] for value in diffusion_path().coefficients(t))
+        return s * (x_t - a * mu) / (a.square() * sigma**2 + s.square())
+
+    found = sample(exact, torch.zeros(4000, dtype=torch.long), random(), num_steps=100)
+    torch.testing.assert_close(found.mean(0), mu, atol=0.02, rtol=0)
+    torch.testing.assert_close(found.std(0), torch.full((2,), sigma), atol=0.02, rtol=0)
+
+
+def test_energy_distance_of_two_points_is_twice_their_distance():
+    here, there = torch.zeros(1, 2), torch.tensor([[3.0, 4.0]])
+    assert energy_distance(here, there) == pytest.approx(10.0)
+    assert energy_distance(here.repeat(2, 1), torch.cat([here, there])) == pytest.approx(2 * 2.5 - 0 - 2.5)
+
+
+def test_energy_distance_of_equal_sets_is_zero():
+    x = torch.randn(50, 2, generator=random())
+    assert energy_distance(x, x) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_scores_of_clean_data_are_as_good_as_can_be():
+    labels = MODES.labels(1000)
+    found = score(MODES.clean(labels, random()), labels, MODES, random(1))
+    assert found.right_mode > 0.999
+    assert found.distance == pytest.approx(MODES.spread * math.sqrt(math.pi / 2), rel=0.02)
+    assert found.energy < 0.002
+
+
+def test_scores_of_the_neighbours_data_are_those_of_the_wrong_mode():
+    neighbours = MODES.neighbour(LABELS, torch.zeros_like(LABELS))
+    found = score(MODES.clean(neighbours, random()), LABELS, MODES, random(1))
+    assert found.right_mode < 0.001
+    assert found.distance == pytest.approx(2 * MODES.radius * math.sin(math.pi / MODES.num_modes), rel=0.05)
+
+
+def test_noisy_data_is_mislabelled_as_often_as_said():
+    modes = Modes(noisy_spread=0.01, mislabelled=0.3)
+    labels = modes.labels(2000)
+    nearest = torch.cdist(modes.noisy(labels, random()), modes.centres).argmin(1)
+    assert (nearest != labels).float().mean().item() == pytest.approx(0.3, abs=0.02)
+    assert set((nearest ^ labels).tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("neighbours", ["couple", "both"])
+def test_winners_lie_in_the_prompts_mode_and_losers_in_the_degraded_ones(neighbours):
+    modes = Modes(neighbours=neighbours)
+    pairs = draw_pairs(modes, 4, random())
+    assert torch.equal(torch.cdist(pairs.winner, modes.centres).argmin(1), pairs.prompt)
+    assert torch.equal(torch.cdist(pairs.loser, modes.centres).argmin(1), pairs.degraded)
+    of_first = set(pairs.degraded[pairs.prompt == 0].tolist())
+    assert of_first == ({1} if neighbours == "couple" else {1, modes.num_modes - 1})
+
+
+def test_a_seed_decides_everything():
+    (scores, points), (again, same) = run_seed(QUICK, 3), run_seed(QUICK, 3)
+    assert scores == again
+    assert all(torch.equal(found, same[name]) for name, found in points.items())
+    assert run_seed(QUICK, 4)[0] != scores
+
+
+def test_a_second_run_keeps_finished_seeds_and_adds_the_missing(tmp_path):
+    lines: list[str] = []
+    first = run_toy(QUICK, tmp_path, lines.append)
+    stamp = (tmp_path / "seeds/0/scores.json").stat().st_mtime_ns
+    assert run_toy(QUICK, tmp_path, lines.append) == first
+    both = run_toy(Toy(**{**vars(QUICK), "num_seeds": 2}), tmp_path, lines.append)
+    assert (tmp_path / "seeds/0/scores.json").stat().st_mtime_ns == stamp
+    assert lines == ["seed 0 done", "seed 1 done"]
+    assert all(found[0] == first.scores[key][0] and len(found) == 2 for key, found in both.scores.items())
+
+
+def test_result_is_written_as_tables_and_picture(tmp_path):
+    result = run_toy(QUICK, tmp_path)
+    rows = json.loads((tmp_path / "table.json").read_text())
+    assert [(row["name"], row["pairs_per_class"]) for row in rows] == list(result.scores)
+    assert rows[0]["name"] == "clean data" and rows[0]["right_mode_mean"] > 0.99
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + len(rows)
+    assert len((tmp_path / "table.md").read_text().splitlines()) == 2 + len(rows)
+    assert (tmp_path / "toy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_settings_do_not_mix_with_a_finished_result(tmp_path):
+    run_toy(QUICK, tmp_path)
+    with pytest.raises(UserError, match="beta"):
+        run_toy(Toy(**{**vars(QUICK), "beta": 7.0}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [({"shown": 3}, "shown = 3"), ({"num_modes": 7}, "num_modes = 7"), ({"num_seeds": 0}, "num_seeds = 0")],
+)
+def test_impossible_settings_are_refused_by_name(wrong, named):
+    with pytest.raises(UserError, match=named):
+        Toy(**wrong)
