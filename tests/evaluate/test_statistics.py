@@ -79,8 +79,9 @@ def test_bootstrap_is_seeded_and_fast():
 
 
 def test_sign_flip_approaches_exact_enumeration():
-    values = [0.5, -0.2, 0.7, 0.1, 0.4, 0.9, -0.3, 0.6]
-    tags = "aaabbbbb"
+    # One prompt is half of the score here; were all prompts to count the same, p would be .19 and not .98.
+    values = [-0.5, 0.2, 0.7, 0.1, 0.4, 0.9, -0.3, 0.6]
+    tags = "abbbbbbb"
     observed = abs(mean_of_tags(means(values, tags)))
     signs = itertools.product((1, -1), repeat=8)
     extreme = [abs(mean_of_tags(means(np.multiply(values, s), tags))) >= observed - 1e-12 for s in signs]

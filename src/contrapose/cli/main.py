@@ -53,6 +53,12 @@ def find(arguments: list[str]) -> tuple[Command, str, list[str]]:
     raise UserError(f"{arguments[0]}: no such command (known: {', '.join(near or COMMANDS)})")
 
 
+def run(arguments: list[str]) -> None:
+    """Run one command line; errors come out as they are."""
+    command, name, rest = find(arguments)
+    importlib.import_module(f"contrapose.cli.{command.module}").main(rest, f"contrapose {name}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -66,8 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     for library in ("TRANSFORMERS", "DIFFUSERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:
-        command, name, rest = find(arguments)
-        importlib.import_module(f"contrapose.cli.{command.module}").main(rest, f"contrapose {name}")
+        run(arguments)
     except UserError as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:

@@ -23,16 +23,33 @@ def quiet_libraries() -> None:
         logging.disable_progress_bar()
 
 
+class Bar:
+    """One progress bar, to be called with (done, total)."""
+
+    def __init__(self, title: str, total: int | None = None):
+        columns = (
+            TextColumn("{task.description:<26}"), BarColumn(20), MofNCompleteColumn(),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        )  # fmt: skip
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._task = self._progress.add_task(title, total=total, note="")
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, done: int, total: int | None = None, note: str = "") -> None:
+        self._progress.update(self._task, completed=done, total=total, note=note)
+
+
 def follow(title: str, total: int, done: Iterable[Any]) -> None:
-    """Draw a bar while an iterable yields how much is done (a number, or an object with `step`)."""
-    columns = (
-        TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, note="")
+    """Draw a bar while an iterable yields how much is done (a number, or an object with `step` and `metrics`)."""
+    with Bar(title, total) as bar:
         for state in done:
-            bar.update(task, completed=getattr(state, "step", state), note=_note(getattr(state, "metrics", {})))
+            bar(getattr(state, "step", state), note=_note(getattr(state, "metrics", {})))
 
 
 def _note(metrics: dict[str, float]) -> str:

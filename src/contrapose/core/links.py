@@ -7,13 +7,14 @@ a decided pair, (0.5, 0.5) for a tie.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class Link(Protocol):
     """A loss per group from its rewards and labels."""
 

@@ -11,7 +11,7 @@ Every method of the field is a choice of samples, target, reference and link; se
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Num
@@ -26,6 +26,7 @@ from contrapose.core.targets import Row, Target
 Weighting = Literal["none", "linear", "sigmoid"]
 
 
+@runtime_checkable
 class Predict(Protocol):
     """A backbone's denoiser: the named policy's prediction, in the backbone's own space."""
 

@@ -7,7 +7,7 @@ forward noise itself. The objective sees to it that every named prediction is co
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class Row(NamedTuple):
@@ -18,6 +18,7 @@ class Row(NamedTuple):
     slot: str
 
 
+@runtime_checkable
 class Target(Protocol):
     """Says which prediction is the truth for side `side` (0 wins) of a comparison whose sample is `sample`."""
 

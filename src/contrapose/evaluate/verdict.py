@@ -60,11 +60,8 @@ class Verdict:
 def accepted(found: Found, tag: str, thresholds: Thresholds = Thresholds()) -> dict[str, list[Detection]]:
     """By class, the detections above the tag's threshold: best first, at most `max_per_class`."""
     least = thresholds.counting_score if tag == "counting" else thresholds.score
-    best_first = {name: sorted(objects, key=lambda one: -one.score) for name, objects in found.items()}
-    return {
-        name: [o for o in objects if o.score > least][: thresholds.max_per_class]
-        for name, objects in best_first.items()
-    }
+    kept = {name: [one for one in objects if one.score > least] for name, objects in found.items()}
+    return {name: sorted(k, key=lambda one: -one.score)[: thresholds.max_per_class] for name, k in kept.items()}
 
 
 def relations(a: Detection, b: Detection, slack: float = 0.1) -> set[str]:
@@ -148,9 +145,8 @@ def _position_reason(
         for other in others:
             held = relations(one, other, slack)
             if wanted not in held:
-                return (
-                    f"expected {clause['class']} {wanted} target, found {' and '.join(sorted(held)) or 'no relation'}"
-                )
+                shown = " and ".join(sorted(held)) or "no relation"
+                return f"expected {clause['class']} {wanted} target, found {shown}"
     return ""
 
 

@@ -71,13 +71,13 @@ def drawing(key: str, label: str, width: float, height: float) -> Iterator[Drawi
 
 
 def _inline(svg: str, key: str, label: str) -> Markup:
-    """Strip what only a file of its own needs, and put the page's colours in."""
+    """Strip what only a file of its own needs, and put the page's colours in; matplotlib has escaped its texts."""
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     head, body = svg.split(">", 1)
     head = re.sub(r'\s(xmlns(:\w+)?|width|height|version)="[^"]*"', "", head)
     body = re.sub(r'\bid="', f'id="{key}-', body)
     body = re.sub(r'(url\(|href=")#', rf"\1#{key}-", body)
     for color, css in _CSS.items():
         body = body.replace(color, css)
-    return Markup(f'{head} role="img" aria-label={quoteattr(label)}>{body}')  # noqa: S704 (matplotlib escapes its texts)
+    return Markup(f'{head} role="img" aria-label={quoteattr(label)}>{body}')

@@ -1,4 +1,4 @@
-"""An evidence folder (`summary.json` and `rows.parquet`, as `contrapose.evaluate` writes them) as the report's tables."""
+"""An evidence folder (`summary.json` and `rows.parquet`, written by `contrapose.evaluate`) as the report's tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Evidence:
 
 
 class Gain(NamedTuple):
-    """A model against the base: the difference, Holm's p, the win rate, and -1, 0 or 1 for worse, unclear, better."""
+    """A model against the base; the verdict is 1 for better, -1 for worse, and 0 unless interval and p agree on one."""
 
     difference: Cell
     p: str
@@ -115,7 +115,11 @@ class Judged:
 
     def _row(self, model: str, metric: str) -> ModelRow:
         scale, scores = self.scale(metric), self.summary["models"][model]["metrics"][metric]
-        roles = {self.base: "base", FLOOR: "same images, shuffled prompts", CEILING: "what could be reached"}
+        roles = {
+            self.base: "the base" if self.base != "base" else "",
+            FLOOR: "same images, shuffled prompts",
+            CEILING: "what could be reached",
+        }
         cells = tuple(scale.cell(scores["tags"][tag]) if tag in scores["tags"] else None for tag in self.tags())
         return ModelRow(
             model, roles.get(model, ""), scale.cell(scores["overall"]), cells, self._gain(model, metric, scale)
@@ -125,7 +129,8 @@ class Judged:
         compared = self.summary["comparisons"].get(model, {}).get(metric)
         if compared is None:
             return None
-        better = _direction(compared["difference"])
+        sure = compared["p_holm"] < 1 - self.summary["level"]
+        better = _direction(compared["difference"]) if sure else 0
         if not self.summary["metrics"][metric]["higher_is_better"]:
             better = -better
         difference, win_rate = scale.cell(compared["difference"], signed=True), PERCENT.cell(compared["win_rate"])
@@ -157,7 +162,7 @@ def headlines(judged: Judged) -> list[str]:
         sentences.append(
             f"{row.model} is {words} {judged.base}: {row.overall.value}{table.unit} against "
             f"{by_name[judged.base].overall.value}{table.unit}, a difference of {row.gain.difference.value} "
-            f"{row.gain.difference.interval}, p {_equals(row.gain.p)}."
+            f"{row.gain.difference.interval}, Holm's p {_equals(row.gain.p)}, win rate {row.gain.win_rate.value}%."
         )
     return sentences
 

@@ -44,7 +44,7 @@ def scale_of(values: Iterable[float], intervals: Iterable[Interval]) -> Scale:
         return PERCENT
     widths = [i["high"] - i["low"] for i in intervals if i["high"] > i["low"]]
     decimals = 1 - math.floor(math.log10(min(widths))) if widths else 3
-    return Scale(decimals=min(max(decimals, 1), 4))
+    return Scale(decimals=min(max(decimals, 1), 5))
 
 
 def p_value(p: float) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -99,7 +99,7 @@ def render(report: Report) -> str:
     return environment.get_template("template.html.j2").render(
         title=report.title,
         version=__version__,
-        style=Markup(source),  # noqa: S704 (our own file)
+        style=Markup(source),
         summary=_summary(report, runs, judged),
         pairs=read_pairs(report.pairs, report.example_seed) if report.pairs is not None else None,
         runs=[
@@ -107,7 +107,7 @@ def render(report: Report) -> str:
         ],
         evidence=sections,
         example_seed=report.example_seed,
-        commands=_commands(report, runs),
+        commands=report.commands or commands(report.pairs, runs, judged),
         seeds=_seeds(report, runs, judged),
         versions=versions(),
     )
@@ -150,13 +150,9 @@ def _summary(report: Report, runs: Sequence[RunFolder], judged: Sequence[Judged]
         lines.append(f"{name}: {run.settings.get('model', 'a model')} aligned with {run.method}; {run.status}.")
     for one in judged:
         models = ", ".join(row.model for row in one.table(one.metrics[0]).models)
-        lines.append(f"{one.title}: images of {models} were judged for {spoken(one.metrics[0])}.")
+        metrics = ", ".join(map(spoken, one.metrics))
+        lines.append(f"{one.title}: images of {models} were judged ({metrics}).")
     return lines
-
-
-def _commands(report: Report, runs: Sequence[RunFolder]) -> list[str]:
-    images = [folder for evidence in report.evidence for folder in evidence.images.values()]
-    return list(report.commands) or commands(report.pairs, runs, images)
 
 
 def _seeds(report: Report, runs: Sequence[RunFolder], judged: Sequence[Judged]) -> list[Fact]:

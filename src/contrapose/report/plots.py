@@ -11,6 +11,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from contrapose.report.drawing import FRAME, QUIET, SERIES, TEXT, drawing
+from contrapose.report.numbers import MINUS
 from contrapose.report.runs import RunFolder
 
 _WIDTH, _HEIGHT = 330, 225
@@ -71,7 +72,7 @@ PANELS = (
         (Line("drift", "training"), Line("held_out/drift", "held out")),
         "Mean squared distance between the trainee's and the reference's predictions.",
     ),
-    Panel("grad", "Gradient norm", (Line("grad_norm", "before clipping"),), "Norm of a whole step's gradient."),
+    Panel("grad", "Gradient norm", (Line("grad_norm", "norm"),), "Of a whole step's gradient, before clipping."),
     Panel("rate", "Learning rate", (Line("learning_rate", "learning rate"),), "As the schedule gave it to each step."),
 )
 
@@ -94,23 +95,24 @@ def _with_log_2(run: RunFolder, panel: Panel) -> Panel:
 
 def _curve(run: RunFolder, panel: Panel, key: str) -> Plot:
     shown = [line for line in panel.lines if run.series(line.metric)[0]]
-    last = "; ".join(f"{line.label} {run.series(line.metric)[1][-1]:.3g}" for line in shown)
+    last = "; ".join(f"{line.label} {_short(run.series(line.metric)[1][-1])}" for line in shown)
     with drawing(key, f"{panel.title} over {run.done} steps; at the end {last}", _WIDTH, _HEIGHT) as plot:
         _reference_line(plot.axes, panel.zero)
         for line in shown:
             number = panel.lines.index(line)
             steps, values = run.series(line.metric)
-            _draw(plot.axes, steps, values, number, line.label, sparse=line.metric.startswith("held_out/"))
+            noisy = not line.metric.startswith(("held_out/", "learning_rate"))
+            _draw(plot.axes, steps, values, number, line.label, noisy)
         plot.axes.set_xlabel("step")
         _legend(plot.axes, len(shown))
     return Plot(panel.title, plot.svg, f"{panel.caption} At the end: {last}.")
 
 
-def _draw(axes: Axes, steps: Sequence[float], values: Sequence[float], number: int, label: str, sparse: bool) -> None:
-    """A line with a mark for each measurement when there are few; else the values, faint, under their running mean."""
+def _draw(axes: Axes, steps: Sequence[float], values: Sequence[float], number: int, label: str, noisy: bool) -> None:
+    """A line, with a mark for each measurement when there are few; noisy values lie faintly under their mean."""
     style = {"color": SERIES[number], "linestyle": _DASHES[number], "linewidth": 1.8, "label": label}
-    if sparse or len(steps) < 30:
-        axes.plot(steps, values, marker=_MARKERS[number], markersize=3.5, **style)
+    if not noisy or len(steps) < 30:
+        axes.plot(steps, values, marker=_MARKERS[number] if len(steps) < 30 else None, markersize=3.5, **style)
         return
     steps, values = _thinned(np.asarray(steps)), _thinned(np.asarray(values))
     axes.plot(steps, values, color=SERIES[number], linewidth=0.8, alpha=0.3)
@@ -129,7 +131,7 @@ def _thinned(values: np.ndarray) -> np.ndarray:
 
 
 def by_level(run: RunFolder, key: str) -> list[Plot]:
-    """Accuracy and margin on the held-out pairs at each noise level: at the first, a middle and the last measurement."""
+    """Accuracy and margin on the held-out pairs at each noise level: first, middle and last measurement."""
     panels = (
         ("accuracy", "Implicit accuracy by noise level", 0.5, "Where in the noise the winner is told from the loser."),
         ("margin", "Margin by noise level", 0.0, "Winner's implicit reward minus the loser's."),
@@ -141,7 +143,7 @@ def by_level(run: RunFolder, key: str) -> list[Plot]:
         if not steps:
             continue
         chosen = sorted({steps[0], steps[len(steps) // 2], steps[-1]})
-        last = ", ".join(f"{value:.3g} at {level:g}" for level, value in measured[chosen[-1]].items())
+        last = ", ".join(f"{_short(value)} at {level:g}" for level, value in measured[chosen[-1]].items())
         with drawing(f"{key}-{name}-level", f"{title}; at the end {last}", _WIDTH, _HEIGHT) as plot:
             _reference_line(plot.axes, zero)
             for step in chosen:
@@ -151,6 +153,7 @@ def by_level(run: RunFolder, key: str) -> list[Plot]:
                 plot.axes.plot(
                     list(values), list(values.values()), markersize=4, linewidth=1.8, label=f"step {step:g}", **style
                 )
+            plot.axes.set_xticks(list(measured[chosen[-1]]))
             plot.axes.set_xlabel("noise level (0 is data, 1 is noise)")
             _legend(plot.axes, len(chosen))
         found.append(Plot(title, plot.svg, f"{caption} Held-out pairs; at the end {last}."))
@@ -167,7 +170,7 @@ class Estimate(NamedTuple):
 
 
 def forest(rows: Sequence[tuple[str, Sequence[Estimate]]], models: Sequence[str], unit: str, key: str) -> Markup:
-    """Differences from the base with their intervals: one line for each row (the overall score, a category) and model."""
+    """Differences from the base with their intervals, one line for each row (overall, or a category) and model."""
     step = 1 / (len(models) + 1)
     label = "; ".join(
         f"{e.model} {name}: {e.value:+.3g} [{e.low:+.3g}, {e.high:+.3g}]" for name, es in rows for e in es
@@ -196,6 +199,10 @@ def forest(rows: Sequence[tuple[str, Sequence[Estimate]]], models: Sequence[str]
         axes.set_xlabel(f"difference from the base{f' ({unit})' if unit else ''}")
         _legend(axes, len(models))
     return plot.svg
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}".replace("-", MINUS)
 
 
 def _reference_line(axes: Axes, value: float | None) -> None:

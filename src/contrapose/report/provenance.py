@@ -14,12 +14,14 @@ import yaml
 
 from contrapose.errors import UserError
 from contrapose.pairs.store import PairRecord, PairStore
+from contrapose.report.evidence import Judged
 from contrapose.report.numbers import count, size
 from contrapose.report.runs import RUN_FILE, Fact, RunFolder
 from contrapose.sample.images import SETTINGS
 
 _PACKAGES = ("contrapose", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "scipy", "pillow")
 _NUM_PAIRS_SHOWN = 6
+_PRACTICAL = ("batch_size", "shard_size")  # settings that change no result
 
 
 class Pairs(NamedTuple):
@@ -47,7 +49,7 @@ def read_pairs(folder: Path, seed: int) -> Pairs:
     facts = [
         Fact("Folder", str(folder)),
         Fact("Pairs", f"{drawn}, from {count(prompts)} prompts; {size(sum(p.stat().st_size for p in store.shards))}"),
-        *(Fact(_label(key), _written(value)) for key, value in draw.items()),
+        *(Fact(_label(key), _written(value)) for key, value in draw.items() if key not in _PRACTICAL),
         Fact("Model's fingerprint", str(store.manifest.get("fingerprint", "not recorded"))),
     ]
     chosen = np.random.default_rng(seed).permutation(len(store))[:_NUM_PAIRS_SHOWN]
@@ -57,7 +59,7 @@ def read_pairs(folder: Path, seed: int) -> Pairs:
 def sampling(images: Mapping[str, Path]) -> Table:
     """How each model's images were made, as far as their folders say."""
     found = {model: _sampling_of(folder) for model, folder in images.items()}
-    keys = list(dict.fromkeys(key for settings in found.values() for key in settings))
+    keys = list(dict.fromkeys(key for settings in found.values() for key in settings if key not in _PRACTICAL))
     rows = [(model, *(_written(settings.get(key)) for key in keys)) for model, settings in found.items()]
     return Table(("images of", *map(_label, keys)), rows if keys else [])
 
@@ -76,37 +78,43 @@ def _sampling_of(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def commands(pairs: Path | None, runs: Sequence[RunFolder], images: Sequence[Path]) -> list[str]:
-    """What to type for each recorded result; evaluation leaves its settings in its own summary."""
+def commands(pairs: Path | None, runs: Sequence[RunFolder], judged: Sequence[Judged]) -> list[str]:
+    """What to type for each result, worked out from the settings that lie beside it."""
     found = []
     if pairs is not None and (draw := PairStore(pairs).manifest.get("draw")):
         degrade = draw.get("degrade") or {}
         name = ["--degrade", str(degrade["name"])] if "name" in degrade else []
-        found.append(_command("pairs draw", name, _flags(draw, "draw."), pairs))
-    found += [_command("align", [str(run.folder / RUN_FILE)], [], run.folder) for run in runs]
-    for folder in dict.fromkeys(images):
+        found.append(_command("pairs draw", [*name, *_flags(draw)], pairs))
+    found += [_command("align", [str(run.folder / RUN_FILE)], run.folder) for run in runs]
+    for folder in dict.fromkeys(folder for one in judged for folder in one.images.values()):
         if settings := _sampling_of(folder):
-            found.append(_command("sample", [], _flags(settings, ""), folder))
-    return found
+            found.append(_command("sample", _flags(settings), folder))
+    return [*found, *(_evaluation(one) for one in judged if one.images and one.base is not None)]
 
 
-def _command(name: str, first: list[str], flags: list[str], out: Path) -> str:
-    return " ".join(["contrapose", name, shlex.join([*first, *flags, "--out", str(out)])])
+def _evaluation(judged: Judged) -> str:
+    images = [word for model, folder in judged.images.items() for word in ("--images", f"{model}={folder}")]
+    settings = ["--base", str(judged.base), "--replicates", str(judged.summary["replicates"]), "--title", judged.title]
+    return _command("evaluate", [*images, *settings], judged.folder)
 
 
-def _flags(settings: Mapping[str, Any], prefix: str) -> list[str]:
+def _command(name: str, words: list[str], out: Path) -> str:
+    return f"contrapose {name} {shlex.join([*words, '--out', str(out)])}"
+
+
+def _flags(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
     """A mapping as command line flags; a nested `name` is the union's choice and no flag."""
     found: list[str] = []
     for key, value in settings.items():
-        flag = f"--{prefix}{key}".replace("_", "-")
+        flag = f"{prefix}{key}".replace("_", "-")
         if isinstance(value, dict):
-            found += _flags({k: v for k, v in value.items() if k != "name"}, f"{prefix}{key}.")
+            found += _flags({k: v for k, v in value.items() if k != "name"}, f"{flag}.")
         elif isinstance(value, bool):
-            found.append(flag if value else f"--{prefix}no-{key}".replace("_", "-"))
+            found.append(f"--{flag}" if value else f"--{prefix}no-{key}".replace("_", "-"))
         elif isinstance(value, (list, tuple)):
-            found += [flag, *map(str, value)]
+            found += [f"--{flag}", *map(str, value)]
         elif value is not None:
-            found += [flag, str(value)]
+            found += [f"--{flag}", str(value)]
     return found
 
 

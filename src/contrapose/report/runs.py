@@ -1,4 +1,4 @@
-"""A run folder as the report sees it: settings, metrics, and how far it got; a run that was killed is read as it lies."""
+"""A run folder as the report sees it: settings, metrics, and how far it got; a killed run is read as it lies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import yaml
 from contrapose.errors import UserError
 from contrapose.report.numbers import count, duration, size
 
-# The names that `contrapose.train.align` writes: training is a sibling of the report, and siblings do not import each other.
+# The names that `contrapose.train.align` writes; it is a sibling of the report, and siblings do not import each other.
 RUN_FILE, METRICS, FINISHED = "run.yaml", "metrics.jsonl", "finished.json"
 
 

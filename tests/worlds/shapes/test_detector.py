@@ -58,7 +58,7 @@ def entails(meaning: Meaning, other: Meaning) -> bool:
     return all(
         t.shape in shapes
         and (t.color is None or shapes[t.shape].color in (t.color, None))
-        and (other.count == 1 or meaning.count == other.count)
+        and other.count in (1, meaning.count)
         for t in other.things
     )
 

@@ -1,4 +1,4 @@
-"""Training scenes and captions: true when careful, wrong about a quarter of the time, and never about what is held out."""
+"""Training scenes and captions: true when careful, careless a quarter of the time, never about what is held out."""
 
 from __future__ import annotations
 

@@ -1,0 +1,231 @@
+"""What one training step costs beside the bare cost of the predictions that its method cannot do without.
+
+    ours   the real Trainer: data, text embeddings, Objective, backward, metrics, gradient clipping, AdamW
+    bare   written out here: reference rows without gradient, trainee rows with, backward, AdamW, and nothing else
+
+Both sides share one module (LoRA on a frozen base, or a full copy beside a frozen one), one precision and one process,
+and take turns; the time ratio is the median over the turns. A pair of DDSPO needs 2 trainee and 3 reference rows, one of
+Diffusion-DPO 2 and 2. Peak memory comes from a process of its own a side: resident set on a CPU, allocated on CUDA.
+
+    python benchmarks/step.py                              the table (one core: some minutes)
+    python benchmarks/step.py --device cuda --dtype bf16   the same on a GPU
+    python benchmarks/step.py --tiny                       seconds, for the tests
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from accelerate import Accelerator
+from narrow import options, print_table, save_pairs, save_pipeline, synchronise
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from contrapose.backbones.families import load_backbone
+from contrapose.backbones.loading import DTYPES
+from contrapose.backbones.stable_diffusion import StableDiffusion
+from contrapose.methods import METHODS
+from contrapose.sample.embeddings import Embeddings
+from contrapose.train.data import Groups
+from contrapose.train.loop import Trainer
+from contrapose.train.settings import Optimisation, Run, Watching
+
+Side = Literal["bare", "ours"]
+Step = Callable[[], Any]
+
+RANK = 16
+LEARNING_RATE = 1e-9  # random weights would soon run off
+REFERENCE_ROWS = {"ddspo": 3, "diffusion-dpo": 2}  # a pair
+ROWS = [(method, full) for method in REFERENCE_ROWS for full in (False, True)]
+# The counter does not know attention's CPU kernels; the same formulas as for CUDA's.
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
+        sdpa_backward_flop_count(g, q, k, v)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a side's step costs."""
+
+    flops: float
+    seconds: float
+    megabytes: float
+
+
+def build_trainer(work: Path, method: str, full: bool, args: Namespace) -> Trainer:
+    """The real thing, put together as `contrapose align` does it."""
+    optimisation = Optimisation(LEARNING_RATE, steps=1_000_000, batch_size=args.pairs, micro_batch=args.pairs)
+    run = Run(
+        str(work / "model"),
+        work / "pairs",
+        METHODS[method](),
+        full=full,
+        precision=args.dtype,
+        optimisation=optimisation,
+        watching=Watching(holdout=0),
+    )
+    accelerator = Accelerator(cpu=args.device == "cpu", mixed_precision="no" if args.dtype == "fp32" else args.dtype)
+    dtype = DTYPES[args.dtype]
+    backbone = load_backbone(run.model, torch.float32 if full else dtype, accelerator.device)
+    backbone = backbone.with_full(dtype) if full else backbone.with_lora(RANK, RANK)
+    groups = Groups(_store(run.pairs, backbone), run.method.composition(), Embeddings(backbone), backbone.path, 0, 0)
+    groups.embed_all(1 << 30)
+    backbone.release_encoders()
+    return Trainer(run, backbone, groups, accelerator)
+
+
+def _store(folder: Path, backbone: StableDiffusion) -> Any:
+    from contrapose.pairs.store import PairStore
+
+    return PairStore(folder if folder.exists() else save_pairs(folder, backbone))
+
+
+def our_step(trainer: Trainer) -> Step:
+    states = trainer.steps()
+    return lambda: next(states)
+
+
+def bare_step(trainer: Trainer, reference_rows: int, full: bool, args: Namespace) -> Step:
+    """Forward of the reference rows, forward and backward of the trainee rows, AdamW."""
+    backbone, device = trainer.backbone, torch.device(args.device)
+    trainee = backbone.policies.trainee
+    frozen = backbone.policies.denoiser("reference") if full else trainee
+    optimizer = torch.optim.AdamW(trainer.parameters, LEARNING_RATE)
+    scaler = torch.amp.GradScaler(args.device, enabled=args.dtype == "fp16")
+    _, _, [condition] = _some_inputs(trainer, 1)
+    count, text_shape = args.pairs, condition.shape[1:]
+    x = torch.randn(reference_rows * count, *backbone.latent_shape, device=device)
+    text = torch.randn(reference_rows * count, *text_shape, device=device)
+    t = torch.randint(1000, (reference_rows * count,), device=device)
+    autocast = torch.autocast(args.device, DTYPES[args.dtype]) if args.dtype != "fp32" else nullcontext()
+
+    def step() -> None:
+        with autocast:
+            with torch.no_grad(), _adapters_off(trainee, full):
+                reference = frozen(x.to(frozen.dtype), t, text.to(frozen.dtype), return_dict=False)[0]
+            rows = slice(2 * count)
+            predicted = trainee(x[rows].to(trainee.dtype), t[rows], text[rows].to(trainee.dtype), return_dict=False)[0]
+            loss = (predicted.float() - reference[rows].float()).square().mean()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _some_inputs(trainer: Trainer, count: int) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    batch = trainer.groups.training_batch(range(count), trainer.accelerator.device)
+    return batch.noise, batch.t, [condition["text"] for condition in list(batch.group.prompts.values())[:1]]
+
+
+@contextmanager
+def _adapters_off(unet: Any, full: bool) -> Any:
+    if not full:
+        unet.disable_adapters()
+    yield
+    if not full:
+        unet.enable_adapters()
+
+
+def make_step(side: Side, trainer: Trainer, method: str, full: bool, args: Namespace) -> Step:
+    return our_step(trainer) if side == "ours" else bare_step(trainer, REFERENCE_ROWS[method], full, args)
+
+
+def compare(work: Path, method: str, full: bool, args: Namespace) -> tuple[dict[Side, Cost], float]:
+    """Both sides' costs, and ours over bare in time."""
+    trainer = build_trainer(work, method, full, args)
+    steps: dict[Side, Step] = {side: make_step(side, trainer, method, full, args) for side in get_args(Side)}
+    flops = {side: count_flops(step) / args.pairs for side, step in steps.items()}  # and the warm-up
+    taken: dict[Side, list[float]] = {side: [] for side in steps}
+    for turn in range(args.repeats):
+        for side in sorted(steps, reverse=turn % 2 == 1):
+            taken[side].append(seconds(steps[side], args.device))
+    del trainer, steps
+    gc.collect()
+    memory = {side: peak_in_child(work, side, method, full, args) for side in taken}
+    costs = {side: Cost(flops[side], statistics.median(taken[side]), memory[side]) for side in taken}
+    return costs, statistics.median(o / b for o, b in zip(taken["ours"], taken["bare"], strict=True))
+
+
+def count_flops(step: Step) -> int:
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def seconds(step: Step, device: str) -> float:
+    synchronise(device)
+    start = time.perf_counter()
+    step()
+    synchronise(device)
+    return time.perf_counter() - start
+
+
+def peak_in_child(work: Path, side: Side, method: str, full: bool, args: Namespace) -> float:
+    """Peak megabytes of two steps of one side in a process of its own; 0 when memory is not asked for."""
+    if args.no_memory:
+        return 0.0
+    command = [sys.executable, __file__, "--child", str(work), side, method, "full" if full else "lora"]
+    command += ["--device", args.device, "--dtype", args.dtype, "--pairs", str(args.pairs)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(json.loads(told.splitlines()[-1]))
+
+
+def peak_here(work: Path, side: Side, method: str, full: bool, args: Namespace) -> float:
+    step = make_step(side, build_trainer(work, method, full, args), method, full, args)
+    for _ in range(2):  # AdamW's moments exist from the first
+        step()
+    if args.device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def main(arguments: list[str] | None = None) -> list[tuple[dict[Side, Cost], float]]:
+    parser = options(__doc__ or "")
+    parser.add_argument("--pairs", type=int, default=1, help="pairs in one step")
+    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory, which takes a process a side")
+    parser.add_argument("--child", nargs=4, metavar=("WORK", "SIDE", "METHOD", "TRAINEE"), help="used by this script")
+    args = parser.parse_args(arguments)
+    if args.child:
+        work, side, method, trainee = args.child
+        print(json.dumps(peak_here(Path(work), side, method, trainee == "full", args)))
+        return []
+    header = ["method", "trainee", "GFLOP a pair: bare", "ours", "ratio", "s a step: bare", "ours", "ratio"]
+    header += ["peak MB: bare", "ours", "ratio"]
+    found, lines = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        save_pipeline(Path(folder) / "model", args.tiny)
+        for method, full in ROWS:
+            costs, slower = compare(Path(folder), method, full, args)
+            found.append((costs, slower))
+            lines.append([method, "full" if full else "LoRA", *_cells(costs["bare"], costs["ours"], slower)])
+    print_table(header, lines)
+    return found
+
+
+def _cells(bare: Cost, ours: Cost, slower: float) -> list[str]:
+    cells = [f"{bare.flops / 1e9:.2f}", f"{ours.flops / 1e9:.2f}", f"{ours.flops / bare.flops:.3f}"]
+    cells += [f"{bare.seconds:.3f}", f"{ours.seconds:.3f}", f"{slower:.3f}"]
+    share = f"{ours.megabytes / bare.megabytes:.3f}" if bare.megabytes else "-"
+    return [*cells, f"{bare.megabytes:.0f}", f"{ours.megabytes:.0f}", share]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""`contrapose report`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+import yaml
+
+from contrapose.cli.evaluate import EVIDENCE
+from contrapose.cli.options import REQUIRED, parse
+from contrapose.errors import UserError
+from contrapose.report.page import Evidence, Report, write_report
+
+
+@dataclass(frozen=True)
+class Command:
+    """Write one self-contained HTML page: what was done, how training went, what came out."""
+
+    out: Path
+    """The page (.html)."""
+    run: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """A run folder; give it once for each run."""
+    evidence: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """A folder made by 'contrapose evaluate'; give it once for each evaluation."""
+    pairs: Path | None = None
+    """The pairs that the runs were trained on."""
+    title: str = "Alignment report"
+    """The page's title."""
+    examples: int = 12
+    """Prompts of each evaluation shown with every model's image."""
+
+
+def main(arguments: list[str], prog: str) -> None:
+    report(parse(Command, arguments, prog, Command(out=REQUIRED)))
+
+
+def report(command: Command) -> None:
+    if not (command.run or command.evidence):
+        raise UserError("a report needs at least one --run or --evidence")
+    evidence = tuple(_evidence(folder) for folder in command.evidence)
+    page = Report(command.title, command.run, evidence, command.pairs, command.examples)
+    write_report(page, command.out)
+    print(f"{command.out.resolve()}")
+
+
+def _evidence(folder: Path) -> Evidence:
+    path = folder / EVIDENCE
+    if not path.is_file():
+        raise UserError(f"{folder}: no {EVIDENCE}, so this is no finished evidence; run 'contrapose evaluate' again")
+    record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return Evidence(record["title"], folder, {name: Path(where) for name, where in record["images"].items()})

@@ -1,0 +1,244 @@
+"""The page says what the files say, escapes what people wrote, and needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from contrapose.errors import UserError
+from contrapose.report.numbers import MINUS
+from contrapose.report.page import Evidence, Report, render, write_report
+
+VOID = {"meta", "img", "br", "hr", "link", "input", "path", "use"}
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, the text of each table's row, all text, and whether tags are balanced."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.headings: list[int] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if not self._open or self._open[-1] == "style":
+            return
+        self.text += data
+        if "td" in self._open or "th" in self._open:
+            self.rows[-1][-1] += data
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def row_of(page: Page, model: str) -> list[str]:
+    return next(row for row in page.rows if row[0].split()[:1] == [model] and len(row) > 4)
+
+
+def test_table_says_what_the_summary_says(shared, html):
+    summary = json.loads((shared.evidence.folder / "summary.json").read_text())
+    row = row_of(Page(html), "ddspo")
+    scores, compared = summary["models"]["ddspo"]["metrics"]["correct"], summary["comparisons"]["ddspo"]["correct"]
+    expected = [scores["overall"], *(scores["tags"][tag] for tag in ("single_object", "counting", "position"))]
+    for cell, interval in zip(row[1:5], expected, strict=True):
+        assert cell.split() == [
+            f"{100 * interval['value']:.1f}",
+            f"[{100 * interval['low']:.1f},",
+            f"{100 * interval['high']:.1f}]",
+        ]
+    difference = compared["difference"]
+    assert row[5].split()[0] == f"{100 * difference['value']:+.1f}".replace("-", MINUS)
+    p = compared["p_holm"]
+    assert row[6] == (f"{p:.3f}" if p >= 0.001 else "< 0.001")
+    assert row[7].split()[0] == f"{100 * compared['win_rate']['value']:.1f}"
+
+
+def test_bounds_stand_apart_from_models(html):
+    bounds = html[html.index('<tbody class="bounds">') :]
+    assert 0 < bounds.index("ceiling") < bounds.index("floor") < bounds.index("</tbody>")
+    models = html[html.index('<table class="scores">') : html.index('<tbody class="bounds">')]
+    assert "ddspo" in models and "ceiling" not in models
+
+
+def test_lower_is_better_turns_the_verdict_but_not_the_sign(html):
+    # right images are brighter here, so ddspo has the larger artefact rate: worse, and its difference positive
+    other = html[html.index('<table class="metrics">') :]
+    cell = re.search(r'<td class="number (\w+)"><b>(.)', other)
+    assert cell and cell.groups() == ("worse", "+")
+
+
+def test_user_texts_are_escaped(html):
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    page = Page(html)
+    assert "expected <script>alert(1)</script> >= 1" in page.text  # a verdict's reason
+    assert not [attributes for _, attributes in page.tags if any(name.startswith("on") for name in attributes)]
+    assert all((image["src"] or "").startswith("data:image/png;base64,") for image in page.named("img"))
+
+
+def test_texts_in_plots_are_escaped(project):
+    path = project.evidence.folder / "summary.json"
+    name = '<script>alert("$x^$")</script>'
+    text = path.read_text().replace('"ddspo"', json.dumps(name))
+    path.write_text(text)
+    html = render(project.report(evidence=(replace(project.evidence, images={}),)))
+    assert "<script" not in html
+    assert f"{name} overall" in next(svg["aria-label"] for svg in Page(html).named("svg") if name in svg["aria-label"])
+
+
+def test_needs_nothing_from_outside(html):
+    page = Page(html)
+    assert not re.search(r"https?:|//[a-z]+\.|@import|url\((?!#)", html)
+    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        for name in ("href", "xlink:href", "src"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,"))
+
+
+def test_is_accessible(html):
+    page = Page(html)
+    assert page.named("html") == [{"lang": "en"}]
+    assert page.named("img") and all(image.get("alt") for image in page.named("img"))
+    assert page.named("svg") and all(svg["role"] == "img" and svg["aria-label"] for svg in page.named("svg"))
+    assert page.headings[0] == 1 and page.headings.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(page.headings, page.headings[1:], strict=False))
+    ids = Counter(attributes["id"] for _, attributes in page.tags if "id" in attributes)
+    assert max(ids.values()) == 1
+    for attributes in page.named("a") + page.named("use"):
+        assert (attributes.get("href") or attributes.get("xlink:href"))[1:] in ids
+
+
+def test_runs_finished_and_not(html):
+    page = Page(html)
+    assert "finished: 40 steps" in page.text
+    assert "unfinished: 20 of 40 steps" in page.text
+    assert "50 for training, 9 held out" in page.text
+    assert "1 min 0 s" in page.text
+    labels = [svg["aria-label"] for svg in page.named("svg")]
+    assert any("held out 0.613" in label or "held out 0.612" in label for label in labels)
+    assert any("at the end 0.51 at 0.1, 0.55 at 0.5" in label for label in labels)
+
+
+def test_log_2_only_where_the_link_is_sigmoid(html):
+    ddspo, sft = html[html.index("<h3>ddspo") :].split("<h3>sft", 1)
+    assert "log 2" in ddspo and "log 2" not in sft
+
+
+def test_run_that_never_took_a_step(project):
+    (project.unfinished / "metrics.jsonl").unlink()
+    assert "unfinished: 0 of 40 steps" in render(project.report(runs=(project.unfinished,)))
+
+
+def test_pairs_and_sampling_settings_and_commands(shared, html):
+    text = Page(html).text
+    assert "12, from 12 prompts" in text
+    assert "a red circle" in text
+    assert f"contrapose align {shared.run}/run.yaml --out {shared.run}" in text
+    assert (
+        f"--steps 17 --guidance-scale 7.5 --batch-size 16 --dtype fp32 --out {shared.evidence.images['base']}" in text
+    )
+    assert "typed by hand" in render(Report("t", commands=("typed by hand",)))
+
+
+def test_images_are_embedded_small_and_whole(shared, html):
+    found = Page(html).named("img")
+    assert len(found) == 2 * 12
+    assert all(image["class"] == "pixelated" for image in found)
+    data = base64.b64decode(found[0]["src"].partition(",")[2])
+    assert Image.open(io.BytesIO(data)).size == (16, 16)
+
+
+def test_a_page_of_nothing_but_a_title(tmp_path):
+    out = tmp_path / "deep" / "report.html"
+    write_report(Report("Only <b>a title</b>"), out)
+    assert "Only &lt;b&gt;a title&lt;/b&gt;" in out.read_text(encoding="utf-8")
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_same_input_same_page(shared, html):
+    assert render(shared.report()) == html
+
+
+def test_no_base_no_comparison(project):
+    path = project.evidence.folder / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base": None, "comparisons": {}}))
+    page = Page(render(project.report()))
+    assert "Differences from the base" not in page.text
+    assert len(row_of(page, "ddspo")) == 5
+
+
+@pytest.mark.parametrize("kind", ["run", "evidence", "pairs"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_missing_folders_are_named_with_the_mend(tmp_path, kind, exists):
+    folder = tmp_path / "nowhere"
+    if exists:
+        folder.mkdir()
+    reports = {
+        "run": Report("t", runs=(folder,)),
+        "evidence": Report("t", evidence=(Evidence("e", folder),)),
+        "pairs": Report("t", pairs=folder),
+    }
+    with pytest.raises(UserError, match=r"nowhere.*contrapose"):
+        write_report(reports[kind], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_broken_files_are_named(project):
+    (project.run / "run.yaml").write_text("method: [")
+    with pytest.raises(UserError, match=r"run\.yaml"):
+        render(project.report(evidence=()))
+    (project.evidence.folder / "summary.json").write_text('{"models": {}}')
+    with pytest.raises(UserError, match=r"summary\.json: has no base"):
+        render(project.report(runs=()))
+
+
+def test_out_must_not_be_a_folder(tmp_path):
+    with pytest.raises(UserError, match="is a folder"):
+        write_report(Report("t"), tmp_path)
+
+
+def test_images_of_an_unknown_model(project):
+    evidence = replace(project.evidence, images={"stranger": Path(project.evidence.images["base"])})
+    with pytest.raises(UserError, match="stranger"):
+        render(project.report(evidence=(evidence,)))
+
+
+def test_images_that_were_not_judged(project, tmp_path):
+    other = tmp_path / "other"
+    (other / "00000" / "samples").mkdir(parents=True)
+    (other / "00000" / "metadata.jsonl").write_text('{"prompt": "something else"}\n')
+    Image.new("RGB", (8, 8)).save(other / "00000" / "samples" / "0000.png")
+    with pytest.raises(UserError, match="are not those that"):
+        render(project.report(evidence=(replace(project.evidence, images={"ddspo": other}),)))

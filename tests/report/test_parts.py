@@ -1,0 +1,101 @@
+"""Numbers as written, examples as drawn, curves as smoothed, commands as parsed."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shlex
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from contrapose.cli import align as cli_align
+from contrapose.cli import evaluate as cli_evaluate
+from contrapose.cli import pairs_draw as cli_draw
+from contrapose.cli import sample as cli_sample
+from contrapose.report import numbers
+from contrapose.report.evidence import Judged
+from contrapose.report.examples import choose, embedded
+from contrapose.report.plots import running_mean
+from contrapose.report.provenance import commands
+from contrapose.report.runs import read_run
+
+
+def interval(value: float, reach: float) -> dict[str, float]:
+    return {"value": value, "low": value - reach, "high": value + reach}
+
+
+def test_verdicts_are_percents_and_others_get_the_decimals_their_interval_supports():
+    assert numbers.scale_of([0.0, 1.0], []).cell(interval(0.5, 0.1)) == numbers.Cell("50.0", "[40.0, 60.0]")
+    assert numbers.scale_of([26.9], [interval(26.95, 0.2)]).text(26.951) == "26.95"
+    assert numbers.scale_of([0.2], [interval(0.21, 0.0008)]).text(0.21234) == "0.2123"
+    assert numbers.scale_of([0.2], [interval(0.2, 0.0)]).text(0.2) == "0.200"
+
+
+def test_signs_and_small_p():
+    assert numbers.Scale().text(-0.5) == f"{numbers.MINUS}0.500"
+    assert numbers.Scale().text(0.5, signed=True) == "+0.500"
+    assert [numbers.p_value(p) for p in (0.0001, 0.001, 0.5)] == ["< 0.001", "0.001", "0.500"]
+
+
+def test_sizes_and_durations():
+    assert [numbers.size(n) for n in (12, 1_500, 3.4e9)] == ["12 bytes", "1.5 kB", "3.4 GB"]
+    assert [numbers.duration(s) for s in (3.21, 125, 7300)] == ["3.2 s", "2 min 5 s", "2 h 1 min"]
+
+
+def test_examples_take_turns_and_prefer_new_prompts():
+    tag_of = {(f"{tag}-{i}", seed): tag for tag in "ab" for i in range(3) for seed in range(4)}
+    chosen = choose(tag_of, ["a", "b"], 6, seed=0)
+    assert Counter(chosen.values()) == {"a": 3, "b": 3}
+    assert len({name for name, _ in chosen}) == 6
+    assert choose(tag_of, ["a", "b"], 6, seed=0) == chosen != choose(tag_of, ["a", "b"], 6, seed=1)
+    assert len(choose(tag_of, ["a", "b"], 99, seed=0)) == len(tag_of)
+
+
+def test_the_choice_knows_only_names():
+    tag_of = {(f"p{i}", 0): "a" for i in range(50)}
+    shuffled = dict(sorted(tag_of.items(), reverse=True))
+    assert choose(tag_of, ["a"], 5, seed=0) == choose(shuffled, ["a"], 5, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected", "pixelated"), [((64, 64), (64, 64), True), ((1024, 512), (256, 128), False)]
+)
+def test_large_images_shrink_and_small_ones_stay(tmp_path, size, expected, pixelated):
+    Image.new("RGB", size).save(tmp_path / "0000.png")
+    data, as_pixels = embedded(tmp_path / "0000.png")
+    assert Image.open(io.BytesIO(base64.b64decode(data.partition(",")[2]))).size == expected
+    assert as_pixels is pixelated
+
+
+def test_running_mean_keeps_a_constant_at_the_ends():
+    assert np.allclose(running_mean(np.full(50, 3.0), 7), 3.0)
+
+
+def test_metrics_of_a_step_taken_twice_count_once(project):
+    with (project.run / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+        lines.write('{"step": 3, "loss": NaN}\n{"step": 4, "loss": 9.0}\n')
+    steps, losses = read_run(project.run).series("loss")
+    assert 3 not in steps  # not a finite number
+    assert losses[steps.index(4)] == 9.0
+
+
+def test_printed_commands_are_understood(project, monkeypatch):
+    """Each command is parsed by the command line itself, into the settings that were recorded."""
+    parsed = []
+    modules = {"draw": cli_draw, "align": cli_align, "sample": cli_sample, "evaluate": cli_evaluate}
+    for name, module in modules.items():
+        monkeypatch.setattr(module, name, parsed.append)
+    evidence = Judged(project.evidence)
+    for line in commands(project.pairs, [read_run(project.run)], [evidence, evidence]):
+        words = shlex.split(line.removeprefix("contrapose ").removeprefix("pairs "))
+        modules[words[0]].main(words[1:], "contrapose")
+    drawn, aligned, sampled, other, evaluated, _ = parsed
+    folders = project.evidence.images
+    assert (drawn.out, aligned.out, evaluated.out) == (project.pairs, project.run, project.evidence.folder)
+    assert (sampled.out, other.out) == (folders["base"], folders["ddspo"])
+    assert aligned.run.method.beta == 16000 and aligned.run.optimisation.steps == 40
+    assert drawn.draw.degrade.high == 0.7 and sampled.sampling.steps == 17
+    assert evaluated.replicates == 300 and evaluated.title == project.evidence.title
