@@ -4,8 +4,8 @@
     bare   written out here: reference rows without gradient, trainee rows with, backward, AdamW, and nothing else
 
 Both sides share one module (LoRA on a frozen base, or a full copy beside a frozen one), one precision and one process,
-and take turns; the time ratio is the median over the turns. A pair of DDSPO needs 2 trainee and 3 reference rows, one of
-Diffusion-DPO 2 and 2. Peak memory comes from a process of its own a side: resident set on a CPU, allocated on CUDA.
+and take turns; the time ratio is the median over the turns. A pair of DDSPO needs 2 trainee and 3 reference rows, one
+of Diffusion-DPO 2 and 2. Peak memory comes from a process of its own a side: resident set, or allocated on CUDA.
 
     python benchmarks/step.py                              the table (one core: some minutes)
     python benchmarks/step.py --device cuda --dtype bf16   the same on a GPU
@@ -31,13 +31,14 @@ from typing import Any, Literal, get_args
 
 import torch
 from accelerate import Accelerator
-from narrow import options, print_table, save_pairs, save_pipeline, synchronise
+from narrow import TEXT_LENGTH, TEXT_WIDTH, options, print_table, save_pairs, save_pipeline, synchronise
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from contrapose.backbones.families import load_backbone
 from contrapose.backbones.loading import DTYPES
-from contrapose.backbones.stable_diffusion import StableDiffusion
+from contrapose.cli.progress import quiet_libraries
 from contrapose.methods import METHODS
+from contrapose.pairs.store import PairStore
 from contrapose.sample.embeddings import Embeddings
 from contrapose.train.data import Groups
 from contrapose.train.loop import Trainer
@@ -84,16 +85,11 @@ def build_trainer(work: Path, method: str, full: bool, args: Namespace) -> Train
     dtype = DTYPES[args.dtype]
     backbone = load_backbone(run.model, torch.float32 if full else dtype, accelerator.device)
     backbone = backbone.with_full(dtype) if full else backbone.with_lora(RANK, RANK)
-    groups = Groups(_store(run.pairs, backbone), run.method.composition(), Embeddings(backbone), backbone.path, 0, 0)
+    store = PairStore(run.pairs if run.pairs.exists() else save_pairs(run.pairs, backbone))
+    groups = Groups(store, run.method.composition(), Embeddings(backbone), backbone.path, 0, 0)
     groups.embed_all(1 << 30)
     backbone.release_encoders()
     return Trainer(run, backbone, groups, accelerator)
-
-
-def _store(folder: Path, backbone: StableDiffusion) -> Any:
-    from contrapose.pairs.store import PairStore
-
-    return PairStore(folder if folder.exists() else save_pairs(folder, backbone))
 
 
 def our_step(trainer: Trainer) -> Step:
@@ -108,31 +104,25 @@ def bare_step(trainer: Trainer, reference_rows: int, full: bool, args: Namespace
     frozen = backbone.policies.denoiser("reference") if full else trainee
     optimizer = torch.optim.AdamW(trainer.parameters, LEARNING_RATE)
     scaler = torch.amp.GradScaler(args.device, enabled=args.dtype == "fp16")
-    _, _, [condition] = _some_inputs(trainer, 1)
-    count, text_shape = args.pairs, condition.shape[1:]
-    x = torch.randn(reference_rows * count, *backbone.latent_shape, device=device)
-    text = torch.randn(reference_rows * count, *text_shape, device=device)
-    t = torch.randint(1000, (reference_rows * count,), device=device)
+    rows, wanted = reference_rows * args.pairs, slice(2 * args.pairs)
+    x = torch.randn(rows, *backbone.latent_shape, device=device)
+    text = torch.randn(rows, TEXT_LENGTH, TEXT_WIDTH, device=device)
+    t = torch.randint(1000, (rows,), device=device)
     autocast = torch.autocast(args.device, DTYPES[args.dtype]) if args.dtype != "fp32" else nullcontext()
 
     def step() -> None:
         with autocast:
             with torch.no_grad(), _adapters_off(trainee, full):
                 reference = frozen(x.to(frozen.dtype), t, text.to(frozen.dtype), return_dict=False)[0]
-            rows = slice(2 * count)
-            predicted = trainee(x[rows].to(trainee.dtype), t[rows], text[rows].to(trainee.dtype), return_dict=False)[0]
-            loss = (predicted.float() - reference[rows].float()).square().mean()
+            some_x, some_text = x[wanted].to(trainee.dtype), text[wanted].to(trainee.dtype)
+            predicted = trainee(some_x, t[wanted], some_text, return_dict=False)[0]
+            loss = (predicted.float() - reference[wanted].float()).square().mean()
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
 
     return step
-
-
-def _some_inputs(trainer: Trainer, count: int) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    batch = trainer.groups.training_batch(range(count), trainer.accelerator.device)
-    return batch.noise, batch.t, [condition["text"] for condition in list(batch.group.prompts.values())[:1]]
 
 
 @contextmanager
@@ -203,6 +193,7 @@ def main(arguments: list[str] | None = None) -> list[tuple[dict[Side, Cost], flo
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory, which takes a process a side")
     parser.add_argument("--child", nargs=4, metavar=("WORK", "SIDE", "METHOD", "TRAINEE"), help="used by this script")
     args = parser.parse_args(arguments)
+    quiet_libraries()
     if args.child:
         work, side, method, trainee = args.child
         print(json.dumps(peak_here(Path(work), side, method, trainee == "full", args)))

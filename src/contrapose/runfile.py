@@ -61,7 +61,8 @@ def read(path: Path, cls: type[T], conv: cattrs.Converter) -> T:
         return conv.structure(raw, cls)
     except Exception as error:
         reasons = cattrs.transform_error(error, path="", format_exception=_reason)
-        raise UserError(f"{path}: {'; '.join(r.replace(' @ ', ' in ').rstrip('. in ') for r in reasons)}") from None
+        told = (reason.removesuffix(" @ ").replace(" @ .", " in ") for reason in reasons)
+        raise UserError(f"{path}: {'; '.join(told)}") from None
 
 
 def _reason(error: BaseException, kind: type | None) -> str:

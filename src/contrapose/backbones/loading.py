@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -17,6 +18,9 @@ from contrapose.errors import UserError
 LORA_FILE = "pytorch_lora_weights.safetensors"
 FULL_FOLDER = "model"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+# What diffusers, transformers and peft raise for files that are missing, broken or do not fit.
+_UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError)
 
 # Pipeline class named in model_index.json -> the class that loads it.
 FAMILIES: dict[str, type[DiffusionPipeline]] = {"StableDiffusionPipeline": StableDiffusionPipeline}
@@ -57,7 +61,7 @@ def _open(model: str | Path, dtype: torch.dtype) -> DiffusionPipeline:
         return StableDiffusionPipeline.from_pretrained(
             str(model), dtype=dtype, safety_checker=None, requires_safety_checker=False, use_safetensors=True, **options
         )
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+    except _UNREADABLE as error:
         raise UserError(f"{model}: cannot be loaded as a diffusers pipeline: {_one_line(error)}") from error
 
 
@@ -71,9 +75,11 @@ def _check_parts(folder: Path) -> None:
     if not index.is_file():
         raise UserError(f"{folder}: no model_index.json, so this is no diffusers pipeline folder")
     try:
-        parts = json.loads(index.read_text())
+        parts = json.loads(index.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError):
-        raise UserError(f"{index}: not valid JSON; download the model again") from None
+        parts = None
+    if not isinstance(parts, dict):
+        raise UserError(f"{index}: not valid JSON; download the model again")
     family = parts.get("_class_name")
     if family not in FAMILIES:
         raise UserError(f"{folder}: a {family} is not supported yet (known: {', '.join(FAMILIES)})")
@@ -87,17 +93,17 @@ def apply_adapter(pipe: DiffusionPipeline, adapter: Path) -> None:
     """Put an aligned run's weights on top; `UserError` when there are none, or they do not fit."""
     if not adapter.exists():
         raise UserError(f"{adapter}: no such run")
-    if (adapter / FULL_FOLDER / "unet").is_dir():
-        pipe.unet = UNet2DConditionModel.from_pretrained(adapter / FULL_FOLDER / "unet", dtype=pipe.unet.dtype).to(
-            pipe.device
-        )
-        return
-    if not (adapter / LORA_FILE).is_file():
+    full = (adapter / FULL_FOLDER / "unet").is_dir()
+    if not full and not (adapter / LORA_FILE).is_file():
         raise UserError(f"{adapter}: holds neither {LORA_FILE} nor {FULL_FOLDER}/; has the run finished?")
     try:
-        pipe.load_lora_weights(adapter, weight_name=LORA_FILE)
-    except (ValueError, RuntimeError, OSError, KeyError) as error:
-        raise UserError(f"{adapter}: its LoRA does not fit this model: {_one_line(error)}") from error
+        if full:
+            unet = UNet2DConditionModel.from_pretrained(adapter / FULL_FOLDER / "unet", dtype=pipe.unet.dtype)
+            pipe.unet = unet.to(pipe.device)
+        else:
+            pipe.load_lora_weights(adapter, weight_name=LORA_FILE)
+    except _UNREADABLE as error:
+        raise UserError(f"{adapter}: its weights are broken or do not fit this model: {_one_line(error)}") from error
 
 
 def fingerprint(*modules: nn.Module) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
@@ -12,7 +14,11 @@ from contrapose.cli.options import parse
 from contrapose.worlds.shapes.blueprint import shipped_model
 
 # Chosen on the dev prompts; see docs/log.md for what was tried.
-METHODS = {"diffusion-dpo": ["--beta", "1000"], "ddspo": ["--beta", "1000"]}
+METHODS = {
+    "diffusion-dpo": ["diffusion-dpo", "--beta", "1000"],
+    "ddspo": ["ddspo", "--beta", "1000"],
+    "ddspo-not-paired": ["ddspo", "--beta", "1000", "--losers", "not-paired"],
+}
 TRAINING = ["--full", "--learning-rate", "3e-5", "--warmup", "10", "--steps", "120", "--micro-batch", "32"]
 SCALES = ("1", "3")  # guidance off, and the usual scale
 STEPS = ["--steps", "15"]
@@ -30,8 +36,10 @@ class Command:
     """Held-out prompts of each of the six categories."""
     seeds: int = 1
     """Images for each held-out prompt."""
-    seed: int = 0
-    """Seed of the training runs."""
+    training_seeds: tuple[int, ...] = (0,)
+    """Seeds of the training runs; every method is trained once with each."""
+    methods: tuple[Literal["diffusion-dpo", "ddspo", "ddspo-not-paired"], ...] = ("diffusion-dpo", "ddspo")
+    """Methods to compare, all on the same pairs."""
 
 
 def commands(settings: Command) -> list[list[str]]:
@@ -45,23 +53,23 @@ def commands(settings: Command) -> list[list[str]]:
          "--guidance-scale", SCALES[1], *STEPS, "--batch-size", "64"],
         ["pairs", "check", pairs],
     ]  # fmt: skip
-    for method, options in METHODS.items():
-        run = ["align", method, "--model", model, "--pairs", pairs, "--out", str(out / "runs" / method)]
-        lines.append([*run, *TRAINING, *options, "--seed", str(settings.seed)])
-    evidence = []
-    for scale in SCALES:
-        folders = []
-        for name in ("base", *METHODS):
-            images = out / "images" / f"scale-{scale}" / name
-            line = ["sample", "--model", model, "--prompts", test, "--seeds", str(settings.seeds), "--out", str(images)]
-            adapter = ["--adapter", str(out / "runs" / name)] if name != "base" else []
+    runs = {}
+    for method, seed in itertools.product(settings.methods, settings.training_seeds):
+        name = method if len(settings.training_seeds) == 1 else f"{method}-{seed}"
+        runs[name] = str(out / "runs" / name)
+        line = ["align", *METHODS[method], "--model", model, "--pairs", pairs, "--out", runs[name]]
+        lines.append([*line, *TRAINING, "--seed", str(seed)])
+    evidence = [str(out / "evidence" / f"scale-{scale}") for scale in SCALES]
+    for scale, where in zip(SCALES, evidence, strict=True):
+        images = {name: str(out / "images" / f"scale-{scale}" / name) for name in ("base", *runs)}
+        for name, folder in images.items():
+            line = ["sample", "--model", model, "--prompts", test, "--seeds", str(settings.seeds), "--out", folder]
+            adapter = ["--adapter", runs[name]] if name in runs else []
             lines.append([*line, *adapter, "--guidance-scale", scale, *STEPS, "--batch-size", "64"])
-            folders += ["--images", f"{name}={images}"]
-        where = str(out / "evidence" / f"scale-{scale}")
-        lines.append(["evaluate", "--suite", "shapes", *folders, "--out", where, "--title", f"Guidance scale {scale}"])
-        evidence += ["--evidence", where]
-    runs = [word for method in METHODS for word in ("--run", str(out / "runs" / method))]
-    lines.append(["report", *runs, *evidence, "--pairs", pairs, "--out", str(out / "report.html")])
+        judged = [f"--images={name}={folder}" for name, folder in images.items()]
+        lines.append(["evaluate", "--suite", "shapes", *judged, "--out", where, "--title", f"Guidance scale {scale}"])
+    told = [*(f"--run={run}" for run in runs.values()), *(f"--evidence={where}" for where in evidence)]
+    lines.append(["report", *told, "--pairs", pairs, "--out", str(out / "report.html")])
     return lines
 
 

@@ -61,7 +61,7 @@ class PairStore:
             raise UserError(
                 f"{self.folder}: no {MANIFEST}, so this is no folder of pairs; make one with 'contrapose pairs draw'"
             )
-        self.manifest: dict[str, Any] = yaml.safe_load(manifest.read_text(encoding="utf-8"))
+        self.manifest = _read_manifest(manifest)
         self.shards = sorted(self.folder.glob("shard-*.safetensors"))
         if not self.shards:
             raise UserError(f"{self.folder}: holds no shards yet; run the 'contrapose pairs draw' that began it again")
@@ -86,6 +86,16 @@ class PairStore:
         for index in range(len(self)):
             for field in ("winner", "loser"):
                 yield index, field, self.latent(field, index)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        manifest = None
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path}: broken; delete the folder and run 'contrapose pairs draw' again")
+    return manifest
 
 
 def _open_shard(path: Path) -> Any:

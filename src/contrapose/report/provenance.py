@@ -29,6 +29,8 @@ class Pairs(NamedTuple):
 
     facts: list[Fact]
     shown: list[PairRecord]
+    drawn: bool
+    """Whether 'contrapose pairs draw' made them, which is all that is known of how winners and losers differ."""
 
 
 class Table(NamedTuple):
@@ -53,7 +55,7 @@ def read_pairs(folder: Path, seed: int) -> Pairs:
         Fact("Model's fingerprint", str(store.manifest.get("fingerprint", "not recorded"))),
     ]
     chosen = np.random.default_rng(seed).permutation(len(store))[:_NUM_PAIRS_SHOWN]
-    return Pairs(facts, [store.records[i] for i in sorted(chosen)])
+    return Pairs(facts, [store.records[i] for i in sorted(chosen)], bool(draw))
 
 
 def sampling(images: Mapping[str, Path]) -> Table:
