@@ -87,7 +87,7 @@ def build_trainer(work: Path, method: str, full: bool, args: Namespace) -> Train
     backbone = backbone.with_full(dtype) if full else backbone.with_lora(RANK, RANK)
     store = PairStore(run.pairs if run.pairs.exists() else save_pairs(run.pairs, backbone))
     groups = Groups(store, run.method.composition(), Embeddings(backbone), backbone.path, 0, 0)
-    groups.embed_all(1 << 30)
+    groups.embed_all()
     backbone.release_encoders()
     return Trainer(run, backbone, groups, accelerator)
 
@@ -184,7 +184,10 @@ def peak_here(work: Path, side: Side, method: str, full: bool, args: Namespace) 
         step()
     if args.device == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss of Linux counts what the parent took before this process was started from it
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on macOS
 
 
 def main(arguments: list[str] | None = None) -> list[tuple[dict[Side, Cost], float]]:

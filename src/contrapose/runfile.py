@@ -24,6 +24,7 @@ def converter(*unions: tuple[Any, Names]) -> cattrs.Converter:
     strict.register_structure_hook(Path, lambda value, _: Path(value))
     strict.register_unstructure_hook(Path, str)
     strict.register_structure_hook(bool, _exactly(bool))
+    strict.register_structure_hook(int, _whole)
     strict.register_structure_hook(str, _exactly(str))
     for union, names in unions:
         by_class = {cls: name for name, cls in names.items()}
@@ -38,6 +39,12 @@ def _exactly(kind: type) -> Any:
         return value
 
     return structure
+
+
+def _whole(value: Any, _: type) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is not a whole number")
+    return value
 
 
 def to_yaml(settings: Any, conv: cattrs.Converter) -> str:

@@ -1,4 +1,4 @@
-"""One suite over every backbone x {LoRA, full}: what the Backbone contract promises, with stock diffusers as witness."""
+"""One suite over every backbone x {LoRA, full}: what the contract promises, with stock diffusers as witness."""
 
 from __future__ import annotations
 
@@ -65,7 +65,12 @@ def test_gradients_only_where_they_belong(backbone: StableDiffusion) -> None:
     trained = {id(p) for p in backbone.policies.parameters()}
     assert all(p.grad is not None for p in backbone.policies.parameters())
     assert any(p.grad.abs().sum() > 0 for p in backbone.policies.parameters())
-    modules = (backbone.pipe.unet, backbone.pipe.vae, backbone.pipe.text_encoder, backbone.policies.denoiser("reference"))
+    modules = (
+        backbone.pipe.unet,
+        backbone.pipe.vae,
+        backbone.pipe.text_encoder,
+        backbone.policies.denoiser("reference"),
+    )
     others = [p for module in modules for p in module.parameters() if id(p) not in trained]
     assert others
     assert all(p.grad is None for p in others)
@@ -95,7 +100,9 @@ def test_the_order_of_policies_does_not_matter(backbone: StableDiffusion) -> Non
 def test_predictions_are_the_stock_pipelines(model: Path, backbone: StableDiffusion) -> None:
     calls: list[tuple[Any, Any, Any]] = []
     stock = _stock(model)
-    stock.unet.register_forward_hook(lambda _, args, kwargs, out: calls.append((args, kwargs, out[0])), with_kwargs=True)
+    stock.unet.register_forward_hook(
+        lambda _, args, kwargs, out: calls.append((args, kwargs, out[0])), with_kwargs=True
+    )
     stock(PROMPTS, num_inference_steps=2, guidance_scale=5.0, output_type="latent")
     assert len(calls) == 2
     for (x_t, t), kwargs, expected in calls:
@@ -133,9 +140,9 @@ def test_what_is_saved_samples_the_same_in_stock_diffusers(
         stock.load_lora_weights(tmp_path)
     backbone.policies.denoiser("trainee")
     ours = _sample(backbone.pipe)
-    assert np.array_equal(_sample(stock), ours)
     assert np.array_equal(_sample(load_backbone(model, adapter=tmp_path).pipe), ours)
-    assert np.abs(_sample(_stock(model)) - ours).max() > 1e-4, "the test must see training"
+    assert np.abs(_sample(stock) - ours).max() < 1e-5, "ours may round otherwise, as its attention is the plain one"
+    assert np.abs(_sample(_stock(model)) - ours).max() > 1e-3, "the test must see training"
 
 
 def test_saving_works_without_encoders(model: Path, backbone: StableDiffusion, tmp_path: Path) -> None:

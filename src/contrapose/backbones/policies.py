@@ -47,7 +47,7 @@ class FullPolicies:
     """The trainee is the whole denoiser in float32; what is frozen stays in the precision it computes in."""
 
     def __init__(self, denoiser: nn.Module, frozen_dtype: torch.dtype, needs_reference: bool = True):
-        frozen = copy.deepcopy(denoiser).to(frozen_dtype).requires_grad_(False).eval() if needs_reference else None
+        frozen = _frozen_copy(denoiser, frozen_dtype) if needs_reference else None
         self.trainee = denoiser.float().requires_grad_(True)
         self._modules = {"trainee": self.trainee} | ({"reference": frozen} if frozen is not None else {})
 
@@ -62,3 +62,17 @@ class FullPolicies:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         self.trainee.load_state_dict(state)
+
+
+def _frozen_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy without gradients, in the precision that autocast computes in.
+
+    Autocast runs normalisation in float32, so its weights stay as they are: rounded ones would make the reference
+    differ from the trainee before the first step.
+    """
+    frozen = copy.deepcopy(module).requires_grad_(False).eval()
+    for part in frozen.modules():
+        if not isinstance(part, (nn.GroupNorm, nn.LayerNorm)):
+            for parameter in part.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+    return frozen

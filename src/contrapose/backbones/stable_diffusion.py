@@ -32,13 +32,14 @@ class StableDiffusion:
         adapter: FilePath | None = None,
     ):
         self.model = model
-        pipe = self.pipe = load_pipeline(model, dtype, device)
-        self.device, self.dtype = pipe.unet.device, pipe.unet.dtype
-        self.fingerprint = model_fingerprint(pipe)
-        if self.device.type == "cpu" and pipe.unet.config.sample_size**2 <= _FEW_TOKENS:
-            pipe.unet.set_attn_processor(AttnProcessor())
+        pipe = self.pipe = load_pipeline(model)
+        self.fingerprint = model_fingerprint(pipe)  # of the weights as they are stored, whatever they are cast to next
         if adapter is not None:
             apply_adapter(pipe, adapter)
+        pipe.to(device, dtype)
+        self.device, self.dtype = pipe.unet.device, pipe.unet.dtype
+        if self.device.type == "cpu" and pipe.unet.config.sample_size**2 <= _FEW_TOKENS:
+            pipe.unet.set_attn_processor(AttnProcessor())
         scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
         self.path = DiffusionPath(scheduler.alphas_cumprod.to(self.device))
         self.space: Space = _SPACES[scheduler.config.prediction_type]

@@ -36,6 +36,10 @@ COMMANDS = {
 }
 
 
+# A path that the user named is a file where a folder is needed, or the other way round, or not theirs.
+_PATH_ERRORS = (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+
 def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
@@ -78,12 +82,20 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("stopped; the same command carries on from here", 130)
     except OSError as error:
-        if not is_full(error):
+        message = _mendable(error)
+        if message is None:
             raise
-        return _fail(
-            f"{error.filename or 'output'}: the disk is full; free some space and run the same command again", 2
-        )
+        return _fail(message, 2)
     return 0
+
+
+def _mendable(error: OSError) -> str | None:
+    """What the user can do about an error of the file system; None when it may be ours."""
+    if is_full(error):
+        return f"{error.filename or 'output'}: the disk is full; free some space and run the same command again"
+    if isinstance(error, _PATH_ERRORS):
+        return f"{error.filename}: {(error.strerror or 'cannot be used').lower()}"
+    return None
 
 
 def _fail(message: str, code: int) -> int:

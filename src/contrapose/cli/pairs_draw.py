@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from contrapose.backbones.families import load_backbone
-from contrapose.backbones.loading import DTYPES
+from contrapose.backbones.loading import DTYPES, best_device
 from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import follow, quiet_libraries
 from contrapose.curate.degraders import DEGRADERS
@@ -23,7 +23,7 @@ class Command:
     draw: Annotated[Draw, tyro.conf.arg(name="")]
     out: Path
     """Folder that receives the pairs; an unfinished one is carried on."""
-    device: str = "cpu"
+    device: str = field(default_factory=best_device)
     """Where the model runs: cpu, cuda, cuda:1, mps."""
 
 

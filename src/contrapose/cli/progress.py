@@ -38,7 +38,9 @@ class Bar:
         self._progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is not None and not self._progress.tasks[0].completed:
+            self._progress.update(self._task, visible=False)  # it never began, and its error is one line
         self._progress.stop()
 
     def __call__(self, done: int, total: int | None = None, note: str = "") -> None:

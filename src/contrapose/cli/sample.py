@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from contrapose.backbones.families import load_backbone
-from contrapose.backbones.loading import DTYPES
+from contrapose.backbones.loading import DTYPES, best_device
 from contrapose.cli.options import REQUIRED, parse
 from contrapose.cli.progress import follow, quiet_libraries
 from contrapose.pairs.prompts import read_prompts
@@ -20,7 +20,7 @@ class Command:
     sampling: Sampling
     out: Path
     """Folder that receives the images; an unfinished one is carried on."""
-    device: str = "cpu"
+    device: str = field(default_factory=best_device)
     """Where the model runs: cpu, cuda, cuda:1, mps."""
 
 

@@ -28,9 +28,9 @@ def _margin(rewards: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
 
 @dataclass(frozen=True)
 class Identity:
-    """loss = -mean r: plain regression to the target."""
+    """loss = -mean r: plain regression to the target; labels, of however many sides, play no part."""
 
-    def __call__(self, rewards: Float[Tensor, "b n"], labels: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
+    def __call__(self, rewards: Float[Tensor, "b n"], labels: Float[Tensor, "b _"]) -> Float[Tensor, " b"]:
         return -rewards.mean(1)
 
 

@@ -86,13 +86,14 @@ def plan_pairs(draw: Draw) -> Plan:
     return Plan(records, skipped)
 
 
-def manifest(draw: Draw, backbone: Backbone, num_pairs: int) -> dict[str, Any]:
+def manifest(draw: Draw, backbone: Backbone, records: Sequence[PairRecord]) -> dict[str, Any]:
     """What `pairs.yaml` says."""
     return {
         "format": 1,
         "fingerprint": backbone.fingerprint,
         "latent_shape": list(backbone.latent_shape),
-        "num_pairs": num_pairs,
+        "num_pairs": len(records),
+        "prompts_digest": f"{random_seed(*(r.id for r in records)):016x}",  # the file named below may be edited later
         "draw": CONVERTER.unstructure(draw),
     }
 
@@ -103,7 +104,7 @@ def draw_pairs(draw: Draw, plan: Plan, backbone: Backbone, out: Path) -> Iterato
     Raises `UserError` when `out` holds pairs of other settings.
     """
     records = plan.records
-    runfile.claim(out / MANIFEST, manifest(draw, backbone, len(records)), CONVERTER, free=["draw.batch_size"])
+    runfile.claim(out / MANIFEST, manifest(draw, backbone, records), CONVERTER, free=["draw.batch_size"])
     with replacing(out / SKIPPED) as aside:
         aside.write_text("".join(json.dumps(s, ensure_ascii=False) + "\n" for s in plan.skipped), encoding="utf-8")
     embeddings = Embeddings(backbone)

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from contrapose import runfile
 from contrapose.backbones.base import Backbone
+from contrapose.errors import UserError
 from contrapose.files import replacing
 from contrapose.pairs.prompts import Prompt, read_prompts
 from contrapose.sample.embeddings import Embeddings
@@ -70,10 +71,7 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator
     """
     prompts = read_prompts(settings.prompts)
     runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"])
-    for number, prompt in enumerate(prompts):
-        with replacing(out / f"{number:05d}" / "metadata.jsonl") as aside:
-            line = {"prompt": prompt.text, **prompt.fields}
-            aside.write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
+    _describe(prompts, out)
     todo = jobs(prompts, settings.seeds, out)
     embeddings = Embeddings(backbone)
     for first in range(0, len(todo), settings.batch_size):
@@ -81,6 +79,19 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator
         if not all(job.path.exists() for job in chunk):
             _sample_chunk(settings, backbone, embeddings, chunk)
         yield first + len(chunk)
+
+
+def _describe(prompts: Sequence[Prompt], out: Path) -> None:
+    """Write what each folder's images show; `UserError` when the folders there were made for other prompts."""
+    lines = [json.dumps({"prompt": p.text, **p.fields}, ensure_ascii=False) + "\n" for p in prompts]
+    paths = [out / f"{number:05d}" / "metadata.jsonl" for number in range(len(lines) + 1)]
+    there = [path.read_text(encoding="utf-8") if path.exists() else None for path in paths]
+    if any(old not in (None, line) for old, line in zip(there, [*lines, None], strict=True)):
+        raise UserError(f"{out}: already holds images of other prompts; choose another --out, or delete the folder")
+    for path, line, old in zip(paths, lines, there, strict=False):
+        if old is None:
+            with replacing(path) as aside:
+                aside.write_text(line, encoding="utf-8")
 
 
 def _sample_chunk(settings: Sampling, backbone: Backbone, embeddings: Embeddings, chunk: Sequence[Job]) -> None:

@@ -20,13 +20,12 @@ from contrapose.errors import UserError
 from contrapose.files import replacing
 from contrapose.pairs.store import PairStore
 from contrapose.sample.embeddings import Embeddings
-from contrapose.train.checkpoint import load_training, save_training
+from contrapose.train.checkpoint import Stateful, load_training, save_training
 from contrapose.train.data import Groups
 from contrapose.train.loop import Diverged, Trainer, TrainState
 from contrapose.train.settings import CONVERTER, Run
 
 RUN_FILE, METRICS, FINISHED = "run.yaml", "metrics.jsonl", "finished.json"
-_EMBEDDINGS_LIMIT = 4 << 30  # bytes of text embeddings kept in memory; beyond, the text encoder stays
 # Settings that do not decide the outcome, and may change when a run is resumed.
 _FREE = ["watching.save_every", "watching.keep", "optimisation.micro_batch", "gradient_checkpointing"]
 
@@ -37,12 +36,15 @@ def align(run: Run, out: Path) -> Iterator[TrainState]:
     Writes `run.yaml`, `metrics.jsonl`, TensorBoard events, checkpoints, and at the end the weights and `finished.json`.
     Raises `UserError` for pairs of another model, other settings in `out`, or divergence.
     """
-    runfile.claim(out / RUN_FILE, run, CONVERTER, free=_FREE)
-    if (out / FINISHED).exists():
+    run = run.resolved()
+    begun = (out / RUN_FILE).exists() and runfile.claim(out / RUN_FILE, run, CONVERTER, free=_FREE)
+    if begun and (out / FINISHED).exists():
         yield TrainState(run.optimisation.steps, {})
         return
     accelerator = Accelerator(mixed_precision=_mixed(run.precision))
     trainer = _trainer(run, accelerator)
+    if not begun:  # only now, so that a mistyped model or folder of pairs leaves nothing behind that refuses its mend
+        runfile.claim(out / RUN_FILE, run, CONVERTER, free=_FREE)
     latest = max((out / "checkpoints").glob("step-*.safetensors"), default=None)
     start = load_training(latest, **_parts(trainer)) if latest else 0
     _forget_after(out / METRICS, start)
@@ -72,10 +74,11 @@ def _trainer(run: Run, accelerator: Accelerator) -> Trainer:
     if run.full:
         backbone.with_full(dtype, needs_reference=any(policy != "trainee" for policy in objective.plan()))
     else:
-        backbone.with_lora(run.lora_rank, run.lora_alpha if run.lora_alpha is not None else run.lora_rank)
+        assert run.lora_rank is not None and run.lora_alpha is not None
+        backbone.with_lora(run.lora_rank, run.lora_alpha)
     embeddings = Embeddings(backbone)
     groups = Groups(store, run.method.composition(), embeddings, backbone.path, run.seed, run.watching.holdout)
-    if groups.embed_all(_EMBEDDINGS_LIMIT):
+    if groups.embed_all():
         backbone.release_encoders()
     return Trainer(run, backbone, groups, accelerator)
 
@@ -94,11 +97,13 @@ def _check_origin(run: Run, store: PairStore, backbone: StableDiffusion) -> None
         )
 
 
-def _parts(trainer: Trainer) -> dict[str, nn.Module | torch.optim.Optimizer]:
-    parts: dict[str, nn.Module | torch.optim.Optimizer] = {
+def _parts(trainer: Trainer) -> dict[str, Stateful]:
+    parts: dict[str, Stateful] = {
         "trainee": nn.ParameterList(trainer.parameters),
         "optimizer": trainer.optimizer,
     }
+    if trainer.accelerator.scaler is not None:
+        parts["scaler"] = trainer.accelerator.scaler
     if trainer.average:
         parts["average"] = nn.ParameterList(nn.Parameter(a, requires_grad=False) for a in trainer.average)
     return parts

@@ -10,13 +10,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-Stateful = nn.Module | Optimizer
+from contrapose.files import replacing
+
+Stateful = nn.Module | Optimizer | torch.amp.GradScaler
 
 
 def tensors_of(part: Stateful) -> dict[str, Tensor]:
-    """The tensors that a module or optimiser carries from step to step; an optimiser's are named `index.moment`."""
+    """The tensors that a part of training carries from step to step; an optimiser's are named `index.moment`."""
     if isinstance(part, nn.Module):
         return {name: value.contiguous() for name, value in part.state_dict().items()}
+    if isinstance(part, torch.amp.GradScaler):
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in part.state_dict().items()}
     state = part.state_dict()["state"]
     return {
         f"{index}.{name}": value.contiguous() for index, moments in state.items() for name, value in moments.items()
@@ -27,6 +31,10 @@ def restore(part: Stateful, tensors: dict[str, Tensor]) -> None:
     """Put tensors back that `tensors_of` gave."""
     if isinstance(part, nn.Module):
         part.load_state_dict(tensors)
+        return
+    if isinstance(part, torch.amp.GradScaler):
+        counts = ("growth_interval", "_growth_tracker")
+        part.load_state_dict({n: int(v.item()) if n in counts else v.item() for n, v in tensors.items()})
         return
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -41,11 +49,9 @@ def restore(part: Stateful, tensors: dict[str, Tensor]) -> None:
 
 def save_training(path: Path, step: int, **parts: Stateful) -> None:
     """Write all parts and the step into one file, aside and renamed: a kill leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in tensors_of(part).items()}
-    aside = path.with_suffix(".partial")
-    save_file(tensors, aside, metadata={"step": str(step)})
-    aside.replace(path)
+    with replacing(path) as aside:
+        save_file(tensors, aside, metadata={"step": str(step)})
 
 
 def load_training(path: Path, **parts: Stateful) -> int:

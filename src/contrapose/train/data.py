@@ -36,20 +36,17 @@ class Groups:
         self, store: PairStore, composition: Composition, embeddings: Embeddings, path: Path, seed: int, holdout: int
     ):
         self.store, self.composition, self.embeddings, self.path, self.seed = store, composition, embeddings, path, seed
-        num_held_out = min(holdout, len(store) // 5)
-        order = torch.randperm(len(store), generator=_stream(seed, "holdout")).tolist()
-        self.held_out, self.training = order[:num_held_out], sorted(order[num_held_out:])
-        if len(self.training) < 2 and any(
-            p.whose == "other" for p in (*composition.latents, *composition.prompts.values())
-        ):
-            raise UserError(f"{store.folder}: this kind of loser needs at least two training pairs")
+        self.held_out, self.training = _split(store, seed, min(holdout, len(store) // 5))
+        self._pairs_up = any(p.whose == "other" for p in (*composition.latents, *composition.prompts.values()))
+        if self._pairs_up and len({store.records[i].prompt for i in self.training}) < 2:
+            raise UserError(f"{store.folder}: this kind of loser needs training pairs of at least two prompts")
         self._epoch: tuple[int, list[int]] = (-1, [])
 
-    def embed_all(self, limit: int) -> bool:
-        """Read every prompt of the pairs, so that the text encoder can leave memory; False beyond the limit."""
+    def embed_all(self) -> bool:
+        """Read every prompt of the pairs, so that the text encoder can leave memory; False when they are too many."""
         fields = sorted({pick.field for pick in self.composition.prompts.values()})
         prompts = list(dict.fromkeys(getattr(record, field) for record in self.store.records for field in fields))
-        if self.embeddings.num_bytes(len(prompts)) > limit:
+        if not self.embeddings.fit(len(prompts)):
             return False
         self.embeddings(prompts)
         return True
@@ -79,14 +76,16 @@ class Groups:
         noise = torch.stack([torch.randn(latents.shape[2:], generator=stream) for stream in streams])
         prompts = {slot: self._condition(pick, owns, others, device) for slot, pick in self.composition.prompts.items()}
         shares = torch.tensor([self.store.records[own].preference for own in owns])
-        group = Group(latents.to(device), prompts, torch.stack([shares, 1 - shares], 1).to(device))
-        return Batch(group, times.to(device), noise.to(device))
+        group = Group(_send(latents, device), prompts, _send(torch.stack([shares, 1 - shares], 1), device))
+        return Batch(group, _send(times, device), _send(noise, device))
 
     def _other(self, own: int, stream: torch.Generator) -> int:
-        """Another training record, uniformly."""
+        """A training record of another prompt, uniformly; the record itself where no method asks for another."""
+        if not self._pairs_up:
+            return own
         while True:
             other = self.training[int(torch.randint(len(self.training), (), generator=stream))]
-            if other != own or len(self.training) == 1:
+            if self.store.records[other].prompt != self.store.records[own].prompt:
                 return other
 
     def _latents(self, pick: Pick, owns: Sequence[int], others: Sequence[int]) -> Tensor:
@@ -96,8 +95,28 @@ class Groups:
     def _condition(self, pick: Pick, owns: Sequence[int], others: Sequence[int], device: torch.device) -> Condition:
         chosen = owns if pick.whose == "own" else others
         condition = self.embeddings([getattr(self.store.records[index], pick.field) for index in chosen])
-        return {name: value.to(device) for name, value in condition.items()}
+        return {name: _send(value, device) for name, value in condition.items()}
+
+
+def _split(store: PairStore, seed: int, holdout: int) -> tuple[list[int], list[int]]:
+    """Records held out and records to train on: whole prompts, until `holdout` records are out."""
+    prompts = sorted({record.prompt for record in store.records})
+    order = torch.randperm(len(prompts), generator=_stream(seed, "holdout")).tolist()
+    by_prompt: dict[str, list[int]] = {}
+    for index, record in enumerate(store.records):
+        by_prompt.setdefault(record.prompt, []).append(index)
+    held_out: list[int] = []
+    for number in order:
+        records = by_prompt[prompts[number]]
+        if len(held_out) + len(records) <= holdout:
+            held_out += records
+    return held_out, sorted(set(range(len(store))) - set(held_out))
 
 
 def _stream(*parts: object) -> torch.Generator:
     return torch.Generator().manual_seed(random_seed(*parts))
+
+
+def _send(tensor: Tensor, device: torch.device) -> Tensor:
+    """To the device without waiting for the work that is queued there."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -56,7 +56,14 @@ class Trainer:
         o = run.optimisation
         self.parameters = backbone.policies.parameters()
         self.optimizer = accelerator.prepare_optimizer(
-            torch.optim.AdamW(self.parameters, o.learning_rate, (o.beta1, o.beta2), o.epsilon, o.weight_decay)
+            torch.optim.AdamW(
+                self.parameters,
+                o.learning_rate,
+                (o.beta1, o.beta2),
+                o.epsilon,
+                o.weight_decay,
+                fused=accelerator.device.type in ("cpu", "cuda"),
+            )
         )
         self.average = [p.detach().clone() for p in self.parameters] if o.ema_decay else []
         backbone.policies.trainee.train()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,7 @@ from contrapose.core.links import IPO, Hinge, PairLink, Sigmoid
 from contrapose.errors import UserError
 from contrapose.methods import METHODS, Method
 
+DEFAULT_RANK = 16
 LINKS: dict[str, type] = {"sigmoid": Sigmoid, "ipo": IPO, "hinge": Hinge}
 
 
@@ -72,8 +73,8 @@ class Run:
     """The method and its settings."""
     full: bool = False
     """Train the whole denoiser instead of LoRA adapters."""
-    lora_rank: int = 16
-    """Rank of the LoRA adapters; unused with --full."""
+    lora_rank: int | None = None
+    """Rank of the LoRA adapters; 16 when unset."""
     lora_alpha: float | None = None
     """Scale of the LoRA adapters; their rank when unset."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -95,13 +96,21 @@ class Run:
             "steps": o.steps,
             "micro_batch": o.micro_batch,
             "learning_rate": o.learning_rate,
-            "lora_rank": self.lora_rank,
+            "lora_rank": 1 if self.lora_rank is None else self.lora_rank,
         }
         for name, value in positive.items():
             if not value > 0:
                 raise UserError(f"{name} must be positive, not {value}")
-        if self.full and self.lora_alpha is not None:
-            raise UserError("lora_alpha is unused with full fine-tuning; leave one of the two out")
+        for name, setting in {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}.items():
+            if self.full and setting is not None:
+                raise UserError(f"{name} is unused with full fine-tuning; leave one of the two out")
+
+    def resolved(self) -> Run:
+        """The same run with every default spelled out."""
+        if self.full:
+            return self
+        rank = DEFAULT_RANK if self.lora_rank is None else self.lora_rank
+        return replace(self, lora_rank=rank, lora_alpha=float(rank) if self.lora_alpha is None else self.lora_alpha)
 
 
 CONVERTER = runfile.converter((PairLink, LINKS), (Method, METHODS))

@@ -219,3 +219,6 @@ def publish(out: Path, ema: nn.ModuleDict) -> None:
     text_encoder.load_state_dict(ema["text_encoder"].state_dict())
     pipe = blueprint.assemble(AutoencoderKL.from_pretrained(out / "vae"), unet, text_encoder, tokenizer)
     pipe.to(torch.float16).save_pretrained(out / "model")
+    # diffusers loads float32 unless told otherwise, transformers what the config names: make the two agree.
+    config = out / "model" / "text_encoder" / "config.json"
+    config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))

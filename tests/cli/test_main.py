@@ -1,0 +1,282 @@
+"""Every command explains itself, and every bad input is one line and exit code 2."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from contrapose import __version__
+from contrapose.cli.main import COMMANDS, main
+from contrapose.curate.degraders import DEGRADERS
+from contrapose.curate.draw import Draw
+from contrapose.methods import METHODS
+from contrapose.sample.images import Sampling
+from contrapose.train.settings import LINKS, Optimisation, Run, Watching
+
+Capture = pytest.CaptureFixture[str]
+Told = Callable[..., str]
+
+
+@pytest.fixture
+def told(capsys: Capture) -> Told:
+    """Run a command line that must fail, and return the one line it told."""
+
+    def run(*arguments: object) -> str:
+        assert main([str(a) for a in arguments]) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("contrapose: ")
+        return lines[0]
+
+    return run
+
+
+# Help
+
+
+def _help(capsys: Capture, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, "--help"])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+def _flags(*classes: type) -> list[str]:
+    nested = {"method", "optimisation", "watching", "link", "degrade"}
+    return [f"--{f.name.replace('_', '-')}" for cls in classes for f in fields(cls) if f.name not in nested]
+
+
+def _explained(text: str, flags: list[str]) -> None:
+    missing = [flag for flag in flags if not re.search(rf"{flag}\b", text)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_align_explains_every_setting(capsys: Capture, method: str) -> None:
+    _explained(_help(capsys, "align", method), _flags(Run, Optimisation, Watching, METHODS[method]))
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_align_explains_the_link(capsys: Capture, link: str) -> None:
+    _explained(_help(capsys, "align", "ddspo", "--link", link), _flags(LINKS[link]))
+
+
+@pytest.mark.parametrize("degrader", DEGRADERS)
+def test_draw_explains_every_setting(capsys: Capture, degrader: str) -> None:
+    text = _help(capsys, "pairs", "draw", "--degrade", degrader)
+    _explained(text, [*_flags(Draw), *(f"--degrade.{f.name.replace('_', '-')}" for f in fields(DEGRADERS[degrader]))])
+
+
+def test_sample_explains_every_setting(capsys: Capture) -> None:
+    _explained(_help(capsys, "sample"), [*_flags(Sampling), "--out"])
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "align"])
+def test_every_command_has_help(capsys: Capture, name: str) -> None:
+    assert f"contrapose {name}" in _help(capsys, *name.split())
+
+
+def test_align_without_a_method_has_help(capsys: Capture) -> None:
+    assert main(["align", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in METHODS)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
+def test_usage_names_every_command(capsys: Capture, arguments: list[str]) -> None:
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in COMMANDS)
+
+
+def test_version(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+# What is typed wrongly
+
+
+@pytest.mark.parametrize(
+    ("arguments", "naming"),
+    [
+        (["trian"], "trian: no such command (known: quickstart"),
+        (["pairs"], "known: pairs draw, pairs check"),
+        (["pairs", "bake"], "known: pairs draw, pairs check"),
+        (["align"], "align needs a method"),
+        (["align", "dspo"], "dspo: no such method (known: ddspo"),
+        (["align", "ddspo", "--link", "tanh"], "--link tanh: not known (choose from sigmoid"),
+        (["align", "ddspo", "--link"], "--link"),
+        (["align", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["pairs", "draw", "--degrade=blur"], "--degrade blur: not known"),
+    ],
+)
+def test_wrong_names(told: Told, arguments: list[str], naming: str) -> None:
+    assert naming in told(*arguments)
+
+
+@pytest.mark.parametrize("arguments", [["--bogus", "3"], ["--steps", "many"], ["--precision", "fp64"], []])
+def test_wrong_options(capsys: Capture, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["align", "sft", *arguments])
+    assert stopped.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+# Bad prompts
+
+
+PROMPTS: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "holds no prompts"),
+    "blank lines": (b"\n \n\t\n", "holds no prompts"),
+    "one word each": (b"cat\ndog\n", "none of its 2 prompts could be degraded"),
+    "NUL": (b"a red circle\na blue\0 square\n", "line 2"),
+    "not UTF-8": (b"a red circle\n\xff\xfea blue square\n", "line 2"),
+}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_bad_prompts(told: Told, tiny_model: Path, tmp_path: Path, name: str) -> None:
+    data, naming = PROMPTS[name]
+    (tmp_path / "prompts.txt").write_bytes(data)
+    line = told(
+        "pairs", "draw", "--model", tiny_model, "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "out"
+    )
+    assert "prompts.txt" in line
+    assert naming in line
+    assert not (tmp_path / "out").exists(), "nothing is left behind that a mended run would stumble over"
+
+
+def test_missing_prompts(told: Told, tiny_model: Path, tmp_path: Path) -> None:
+    line = told("sample", "--model", tiny_model, "--prompts", tmp_path / "none.txt", "--out", tmp_path / "out")
+    assert "none.txt: no such prompt file" in line
+
+
+# Bad models, pairs and runs
+
+
+def test_model_with_a_part_missing(told: Told, tiny_model: Path, prompts_file: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(tiny_model, tmp_path / "model")
+    shutil.rmtree(broken / "vae")
+    for command in (["pairs", "draw"], ["sample"]):
+        line = told(*command, "--model", broken, "--prompts", prompts_file, "--out", tmp_path / "out")
+        assert "its part vae/ is missing" in line
+
+
+def _align(model: Path, pairs: Path, out: Path, *more: object) -> list[object]:
+    return [
+        "align",
+        "sft",
+        "--model",
+        model,
+        "--pairs",
+        pairs,
+        "--out",
+        out,
+        "--batch-size",
+        2,
+        "--micro-batch",
+        2,
+        *more,
+    ]
+
+
+def test_pairs_of_another_model(told: Told, tiny_v_model: Path, tiny_pairs: Path, tmp_path: Path) -> None:
+    line = told(*_align(tiny_v_model, tiny_pairs, tmp_path / "out"))
+    assert "drawn with another model" in line
+    assert "--foreign-pairs" in line
+
+
+def test_truncated_shard(told: Told, tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(tiny_pairs, tmp_path / "pairs")
+    shard = broken / "shard-00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    for arguments in (_align(tiny_model, broken, tmp_path / "out"), ["pairs", "check", broken]):
+        assert "shard-00001.safetensors: truncated or broken" in told(*arguments)
+
+
+def test_no_pairs(told: Told, tiny_model: Path, tmp_path: Path) -> None:
+    assert "no pairs.yaml" in told(*_align(tiny_model, tmp_path, tmp_path / "out"))
+
+
+def test_unfinished_run(told: Told, tiny_model: Path, prompts_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    command = ["sample", "--model", tiny_model, "--prompts", prompts_file, "--out", tmp_path / "out", "--adapter"]
+    assert "has the run finished?" in told(*command, tmp_path / "run")
+
+
+def test_a_file_where_a_folder_is_needed(told: Told, tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("not a folder")
+    assert str(tmp_path / "out") in told(*_align(tiny_model, tiny_pairs, tmp_path / "out"))
+
+
+# Bad settings
+
+
+def test_unused_option(told: Told, tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> None:
+    line = told(*_align(tiny_model, tiny_pairs, tmp_path / "out", "--full", "--lora-alpha", 3))
+    assert "lora_alpha is unused" in line
+
+
+def test_batch_that_does_not_divide(told: Told, tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> None:
+    line = told(*_align(tiny_model, tiny_pairs, tmp_path / "out", "--batch-size", 5))
+    assert "batch_size 5 must be a multiple of micro_batch 2" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "naming"),
+    [
+        ({"learning_rate": 3}, "unknown setting learning_rate"),
+        ({"method": {"name": "sft", "beta": 3.0}}, "unknown setting beta"),
+        ({"method": {"name": "dspo"}}, "dspo"),
+        ({"optimisation": {"steps": "many"}}, "optimisation.steps"),
+        ({"full": True, "lora_alpha": 3.0}, "lora_alpha is unused"),
+    ],
+)
+def test_bad_run_file(told: Told, tmp_path: Path, change: dict[str, Any], naming: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"model": "m", "pairs": "p", "method": {"name": "sft"}} | change))
+    line = told("align", path, "--out", tmp_path / "out")
+    assert f"{path}: " in line
+    assert naming in line
+
+
+# Interruptions
+
+
+def test_stopped_by_hand(capsys: Capture, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tiny_pairs: Path) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("contrapose.cli.align.align_run", stop)
+    assert main([str(a) for a in _align(tiny_model, tiny_pairs, Path("out"))]) == 130
+    assert "the same command carries on from here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device", "a file"), OSError(122, "Disk quota exceeded")]
+)
+def test_full_disk_anywhere(
+    told: Told, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tiny_pairs: Path, error: OSError
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("contrapose.cli.align.align_run", fail)
+    assert "the disk is full" in told(*_align(tiny_model, tiny_pairs, Path("out")))
+
+
+def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tiny_pairs: Path) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("contrapose.cli.align.align_run", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        main([str(a) for a in _align(tiny_model, tiny_pairs, Path("out"))])

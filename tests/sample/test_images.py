@@ -1,0 +1,143 @@
+"""An image depends on its prompt and seed alone; the folder is GenEval's, and is carried on or refused, never mixed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from contrapose.backbones.families import load_backbone
+from contrapose.backbones.stable_diffusion import StableDiffusion
+from contrapose.errors import UserError
+from contrapose.sample.images import Sampling, sample_images
+
+PROMPTS = ["a red circle", "two blue squares", "a white star above a green triangle"]
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_model: Path) -> StableDiffusion:
+    return load_backbone(tiny_model)
+
+
+@pytest.fixture
+def settings(tiny_model: Path, tmp_path: Path) -> Sampling:
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    return Sampling(str(tiny_model), tmp_path / "prompts.txt", seeds=2, steps=2, batch_size=4)
+
+
+def _sampled(settings: Sampling, backbone: StableDiffusion, out: Path) -> dict[tuple[str, int], np.ndarray]:
+    """Pixels by prompt and seed, read back from the folder alone."""
+    for _ in sample_images(settings, backbone, out):
+        pass
+    return {
+        (json.loads((path.parents[1] / "metadata.jsonl").read_text())["prompt"], int(path.stem)): np.asarray(
+            Image.open(path), dtype=int
+        )
+        for path in sorted(out.glob("*/samples/*.png"))
+    }
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_layout(settings: Sampling, backbone: StableDiffusion, tmp_path: Path) -> None:
+    lines = [{"prompt": text, "tag": f"tag-{i}", "include": [{"class": "猫"}]} for i, text in enumerate(PROMPTS)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = _sampled(replace(settings, prompts=tmp_path / "p.jsonl"), backbone, tmp_path / "out")
+    assert set(found) == {(prompt, seed) for prompt in PROMPTS for seed in (0, 1)}
+    assert all(image.shape == (16, 16, 3) for image in found.values())
+    for number, line in enumerate(lines):
+        assert json.loads((tmp_path / "out" / f"{number:05d}" / "metadata.jsonl").read_text()) == line
+
+
+def test_images_differ_by_prompt_and_seed(settings: Sampling, backbone: StableDiffusion, tmp_path: Path) -> None:
+    found = list(_sampled(settings, backbone, tmp_path / "out").values())
+    assert len({image.tobytes() for image in found}) == len(found)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 16])
+def test_an_image_does_not_depend_on_the_others(
+    settings: Sampling, backbone: StableDiffusion, tmp_path: Path, batch_size: int
+) -> None:
+    (tmp_path / "reversed.txt").write_text("\n".join([*PROMPTS[::-1], "a purple star"]))
+    ours = _sampled(settings, backbone, tmp_path / "ours")
+    changed = replace(settings, prompts=tmp_path / "reversed.txt", batch_size=batch_size, seeds=3)
+    theirs = _sampled(changed, backbone, tmp_path / "theirs")
+    assert len(theirs) == 12
+    for job, image in ours.items():
+        assert np.abs(theirs[job] - image).max() <= 1
+
+
+def test_the_stock_pipeline_samples_the_same(settings: Sampling, backbone: StableDiffusion, tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    from contrapose.sample.noise import generator, starting_noise
+
+    found = _sampled(settings, backbone, tmp_path / "out")
+    stock = StableDiffusionPipeline.from_pretrained(settings.model, safety_checker=None)
+    for (prompt, seed), image in found.items():
+        noise = starting_noise([generator(prompt, seed)], backbone.latent_shape)
+        expected = stock(prompt, latents=noise, num_inference_steps=2, guidance_scale=7.5).images[0]
+        assert np.abs(image - np.asarray(expected, dtype=int)).max() <= 1
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_killed_and_resumed_is_uninterrupted(
+    settings: Sampling, backbone: StableDiffusion, tmp_path: Path, after: int
+) -> None:
+    _sampled(settings, backbone, tmp_path / "whole")
+    cut = sample_images(settings, backbone, tmp_path / "cut")
+    for _ in range(after + 1):
+        next(cut)
+    cut.close()
+    (tmp_path / "cut/00000/samples/0001.png").unlink()
+    (tmp_path / "cut/00000/samples/.0001.png.partial").write_bytes(b"cut short")
+    _sampled(settings, backbone, tmp_path / "cut")
+    assert _bytes(tmp_path / "cut") == _bytes(tmp_path / "whole")
+
+
+def test_a_finished_folder_is_left_alone(
+    settings: Sampling, backbone: StableDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _sampled(settings, backbone, tmp_path / "out")
+    monkeypatch.setattr("contrapose.sample.images._sample_chunk", None)
+    assert list(sample_images(settings, backbone, tmp_path / "out")) == [4, 6]
+
+
+@pytest.mark.parametrize("change", [{"steps": 3}, {"guidance_scale": 1.0}, {"seeds": 3}, {"dtype": "bf16"}])
+def test_changed_settings_are_refused(
+    settings: Sampling, backbone: StableDiffusion, tmp_path: Path, change: dict[str, object]
+) -> None:
+    _sampled(settings, backbone, tmp_path / "out")
+    with pytest.raises(UserError, match=next(iter(change))):
+        _sampled(replace(settings, **change), backbone, tmp_path / "out")
+
+
+@pytest.mark.parametrize("lines", [PROMPTS[::-1], PROMPTS[:2]], ids=["another order", "fewer"])
+def test_an_edited_prompt_file_is_refused(
+    settings: Sampling, backbone: StableDiffusion, tmp_path: Path, lines: list[str]
+) -> None:
+    """Or old images would stand under new prompts, and be judged by them."""
+    _sampled(settings, backbone, tmp_path / "out")
+    before = _bytes(tmp_path / "out")
+    settings.prompts.write_text("\n".join(lines))
+    with pytest.raises(UserError, match="other prompts"):
+        _sampled(settings, backbone, tmp_path / "out")
+    assert _bytes(tmp_path / "out") == before
+
+
+def test_guidance_off_is_one_call_without_the_negative(
+    settings: Sampling, backbone: StableDiffusion, tmp_path: Path
+) -> None:
+    """A field's mistake: a stray extra UNet call left in the sampling loop."""
+    rows: list[int] = []
+    hook = backbone.pipe.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    _sampled(replace(settings, guidance_scale=1.0, batch_size=6), backbone, tmp_path / "off")
+    _sampled(replace(settings, batch_size=6), backbone, tmp_path / "on")
+    hook.remove()
+    assert rows == [6, 6, 12, 12]

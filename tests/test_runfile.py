@@ -1,0 +1,88 @@
+"""Settings beside a result: written once, then checked; and files that are not settings at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from contrapose import runfile
+from contrapose.errors import UserError
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 0.1
+    batch: int = 8
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: str = "a"
+    where: Path = Path("here")
+    inner: Inner = field(default_factory=Inner)
+
+
+CONVERTER = runfile.converter()
+
+
+@pytest.mark.parametrize("text", ["a: [", "", "- 1\n- 2", "just text", "\x00", "a: b: c"])
+def test_not_settings(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"run\.yaml: ") as caught:
+        runfile.read(path, Outer, CONVERTER)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_bytes(b"name: \xff")
+    with pytest.raises(UserError, match="YAML"):
+        runfile.read(tmp_path / "run.yaml", Outer, CONVERTER)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        runfile.read(tmp_path / "run.yaml", Outer, CONVERTER)
+
+
+def test_no_code_in_yaml(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("name: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(UserError, match="YAML"):
+        runfile.read(tmp_path / "run.yaml", Outer, CONVERTER)
+
+
+@pytest.mark.parametrize("key", ["margin", "maxin", "n"])
+def test_a_setting_is_named_to_its_last_letter(tmp_path: Path, key: str) -> None:
+    (tmp_path / "run.yaml").write_text(f"{key}: 3\n")
+    with pytest.raises(UserError, match=rf"unknown setting {key} \(known here: name, where, inner\)$"):
+        runfile.read(tmp_path / "run.yaml", Outer, CONVERTER)
+
+
+def test_claim_writes_and_then_agrees(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "run.yaml"
+    assert runfile.claim(path, Outer("猫"), CONVERTER) is False
+    assert runfile.read(path, Outer, CONVERTER) == Outer("猫")
+    before = path.read_bytes()
+    assert runfile.claim(path, Outer("猫"), CONVERTER) is True
+    assert path.read_bytes() == before
+
+
+def test_claim_names_what_differs(tmp_path: Path) -> None:
+    runfile.claim(tmp_path / "run.yaml", Outer(), CONVERTER)
+    with pytest.raises(UserError, match=r"\(name, inner\.rate differ\)"):
+        runfile.claim(tmp_path / "run.yaml", Outer("b", inner=Inner(rate=0.2)), CONVERTER)
+    assert runfile.read(tmp_path / "run.yaml", Outer, CONVERTER) == Outer()
+
+
+def test_claim_lets_free_settings_differ_and_no_others(tmp_path: Path) -> None:
+    runfile.claim(tmp_path / "run.yaml", Outer(), CONVERTER, free=["inner.batch"])
+    assert runfile.claim(tmp_path / "run.yaml", Outer(inner=Inner(batch=4)), CONVERTER, free=["inner.batch"])
+    with pytest.raises(UserError, match=r"inner\.batch"):
+        runfile.claim(tmp_path / "run.yaml", Outer(inner=Inner(batch=4)), CONVERTER, free=["inner"])
+
+
+def test_a_setting_that_one_side_lacks_is_a_difference() -> None:
+    assert runfile.differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1}, "d": 3}) == ["a.c", "d"]
+    assert runfile.differences({"a": [1, 2]}, {"a": [1, 2]}) == []

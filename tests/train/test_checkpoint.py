@@ -1,0 +1,124 @@
+"""What is saved comes back to the last bit, memory layout included, and a failed save harms nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from contrapose.errors import UserError
+from contrapose.train.checkpoint import load_training, save_training
+
+
+def _parts(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.GroupNorm(2, 8), nn.Conv2d(8, 4, 3)).to(
+        memory_format=torch.channels_last
+    )
+    return model, torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+
+def _train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    for step in steps:
+        x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(step))
+        model(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.fixture
+def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
+    parts = _parts(0)
+    _train(*parts, range(3))
+    return parts
+
+
+def _save(path: Path, step: int, parts: tuple[nn.Module, torch.optim.Optimizer]) -> None:
+    save_training(path, step, model=parts[0], optimizer=parts[1])
+
+
+def _equal(ours: tuple[nn.Module, torch.optim.Optimizer], theirs: tuple[nn.Module, torch.optim.Optimizer]) -> bool:
+    pairs = list(zip(ours[0].parameters(), theirs[0].parameters(), strict=True))
+    weights = all(torch.equal(a, b) for a, b in pairs)
+    moments = all(
+        torch.equal(value, theirs[1].state[b][name]) for a, b in pairs for name, value in ours[1].state[a].items()
+    )
+    return weights and moments
+
+
+def test_round_trip_is_bit_exact(trained: tuple[nn.Module, torch.optim.Optimizer], tmp_path: Path) -> None:
+    _save(tmp_path / "step.safetensors", 3, trained)
+    fresh = _parts(1)
+    assert load_training(tmp_path / "step.safetensors", model=fresh[0], optimizer=fresh[1]) == 3
+    assert fresh[1].state[next(fresh[0].parameters())]["step"] == 3
+    assert _equal(trained, fresh)
+    _train(*trained, range(3, 6))
+    _train(*fresh, range(3, 6))
+    assert _equal(trained, fresh)
+
+
+def test_moments_keep_the_memory_layout(trained: tuple[nn.Module, torch.optim.Optimizer], tmp_path: Path) -> None:
+    _save(tmp_path / "step.safetensors", 3, trained)
+    fresh = _parts(1)
+    load_training(tmp_path / "step.safetensors", model=fresh[0], optimizer=fresh[1])
+    weight = fresh[0][0].weight
+    for value in (weight, fresh[1].state[weight]["exp_avg"], fresh[1].state[weight]["exp_avg_sq"]):
+        assert value.is_contiguous(memory_format=torch.channels_last)
+        assert not value.is_contiguous()
+
+
+def test_settings_of_the_optimiser_are_the_new_runs(
+    trained: tuple[nn.Module, torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    _save(tmp_path / "step.safetensors", 3, trained)
+    model, optimizer = _parts(1)
+    optimizer.param_groups[0]["lr"] = 0.5
+    load_training(tmp_path / "step.safetensors", model=model, optimizer=optimizer)
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_before_the_first_step(tmp_path: Path) -> None:
+    parts = _parts(0)
+    _save(tmp_path / "step.safetensors", 0, parts)
+    assert load_training(tmp_path / "step.safetensors", model=parts[0], optimizer=parts[1]) == 0
+
+
+def test_nothing_saved(tmp_path: Path) -> None:
+    model, _ = _parts(0)
+    before = [p.clone() for p in model.parameters()]
+    assert load_training(tmp_path / "none.safetensors", model=model) == 0
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError(28, "No space left on device"), UserError),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), UserError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+    ids=["OSError", "SafetensorError", "kill"],
+)
+def test_a_failed_save_keeps_the_old_file(
+    trained: tuple[nn.Module, torch.optim.Optimizer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    raised: type[BaseException],
+) -> None:
+    path = tmp_path / "step.safetensors"
+    _save(path, 3, trained)
+    before = path.read_bytes()
+
+    def fail(tensors: object, path: Path, metadata: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr("contrapose.train.checkpoint.save_file", fail)
+    with pytest.raises(raised):
+        _save(path, 4, trained)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before

@@ -1,0 +1,166 @@
+"""What the n-th training position sees depends on (seed, n) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from contrapose.core.group import Composition
+from contrapose.core.path import DiffusionPath
+from contrapose.errors import UserError
+from contrapose.methods import DDSPO, SFT
+from contrapose.pairs.store import PairRecord, PairStore
+from contrapose.train.data import Batch, Groups
+
+Write = Callable[..., Path]
+CPU = torch.device("cpu")
+PATH = DiffusionPath(torch.linspace(0.999, 0.005, 1000))
+NUM = 20
+
+
+class Numbered:
+    """Stands for the text encoder: each prompt ends in a number, and that is its embedding."""
+
+    def __call__(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        return {"text": torch.tensor([[float(p.split()[-1])] for p in prompts])}
+
+
+@pytest.fixture
+def store(tmp_path: Path, write_store: Write) -> PairStore:
+    """Winner i holds i everywhere, loser i 100 + i, prompt i embeds as i, degraded prompt i as 100 + i; 3 is a tie."""
+    return _store(tmp_path, write_store, NUM)
+
+
+def _store(folder: Path, write_store: Write, num: int) -> PairStore:
+    records = [
+        PairRecord(f"id-{i}", f"prompt {i}", f"degraded {100 + i}", i, 0.5 if i == 3 else 1.0) for i in range(num)
+    ]
+    numbers = torch.arange(num, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 4, 8, 8)
+    return PairStore(write_store(folder, records, {"winner": numbers, "loser": 100 + numbers}, shard_size=7))
+
+
+def _groups(store: PairStore, composition: Composition | None = None, seed: int = 0, holdout: int = 4) -> Groups:
+    return Groups(store, composition or DDSPO().composition(), Numbered(), PATH, seed, holdout)
+
+
+def _batch(groups: Groups, positions: Sequence[int]) -> Batch:
+    return groups.training_batch(positions, CPU)
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    slots = [batch.group.prompts[slot]["text"] for slot in sorted(batch.group.prompts)]
+    return [batch.group.latents, batch.group.labels, batch.t, batch.noise, *slots]
+
+
+def _numbers(values: Tensor) -> list[int]:
+    return [int(row.flatten()[0]) for row in values]
+
+
+@pytest.mark.parametrize("losers", ["paired", "not-paired", "random-positive"])
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_a_position_does_not_depend_on_its_batch(store: PairStore, losers: str, size: int) -> None:
+    composition = DDSPO(losers=losers).composition()
+    positions = range(5, 29)  # across an epoch's end
+    whole = _tensors(_batch(_groups(store, composition), positions))
+    fresh = _groups(store, composition)  # as after a resume: nothing carried over
+    parts = [_tensors(_batch(fresh, positions[i : i + size])) for i in range(0, len(positions), size)]
+    for index, value in enumerate(whole):
+        assert torch.equal(value, torch.cat([part[index] for part in parts]))
+
+
+def test_each_epoch_sees_every_training_pair_once(store: PairStore) -> None:
+    groups = _groups(store)
+    size = len(groups.training)
+    epochs = [_numbers(_batch(groups, range(n * size, (n + 1) * size)).group.latents[:, 0]) for n in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == groups.training
+    assert epochs[0] != epochs[1] != groups.training
+
+
+def test_another_seed_is_another_stream(store: PairStore) -> None:
+    ours, theirs = (_batch(_groups(store, seed=seed, holdout=0), range(8)) for seed in (0, 1))
+    assert not torch.equal(ours.noise, theirs.noise)
+    assert _numbers(ours.group.latents) != _numbers(theirs.group.latents)
+
+
+def test_holdout_is_disjoint(store: PairStore) -> None:
+    groups = _groups(store)
+    assert len(groups.held_out) == 4
+    assert set(groups.held_out).isdisjoint(groups.training)
+    assert sorted([*groups.held_out, *groups.training]) == list(range(NUM))
+    seen = {n for p in range(80) for n in _numbers(_batch(groups, [p]).group.latents[:, 0])}
+    assert seen == set(groups.training)
+
+
+@pytest.mark.parametrize(("asked", "got"), [(0, 0), (3, 3), (64, 4)])
+def test_holdout_is_at_most_a_fifth(store: PairStore, asked: int, got: int) -> None:
+    assert len(_groups(store, holdout=asked).held_out) == got
+
+
+@pytest.mark.parametrize("losers", ["paired", "not-paired", "random-positive"])
+def test_held_out_batches_are_always_the_same(store: PairStore, losers: str) -> None:
+    groups = _groups(store, DDSPO(losers=losers).composition())
+    first = _tensors(groups.held_out_batch(0.5, CPU, slice(0, 4)))
+    _batch(groups, range(3))
+    parts = [_tensors(groups.held_out_batch(0.5, CPU, slice(i, i + 1))) for i in range(4)]
+    for index, value in enumerate(first):
+        assert torch.equal(value, torch.cat([part[index] for part in parts]))
+    assert groups.held_out_batch(0.5, CPU, slice(0, 4)).t.tolist() == [500] * 4
+
+
+def test_winner_and_loser_are_of_one_record(store: PairStore) -> None:
+    batch = _batch(_groups(store), range(16)).group
+    own = _numbers(batch.latents[:, 0])
+    assert _numbers(batch.latents[:, 1]) == [100 + n for n in own]
+    assert _numbers(batch.prompts["prompt"]["text"]) == own
+    assert _numbers(batch.prompts["degraded"]["text"]) == [100 + n for n in own]
+
+
+def test_not_paired_takes_another_records_winner(store: PairStore) -> None:
+    groups = _groups(store, DDSPO(losers="not-paired").composition())
+    batch = _batch(groups, range(320)).group
+    own, other = _numbers(batch.latents[:, 0]), _numbers(batch.latents[:, 1])
+    assert all(a != b for a, b in zip(own, other, strict=True)), "a partner is never the record itself"
+    assert set(other) == set(groups.training), "any training pair, and none held out"
+    assert _numbers(batch.prompts["degraded"]["text"]) == [100 + n for n in own]
+
+
+def test_random_positive_is_one_image_under_two_prompts(store: PairStore) -> None:
+    groups = _groups(store, DDSPO(losers="random-positive").composition())
+    batch = _batch(groups, range(320)).group
+    own, wrong = _numbers(batch.prompts["prompt"]["text"]), _numbers(batch.prompts["degraded"]["text"])
+    assert batch.latents.shape[1] == 1
+    assert _numbers(batch.latents[:, 0]) == own
+    assert all(a != b for a, b in zip(own, wrong, strict=True))
+    assert set(wrong) == set(groups.training), "another record's own prompt"
+
+
+def test_sft_on_losers(store: PairStore) -> None:
+    batch = _batch(_groups(store, SFT(side="loser").composition()), range(8)).group
+    assert set(batch.prompts) == {"prompt"}
+    assert _numbers(batch.latents[:, 0]) == [100 + n for n in _numbers(batch.prompts["prompt"]["text"])]
+
+
+def test_ties_stay_ties(store: PairStore) -> None:
+    """A field's mistake: ties kept as wins."""
+    batch = _batch(_groups(store, holdout=0), range(NUM)).group
+    for number, labels in zip(_numbers(batch.latents[:, 0]), batch.labels.tolist(), strict=True):
+        assert labels == ([0.5, 0.5] if number == 3 else [1.0, 0.0])
+
+
+def test_noise_is_normal_and_times_cover_the_path(store: PairStore) -> None:
+    batch = _batch(_groups(store), range(400))
+    assert abs((batch.noise.abs() > 1).float().mean() - 0.3173) < 0.01
+    assert batch.noise.flatten(1)[:, 0].unique().numel() == 400
+    assert batch.t.min() < 20
+    assert batch.t.max() > 979
+    assert abs(batch.t.float().mean() - 499.5) < 45
+
+
+@pytest.mark.parametrize("losers", ["not-paired", "random-positive"])
+def test_one_pair_has_no_partner(tmp_path: Path, write_store: Write, losers: str) -> None:
+    with pytest.raises(UserError, match="training pairs of at least two prompts"):
+        _groups(_store(tmp_path, write_store, 1), DDSPO(losers=losers).composition())

@@ -1,0 +1,317 @@
+"""The loop: batches split anyhow, kills, divergence, finished runs; on the tiny model and the pairs it drew."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor
+
+from contrapose.core.links import Hinge
+from contrapose.errors import UserError
+from contrapose.methods import DDSPO, SFT, DiffusionDPO
+from contrapose.train import loop
+from contrapose.train.align import align
+from contrapose.train.loop import Diverged, TrainState, learning_rate
+from contrapose.train.settings import Optimisation, Run, Watching
+
+FAST = Optimisation(learning_rate=1e-3, steps=5, batch_size=4, micro_batch=4)
+WATCH = Watching(holdout=2, evaluate_every=2, save_every=2)
+
+
+@pytest.fixture
+def run(tiny_model: Path, tiny_pairs: Path) -> Run:
+    return Run(str(tiny_model), tiny_pairs, DDSPO(beta=200.0), optimisation=FAST, watching=WATCH)
+
+
+def _weights(out: Path) -> dict[str, Tensor]:
+    full = out / "model/unet/diffusion_pytorch_model.safetensors"
+    return load_file(full if full.exists() else out / "pytorch_lora_weights.safetensors")
+
+
+def _metrics(out: Path) -> list[dict[str, float]]:
+    """All but the clock, which no two runs share."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def _checkpoints(out: Path) -> list[str]:
+    return sorted(path.name for path in (out / "checkpoints").iterdir())
+
+
+def _until(states: Iterator[TrainState], step: int) -> None:
+    """As a kill just after this step."""
+    for state in states:
+        if state.step == step:
+            break
+    states.close()
+
+
+def _same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def _changed(run: Run, **changes: Any) -> Run:
+    return replace(run, optimisation=replace(run.optimisation, **changes))
+
+
+# How the batch is split
+
+
+def test_accumulation_is_the_whole_batch(run: Run, tmp_path: Path) -> None:
+    results = []
+    for size in (1, 8):
+        changed = replace(_changed(run, steps=3, batch_size=8, micro_batch=size, learning_rate=1e-4), lora_rank=4)
+        list(align(changed, tmp_path / str(size)))
+        results.append((_weights(tmp_path / str(size)), _metrics(tmp_path / str(size))))
+    (ours, our_lines), (theirs, their_lines) = results
+    assert max((value - theirs[name]).abs().max().item() for name, value in ours.items()) < 1e-6
+    for a, b in zip(our_lines, their_lines, strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", [DDSPO(), DDSPO(losers="random-positive"), DiffusionDPO(), SFT()], ids=str)
+def test_batches_are_read_no_matter_how_they_are_split(run: Run, method: Any, tmp_path: Path) -> None:
+    """The loss of the first step, before any update, is the same to rounding."""
+    losses = []
+    for size in (1, 2, 4):
+        changed = replace(_changed(run, micro_batch=size, steps=1), method=method)
+        losses.append(list(align(changed, tmp_path / str(size)))[-1].metrics["loss"])
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
+
+
+# Kills
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_killed_and_resumed_is_uninterrupted(run: Run, kind: str, tmp_path: Path) -> None:
+    run = replace(_changed(run, ema_decay=0.9, warmup=2, schedule="cosine"), full=kind == "full")
+    list(align(run, tmp_path / "whole"))
+    for killed_after in (1, 3, 4):
+        _until(align(run, tmp_path / "cut"), killed_after)
+        with (tmp_path / "cut/metrics.jsonl").open("a") as lines:
+            lines.write('{"step": 9, "lo')  # the line that the kill cut short
+        assert next(align(run, tmp_path / "cut")).step == killed_after // 2 * 2
+    states = list(align(run, tmp_path / "cut"))
+    assert states[-1].step == 5
+    assert _same(_weights(tmp_path / "cut"), _weights(tmp_path / "whole"))
+    assert _metrics(tmp_path / "cut") == _metrics(tmp_path / "whole")
+    assert [line["step"] for line in _metrics(tmp_path / "cut")] == [1, 2, 3, 4, 5]
+    assert _checkpoints(tmp_path / "cut") == _checkpoints(tmp_path / "whole")
+
+
+def test_half_a_checkpoint_is_not_resumed_from(run: Run, tmp_path: Path) -> None:
+    _until(align(run, tmp_path), 3)
+    (tmp_path / "checkpoints/.step-000004.safetensors.partial").write_bytes(b"half")
+    assert next(align(run, tmp_path)).step == 2
+
+
+def test_killed_between_the_last_step_and_the_end(run: Run, tmp_path: Path) -> None:
+    list(align(run, tmp_path / "whole"))
+    _until(align(run, tmp_path / "cut"), 5)
+    assert not (tmp_path / "cut/finished.json").exists()
+    assert [state.step for state in align(run, tmp_path / "cut")] == [5]
+    assert _same(_weights(tmp_path / "cut"), _weights(tmp_path / "whole"))
+
+
+def test_a_finished_run_does_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    list(align(run, tmp_path))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    monkeypatch.setattr("contrapose.train.align._trainer", None)
+    assert list(align(run, tmp_path)) == [TrainState(5, {})]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_checkpoints_are_pruned(run: Run, tmp_path: Path) -> None:
+    list(align(replace(run, watching=Watching(save_every=1, keep=2)), tmp_path))
+    assert _checkpoints(tmp_path) == ["step-000004.safetensors", "step-000005.safetensors"]
+
+
+def test_what_a_run_leaves(run: Run, tmp_path: Path) -> None:
+    list(align(run, tmp_path))
+    finished = json.loads((tmp_path / "finished.json").read_text())
+    assert (finished["steps"], finished["training_pairs"], finished["held_out_pairs"]) == (5, 10, 2)
+    assert finished["trained_parameters"] == sum(value.numel() for value in _weights(tmp_path).values())
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert [line["step"] for line in _metrics(tmp_path) if "held_out/loss" in line] == [1, 2, 4, 5]
+
+
+# Settings and pairs that do not fit
+
+
+def test_other_settings_are_refused(run: Run, tmp_path: Path) -> None:
+    _until(align(run, tmp_path), 2)
+    for changed, naming in (
+        (_changed(run, steps=6), "optimisation.steps"),
+        (replace(run, method=DDSPO(beta=3.0)), "method.beta"),
+        (replace(run, method=DDSPO(beta=200.0, link=Hinge())), "method.link.name"),
+        (replace(run, full=True), "full"),
+    ):
+        with pytest.raises(UserError, match=naming):
+            next(align(changed, tmp_path))
+
+
+def test_settings_that_decide_nothing_may_change(run: Run, tmp_path: Path) -> None:
+    _until(align(run, tmp_path), 2)
+    changed = replace(_changed(run, micro_batch=2), watching=replace(WATCH, save_every=1, keep=9))
+    assert next(align(changed, tmp_path)).step == 2
+
+
+def test_a_mistyped_model_or_folder_can_be_mended(run: Run, tmp_path: Path) -> None:
+    for wrong in (replace(run, model="./nowhere"), replace(run, pairs=tmp_path / "nowhere")):
+        with pytest.raises(UserError, match="nowhere"):
+            next(align(wrong, tmp_path / "out"))
+    assert next(align(run, tmp_path / "out")).step == 0
+
+
+def _foreign(run: Run, folder: Path, **changes: Any) -> Run:
+    shutil.copytree(run.pairs, folder)
+    manifest = yaml.safe_load((folder / "pairs.yaml").read_text()) | changes
+    (folder / "pairs.yaml").write_text(yaml.safe_dump(manifest))
+    return replace(run, pairs=folder)
+
+
+def test_pairs_of_another_model(run: Run, tmp_path: Path) -> None:
+    foreign = _foreign(run, tmp_path / "pairs", fingerprint="another")
+    with pytest.raises(UserError, match=r"drawn with another model \(another\).*--foreign-pairs"):
+        next(align(foreign, tmp_path / "out"))
+    assert list(align(replace(foreign, foreign_pairs=True), tmp_path / "out"))[-1].step == 5
+
+
+def test_latents_of_another_shape_are_never_accepted(run: Run, tmp_path: Path) -> None:
+    foreign = _foreign(run, tmp_path / "pairs", latent_shape=[4, 64, 64])
+    with pytest.raises(UserError, match="do not fit"):
+        next(align(replace(foreign, foreign_pairs=True), tmp_path / "out"))
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_pairs_drawn_in_one_precision_train_in_another(run: Run, kind: str, tmp_path: Path) -> None:
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()  # accelerate takes one precision a process
+    run = replace(_changed(run, steps=2), precision="bf16", full=kind == "full")
+    assert math.isfinite(list(align(run, tmp_path))[-1].metrics["loss"])
+    AcceleratorState._reset_state()
+
+
+# Divergence
+
+
+def test_nan_stops_before_the_step_and_keeps_the_checkpoint(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, of_batch = [], loop.of_batch
+
+    def poisoned(outcome: Any) -> dict[str, Tensor]:
+        calls.append(outcome)
+        return of_batch(outcome) | ({"loss": torch.tensor(float("nan"))} if len(calls) == 4 else {})
+
+    monkeypatch.setattr(loop, "of_batch", poisoned)
+    run = replace(run, watching=replace(WATCH, save_every=1))
+    with pytest.raises(Diverged, match=r"diverged at step 4: loss not finite.*step-000003\.safetensors"):
+        list(align(run, tmp_path))
+    assert _checkpoints(tmp_path) == ["step-000002.safetensors", "step-000003.safetensors"]
+    kept = load_file(tmp_path / "checkpoints/step-000003.safetensors")
+    assert all(value.isfinite().all() for value in kept.values())
+    assert not (tmp_path / "finished.json").exists()
+
+
+def test_nan_in_a_latent_is_caught(run: Run, tmp_path: Path) -> None:
+    from contrapose.pairs.store import PairStore, stack, write_shard
+
+    shutil.copytree(run.pairs, tmp_path / "pairs")
+    store = PairStore(run.pairs)
+    latents = {field: stack(store, field, range(5)) for field in ("winner", "loser")}
+    latents["loser"][:] = float("nan")
+    write_shard(tmp_path / "pairs", 0, store.records[:5], latents)
+    with pytest.raises(Diverged, match="not finite"):
+        list(align(replace(run, pairs=tmp_path / "pairs"), tmp_path / "out"))
+
+
+def test_drift_stops(run: Run, tmp_path: Path) -> None:
+    run = replace(run, watching=replace(WATCH, max_drift=1e-12))
+    with pytest.raises(Diverged, match=r"diverged at step 2: .*max_drift.*none yet"):
+        list(align(run, tmp_path))
+
+
+# Learning
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("method", [DDSPO(), DDSPO(losers="not-paired"), DiffusionDPO()], ids=str)
+def test_a_comparison_starts_undecided(run: Run, method: Any, kind: str, tmp_path: Path) -> None:
+    """Trainee and reference are equal: loss log 2, accuracy a half, no drift; but there is something to learn."""
+    run = replace(_changed(run, steps=1), method=method, full=kind == "full")
+    first = list(align(run, tmp_path))[1].metrics
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert (first["accuracy"], first["margin"], first["drift"]) == (0.5, 0.0, 0.0)
+    assert first["grad_norm"] > 0
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_training_lowers_the_loss(run: Run, kind: str, tmp_path: Path) -> None:
+    rate = 3e-3 if kind == "lora" else 3e-4
+    run = replace(_changed(run, steps=20, learning_rate=rate, batch_size=5, micro_batch=5), full=kind == "full")
+    metrics = [state.metrics for state in align(run, tmp_path)][1:]
+    assert sum(m["loss"] for m in metrics[-5:]) / 5 < math.log(2) - 0.03
+    assert sum(m["accuracy"] for m in metrics[-5:]) / 5 > 0.6
+    assert metrics[-1]["drift"] > 0
+
+
+def test_label_smoothing_of_one_half_teaches_nothing(run: Run, tmp_path: Path) -> None:
+    """At the start its gradient is zero: winner and loser pull alike."""
+    from contrapose.core.links import Sigmoid
+
+    run = replace(_changed(run, steps=1), method=DDSPO(beta=200.0, link=Sigmoid(smoothing=0.5)))
+    assert list(align(run, tmp_path))[1].metrics["grad_norm"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_average_is_what_is_saved(run: Run, tmp_path: Path) -> None:
+    list(align(run, tmp_path / "plain"))
+    list(align(_changed(run, ema_decay=0.9), tmp_path / "average"))
+    plain, average = _weights(tmp_path / "plain"), _weights(tmp_path / "average")
+    assert not _same(plain, average)
+    parts = load_file(tmp_path / "average/checkpoints/step-000005.safetensors")
+    saved = sorted(value.sum().item() for value in average.values())
+    assert saved == pytest.approx(
+        sorted(v.sum().item() for k, v in parts.items() if k.startswith("average/")), abs=1e-6
+    )
+
+
+def test_two_runs_are_one(run: Run, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    list(align(run, tmp_path / "a"))
+    torch.manual_seed(2)  # whatever the caller drew before
+    list(align(run, tmp_path / "b"))
+    assert _same(_weights(tmp_path / "a"), _weights(tmp_path / "b"))
+    list(align(replace(run, seed=1), tmp_path / "c"))
+    assert not _same(_weights(tmp_path / "a"), _weights(tmp_path / "c"))
+
+
+def test_gradient_checkpointing_changes_nothing(run: Run, tmp_path: Path) -> None:
+    list(align(run, tmp_path / "plain"))
+    list(align(replace(run, gradient_checkpointing=True), tmp_path / "checkpointed"))
+    ours, theirs = _weights(tmp_path / "plain"), _weights(tmp_path / "checkpointed")
+    assert max((value - theirs[name]).abs().max().item() for name, value in ours.items()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        ("cosine", [0.5, 1.0, 1.0, 0.5 + 0.5 * math.sqrt(0.5), 0.5, 0.5 - 0.5 * math.sqrt(0.5)]),
+    ],
+)
+def test_schedules(schedule: Any, rates: list[float]) -> None:
+    settings = Optimisation(learning_rate=1.0, schedule=schedule, warmup=2, steps=6)
+    assert [learning_rate(settings, step) for step in range(6)] == pytest.approx(rates)

@@ -1,0 +1,120 @@
+"""A run file says everything that decides a run: it round-trips, and a mistake in it is told in one line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from contrapose import runfile
+from contrapose.core.links import IPO, Hinge, Sigmoid
+from contrapose.errors import UserError
+from contrapose.methods import DDSPO, METHODS, SFT, DiffusionDPO, Method
+from contrapose.train.settings import CONVERTER, LINKS, Optimisation, Run, Watching
+
+RUN = Run("a model", Path("pairs"), DDSPO())
+METHODS_WITH_LINKS = [
+    *(
+        cls(link=link, beta=12.5, weighting="linear")
+        for cls in (DDSPO, DiffusionDPO)
+        for link in (IPO(0.2), Hinge(2.0))
+    ),
+    DDSPO(link=Sigmoid(0.1), losers="random-positive", space="x0"),
+    SFT("loser"),
+]
+
+
+def test_the_list_above_is_whole() -> None:
+    assert {type(method) for method in METHODS_WITH_LINKS} == set(METHODS.values())
+    assert {type(m.link) for m in METHODS_WITH_LINKS if not isinstance(m, SFT)} == set(LINKS.values())
+
+
+@pytest.mark.parametrize("method", METHODS_WITH_LINKS, ids=str)
+def test_round_trip(method: Method, tmp_path: Path) -> None:
+    run = Run(
+        "猫/model", Path("some pairs"), method, precision="bf16", seed=7, lora_rank=4, lora_alpha=8.0,
+        optimisation=Optimisation(learning_rate=1e-7, steps=3, ema_decay=0.999), watching=Watching(max_drift=0.25),
+    )  # fmt: skip
+    path = tmp_path / "run.yaml"
+    path.write_text(runfile.to_yaml(run, CONVERTER), encoding="utf-8")
+    assert runfile.read(path, Run, CONVERTER) == run
+
+
+def test_defaults_may_be_left_out(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("model: a model\npairs: pairs\nmethod: {name: ddspo, link: {name: sigmoid}}\n")
+    assert runfile.read(tmp_path / "run.yaml", Run, CONVERTER) == RUN
+
+
+def test_a_small_number_without_a_point_is_a_number(tmp_path: Path) -> None:
+    """YAML 1.1 reads 1e-5 as text."""
+    text = runfile.to_yaml(RUN, CONVERTER).replace("learning_rate: 1.0e-05", "learning_rate: 3e-5")
+    (tmp_path / "run.yaml").write_text(text)
+    assert runfile.read(tmp_path / "run.yaml", Run, CONVERTER).optimisation.learning_rate == 3e-5
+
+
+MISTAKES: dict[str, tuple[str, Any, str]] = {
+    "unknown setting": ("betta", 3, "betta"),
+    "unknown nested setting": ("optimisation.learning_rat", 3, "learning_rat"),
+    "unknown setting of a method": ("method.temperature", 3, "temperature"),
+    "unknown setting of a link": ("method.link.slope", 3, "slope"),
+    "missing setting": ("model", None, "model"),
+    "missing method": ("method", None, "method"),
+    "missing method name": ("method.name", None, "name"),
+    "text for a number": ("optimisation.steps", "many", "steps"),
+    "fraction for a count": ("optimisation.batch_size", 8.5, "batch_size"),
+    "truth for a count": ("lora_rank", True, "lora_rank"),
+    "text for a truth": ("full", "no", "full"),
+    "number for text": ("model", 3, "model"),
+    "list for a number": ("method.beta", [1, 2], "beta"),
+    "wrong choice": ("precision", "fp64", "precision"),
+    "wrong choice of a method": ("method.losers", "none", "losers"),
+    "wrong method": ("method.name", "dspo", "dspo"),
+    "wrong link": ("method.link.name", "tanh", "tanh"),
+    "not a multiple": ("optimisation.micro_batch", 5, "micro_batch"),
+    "not positive": ("optimisation.steps", 0, "steps"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_that_names_file_and_setting(name: str, tmp_path: Path) -> None:
+    key, value, naming = MISTAKES[name]
+    raw = CONVERTER.unstructure(RUN)
+    *parents, last = key.split(".")
+    where = raw
+    for parent in parents:
+        where = where[parent]
+    if value is None:
+        del where[last]
+    else:
+        where[last] = value
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(UserError, match=re.escape(naming)) as caught:
+        runfile.read(path, Run, CONVERTER)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    raw = CONVERTER.unstructure(RUN) | {"seed": "x", "full": 3}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(UserError, match=r"full.*seed|seed.*full"):
+        runfile.read(tmp_path / "run.yaml", Run, CONVERTER)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"full": True, "lora_alpha": 2.0},
+        {"full": True, "lora_rank": 4},
+        {"lora_rank": 0},
+        {"optimisation": Optimisation(learning_rate=0.0)},
+    ],
+)
+def test_settings_that_contradict(change: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        replace(RUN, **change)

@@ -1,0 +1,83 @@
+"""Pretraining in miniature: every phase runs, carries on where it was stopped, and ends in a stock pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from contrapose.worlds.shapes.blueprint import build_tokenizer
+from contrapose.worlds.shapes.grammar import TAGS, canonical_meanings
+from contrapose.worlds.shapes.pretrain import Pretraining, draw_example, encode_dataset, train_denoiser, train_vae
+
+TINY = Pretraining(num_images=100, vae_steps=2, vae_batch=2, steps=3, batch=4, warmup=1, save_every=1)
+PHASES = (train_vae, encode_dataset, train_denoiser)
+
+
+def _whole(out: Path) -> dict[str, torch.Tensor]:
+    for phase in PHASES:
+        list(phase(TINY, out))
+    return load_file(out / "work" / "denoiser.safetensors")
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
+    out = tmp_path_factory.mktemp("whole")
+    return out, _whole(out)
+
+
+def test_pretraining_ends_in_a_stock_half_precision_pipeline(pretrained: tuple[Path, dict]) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(pretrained[0] / "model")
+    assert pipe.unet.config.sample_size == 8
+    stored = load_file(pretrained[0] / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    image = pipe("a red circle", num_inference_steps=2, output_type="np").images[0]
+    assert image.shape == (64, 64, 3)
+
+
+def test_pretraining_that_was_stopped_ends_with_the_same_weights(
+    pretrained: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    list(train_vae(TINY, tmp_path))
+    list(encode_dataset(TINY, tmp_path))
+
+    _stop_after_first_save(train_denoiser(TINY, tmp_path), tmp_path)
+    resumed = _whole(tmp_path)
+    assert all(torch.equal(value, resumed[name]) for name, value in pretrained[1].items())
+
+
+def _stop_after_first_save(states, out: Path) -> None:
+    """Progress is told every 20 steps only, so stop from inside the first publication."""
+    import contrapose.worlds.shapes.pretrain as module
+
+    publish = module.publish
+    module.publish = _raise
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(states)
+    finally:
+        module.publish = publish
+    assert (out / "work" / "denoiser.safetensors").exists()
+
+
+def _raise(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_example_depends_on_its_number_alone() -> None:
+    image, text = draw_example(0, 7, 0.25)
+    again, same = draw_example(0, 7, 0.25)
+    assert (image == again).all()
+    assert text == same
+    assert (draw_example(0, 8, 0.25)[0] != image).any()
+
+
+def test_every_word_of_the_grammar_is_one_token_and_any_text_is_known() -> None:
+    tokenizer = build_tokenizer()
+    words = {w for tag in TAGS for m in canonical_meanings(tag) for line in m.wordings() for w in line.split()}
+    assert all(len(tokenizer(word).input_ids) == 3 for word in words)
+    strange = tokenizer("naïve 北京 🦄").input_ids[1:-1]
+    assert tokenizer.unk_token_id not in strange
