@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,8 @@ METHODS = {
     "ddspo": ["ddspo", "--beta", "1000"],
     "ddspo-not-paired": ["ddspo", "--beta", "1000", "--losers", "not-paired"],
 }
-TRAINING = ["--full", "--learning-rate", "3e-5", "--warmup", "10", "--steps", "120", "--micro-batch", "32"]
+TRAINING = ["--full", "--learning-rate", "3e-5", "--warmup", "10", "--micro-batch", "32"]
 SCALES = ("1", "3")  # guidance off, and the usual scale
-STEPS = ["--steps", "15"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,12 @@ class Command:
     """Held-out prompts of each of the six categories."""
     seeds: int = 1
     """Images for each held-out prompt."""
+    train_per_tag: int = 80
+    """Training prompts of each category, at most; each becomes one pair."""
+    steps: int = 120
+    """Optimiser steps of each training run."""
+    sampling_steps: int = 15
+    """Sampling steps of every image."""
     training_seeds: tuple[int, ...] = (0,)
     """Seeds of the training runs; every method is trained once with each."""
     methods: tuple[Literal["diffusion-dpo", "ddspo", "ddspo-not-paired"], ...] = ("diffusion-dpo", "ddspo")
@@ -46,11 +52,12 @@ def commands(settings: Command) -> list[list[str]]:
     """The command lines, in order."""
     out, model = settings.out, settings.model or str(shipped_model())
     train, test, pairs = str(out / "train.jsonl"), str(out / "test.jsonl"), str(out / "pairs")
+    steps = ["--steps", str(settings.sampling_steps)]
     lines = [
-        ["shapes", "prompts", train, "--split", "train", "--per-tag", "80"],
+        ["shapes", "prompts", train, "--split", "train", "--per-tag", str(settings.train_per_tag)],
         ["shapes", "prompts", test, "--split", "test", "--per-tag", str(settings.per_tag)],
         ["pairs", "draw", "--model", model, "--prompts", train, "--degrade", "words", "--out", pairs,
-         "--guidance-scale", SCALES[1], *STEPS, "--batch-size", "64"],
+         "--guidance-scale", SCALES[1], *steps, "--batch-size", "64"],
         ["pairs", "check", pairs],
     ]  # fmt: skip
     runs = {}
@@ -58,16 +65,29 @@ def commands(settings: Command) -> list[list[str]]:
         name = method if len(settings.training_seeds) == 1 else f"{method}-{seed}"
         runs[name] = str(out / "runs" / name)
         line = ["align", *METHODS[method], "--model", model, "--pairs", pairs, "--out", runs[name]]
-        lines.append([*line, *TRAINING, "--seed", str(seed)])
+        lines.append([*line, *TRAINING, "--steps", str(settings.steps), "--seed", str(seed)])
     evidence = [str(out / "evidence" / f"scale-{scale}") for scale in SCALES]
     for scale, where in zip(SCALES, evidence, strict=True):
         images = {name: str(out / "images" / f"scale-{scale}" / name) for name in ("base", *runs)}
         for name, folder in images.items():
             line = ["sample", "--model", model, "--prompts", test, "--seeds", str(settings.seeds), "--out", folder]
             adapter = ["--adapter", runs[name]] if name in runs else []
-            lines.append([*line, *adapter, "--guidance-scale", scale, *STEPS, "--batch-size", "64"])
+            lines.append([*line, *adapter, "--guidance-scale", scale, *steps, "--batch-size", "64"])
         judged = [f"--images={name}={folder}" for name, folder in images.items()]
-        lines.append(["evaluate", "--suite", "shapes", *judged, "--out", where, "--title", f"Guidance scale {scale}"])
+        lines.append(
+            [
+                "evaluate",
+                "--suite",
+                "shapes",
+                *judged,
+                "--out",
+                where,
+                "--title",
+                f"Guidance scale {scale}",
+                "--autoencoder",
+                model,
+            ]
+        )
     told = [*(f"--run={run}" for run in runs.values()), *(f"--evidence={where}" for where in evidence)]
     lines.append(["report", *told, "--pairs", pairs, "--out", str(out / "report.html")])
     return lines
@@ -83,4 +103,4 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def _announce(line: Sequence[str]) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"\n[bold]$ contrapose {' '.join(line)}[/bold]")
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"\n[bold]$ contrapose {shlex.join(line)}[/bold]")
