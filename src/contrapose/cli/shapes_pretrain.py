@@ -12,7 +12,7 @@ from contrapose.worlds.shapes.pretrain import Pretraining, encode_dataset, train
 
 @dataclass(frozen=True)
 class Command:
-    """Train the shapes model from nothing; run it again to carry on. About an hour and a half on 2 cores."""
+    """Train the shapes model from nothing; run it again to carry on. About an hour on 2 cores."""
 
     settings: Pretraining
     out: Path

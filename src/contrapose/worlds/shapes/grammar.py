@@ -166,17 +166,12 @@ def _dealt() -> dict[str, Split]:
     dealt: dict[str, Split] = {}
     for tag, (test, dev) in _SHARES.items():
         meanings = sorted(canonical_meanings(tag), key=lambda m: _rank(m.key))
-        meanings.sort(key=is_seen)  # unseen bindings come first: they may not land in train
-        num_unseen = sum(not is_seen(m) for m in meanings)
-        num_test, num_dev = round(test * len(meanings)), round(dev * len(meanings))
-        held_out = meanings[: max(num_unseen, 0)]
-        seen = meanings[num_unseen:]
-        num_test_unseen = (2 * len(held_out) + 2) // 3
-        tests = held_out[:num_test_unseen] + seen[: max(num_test - num_test_unseen, 0)]
-        rest = seen[max(num_test - num_test_unseen, 0) :]
-        devs = held_out[num_test_unseen:] + rest[: max(num_dev - (len(held_out) - num_test_unseen), 0)]
-        dealt.update({m.key: "test" for m in tests})
-        dealt.update({m.key: "dev" for m in devs})
+        unseen, seen = [m for m in meanings if not is_seen(m)], [m for m in meanings if is_seen(m)]
+        cut = (2 * len(unseen) + 2) // 3  # unseen bindings never train: two thirds go to test, the rest to dev
+        num_test = max(round(test * len(meanings)) - cut, 0)
+        num_dev = max(round(dev * len(meanings)) - (len(unseen) - cut), 0)
+        dealt.update(dict.fromkeys((m.key for m in unseen[:cut] + seen[:num_test]), "test"))
+        dealt.update(dict.fromkeys((m.key for m in unseen[cut:] + seen[num_test : num_test + num_dev]), "dev"))
     return dealt
 
 

@@ -32,20 +32,35 @@ class Pretraining:
     """Settings of the shapes model's pretraining; the shipped model was made with the defaults."""
 
     seed: int = 0
+    """Seed of images, captions, initial weights, times and noise."""
     num_images: int = 80_000
-    carelessness: float = 0.25  # share of captions that are wrong or incomplete
+    """Training images, rendered and encoded once."""
+    carelessness: float = 0.25
+    """Share of captions that are wrong or incomplete."""
     vae_steps: int = 1500
+    """Optimiser steps of the autoencoder."""
     vae_batch: int = 32
+    """Images for each step of the autoencoder."""
     vae_learning_rate: float = 2e-3
+    """Peak learning rate of the autoencoder."""
     kl_weight: float = 1e-4
+    """Weight of the latents' divergence from a standard normal, per latent element."""
     steps: int = 9000
+    """Optimiser steps of the denoiser and the text encoder."""
     batch: int = 64
+    """Images for each step of the denoiser."""
     learning_rate: float = 1.5e-3
+    """Peak learning rate of the denoiser."""
     warmup: int = 200
+    """Steps of linear warm-up."""
     ema_decay: float = 0.998
+    """Decay of the averaged weights, which are what is kept."""
     caption_dropout: float = 0.1
-    snr_gamma: float = 5.0  # Min-SNR weighting
+    """Share of captions replaced by the empty prompt, which classifier-free guidance needs."""
+    snr_gamma: float = 5.0
+    """Cap of the signal-to-noise ratio in the loss weight min(snr, gamma) / snr (Min-SNR, Hang et al. 2023)."""
     save_every: int = 250
+    """Steps between saves; a run that is killed carries on from the last."""
 
 
 @dataclass(frozen=True)
