@@ -17,10 +17,10 @@ from contrapose.worlds.shapes.blueprint import shipped_model
 # Chosen on the dev prompts; see docs/log.md for what was tried.
 METHODS = {
     "diffusion-dpo": ["diffusion-dpo", "--beta", "1000"],
-    "ddspo": ["ddspo", "--beta", "1000"],
-    "ddspo-not-paired": ["ddspo", "--beta", "1000", "--losers", "not-paired"],
+    "ddspo": ["ddspo", "--beta", "2000"],
+    "ddspo-not-paired": ["ddspo", "--beta", "2000", "--losers", "not-paired"],
 }
-TRAINING = ["--full", "--learning-rate", "3e-5", "--warmup", "10", "--micro-batch", "32"]
+TRAINING = ["--full", "--learning-rate", "1e-4", "--schedule", "cosine", "--warmup", "10", "--micro-batch", "32"]
 SCALES = ("1", "3")  # guidance off, and the usual scale
 
 
@@ -37,7 +37,9 @@ class Command:
     seeds: int = 1
     """Images for each held-out prompt."""
     train_per_tag: int = 80
-    """Training prompts of each category, at most; each becomes one pair."""
+    """Training prompts of each category, at most."""
+    pairs_per_prompt: int = 2
+    """Pairs drawn for each training prompt."""
     steps: int = 120
     """Optimiser steps of each training run."""
     sampling_steps: int = 15
@@ -57,6 +59,7 @@ def commands(settings: Command) -> list[list[str]]:
         ["shapes", "prompts", train, "--split", "train", "--per-tag", str(settings.train_per_tag)],
         ["shapes", "prompts", test, "--split", "test", "--per-tag", str(settings.per_tag)],
         ["pairs", "draw", "--model", model, "--prompts", train, "--degrade", "words", "--out", pairs,
+         "--pairs-per-prompt", str(settings.pairs_per_prompt),
          "--guidance-scale", SCALES[1], *steps, "--batch-size", "64"],
         ["pairs", "check", pairs],
     ]  # fmt: skip
@@ -74,22 +77,10 @@ def commands(settings: Command) -> list[list[str]]:
             adapter = ["--adapter", runs[name]] if name in runs else []
             lines.append([*line, *adapter, "--guidance-scale", scale, *steps, "--batch-size", "64"])
         judged = [f"--images={name}={folder}" for name, folder in images.items()]
-        lines.append(
-            [
-                "evaluate",
-                "--suite",
-                "shapes",
-                *judged,
-                "--out",
-                where,
-                "--title",
-                f"Guidance scale {scale}",
-                "--autoencoder",
-                model,
-            ]
-        )
-    told = [*(f"--run={run}" for run in runs.values()), *(f"--evidence={where}" for where in evidence)]
-    lines.append(["report", *told, "--pairs", pairs, "--out", str(out / "report.html")])
+        told = ["--title", f"Guidance scale {scale}", "--autoencoder", model]
+        lines.append(["evaluate", "--suite", "shapes", *judged, "--out", where, *told])
+    parts = [*(f"--run={run}" for run in runs.values()), *(f"--evidence={where}" for where in evidence)]
+    lines.append(["report", *parts, "--pairs", pairs, "--out", str(out / "report.html")])
     return lines
 
 
