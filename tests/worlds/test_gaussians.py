@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from contrapose.cli.main import main
 from contrapose.errors import UserError
 from contrapose.methods import DDSPO, METHODS, SFT, DiffusionDPO
 from contrapose.worlds.gaussians.denoiser import diffusion_path, sample
@@ -169,3 +170,11 @@ def test_other_settings_do_not_mix_with_a_finished_result(tmp_path):
 def test_impossible_settings_are_refused_by_name(wrong, named):
     with pytest.raises(UserError, match=named):
         Toy(**wrong)
+
+
+def test_the_command_writes_table_and_picture(tmp_path, capsys):
+    options = ["--reference-steps=20", "--num-steps=3", "--samples-per-class=10", "--width=16", "--shown=1"]
+    out = tmp_path / "toy"
+    assert main(["toy", "--num-seeds=1", "--pairs-per-class", "1", *options, "--out", str(out)]) == 0
+    assert "DDSPO" in capsys.readouterr().out
+    assert {"table.md", "table.json", "table.csv", "toy.png"} <= {path.name for path in out.iterdir()}
