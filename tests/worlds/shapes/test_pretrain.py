@@ -79,5 +79,6 @@ def test_every_word_of_the_grammar_is_one_token_and_any_text_is_known() -> None:
     tokenizer = build_tokenizer()
     words = {w for tag in TAGS for m in canonical_meanings(tag) for line in m.wordings() for w in line.split()}
     assert all(len(tokenizer(word).input_ids) == 3 for word in words)
+    assert build_tokenizer().get_vocab() == tokenizer.get_vocab()
     strange = tokenizer("naïve 北京 🦄").input_ids[1:-1]
     assert tokenizer.unk_token_id not in strange

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from contrapose.worlds.shapes.grammar import TAGS, canonical_meanings
@@ -19,24 +22,12 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 def build_tokenizer() -> CLIPTokenizer:
     """A CLIP tokenizer whose every grammar word is one token; any other text falls back to characters."""
-    words = [w for tag in TAGS for m in canonical_meanings(tag) for line in m.wordings() for w in line.split()]
-    counts = sorted(set(words))
-    bpe = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=END))
-    bpe.normalizer = normalizers.Lowercase()
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=4096, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
-    )
-    # Both letters and word-final letters of the alphabet belong in the vocabulary, so that no text is unknown.
-    bpe.train_from_iterator([" ".join(counts)] * 8, trainer)
-    learned = bpe.get_vocab()
-    merges = _merges(bpe)
-    pieces = alphabet + [f"{a}</w>" for a in alphabet]
-    pieces += [p for p in sorted(learned, key=learned.__getitem__) if p not in set(pieces)]
-    vocab = {piece: index for index, piece in enumerate([*pieces, START, END])}
+    words = sorted({w for t in TAGS for m in canonical_meanings(t) for line in m.wordings() for w in line.split()})
+    merges = learn_merges(words)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    # Every letter, inside a word and at its end, is a piece of its own, so that no text is unknown.
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges), START, END]
+    vocab = {piece: index for index, piece in enumerate(pieces)}
     return CLIPTokenizer(
         vocab=vocab,
         merges=merges,
@@ -48,10 +39,28 @@ def build_tokenizer() -> CLIPTokenizer:
     )
 
 
-def _merges(bpe: Tokenizer) -> list[tuple[str, str]]:
-    import json
+def learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges, the most frequent first, until every word is one piece.
 
-    return [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    The tokenizers library leaves ties to chance, and so the numbers of words; here they go to the alphabet.
+    """
+    split = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
+    merges: list[tuple[str, str]] = []
+    while counts := Counter(pair for pieces in split for pair in itertools.pairwise(pieces)):
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        split = [_merged(pieces, best) for pieces in split]
+    return merges
+
+
+def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    joined: list[str] = []
+    for piece in pieces:
+        if joined and (joined[-1], piece) == pair:
+            joined[-1] += piece
+        else:
+            joined.append(piece)
+    return joined
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
