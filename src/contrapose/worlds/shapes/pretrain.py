@@ -144,7 +144,7 @@ def _save_vae(vae: AutoencoderKL, settings: Pretraining, folder: Path) -> None:
 
 
 def encode_dataset(settings: Pretraining, out: Path) -> Iterator[Progress]:
-    """Render, caption and encode the training images once; writes `out/work/dataset.safetensors`."""
+    """Render, caption and encode the training images once; writes `dataset.safetensors` among the work in progress."""
     path = out / "work" / "dataset.safetensors"
     if path.exists():
         return
