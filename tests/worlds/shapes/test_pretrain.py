@@ -36,6 +36,7 @@ def test_pretraining_ends_in_a_stock_half_precision_pipeline(pretrained: tuple[P
     assert {value.dtype for value in stored.values()} == {torch.float16}
     image = pipe("a red circle", num_inference_steps=2, output_type="np").images[0]
     assert image.shape == (64, 64, 3)
+    assert not [p for p in (pretrained[0] / "model").rglob("*.json") if str(pretrained[0]) in p.read_text()]
 
 
 def test_pretraining_that_was_stopped_ends_with_the_same_weights(

@@ -232,7 +232,9 @@ def publish(out: Path, ema: nn.ModuleDict) -> None:
     unet, text_encoder = blueprint.build_unet(), blueprint.build_text_encoder(tokenizer := blueprint.build_tokenizer())
     unet.load_state_dict(ema["unet"].state_dict())
     text_encoder.load_state_dict(ema["text_encoder"].state_dict())
-    pipe = blueprint.assemble(AutoencoderKL.from_pretrained(out / "vae"), unet, text_encoder, tokenizer)
+    vae = AutoencoderKL.from_pretrained(out / "vae")
+    vae.register_to_config(_name_or_path="")  # else a path of this machine would be shipped
+    pipe = blueprint.assemble(vae, unet, text_encoder, tokenizer)
     pipe.to(torch.float16).save_pretrained(out / "model")
     # diffusers loads float32 unless told otherwise, transformers what the config names: make the two agree.
     config = out / "model" / "text_encoder" / "config.json"
