@@ -108,5 +108,5 @@ def claim(path: Path, settings: Any, conv: cattrs.Converter, free: Collection[st
             )
         return True
     with replacing(path) as aside:
-        aside.write_text(yaml.safe_dump(ours, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        aside.write_text(to_yaml(settings, conv), encoding="utf-8")
     return False

@@ -14,6 +14,7 @@ from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import follow, quiet_libraries
 from contrapose.curate.degraders import DEGRADERS
 from contrapose.curate.draw import Draw, draw_pairs, plan_pairs
+from contrapose.pairs.prompts import num_duplicates, read_prompts
 
 
 @dataclass(frozen=True)
@@ -36,5 +37,9 @@ def main(arguments: list[str], prog: str) -> None:
 def draw(command: Command) -> None:
     quiet_libraries()
     plan = plan_pairs(command.draw)
+    repeated = num_duplicates(read_prompts(command.draw.prompts))
+    if repeated or plan.skipped:
+        left_out = f"{repeated} repeated prompts and {len(plan.skipped)} that cannot be degraded"
+        print(f"{command.draw.prompts}: left out {left_out}")
     backbone = load_backbone(command.draw.model, DTYPES[command.draw.dtype], command.device)
     follow("drawing pairs", len(plan.records), draw_pairs(command.draw, plan, backbone, command.out))

@@ -15,7 +15,7 @@ from torch import Tensor
 from contrapose.core.group import Composition, Condition, Group, Pick
 from contrapose.core.path import Path
 from contrapose.errors import UserError
-from contrapose.pairs.store import PairStore
+from contrapose.pairs.store import PairStore, stack
 from contrapose.sample.embeddings import Embeddings
 from contrapose.sample.noise import random_seed
 
@@ -90,7 +90,7 @@ class Groups:
 
     def _latents(self, pick: Pick, owns: Sequence[int], others: Sequence[int]) -> Tensor:
         chosen = owns if pick.whose == "own" else others
-        return torch.stack([self.store.latent(pick.field, index) for index in chosen]).float()
+        return stack(self.store, pick.field, chosen).float()
 
     def _condition(self, pick: Pick, owns: Sequence[int], others: Sequence[int], device: torch.device) -> Condition:
         chosen = owns if pick.whose == "own" else others
