@@ -59,6 +59,10 @@ class Path(ABC):
         """The time that lies this share of the way from data to noise, `count` times."""
 
     @abstractmethod
+    def times(self, shares: Float[Tensor, "*grid"]) -> Num[Tensor, "*grid"]:
+        """A sampler's times at these shares of its way from data (0) to noise (1)."""
+
+    @abstractmethod
     def draw_times(self, count: int, generator: torch.Generator | None = None) -> Num[Tensor, " count"]:
         """Training times for `count` groups."""
 
@@ -130,12 +134,15 @@ class DiffusionPath(Path):
     def at_level(self, level: float, count: int) -> Num[Tensor, " count"]:
         return torch.full((count,), round(level * (len(self.alphas_cumprod) - 1)))
 
+    def times(self, shares: Float[Tensor, "*grid"]) -> Num[Tensor, "*grid"]:
+        steps = len(self.alphas_cumprod)
+        return (shares * steps).long().clamp(max=steps - 1)
+
     def draw_times(self, count: int, generator: torch.Generator | None = None) -> Num[Tensor, " count"]:
         """Integers in 0..T-1, uniform in all code of the DPO family."""
-        steps = len(self.alphas_cumprod)
         if self.density == "uniform":
-            return torch.randint(steps, (count,), generator=generator)
-        return (_draw_share(self.density, count, generator) * steps).long().clamp(max=steps - 1)
+            return torch.randint(len(self.alphas_cumprod), (count,), generator=generator)
+        return self.times(_draw_share(self.density, count, generator))
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +165,14 @@ class FlowPath(Path):
     def at_level(self, level: float, count: int) -> Num[Tensor, " count"]:
         return torch.full((count,), level)
 
+    def times(self, shares: Float[Tensor, "*grid"]) -> Num[Tensor, "*grid"]:
+        return shares if self.table is None else self._entry(1 - shares)
+
     def draw_times(self, count: int, generator: torch.Generator | None = None) -> Num[Tensor, " count"]:
         u = _draw_share(self.density, count, generator)
-        if self.table is None:
-            return u
+        return u if self.table is None else self._entry(u)
+
+    def _entry(self, u: Float[Tensor, "*grid"]) -> Float[Tensor, "*grid"]:
+        """The table's entry floor(u T)."""
+        assert self.table is not None
         return self.table[(u * len(self.table)).long().clamp(max=len(self.table) - 1)]
