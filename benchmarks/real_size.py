@@ -30,7 +30,8 @@ from contrapose.backbones.loading import DTYPES
 from contrapose.backbones.meta import example_text, skeleton
 from contrapose.cli.progress import quiet_libraries
 from contrapose.methods import DDSPO
-from contrapose.pairs.store import MANIFEST, PairRecord, PairStore, write_shard
+from contrapose.pairs.mixture import Mixture
+from contrapose.pairs.store import MANIFEST, PairRecord, write_shard
 from contrapose.train.data import Groups
 from contrapose.train.estimate import Setup, estimate
 from contrapose.train.loop import Trainer
@@ -65,11 +66,11 @@ def random_backbone(model: str, dtype: torch.dtype, device: str, full: bool) -> 
     return backbone.with_full(dtype) if full else backbone.with_lora(RANK, RANK)
 
 
-def random_pairs(folder: Path, shape: tuple[int, ...], count: int) -> PairStore:
+def random_pairs(folder: Path, shape: tuple[int, ...], count: int) -> Path:
     records = [PairRecord(f"pair-{i}", f"prompt {i}", f"degraded {i}", i) for i in range(count)]
     write_shard(folder, 0, records, {side: torch.randn(count, *shape) for side in ("winner", "loser")})
     (folder / MANIFEST).write_text(yaml.safe_dump({"num_pairs": count}), encoding="utf-8")
-    return PairStore(folder)
+    return folder
 
 
 def measure(model: str, full: bool, args: argparse.Namespace, work: Path) -> list[str]:
@@ -81,14 +82,14 @@ def measure(model: str, full: bool, args: argparse.Namespace, work: Path) -> lis
     expected = estimate(setup)
     dtype = DTYPES[args.dtype]
     backbone = random_backbone(model, dtype, args.device, full)
-    store = random_pairs(work / f"{Path(model).name}-{full}", expected.latent, 4 * args.pairs)
+    pairs = random_pairs(work / f"{Path(model).name}-{full}", expected.latent, 4 * args.pairs)
     optimisation = Optimisation(1e-9, steps=1_000_000, batch_size=args.pairs, micro_batch=args.pairs)
     run = Run(
-        model, store.folder, DDSPO(), full=full, precision=args.dtype, gradient_checkpointing=args.checkpointing,
+        model, pairs, DDSPO(), full=full, precision=args.dtype, gradient_checkpointing=args.checkpointing,
         optimisation=optimisation, watching=Watching(holdout=0, max_drift=float("inf")),
     )  # fmt: skip
     accelerator = Accelerator(cpu=args.device == "cpu", mixed_precision="no" if args.dtype == "fp32" else args.dtype)
-    groups = Groups(store, run.method.composition(), RandomTexts(backbone, dtype), backbone.noising(), 0, 0)
+    groups = Groups(Mixture(pairs), run.method.composition(), RandomTexts(backbone, dtype), backbone.noising(), 0, 0)
     states = Trainer(run, backbone, groups, accelerator).steps()
     next(states)
     synchronise(args.device)

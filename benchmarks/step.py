@@ -40,7 +40,7 @@ from contrapose.backbones.loading import DTYPES
 from contrapose.backbones.policies import Policies
 from contrapose.cli.progress import quiet_libraries
 from contrapose.methods import METHODS
-from contrapose.pairs.store import PairStore
+from contrapose.pairs.mixture import Mixture
 from contrapose.sample.embeddings import Embeddings
 from contrapose.train.data import Groups
 from contrapose.train.loop import Trainer
@@ -89,7 +89,7 @@ def build_trainer(work: Path, method: str, full: bool, args: Namespace) -> Train
     dtype = DTYPES[args.dtype]
     backbone = load_backbone(run.model, torch.float32 if full else dtype, accelerator.device)
     backbone = backbone.with_full(dtype) if full else backbone.with_lora(RANK, RANK)
-    store = PairStore(run.pairs if run.pairs.exists() else save_pairs(run.pairs, backbone))
+    store = Mixture(run.pairs if run.pairs.exists() else save_pairs(run.pairs, backbone))
     groups = Groups(store, run.method.composition(), Embeddings(backbone, folder=work / "cache"), backbone.path, 0, 0)
     groups.embeddings.settle(groups.prompts())
     backbone.release_encoders()

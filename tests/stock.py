@@ -15,6 +15,8 @@ from typing import Any
 import tiny
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor
+from peft import PeftModel
 from torch import Tensor, nn
 
 PROMPTS = ["a red circle", "two blue squares above a green star"]
@@ -35,6 +37,21 @@ def load(name: str, folder: Path, **options: Any) -> DiffusionPipeline:
     parts = {**tiny.LOAD.get(name, {}), **({"safety_checker": None} if name.startswith("sd-") else {}), **options}
     pipe = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True, **parts)
     pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def load_run(name: str, folder: Path, run: Path) -> DiffusionPipeline:
+    """The stock pipeline of an aligned run, as a user would load it: adapters on the folder's model, or a whole one."""
+    full = (run / "model").is_dir()
+    pipe = load(name, run / "model" if full else folder)
+    if hasattr(pipe, "unet"):
+        pipe.unet.set_attn_processor(AttnProcessor())  # as ours on the CPU: fused attention rounds otherwise
+    if full:
+        return pipe
+    if name == "pixart":
+        pipe.transformer = PeftModel.from_pretrained(pipe.transformer, run).get_base_model()
+    else:
+        pipe.load_lora_weights(run)
     return pipe
 
 

@@ -20,7 +20,6 @@ from contrapose.core.guidance import CHATS
 from contrapose.errors import UserError
 
 EXACT = 1e-5  # of the largest value
-TRIMMED = ("sana", "pixart", "z-image")
 WITH_ROWS = [name for name in tiny.FAMILIES if name != "flux"]
 
 
@@ -79,6 +78,24 @@ def _proxied(inputs: dict[str, Any], proxy: float) -> dict[str, Any]:
         none, given = text.chunk(2)
         return torch.cat([(1 + proxy) * none - proxy * given, given])
 
+    def filled(none: Tensor, given: Tensor) -> Tensor:
+        rows = [
+            [text[min(place, len(text) - 1)] for text in (none, given)] for place in range(max(map(len, (none, given))))
+        ]
+        return torch.stack([(1 + proxy) * one - proxy * other for one, other in rows])
+
+    if "cap_feats" in inputs:
+        given, none = inputs["cap_feats"][:2], inputs["cap_feats"][2:]
+        assert len({len(text) for text in inputs["cap_feats"]}) > 2, "the test must see texts of different lengths"
+        return inputs | {"cap_feats": [*given, *map(filled, none, given)]}
+    if "encoder_attention_mask" in inputs:
+        text, lengths = inputs["encoder_hidden_states"].clone(), inputs["encoder_attention_mask"].sum(1).tolist()
+        mask = inputs["encoder_attention_mask"].clone()
+        assert lengths[0] < lengths[2] and lengths[1] < lengths[3]
+        for row in (0, 1):
+            proxied = filled(text[row, : lengths[row]], text[row + 2, : lengths[row + 2]])
+            text[row, : len(proxied)], mask[row, : len(proxied)] = proxied, 1
+        return inputs | {"encoder_hidden_states": text, "encoder_attention_mask": mask}
     names = ("encoder_hidden_states", "pooled_projections")
     found = inputs | {name: changed(inputs[name]) for name in names if name in inputs}
     if inputs.get("added_cond_kwargs"):
@@ -87,7 +104,7 @@ def _proxied(inputs: dict[str, Any], proxy: float) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", [name for name in WITH_ROWS if name not in TRIMMED])
+@pytest.mark.parametrize("name", WITH_ROWS)
 def test_chats(name: str, pipe: DiffusionPipeline, kind: str, aligned_runs: Callable[..., Any]) -> None:
     """lose(proxy) and win(c), which the pipeline puts together."""
     positive, negative, networks = aligned_runs(name, kind)
@@ -116,17 +133,13 @@ def test_without_classifier_free_guidance(
 
 
 @pytest.mark.parametrize("method", ["npo", "chats"])
-@pytest.mark.parametrize("name", ["flux"])
-def test_no_rows_without_a_prompt(
-    name: str, pipe: DiffusionPipeline, aligned_runs: Callable[..., Any], method: str
-) -> None:
-    with pytest.raises(UserError, match=f"guidance {method} needs rows without a prompt"):
-        _guided(name, pipe, negative=aligned_runs(name, "lora")[1], method=method)
-
-
-@pytest.mark.parametrize("name", TRIMMED)
-def test_no_proxy_of_texts_of_different_lengths(
-    name: str, pipe: DiffusionPipeline, aligned_runs: Callable[..., Any]
-) -> None:
-    with pytest.raises(UserError, match=r"^guidance chats: .*; use npo$"):
-        _guided(name, pipe, negative=aligned_runs(name, "lora")[1], method="chats")
+@pytest.mark.parametrize("name", ["sd", "sana", "z-image"])
+def test_off_and_batched(name: str, pipe: DiffusionPipeline, aligned_runs: Callable[..., Any], method: str) -> None:
+    """Strength 0 is the base to the bit; half of it asks base and policy, together or one after the other."""
+    positive, negative, _ = aligned_runs(name, "lora")
+    runs = {"positive": positive, "negative": negative, "method": method}
+    base = stock.draw(name, pipe)
+    with contrapose.guide(pipe, **runs, scale=0.0):
+        assert torch.equal(stock.draw(name, pipe), base)
+    outputs = [in_rows(_guided(name, pipe, **runs, scale=0.5, batched=batched)[0].output) for batched in (True, False)]
+    assert apart(*outputs) < EXACT

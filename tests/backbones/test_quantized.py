@@ -31,8 +31,17 @@ def _trains(folder: Path, name: str, kind: str, device: str, saved: Path) -> Non
     assert 0 < (reference - exact).float().norm() < 0.3 * exact.float().norm(), "few bits, and not too few"
     answer.float().square().mean().backward()
     assert all(p.grad is not None and p.dtype == torch.float32 for p in backbone.policies.parameters())
+    with torch.no_grad():
+        for parameter in backbone.policies.parameters():
+            parameter.add_(0.02)
+        moved = backbone.predict("trainee", x_t, t, condition)
+    assert not torch.equal(moved, reference)
     backbone.save(saved)
     assert load_backbone(folder, adapter=saved).network is not None
+    further = load_backbone(folder, torch.bfloat16, device, loading=loading)
+    further.with_lora(None, None, start=saved, frozen={"winner": saved, "lagged": None})
+    for policy in ("trainee", "reference", "winner", "lagged"):
+        assert torch.equal(further.predict(policy, x_t, t, condition), moved), policy
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not installed")

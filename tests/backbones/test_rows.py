@@ -86,20 +86,6 @@ def test_the_time(inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
     assert call.device == torch.device("cpu")
 
 
-def test_texts_are_changed_and_nothing_else() -> None:
-    named = {
-        "encoder_hidden_states": _batch(2),
-        "added_cond_kwargs": {"text_embeds": _batch(3), "time_ids": _batch(6)},
-        "pooled_projections": _batch(1),
-    }
-    changed = Call((_batch(1), 3), named).with_texts(lambda text: text + 1).named
-    assert torch.equal(changed["encoder_hidden_states"], _batch(2) + 1)
-    assert torch.equal(changed["pooled_projections"], _batch(1) + 1)
-    assert torch.equal(changed["added_cond_kwargs"]["text_embeds"], _batch(3) + 1)
-    assert torch.equal(changed["added_cond_kwargs"]["time_ids"], _batch(6))
-    assert torch.equal(named["added_cond_kwargs"]["text_embeds"], _batch(3)), "the caller's are left alone"
-
-
 def test_the_same_samples_twice() -> None:
     twice = torch.cat([_batch(3), _batch(3)])
     halves, thirds = (slice(0, 2), slice(2, 4)), (slice(0, 1), slice(1, 4))

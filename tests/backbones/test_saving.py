@@ -14,8 +14,6 @@ import stock
 import tiny
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.models.attention_processor import AttnProcessor
-from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -38,21 +36,6 @@ def _train(name: str, backbone: Backbone) -> None:
     backbone.policies.denoiser("trainee")
 
 
-def _load_saved(name: str, folder: Path, saved: Path) -> DiffusionPipeline:
-    """As a user of diffusers would."""
-    full = (saved / "model").is_dir()
-    pipe = stock.load(name, saved / "model" if full else folder)
-    if hasattr(pipe, "unet"):
-        pipe.unet.set_attn_processor(AttnProcessor())  # as ours on the CPU: fused attention rounds otherwise
-    if full:
-        return pipe
-    if name == "pixart":
-        pipe.transformer = PeftModel.from_pretrained(pipe.transformer, saved)
-    else:
-        pipe.load_lora_weights(saved)
-    return pipe
-
-
 def _difference(first: Tensor, second: Tensor) -> float:
     return float((first - second).abs().max())
 
@@ -72,7 +55,7 @@ def test_what_is_saved_draws_the_same(
     drawn, ours = stock.draw(name, backbone.pipe), backbone.generate(asked)
     backbone.release_encoders()
     backbone.save(tmp_path, {"base": "somewhere"})
-    assert torch.equal(stock.draw(name, _load_saved(name, folder, tmp_path)), drawn)
+    assert torch.equal(stock.draw(name, stock.load_run(name, folder, tmp_path)), drawn)
     assert _difference(stock.draw(name, pipe), drawn) > 1e-3, "the test must see training"
     again = load_backbone(folder, adapter=tmp_path)
     assert torch.equal(again.generate(asked), ours)

@@ -54,6 +54,13 @@ def test_guided(
     assert image.stat().st_mtime_ns == before
 
 
+def test_negative_prompt_and_attention(tiny_model: Path, tmp_path: Path) -> None:
+    assert _sample(tiny_model, tmp_path, "--negative-prompt", "a star", "--nag-scale", "3", "--nag-tau", "2") == 0
+    written = yaml.safe_load((tmp_path / "out/images.yaml").read_text())
+    told = {"negative_prompt": "a star", "nag_scale": 3.0, "nag_tau": 2.0, "nag_alpha": 0.25}
+    assert written == written | told
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
@@ -67,6 +74,9 @@ def test_guided(
         (["--positive", 0, "--guidance", "npo"], "guidance npo needs a negative run"),
         (["--negative", 0, "--guidance", "npo", "--guidance-scale", "1"], "--guidance-scale above 1"),
         (["--scale", "3"], "name one with --positive"),
+        (["--nag-scale", "nan"], "nag_scale nan: "),
+        (["--nag-tau", "2"], "nag_tau: does nothing by itself"),
+        (["--negative-prompt", "a star", "--guidance-scale", "1"], "negative_prompt: nothing reads it"),
     ],
     ids=str,
 )

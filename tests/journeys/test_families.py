@@ -61,10 +61,25 @@ def test_draw_align_sample(drawn: Callable[[str], tuple[Path, Path]], name: str,
     assert np.abs(base - aligned).max() > 0, "the aligned model's images are its own"
 
 
-@pytest.mark.parametrize("method", ["diffusion-dpo", "sft", "chats"])
+SHORT = {"realalign": ["--rollout-steps", 2, "--states", 1, "--rollouts", 2, "--samples", "trajectory"]}
+FULL = ["--full", "--caption-dropout", 0.5]  # the one that takes more memory, and the one that asks for no prompt
+METHODS = [
+    ("diffusion-dpo", []),
+    ("sft", []),
+    ("chats", []),
+    ("realalign", []),
+    ("realalign", FULL),
+    ("ddspo-data", []),
+]
+
+
+@pytest.mark.parametrize(("method", "how"), METHODS, ids=[f"{m}{'-full' * bool(how)}" for m, how in METHODS])
 @pytest.mark.parametrize("name", tiny.FAMILIES)
-def test_every_method(drawn: Callable[[str], tuple[Path, Path]], name: str, method: str, tmp_path: Path) -> None:
+def test_every_method(
+    drawn: Callable[[str], tuple[Path, Path]], name: str, method: str, how: list[object], tmp_path: Path
+) -> None:
     model, pairs = drawn(name)
     training = ["--steps", 1, "--batch-size", 2, "--micro-batch", 2, "--holdout", 0, "--gradient-checkpointing"]
-    _run("align", method, "--model", model, "--pairs", pairs, "--out", tmp_path / "run", *training)
+    options = [*SHORT.get(method, []), *how, *training]
+    _run("align", method, "--model", model, "--pairs", pairs, "--out", tmp_path / "run", *options)
     assert json.loads((tmp_path / "run/finished.json").read_text())["steps"] == 1

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from contrapose.backbones.families import load_backbone
+from contrapose.backbones.guide import guide
 from contrapose.methods import METHODS
 from contrapose.methods.ddspo import DDSPO
 from contrapose.pairs.store import PairRecord
@@ -171,6 +172,35 @@ def test_the_code_runs(name: str, full: bool, tmp_path: Path, monkeypatch: pytes
     if name == "sd":
         names["pipe"].set_progress_bar_config(disable=True)
         assert eval(drawing, names).size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "full", "on_hub"), [("sd", False, False), ("sd", True, True), ("pixart", False, True)]
+)
+def test_the_code_of_two_policies(
+    name: str, full: bool, on_hub: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It guides by both, from a folder and from the hub."""
+    model, folder = tmp_path / "path" / "to" / "model", tmp_path / "path" / "to" / "run"
+    backbone, policies = load_backbone(tiny.save(name, model)), ("positive", "negative")
+    backbone = backbone.with_full(torch.float32, True, policies) if full else backbone.with_lora(2, 4.0, policies)
+    backbone.save(folder)
+    lora = {} if full else {"lora_rank": 2, "lora_alpha": 4.0}
+    run = _run(model=str(model), method=METHODS["chats"](), full=full, **lora)
+    card = _card(folder, run, repo="me/aligned" if on_hub else None)
+    assert "in the folders `positive/` and `negative/`" in card
+    assert "\n\n\n" not in card
+    assert card.count("```") == 2
+    asked = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", {"me/aligned": str(folder)}.get)
+    monkeypatch.setattr("contrapose.guide", lambda pipe, **options: asked.append(options) or guide(pipe, **options))
+    monkeypatch.chdir(tmp_path)
+    image = 'image = pipe("a red circle above a blue square").images[0]'
+    assert image in _code(card)
+    exec(_code(card).replace(image, "assert pipe"), {})
+    where = str(folder) if on_hub else "path/to/run"
+    assert asked == [{"positive": f"{where}/positive", "negative": f"{where}/negative", "method": "chats"}]
+    assert "contrapose export" not in card, "which takes one policy"
 
 
 def test_the_code_for_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ import torch
 from contrapose.backbones.families import load_backbone
 from contrapose.core.path import DiffusionPath
 from contrapose.methods import CHATS
-from contrapose.pairs.store import PairRecord, PairStore
+from contrapose.pairs.mixture import Mixture
+from contrapose.pairs.store import PairRecord
 from contrapose.train.align import align
 from contrapose.train.data import Groups
 from contrapose.train.settings import Optimisation, Run, Watching
@@ -64,7 +65,7 @@ class Numbered:
 def test_prompts_are_dropped_as_often_as_asked(tmp_path: Path, write_store: Callable[..., Path]) -> None:
     records = [PairRecord(f"id-{i}", f"prompt {i}", "", i) for i in range(400)]
     latents = {side: torch.zeros(400, 4, 2, 2) for side in ("winner", "loser")}
-    store = PairStore(write_store(tmp_path, records, latents, shard_size=400))
+    store = Mixture(write_store(tmp_path, records, latents, shard_size=400))
     path = DiffusionPath(torch.linspace(0.999, 0.005, 1000))
     groups = Groups(store, CHATS(dropout=0.3).composition(), Numbered(), path, 0, 0)  # type: ignore[arg-type]
     group = groups.training_batch(range(400), torch.device("cpu")).group

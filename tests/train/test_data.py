@@ -13,7 +13,8 @@ from contrapose.core.group import Composition
 from contrapose.core.path import DiffusionPath
 from contrapose.errors import UserError
 from contrapose.methods import DDSPO, SFT
-from contrapose.pairs.store import PairRecord, PairStore
+from contrapose.pairs.mixture import Mixture
+from contrapose.pairs.store import PairRecord
 from contrapose.train.data import Batch, Groups
 
 Write = Callable[..., Path]
@@ -30,20 +31,20 @@ class Numbered:
 
 
 @pytest.fixture
-def store(tmp_path: Path, write_store: Write) -> PairStore:
+def store(tmp_path: Path, write_store: Write) -> Mixture:
     """Winner i holds i everywhere, loser i 100 + i, prompt i embeds as i, degraded prompt i as 100 + i; 3 is a tie."""
     return _store(tmp_path, write_store, NUM)
 
 
-def _store(folder: Path, write_store: Write, num: int) -> PairStore:
+def _store(folder: Path, write_store: Write, num: int) -> Mixture:
     records = [
         PairRecord(f"id-{i}", f"prompt {i}", f"degraded {100 + i}", i, 0.5 if i == 3 else 1.0) for i in range(num)
     ]
     numbers = torch.arange(num, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 4, 8, 8)
-    return PairStore(write_store(folder, records, {"winner": numbers, "loser": 100 + numbers}, shard_size=7))
+    return Mixture(write_store(folder, records, {"winner": numbers, "loser": 100 + numbers}, shard_size=7))
 
 
-def _groups(store: PairStore, composition: Composition | None = None, seed: int = 0, holdout: int = 4) -> Groups:
+def _groups(store: Mixture, composition: Composition | None = None, seed: int = 0, holdout: int = 4) -> Groups:
     return Groups(store, composition or DDSPO().composition(), Numbered(), PATH, seed, holdout)
 
 
@@ -62,7 +63,7 @@ def _numbers(values: Tensor) -> list[int]:
 
 @pytest.mark.parametrize("losers", ["paired", "not-paired", "random-positive"])
 @pytest.mark.parametrize("size", [1, 3, 8])
-def test_a_position_does_not_depend_on_its_batch(store: PairStore, losers: str, size: int) -> None:
+def test_a_position_does_not_depend_on_its_batch(store: Mixture, losers: str, size: int) -> None:
     composition = DDSPO(losers=losers).composition()
     positions = range(5, 29)  # across an epoch's end
     whole = _tensors(_batch(_groups(store, composition), positions))
@@ -72,7 +73,7 @@ def test_a_position_does_not_depend_on_its_batch(store: PairStore, losers: str, 
         assert torch.equal(value, torch.cat([part[index] for part in parts]))
 
 
-def test_each_epoch_sees_every_training_pair_once(store: PairStore) -> None:
+def test_each_epoch_sees_every_training_pair_once(store: Mixture) -> None:
     groups = _groups(store)
     size = len(groups.training)
     epochs = [_numbers(_batch(groups, range(n * size, (n + 1) * size)).group.latents[:, 0]) for n in range(2)]
@@ -80,13 +81,13 @@ def test_each_epoch_sees_every_training_pair_once(store: PairStore) -> None:
     assert epochs[0] != epochs[1] != groups.training
 
 
-def test_another_seed_is_another_stream(store: PairStore) -> None:
+def test_another_seed_is_another_stream(store: Mixture) -> None:
     ours, theirs = (_batch(_groups(store, seed=seed, holdout=0), range(8)) for seed in (0, 1))
     assert not torch.equal(ours.noise, theirs.noise)
     assert _numbers(ours.group.latents) != _numbers(theirs.group.latents)
 
 
-def test_holdout_is_disjoint(store: PairStore) -> None:
+def test_holdout_is_disjoint(store: Mixture) -> None:
     groups = _groups(store)
     assert len(groups.held_out) == 4
     assert set(groups.held_out).isdisjoint(groups.training)
@@ -96,12 +97,12 @@ def test_holdout_is_disjoint(store: PairStore) -> None:
 
 
 @pytest.mark.parametrize(("asked", "got"), [(0, 0), (3, 3), (64, 4)])
-def test_holdout_is_at_most_a_fifth(store: PairStore, asked: int, got: int) -> None:
+def test_holdout_is_at_most_a_fifth(store: Mixture, asked: int, got: int) -> None:
     assert len(_groups(store, holdout=asked).held_out) == got
 
 
 @pytest.mark.parametrize("losers", ["paired", "not-paired", "random-positive"])
-def test_held_out_batches_are_always_the_same(store: PairStore, losers: str) -> None:
+def test_held_out_batches_are_always_the_same(store: Mixture, losers: str) -> None:
     groups = _groups(store, DDSPO(losers=losers).composition())
     first = _tensors(groups.held_out_batch(0.5, CPU, groups.held_out[:4]))
     _batch(groups, range(3))
@@ -111,7 +112,7 @@ def test_held_out_batches_are_always_the_same(store: PairStore, losers: str) -> 
     assert groups.held_out_batch(0.5, CPU, groups.held_out[:4]).t.tolist() == [500] * 4
 
 
-def test_winner_and_loser_are_of_one_record(store: PairStore) -> None:
+def test_winner_and_loser_are_of_one_record(store: Mixture) -> None:
     batch = _batch(_groups(store), range(16)).group
     own = _numbers(batch.latents[:, 0])
     assert _numbers(batch.latents[:, 1]) == [100 + n for n in own]
@@ -119,7 +120,7 @@ def test_winner_and_loser_are_of_one_record(store: PairStore) -> None:
     assert _numbers(batch.prompts["degraded"]["text"]) == [100 + n for n in own]
 
 
-def test_not_paired_takes_another_records_winner(store: PairStore) -> None:
+def test_not_paired_takes_another_records_winner(store: Mixture) -> None:
     groups = _groups(store, DDSPO(losers="not-paired").composition())
     batch = _batch(groups, range(320)).group
     own, other = _numbers(batch.latents[:, 0]), _numbers(batch.latents[:, 1])
@@ -128,7 +129,7 @@ def test_not_paired_takes_another_records_winner(store: PairStore) -> None:
     assert _numbers(batch.prompts["degraded"]["text"]) == [100 + n for n in own]
 
 
-def test_random_positive_is_one_image_under_two_prompts(store: PairStore) -> None:
+def test_random_positive_is_one_image_under_two_prompts(store: Mixture) -> None:
     groups = _groups(store, DDSPO(losers="random-positive").composition())
     batch = _batch(groups, range(320)).group
     own, wrong = _numbers(batch.prompts["prompt"]["text"]), _numbers(batch.prompts["degraded"]["text"])
@@ -138,20 +139,20 @@ def test_random_positive_is_one_image_under_two_prompts(store: PairStore) -> Non
     assert set(wrong) == set(groups.training), "another record's own prompt"
 
 
-def test_sft_on_losers(store: PairStore) -> None:
+def test_sft_on_losers(store: Mixture) -> None:
     batch = _batch(_groups(store, SFT(side="loser").composition()), range(8)).group
     assert set(batch.prompts) == {"prompt"}
     assert _numbers(batch.latents[:, 0]) == [100 + n for n in _numbers(batch.prompts["prompt"]["text"])]
 
 
-def test_ties_stay_ties(store: PairStore) -> None:
+def test_ties_stay_ties(store: Mixture) -> None:
     """A field's mistake: ties kept as wins."""
     batch = _batch(_groups(store, holdout=0), range(NUM)).group
     for number, labels in zip(_numbers(batch.latents[:, 0]), batch.labels.tolist(), strict=True):
         assert labels == ([0.5, 0.5] if number == 3 else [1.0, 0.0])
 
 
-def test_noise_is_normal_and_times_cover_the_path(store: PairStore) -> None:
+def test_noise_is_normal_and_times_cover_the_path(store: Mixture) -> None:
     batch = _batch(_groups(store), range(400))
     assert abs((batch.noise.abs() > 1).float().mean() - 0.3173) < 0.01
     assert batch.noise.flatten(1)[:, 0].unique().numel() == 400
@@ -170,7 +171,7 @@ def test_one_pair_has_no_partner(tmp_path: Path, write_store: Write, losers: str
 
 
 @pytest.fixture
-def mixed(tmp_path: Path, write_store: Write) -> PairStore:
+def mixed(tmp_path: Path, write_store: Write) -> Mixture:
     """Records 0 to 9 with latents of 8x8, 10 to 19 with latents of 4x16, written one size a shard."""
     from contrapose.pairs.store import write_shard
 
@@ -180,10 +181,10 @@ def mixed(tmp_path: Path, write_store: Write) -> PairStore:
     square = {side: numbers[:10].expand(-1, 4, 8, 8) for side in ("winner", "loser")}
     write_store(folder, records[:10], square, shard_size=10)
     write_shard(folder, 1, records[10:], {side: numbers[10:].expand(-1, 4, 4, 16) for side in ("winner", "loser")})
-    return PairStore(folder)
+    return Mixture(folder)
 
 
-def test_micro_batches_are_of_one_size_and_leave_nothing_out(mixed: PairStore) -> None:
+def test_micro_batches_are_of_one_size_and_leave_nothing_out(mixed: Mixture) -> None:
     groups = _groups(mixed)
     batches = groups.micro_batches(range(16), 3)
     assert sorted(position for batch in batches for position in batch) == list(range(16))
@@ -194,7 +195,7 @@ def test_micro_batches_are_of_one_size_and_leave_nothing_out(mixed: PairStore) -
     assert sorted(record for batch in held_out for record in batch) == sorted(groups.held_out)
 
 
-def test_a_position_is_the_same_whatever_the_micro_batch(mixed: PairStore) -> None:
+def test_a_position_is_the_same_whatever_the_micro_batch(mixed: Mixture) -> None:
     groups = _groups(mixed)
     alone = {position: _tensors(_batch(groups, [position])) for position in range(8)}
     for batch in groups.micro_batches(range(8), 4):
@@ -205,7 +206,7 @@ def test_a_position_is_the_same_whatever_the_micro_batch(mixed: PairStore) -> No
             )
 
 
-def test_another_records_winner_is_of_the_same_size(mixed: PairStore) -> None:
+def test_another_records_winner_is_of_the_same_size(mixed: Mixture) -> None:
     groups = _groups(mixed, DDSPO(losers="not-paired").composition())
     for batch in groups.micro_batches(range(32), 8):
         winners, losers = _batch(groups, batch).group.latents.unbind(1)
@@ -215,7 +216,7 @@ def test_another_records_winner_is_of_the_same_size(mixed: PairStore) -> None:
 def test_pairs_without_degraded_prompts_are_refused_where_they_are_needed(tmp_path: Path, write_store: Write) -> None:
     records = [PairRecord(f"id-{i}", f"prompt {i}", "", i) for i in range(4)]
     latents = {side: torch.zeros(4, 4, 8, 8) for side in ("winner", "loser")}
-    store = PairStore(write_store(tmp_path, records, latents))
+    store = Mixture(write_store(tmp_path, records, latents))
     with pytest.raises(UserError, match="no degraded prompts"):
         _groups(store)
     assert len(_groups(store, SFT().composition()).training) == 4

@@ -16,6 +16,7 @@ from contrapose.backbones.families import load_backbone
 from contrapose.backbones.meta import SHIPPED, example, skeleton
 from contrapose.cli.main import main
 from contrapose.errors import UserError
+from contrapose.methods import DiffusionDRO
 from contrapose.train.estimate import Setup, estimate, once_flops, skeleton_of
 from contrapose.train.fitting import CARDS, bases, fit, ways
 from contrapose.train.memory import inference_cost, saved_bytes, training_cost
@@ -278,3 +279,16 @@ def test_a_folder_of_another_kind_is_refused(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "AudioPipeline"}')
     with pytest.raises(UserError, match="AudioPipeline is not supported"):
         skeleton(tmp_path)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_further_policies_and_rollouts_cost_what_they_are(full: bool) -> None:
+    """A lagged policy is one more frozen copy, or adapter; each rollout is a forward a step."""
+    usual, own, fits = (
+        estimate(replace(SMALL, method=name, full=full)) for name in ("diffusion-dpo", "diffusion-dro", "ddspo-data")
+    )
+    copy = usual.memory.reference if full else usual.memory.trained
+    assert own.memory.reference - usual.memory.reference == copy
+    assert fits.memory.reference - usual.memory.reference == 2 * copy
+    drawn = DiffusionDRO().rollouts * DiffusionDRO().rollout_steps * usual.flops.forward
+    assert own.flops.step == SMALL.batch_size * own.flops.pair + drawn

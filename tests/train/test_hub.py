@@ -18,6 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from contrapose import runfile
 from contrapose.backbones.families import load_backbone
 from contrapose.errors import UserError
+from contrapose.methods.chats import CHATS
 from contrapose.methods.sft import SFT
 from contrapose.train.card import write_card
 from contrapose.train.hub import check_access, publish, push
@@ -186,6 +187,30 @@ def test_without_a_network_the_real_client_is_told_of(monkeypatch: pytest.Monkey
     monkeypatch.setenv("HF_TOKEN", "nonsense")
     with pytest.raises(UserError, match="cannot be reached"):
         check_access("me/aligned")
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_publishing_both_policies(api: Mock, tmp_path: Path, full: bool) -> None:
+    model, folder, policies = tiny.save("sd", tmp_path / "model"), tmp_path / "run", ("positive", "negative")
+    backbone = load_backbone(model)
+    (backbone.with_full(torch.float32, True, policies) if full else backbone.with_lora(2, 4.0, policies)).save(folder)
+    run = Run(str(model), tmp_path / "pairs", CHATS(), full=full).resolved()
+    (folder / "run.yaml").write_text(runfile.to_yaml(run, CONVERTER))
+    (folder / "finished.json").write_text("{}")
+    (folder / "metrics.jsonl").write_text("")
+    (folder / "lagged").mkdir()
+    (folder / "lagged" / "pytorch_lora_weights.safetensors").write_text("of no policy")
+    publish(folder, "me/aligned")
+    weights = [path for policy in policies for path in (folder / policy).rglob("*") if path.is_file()]
+    uploaded = _uploaded(api)
+    assert set(uploaded) == ALWAYS | {path.relative_to(folder).as_posix() for path in weights}
+    assert all(str(tmp_path).encode() not in content for content in uploaded.values())
+    assert b"me/aligned" in uploaded["README.md"]
+    for path in weights:
+        path.unlink() if path.is_relative_to(folder / "negative") else None
+    with pytest.raises(UserError, match="negative: holds no weights to upload"):
+        publish(folder, "me/aligned")
+    assert api.create_commit.call_count == 1
 
 
 def test_publishing_writes_the_card_of_the_repository(api: Mock, finished: Callable[[bool], Path]) -> None:

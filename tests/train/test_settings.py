@@ -13,19 +13,31 @@ import yaml
 from contrapose import runfile
 from contrapose.core.links import IPO, Hinge, Sigmoid
 from contrapose.errors import UserError
-from contrapose.methods import CHATS, DDSPO, METHODS, SFT, DiffusionDPO, Method
+from contrapose.methods import (
+    CHATS,
+    DDSPO,
+    METHODS,
+    SFT,
+    DataDrivenDDSPO,
+    DiffusionDPO,
+    DiffusionDRO,
+    Method,
+    RealAlign,
+)
 from contrapose.train.settings import CONVERTER, LINKS, Optimisation, Run, Watching
 
 RUN = Run("a model", Path("pairs"), DDSPO())
 METHODS_WITH_LINKS = [
     *(
         cls(link=link, beta=12.5, weighting="linear")
-        for cls in (DDSPO, DiffusionDPO)
+        for cls in (DDSPO, DiffusionDPO, DataDrivenDDSPO)
         for link in (IPO(0.2), Hinge(2.0))
     ),
     DDSPO(link=Sigmoid(0.1), losers="random-positive", space="x0"),
     SFT("loser"),
     CHATS(beta=12.5, dropout=0.2, space="x0"),
+    DiffusionDRO(real_margin=0.1, samples="renoised"),
+    RealAlign(beta=12.5, link=IPO(0.2), stage1=DiffusionDRO(real_margin=0.1, rollout_steps=7)),
 ]
 
 

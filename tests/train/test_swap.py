@@ -14,7 +14,8 @@ from contrapose.core.links import IPO, Hinge, Sigmoid
 from contrapose.core.path import DiffusionPath
 from contrapose.errors import UserError
 from contrapose.methods import CHATS, DDSPO, SFT, DiffusionDPO, Method
-from contrapose.pairs.store import PairRecord, PairStore
+from contrapose.pairs.mixture import Mixture
+from contrapose.pairs.store import PairRecord
 from contrapose.train.align import align
 from contrapose.train.data import Groups
 from contrapose.train.settings import Optimisation, Run, Watching
@@ -32,19 +33,19 @@ class Numbered:
 
 
 @pytest.fixture
-def store(tmp_path: Path, write_store: Callable[..., Path]) -> PairStore:
+def store(tmp_path: Path, write_store: Callable[..., Path]) -> Mixture:
     """Random latents; one pair is a tie."""
     records = [PairRecord(f"{i}", f"of {i}", f"no {NUM - i}", i, 0.5 if i == TIE else 1.0) for i in range(NUM)]
     random = torch.Generator().manual_seed(0)
     sides = {side: torch.randn(NUM, 4, 8, 8, generator=random) for side in ("winner", "loser")}
-    return PairStore(write_store(tmp_path, records, sides))
+    return Mixture(write_store(tmp_path, records, sides))
 
 
-def _groups(store: PairStore, method: Method, swap: bool) -> Groups:
+def _groups(store: Mixture, method: Method, swap: bool) -> Groups:
     return Groups(store, method.composition(), Numbered(), PATH, 0, 0, swap)  # type: ignore[arg-type]
 
 
-def _gradient(store: PairStore, method: Method, swap: bool, moved: float = 0.0) -> Tensor:
+def _gradient(store: Mixture, method: Method, swap: bool, moved: float = 0.0) -> Tensor:
     """Of a small network that has moved so far off its reference."""
     torch.manual_seed(0)
     reference, trainee = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
@@ -63,7 +64,7 @@ def _gradient(store: PairStore, method: Method, swap: bool, moved: float = 0.0) 
 
 @pytest.mark.parametrize("link", [Sigmoid(), Sigmoid(smoothing=0.1), IPO(), Hinge()], ids=str)
 @pytest.mark.parametrize("method", METHODS, ids=["diffusion-dpo", "ddspo", "ddspo-random-positive"])
-def test_the_gradient_turns_round_at_the_start(store: PairStore, method: Method, link: object) -> None:
+def test_the_gradient_turns_round_at_the_start(store: Mixture, method: Method, link: object) -> None:
     """Where the margin is 0 every link's slope changes its sign alone: bit for bit but for label smoothing."""
     method = replace(method, link=link)
     there, back = (_gradient(store, method, swap) for swap in (False, True))
@@ -74,7 +75,7 @@ def test_the_gradient_turns_round_at_the_start(store: PairStore, method: Method,
         assert torch.equal(back, -there)
 
 
-def test_labels_alone_are_exchanged(store: PairStore) -> None:
+def test_labels_alone_are_exchanged(store: Mixture) -> None:
     """The images, the prompts, the times and the noise of a position stay; a tie stays a tie."""
     batches = [_groups(store, DDSPO(), swap).training_batch(range(NUM), torch.device("cpu")) for swap in (False, True)]
     plain, swapped = (batch.group for batch in batches)
@@ -89,8 +90,8 @@ def test_dpo_swapped_is_dpo_on_exchanged_images(tmp_path: Path, write_store: Cal
     """Away from the reference too, where the two gradients are no longer opposite."""
     records = [PairRecord(f"{i}", f"of {i}", f"no {i}", i) for i in range(NUM)]
     winner, loser = torch.randn(2, NUM, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    pairs = PairStore(write_store(tmp_path / "pairs", records, {"winner": winner, "loser": loser}))
-    exchanged = PairStore(write_store(tmp_path / "exchanged", records, {"winner": loser, "loser": winner}))
+    pairs = Mixture(write_store(tmp_path / "pairs", records, {"winner": winner, "loser": loser}))
+    exchanged = Mixture(write_store(tmp_path / "exchanged", records, {"winner": loser, "loser": winner}))
     method, moved = DiffusionDPO(beta=200.0), 0.1
     swapped = _gradient(pairs, method, True, moved)
     torch.testing.assert_close(swapped, _gradient(exchanged, method, False, moved), rtol=1e-4, atol=1e-4)

@@ -10,7 +10,7 @@ import torch
 
 from contrapose.cli.main import main
 from contrapose.errors import UserError
-from contrapose.methods import DDSPO, METHODS, SFT, DiffusionDPO
+from contrapose.methods import DDSPO, METHODS, SFT, DataDrivenDDSPO, DiffusionDPO, DiffusionDRO, RealAlign
 from contrapose.worlds.gaussians.denoiser import diffusion_path, sample
 from contrapose.worlds.gaussians.measure import energy_distance, score
 from contrapose.worlds.gaussians.modes import Modes, draw_pairs
@@ -41,6 +41,10 @@ RIGHT_WAY = [
     (DDSPO(beta=25.0, losers="not-paired"), 1e-5),
     (DiffusionDPO(beta=25.0), 1e-5),
     (SFT(), 1e-4),
+    (DataDrivenDDSPO(beta=25.0), 1e-5),
+    (DiffusionDRO(real_margin=0.1), 1e-4),
+    (DiffusionDRO(real_margin=0.1, samples="renoised", sync_every=1), 1e-4),
+    (RealAlign(beta=25.0, stage1=DiffusionDRO(real_margin=0.1)), 1e-5),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,11 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from contrapose.backbones import saving
+from contrapose.backbones.adapters import check_run, frozen_policy, put_on, starting_lora
 from contrapose.backbones.fingerprint import text_fingerprint, weights_fingerprint
 from contrapose.backbones.loading import Loading, Source, open_pipeline, release
-from contrapose.backbones.policies import ATTENTION_PROJECTIONS, FullPolicies, LoraPolicies, Policies
-from contrapose.core.group import Condition
+from contrapose.backbones.policies import ATTENTION_PROJECTIONS, FullPolicies, Lora, LoraPolicies, Policies
+from contrapose.core.group import Condition, join
 from contrapose.core.path import Density, Path, Space
 from contrapose.errors import UserError
 
@@ -112,9 +114,9 @@ class Backbone(ABC):
     def level_of(cls, time: float, config: Any) -> float:
         """How far from data (0) to noise (1) the time is that the stock pipeline hands a network of this `config`."""
 
-    def read_unconditional(self) -> Condition:
-        """What stands for no prompt in classifier-free guidance, one row."""
-        return self.read([""])
+    def read_unconditional(self, negative_prompt: str = "") -> Condition:
+        """What stands for no prompt, or for a negative one, in classifier-free guidance, one row."""
+        return self.read([negative_prompt])
 
     @property
     def patch(self) -> int:
@@ -172,19 +174,59 @@ class Backbone(ABC):
         scale = self.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
         return replace(settings, steps=steps, guidance_scale=scale)
 
-    def with_lora(self, rank: int, alpha: float, trained: tuple[str, ...] = ("trainee",)) -> Backbone:
-        """Train low-rank adapters on the family's attention projections, one a policy; the base stays as loaded."""
+    def with_lora(
+        self,
+        rank: int | None,
+        alpha: float | None,
+        trained: tuple[str, ...] = ("trainee",),
+        start: FilePath | None = None,
+        frozen: Mapping[str, FilePath | None] = {},
+    ) -> Backbone:
+        """Train low-rank adapters on the family's attention projections, one a policy; the base stays as loaded.
+
+        `start` is an earlier run's folder, at whose adapters all that is trained begins, and the reference; rank, alpha
+        and layers are theirs. `frozen` names policies that never train: a run's folder, or None for a copy of the first
+        trained one as it starts. Raises `UserError` for a run that is broken, unfinished or another model's, a start
+        that was trained in full, and a rank or alpha that is not the start's.
+        """
         self._place(self.denoiser_part)
-        self.policies = LoraPolicies(self.network, rank, alpha, self.lora_targets, trained)
+        network, part = self.network, self.denoiser_part
+        self._check_runs(start, *frozen.values())
+        if start is not None:
+            lora = starting_lora(start, part, network, rank, alpha)
+        else:
+            assert rank is not None and alpha is not None, "what a start would tell"
+            lora = Lora(rank, alpha, self.lora_targets)
+        further = {name: run and frozen_policy(run, part, network) for name, run in frozen.items()}
+        self.policies = LoraPolicies(network, lora, trained, further)
         return self
 
     def with_full(
-        self, frozen_dtype: torch.dtype, needs_reference: bool = True, trained: tuple[str, ...] = ("trainee",)
+        self,
+        frozen_dtype: torch.dtype,
+        needs_reference: bool = True,
+        trained: tuple[str, ...] = ("trainee",),
+        start: FilePath | None = None,
+        frozen: Mapping[str, FilePath | None] = {},
     ) -> Backbone:
-        """Train the whole network, once a policy, beside a frozen copy (none when no reference is asked for)."""
+        """Train the whole network, once a policy, beside a frozen copy (none when no reference is asked for).
+
+        `start` and `frozen` as in `with_lora`, of runs in full and adapters alike: their weights are put on the network
+        and on frozen copies of it.
+        """
         self._place(self.denoiser_part)
-        self.policies = FullPolicies(self.network, frozen_dtype, needs_reference, trained)
+        self._check_runs(start, *frozen.values())
+        network, part = self.network.float(), self.denoiser_part
+        further = {name: run and put_on(copy.deepcopy(network), run, part) for name, run in frozen.items()}
+        if start is not None:
+            put_on(network, start, part)
+        self.policies = FullPolicies(network, frozen_dtype, needs_reference, trained, further)
         return self
+
+    def _check_runs(self, *runs: FilePath | None) -> None:
+        for run in runs:
+            if run is not None:
+                check_run(run, self.source, self.denoiser_part)
 
     def feed_guidance(self, scale: float) -> None:
         """Feed this scale to a network that takes guidance as an input, wherever `predict` is asked.
@@ -200,10 +242,10 @@ class Backbone(ABC):
         return self.read(list(prompts))
 
     @torch.no_grad()
-    def unconditional(self) -> Condition:
-        """What the denoiser reads when there is no prompt, one row."""
+    def unconditional(self, negative_prompt: str = "") -> Condition:
+        """What the denoiser reads when there is no prompt, or a negative one in its place, one row."""
         self._place(*self.encoder_parts)
-        return self.read_unconditional()
+        return self.read_unconditional(negative_prompt)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -224,6 +266,21 @@ class Backbone(ABC):
         """The policy's prediction in the backbone's space."""
         denoiser, dtype = self.policies.denoiser(policy), self.policies.dtype(policy)
         return self.denoise(denoiser, x_t.to(dtype), t, _cast(condition, dtype))
+
+    @torch.no_grad()
+    def guided(self, x_t: Tensor, t: Tensor, condition: Condition, unconditional: Condition, scale: float) -> Tensor:
+        """u + s (c - u) in the backbone's space, both asked of the pipeline's own network in one call.
+
+        `unconditional` is one row; at s = 1 it is not asked.
+        """
+        self._place(self.denoiser_part)
+        x_t, condition = x_t.to(self.device, self.dtype), _cast(condition, self.dtype, self.device)
+        if scale == 1:
+            return self.denoise(self.network, x_t, t, condition)
+        none = {name: value.expand(len(x_t), *value.shape[1:]) for name, value in unconditional.items()}
+        both = join([_cast(none, self.dtype, self.device), condition])
+        u, c = self.denoise(self.network, torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
+        return u + scale * (c - u)
 
     def generate(self, generation: Generation, output: Literal["latent", "pil", "np"] = "latent") -> Any:
         """What the stock pipeline makes of this noise: latents [b, c, h, w] in the denoiser's scale, or images."""

@@ -66,6 +66,14 @@ class Flux(FlowBackbone):
             super().feed_guidance(scale)
         self._fed = scale
 
+    def guided(self, x_t: Tensor, t: Tensor, condition: Condition, unconditional: Condition, scale: float) -> Tensor:
+        """One call that is fed the scale, as the stock pipeline does; -schnell takes none."""
+        fed, self._fed = self._fed, scale
+        try:
+            return super().guided(x_t, t, condition, unconditional, 1.0)
+        finally:
+            self._fed = fed
+
     def _guidance(self, rows: int, device: torch.device) -> Tensor | None:
         return torch.full((rows,), self._fed, device=device) if self.network.config.guidance_embeds else None
 

@@ -21,6 +21,7 @@ from contrapose.backbones.adapters import whole_network
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families import check_origin, family_of
 from contrapose.backbones.loading import FULL_FOLDER, one_line
+from contrapose.backbones.proxy import with_proxy
 from contrapose.backbones.row_adapters import RowAdapters, eagerly, has_adapter, is_compiled, read_adapter
 from contrapose.backbones.rows import Call, like, prediction_of, stacked
 from contrapose.core.guidance import CHATS, GUIDANCES, Course, Guidance, Shares, combine
@@ -42,7 +43,8 @@ def guide(
     negative and pgd without. `settings` are the guidance's own (scale, schedule, interval, rescale); a schedule may be
     a function too, which gives the scale's factor for a noise level in 0..1. `batched=False` asks the policies one
     after the other, which takes less memory. Raises `UserError` before anything is asked, for a run of another model, a
-    missing policy, and settings out of range.
+    missing policy, and settings out of range; and in the block, or at its end, where npo or chats finds no rows without
+    a prompt. FLUX's pipelines predict those in a second call, given a `negative_prompt` and a `true_cfg_scale` above 1.
     """
     family = family_of(pipe)
     part = family.denoiser_part
@@ -60,6 +62,7 @@ def guide(
     guided = _Guided(pipe, family, guidance, course, policies)
     with adapters.on(bare), _replaced(network, guided):
         yield pipe
+    guided.check_partner()
 
 
 def make_guidance(method: str | Guidance, **settings: Any) -> Guidance:
@@ -85,10 +88,6 @@ def _check(family: type[Backbone], guidance: Guidance, runs: Mapping[str, Path])
         raise UserError(f"guidance {name} needs a positive run beside the negative one")
     if "negative" in runs and not guidance.needs_negative:
         raise UserError(f"guidance {name} takes no negative run; leave it out, or use cpgd")
-    if guidance.by_row and family.unconditional_rows == "none":
-        raise UserError(f"guidance {name} needs rows without a prompt, which this model's pipeline does not predict")
-    if isinstance(guidance, CHATS) and family.trims_text:
-        raise UserError("guidance chats: its proxy prompt is not defined for texts of different lengths; use npo")
     for run in runs.values():
         if not run.is_dir():
             raise UserError(f"{run}: no such run")
@@ -181,6 +180,7 @@ class _Guided:
     ):
         self.pipe, self.family, self.guidance, self.course, self.policies = pipe, family, guidance, course, policies
         self.config = getattr(pipe, family.denoiser_part).config
+        self.prompted: Call | None = None  # the last call with a prompt, where one without it is to follow
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         call = Call(inputs, named)
@@ -191,8 +191,13 @@ class _Guided:
         shares = {
             part: self._known(self.guidance.shares(level, part != "unconditional", self.course)) for part in parts
         }
-        if isinstance(self.guidance, CHATS):
-            call = self._with_proxy(call, parts)
+        if isinstance(self.guidance, CHATS) and "unconditional" in parts:
+            given = parts.get("conditional", slice(0, call.rows))
+            source = call if "conditional" in parts else self.prompted
+            assert source is not None
+            call = with_proxy(call, parts["unconditional"], source, given, self.guidance.proxy)
+        if "unconditional" in parts:
+            self.prompted = None
         units = [(policy, part) for part in parts for policy in shares[part]]
         answers, answer = self.policies.ask(call, [(policy, parts[part]) for policy, part in units])
         found = dict(zip(units, answers, strict=True))
@@ -207,11 +212,29 @@ class _Guided:
         rows = call.rows
         if not self.guidance.by_row:
             return {"all": slice(0, rows)}
+        if self.family.unconditional_rows == "none":
+            return {self._half(call): slice(0, rows)}
         halves = (slice(0, rows // 2), slice(rows // 2, rows))
         if not getattr(self.pipe, "do_classifier_free_guidance", True) or not call.alike(*halves):
             raise UserError("this guidance works on rows with and without a prompt: set the guidance scale above 1")
         order = ("unconditional", "conditional")
         return dict(zip(order if self.family.unconditional_rows == "first" else order[::-1], halves, strict=True))
+
+    def _half(self, call: Call) -> str:
+        """Which of a step's two calls on the same latents this is; stock pipelines make that with a prompt first."""
+        if self.prompted is not None and call.sample is self.prompted.sample:
+            return "unconditional"
+        self.check_partner()
+        self.prompted = call
+        return "conditional"
+
+    def check_partner(self) -> None:
+        """Raise `UserError` when a call with a prompt was not followed by the one without it."""
+        if self.prompted is not None:
+            raise UserError(
+                "this guidance works on calls with and without a prompt: pass the pipeline a negative_prompt and a "
+                "true_cfg_scale above 1"
+            )
 
     def _known(self, shares: Shares) -> Shares:
         """Without a positive run the base is the positive policy."""
@@ -220,16 +243,3 @@ class _Guided:
             name = policy if policy in self.policies else "base"
             known[name] = known.get(name, 0.0) + share
         return known
-
-    def _with_proxy(self, call: Call, parts: Mapping[str, slice]) -> Call:
-        """The unconditional rows' texts replaced by (1 + a) emb(null) - a emb(c)."""
-        guidance = self.guidance
-        assert isinstance(guidance, CHATS)
-        none, given = parts["unconditional"], parts["conditional"]
-
-        def change(text: Tensor) -> Tensor:
-            text = text.clone()
-            text[none] = (1 + guidance.proxy) * text[none] - guidance.proxy * text[given]
-            return text
-
-        return call.with_texts(change)

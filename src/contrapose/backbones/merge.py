@@ -23,10 +23,10 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contrapose.backbones.adapters import whole_network
+from contrapose.backbones.adapters import check_run, whole_network
 from contrapose.backbones.families import BY_PIPELINE, load_backbone
-from contrapose.backbones.fingerprint import BASE_NOTE, noted_fingerprint, stored_fingerprints, weights_fingerprint
-from contrapose.backbones.loading import FULL_FOLDER, Loading, Source, find
+from contrapose.backbones.fingerprint import BASE_NOTE, noted_fingerprint, weights_fingerprint
+from contrapose.backbones.loading import Loading, Source, find
 from contrapose.backbones.meta import skeleton
 from contrapose.backbones.row_adapters import Adapter, LowRank, has_adapter, read_adapter
 from contrapose.backbones.saving import save_lora, tell_no_folders
@@ -151,20 +151,10 @@ def _is_nothing(adapter: Adapter) -> bool:
 
 def _origin(settings: Merge, source: Source, part: str) -> str:
     """The fingerprint of the model that the runs were trained on; `UserError` where it is not this base."""
-    parts = (part, "vae")
-    ours = stored_fingerprints(source.path, parts) if source.path.is_dir() else {weights_fingerprint(source, parts)}
-    told = weights_fingerprint(source, parts)
     for run, _ in settings.shares:
-        if not run.is_dir():
-            raise UserError(f"{run}: no such run")
-        if not has_adapter(run) and not (run / FULL_FOLDER / part).is_dir():
-            raise UserError(f"{run}: holds no weights of this model's {part}; has the run finished?")
-        theirs = noted_fingerprint(run)
-        if theirs is not None and theirs not in ours:
-            known = ", ".join(sorted(ours))
-            raise UserError(f"{run}: was trained on another model ({theirs}) than {settings.base} ({known})")
-        told = theirs or told
-    return told
+        check_run(run, source, part)
+    noted = [noted_fingerprint(run) for run, _ in settings.shares]
+    return next(filter(None, reversed(noted)), None) or weights_fingerprint(source, (part, "vae"))
 
 
 def _write_adapters(folder: Path, settings: Merge, source: Source, part: str, origin: str) -> Merged:

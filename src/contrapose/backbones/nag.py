@@ -4,8 +4,8 @@
         images = pipe("a red cube on a blue sphere", guidance_scale=0).images
 
 Every attention layer that reads the prompt is asked a second time for the negative one, on the same rows, and both
-answers are combined before its output layer (`contrapose.core.guidance.NAG`). Where text has a stream of its own
-(SD3, FLUX), the negative text runs through the blocks beside the prompt's, over the same image.
+answers are combined before its output layer (`contrapose.core.guidance.NAG`). Where attention changes the text too
+(SD3, FLUX, Z-Image), the negative text runs through the blocks beside the prompt's, over the same image.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.transformers.transformer_z_image import SEQ_MULTI_OF
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -24,15 +25,10 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.families import family_of
 from contrapose.backbones.flux import Flux
 from contrapose.backbones.loading import Loading
-from contrapose.backbones.pixart import PixArtSigma
-from contrapose.backbones.sana import Sana
-from contrapose.backbones.stable_diffusion import StableDiffusion
 from contrapose.backbones.stable_diffusion_3 import StableDiffusion3
+from contrapose.backbones.z_image import ZImage
 from contrapose.core.guidance import NAG
 from contrapose.errors import UserError
-
-_CROSS = (StableDiffusion, Sana, PixArtSigma)  # SDXL is a StableDiffusion
-_JOINT = (StableDiffusion3, Flux)
 
 
 @contextmanager
@@ -44,14 +40,14 @@ def nag(
     It acts on all rows of a batch: with CFG, those without a prompt stay as they are where both negative prompts are
     the empty one and tau is at least 1. The empty one is what the model was trained to read for none, others are read
     as prompts are (SANA: behind its instruction). Goes together with `guide` by adapters; a whole network of `guide`'s
-    is asked as it is. Raises `UserError` for settings out of range, for Z-Image, whose text and image are one stream,
-    for compiled networks, whose layers take no hooks, for IP-Adapters, and without text encoders.
+    is asked as it is. Raises `UserError` for settings out of range, for compiled networks, whose layers take no hooks,
+    for IP-Adapters, and without text encoders.
 
     Differs from the authors' code: with CFG, theirs leaves the rows without a prompt alone.
     """
     guidance, family = NAG(scale, tau, alpha), family_of(pipe)
     network = getattr(pipe, family.denoiser_part)
-    _check(pipe, family, network)
+    _check(pipe, network)
     text = read_negative(pipe, family, negative_prompt)
     with attention_guided(network, family, text, guidance):
         yield pipe
@@ -60,7 +56,8 @@ def nag(
 @contextmanager
 def attention_guided(network: nn.Module, family: type[Backbone], text: Tensor, guidance: NAG) -> Iterator[None]:
     """A network whose attention is led away from a text [1, l, d], as the pipeline would hand it over."""
-    hooks = _in_joint_attention if issubclass(family, _JOINT) else _in_cross_attention
+    joint = _in_joint_attention if issubclass(family, (StableDiffusion3, Flux)) else _in_cross_attention
+    hooks = _in_one_stream if issubclass(family, ZImage) else joint
     handles = [] if guidance.off else list(hooks(network, text, guidance))
     try:
         yield
@@ -77,12 +74,7 @@ def read_negative(pipe: DiffusionPipeline, family: type[Backbone], prompt: str) 
     return (reader.read([prompt]) if prompt else reader.read_unconditional())["text"]
 
 
-def _check(pipe: DiffusionPipeline, family: type[Backbone], network: nn.Module) -> None:
-    if not issubclass(family, (*_CROSS, *_JOINT)):
-        known = ", ".join(known.__name__ for known in (*_CROSS, *_JOINT))
-        raise UserError(
-            f"nag does not work on a {type(pipe).__name__}, whose text and image are one stream (on: {known})"
-        )
+def _check(pipe: DiffusionPipeline, network: nn.Module) -> None:
     if any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in network.modules()):
         raise UserError("nag does not reach into a compiled network; use the pipeline without torch.compile")
     if getattr(network, "encoder_hid_proj", None) is not None:
@@ -167,3 +159,52 @@ def _in_joint_attention(network: nn.Module, text: Tensor, guidance: NAG) -> Iter
             yield block.attn.to_out[0].register_forward_pre_hook(contrast.before_output)
         else:  # FLUX's second half has text and image in one row, text first, and no output layer of its own
             yield block.attn.register_forward_hook(partial(after_joint, contrast))
+
+
+def _in_one_stream(network: nn.Module, text: Tensor, guidance: NAG) -> Iterator[RemovableHandle]:
+    """Hooks where image and text are one sequence, image first: the negative text stands where the prompt's does.
+
+    The image keeps its places, and the negative text ends where the prompt ends, so that the image sees it from as far
+    away as if it were the prompt.
+    """
+    pixels, stream, turns = 0, text, text
+
+    def note_image(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        nonlocal pixels
+        pixels = inputs[0].shape[1]
+
+    def ask(contrast: _Contrast, block: nn.Module, inputs: tuple[Any, ...]) -> None:
+        nonlocal stream, turns
+        whole, mask, turned, *rest = inputs
+        if block is network.layers[0]:
+            lengths = torch.full((len(whole),), whole.shape[1], device=whole.device) if mask is None else mask.sum(1)
+            stream, turns = _alone(network, text, whole, lengths - pixels)
+        swapped, places = torch.cat([whole[:, :pixels], stream], 1), torch.cat([turned[:, :pixels], turns], 1)
+        stream = contrast.ask(block, (swapped, None, places, *rest), {})[:, pixels:]
+
+    def combine(contrast: _Contrast, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        attended = inputs[0]
+        return (torch.cat([contrast.take(attended[:, :pixels]), attended[:, pixels:]], 1), *inputs[1:])
+
+    yield network.noise_refiner[0].register_forward_pre_hook(note_image)
+    for block in network.layers:
+        contrast = _Contrast(guidance)
+        yield block.register_forward_pre_hook(partial(ask, contrast))
+        yield block.attention.to_out[0].register_forward_pre_hook(partial(combine, contrast))
+
+
+def _alone(network: nn.Module, text: Tensor, like: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Z-Image's text as it is before it meets the image, on every row [b, l, d], and its places' rotations [b, l, r].
+
+    Its own places are 1, 2, ..., l, with l filled up as the network fills it up; in the rotations l is moved to `ends`.
+    """
+    words = network.cap_embedder(text[0].to(like.device, like.dtype))
+    filling = network.cap_pad_token.expand(-len(words) % SEQ_MULTI_OF, -1).to(words.dtype)
+    words = torch.cat([words, filling])
+    places = nn.functional.pad(torch.arange(1, len(words) + 1, device=like.device)[:, None], (0, 2))
+    turns = network.rope_embedder(places)
+    stream, own = _for_rows(words[None], like), turns.expand(len(like), -1, -1)
+    for block in network.context_refiner:
+        stream = block(stream, None, own)
+    moved = network.rope_embedder(nn.functional.pad(ends[:, None], (0, 2))) * turns[-1].conj()
+    return stream, own * moved[:, None]

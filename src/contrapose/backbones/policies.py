@@ -1,8 +1,11 @@
-"""Named policies on one denoiser: LoRA adapters on a frozen base, or a full trainee beside a frozen copy."""
+"""Named policies on one denoiser: LoRA adapters on a frozen base, or a full trainee beside frozen copies."""
 
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -14,7 +17,8 @@ ATTENTION_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 class Policies(Protocol):
-    """The named policies of one denoiser: `reference`, and those that are trained, usually one `trainee`."""
+    """The named policies of one denoiser: those that are trained, usually one `trainee`, `reference`, and others that
+    are frozen too."""
 
     trained: tuple[str, ...]
     """The policies that are trained."""
@@ -31,48 +35,92 @@ class Policies(Protocol):
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters, in a fixed order."""
 
+    def frozen_parameters(self, policy: str) -> list[nn.Parameter]:
+        """A frozen policy's own parameters, in a fixed order; a reference that is the bare base has none."""
+
     def state(self, policy: str = "trainee") -> dict[str, Tensor]:
-        """A trained policy's own weights by name."""
+        """A policy's own weights by name."""
 
     def load_state(self, state: dict[str, Tensor], policy: str = "trainee") -> None:
         """Put weights back that `state` gave."""
 
+    def copy(self, source: str = "trainee", to: str = "lagged") -> None:
+        """Give a frozen policy the weights of another of its form, in place."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lora:
+    """A policy's adapters: rank, scale and layers, and the weights that they start with."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...] | str = ATTENTION_PROJECTIONS
+    weights: Mapping[str, Tensor] | None = None
+    """By name, as `LoraPolicies.state` gives them; None for fresh ones, which change nothing yet."""
+
+    def config(self) -> LoraConfig:
+        """In peft's words."""
+        targets = self.targets if isinstance(self.targets, str) else list(self.targets)
+        return LoraConfig(r=self.rank, lora_alpha=self.alpha, init_lora_weights="gaussian", target_modules=targets)
+
 
 class LoraPolicies:
-    """Every policy an adapter on ONE frozen base; the reference is the base with adapters off."""
+    """Policies as adapters on ONE frozen base, and as frozen networks of their own where a run was trained in full.
+
+    All that is trained begins with `lora`, and so does the reference: where it has weights as a frozen adapter, else as
+    the base with adapters off. Of `frozen`, None is a copy of the first trained policy.
+    """
 
     def __init__(
         self,
         denoiser: nn.Module,
-        rank: int,
-        alpha: float,
-        targets: tuple[str, ...] = ATTENTION_PROJECTIONS,
+        lora: Lora,
         trained: tuple[str, ...] = ("trainee",),
+        frozen: Mapping[str, Lora | nn.Module | None] = {},
     ):
-        self._dtype, self.trained, self._module = denoiser.dtype, trained, denoiser
+        self._dtype, self.trained, self._module, self.config = denoiser.dtype, trained, denoiser, lora.config()
         denoiser.requires_grad_(False)
-        self.config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(targets))
-        for name in trained:
-            inject_adapter_in_model(self.config, denoiser, adapter_name=name)
+        self._networks = {name: one.requires_grad_(False) for name, one in frozen.items() if isinstance(one, nn.Module)}
+        self._adapters: dict[str, list[nn.Parameter]] = {}
+        for name in (*trained, *(["reference"] if lora.weights else [])):
+            self._inject(name, lora)
+        for name, one in frozen.items():
+            if not isinstance(one, nn.Module):
+                self._inject(name, one or lora)
+            if one is None:
+                self.copy(trained[0], name)
         self._layers = [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
-        own = tuple(f".{name}." for name in trained)
-        self._parameters = [p for name, p in denoiser.named_parameters() if any(part in name for part in own)]
-        for parameter in self._parameters:
-            parameter.data = parameter.data.float()  # the base may be half precision; what is trained is not
+        own = {id(parameter) for name in trained for parameter in self._adapters[name]}
+        self._parameters = [parameter for parameter in denoiser.parameters() if id(parameter) in own]
         self._active: str | None = None
         self.denoiser(trained[0])
+
+    def _inject(self, name: str, lora: Lora) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are what is wanted
+            inject_adapter_in_model(lora.config(), self._module, adapter_name=name)
+        found = [p for path, p in self._module.named_parameters() if path.endswith(f".{name}.weight")]
+        for parameter in found:
+            parameter.data = parameter.data.float()  # the base may be half precision; an adapter is not
+        self._adapters[name] = found
+        if lora.weights is not None:
+            self.load_state(dict(lora.weights), name)
 
     def modules(self) -> list[nn.Module]:
         return [self._module]
 
     def denoiser(self, policy: str) -> nn.Module:
+        if policy in self._networks:
+            return self._networks[policy]
         if policy != self._active:
             for layer in self._layers:
-                layer.enable_adapters(policy != "reference")
-                if policy != "reference":
+                layer.enable_adapters(policy in self._adapters)
+                if policy in self._adapters:
                     layer.set_adapter(policy)
-            for parameter in self._parameters:
-                parameter.requires_grad_(True)  # peft freezes what it switches off: a pending backward would miss it
+            # peft lets what it switches on be trained, and freezes the rest: a pending backward would miss that
+            for name, parameters in self._adapters.items():
+                for parameter in parameters:
+                    parameter.requires_grad_(name in self.trained)
             self._active = policy
         return self._module
 
@@ -82,15 +130,32 @@ class LoraPolicies:
     def parameters(self) -> list[nn.Parameter]:
         return self._parameters
 
+    def frozen_parameters(self, policy: str) -> list[nn.Parameter]:
+        if policy in self._networks:
+            return list(self._networks[policy].parameters())
+        return self._adapters.get(policy, [])
+
     def state(self, policy: str = "trainee") -> dict[str, Tensor]:
+        if policy in self._networks:
+            return self._networks[policy].state_dict()
         return get_peft_model_state_dict(self._module, adapter_name=policy)
 
     def load_state(self, state: dict[str, Tensor], policy: str = "trainee") -> None:
-        set_peft_model_state_dict(self._module, state, adapter_name=policy)
+        if policy in self._networks:
+            self._networks[policy].load_state_dict(state)
+        else:
+            set_peft_model_state_dict(self._module, state, adapter_name=policy)
+
+    @torch.no_grad()
+    def copy(self, source: str = "trainee", to: str = "lagged") -> None:
+        torch._foreach_copy_(self._adapters[to], self._adapters[source])
 
 
 class FullPolicies:
-    """What is trained is the whole denoiser in float32; what is frozen stays in the precision it computes in."""
+    """What is trained is the whole denoiser in float32; what is frozen stays in the precision it computes in.
+
+    Of `frozen`, None is a copy of the denoiser as it comes; networks that are given are made to be so frozen.
+    """
 
     def __init__(
         self,
@@ -98,12 +163,13 @@ class FullPolicies:
         frozen_dtype: torch.dtype,
         needs_reference: bool = True,
         trained: tuple[str, ...] = ("trainee",),
+        frozen: Mapping[str, nn.Module | None] = {},
     ):
-        frozen = _frozen_copy(denoiser, frozen_dtype) if needs_reference else None
+        asked = {"reference": None, **frozen} if needs_reference else frozen
+        others = {name: _frozen(copy.deepcopy(denoiser) if n is None else n, frozen_dtype) for name, n in asked.items()}
         first = denoiser.float().requires_grad_(True)
         self.trained = trained
-        self._modules = {trained[0]: first} | {name: copy.deepcopy(first) for name in trained[1:]}
-        self._modules |= {"reference": frozen} if frozen is not None else {}
+        self._modules = {trained[0]: first} | {name: copy.deepcopy(first) for name in trained[1:]} | others
 
     def modules(self) -> list[nn.Module]:
         return [self._modules[name] for name in self.trained]
@@ -112,10 +178,13 @@ class FullPolicies:
         return self._modules[policy]
 
     def dtype(self, policy: str) -> torch.dtype:
-        return torch.float32  # the frozen copy as well: autocast rounds for both alike
+        return torch.float32  # the frozen copies as well: autocast rounds for all alike
 
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for module in self.modules() for parameter in module.parameters()]
+
+    def frozen_parameters(self, policy: str) -> list[nn.Parameter]:
+        return list(self._modules[policy].parameters())
 
     def state(self, policy: str = "trainee") -> dict[str, Tensor]:
         return self._modules[policy].state_dict()
@@ -123,15 +192,18 @@ class FullPolicies:
     def load_state(self, state: dict[str, Tensor], policy: str = "trainee") -> None:
         self._modules[policy].load_state_dict(state)
 
+    @torch.no_grad()
+    def copy(self, source: str = "trainee", to: str = "lagged") -> None:
+        torch._foreach_copy_(self.frozen_parameters(to), list(self._modules[source].parameters()))
 
-def _frozen_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy without gradients, whose products are in the precision that autocast computes them in.
+
+def _frozen(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The module without gradients, with its products in the precision that autocast computes them in.
 
     Everything else (normalisation, tables of scales and shifts) autocast leaves in float32, and so does this: rounded
     weights there would make the reference differ from the trainee before the first step.
     """
-    frozen = copy.deepcopy(module).requires_grad_(False).eval()
-    for part in frozen.modules():
+    for part in module.requires_grad_(False).eval().modules():
         if isinstance(part, (nn.Linear, nn.Conv2d, nn.Conv3d)):
             part.to(dtype)
-    return frozen
+    return module

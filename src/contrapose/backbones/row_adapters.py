@@ -41,7 +41,13 @@ def has_adapter(folder: Path) -> bool:
 
 
 def read_adapter(folder: Path, part: str, network: nn.Module) -> dict[str, LowRank]:
-    """A run's adapters by layer, in the network's precision.
+    """A run's adapters by layer, in the network's precision; raises as `stored_adapter` does."""
+    layers, dtype = stored_adapter(folder, part, network)[0], network.dtype
+    return {name: LowRank(one.down.to(dtype), one.up.to(dtype), one.scale) for name, one in layers.items()}
+
+
+def stored_adapter(folder: Path, part: str, network: nn.Module) -> tuple[dict[str, LowRank], dict[str, Any]]:
+    """A run's adapters by layer as they are stored, and peft's settings of them.
 
     Raises `UserError` when the file is broken, or was trained on another family, rank or width.
     """
@@ -61,10 +67,10 @@ def read_adapter(folder: Path, part: str, network: nn.Module) -> dict[str, LowRa
         layer = layers.get(name.removeprefix(prefix)) if name.startswith(prefix) else None
         if down is None or up is None or not _fits(layer, down, up, rank):
             raise UserError(f"{path}: does not fit this model at {name}; was it trained on another one?")
-        found[name.removeprefix(prefix)] = LowRank(down.to(network.dtype), up.to(network.dtype), alpha / rank)
+        found[name.removeprefix(prefix)] = LowRank(down, up, alpha / rank)
     if not found:
         raise UserError(f"{path}: holds no adapters of this model's {part}")
-    return found
+    return found, settings
 
 
 def _settings(path: Path, folder: Path, part: str, own: bool) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 _WITHOUT_ROWS = ("img_ids", "txt_ids")  # FLUX hands over one of each for the whole batch
-_TEXTS = ("encoder_hidden_states", "pooled_projections", "text_embeds")
 _TIMES = ("timestep", "t")
 
 
@@ -43,16 +42,6 @@ class Call:
             return self.inputs, self.named
         named = {n: v if n in _WITHOUT_ROWS else self._chosen(v, rows) for n, v in self.named.items()}
         return tuple(self._chosen(value, rows) for value in self.inputs), named
-
-    def with_texts(self, change: Callable[[Tensor], Tensor]) -> Call:
-        """The same call with every text tensor changed."""
-
-        def changed(name: str, value: Any) -> Any:
-            if isinstance(value, dict):
-                return {n: changed(n, v) for n, v in value.items()}
-            return change(value) if name in _TEXTS else value
-
-        return Call(self.inputs, {name: changed(name, value) for name, value in self.named.items()})
 
     def _chosen(self, value: Any, rows: Sequence[slice]) -> Any:
         if isinstance(value, Tensor):

@@ -16,7 +16,7 @@ INSTRUCTION = inspect.signature(SanaPipeline.__call__).parameters["complex_human
 
 
 class Sana(FlowBackbone):
-    """SANA; prompts are read behind the stock pipeline's complex human instruction, the empty one without it.
+    """SANA; prompts are read behind the stock pipeline's complex human instruction, none and negative ones without it.
 
     Differs from the authors' DDSPO code: padding is cut off, which the network masks anyhow.
     """
@@ -31,8 +31,8 @@ class Sana(FlowBackbone):
     def read(self, prompts: list[str]) -> Condition:
         return self._read(prompts, INSTRUCTION)
 
-    def read_unconditional(self) -> Condition:
-        return self._read([""], None)
+    def read_unconditional(self, negative_prompt: str = "") -> Condition:
+        return self._read([negative_prompt], None)
 
     def _read(self, prompts: list[str], instruction: list[str] | None) -> Condition:
         text, mask, _, _ = self.pipe.encode_prompt(

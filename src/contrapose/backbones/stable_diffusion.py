@@ -59,12 +59,12 @@ class StableDiffusionXL(StableDiffusion):
         text, _, pooled, _ = self.pipe.encode_prompt(prompts, device=self.device, do_classifier_free_guidance=False)
         return {"text": text, "pooled": pooled}
 
-    def read_unconditional(self) -> Condition:
-        """Zeros where the model was trained so (`force_zeros_for_empty_prompt`), else the empty prompt."""
-        empty = self.read([""])
-        if not self.pipe.config.force_zeros_for_empty_prompt:
-            return empty
-        return {name: torch.zeros_like(value) for name, value in empty.items()}
+    def read_unconditional(self, negative_prompt: str = "") -> Condition:
+        """No prompt is zeros where the model was trained so (`force_zeros_for_empty_prompt`)."""
+        read = self.read([negative_prompt])
+        if negative_prompt or not self.pipe.config.force_zeros_for_empty_prompt:
+            return read
+        return {name: torch.zeros_like(value) for name, value in read.items()}
 
     def denoise(self, denoiser: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         height, width = (side * self.pipe.vae_scale_factor for side in x_t.shape[-2:])

@@ -9,10 +9,11 @@ from contrapose import runfile
 from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import follow, quiet_libraries
 from contrapose.errors import UserError
-from contrapose.methods import METHODS, name_of
-from contrapose.train.align import align as align_run
+from contrapose.methods import METHODS
+from contrapose.train.align import align_stage
 from contrapose.train.hub import check_access, publish
 from contrapose.train.settings import CONVERTER, LINKS, Run
+from contrapose.train.stages import stages
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def align(command: Command) -> None:
     quiet_libraries()
     if command.push_to_hub:
         check_access(command.push_to_hub)  # before hours of training, not after
-    run = command.run
-    follow(f"aligning with {name_of(run.method)}", run.optimisation.steps, align_run(run, command.out))
+    for stage in stages(command.run.resolved(), command.out):
+        follow(stage.title, stage.run.optimisation.steps, align_stage(stage))
     if command.push_to_hub:
         print(f"uploaded to {publish(command.out, command.push_to_hub)}")

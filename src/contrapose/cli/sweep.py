@@ -17,6 +17,7 @@ from contrapose.errors import UserError
 from contrapose.evaluate.run import Judge
 from contrapose.pairs.prompts import Prompt, read_prompts
 from contrapose.report.sweep import claim, folder_of, read_scales, read_sweep, sum_up, write_page
+from contrapose.sample.guided import settled
 from contrapose.sample.images import Sampling, sample_images
 from contrapose.worlds.shapes import suite
 
@@ -70,7 +71,7 @@ def sweep(command: Command) -> None:
     judge = _judge(command.suite, prompts)
     backbone = load_backbone(settings.model, DTYPES[settings.dtype], command.device, settings.adapter, settings)
     with guide(backbone.pipe, settings.positive, settings.negative, settings.guidance):  # its complaints first
-        claim(command.out, backbone.with_usual(settings))
+        claim(command.out, settled(settings, backbone))
     for scale, one in guided.items():
         done = sample_images(one, backbone, folder_of(command.out, scale))
         follow(f"sampling at w = {scale:g}", len(prompts) * settings.seeds, done)

@@ -47,12 +47,29 @@ class Pick(NamedTuple):
 
 
 @dataclass(frozen=True)
+class OnPolicy:
+    """A further sample of each group, drawn by the policy `lagged` under the group's own prompt: how it is drawn.
+
+    Of each trajectory `num_states` states are kept; its final sample is what a group gets when `renoised`, and else a
+    state, as the data and the noise that the policy predicted there.
+    """
+
+    num_steps: int
+    num_states: int
+    num_rollouts: int  # new ones for each optimiser step
+    buffer_size: int  # rollouts that are kept
+    sync_every: int  # optimiser steps after which the lagged policy is the trainee again
+    renoised: bool
+
+
+@dataclass(frozen=True)
 class Composition:
     """What a group is made of: its samples in order, and its prompt slots."""
 
     latents: tuple[Pick, ...] = (Pick("own", "winner"), Pick("own", "loser"))
     prompts: Mapping[str, Pick] = field(default_factory=lambda: {"prompt": Pick("own", "prompt")})
     dropout: Mapping[str, float] = field(default_factory=dict)  # how often a slot holds no prompt
+    on_policy: OnPolicy | None = None
 
     @property
     def fields(self) -> frozenset[str]:

@@ -64,11 +64,14 @@ def weight(kind: Weighting, level: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A batch of groups at its noise level, and the denoiser of `space` that is asked about it in `measure`."""
+    """A batch of groups at its noise level, and the denoiser of `space` that is asked about it in `measure`.
+
+    Noise is shared by a group's samples, or, with one axis more, each one's own.
+    """
 
     group: Group
     t: Num[Tensor, " b"]
-    noise: Float[Tensor, "b ..."]
+    noise: Float[Tensor, "b ..."] | Float[Tensor, "b m ..."]
     path: Path
     space: Space
     measure: Space
@@ -76,7 +79,7 @@ class Scene:
 
     def ask(self, rows: Sequence[Row]) -> dict[Row, Tensor]:
         """One policy's predictions, in one stacked call."""
-        x_t = [self.path.add_noise(self.group.latents[:, row.sample], self.noise, self.t) for row in rows]
+        x_t = [self.path.add_noise(*self._sample(row.sample), self.t) for row in rows]
         condition = join([self.group.prompts[row.slot] for row in rows])
         stacked = self.predict(rows[0].policy, torch.cat(x_t), self.t.repeat(len(rows)), condition)
         answers = stacked.float().chunk(len(rows))
@@ -87,7 +90,12 @@ class Scene:
 
     def truth(self, sample: int) -> Float[Tensor, "b ..."]:
         """What should be predicted for the noise that was added."""
-        return self.path.truth(self.group.latents[:, sample], self.noise, self.t, self.measure)
+        return self.path.truth(*self._sample(sample), self.t, self.measure)
+
+    def _sample(self, sample: int) -> tuple[Tensor, Tensor]:
+        """Its data and its noise."""
+        own = self.noise.ndim == self.group.latents.ndim
+        return self.group.latents[:, sample], self.noise[:, sample] if own else self.noise
 
 
 def errors(truths: Sequence[Tensor], answers: Sequence[Tensor]) -> Float[Tensor, "b n"]:
@@ -121,6 +129,11 @@ class Objective:
         """The distinct policies that are trained."""
         return tuple(dict.fromkeys(self.trainees[: len(self.samples)]))
 
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The further policies that are asked, neither trained nor the reference."""
+        return tuple(policy for policy in self.plan() if policy not in (*self.trained, self.reference))
+
     def trainee_rows(self) -> list[Row]:
         """Each side's prediction by the policy that is trained on it."""
         return [Row(self.trainees[side], sample, self.slots[side]) for side, sample in enumerate(self.samples)]
@@ -138,7 +151,7 @@ class Objective:
         self,
         group: Group,
         t: Num[Tensor, " b"],
-        noise: Float[Tensor, "b ..."],
+        noise: Float[Tensor, "b ..."] | Float[Tensor, "b m ..."],
         path: Path,
         space: Space,
         predict: Predict,

@@ -48,6 +48,16 @@ class PromptContrast:
 
 
 @dataclass(frozen=True)
+class OwnScore:
+    """e*_0 = the noise that was added; e*_1 = the score of the policy that drew the second sample."""
+
+    policy: str = "lagged"
+
+    def row(self, side: int, sample: int) -> Row | None:
+        return Row(self.policy, sample, "prompt") if side else None
+
+
+@dataclass(frozen=True)
 class PolicyContrast:
     """e*_w = phi_w(x_t^w, t, c), e*_l = phi_l(x_t^l, t, c): DDSPO data-driven, two policies fitted on either side."""
 

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from contrapose.methods.chats import CHATS
 from contrapose.methods.ddspo import DDSPO
+from contrapose.methods.ddspo_data import DataDrivenDDSPO
 from contrapose.methods.diffusion_dpo import DiffusionDPO
+from contrapose.methods.diffusion_dro import DiffusionDRO
+from contrapose.methods.realalign import RealAlign
 from contrapose.methods.sft import SFT
 
-Method = DDSPO | DiffusionDPO | SFT | CHATS
+Method = DDSPO | DataDrivenDDSPO | DiffusionDPO | DiffusionDRO | RealAlign | SFT | CHATS
 
-METHODS: dict[str, type[Method]] = {"ddspo": DDSPO, "diffusion-dpo": DiffusionDPO, "sft": SFT, "chats": CHATS}
+METHODS: dict[str, type[Method]] = {
+    "ddspo": DDSPO,
+    "ddspo-data": DataDrivenDDSPO,
+    "diffusion-dpo": DiffusionDPO,
+    "realalign": RealAlign,
+    "diffusion-dro": DiffusionDRO,
+    "sft": SFT,
+    "chats": CHATS,
+}
 
 
 def name_of(method: Method) -> str:
     """The method's name in `METHODS`."""
-    return next(name for name, cls in METHODS.items() if isinstance(method, cls))
+    return next(name for name, cls in METHODS.items() if type(method) is cls)
+
+
+def before(method: Method) -> Mapping[str, Method]:
+    """The runs that a method needs first, by what they are to it: where it starts, or a policy that it asks."""
+    return getattr(method, "before", {})

@@ -7,17 +7,28 @@ flip; otherwise the cut itself would tell the winner from the loser.
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from contrapose.errors import UserError
 
 _LEAST_AREA = 0.93  # of the square's: a bucket that uses less of what the model can do has a better neighbour
 _CENTRE = (0.5, 0.5)
+_Turn = Image.Transpose
+_TURNS = {
+    2: _Turn.FLIP_LEFT_RIGHT,
+    3: _Turn.ROTATE_180,
+    4: _Turn.FLIP_TOP_BOTTOM,
+    5: _Turn.TRANSPOSE,
+    6: _Turn.ROTATE_270,
+    7: _Turn.TRANSVERSE,
+    8: _Turn.ROTATE_90,
+}
 
 
 class Size(NamedTuple):
@@ -103,7 +114,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
     An animation gives its first frame. Raises `ValueError` for floating-point pixels, whose range nothing tells.
     """
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels; save it as an 8-bit image")
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -113,3 +124,13 @@ def as_rgb(image: Image.Image) -> Image.Image:
         colours = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), colours).convert("RGB")
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF says; `ImageOps.exif_transpose` fails where it is broken."""
+    image.load()  # a PNG's EXIF may come after its pixels, and a TIFF turns itself
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error):
+        turn = None
+    return image if turn is None else image.transpose(turn)

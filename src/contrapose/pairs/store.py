@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import yaml
@@ -61,7 +61,7 @@ class PairStore:
         if not manifest.is_file():
             raise UserError(
                 f"{self.folder}: no {MANIFEST}, so this is no folder of pairs; "
-                "make one with 'contrapose pairs draw' or 'contrapose pairs import'"
+                "make one with 'contrapose pairs draw', 'pairs import' or 'pairs real'"
             )
         self.manifest = _read_manifest(manifest)
         self.shards = sorted(self.folder.glob("shard-*.safetensors"))
@@ -81,8 +81,8 @@ class PairStore:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the pairs were drawn or imported with; empty where that was not recorded."""
-        return self.manifest.get("draw") or self.manifest.get("import") or {}
+        """What the pairs were drawn, imported or made of photographs with; empty where that was not recorded."""
+        return next((self.manifest[made] for made in ("draw", "import", "real") if made in self.manifest), {})
 
     def shape(self, index: int) -> tuple[int, ...]:
         """The shape of one record's latents, the same for its winner and its loser."""
@@ -148,6 +148,12 @@ def latent_shape(path: Path) -> tuple[int, ...]:
     return shapes.pop()
 
 
-def stack(store: PairStore, field: str, indices: Sequence[int]) -> Tensor:
+class Latents(Protocol):
+    """Whatever gives latents by field and record."""
+
+    def latent(self, field: str, index: int) -> Tensor: ...
+
+
+def stack(store: Latents, field: str, indices: Sequence[int]) -> Tensor:
     """Latents of several records of one shape, [b, ...]."""
     return torch.stack([store.latent(field, index) for index in indices])

@@ -82,17 +82,22 @@ def _sampling_of(folder: Path) -> dict[str, Any]:
 
 def commands(pairs: Path | None, runs: Sequence[RunFolder], judged: Sequence[Judged]) -> list[str]:
     """What to type for each result, worked out from the settings that lie beside it."""
-    found = []
-    if pairs is not None and (settings := (store := PairStore(pairs)).settings):
-        degrade = settings.get("degrade") or {}
-        name = ["--degrade", str(degrade["name"])] if "name" in degrade else []
-        made = "pairs draw" if "draw" in store.manifest else "pairs import"
-        found.append(_command(made, [*name, *_flags(settings)], pairs))
+    found = [] if pairs is None else _pairs(PairStore(pairs), pairs)
     found += [_command("align", [str(run.folder / RUN_FILE)], run.folder) for run in runs]
     for folder in dict.fromkeys(folder for one in judged for folder in one.images.values()):
         if settings := _sampling_of(folder):
             found.append(_command("sample", _sampling_flags(settings), folder))
     return [*found, *(_evaluation(one) for one in judged if one.images and one.base is not None)]
+
+
+def _pairs(store: PairStore, folder: Path) -> list[str]:
+    settings = store.settings
+    if "real" in store.manifest:
+        return [_command("pairs real", [str(folder / "real.yaml")], folder)]
+    degrade = settings.get("degrade") or {}
+    name = ["--degrade", str(degrade["name"])] if "name" in degrade else []
+    made = "pairs draw" if "draw" in store.manifest else "pairs import"
+    return [_command(made, [*name, *_flags(settings)], folder)] if settings else []
 
 
 def _evaluation(judged: Judged) -> str:

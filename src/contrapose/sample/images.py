@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from contrapose import runfile
 from contrapose.backbones.base import Backbone, Generation
-from contrapose.backbones.guide import guide
 from contrapose.backbones.loading import Loading
-from contrapose.core.guidance import GUIDANCES, PGD, AnyGuidance
+from contrapose.core.group import Condition
+from contrapose.core.guidance import GUIDANCES, AnyGuidance
 from contrapose.errors import UserError
 from contrapose.files import replacing
 from contrapose.pairs.prompts import Prompt, read_prompts
 from contrapose.sample.embeddings import Embeddings
+from contrapose.sample.guided import Guiding, guided, settled, unprompted
 from contrapose.sample.noise import generator, starting_noise
 
 SETTINGS = "images.yaml"
 
 
 @dataclass(frozen=True)
-class Sampling(Loading):
+class Sampling(Guiding, Loading):
     """Everything that decides the images that are sampled."""
 
     model: str
@@ -37,18 +37,10 @@ class Sampling(Loading):
     """Prompts: .txt with one a line, or .jsonl with a field `prompt` (GenEval metadata is such a file)."""
     adapter: Path | None = None
     """An aligned run whose weights go on top; none samples the model itself."""
-    positive: Path | None = None
-    """An aligned run that guides the sampler towards what it predicts."""
-    negative: Path | None = None
-    """An aligned run that guides the sampler away from what it predicts."""
-    guidance: AnyGuidance = field(default_factory=PGD)
-    """How the runs guide: pgd, cpgd, npo or chats, with strength, schedule and interval."""
     seeds: int = 4
     """Images for each prompt: seeds 0, 1, ..."""
     steps: int | None = None
     """Sampling steps; what is usual for the model when unset."""
-    guidance_scale: float | None = None
-    """Guidance scale, 1 is off; what is usual for the model when unset."""
     size: str | None = None
     """Image size as WIDTHxHEIGHT; the model's usual size when unset."""
     batch_size: int = 16
@@ -81,30 +73,20 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator
 
     Raises `UserError` when `out` holds images of other settings, or for a size that the model cannot make.
     """
-    settings = backbone.with_usual(settings)
+    settings = settled(settings, backbone)
     shape = backbone.shape_for(settings.size)
     prompts = read_prompts(settings.prompts)
-    with _guided(settings, backbone):  # before the folder is claimed for settings that cannot be
+    embeddings = Embeddings(backbone)
+    with guided(settings, backbone, embeddings):  # before the folder is claimed for settings that cannot be
         runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"])
         _describe(prompts, out)
         todo = jobs(prompts, settings.seeds, out)
-        embeddings = Embeddings(backbone)
         for first in range(0, len(todo), settings.batch_size):
             chunk = todo[first : first + settings.batch_size]
             if not all(job.path.exists() for job in chunk):
-                _sample_chunk(settings, backbone, embeddings, chunk, shape)
+                conditions = embeddings([job.prompt for job in chunk]), unprompted(settings, backbone, embeddings)
+                _sample_chunk(settings, backbone, conditions, chunk, shape)
             yield first + len(chunk)
-
-
-def _guided(settings: Sampling, backbone: Backbone) -> AbstractContextManager[Any]:
-    """The pipeline under preference guidance, or as it is; `UserError` for settings of a guidance without runs."""
-    if settings.positive or settings.negative:
-        if settings.guidance.by_row and settings.guidance_scale is not None and settings.guidance_scale <= 1:
-            raise UserError("this guidance works on rows with and without a prompt: set --guidance-scale above 1")
-        return guide(backbone.pipe, settings.positive, settings.negative, settings.guidance)
-    if settings.guidance != PGD():
-        raise UserError("scale, schedule, interval and rescale guide by a run: name one with --positive")
-    return nullcontext()
 
 
 def _describe(prompts: Sequence[Prompt], out: Path) -> None:
@@ -121,15 +103,16 @@ def _describe(prompts: Sequence[Prompt], out: Path) -> None:
 
 
 def _sample_chunk(
-    settings: Sampling, backbone: Backbone, embeddings: Embeddings, chunk: Sequence[Job], shape: tuple[int, ...]
+    settings: Sampling,
+    backbone: Backbone,
+    conditions: tuple[Condition, Condition],
+    chunk: Sequence[Job],
+    shape: tuple[int, ...],
 ) -> None:
     assert settings.steps is not None and settings.guidance_scale is not None
     streams = [generator(job.prompt, job.seed) for job in chunk]
     noise = starting_noise(streams, shape)
-    condition, unconditional = embeddings([job.prompt for job in chunk]), embeddings.unconditional()
-    images = backbone.generate(
-        Generation(condition, unconditional, noise, streams, settings.steps, settings.guidance_scale), "pil"
-    )
+    images = backbone.generate(Generation(*conditions, noise, streams, settings.steps, settings.guidance_scale), "pil")
     for job, image in zip(chunk, images, strict=True):
         with replacing(job.path) as aside:
             image.save(aside, format="PNG")

@@ -1,4 +1,4 @@
-"""One alignment run, from its settings to its weights; run it again to carry on, or to do nothing when complete."""
+"""An alignment run, from its settings to its weights; run it again to carry on, or to do nothing when complete."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ from contrapose.backbones.loading import DTYPES, FINISHED
 from contrapose.errors import UserError
 from contrapose.files import replacing
 from contrapose.methods import name_of
+from contrapose.pairs.mixture import Mixture
 from contrapose.pairs.store import PairStore
 from contrapose.sample.embeddings import Embeddings
 from contrapose.train.card import final_metrics, hub_id, last_name, write_card
 from contrapose.train.checkpoint import Stateful, load_training, save_training
 from contrapose.train.data import Groups
 from contrapose.train.loop import Diverged, Trainer, TrainState
+from contrapose.train.on_policy import LAGGED
 from contrapose.train.settings import CONVERTER, Run
+from contrapose.train.stages import Stage, stages
 
 RUN_FILE, METRICS = "run.yaml", "metrics.jsonl"
 # Settings that do not decide the outcome, and may change when a run is resumed.
@@ -39,12 +42,18 @@ log = logging.getLogger(__name__)
 
 
 def align(run: Run, out: Path) -> Iterator[TrainState]:
+    """Train all of a run's stages, yielding as `align_stage` does."""
+    for stage in stages(run.resolved(), out):
+        yield from align_stage(stage)
+
+
+def align_stage(stage: Stage) -> Iterator[TrainState]:
     """Train, yielding after each optimiser step (the first state tells where a resumed run starts).
 
     Writes `run.yaml`, `metrics.jsonl`, TensorBoard events, checkpoints, and at the end the weights and `finished.json`.
-    Raises `UserError` for pairs of another model, other settings in `out`, or divergence.
+    Raises `UserError` for pairs of another model, other settings in the folder, or divergence.
     """
-    run = run.resolved()
+    run, out = stage.run, stage.folder
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; choose another --out")
     begun = (out / RUN_FILE).exists() and runfile.claim(out / RUN_FILE, run, CONVERTER, free=_FREE)
@@ -52,7 +61,7 @@ def align(run: Run, out: Path) -> Iterator[TrainState]:
         yield TrainState(run.optimisation.steps, {})
         return
     accelerator = Accelerator(mixed_precision=_mixed(run.precision))
-    trainer = _trainer(run, accelerator)
+    trainer = _trainer(stage, accelerator)
     if not begun:  # only now, so that a mistyped model or folder of pairs leaves nothing behind that refuses its mend
         runfile.claim(out / RUN_FILE, run, CONVERTER, free=_FREE)
     latest = max((out / "checkpoints").glob("step-*.safetensors"), default=None)
@@ -74,8 +83,8 @@ def _mixed(precision: str) -> str:
     return "no" if precision == "fp32" else precision
 
 
-def _trainer(run: Run, accelerator: Accelerator) -> Trainer:
-    store = PairStore(run.pairs)
+def _trainer(stage: Stage, accelerator: Accelerator) -> Trainer:
+    run, store = stage.run, Mixture(stage.run.pairs)
     torch.manual_seed(run.seed)  # LoRA's initial weights
     dtype = DTYPES[run.precision]
     backbone = load_backbone(
@@ -86,31 +95,45 @@ def _trainer(run: Run, accelerator: Accelerator) -> Trainer:
     _check_origin(run, store, backbone)
     path = backbone.noising(store.usual_shape, run.time_density, run.time_shift == "scheduler")
     embeddings = Embeddings(backbone, run.cache_limit)
-    groups = Groups(store, run.method.composition(), embeddings, path, run.seed, run.watching.holdout, run.swap)
+    composition, holdout = run.method.composition(), run.watching.holdout
+    groups = Groups(store, composition, embeddings, path, run.seed, holdout, run.swap, run.caption_dropout)
     settled = embeddings.settle(groups.prompts())
     log.info(settled.line)
     backbone.release_encoders(keep_text=settled.encoders_needed)
-    objective = run.method.objective()
-    if run.full:
-        backbone.with_full(dtype, len(objective.plan()) > len(objective.trained), objective.trained)
-    else:
-        assert run.lora_rank is not None and run.lora_alpha is not None
-        backbone.with_lora(run.lora_rank, run.lora_alpha, objective.trained)
+    _add_policies(stage, backbone, dtype)
     return Trainer(run, backbone, groups, accelerator)
 
 
-def _check_origin(run: Run, store: PairStore, backbone: Backbone) -> None:
-    theirs = store.manifest.get("fingerprint")
-    if theirs != backbone.fingerprint and not run.foreign_pairs:
-        raise UserError(
-            f"{run.pairs}: these pairs were drawn with another model ({theirs}) than {run.model} "
-            f"({backbone.fingerprint}); draw pairs with this one, or accept them with --foreign-pairs"
-        )
+def _add_policies(stage: Stage, backbone: Backbone, dtype: torch.dtype) -> None:
+    """The policies that the method trains, and those that it asks."""
+    run, objective = stage.run, stage.run.method.objective()
+    frozen: dict[str, Path | None] = dict(stage.policies)
+    if run.method.composition().on_policy:
+        frozen[LAGGED] = None
+    if run.full:
+        needs_reference = objective.reference is not None
+        backbone.with_full(dtype, needs_reference, objective.trained, stage.start, frozen)
+    else:
+        backbone.with_lora(run.lora_rank, run.lora_alpha, objective.trained, stage.start, frozen)
+
+
+def _check_origin(run: Run, mixture: Mixture, backbone: Backbone) -> None:
+    for store in mixture.stores:
+        theirs = store.manifest.get("fingerprint")
+        if theirs != backbone.fingerprint and not run.foreign_pairs:
+            raise UserError(
+                f"{store.folder}: these pairs were drawn with another model ({theirs}) than {run.model} "
+                f"({backbone.fingerprint}); draw pairs with this one, or accept them with --foreign-pairs"
+            )
+        _check_shapes(store, run.model, backbone)
+
+
+def _check_shapes(store: PairStore, model: str, backbone: Backbone) -> None:
     channels, *sides = backbone.latent_shape
     for shape in store.shapes:
         if len(shape) != 1 + len(sides) or shape[0] != channels or any(side % backbone.patch for side in shape[1:]):
             raise UserError(
-                f"{run.pairs}: latents of shape {list(shape)} do not fit {run.model}, which takes "
+                f"{store.folder}: latents of shape {list(shape)} do not fit {model}, which takes "
                 f"{[channels, *('*' for _ in sides)]} with sides that are multiples of {backbone.patch}"
             )
 
@@ -122,6 +145,9 @@ def _parts(trainer: Trainer) -> dict[str, Stateful]:
     }
     if trainer.accelerator.scaler is not None:
         parts["scaler"] = trainer.accelerator.scaler
+    if trainer.groups.replay is not None:
+        lagged = trainer.backbone.policies.frozen_parameters(LAGGED)
+        parts |= {LAGGED: nn.ParameterList(lagged), "replay": trainer.groups.replay}
     if trainer.average:
         parts["average"] = nn.ParameterList(nn.Parameter(a, requires_grad=False) for a in trainer.average)
     return parts

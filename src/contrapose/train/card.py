@@ -22,6 +22,7 @@ from contrapose.backbones.loading import FULL_FOLDER, PEFT_FILE
 from contrapose.errors import UserError
 from contrapose.files import replacing
 from contrapose.methods import Method, name_of
+from contrapose.pairs.mixture import parse
 from contrapose.pairs.store import PairStore
 from contrapose.train.settings import CONVERTER, Run
 
@@ -30,13 +31,15 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _ARXIV = re.compile(r"arXiv[: ](\d{4}\.\d{4,5})")
 _MARKUP = re.compile(r"[\\`*\[\]|~#$!]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word is none
+_FILES = ("model", "prompts", "images", "source", "winners", "losers", "metadata")  # named by the same
 _UNTOLD = ("batch_size", "shard_size", "cache", "endpoint")  # of how pairs were drawn: decides nothing, or is private
 
 
 def write_card(folder: Path, run: Run, metrics: Mapping[str, float], repo: str | None = None) -> None:
     """Write `README.md` into the run's folder: a hub model card with the final held-out `metrics`.
 
-    `repo` is the hub id that it will be loaded from; the folder's own name stands in when there is none.
+    `repo` is the hub id that it will be loaded from; the folder's own name stands in when there is none. A run of
+    several policies has a folder for each, and its card says how they are used together.
     """
     environment = Environment(
         loader=PackageLoader("contrapose.train", "."),
@@ -54,18 +57,24 @@ def write_card(folder: Path, run: Run, metrics: Mapping[str, float], repo: str |
         where=repo or f"path/to/{folder.resolve().name}",
         on_hub=repo is not None,
         kind=_kind(folder, run),
+        policies=list(policy_folders(run)),
         full_folder=FULL_FOLDER,
         run=run.resolved(),
         method=name_of(run.method),
         paper=_paper(run.method),
-        pairs=run.pairs.resolve().name,
-        pair_facts=_pair_facts(run.pairs),
+        pairs=[(folder.resolve().name, weight, _pair_facts(folder)) for folder, weight in parse(run.pairs)],
         settings=list(_rows(published(run.resolved()))),
         metrics=[(name.removeprefix("held_out/"), f"{value:.4g}") for name, value in metrics.items()],
         version=__version__,
     )
     with replacing(folder / CARD) as aside:
         aside.write_text(card, encoding="utf-8", errors="replace")
+
+
+def policy_folders(run: Run) -> tuple[str, ...]:
+    """The folders that hold the weights of a run of several policies, one each; none where there is one policy."""
+    trained = run.method.objective().trained
+    return trained if len(trained) > 1 else ()
 
 
 def final_metrics(folder: Path) -> dict[str, float]:
@@ -108,10 +117,11 @@ def plain(text: object) -> str:
 
 def _paths(settings: Any) -> Iterator[str]:
     for value in (getattr(settings, f.name) for f in fields(settings)):
-        if isinstance(value, Path):
-            yield str(value)
-        elif is_dataclass(value):
-            yield from _paths(value)
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, Path):
+                yield str(one)
+            elif is_dataclass(one):
+                yield from _paths(one)
 
 
 def _is_local(text: str) -> bool:
@@ -133,7 +143,7 @@ def _kind(folder: Path, run: Run) -> str:
     """How the weights are loaded: full, peft or lora."""
     if run.full:
         return "full"
-    return "peft" if (folder / PEFT_FILE).is_file() else "lora"
+    return "peft" if any((folder / name / PEFT_FILE).is_file() for name in policy_folders(run) or ("",)) else "lora"
 
 
 def _paper(method: Method) -> str:
@@ -148,10 +158,8 @@ def _pair_facts(folder: Path) -> list[tuple[str, str]]:
         store = PairStore(folder)
     except (UserError, OSError):
         return []
-    draw = store.manifest.get("draw")
-    draw = draw if isinstance(draw, dict) else {}
-    told = {key: value for key, value in _flat(draw) if key.rpartition(".")[2] not in _UNTOLD}
-    files = {str(value) for key, value in told.items() if key in ("prompts", "model") and not hub_id(str(value))}
+    told = {key: value for key, value in _flat(store.settings) if key.rpartition(".")[2] not in _UNTOLD}
+    files = {str(value) for key, value in told.items() if key in _FILES and not hub_id(str(value))}
     return [("number", f"{len(store):,}"), *_rows(without_folders(told, files))]
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from contrapose.files import replacing
+from contrapose.train.replay import Replay
 
-Stateful = nn.Module | Optimizer | torch.amp.GradScaler
+Stateful = nn.Module | Replay | Optimizer | torch.amp.GradScaler
 
 
 def tensors_of(part: Stateful) -> dict[str, Tensor]:
@@ -20,7 +21,7 @@ def tensors_of(part: Stateful) -> dict[str, Tensor]:
 
     An optimiser's count of steps that is no tensor becomes a whole number without dimensions.
     """
-    if isinstance(part, nn.Module):
+    if isinstance(part, (nn.Module, Replay)):
         return {name: value.contiguous() for name, value in part.state_dict().items()}
     if isinstance(part, torch.amp.GradScaler):
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in part.state_dict().items()}
@@ -33,7 +34,7 @@ def tensors_of(part: Stateful) -> dict[str, Tensor]:
 
 def restore(part: Stateful, tensors: dict[str, Tensor]) -> None:
     """Put tensors back that `tensors_of` gave."""
-    if isinstance(part, nn.Module):
+    if isinstance(part, (nn.Module, Replay)):
         part.load_state_dict(tensors)
         return
     if isinstance(part, torch.amp.GradScaler):

@@ -15,18 +15,49 @@ from torch import Tensor
 from contrapose.core.group import Composition, Condition, Group, Pick
 from contrapose.core.path import Path
 from contrapose.errors import UserError
-from contrapose.pairs.store import PairStore, stack
+from contrapose.pairs.mixture import Mixture
+from contrapose.pairs.store import stack
 from contrapose.sample.embeddings import Embeddings
 from contrapose.sample.noise import random_seed
+from contrapose.train.replay import Entry, Replay
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Groups with their times and noise."""
+    """Groups with their times and noise, which a group's samples share or, with one axis more, have each their own."""
 
     group: Group
     t: Tensor
     noise: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a batch of rollouts sees: the prompts of these records, none where blank, and a random stream each."""
+
+    records: list[int]
+    blank: list[bool]
+    condition: Condition
+    shape: tuple[int, ...]
+    streams: list[torch.Generator]
+
+
+class Order:
+    """The endless stream of these records, shuffled anew in each epoch; `seed` tells it from others."""
+
+    def __init__(self, store: Mixture, records: Sequence[int], *seed: object):
+        self._store, self._records, self._seed = store, records, seed
+        self._current = (0, self._epoch(0))
+
+    def __call__(self, position: int) -> int:
+        """The record at a position."""
+        epoch, offset = divmod(position, len(self._current[1]))  # every epoch is as long
+        if self._current[0] != epoch:
+            self._current = (epoch, self._epoch(epoch))
+        return self._current[1][offset]
+
+    def _epoch(self, epoch: int) -> list[int]:
+        return self._store.epoch(self._records, torch.Generator().manual_seed(random_seed(*self._seed, epoch)))
 
 
 class Groups:
@@ -35,31 +66,38 @@ class Groups:
     `swap` exchanges the labels, (1 - p, p) for (p, 1 - p): each side keeps its image, its target and the prompt, and
     the other one is preferred. In Diffusion-DPO that is to exchange the images; in DDSPO the trainee is to explain
     e_ref(x_t^l, t, c-) better than e_ref(x_t^w, t, c), still under the prompt c.
+
+    `caption_dropout` is how often all of a group's slots hold no prompt. With a `replay` buffer the policy's own
+    sample, and with it the record, come from there; held-out groups have their loser in its place.
     """
+
+    replay: Replay | None = None
 
     def __init__(
         self,
-        store: PairStore,
+        store: Mixture,
         composition: Composition,
         embeddings: Embeddings,
         path: Path,
         seed: int,
         holdout: int,
         swap: bool = False,
+        caption_dropout: float = 0.0,
     ):
         self.store, self.composition, self.embeddings, self.path, self.seed = store, composition, embeddings, path, seed
-        self.swap = swap
+        self.swap, self.caption_dropout = swap, caption_dropout
+        if composition.on_policy:
+            self.replay = Replay(composition.on_policy.buffer_size)
         self.held_out, self.training = _split(store, seed, min(holdout, len(store) // 5))
         if "degraded" in composition.fields and not all(record.degraded for record in store.records):
-            raise UserError(f"{store.folder}: these pairs have no degraded prompts; draw pairs, or use diffusion-dpo")
+            raise UserError(f"{store}: these pairs have no degraded prompts; draw pairs, or use diffusion-dpo")
         self._by_size = _by_size(store, self.training)
         self._pairs_up = any(p.whose == "other" for p in (*composition.latents, *composition.prompts.values()))
         lonely = min((len({store.records[i].prompt for i in same}) for same in self._by_size.values()), default=0)
         if self._pairs_up and lonely < 2:
-            raise UserError(
-                f"{store.folder}: this kind of loser needs training pairs of at least two prompts of each size"
-            )
-        self._epoch: tuple[int, list[int]] = (-1, [])
+            raise UserError(f"{store}: this kind of loser needs training pairs of at least two prompts of each size")
+        self._own = Order(store, self.training, seed, "epoch")
+        self._rolled_out = Order(store, self.training, seed, "rollout epoch")
 
     def prompts(self) -> list[str]:
         """Every distinct prompt that a group can hold."""
@@ -68,11 +106,15 @@ class Groups:
 
     def micro_batches(self, positions: Sequence[int], size: int) -> list[list[int]]:
         """The positions in lists of at most `size` whose latents have one shape, so that they stack."""
-        return self._by_shape([(position, self._record(position)) for position in positions], size)
+        return self._by_shape([(position, self._place(position)[0]) for position in positions], size)
 
     def held_out_batches(self, size: int) -> list[list[int]]:
         """The held-out records, likewise."""
         return self._by_shape([(record, record) for record in self.held_out], size)
+
+    def rollout_batches(self, numbers: Sequence[int], size: int) -> list[list[int]]:
+        """The rollouts of these numbers, likewise."""
+        return self._by_shape([(number, self._rolled_out(number)) for number in numbers], size)
 
     def _by_shape(self, records: Sequence[tuple[int, int]], size: int) -> list[list[int]]:
         by_shape: dict[tuple[int, ...], list[int]] = {}
@@ -82,34 +124,68 @@ class Groups:
 
     def training_batch(self, positions: Sequence[int], device: torch.device) -> Batch:
         """The groups at these positions of the endless shuffled stream of training pairs."""
-        owns = [self._record(position) for position in positions]
-        return self._batch(owns, [_stream(self.seed, "position", p) for p in positions], device)
+        places = [self._place(position) for position in positions]
+        entries = [entry for _, entry in places if entry is not None]
+        blank = [self._blank("caption", position) for position in positions]
+        streams = [self._stream("position", position) for position in positions]
+        return self._batch([record for record, _ in places], streams, blank, device, entries)
 
     def held_out_batch(self, level: float, device: torch.device, owns: Sequence[int]) -> Batch:
         """Held-out pairs at one noise level, always with the same noise."""
-        batch = self._batch(owns, [_stream(self.seed, "held out", own, level) for own in owns], device)
+        streams = [self._stream("held out", own, level) for own in owns]
+        batch = self._batch(owns, streams, [False] * len(owns), device, [])
         return Batch(batch.group, self.path.at_level(level, len(owns)).to(device), batch.noise)
 
-    def _record(self, position: int) -> int:
-        epoch, offset = divmod(position, len(self.training))
-        if self._epoch[0] != epoch:
-            shuffled = torch.randperm(len(self.training), generator=_stream(self.seed, "epoch", epoch))
-            self._epoch = (epoch, shuffled.tolist())
-        return self.training[self._epoch[1][offset]]
+    def rollout_batch(self, numbers: Sequence[int], device: torch.device) -> Seen:
+        """What the rollouts of these numbers, of one shape, see."""
+        records = [self._rolled_out(number) for number in numbers]
+        blank = [self._blank("rollout caption", number) for number in numbers]
+        condition = self._condition(Pick("own", "prompt"), records, records, blank, device)
+        streams = [self._stream("rollout", number) for number in numbers]
+        return Seen(records, blank, condition, self.store.shape(records[0]), streams)
 
-    def _batch(self, owns: Sequence[int], streams: Sequence[torch.Generator], device: torch.device) -> Batch:
+    def _place(self, position: int) -> tuple[int, Entry | None]:
+        """The record at a position, and its entry of the buffer where there is one."""
+        if self.replay is None:
+            return self._own(position), None
+        entry = self.replay.draw(self._stream("entry", position))
+        return entry.rollout.record, entry
+
+    def _blank(self, purpose: str, number: int) -> bool:
+        """Whether no slot holds a prompt."""
+        share = self.caption_dropout
+        return bool(share) and float(torch.rand((), generator=self._stream(purpose, number))) < share
+
+    def _batch(
+        self,
+        owns: Sequence[int],
+        streams: Sequence[torch.Generator],
+        blank: Sequence[bool],
+        device: torch.device,
+        entries: Sequence[Entry],
+    ) -> Batch:
         others = [self._other(own, stream) for own, stream in zip(owns, streams, strict=True)]
         times = torch.cat([self.path.draw_times(1, stream) for stream in streams])
-        latents = torch.stack([self._latents(pick, owns, others) for pick in self.composition.latents], 1)
-        noise = torch.stack([torch.randn(latents.shape[2:], generator=stream) for stream in streams])
+        latents = [self._latents(pick, owns, others) for pick in self.composition.latents]
+        noise = torch.stack([torch.randn(latents[0].shape[1:], generator=stream) for stream in streams])
+        if entries:
+            latents.append(_stacked(entries, "x0"))
+            blank = [entry.rollout.blank for entry in entries]
+            if not self.composition.on_policy.renoised:
+                times, noise = _stacked(entries, "t"), torch.stack([noise, _stacked(entries, "eps")], 1)
+        elif self.replay is not None:
+            latents.append(self._latents(Pick("own", "loser"), owns, others))
         prompts = {
-            slot: self._condition(pick, owns, others, self._dropped(slot, streams), device)
+            slot: self._condition(pick, owns, others, self._dropped(slot, streams, blank), device)
             for slot, pick in self.composition.prompts.items()
         }
         shares = torch.tensor([self.store.records[own].preference for own in owns])
         labels = torch.stack([1 - shares, shares] if self.swap else [shares, 1 - shares], 1)
-        group = Group(_send(latents, device), prompts, _send(labels, device))
-        return Batch(group, _send(times, device), _send(noise, device))
+        group = Group(send(torch.stack(latents, 1), device), prompts, send(labels, device))
+        return Batch(group, send(times, device), send(noise, device))
+
+    def _stream(self, *parts: object) -> torch.Generator:
+        return torch.Generator().manual_seed(random_seed(self.seed, *parts))
 
     def _other(self, own: int, stream: torch.Generator) -> int:
         """A training record of the same shape and another prompt, uniformly; the record itself where none is asked."""
@@ -125,10 +201,13 @@ class Groups:
         chosen = owns if pick.whose == "own" else others
         return stack(self.store, pick.field, chosen).float()
 
-    def _dropped(self, slot: str, streams: Sequence[torch.Generator]) -> list[bool]:
+    def _dropped(self, slot: str, streams: Sequence[torch.Generator], blank: Sequence[bool]) -> list[bool]:
         """Which groups' slot holds no prompt."""
         share = self.composition.dropout.get(slot)
-        return [share is not None and float(torch.rand((), generator=stream)) < share for stream in streams]
+        if share is None:
+            return list(blank)
+        drawn = [float(torch.rand((), generator=stream)) < share for stream in streams]
+        return [own or whole for own, whole in zip(drawn, blank, strict=True)]
 
     def _condition(
         self, pick: Pick, owns: Sequence[int], others: Sequence[int], dropped: Sequence[bool], device: torch.device
@@ -136,20 +215,25 @@ class Groups:
         chosen = zip(owns if pick.whose == "own" else others, dropped, strict=True)
         texts = [None if without else getattr(self.store.records[index], pick.field) for index, without in chosen]
         condition = self.embeddings(texts)
-        return {name: _send(v, device) if v.is_floating_point() else v for name, v in condition.items()}
+        return {name: send(v, device) if v.is_floating_point() else v for name, v in condition.items()}
 
 
-def _by_size(store: PairStore, records: Sequence[int]) -> dict[tuple[int, ...], list[int]]:
+def _stacked(entries: Sequence[Entry], name: str) -> Tensor:
+    """One tensor of each entry's state."""
+    return torch.stack([getattr(entry.rollout, name)[entry.state] for entry in entries])
+
+
+def _by_size(store: Mixture, records: Sequence[int]) -> dict[tuple[int, ...], list[int]]:
     found: dict[tuple[int, ...], list[int]] = {}
     for record in records:
         found.setdefault(store.shape(record), []).append(record)
     return found
 
 
-def _split(store: PairStore, seed: int, holdout: int) -> tuple[list[int], list[int]]:
+def _split(store: Mixture, seed: int, holdout: int) -> tuple[list[int], list[int]]:
     """Records held out and records to train on: whole prompts, until `holdout` records are out."""
     prompts = sorted({record.prompt for record in store.records})
-    order = torch.randperm(len(prompts), generator=_stream(seed, "holdout")).tolist()
+    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(random_seed(seed, "holdout"))).tolist()
     by_prompt: dict[str, list[int]] = {}
     for index, record in enumerate(store.records):
         by_prompt.setdefault(record.prompt, []).append(index)
@@ -161,10 +245,6 @@ def _split(store: PairStore, seed: int, holdout: int) -> tuple[list[int], list[i
     return held_out, sorted(set(range(len(store))) - set(held_out))
 
 
-def _stream(*parts: object) -> torch.Generator:
-    return torch.Generator().manual_seed(random_seed(*parts))
-
-
-def _send(tensor: Tensor, device: torch.device) -> Tensor:
+def send(tensor: Tensor, device: torch.device) -> Tensor:
     """To the device without waiting for the work that is queued there."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -16,6 +16,7 @@ from torch import nn
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.backbones.meta import encoder_tokens, example, example_text, skeleton
+from contrapose.core.group import OnPolicy
 from contrapose.core.objective import Objective
 from contrapose.errors import UserError
 from contrapose.methods import METHODS
@@ -33,7 +34,7 @@ class Setup:
     model: str
     """Model folder, hub id, or the name of a shipped configuration; only configurations are read."""
     method: str = "ddspo"
-    """Method to align with."""
+    """Method to align with; runs that it begins with are not counted."""
     full: bool = False
     """Train the whole denoiser instead of LoRA adapters."""
     lora_rank: int = DEFAULT_RANK
@@ -87,6 +88,16 @@ class Setup:
     def objective(self) -> Objective:
         """What the method computes."""
         return METHODS[self.method]().objective()
+
+    @property
+    def on_policy(self) -> OnPolicy | None:
+        """How the method draws samples of its own, if it does."""
+        return METHODS[self.method]().composition().on_policy
+
+    @property
+    def num_others(self) -> int:
+        """Policies beside the trained ones and the reference."""
+        return len({*self.objective.frozen, *(["lagged"] if self.on_policy else [])})
 
 
 @dataclass(frozen=True)
@@ -175,6 +186,7 @@ class Skeleton:
         full = setup.full
         trained = sum(p.nbytes for p in self.trained)
         frozen = module_bytes(self.backbone.policies.denoiser("reference")) if full and self.needs_reference else 0
+        frozen += setup.num_others * (frozen if full else trained)
         states = sum(state_bytes(p, setup.optimizer) for p in self.trained)
         weights = 0 if full else self._quantised[setup.quantize]
         return Memory(weights, frozen, trained, trained, states, 0, 0)
@@ -231,7 +243,9 @@ def _flops(setup: Setup, bones: Skeleton) -> Flops:
     again = trainee * cost.forward if setup.split_pairs else 0
     pair = frozen * bones.reference.total + trainee * cost.total + again
     image, prompt = once_flops(bones.backbone, bones.shape)
-    return Flops(bones.reference.total, cost.total, pair, pair * setup.batch_size, image, prompt)
+    own = setup.on_policy
+    drawn = own.num_rollouts * own.num_steps * bones.reference.total if own else 0
+    return Flops(bones.reference.total, cost.total, pair, pair * setup.batch_size + drawn, image, prompt)
 
 
 def once_flops(backbone: Backbone, shape: tuple[int, ...]) -> tuple[int, int]:

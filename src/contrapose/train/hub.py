@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,11 +15,11 @@ from huggingface_hub.utils import validate_repo_id
 from contrapose import __version__, runfile
 from contrapose.backbones.loading import FULL_FOLDER, LORA_FILE, PEFT_CONFIG, PEFT_FILE, one_line
 from contrapose.errors import UserError
-from contrapose.train.card import CARD, final_metrics, published, without_folders, write_card
+from contrapose.train.card import CARD, final_metrics, policy_folders, published, without_folders, write_card
 from contrapose.train.settings import CONVERTER, Run
 
 _RUN_FILE = "run.yaml"
-_FILES = (CARD, _RUN_FILE, "finished.json", "metrics.jsonl", LORA_FILE, PEFT_FILE, PEFT_CONFIG)
+_FILES = (CARD, _RUN_FILE, "finished.json", "metrics.jsonl")
 _WEIGHTS = (LORA_FILE, PEFT_FILE)
 # What the hub's client raises: its own errors, the system's, and those of its HTTP library, which changed with 1.0.
 _ERRORS = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
@@ -40,16 +40,19 @@ def check_access(repo: str) -> None:
         raise UserError(f"{repo}: your token may only read; log in with one that may write ('hf auth login')")
 
 
-def push(folder: Path, repo: str, private: bool = True) -> str:
+def push(folder: Path, repo: str, private: bool = True, policies: Sequence[str] = ()) -> str:
     """Upload a run's card, settings, metrics and weights in one commit, and return the repository's address.
 
-    A new repository is private unless told otherwise; one that is there keeps its visibility and its other files.
+    `policies` are the folders of a run that has several. A new repository is private unless told otherwise; one that
+    is there keeps its visibility and its other files.
     Raises `UserError` when the folder holds no weights, or the hub refuses or cannot be reached.
     """
     files = [folder / name for name in _FILES if (folder / name).is_file()]
-    files += sorted(path for path in (folder / FULL_FOLDER).rglob("*") if path.is_file())
-    if not any(path.name in _WEIGHTS or FULL_FOLDER in path.relative_to(folder).parts for path in files):
-        raise UserError(f"{folder}: holds no weights to upload; has the run finished?")
+    for place in [folder / name for name in policies] or [folder]:
+        weights = _weights(place)
+        if not weights:
+            raise UserError(f"{place}: holds no weights to upload; has the run finished?")
+        files += weights
     contents = {path.relative_to(folder).as_posix(): _content(path, path.parent == folder) for path in files}
     with _told(repo):
         api = HfApi()
@@ -63,7 +66,14 @@ def publish(folder: Path, repo: str, private: bool = True) -> str:
     """Upload a finished run with a card that says where it is on the hub, and return the repository's address."""
     run = runfile.read(folder / _RUN_FILE, Run, CONVERTER)
     write_card(folder, run, final_metrics(folder), repo)
-    return push(folder, repo, private)
+    return push(folder, repo, private, policy_folders(run))
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files of one policy's weights; none where there are none."""
+    adapters = [folder / name for name in (*_WEIGHTS, PEFT_CONFIG) if (folder / name).is_file()]
+    whole = sorted(path for path in (folder / FULL_FOLDER).rglob("*") if path.is_file())
+    return [*adapters, *whole] if whole or any(path.name in _WEIGHTS for path in adapters) else []
 
 
 def _content(path: Path, top: bool) -> bytes | str:

@@ -21,6 +21,7 @@ from contrapose.errors import UserError
 from contrapose.sample.noise import random_seed
 from contrapose.train.data import Batch, Groups
 from contrapose.train.diagnostics import of_batch, of_held_out
+from contrapose.train.on_policy import LAGGED, Rollouts
 from contrapose.train.optimizers import build_optimizer
 from contrapose.train.settings import Optimisation, Run
 
@@ -60,6 +61,11 @@ class Trainer:
             raise UserError(
                 f"batch_size {o.batch_size} leaves some of {accelerator.num_processes} processes without work"
             )
+        self.rollouts: Rollouts | None = None
+        on_policy = run.method.composition().on_policy
+        if on_policy:
+            assert groups.replay is not None
+            self.rollouts = Rollouts(on_policy, groups, groups.replay, backbone.space, self._predict, o.micro_batch)
         self.parameters = backbone.policies.parameters()
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(o, self.parameters, accelerator.device))
         self.average = [p.detach().clone() for p in self.parameters] if o.ema_decay else []
@@ -78,6 +84,8 @@ class Trainer:
             torch.manual_seed(random_seed(self.run.seed, "step", step))  # for anything random inside the network
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(o, step)
+            if self.rollouts:
+                self._roll_out(self.rollouts, step)
             metrics = self._accumulate(step)
             norm = self.accelerator.clip_grad_norm_(self.parameters, o.max_grad_norm)
             numbers = self._to_host({**metrics, "grad_norm": norm})
@@ -99,6 +107,12 @@ class Trainer:
             return [self._outcome(self.groups.held_out_batch(level, self.accelerator.device, b)) for b in batches]
 
         return of_held_out(measure)
+
+    def _roll_out(self, rollouts: Rollouts, step: int) -> None:
+        """The step's new samples of the lagged policy, which is first brought up to date when that is due."""
+        if step and step % rollouts.settings.sync_every == 0:
+            self.backbone.policies.copy("trainee", LAGGED)
+        rollouts.draw(step, self.accelerator.device)
 
     def _accumulate(self, step: int) -> dict[str, Tensor]:
         """Gradients and metrics of one effective batch, shared out over processes and micro-batches."""

@@ -10,13 +10,15 @@ from contrapose import runfile
 from contrapose.backbones.loading import Loading
 from contrapose.core.links import IPO, Hinge, PairLink, Sigmoid
 from contrapose.errors import UserError
-from contrapose.methods import CHATS, METHODS, SFT, Method, name_of
+from contrapose.methods import CHATS, METHODS, SFT, DiffusionDRO, Method, before, name_of
 
 DEFAULT_RANK = 16
+Folders = Path | tuple[Path, ...]
 LINKS: dict[str, type] = {"sigmoid": Sigmoid, "ipo": IPO, "hinge": Hinge}
 _UNSWAPPED: dict[type, str] = {
     SFT: "use --side loser instead",
     CHATS: "exchange its two policies in sampling instead",
+    DiffusionDRO: "its second samples are the policy's own",
 }
 
 
@@ -59,6 +61,23 @@ class Optimisation:
 
 
 @dataclass(frozen=True)
+class First:
+    """How the runs that a method begins with differ: RealAlign's first stage, the two fits of data-driven DDSPO."""
+
+    first_learning_rate: float | None = None
+    """Their learning rate, constant; the run's own rate and schedule when unset."""
+    first_steps: int | None = None
+    """Their optimiser steps; as many as the run's own when unset."""
+
+    def of(self, optimisation: Optimisation) -> Optimisation:
+        """Their optimiser and schedule: the run's own but for what is set here."""
+        found = replace(optimisation, steps=self.first_steps or optimisation.steps)
+        if self.first_learning_rate is None:
+            return found
+        return replace(found, learning_rate=self.first_learning_rate, schedule="constant", warmup=0)
+
+
+@dataclass(frozen=True)
 class Watching:
     """What is measured and saved along the way."""
 
@@ -80,14 +99,19 @@ class Run(Loading):
 
     model: str
     """Model folder or hub id."""
-    pairs: Path
-    """Folder of pairs made by 'contrapose pairs draw' or 'contrapose pairs import'."""
+    pairs: Folders
+    """Folder of pairs made by 'contrapose pairs draw', 'pairs real' or 'pairs import'; several are mixed, FOLDER:0.3
+    being one of which each epoch sees three tenths."""
     method: Method
     """The method and its settings."""
+    start: Path | None = None
+    """An earlier run of the same model, where both the trainee and the reference begin."""
+    policies: tuple[Path, Path] | None = None
+    """For data-driven DDSPO: runs fitted on winners and on losers; they are trained on the way when unset."""
     full: bool = False
     """Train the whole denoiser instead of LoRA adapters."""
     lora_rank: int | None = None
-    """Rank of the LoRA adapters; 16 when unset."""
+    """Rank of the LoRA adapters; 16 when unset, or that of the run that this one starts at."""
     lora_alpha: float | None = None
     """Scale of the LoRA adapters; their rank when unset."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -103,6 +127,8 @@ class Run(Loading):
     """Flow models: times from the scheduler's own shifted table, or unshifted."""
     distilled_guidance: float | None = None
     """The guidance that a network with guidance as an input (FLUX.1-dev) is fed in training; 3.5 when unset."""
+    caption_dropout: float = 0.0
+    """Share of comparisons that are made without the prompt, which keeps classifier-free guidance alive."""
     cache_limit: float = 50.0
     """Gigabytes of text embeddings that may be kept on disk."""
     seed: int = 0
@@ -113,6 +139,7 @@ class Run(Loading):
     """Exchange winners and losers, which trains the negative policy of Diffusion-NPO; accuracy and margin keep the
     pairs' own sense, and fall."""
     optimisation: Optimisation = field(default_factory=Optimisation)
+    first: First = field(default_factory=First)
     watching: Watching = field(default_factory=Watching)
 
     def __post_init__(self) -> None:
@@ -135,15 +162,39 @@ class Run(Loading):
         for method, instead in _UNSWAPPED.items():
             if self.swap and isinstance(self.method, method):
                 raise UserError(f"swap: {name_of(self.method)} prefers neither side to the other; {instead}")
+        self._check_first()
+        if not 0 <= self.caption_dropout < 1:
+            raise UserError(f"caption_dropout {self.caption_dropout}: a share from 0 to below 1 is wanted")
         if self.full and self.quantize != "none":
             raise UserError(f"quantize {self.quantize}: a quantised network cannot be trained whole; use LoRA")
 
+    def _check_first(self) -> None:
+        """Nothing is set for runs that there are none of."""
+        wanted, name = before(self.method), name_of(self.method)
+        if self.first != First() and (not wanted or self.policies):
+            raise UserError(f"first_learning_rate, first_steps: {name} begins with no other run here; leave them out")
+        if self.policies and set(wanted) != {"winner", "loser"}:
+            raise UserError(f"policies: {name} asks no policies of other runs; leave the setting out")
+        for setting, value in vars(self.first).items():
+            if value is not None and not value > 0:
+                raise UserError(f"{setting} must be positive, not {value}")
+
     def resolved(self) -> Run:
         """The same run with every default spelled out."""
-        if self.full:
+        if self.full or self.start:
             return self
         rank = DEFAULT_RANK if self.lora_rank is None else self.lora_rank
         return replace(self, lora_rank=rank, lora_alpha=float(rank) if self.lora_alpha is None else self.lora_alpha)
 
 
+def _folders(value: object, _: object) -> Folders:
+    """One folder, or a list of them."""
+    if isinstance(value, list) and value and all(isinstance(folder, str) for folder in value):
+        return tuple(map(Path, value))
+    if isinstance(value, str):
+        return Path(value)
+    raise TypeError(f"{value!r} is no folder, nor a list of folders")
+
+
 CONVERTER = runfile.converter((PairLink, LINKS), (Method, METHODS))
+CONVERTER.register_structure_hook_func(lambda kind: kind == Folders, _folders)

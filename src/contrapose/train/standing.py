@@ -20,7 +20,7 @@ class Memory:
     weights: int
     """The frozen network under the adapters."""
     reference: int
-    """The frozen copy beside a full trainee."""
+    """The frozen copy beside a full trainee, and every other policy that is asked."""
     trained: int
     """What is trained, in fp32."""
     gradients: int

@@ -45,9 +45,10 @@ class Backbone:
 
     space: Space = "eps"
 
-    def __init__(self, reference: Denoiser) -> None:
+    def __init__(self, reference: Denoiser, **frozen: Denoiser) -> None:
         self.path = diffusion_path()
-        self.policies = {"reference": reference.requires_grad_(False), "trainee": copy.deepcopy(reference)}
+        self.policies = {name: policy.requires_grad_(False) for name, policy in frozen.items()}
+        self.policies |= {"reference": reference.requires_grad_(False), "trainee": copy.deepcopy(reference)}
         self.policies["trainee"].requires_grad_(True)
 
     def predict(self, policy: str, x_t: Points, t: Tensor, condition: Condition) -> Points:

@@ -1,0 +1,67 @@
+"""Samples of the policy itself: rollouts of `lagged`, an earlier copy of the trainee.
+
+A rollout depends on (seed, its number) and the lagged policy's weights alone, and the state that a training position
+gets on (seed, position) and the buffer; a resumed run, which has weights and buffer back, goes on as if never stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from contrapose.core.group import OnPolicy
+from contrapose.core.objective import Predict
+from contrapose.core.path import Space
+from contrapose.core.solver import grid, trajectory
+from contrapose.sample.noise import starting_noise
+from contrapose.train.data import Groups, send
+from contrapose.train.replay import Replay, Rollout
+
+LAGGED = "lagged"
+
+
+class Rollouts:
+    """Draws new rollouts into the buffer that the groups take their own samples from.
+
+    With several processes each draws all of them, so that all hold the same buffer.
+    """
+
+    def __init__(self, settings: OnPolicy, groups: Groups, replay: Replay, space: Space, predict: Predict, size: int):
+        self.settings, self.groups, self.replay = settings, groups, replay
+        self.space, self.predict, self.size = space, predict, size
+
+    def draw(self, step: int, device: torch.device) -> None:
+        """The new rollouts of an optimiser step, at most `size` at once."""
+        num = self.settings.num_rollouts
+        new: dict[int, Rollout] = {}
+        for numbers in self.groups.rollout_batches(range(step * num, (step + 1) * num), self.size):
+            new |= zip(numbers, self._roll_out(numbers, device), strict=True)
+        self.replay.add([new[number] for number in sorted(new)])
+
+    def _roll_out(self, numbers: Sequence[int], device: torch.device) -> list[Rollout]:
+        """DPM-Solver++ without guidance, each rollout on a grid of its own offset."""
+        path, seen = self.groups.path, self.groups.rollout_batch(numbers, device)
+        offsets = torch.cat([torch.rand(1, generator=stream) for stream in seen.streams])
+        times = send(path.times(grid(self.settings.num_steps, offsets)), device)
+
+        def denoised(x_t: Tensor, t: Tensor) -> Tensor:
+            return path.convert(self.predict(LAGGED, x_t, t, seen.condition).float(), x_t, t, self.space, "x0")
+
+        noise = send(starting_noise(seen.streams, seen.shape), device)
+        states = list(trajectory(path, times, noise, denoised))
+        found = states[-1:] if self.settings.renoised else states
+        kept = min(self.settings.num_states, len(found))
+        chosen = torch.stack([torch.randperm(len(found), generator=stream)[:kept] for stream in seen.streams])
+        t, x_t, x0 = (_pick([getattr(state, name) for state in found], chosen) for name in ("t", "x_t", "x0"))
+        return [
+            Rollout(record, blank, t[i], x0[i], path.convert(x0[i], x_t[i], t[i], "x0", "eps"))
+            for i, (record, blank) in enumerate(zip(seen.records, seen.blank, strict=True))
+        ]
+
+
+def _pick(values: list[Tensor], chosen: Tensor) -> Tensor:
+    """Of n values [b, ...] each row's chosen ones, [b, k, ...], on the CPU."""
+    whole = torch.stack([value.cpu() for value in values], 1)
+    return whole[torch.arange(len(whole))[:, None], chosen]

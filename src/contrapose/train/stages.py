@@ -1,0 +1,47 @@
+"""The runs that a run consists of: what its method begins with, each a whole run in a folder of its own, and itself.
+
+out/start            RealAlign's first stage, where trainee and reference of the second begin
+out/winner, loser    the two policies that data-driven DDSPO contrasts
+out                  the run itself
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from contrapose.methods import before, name_of
+from contrapose.train.settings import First, Run
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run, its folder, and the earlier runs that it builds on."""
+
+    run: Run
+    folder: Path
+    start: Path | None = None
+    """Where the trainee and the reference begin."""
+    policies: Mapping[str, Path] = field(default_factory=dict)
+    """Runs that are asked by name."""
+
+    @property
+    def title(self) -> str:
+        """What is being done."""
+        return f"aligning with {name_of(self.run.method)}"
+
+
+def stages(run: Run, out: Path) -> list[Stage]:
+    """In the order in which they are trained; the last one is the run itself."""
+    if run.policies:
+        return [Stage(run, out, run.start, dict(zip(("winner", "loser"), run.policies, strict=True)))]
+    earlier = {role: Stage(_earlier(run, role), out / role, run.start) for role in before(run.method)}
+    folders = {role: stage.folder for role, stage in earlier.items()}
+    start = folders.pop("start", run.start)
+    return [*earlier.values(), Stage(run, out, start, folders)]
+
+
+def _earlier(run: Run, role: str) -> Run:
+    optimisation = run.first.of(run.optimisation)
+    return replace(run, method=before(run.method)[role], optimisation=optimisation, first=First(), swap=False)
