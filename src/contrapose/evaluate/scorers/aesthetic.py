@@ -1,0 +1,63 @@
+"""The LAION aesthetic predictor, second version: what people would rate the image, whatever its prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from contrapose.errors import UserError
+from contrapose.evaluate.pretrained import Precision, fingerprint, reading
+from contrapose.evaluate.scorers.scorer import Batched, Scorer
+from contrapose.evaluate.scorers.towers import Towers
+
+HEAD = "sac+logos+ava1-l14-linearMSE.pth"
+ADDRESS = f"https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/{HEAD}"
+_WIDTHS = (1024, 128, 64, 16, 1)
+_PLACES = (0, 2, 4, 6, 7)  # of the layers in the authors' file, where dropout stands between them
+
+
+@dataclass(frozen=True)
+class Aesthetic:
+    """score = head(unit CLIP L/14 vector of the image), about 1 to 10.
+
+    The head's five layers have no activations between them, so it is one affine map. Many papers mean this second
+    version by "aesthetic score"; the first, a single layer, gives other numbers.
+    """
+
+    model: str = "openai/clip-vit-large-patch14"
+    """Folder or hub id of the CLIP model that the head was trained on."""
+    head: Path = Path(HEAD)
+    """The head's weights, .pth or .safetensors: 3.7 MB from the authors' repository."""
+    dtype: Precision = "fp32"
+    """Precision of the CLIP model; the head is always fp32."""
+    batch_size: int = 32
+    """Images in the network at a time."""
+
+    def load(self, device: str) -> Scorer:
+        """Raises `UserError` when the weights are missing or broken, or the head is for another CLIP model."""
+        if not self.head.is_file():
+            raise UserError(f"aesthetic: {self.head}: no such file; download {ADDRESS} and name it as head")
+        towers = Towers("aesthetic", self.model, self.model, self.dtype, device)
+        head = load_head(self.head, towers.network.config.projection_dim).to(device)
+        version = fingerprint(towers.network, head)
+        return Batched("aesthetic", version, lambda images, _: head(towers.see(images))[:, 0], self.batch_size)
+
+
+def load_head(path: Path, width: int) -> nn.Sequential:
+    """The head over vectors of this width; tensors alone are read, never code."""
+    sizes = (width, *_WIDTHS)
+    head = nn.Sequential(*(nn.Linear(*ends) for ends in pairwise(sizes)))
+    with reading("aesthetic", path, mend=f"it must be the head for vectors of {width}, as from {ADDRESS}"):
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            stored = load_file(path)
+        else:
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+        names = {f"{i}.{end}": f"layers.{place}.{end}" for i, place in enumerate(_PLACES) for end in ("weight", "bias")}
+        head.load_state_dict({ours: stored[theirs] for ours, theirs in names.items()})
+    return head.eval().requires_grad_(False)
