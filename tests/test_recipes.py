@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 
 from contrapose import runfile
-from contrapose.methods import DDSPO, DiffusionDPO
+from contrapose.curate.filters import NAMES
+from contrapose.curate.real import CONVERTER as OF_PAIRS
+from contrapose.curate.real import Real
+from contrapose.methods import DDSPO, DataDrivenDDSPO, DiffusionDPO
 from contrapose.train.settings import CONVERTER, Run
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-FILES = sorted(RECIPES.rglob("*.yaml"))
+PAIRS = sorted(RECIPES.rglob("pairs-*.yaml"))
+FILES = sorted(set(RECIPES.rglob("*.yaml")) - set(PAIRS))
 
 
 def recipe(name: str) -> Run:
@@ -23,6 +27,21 @@ def test_a_recipe_loads_and_is_listed(path):
     run = runfile.read(path, Run, CONVERTER)
     assert CONVERTER.structure(CONVERTER.unstructure(run), Run) == run
     assert path.name in (RECIPES / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", PAIRS, ids=lambda p: p.stem)
+def test_a_recipe_of_pairs_loads_and_is_listed(path):
+    settings = runfile.read(path, Real, OF_PAIRS)
+    assert OF_PAIRS.structure(OF_PAIRS.unstructure(settings), Real) == settings
+    assert path.name in (RECIPES / "README.md").read_text(encoding="utf-8")
+
+
+def test_realaligns_pairs_are_as_published():
+    settings = runfile.read(RECIPES / "pairs-real-sd15.yaml", Real, OF_PAIRS)
+    assert [NAMES[type(some)] for some in settings.filters] == ["photograph", "colourfulness", "scorer-gap", "top-k"]
+    gap, best = settings.filters[2:]
+    assert gap.threshold == pytest.approx(0.02 * 26) and best.k == 512
+    assert (settings.spoil.steps, settings.spoil.guidance_scale, settings.resolution) == (50, 7.5, 512)
 
 
 def test_ddspo_is_as_published():
@@ -37,7 +56,7 @@ def test_ddspo_is_as_published():
 def test_diffusion_dpo_is_as_published():
     run = recipe("sd15-diffusion-dpo.yaml")
     o = run.optimisation
-    assert run.method == DiffusionDPO(beta=5000) and run.full
+    assert run.method == DiffusionDPO(beta=5000) and run.full and run.caption_dropout == 0.2
     assert (o.batch_size, o.steps, o.warmup, o.schedule) == (2048, 2000, 500, "constant")
     assert o.learning_rate == pytest.approx(1e-8 * 2048)
 
@@ -75,3 +94,24 @@ def test_every_family_has_a_one_gpu_recipe():
     for name in families:
         text = (RECIPES / f"{name}-ddspo-one-gpu.yaml").read_text(encoding="utf-8")
         assert "ours, untested at scale" in text and recipe(f"{name}-ddspo-one-gpu.yaml").optimisation.batch_size <= 128
+
+
+@pytest.mark.parametrize(
+    ("name", "beta", "rank", "first", "steps"),
+    [
+        ("sd15-realalign.yaml", 2000, (4, 4), (1e-4, 1600), 1000),
+        ("sd35-realalign.yaml", 100, (32, 64), (2e-4, 3200), 500),
+    ],
+)
+def test_realalign_is_as_published(name, beta, rank, first, steps):
+    run = recipe(name)
+    assert (run.method.beta, run.method.stage1.real_margin) == (beta, 1e-3)
+    assert (run.lora_rank, run.lora_alpha) == rank
+    assert (run.first.first_learning_rate, run.first.first_steps) == first
+    assert (run.optimisation.steps, run.optimisation.batch_size) == (steps, 256)
+    assert run.optimisation.learning_rate == pytest.approx(1e-8 * 256)
+
+
+def test_data_driven_ddspo_is_as_published():
+    run = recipe("sd15-ddspo-data.yaml")
+    assert run.method == DataDrivenDDSPO(beta=8000) and run.full and run.optimisation.steps == 100

@@ -84,3 +84,11 @@ def test_guidance_of_a_shipped_configuration_needs_no_weights(benchmark, tiny_fa
     benchmark.save_runs(tmp_path, args)
     for side in ("base", "cpgd batched", "cpgd networks"):
         assert benchmark.peak_here(tmp_path, side, args) > 10
+
+
+@pytest.mark.parametrize("benchmark", ["real"], indirect=True)
+def test_pairs_of_photographs_are_measured_stage_by_stage(benchmark, capsys):
+    share = benchmark.main(["--num", "6", "--steps", "2", "--batch-size", "3"])
+    assert 0 < share < 1
+    table = capsys.readouterr().out
+    assert all(stage in table for stage in ("photos", "losers", "encoding", "pairs/s"))

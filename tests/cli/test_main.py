@@ -14,11 +14,15 @@ import yaml
 
 from contrapose import __version__
 from contrapose.cli.main import COMMANDS, main
+from contrapose.curate.captions import Captioner
 from contrapose.curate.degraders import DEGRADERS
 from contrapose.curate.draw import Draw
+from contrapose.curate.filters import FILTERS
+from contrapose.curate.real import Real
+from contrapose.curate.spoil import SPOILERS
 from contrapose.methods import METHODS
 from contrapose.sample.images import Sampling
-from contrapose.train.settings import LINKS, Optimisation, Run, Watching
+from contrapose.train.settings import LINKS, First, Optimisation, Run, Watching
 
 Capture = pytest.CaptureFixture[str]
 Told = Callable[..., str]
@@ -49,7 +53,7 @@ def _help(capsys: Capture, *arguments: str) -> str:
 
 
 def _flags(*classes: type) -> list[str]:
-    nested = {"method", "optimisation", "watching", "link", "degrade"}
+    nested = {"method", "optimisation", "watching", "first", "link", "degrade", "stage1"}
     return [f"--{f.name.replace('_', '-')}" for cls in classes for f in fields(cls) if f.name not in nested]
 
 
@@ -60,7 +64,7 @@ def _explained(text: str, flags: list[str]) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_align_explains_every_setting(capsys: Capture, method: str) -> None:
-    _explained(_help(capsys, "align", method), _flags(Run, Optimisation, Watching, METHODS[method]))
+    _explained(_help(capsys, "align", method), _flags(Run, Optimisation, First, Watching, METHODS[method]))
 
 
 @pytest.mark.parametrize("link", LINKS)
@@ -72,6 +76,15 @@ def test_align_explains_the_link(capsys: Capture, link: str) -> None:
 def test_draw_explains_every_setting(capsys: Capture, degrader: str) -> None:
     text = _help(capsys, "pairs", "draw", "--degrade", degrader)
     _explained(text, [*_flags(Draw), *(f"--degrade.{f.name.replace('_', '-')}" for f in fields(DEGRADERS[degrader]))])
+
+
+@pytest.mark.parametrize("spoiler", SPOILERS)
+def test_real_explains_every_setting(capsys: Capture, spoiler: str) -> None:
+    text = _help(capsys, "pairs", "real", "--spoil", spoiler, "--captioner", "model", "--filters", *FILTERS)
+    parts = [("spoil", SPOILERS[spoiler]), ("captioner", Captioner)]
+    parts += [(f"filters.{number}", cls) for number, cls in enumerate(FILTERS.values())]
+    nested = [f"--{part}.{f.name.replace('_', '-')}" for part, cls in parts for f in fields(cls) if f.name != "scorer"]
+    _explained(text, [*_flags(Real), *nested])
 
 
 def test_sample_explains_every_setting(capsys: Capture) -> None:
@@ -255,7 +268,7 @@ def test_stopped_by_hand(capsys: Capture, monkeypatch: pytest.MonkeyPatch, tiny_
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("contrapose.cli.align.align_run", stop)
+    monkeypatch.setattr("contrapose.cli.align.align_stage", stop)
     assert main([str(a) for a in _align(tiny_model, tiny_pairs, Path("out"))]) == 130
     assert "the same command carries on from here" in capsys.readouterr().err
 
@@ -269,7 +282,7 @@ def test_full_disk_anywhere(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("contrapose.cli.align.align_run", fail)
+    monkeypatch.setattr("contrapose.cli.align.align_stage", fail)
     assert "the disk is full" in told(*_align(tiny_model, tiny_pairs, Path("out")))
 
 
@@ -277,6 +290,6 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, 
     def fail(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("contrapose.cli.align.align_run", fail)
+    monkeypatch.setattr("contrapose.cli.align.align_stage", fail)
     with pytest.raises(OSError, match="Input/output"):
         main([str(a) for a in _align(tiny_model, tiny_pairs, Path("out"))])

@@ -153,7 +153,7 @@ def test_modes(settings: Import, backbone: Backbone, tmp_path: Path) -> None:
     odd = replace(settings, winners=tmp_path / "odd" / "good", losers=tmp_path / "odd" / "bad")
     plan = _plan(odd, backbone)
     assert _reasons(plan) == {}
-    buckets = {pair.record.prompt: str(pair.bucket) for pair in plan.pairs}
+    buckets = {pair.record.prompt: str(pair.size) for pair in plan.pairs}
     assert buckets.pop("turned") == "26x38", "its ratio is that of the upright image"
     assert set(buckets.values()) == {"32x32"}
     assert len(_imported(odd, backbone, tmp_path / "out")) == len(MODES)
@@ -223,11 +223,24 @@ def test_decompression_bombs(settings: Import, backbone: Backbone, monkeypatch: 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"losers": None}, {"winners": None}, {"winners": None, "losers": None}, {"metadata": Path("metadata.jsonl")}],
+    [
+        {"losers": None},
+        {"winners": None},
+        {"winners": None, "losers": None},
+        {"metadata": Path("metadata.jsonl")},
+        {"source": Path("pairs.parquet")},
+        {"winners": None, "losers": None, "metadata": Path("metadata.jsonl"), "source": Path("pairs.parquet")},
+        {"winners": None, "source": Path("pairs.parquet")},
+    ],
 )
 def test_one_kind_of_listing(settings: Import, changes: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="needs --winners and --losers, or --metadata"):
+    with pytest.raises(UserError, match="needs one of --winners with --losers, --metadata, and --source"):
         replace(settings, **changes)
+
+
+def test_a_format_is_that_of_a_source(settings: Import) -> None:
+    with pytest.raises(UserError, match="format kto: is that of --source, which is not given"):
+        replace(settings, format="kto")
 
 
 @pytest.mark.parametrize("name", ["shard_size", "batch_size"])
@@ -242,7 +255,7 @@ def test_a_listed_pair_twice_is_two_pairs(settings: Import, backbone: Backbone, 
     rows = [row, row, row | {"prefer_0": 0.2, "prefer_1": 0.8}]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     plan = _plan(replace(settings, winners=None, losers=None, metadata=tmp_path / "metadata.jsonl"), backbone)
-    assert [pair.images[0].parent.name for pair in plan.pairs] == ["good", "good", "bad"]
+    assert [pair.images[0].path.parent.name for pair in plan.pairs] == ["good", "good", "bad"]
     assert [pair.record.preference for pair in plan.pairs] == [1.0, 1.0, 0.8]
     ids = [pair.record.id for pair in plan.pairs]
     assert ids[0].removesuffix("-0") == ids[1].removesuffix("-1") != ids[2].removesuffix("-0")

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from contrapose.curate.listings import Listing, folder_pairs, metadata_pairs
+from contrapose.curate.listings import Listing, Reading, folder_pairs, source_pairs
+from contrapose.curate.stored import InFile
 from contrapose.errors import UserError
 
 
@@ -40,7 +41,8 @@ def test_folders(folder: Path) -> None:
     assert [(pair.name, pair.prompt, pair.preference) for pair in listing.pairs] == [
         (f"p{number}", f"a red circle no. {number}", 1.0) for number in range(3)
     ]
-    assert (listing.pairs[1].winner, listing.pairs[1].loser) == (folder / "good" / "p1.png", folder / "bad" / "p1.JPG")
+    images = InFile(folder / "good" / "p1.png"), InFile(folder / "bad" / "p1.JPG")
+    assert (listing.pairs[1].winner, listing.pairs[1].loser) == images
 
 
 def _link_out(folder: Path, name: str) -> None:
@@ -88,7 +90,7 @@ def listed(folder: Path) -> Callable[..., Listing]:
     def read(*rows: dict[str, Any] | str, ties: Any = "drop") -> Listing:
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
         (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
-        return metadata_pairs(folder / "metadata.jsonl", ties)
+        return source_pairs(folder, Reading(ties=ties))
 
     return read
 
@@ -100,8 +102,8 @@ def _row(number: int, first: Any = 1, second: Any = 0, **changes: Any) -> dict[s
 
 def test_labels(listed: Callable[..., Listing]) -> None:
     listing = listed(_row(0), _row(1, 0, 1), "", _row(2, 0.3, 0.7), _row(2, 3, 1), _row(2, 0.5, 0.5))
-    assert [pair.winner.parent.name for pair in listing.pairs] == ["good", "bad", "bad", "good"]
-    assert [pair.loser.parent.name for pair in listing.pairs] == ["bad", "good", "good", "bad"]
+    assert [pair.winner.path.parent.name for pair in listing.pairs] == ["good", "bad", "bad", "good"]
+    assert [pair.loser.path.parent.name for pair in listing.pairs] == ["bad", "good", "good", "bad"]
     assert [pair.preference for pair in listing.pairs] == [1.0, 1.0, 0.7, 0.75]
     assert [pair.name for pair in listing.pairs] == ["line 1", "line 2", "line 4", "line 5"]
     assert _reasons(listing) == {"line 6": "a tie; it is kept with --ties half"}
@@ -111,7 +113,7 @@ def test_labels(listed: Callable[..., Listing]) -> None:
 def test_ties_may_be_kept(listed: Callable[..., Listing], share: float) -> None:
     listing = listed(_row(0, share, share), ties="half")
     assert [pair.preference for pair in listing.pairs] == [0.5]
-    assert listing.pairs[0].winner.parent.name == "good"
+    assert listing.pairs[0].winner.path.parent.name == "good"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +151,7 @@ def test_a_path_may_wander_inside(listed: Callable[..., Listing]) -> None:
         (_row(1, -1, 0), "line 3: `prefer_0` is -1"),
         (_row(1, float("nan"), 0), "line 3: `prefer_0` is nan"),
         (_row(1, 10**400, 0), "line 3: `prefer_0` is 1000"),
-        (_row(1, image_0=3), "line 3: `image_0` is 3; write the name of an image file"),
+        (_row(1, image_0=3), "line 3: `image_0` is 3; write the name of a file"),
         ({"prompt": "a cat", "image_0": "a.png"}, "line 3: has no `image_1` field (fields found: image_0)"),
         ({"image_0": "a.png"}, "line 3: has no `prompt` field"),
         ('{"prompt": ', "line 3: is not one JSON object"),

@@ -26,8 +26,10 @@ COMMANDS = {
     "quickstart": Command("quickstart", "the main job, end to end, on the shipped shapes model"),
     "pairs draw": Command("pairs_draw", "draw winners from prompts and losers from degraded prompts"),
     "pairs check": Command("pairs_check", "count pairs and look for everything that spoils them"),
-    "pairs import": Command("pairs_import", "import pairs of images of your own, of any sizes"),
-    "align": Command("align", "train a method (ddspo, diffusion-dpo, sft, chats) on pairs, or a run.yaml"),
+    "pairs import": Command("pairs_import", "import pairs of images of your own, of any sizes and in many formats"),
+    "pairs export": Command("pairs_export", "write pairs as Pick-a-Pic's Parquet, for other trainers"),
+    "pairs real": Command("pairs_real", "make pairs of real photographs: each against what spoiling makes of it"),
+    "align": Command("align", "train a method (ddspo, realalign, diffusion-dpo, ...) on pairs, or a run.yaml"),
     "sample": Command("sample", "sample images of a model or an aligned run"),
     "sweep": Command("sweep", "images and scores by strength of guidance, with a page"),
     "play": Command("play", "a local page to try guidance by hand: prompt, seed and strength"),
@@ -38,6 +40,7 @@ COMMANDS = {
     "report": Command("report", "write one HTML page with runs, scores and images"),
     "toy": Command("toy", "the 2-D experiment: known answers on Gaussians"),
     "shapes prompts": Command("shapes_prompts", "write the shapes world's prompts of one split"),
+    "shapes photos": Command("shapes_photos", "write the shapes world's photographs with their captions"),
     "shapes pretrain": Command("shapes_pretrain", "train the shapes model from nothing"),
 }
 

@@ -18,7 +18,9 @@ from contrapose.curate.shards import SKIPPED
 
 @dataclass(frozen=True)
 class Command:
-    """Import pairs of images that you have, of any sizes: two folders with the same stems, or a metadata.jsonl."""
+    """Import pairs of images that you have, of any sizes: two folders with the same stems (--winners, --losers), or
+    a file or folder of another format (--source): metadata.jsonl, Pick-a-Pic's Parquet, webdataset tars, HPDv3's JSON,
+    CSV tables of RealAlign and of Diffusion-KTO, or DDSPO's prepared latents."""
 
     settings: Annotated[Import, tyro.conf.arg(name="")]
     out: Path

@@ -3,45 +3,84 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from contrapose.curate.stored import InFile, Stored
 from contrapose.pairs.buckets import Size, as_rgb
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # others, such as EPS, run programs
-_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # others, such as EPS, run programs
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
 NUM_THREADS = min(8, os.cpu_count() or 1)
-_OPENING = threading.Lock()  # `warnings.catch_warnings` is for the whole process
+_WARNINGS = threading.Lock()  # `warnings.catch_warnings` is for the whole process
+T, R = TypeVar("T"), TypeVar("R")
 
 
 class Skip(Exception):
-    """Why one pair cannot be used."""
+    """Why one pair or photograph cannot be used."""
 
 
-def read_image(path: Path) -> Image.Image:
-    """The image upright and in RGB; raises `Skip` when it is broken, of no known format, or larger than PIL allows."""
+def read_image(where: Path | Stored, max_pixels: int | None = None) -> Image.Image:
+    """The image upright and in RGB, an animation's first frame; what says its format is the content, never the name.
+
+    Raises `Skip`, with the image's name but never a place on this machine, when it is empty, broken, of no known
+    format, or of more than `max_pixels` pixels, which is told before they are decoded. That limit is PIL's own, about
+    89 million, unless it is given, and twice that at most.
+    """
+    stored = InFile(where) if isinstance(where, Path) else where
     try:
-        with _OPENING, warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=_FORMATS)
-        with image:
+        data = stored.read()
+        if not data:
+            raise Skip(f"{stored.name}: is empty")
+        with _opened(io.BytesIO(data), stored.name, max_pixels) as image:
+            image.load()
+            with _quiet(), suppress(*_UNREADABLE):
+                image.getexif()  # which PIL keeps: broken ones warn here, and matter to nobody
             return as_rgb(image)
-    except _BOMBS:
-        raise Skip(f"{path.name}: has more pixels than PIL's limit of {Image.MAX_IMAGE_PIXELS}") from None
+    except Image.DecompressionBombError:
+        raise Skip(f"{stored.name}: has more pixels than PIL's limit of {Image.MAX_IMAGE_PIXELS}") from None
+    except UnidentifiedImageError:
+        raise Skip(f"{stored.name}: cannot be read (cannot identify it as any of {', '.join(_FORMATS)})") from None
     except _UNREADABLE as error:
-        # PIL names the file with its whole path, which is of this machine
-        reason = " ".join(str(error).replace(str(path), path.name).split())
-        raise Skip(f"{path.name}: cannot be read ({reason})") from None
+        told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = " ".join(told.replace(str(stored.path), stored.path.name).split())
+        raise Skip(f"{stored.name}: cannot be read ({reason})") from None
+
+
+def _opened(file: io.BytesIO, name: str, max_pixels: int | None) -> Image.Image:
+    """The image before it is decoded, its size being within the limit."""
+    limit, told = (Image.MAX_IMAGE_PIXELS, "PIL's limit of ") if max_pixels is None else (max_pixels, "")
+    with _quiet():  # about the size, which is looked at below
+        image = Image.open(file, formats=_FORMATS)
+    if limit is not None and image.width * image.height > limit:
+        raise Skip(f"{name}: has more pixels than {told}{limit} ({Size(*image.size)})")
+    return image
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """PIL's warnings are dropped."""
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def digest(image: Image.Image) -> str:
+    """sha256 of the size and the pixels: the same for one picture in two lossless files."""
+    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
 
 
 class Seen(NamedTuple):
@@ -51,19 +90,29 @@ class Seen(NamedTuple):
     digests: tuple[str, str]
 
 
-def look_at(pairs: Sequence[tuple[Path, Path]]) -> Iterator[Seen | Skip]:
-    """What is seen of each pair, several at a time; decoding lets go of Python's lock."""
+def look_at(pairs: Iterable[tuple[Path | Stored, Path | Stored]]) -> Iterator[Seen | Skip]:
+    """What is seen of each pair, in order; the pairs are asked for as they are needed."""
+    return several(_look, pairs)
+
+
+def several(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`work` of every item, in order and several at a time (decoding lets go of Python's lock), a few items ahead."""
     pool = ThreadPoolExecutor(NUM_THREADS)
+    waiting: deque[Future[R]] = deque()
     try:
-        yield from pool.map(_look, pairs)
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > 2 * NUM_THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _look(paths: tuple[Path, Path]) -> Seen | Skip:
+def _look(pair: tuple[Path | Stored, Path | Stored]) -> Seen | Skip:
     try:
-        images = [read_image(path) for path in paths]
+        first, second = (read_image(where) for where in pair)
     except Skip as skip:
         return skip
-    first, second = (hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest() for image in images)
-    return Seen((Size(*images[0].size), Size(*images[1].size)), (first, second))
+    return Seen((Size(*first.size), Size(*second.size)), (digest(first), digest(second)))

@@ -1,5 +1,7 @@
 """Import pairs of images: checked, fitted to a bucket, encoded by the model's autoencoder and stored like drawn ones.
 
+In memory are texts and the places of images, a kilobyte or two a pair, never the images of more than a batch.
+
 What a pair becomes depends on its images, its caption and the seed alone, and its identifier on the pixels, so that a
 run that was killed carries on at the first missing shard, or refuses when an image was exchanged in between.
 """
@@ -10,8 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,20 +23,21 @@ from torch import Tensor
 from contrapose import runfile
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.loading import Loading
+from contrapose.curate.fitting import Fitting
 from contrapose.curate.images import NUM_THREADS, Seen, Skip, look_at, read_image
-from contrapose.curate.listings import Listed, Listing, folder_pairs, metadata_pairs
+from contrapose.curate.latents import NOTE, Ready, plan_latents, read_pairs
+from contrapose.curate.listings import FormatName, Listed, Listing, Reading, folder_pairs, source_pairs
 from contrapose.curate.shards import begin, by_size, fill
+from contrapose.curate.stored import Stored
 from contrapose.errors import UserError
-from contrapose.pairs.buckets import Fit, Size, apply, buckets, cover, nearest, plan_fit
+from contrapose.pairs.buckets import Fit, Size, apply, cover, nearest, plan_fit
 from contrapose.pairs.prompts import prompt_id
 from contrapose.pairs.store import PairRecord
 from contrapose.sample.noise import random_seed
 
-_COARSEST = 12  # a bucket's sides go in steps of at most this part of the resolution, so that few pairs are alone
-
 
 @dataclass(frozen=True)
-class Import(Loading):
+class Import(Fitting, Reading, Loading):
     """Everything that decides the pairs that are imported."""
 
     model: str
@@ -44,16 +48,11 @@ class Import(Loading):
     """Folder of the worse images, of the same stems."""
     metadata: Path | None = None
     """Instead of two folders: a metadata.jsonl with image_0, image_1, prompt, prefer_0 and prefer_1."""
-    ties: Literal["drop", "half"] = "drop"
-    """What becomes of equally preferred images: left out, or kept with a preference of one half."""
-    resolution: int | None = None
-    """Pixels of a square image's side; images of other shapes get as many pixels. The model's usual size when unset."""
-    crop: Literal["center", "random"] = "center"
-    """Where what sticks out of the bucket is cropped; random goes by the pair's seed, alike for both images."""
-    flip: bool = False
-    """Mirror half of the pairs by their seed, both images alike; not for prompts that say left or right."""
-    max_scale_up: float = 1.25
-    """A pair is left out when one of its images would have to be scaled up by more than this."""
+    source: Path | None = None
+    """Instead of two folders: a file or folder of any of the formats below; docs/importing.md shows each."""
+    format: FormatName = "auto"
+    """Format of --source, told by its ending and columns unless named: metadata (.jsonl), pick-a-pic (.parquet files),
+    webdataset (.tar files), hpdv3 (.json), real-fake (RealAlign's .csv), kto (.csv), ddspo (.jsonl and latents)."""
     seed: int = 0
     """Seed of crops and flips."""
     shard_size: int = 64
@@ -64,8 +63,11 @@ class Import(Loading):
     """Precision of the autoencoder."""
 
     def __post_init__(self) -> None:
-        if (self.metadata is None) == (self.winners is None) or (self.winners is None) != (self.losers is None):
-            raise UserError("pairs import needs --winners and --losers, or --metadata")
+        given = [self.source is not None, self.metadata is not None, self.winners is not None]
+        if sum(given) != 1 or (self.winners is None) != (self.losers is None):
+            raise UserError("pairs import needs one of --winners with --losers, --metadata, and --source")
+        if self.format != "auto" and self.source is None:
+            raise UserError(f"format {self.format}: is that of --source, which is not given; leave the setting out")
         for name in ("shard_size", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -78,8 +80,8 @@ class Planned(NamedTuple):
     """One pair to encode."""
 
     record: PairRecord
-    images: tuple[Path, Path]
-    bucket: Size
+    images: tuple[Stored, Stored]
+    size: Size
     fits: tuple[Fit, ...]
 
 
@@ -87,16 +89,25 @@ class Planned(NamedTuple):
 class Plan:
     """The pairs to import, in order, and those that were left out with their reason."""
 
-    pairs: list[Planned]
+    pairs: list[Planned] | list[Ready]
     skipped: list[dict[str, str]]
+    format: FormatName
+
+    @property
+    def encoded(self) -> bool:
+        """Whether the pairs are latents already."""
+        return isinstance(self.pairs[0], Ready)
 
 
 def read_listing(settings: Import) -> Listing:
     """The pairs that the settings name; no image is opened. Raises `UserError` for a listing that cannot be read."""
+    reading = Reading(**{name: getattr(settings, name) for name in Reading.__dataclass_fields__})
+    if settings.source is not None:
+        return source_pairs(settings.source, reading, settings.format)
     if settings.metadata is not None:
-        return metadata_pairs(settings.metadata, settings.ties)
+        return source_pairs(settings.metadata, reading, "metadata")
     assert settings.winners is not None and settings.losers is not None
-    return folder_pairs(settings.winners, settings.losers)
+    return folder_pairs(settings.winners, settings.losers, reading)
 
 
 def plan_import(
@@ -107,23 +118,17 @@ def plan_import(
     A pair's bucket is the one nearest to its winner's aspect ratio; a loser of another shape is cropped to it. Raises
     `UserError` when no pair is left, or for a resolution that the model cannot make.
     """
-    among = _buckets(settings, backbone)
-    pairs, skipped = [], list(listing.skipped)
-    repeats: Counter[str] = Counter()
-    for number, (listed, seen) in enumerate(
-        zip(listing.pairs, look_at([(pair.winner, pair.loser) for pair in listing.pairs]), strict=True), 1
-    ):
-        try:
-            pairs.append(_planned(settings, listed, seen, among, repeats))
-        except Skip as skip:
-            skipped.append({"pair": listed.name, "reason": str(skip)})
-        progress(number)
-    if not pairs:
-        first = f"{skipped[0]['pair']}: {skipped[0]['reason']}"
-        raise UserError(
-            f"{settings.metadata or settings.winners}: none of its {len(skipped)} pairs can be used ({first})"
-        )
-    return Plan(pairs, skipped)
+    if listing.latents:
+        _check_images_settings(settings)
+        found, skipped = plan_latents(listing.pairs, backbone, settings.seed, progress)
+    else:
+        found, skipped = _plan_images(settings, listing.pairs, backbone, progress)
+    skipped = [*listing.skipped, *skipped]
+    if not found:
+        first = f" ({skipped[0]['pair']}: {skipped[0]['reason']})" if skipped else ""
+        source = settings.source or settings.metadata or settings.winners
+        raise UserError(f"{source}: none of its {len(skipped)} pairs can be used{first}")
+    return Plan(found, skipped, listing.format)
 
 
 def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) -> Iterator[int]:
@@ -131,17 +136,41 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) ->
 
     Raises `UserError` when `out` holds pairs of other settings, another model or other images.
     """
-    settings = replace(settings, resolution=_resolution(settings, backbone))
+    settings = replace(settings, format=plan.format if settings.source else "auto")
+    by_id: dict[str, Any] = {pair.record.id: pair for pair in plan.pairs}
     records = [pair.record for pair in plan.pairs]
-    begin(out, {"import": settings}, CONVERTER, backbone, records, plan.skipped)
-    by_id = {pair.record.id: pair for pair in plan.pairs}
+    if plan.encoded:
+        notes: dict[str, Any] = {"note": NOTE}
+        sizes: Sequence[Any] = sorted({pair.size for pair in plan.pairs})
+        latents: Callable[[Sequence[Any]], Tensor] = read_pairs
+    else:
+        notes, sizes, latents = {}, settings.buckets_for(backbone), partial(_encode, backbone)
+        settings = replace(settings, resolution=settings.resolution_for(backbone))
+    begin(out, {"import": settings, **notes}, CONVERTER, backbone, records, plan.skipped)
+    shards = by_size(((pair.size, pair.record) for pair in plan.pairs), sizes, settings.shard_size)
+    yield from fill(out, shards, settings.batch_size, lambda _, some: latents([by_id[record.id] for record in some]))
 
-    def make(_: Size, some: Sequence[PairRecord]) -> Tensor:
-        return _encode(backbone, [by_id[record.id] for record in some])
 
-    sized = ((pair.bucket, pair.record) for pair in plan.pairs)
-    shards = by_size(sized, _buckets(settings, backbone), settings.shard_size)
-    yield from fill(out, shards, settings.batch_size, make)
+def _check_images_settings(settings: Import) -> None:
+    """Raise `UserError` for a setting about images that was given where there are none."""
+    for name, setting in Fitting.__dataclass_fields__.items():
+        if getattr(settings, name) != setting.default:
+            raise UserError(f"{name}: latents are taken as they are; leave the setting out")
+
+
+def _plan_images(
+    settings: Import, listed: Sequence[Listed], backbone: Backbone, progress: Callable[[int], None]
+) -> tuple[list[Planned], list[dict[str, str]]]:
+    among = settings.buckets_for(backbone)
+    pairs, skipped = [], []
+    repeats: Counter[str] = Counter()
+    for number, (pair, seen) in enumerate(zip(listed, look_at((p.winner, p.loser) for p in listed), strict=True), 1):
+        try:
+            pairs.append(_planned(settings, pair, seen, among, repeats))
+        except Skip as skip:
+            skipped.append({"pair": pair.name, "reason": str(skip)})
+        progress(number)
+    return pairs, skipped
 
 
 def _planned(
@@ -152,28 +181,20 @@ def _planned(
     if seen.digests[0] == seen.digests[1]:
         raise Skip("winner and loser are the same image")
     bucket = nearest(seen.sizes[0], among)
-    for path, size in zip((listed.winner, listed.loser), seen.sizes, strict=True):
+    for image, size in zip((listed.winner, listed.loser), seen.sizes, strict=True):
         scale = cover(size, bucket)
         if scale > settings.max_scale_up:
             raise Skip(
-                f"{path.name}: its {size} pixels would be scaled up by {scale:.2f} to cover {bucket}; "
+                f"{image.name}: its {size} pixels would be scaled up by {scale:.2f} to cover {bucket}; "
                 f"at most {settings.max_scale_up:g} is allowed"
             )
-    name = prompt_id("\0".join((listed.prompt, *seen.digests, repr(listed.preference))))
+    degraded = (listed.degraded,) if listed.degraded else ()
+    name = prompt_id("\0".join((listed.prompt, *seen.digests, repr(listed.preference), *degraded)))
     seed = random_seed(settings.seed, name)
-    flip = settings.flip and random_seed(seed, "flip") % 2 == 1
-    record = PairRecord(f"{name}-{repeats[name]}", listed.prompt, "", seed, listed.preference)
+    fits = plan_fit(seen.sizes, bucket, settings.flips(seed), settings.position(seed))
+    record = PairRecord(f"{name}-{repeats[name]}", listed.prompt, listed.degraded, seed, listed.preference)
     repeats[name] += 1
-    return Planned(
-        record, (listed.winner, listed.loser), bucket, plan_fit(seen.sizes, bucket, flip, _position(settings, seed))
-    )
-
-
-def _position(settings: Import, seed: int) -> tuple[float, float]:
-    """Shares of the surplus that are cropped off at the left and at the top."""
-    if settings.crop == "center":
-        return (0.5, 0.5)
-    return (random_seed(seed, "left") / 2**63, random_seed(seed, "top") / 2**63)
+    return Planned(record, (listed.winner, listed.loser), bucket, fits)
 
 
 def _encode(backbone: Backbone, pairs: Sequence[Planned]) -> Tensor:
@@ -184,22 +205,10 @@ def _encode(backbone: Backbone, pairs: Sequence[Planned]) -> Tensor:
     return backbone.encode(torch.stack(images)).float().cpu().unflatten(0, (len(pairs), 2))
 
 
-def _pixels(path: Path, fit: Fit) -> Tensor:
+def _pixels(where: Stored, fit: Fit) -> Tensor:
     """The fitted image [3, H, W] in -1..1."""
     try:
-        image = apply(read_image(path), fit)
+        image = apply(read_image(where), fit)
     except Skip as skip:  # it could be read a moment ago
-        raise UserError(f"{path.parent}: {skip}; run the same command again") from None
+        raise UserError(f"{where.path.parent}: {skip}; run the same command again") from None
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def _resolution(settings: Import, backbone: Backbone) -> int:
-    usual = backbone.latent_shape[-1] * backbone.pipe.vae_scale_factor
-    return usual if settings.resolution is None else settings.resolution
-
-
-def _buckets(settings: Import, backbone: Backbone) -> tuple[Size, ...]:
-    """Sides in the coarsest steps that the model and the resolution have in common, up to a twelfth of the latter."""
-    resolution, least = _resolution(settings, backbone), backbone.pipe.vae_scale_factor * backbone.patch
-    steps = [step for step in range(least, resolution // _COARSEST + 1, least) if resolution % step == 0]
-    return buckets(resolution, steps[-1] if steps else least)

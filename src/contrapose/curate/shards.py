@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,28 +34,34 @@ def begin(
     settings: dict[str, Any],
     conv: cattrs.Converter,
     backbone: Backbone,
-    records: Sequence[PairRecord],
-    skipped: Sequence[dict[str, str]],
+    records: Iterable[PairRecord],
+    skipped: Iterable[dict[str, str]],
 ) -> None:
-    """Claim `out` by `pairs.yaml` and write what was left out; `settings` is one entry, `draw` or `import`.
+    """Claim `out` by `pairs.yaml` and write what was left out; `settings` is one entry, such as `draw` or `import`.
 
     Raises `UserError` when `out` holds pairs of other settings, another model or other prompts.
     """
+    ids = [record.id for record in records]
     manifest = {
         "format": 2,
         "fingerprint": backbone.fingerprint,
-        "num_pairs": len(records),
-        "prompts_digest": f"{random_seed(*(r.id for r in records)):016x}",  # the files named below may be edited later
+        "num_pairs": len(ids),
+        "prompts_digest": f"{random_seed(*ids):016x}",  # the files named below may be edited later
         **conv.unstructure(settings),
     }
     runfile.claim(out / MANIFEST, manifest, conv, free=[f"{name}.batch_size" for name in settings])
-    with replacing(out / SKIPPED) as aside:
-        aside.write_text("".join(json.dumps(s, ensure_ascii=False) + "\n" for s in skipped), encoding="utf-8")
+    write_skipped(out, skipped)
+
+
+def write_skipped(out: Path, skipped: Iterable[dict[str, str]]) -> None:
+    """Write what was left out, a line each."""
+    with replacing(out / SKIPPED) as aside, aside.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in skipped)
 
 
 def fill(
     out: Path,
-    shards: Sequence[tuple[S, list[PairRecord]]],
+    shards: Iterable[tuple[S, list[PairRecord]]],
     batch_size: int,
     make: Callable[[S, list[PairRecord]], Tensor],
 ) -> Iterator[int]:

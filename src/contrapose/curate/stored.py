@@ -5,6 +5,8 @@ All three are a name and a place, small enough to list by the hundred thousand; 
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class InFile:
     """A file of its own."""
 
@@ -28,7 +30,7 @@ class InFile:
         return self.path.read_bytes()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class InTar:
     """A member of an uncompressed tar, by the place of its bytes."""
 
@@ -48,7 +50,7 @@ class InTar:
             return file.read(self.size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class InParquet:
     """A cell of a Parquet table that holds an image file, as bytes or as Hugging Face's {bytes, path}."""
 
@@ -63,14 +65,48 @@ class InParquet:
 
     def read(self) -> bytes:
         """The cell's bytes; empty when the cell is."""
-        cell = _cells(self.path, self.group, self.column)[self.row].as_py()
+        with _READING:
+            cell = _column(self.path, self.group, self.column).cell(self.row)
         return (cell.get("bytes") if isinstance(cell, dict) else cell) or b""
 
 
 Stored = InFile | InTar | InParquet
+_READING = threading.Lock()
+_ROWS = 32  # decoded at a time: several images that are looked at together are in one such batch, or in two
 
 
-@lru_cache(maxsize=2)  # a pair's two columns
-def _cells(path: Path, group: int, column: str) -> Any:
-    """One column of one row group: what is read at a time, as neighbours are asked for one after the other."""
-    return pq.ParquetFile(path).read_row_group(group, columns=[column]).column(0)
+@lru_cache(maxsize=4)  # a pair's two columns, and the next group's, as those looked at together may be of both
+def _column(path: Path, group: int, column: str) -> _Column:
+    return _Column(path, group, column)
+
+
+class _Column:
+    """A column of one row group, read forwards and a few rows at a time, since a whole file may be one group.
+
+    What is in memory is a page of the file, Parquet's smallest unit: 1,024 rows or fewer.
+    """
+
+    def __init__(self, path: Path, group: int, column: str):
+        self._place = path, group, column
+        self._restart()
+
+    def _restart(self) -> None:
+        path, group, column = self._place
+        file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+        self._batches = file.iter_batches(_ROWS, row_groups=[group], columns=[column], use_threads=False)
+        self._kept: deque[tuple[int, Any]] = deque(maxlen=2)
+        self._next = 0
+
+    def cell(self, row: int) -> Any:
+        """One cell as Python has it; going back by more than a batch means to begin again."""
+        if self._kept and row < self._kept[0][0]:
+            self._restart()
+        while row >= self._next:
+            batch = next(self._batches, None)
+            if batch is None:
+                raise OSError("broken further up, or changed in the meantime")
+            cells = batch.column(0)
+            self._kept.append((self._next, cells))
+            self._next += len(cells)
+        first, cells = next(kept for kept in reversed(self._kept) if kept[0] <= row)
+        return cells[row - first].as_py()

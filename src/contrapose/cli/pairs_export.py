@@ -1,0 +1,52 @@
+"""`contrapose pairs export`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from contrapose.backbones.families import load_backbone
+from contrapose.backbones.loading import DTYPES, best_device
+from contrapose.cli.options import parse
+from contrapose.cli.progress import follow, quiet_libraries
+from contrapose.curate.exports import Export, export_pairs
+from contrapose.errors import UserError
+from contrapose.pairs.store import PairStore
+
+
+@dataclass(frozen=True)
+class Command:
+    """Write pairs as Pick-a-Pic's Parquet, for other trainers and for 'contrapose pairs import'."""
+
+    pairs: Annotated[Path, tyro.conf.Positional]
+    """Folder of pairs."""
+    settings: Annotated[Export, tyro.conf.arg(name="")]
+    out: Path
+    """File to write, ending in .parquet."""
+    overwrite: bool = False
+    """Replace a file that is there."""
+    device: str = field(default_factory=best_device)
+    """Where the model runs: cpu, cuda, cuda:1, mps."""
+
+
+def main(arguments: list[str], prog: str) -> None:
+    hand_out(parse(Command, arguments, prog))
+
+
+def hand_out(command: Command) -> None:
+    settings, out = command.settings, command.out
+    if out.suffix != ".parquet" or out.is_dir():
+        raise UserError(f"--out {out}: name a file that ends in .parquet")
+    if out.exists() and not command.overwrite:
+        raise UserError(f"--out {out}: is there already; choose another name, or replace it with --overwrite")
+    store = PairStore(command.pairs)
+    model = settings.model or store.settings.get("model")
+    if model is None:
+        raise UserError(f"{command.pairs}: does not say which model made these pairs; name it with --model")
+    quiet_libraries()
+    backbone = load_backbone(model, DTYPES[settings.dtype], command.device, loading=settings)
+    follow("decoding pairs", len(store), export_pairs(settings, store, backbone, out))
+    print(f"{out}: {len(store)} pairs")

@@ -1,0 +1,143 @@
+"""Which photographs there are: in a folder and those below it, or in the tables and archives that people share.
+
+A photograph that cannot be used is told with its reason; a file that is no listing is the user's to mend. Never is more
+in memory than the names in one folder, so a hundred thousand photographs list as well as ten.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from contrapose.curate.images import IMAGES, Skip
+from contrapose.curate.listings.listed import inside
+from contrapose.curate.listings.pick_a_pic import files
+from contrapose.curate.photos.parquet import parquet_photos
+from contrapose.curate.photos.photo import Photo, SkippedPhoto, one_line
+from contrapose.curate.photos.tables import csv_photos, hpdv3_photos, jsonl_photos
+from contrapose.curate.photos.tars import tar_photos
+from contrapose.curate.stored import InFile
+from contrapose.errors import UserError
+
+Found = Iterator[Photo | SkippedPhoto]
+_READERS: dict[str, Callable[[Path, str], Found]] = {
+    ".csv": csv_photos,
+    ".jsonl": jsonl_photos,
+    ".json": hpdv3_photos,
+    ".parquet": parquet_photos,
+    ".tar": tar_photos,
+}
+_IN_FOLDERS = (".parquet", ".tar")  # the other kinds may be anything there
+_METADATA = ("metadata.jsonl", "metadata.csv")
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_READ = (
+    "photographs are read from a folder of images (captions in .txt beside them, metadata.jsonl or metadata.csv), "
+    "tables (.csv, .jsonl), .parquet, uncompressed .tar and HPDv3's .json"
+)
+
+
+def list_photos(source: Path, split: str | None = None) -> Iterator[Photo | SkippedPhoto]:
+    """The photographs of a file or folder in the order of their names, which is the same on every machine.
+
+    A folder is one of images, .parquet or .tar files, and those below it are walked through; where one holds a
+    `metadata.jsonl` or `metadata.csv`, that says which images. `split` is one of a Parquet data set's. Raises
+    `UserError` naming file and row for what cannot be read, and when there are no photographs.
+    """
+    photos = _of_split(source, split) if split is not None else _of_source(source)
+    first = next(photos, None)
+    if first is None:
+        raise UserError(f"{source}: holds no photographs; {_READ}")
+    yield first
+    yield from photos
+
+
+def _of_split(source: Path, split: str) -> Found:
+    for path in files(source, split):
+        yield from parquet_photos(path, path.name)
+
+
+def _of_source(source: Path) -> Found:
+    if source.is_dir():
+        yield from _of_folder(source, source)
+        return
+    _check_uncompressed(source)
+    reader = _READERS.get(source.suffix.lower())
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder; check the path")
+    if reader is None:
+        raise UserError(f"{source}: is no source of photographs; {_READ}")
+    yield from reader(source, source.name)
+
+
+def _of_folder(root: Path, folder: Path) -> Found:
+    entries = _entries(folder)
+    metadata = [entry.name for entry in entries if entry.name in _METADATA]
+    if len(metadata) > 1:
+        raise UserError(f"{folder}: holds {' and '.join(metadata)}; keep one of the two")
+    if metadata:
+        yield from _of_listing(root, folder / metadata[0])
+        return
+    if any(entry.name.endswith(".parquet") for entry in entries):
+        files(folder)  # raises when they are of several splits
+    for entry in entries:
+        yield from _of_entry(root, entry)
+
+
+def _of_entry(root: Path, entry: os.DirEntry[str]) -> Found:
+    path = Path(entry.path)
+    name, ending = path.relative_to(root).as_posix(), path.suffix.lower()
+    if entry.is_dir(follow_symlinks=False):
+        yield from _of_folder(root, path)
+    elif path.is_dir():
+        yield SkippedPhoto(name, "is a link to a folder, which is not followed")
+    elif ending in IMAGES:
+        yield _of_image(root, name)
+    elif ending in _IN_FOLDERS:
+        yield from _of_listing(root, path)
+    else:
+        _check_uncompressed(path)
+
+
+def _of_listing(root: Path, path: Path) -> Found:
+    name = path.relative_to(root).as_posix()
+    try:
+        inside(root, name)
+    except Skip as skip:
+        yield SkippedPhoto(name, str(skip))
+        return
+    yield from _READERS[path.suffix.lower()](path, name)
+
+
+def _of_image(root: Path, name: str) -> Photo | SkippedPhoto:
+    try:
+        name.encode("utf-8")
+        return Photo(name, InFile(inside(root, name)), _caption(root, name))
+    except UnicodeEncodeError:  # which neither run files nor tables can hold
+        return SkippedPhoto(os.fsencode(name).decode("utf-8", "backslashreplace"), "its name is not UTF-8; rename it")
+    except Skip as skip:
+        return SkippedPhoto(name, str(skip))
+
+
+def _caption(root: Path, name: str) -> str | None:
+    """What the text file of the image's stem says."""
+    try:
+        beside = inside(root, Path(name).with_suffix(".txt").as_posix())
+        return one_line(beside.read_text(encoding="utf-8-sig"))
+    except (Skip, OSError, UnicodeDecodeError):
+        return None
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What the folder holds, by name; hidden files and those of macOS's archives are nobody's photographs."""
+    try:
+        with os.scandir(folder) as found:
+            shown = [entry for entry in found if not entry.name.startswith((".", "__MACOSX"))]
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}); name a readable folder") from None
+    return sorted(shown, key=lambda entry: entry.name)
+
+
+def _check_uncompressed(path: Path) -> None:
+    if path.name.lower().endswith(_COMPRESSED):
+        raise UserError(f"{path}: is a compressed tar, in which no image can be found by its place; uncompress it")

@@ -1,0 +1,105 @@
+"""Where a photograph's subject is: soft maps [H, W] in 0..1, from two formulas or from a model.
+
+The formulas need no weights, so that spoiling works offline; a model knows objects, where they know contrast. A map
+that is the same all over points at nothing, and then everything counts as the subject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import convolve1d, gaussian_filter, uniform_filter
+
+Map = NDArray[np.float64]
+WIDTH = 64  # pixels at which the spectral residual sees a photograph as a person does at a glance
+_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
+_BINOMIAL = np.array([1, 4, 6, 4, 1]) / 16
+
+
+def normalised(found: Map) -> Map:
+    """Min-max into 0..1, as RealAlign takes U2-Net's map; ones where it is the same all over."""
+    low, high = float(found.min()), float(found.max())
+    return np.ones_like(found) if high - low <= 1e-9 * max(1.0, abs(high)) else (found - low) / (high - low)
+
+
+def masked(found: Map, threshold: float | None, softness: float) -> Map:
+    """A map as a mask: m = clip(1/2 + (S - threshold) / softness, 0, 1), with Otsu's threshold where none is given.
+
+    S is smoothed by 1 % of the shorter side before: threads and holes are no subject. Threshold 0.5 and softness 1 take
+    it as it then is. Where no place reaches the threshold, or all are alike, everything is masked: a loser like its
+    winner would be no pair.
+    """
+    if found.min() == found.max():
+        return np.ones_like(found)
+    smooth = gaussian_filter(found, 0.01 * min(found.shape), mode="nearest")
+    mask = (0.5 + (smooth - (otsu(smooth) if threshold is None else threshold)) / softness).clip(0, 1)
+    return mask if mask.max() >= 0.5 else np.ones_like(found)
+
+
+def otsu(found: Map) -> float:
+    """The threshold that sets two groups of values furthest apart (Otsu 1979, eq. 18, of 256 levels).
+
+    The middle of those that do so equally well, as all do in a gap between the groups.
+    """
+    counts, edges = np.histogram(found, bins=256, range=(0, 1))
+    share = counts.cumsum() / counts.sum()
+    centres = (edges[:-1] + edges[1:]) / 2
+    mean = (counts * centres).cumsum() / counts.sum()
+    apart = (mean[-1] * share - mean) ** 2 / np.maximum(share * (1 - share), 1e-12)
+    return float(edges[1:][apart >= apart.max() * (1 - 1e-9)].mean())
+
+
+def frequency_tuned(photo: Image.Image) -> Map:
+    """Distance of each pixel, slightly blurred, from the photograph's mean colour in CIE Lab.
+
+    S(x) = || I_mean - I_blurred(x) ||, blurred by the 5x5 binomial kernel (Achanta et al. 2009, "Frequency-tuned
+    salient region detection", eq. 4).
+    """
+    seen = lab(np.asarray(photo))
+    blurred = convolve1d(convolve1d(seen, _BINOMIAL, axis=0, mode="nearest"), _BINOMIAL, axis=1, mode="nearest")
+    return normalised(np.linalg.norm(seen.mean((0, 1)) - blurred, axis=-1))
+
+
+def spectral_residual(photo: Image.Image) -> Map:
+    """What of a photograph's spectrum is unlike its own neighbourhood.
+
+    With L = log |F[I]| and P = arg F[I] at 64 pixels' width, R = L - (3x3 mean of L) and S = g * |F^-1[exp(R + iP)]|^2
+    (Hou & Zhang 2007, "Saliency detection: a spectral residual approach", eq. 3 to 5). g is a Gaussian of 2.5 pixels as
+    in the authors' code, where the paper says 8, and nothing is beyond the border.
+    """
+    grey = photo.convert("L")
+    if grey.getextrema()[0] == grey.getextrema()[1]:
+        return np.ones((photo.height, photo.width))
+    height = max(8, round(WIDTH * photo.height / photo.width))
+    pixels = np.asarray(grey.convert("F").resize((WIDTH, height), Image.Resampling.BILINEAR), dtype=np.float64) / 255
+    spectrum = np.fft.fft2(pixels)
+    log_amplitude = np.log(np.abs(spectrum) + 1e-12)
+    residual = log_amplitude - uniform_filter(log_amplitude, 3, mode="nearest")
+    found = np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))) ** 2
+    return normalised(_resized(gaussian_filter(found, 2.5, mode="constant"), photo.size))
+
+
+FORMULAS: dict[str, Callable[[Image.Image], Map]] = {
+    "spectral-residual": spectral_residual,
+    "frequency-tuned": frequency_tuned,
+}
+
+
+def lab(pixels: NDArray[np.uint8]) -> Map:
+    """CIE Lab of sRGB under D65."""
+    encoded = np.arange(256) / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)[pixels]
+    xyz = linear @ _XYZ.T / _XYZ.sum(1)  # white is 1, 1, 1
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
+
+
+def _resized(found: Map, size: tuple[int, int]) -> Map:
+    """A map at an image's size (width, height)."""
+    image = Image.fromarray(found.astype(np.float32))
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR), dtype=np.float64)

@@ -1,0 +1,99 @@
+"""Pairs from elsewhere and back again, through the command line."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+
+from contrapose.cli.main import main
+from contrapose.pairs.store import PairStore
+
+
+def _picture(seed: int, size: tuple[int, int] = (20, 20)) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).resize(size).save(file, "PNG")
+    return file.getvalue()
+
+
+def _run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_pick_a_pic_in_and_out(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A data set folder becomes pairs, which are sound, and those become a file, which becomes the same pairs."""
+    labels = [1.0, 0.0, 0.5, 0.8, 1.0]
+    sizes = [(20, 20), (24, 16), (20, 20), (40, 40), (20, 20)]
+    rows: list[dict[str, Any]] = [
+        {"jpg_0": _picture(2 * n, size), "jpg_1": _picture(2 * n + 1), "label_0": label, "caption": f"a red star {n}"}
+        for n, (label, size) in enumerate(zip(labels, sizes, strict=True))
+    ]
+    rows[4]["jpg_1"] = rows[4]["jpg_1"][:50]
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "set" / "data" / "train-00000-of-00001.parquet")
+
+    common = ["--model", tiny_model, "--device", "cpu", "--max-scale-up", 2]
+    assert _run("pairs", "import", *common, "--source", tmp_path / "set", "--out", tmp_path / "pairs") == 0
+    assert "left out 2 of 5 pairs" in capsys.readouterr().out
+    skipped = [json.loads(line) for line in (tmp_path / "pairs" / "skipped.jsonl").read_text().splitlines()]
+    assert [row["pair"].rpartition(" ")[2] for row in skipped] == ["3", "5"]
+    assert str(tmp_path) not in str(skipped)
+    manifest = yaml.safe_load((tmp_path / "pairs" / "pairs.yaml").read_text())
+    assert manifest["import"]["format"] == "pick-a-pic"
+    assert _run("pairs", "check", tmp_path / "pairs") == 0
+    assert "3 pairs of 3 prompts" in capsys.readouterr().out
+
+    out = tmp_path / "pairs.parquet"
+    assert _run("pairs", "export", tmp_path / "pairs", "--out", out, "--device", "cpu") == 0
+    assert _run("pairs", "export", tmp_path / "pairs", "--out", out, "--device", "cpu") == 2, "it is there already"
+    assert _run("pairs", "export", tmp_path / "pairs", "--out", out, "--device", "cpu", "--overwrite") == 0
+    assert _run("pairs", "import", *common, "--source", out, "--out", tmp_path / "again") == 0
+    before, after = (
+        {r.prompt: r.preference for r in PairStore(tmp_path / name).records} for name in ("pairs", "again")
+    )
+    assert after == pytest.approx(before)
+    assert set(before.values()) == {1.0, 0.8}
+
+
+def test_webdataset_again_is_what_the_report_says(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command that a report prints makes the same pairs, and finds that they are made."""
+    from contrapose.report.provenance import commands
+
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for number in range(3):
+            fields = {"jpg_0.jpg": _picture(2 * number), "jpg_1.jpg": _picture(2 * number + 1), "label_0.txt": b"0"}
+            for name, data in (fields | {"original_prompt.txt": f"a blue ring {number}".encode()}).items():
+                member = tarfile.TarInfo(f"{number}.{name}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    source = ["--source", tmp_path / "0.tar", "--out", tmp_path / "pairs", "--device", "cpu"]
+    assert _run("pairs", "import", "--model", tiny_model, *source) == 0
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "pairs").glob("shard-*")}
+    (line,) = commands(tmp_path / "pairs", [], [])
+    assert "--format webdataset" in line
+    assert main(shlex.split(line)[1:]) == 0
+    assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "pairs").glob("shard-*")}
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_a_label_that_is_a_text_ends_it(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"jpg_0": _picture(0), "jpg_1": _picture(1), "label_0": "0", "caption": "a star"}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
+    where = ["--source", tmp_path / "a.parquet", "--out", tmp_path / "pairs"]
+    assert _run("pairs", "import", "--model", tiny_model, *where) == 2
+    told = capsys.readouterr().err
+    assert "a.parquet: row 1: `label_0` is '0'; write a number" in told
+    assert not (tmp_path / "pairs").exists()

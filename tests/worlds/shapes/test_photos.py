@@ -1,0 +1,30 @@
+"""Photographs of the shapes world: what their captions say is there, and nothing that dev or test ask for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from contrapose.worlds.shapes.grammar import TAGS, canonical_meanings, split_of
+from contrapose.worlds.shapes.photos import photographs
+from contrapose.worlds.shapes.suite import judge
+
+PHOTOS = list(photographs(240, seed=3))
+MEANINGS = [meaning for tag in TAGS for meaning in canonical_meanings(tag)]
+
+
+def test_captions_are_true():
+    """Those that the six categories can judge; a caption of two meanings may be either."""
+    told = {wording: meaning for meaning in MEANINGS for wording in meaning.wordings()}
+    judged = [judge(p.image, told[p.caption].metadata(p.caption))[0].value for p in PHOTOS if p.caption in told]
+    assert len(judged) > 100 and np.mean(judged) > 0.98
+
+
+def test_nothing_of_dev_or_test_is_among_them():
+    kept_back = {wording for m in MEANINGS if split_of(m) != "train" for wording in m.wordings()}
+    assert len(kept_back) > 100 and kept_back.isdisjoint(p.caption for p in PHOTOS)
+
+
+def test_a_photograph_depends_on_its_number_and_seed():
+    again = list(photographs(5, seed=3))
+    assert all((a.image == b.image).all() and a.caption == b.caption for a, b in zip(again, PHOTOS, strict=False))
+    assert any((a.image != b.image).any() for a, b in zip(photographs(5, seed=4), PHOTOS, strict=False))
