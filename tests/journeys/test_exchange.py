@@ -97,3 +97,51 @@ def test_a_label_that_is_a_text_ends_it(tiny_model: Path, tmp_path: Path, capsys
     told = capsys.readouterr().err
     assert "a.parquet: row 1: `label_0` is '0'; write a number" in told
     assert not (tmp_path / "pairs").exists()
+
+
+LISTINGS = {
+    "hpdv3": ("hpd.json", lambda rows: json.dumps([{"path1": w, "path2": bad, "prompt": p} for p, w, bad in rows])),
+    "real-fake": (
+        "real.csv",
+        lambda rows: "\n".join(
+            [
+                "uid,prompt,real_image_path,fake_image_path",
+                *(f"{i},{p},{w},{bad}" for i, (p, w, bad) in enumerate(rows)),
+            ]
+        ),
+    ),
+    "kto": (
+        "kto.csv",
+        lambda rows: "\n".join(
+            [
+                "file_path,caption,label",
+                *(f"{image},{p},{good}" for p, w, bad in rows for image, good in ((w, 1), (bad, 0))),
+            ]
+        ),
+    ),
+    "metadata": (
+        "metadata.jsonl",
+        lambda rows: "\n".join(
+            json.dumps({"image_0": bad, "image_1": w, "prompt": p, "prefer_0": 0, "prefer_1": 1}) for p, w, bad in rows
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("format", LISTINGS)
+def test_every_other_listing_becomes_pairs_that_are_sound(
+    format: str, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(f"a green star {number}", f"good-{number}.png", f"bad-{number}.png") for number in range(3)]
+    for number, (_, winner, loser) in enumerate(rows):
+        (tmp_path / winner).write_bytes(_picture(2 * number))
+        (tmp_path / loser).write_bytes(_picture(2 * number + 1))
+    name, written = LISTINGS[format]
+    (tmp_path / name).write_text(written(rows))
+    source = ["--model", tiny_model, "--device", "cpu", "--source", tmp_path / name]
+    assert _run("pairs", "import", *source, "--out", tmp_path / "pairs") == 0
+    assert _run("pairs", "check", tmp_path / "pairs") == 0
+    assert "3 pairs of 3 prompts" in capsys.readouterr().out
+    store = PairStore(tmp_path / "pairs")
+    assert store.manifest["import"]["format"] == format
+    assert sorted(record.prompt for record in store.records) == [prompt for prompt, _, _ in rows]
