@@ -55,6 +55,21 @@ def test_export(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert sorted(path.name for path in out.parent.iterdir()) == [out.name]
 
 
+def test_one_policy_of_several(run: Path, tmp_path: Path, told: Callable[..., str]) -> None:
+    """Its run's settings and end are told a folder above; another folder there is no policy."""
+    whole = tmp_path / "chats"
+    whole.mkdir()
+    _run_file(whole, method={"name": "chats"})
+    out = tmp_path / "positive.safetensors"
+    for name in ("positive", "else"):
+        (whole / name).mkdir()
+        (whole / name / LORA_FILE).write_bytes((run / LORA_FILE).read_bytes())
+    assert "has not finished" in told("--run", whole / "positive", "--out", out)
+    (whole / "finished.json").write_text("{}")
+    assert main(["export", "--run", str(whole / "positive"), "--out", str(out)]) == 0
+    assert "run.yaml" in told("--run", whole / "else", "--out", tmp_path / "else.safetensors")
+
+
 def test_nothing_is_lost(run: Path, tmp_path: Path, told: Callable[..., str]) -> None:
     out = tmp_path / "mine.safetensors"
     out.write_text("precious")

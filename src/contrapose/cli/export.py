@@ -13,6 +13,7 @@ from contrapose.cli.options import parse
 from contrapose.cli.progress import quiet_libraries
 from contrapose.errors import UserError
 from contrapose.train.align import FINISHED, RUN_FILE
+from contrapose.train.card import policy_folders
 from contrapose.train.settings import CONVERTER, Run
 
 FORMATS = {"kohya": kohya.convert}
@@ -27,7 +28,7 @@ class Command:
     """
 
     run: Path
-    """Folder of a finished run."""
+    """Folder of a finished run, or of one of its policies where it trained several."""
     out: Path
     """File to write, ending in .safetensors."""
     format: str = "kohya"
@@ -64,11 +65,18 @@ def _check_out(command: Command) -> None:
         raise UserError(f"--out {out}: is there already; choose another name, or replace it with --overwrite")
 
 
+def _is_policy(folder: Path) -> bool:
+    """Whether this is the folder of one policy of several, which lies in its run's."""
+    above = folder.parent / RUN_FILE
+    return above.is_file() and folder.name in policy_folders(runfile.read(above, Run, CONVERTER))
+
+
 def _check_run(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run; name a folder made by 'contrapose align'")
-    run = runfile.read(folder / RUN_FILE, Run, CONVERTER)
+    whole = folder.parent if _is_policy(folder) else folder
+    run = runfile.read(whole / RUN_FILE, Run, CONVERTER)
     if run.full:
         raise UserError(f"{folder}: was trained in full, so it has no adapters to export; its model/ is a whole model")
-    if not (folder / FINISHED).is_file():
+    if not (whole / FINISHED).is_file():
         raise UserError(f"{folder}: has not finished; run its 'contrapose align' again, which carries on")
