@@ -200,7 +200,7 @@ def test_the_code_of_two_policies(
     exec(_code(card).replace(image, "assert pipe"), {})
     where = str(folder) if on_hub else "path/to/run"
     assert asked == [{"positive": f"{where}/positive", "negative": f"{where}/negative", "method": "chats"}]
-    assert "contrapose export" not in card, "which takes one policy"
+    assert ("contrapose export --run FOLDER/positive" in card) == (name == "sd" and not full)
 
 
 def test_the_code_for_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
