@@ -49,6 +49,10 @@ def test_an_epoch_sees_each_pair_as_often_as_its_weight_says(folders: tuple[Path
     assert len(often) == 20 and min(often.values()) > 5, "another share each time"
 
 
+def test_the_smallest_weight_still_sees_something(folders: tuple[Path, Path]) -> None:
+    assert len(_epoch(Mixture([Path(f"{folders[0]}:0.001")]))) == 1
+
+
 def test_without_weights_an_epoch_is_one_shuffle(folders: tuple[Path, Path]) -> None:
     records = [3, 5, 7, 11, 20]
     expected = torch.randperm(5, generator=torch.Generator().manual_seed(4)).tolist()

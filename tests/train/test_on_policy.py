@@ -68,6 +68,15 @@ def test_the_real_image_is_of_the_same_prompt_as_the_own_sample(run: Run, tmp_pa
     assert set(records) <= {rollout.record for rollout in trainer.groups.replay.rollouts}
 
 
+def test_the_photograph_is_better_whatever_it_was_stored_with(run: Run, tmp_path: Path) -> None:
+    trainer = _trainer_of(run, tmp_path)
+    trainer.rollouts.draw(0, torch.device("cpu"))
+    store = trainer.groups.store
+    store.records[:] = [replace(record, preference=0.5) for record in store.records]
+    labels = trainer.groups.training_batch(range(3), torch.device("cpu")).group.labels
+    assert torch.equal(labels, torch.tensor([[1.0, 0.0]] * 3))
+
+
 def test_at_the_start_the_loss_is_the_margin(run: Run, tmp_path: Path) -> None:
     """Trainee and reference explain both samples alike."""
     states = list(align(replace(run, optimisation=replace(FAST, steps=1)), tmp_path))

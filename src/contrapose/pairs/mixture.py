@@ -80,6 +80,6 @@ class Mixture:
             whole = math.floor(weight)
             seen += same * whole
             if weight > whole:
-                some = torch.randperm(len(same), generator=generator)[: round((weight - whole) * len(same))]
+                some = torch.randperm(len(same), generator=generator)[: max(1, round((weight - whole) * len(same)))]
                 seen += [same[i] for i in some.tolist()]
         return [seen[i] for i in torch.randperm(len(seen), generator=generator).tolist()]

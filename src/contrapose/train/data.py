@@ -179,7 +179,8 @@ class Groups:
             slot: self._condition(pick, owns, others, self._dropped(slot, streams, blank), device)
             for slot, pick in self.composition.prompts.items()
         }
-        shares = torch.tensor([self.store.records[own].preference for own in owns])
+        # A photograph is better than what the policy drew, whatever it was compared with when it was stored.
+        shares = torch.tensor([1.0 if entries else self.store.records[own].preference for own in owns])
         labels = torch.stack([1 - shares, shares] if self.swap else [shares, 1 - shares], 1)
         group = Group(send(torch.stack(latents, 1), device), prompts, send(labels, device))
         return Batch(group, send(times, device), send(noise, device))
