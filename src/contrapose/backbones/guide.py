@@ -56,7 +56,7 @@ def guide(
     _check(family, guidance, runs)
     _check_network(pipe, network, bare)
     check_origin(pipe, part, runs.values())
-    networks = {name: _whole(run, part, bare) for name, run in runs.items() if not has_adapter(run)}
+    networks = {n: whole_network(run, part, bare).eval() for n, run in runs.items() if not has_adapter(run)}
     adapters = RowAdapters({name: read_adapter(run, part, bare) for name, run in runs.items() if name not in networks})
     policies = _Policies(network.forward, adapters, networks, batched, eagerly if is_compiled(network) else nullcontext)
     guided = _Guided(pipe, family, guidance, course, policies)
@@ -100,14 +100,6 @@ def _check_network(pipe: DiffusionPipeline, network: nn.Module, bare: nn.Module)
         raise UserError(f"this {type(pipe).__name__} is being guided already; leave the other block first")
     if any(getattr(part, "fused_projections", False) for part in bare.modules()):
         raise UserError("guidance does not reach fused projections; call unfuse_qkv_projections() first")
-
-
-def _whole(run: Path, part: str, like: nn.Module) -> nn.Module:
-    """A run's whole network, with the processors of the pipeline's own; it is placed when it is asked."""
-    network = whole_network(run, part, like)
-    if hasattr(network, "set_attn_processor"):
-        network.set_attn_processor(dict(like.attn_processors))
-    return network.eval()
 
 
 @contextmanager
