@@ -100,3 +100,52 @@ def test_a_pair_of_numbers_is_the_same_when_read_again(tmp_path: Path) -> None:
     assert runfile.read(tmp_path / "run.yaml", Ranged, CONVERTER) == Ranged()
     with pytest.raises(UserError, match="interval differ"):
         runfile.claim(tmp_path / "run.yaml", Ranged((0.0, 0.5)), CONVERTER)
+
+
+def claim_inputs(folder: Path, settings: Outer, **digests: str) -> bool:
+    return runfile.claim(folder / "run.yaml", settings, CONVERTER, inputs=digests)
+
+
+def test_an_input_may_be_called_otherwise_but_not_be_another(tmp_path: Path) -> None:
+    assert not claim_inputs(tmp_path, Outer(where=Path("here")), where="abc")
+    assert claim_inputs(tmp_path, Outer(where=Path("/elsewhere/here")), where="abc")
+    with pytest.raises(UserError, match="made from another content of where; choose another --out"):
+        claim_inputs(tmp_path, Outer(where=Path("here")), where="xyz")
+    with pytest.raises(UserError, match="name differ"):
+        claim_inputs(tmp_path, Outer(name="b"), where="abc")
+
+
+def test_a_folder_that_notes_no_inputs_goes_by_their_names(tmp_path: Path) -> None:
+    runfile.claim(tmp_path / "run.yaml", Outer(), CONVERTER)
+    assert claim_inputs(tmp_path, Outer(), where="abc")
+    with pytest.raises(UserError, match="where differ"):
+        claim_inputs(tmp_path, Outer(where=Path("there")), where="abc")
+
+
+@pytest.mark.parametrize("content", [b"", b"- 1", b"a: [", b"\xff", b"[" * 3000, b"a: 1\na: 2"])
+@pytest.mark.parametrize("name", ["run.yaml", "inputs.yaml"])
+def test_a_broken_claim_is_one_line_that_names_it(tmp_path: Path, name: str, content: bytes) -> None:
+    claim_inputs(tmp_path, Outer(), where="abc")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}: .*choose another --out, or delete the folder") as caught:
+        claim_inputs(tmp_path, Outer(), where="abc")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["true", "'x'", "[1]", "null"])
+def test_a_number_is_a_number(tmp_path: Path, value: str) -> None:
+    (tmp_path / "run.yaml").write_text(f"inner: {{rate: {value}}}\n")
+    with pytest.raises(UserError, match="is not a number"):
+        runfile.read(tmp_path / "run.yaml", Outer, CONVERTER)
+
+
+def test_a_number_may_be_written_without_a_point(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("inner: {rate: 1e-5}\n")
+    assert runfile.read(tmp_path / "run.yaml", Outer, CONVERTER).inner.rate == 1e-5
+
+
+@pytest.mark.parametrize("value", ['"a\\0b"', "3", "[a]"])
+def test_a_path_is_text_that_a_disk_can_hold(tmp_path: Path, value: str) -> None:
+    (tmp_path / "run.yaml").write_text(f"where: {value}\n")
+    with pytest.raises(UserError, match="is not a path"):
+        runfile.read(tmp_path / "run.yaml", Outer, CONVERTER)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,9 +11,13 @@ import cattrs
 import yaml
 from cattrs.strategies import configure_tagged_union
 
+from contrapose.documents import dump_yaml, load_yaml
 from contrapose.errors import UserError
 from contrapose.files import replacing
 
+INPUTS = "inputs.yaml"
+_SHOWN = 100  # characters of a value that is told
+_OTHER_OUT = "choose another --out, or delete the folder"
 T = TypeVar("T")
 Names = dict[str, type]
 
@@ -21,10 +25,11 @@ Names = dict[str, type]
 def converter(*unions: tuple[Any, Names]) -> cattrs.Converter:
     """A strict converter; a member of each given union is written with its name from the table under the key `name`."""
     strict = cattrs.Converter(forbid_extra_keys=True)
-    strict.register_structure_hook(Path, lambda value, _: Path(value))
+    strict.register_structure_hook(Path, _path)
     strict.register_unstructure_hook(Path, str)
     strict.register_structure_hook(bool, _exactly(bool))
     strict.register_structure_hook(int, _whole)
+    strict.register_structure_hook(float, _number)
     strict.register_structure_hook(str, _exactly(str))
     for union, names in unions:
         by_class = {cls: name for name, cls in names.items()}
@@ -35,7 +40,7 @@ def converter(*unions: tuple[Any, Names]) -> cattrs.Converter:
 def _exactly(kind: type) -> Any:
     def structure(value: Any, _: type) -> Any:
         if not isinstance(value, kind):
-            raise TypeError(f"{value!r} is not a {kind.__name__}")
+            raise TypeError(f"{_shown(value)} is not a {kind.__name__}")
         return value
 
     return structure
@@ -43,12 +48,32 @@ def _exactly(kind: type) -> Any:
 
 def _whole(value: Any, _: type) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is not a whole number")
+        raise TypeError(f"{_shown(value)} is not a whole number")
     return value
 
 
+def _number(value: Any, _: type) -> float:
+    if isinstance(value, bool):
+        raise TypeError(f"{value!r} is not a number")
+    try:
+        return float(value)  # text too, since YAML takes 1e-5 for text
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{_shown(value)} is not a number") from None
+
+
+def _path(value: Any, _: type) -> Path:
+    if not isinstance(value, str) or "\0" in value:
+        raise TypeError(f"{_shown(value)} is not a path")
+    return Path(value)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
+
+
 def to_yaml(settings: Any, conv: cattrs.Converter) -> str:
-    return yaml.safe_dump(conv.unstructure(settings), sort_keys=False, allow_unicode=True)
+    return dump_yaml(conv.unstructure(settings))
 
 
 def read(path: Path, cls: type[T], conv: cattrs.Converter) -> T:
@@ -56,12 +81,7 @@ def read(path: Path, cls: type[T], conv: cattrs.Converter) -> T:
 
     Raises `UserError` naming the file and the setting for broken YAML, unknown keys, missing ones and wrong values.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    raw = load_yaml(path)
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a mapping of settings was expected")
     try:
@@ -92,21 +112,50 @@ def differences(ours: Any, theirs: Any, prefix: str = "") -> list[str]:
     return [] if ours == theirs else [prefix.rstrip(".")]
 
 
-def claim(path: Path, settings: Any, conv: cattrs.Converter, free: Collection[str] = ()) -> bool:
+def claim(
+    path: Path,
+    settings: Any,
+    conv: cattrs.Converter,
+    free: Collection[str] = (),
+    inputs: Mapping[str, str] | None = None,
+) -> bool:
     """Write the settings beside a result, or check that those already there are the same; True when they were there.
 
-    Settings named in `free` (dotted) do not decide the result and may differ. Raises `UserError` naming what differs.
+    Settings named in `free` (dotted) do not decide the result and may differ. `inputs` gives settings that name what is
+    read, with the digest of what lies there: that must be the same, and its name may differ. Raises `UserError` naming
+    what differs.
     """
     ours = yaml.safe_load(to_yaml(settings, conv))  # as a file gives it back: tuples become lists
-    if path.exists():
-        theirs = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        changed = [name for name in differences(ours, theirs) if name not in free]
-        if changed:
-            raise UserError(
-                f"{path.parent}: already holds a result of other settings ({', '.join(changed)} differ); "
-                "choose another --out, or delete the folder"
-            )
-        return True
+    note = path.parent / INPUTS
+    digests = dict(inputs or {})
+    if not path.exists():
+        _write(note, digests)
+        _write(path, ours)
+        return False
+    theirs = _claimed(path)
+    if digests:
+        noted = _claimed(note) if note.exists() else {}
+        other = [name for name, digest in digests.items() if noted.get(name, digest) != digest]
+        if other:
+            raise UserError(f"{path.parent}: was made from another content of {', '.join(other)}; {_OTHER_OUT}")
+        free = [*free, *noted]
+    changed = [name for name in differences(ours, theirs) if name not in free]
+    if changed:
+        names = ", ".join(changed)
+        raise UserError(f"{path.parent}: already holds a result of other settings ({names} differ); {_OTHER_OUT}")
+    return True
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    if not values:
+        return
     with replacing(path) as aside:
-        aside.write_text(to_yaml(settings, conv), encoding="utf-8")
-    return False
+        aside.write_text(dump_yaml(values), encoding="utf-8")
+
+
+def _claimed(path: Path) -> dict[str, Any]:
+    """What a file of this folder says; `UserError` where it is broken."""
+    values = load_yaml(path, _OTHER_OUT)
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: broken, a mapping was expected; {_OTHER_OUT}")
+    return values

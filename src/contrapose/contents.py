@@ -1,0 +1,58 @@
+"""What lies at a path, as a short digest: the same wherever it lies and whatever it is called, another when it changes.
+
+A command notes the digests of all that it reads beside its result, so that one that is run again never mixes the
+results of two inputs that have one name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from contrapose.errors import UserError
+
+_WHOLE = 1 << 24  # bytes up to which a file counts whole
+_PIECES, _PIECE = 1024, 1 << 12  # of a larger file: its start, its end, and as many evenly spaced pieces, in bytes
+
+
+def digest_of(path: Path, skip: Path | None = None) -> str:
+    """A digest of a file, or of all files in a folder with their names; hidden ones, and those in `skip`, do not count.
+
+    A file of more than 16 MB counts by its size and by evenly spaced pieces, a megabyte in every few gigabytes. Raises
+    `UserError` when there is nothing at `path`.
+    """
+    if path.is_file():
+        return digest_of_parts([file_digest(path)])
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder")
+    left_out = skip.resolve() if skip else None
+    parts = []
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if hidden or not file.is_file() or (left_out and file.resolve().is_relative_to(left_out)):
+            continue
+        parts.append(f"{name.as_posix()} {file_digest(file)}")
+    return digest_of_parts(parts)
+
+
+def digest_of_parts(parts: Iterable[object]) -> str:
+    """A digest of several things in their order, as they are printed."""
+    text = "\x1f".join(map(str, parts))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """A digest of one file's bytes, or of its size and pieces where it is large."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        digest.update(str(size).encode())
+        if size <= _WHOLE:
+            digest.update(file.read())
+        else:
+            for piece in range(_PIECES):
+                file.seek((size - _PIECE) * piece // (_PIECES - 1))
+                digest.update(file.read(_PIECE))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,132 @@
+"""YAML and JSON files read with suspicion: plain and whole, or one line that says what is wrong with them.
+
+A file of settings is a few kilobytes of mappings, lists and values. What a YAML file can hold beyond that (tags,
+aliases that blow up to gigabytes, keys said twice, nesting that breaks the reader) is refused, in files of our own too,
+since disks and people change those.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from contrapose.errors import UserError
+
+MOST_BYTES = 1 << 20  # of a YAML file
+MOST_LEVELS = 32  # of lists and mappings inside each other
+_SHOWN = 200  # characters of a reader's own words
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Mappings, lists and plain values alone, each key said once."""
+
+    _level = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "an alias (*); write the value out", event.start_mark)
+        if getattr(event, "tag", None) is not None:
+            raise yaml.composer.ComposerError(None, None, "a tag (!); write the plain value", event.start_mark)
+        if self._level >= MOST_LEVELS:
+            message = f"more than {MOST_LEVELS} levels of lists and mappings"
+            raise yaml.composer.ComposerError(None, None, message, event.start_mark)
+        self._level += 1
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        mapping = super().construct_mapping(node, deep=True)
+        if len(mapping) < len(node.value):
+            # every key is hashable, or the mapping could not have been made
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} is said twice", node.start_mark)
+        return mapping
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Values written out wherever they stand, as `_PlainLoader` wants them."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def dump_yaml(values: Any) -> str:
+    """YAML that `load_yaml` reads back, in the order of the keys."""
+    return yaml.dump(values, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
+
+
+def load_yaml(path: Path, mend: str = "") -> Any:
+    """What a YAML file holds; `mend` is what the user can do when it is broken.
+
+    Raises `UserError` naming the file and the line when it is missing, larger than 1 MB, not UTF-8, broken, or says
+    more than plain mappings, lists and values.
+    """
+    if path.is_file() and path.stat().st_size > MOST_BYTES:
+        raise UserError(f"{path}: not readable as YAML: it is larger than 1 MB{_ending(mend)}")
+    try:
+        return yaml.load(_text(path), _PlainLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        reason = f"{line}{error.problem or error.context}"
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = str(error)
+    raise UserError(f"{path}: not readable as YAML: {_short(reason)}{_ending(mend)}")
+
+
+def load_json(path: Path, mend: str = "") -> Any:
+    """What a JSON file holds; `mend` is what the user can do when it is broken.
+
+    Raises `UserError` naming the file when it is missing, not UTF-8 or broken.
+    """
+    try:
+        return json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as JSON: {_short(str(error))}{_ending(mend)}") from None
+
+
+def json_lines(path: Path, mend: str = "") -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file of JSON lines with their lines' numbers, counted from 1; blank lines are passed over.
+
+    Raises `UserError` naming the file and the line when it is missing, not UTF-8, broken, or holds something else than
+    objects.
+    """
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, _object(path, number, line, mend)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+
+
+def _object(path: Path, number: int, line: bytes, mend: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: line {number}: not readable as JSON: {_short(str(error))}{_ending(mend)}") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{path}: line {number}: not a JSON object{_ending(mend)}")
+    return row
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+
+
+def _short(reason: str) -> str:
+    words = " ".join(reason.split())
+    return words if len(words) <= _SHOWN else f"{words[:_SHOWN]} ..."
+
+
+def _ending(mend: str) -> str:
+    return f"; {mend}" if mend else ""

@@ -1,0 +1,139 @@
+"""Ranges of numbers, declared where a setting is declared and checked when the settings are made.
+
+    @dataclass(frozen=True)
+    @checked
+    class Optimisation:
+        steps: Count = 200
+        weight_decay: AtLeast0 = 1e-2
+
+A number outside its range, one that is not finite, and a yes or no in a number's place are refused in one wording,
+whether they come from the command line, a file or Python.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from contrapose.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, either end left out where it is said to be open."""
+
+    low: float
+    high: float
+    low_open: bool = False
+    high_open: bool = False
+    whole: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.low_open else value >= self.low
+        below = value < self.high if self.high_open else value <= self.high
+        return math.isfinite(value) and above and below
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        start = f"above {_written(self.low)}" if self.low_open else f"from {_written(self.low)}"
+        end = f"to below {_written(self.high)}" if self.high_open else f"up to {_written(self.high)}"
+        return f"{kind} {start} {end}"
+
+
+def _written(bound: float) -> str:
+    return str(int(bound)) if float(bound).is_integer() and abs(bound) < 1e15 else f"{bound:g}"
+
+
+_LARGE = 1e12  # no length, scale or strength of this field comes near it
+_MANY = 10**9  # steps, and what is done every so many of them
+
+Count = Annotated[int, Range(1, _MANY, whole=True)]
+"""How many of something there are: one at least."""
+CountOrNone = Annotated[int, Range(0, _MANY, whole=True)]
+"""How many of something there are, none being possible; of what is done every so many steps, 0 is never."""
+Batch = Annotated[int, Range(1, 2**20, whole=True)]
+"""How many of something are in memory together."""
+Pixels = Annotated[int, Range(1, 2**15, whole=True)]
+"""One side of an image."""
+Seed = Annotated[int, Range(0, 2**63 - 1, whole=True)]
+"""What random numbers start from."""
+Positive = Annotated[float, Range(0, _LARGE, low_open=True)]
+"""A number above 0."""
+AtLeast0 = Annotated[float, Range(0, _LARGE)]
+"""A number of 0 or more."""
+AtLeast1 = Annotated[float, Range(1, _LARGE)]
+"""A number of 1 or more."""
+Number = Annotated[float, Range(-_LARGE, _LARGE)]
+"""Any number that is finite."""
+Share = Annotated[float, Range(0, 1)]
+"""A share, none and all included."""
+ShareBelow1 = Annotated[float, Range(0, 1, high_open=True)]
+"""A share that is never all."""
+
+
+def checked(cls: type[T]) -> type[T]:
+    """Make a dataclass check its declared ranges when it is made, before what its own `__post_init__` does.
+
+    To be written beneath `@dataclass`. Making one raises `UserError` naming the setting, its value and its range.
+    """
+    own: Callable[[Any], None] | None = getattr(cls, "__post_init__", None)
+
+    def check_then_own(self: Any) -> None:
+        check_ranges(self)
+        if own is not None:
+            own(self)
+
+    cls.__post_init__ = check_then_own  # type: ignore[attr-defined]
+    return cls
+
+
+def check_ranges(settings: Any) -> None:
+    """Raise `UserError` for the first number of these settings that is not in its declared range."""
+    for name, hint in _ranged(type(settings)).items():
+        _check(name, getattr(settings, name), hint)
+
+
+@cache
+def _ranged(cls: type) -> dict[str, Any]:
+    """The fields' types by name, with what they are annotated with."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {name: hints[name] for name in cls.__dataclass_fields__}  # type: ignore[attr-defined]
+
+
+def _check(name: str, value: Any, hint: Any) -> None:
+    origin = get_origin(hint)
+    if origin is Annotated:
+        for declared in hint.__metadata__:
+            if isinstance(declared, Range):
+                _check_number(name, value, declared)
+        _check(name, value, get_args(hint)[0])
+    elif origin in (Union, types.UnionType):
+        for option in get_args(hint):
+            if _could_be(value, option):
+                _check(name, value, option)
+    elif origin is tuple and isinstance(value, tuple):
+        options = get_args(hint)
+        each = options[:1] * len(value) if options[1:] == (...,) else options
+        for part, of in zip(value, each, strict=False):
+            _check(name, part, of)
+
+
+def _could_be(value: Any, option: Any) -> bool:
+    """Whether a value is meant as this member of a union, as far as numbers and tuples go."""
+    plain = get_args(option)[0] if get_origin(option) is Annotated else option
+    if plain in (int, float):
+        return isinstance(value, (int, float))
+    return get_origin(plain) is tuple and isinstance(value, tuple)
+
+
+def _check_number(name: str, value: Any, declared: Range) -> None:
+    if isinstance(value, bool):
+        raise UserError(f"{name} {value}: {declared} is wanted")
+    if isinstance(value, (int, float)) and value not in declared:
+        raise UserError(f"{name} {value}: {declared} is wanted")
