@@ -1,35 +1,193 @@
-"""Files that are whole or absent, whatever kills the program."""
+"""Files that are whole or absent, whatever kills the program, and folders that one process at a time writes."""
 
 from __future__ import annotations
 
 import errno
+import json
+import os
+import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from contrapose.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows has other locks; there two writers of one folder are not told apart
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".contrapose.lock"
+_HOST = "".join(letter for letter in socket.gethostname() if letter.isalnum())[:16]
+_OF_PROCESS = re.compile(r"\..+\.(?P<host>[^.-]*)-(?P<process>\d+)\.partial")
+_UNLOCKABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write (a file or a folder) and rename it to `path` when the block ends well.
+    """Yield a path to write (a file or a folder), and rename it to `path` when the block ends well.
 
-    Raises `UserError` when the disk is full; what was at `path` before stays as it was.
+    What was written is on the disk before it is renamed, with the permissions that the user's umask gives. Raises
+    `UserError` when the disk is full, and for a `path` that is there and is no plain file or folder, such as a device
+    or a link; what was at `path` before stays as it was.
     """
+    check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
+    aside = aside_of(path, os.getpid())
     _remove(aside)
     try:
+        mode = _usual_mode(aside)
         yield aside
+        _settle(aside, mode)
         if aside.is_dir() and path.is_dir():
             _remove(path)
         aside.replace(path)
+        _sync(path.parent)
     except BaseException as error:
         _remove(aside)
         if is_full(error):
             raise UserError(f"{path}: the disk is full; free some space and run the same command again") from error
         raise
+
+
+def aside_of(path: Path, process: int) -> Path:
+    """Where a process of this machine writes `path` until it is whole; no two processes write the same file."""
+    return path.with_name(f".{path.name}.{_HOST}-{process}.partial")
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise `UserError` for what is there and must not be replaced: devices, pipes, sockets and links."""
+    if path.is_symlink():
+        raise UserError(f"{path}: is a link, which is not replaced; name the file itself, or another one")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"{path}: is there and is no regular file; choose another name")
+
+
+def check_folder(out: Path) -> None:
+    """Raise `UserError` for an `--out` at which no folder can be."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is there and is no folder; choose another --out")
+
+
+def check_file(out: Path) -> None:
+    """Raise `UserError` for an `--out` at which no file can be."""
+    check_replaceable(out)
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; name a file")
+
+
+@contextmanager
+def one_writer(out: Path, *, beside: bool = False) -> Iterator[None]:
+    """Hold the folder `out` for this process until the block ends, and clear away what killed processes left in it.
+
+    The lock is a file in the folder; `beside` puts it next to `out`, for one file or a folder that is replaced whole.
+    It goes with the block, and so do folders that were made for it and in which nothing was written. Where the disk
+    cannot be written, or knows no locks, there is none. Raises `UserError` naming the process that holds `out`.
+    """
+    folder = out.parent if beside else out
+    check_folder(folder)
+    lock = folder / (f".{out.name}{LOCK}" if beside else LOCK)
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    handle = None
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = _locked(lock, out)
+        except OSError as error:
+            # What is only read needs no lock, and what is written will say so itself.
+            if error.errno not in _UNLOCKABLE:
+                raise
+        if handle is not None:
+            _clear(folder.glob(f".{out.name}.*.partial") if beside else folder.rglob(".*.partial"))
+        yield
+    finally:
+        if handle is not None:
+            lock.unlink(missing_ok=True)
+            os.close(handle)
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()  # which only works where it is empty
+
+
+def _locked(lock: Path, out: Path) -> int | None:
+    """An open handle that holds the lock file, None where there are no locks."""
+    if fcntl is None:
+        return None
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between opening and locking, the one that held it may have taken the file away: then it locks nothing.
+            if os.path.samestat(os.fstat(handle), lock.stat()):
+                owner = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M:%S")}
+                os.ftruncate(handle, 0)
+                os.write(handle, json.dumps(owner).encode())
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            raise UserError(f"{out}: {_owner(lock)} is writing here; wait for it, or choose another --out") from None
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _owner(lock: Path) -> str:
+    try:
+        owner = json.loads(lock.read_text(encoding="utf-8"))
+        return f"process {owner['process']} on {owner['host']} (since {owner['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _clear(partial: Iterable[Path]) -> None:
+    """Remove files that processes of this machine were writing when they were killed."""
+    for path in list(partial):
+        named = _OF_PROCESS.fullmatch(path.name)
+        if named and named["host"] == _HOST and not _is_running(int(named["process"])):
+            _remove(path)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
+
+
+def _usual_mode(path: Path) -> int:
+    """The permissions that a new file gets here, which some libraries narrow to the user alone."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    mode = stat.S_IMODE(path.stat().st_mode)
+    path.unlink()
+    return mode
+
+
+def _settle(path: Path, mode: int) -> None:
+    """Give a file, or all files of a folder, these permissions, and wait until the disk has them."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    for file in files:
+        if stat.S_IMODE(file.stat().st_mode) != mode:
+            file.chmod(mode)
+        _sync(file)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some disks cannot be waited for
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def is_full(error: BaseException) -> bool:

@@ -21,6 +21,7 @@ from contrapose.curate.degrade import Skipped, Words, choose
 from contrapose.curate.degraders import DEGRADERS, AnyDegrader
 from contrapose.curate.shards import begin, by_size, fill
 from contrapose.errors import UserError
+from contrapose.files import one_writer
 from contrapose.pairs.prompts import prompt_id, read_prompts
 from contrapose.pairs.store import PairRecord
 from contrapose.sample.embeddings import Embeddings
@@ -92,14 +93,15 @@ def draw_pairs(draw: Draw, plan: Plan, backbone: Backbone, out: Path) -> Iterato
     draw = backbone.with_usual(draw)
     sizes: tuple[str | None, ...] = draw.sizes or (None,)
     shapes = {size: backbone.shape_for(size) for size in sizes}
-    begin(out, {"draw": draw}, CONVERTER, backbone, plan.records, plan.skipped)
     sized = ((sizes[random_seed(r.id, r.seed, "size") % len(sizes)], r) for r in plan.records)
     embeddings = Embeddings(backbone)
 
     def make(size: str | None, records: Sequence[PairRecord]) -> Tensor:
         return _draw_batch(draw, backbone, embeddings, records, shapes[size])
 
-    yield from fill(out, by_size(sized, sizes, draw.shard_size), draw.batch_size, make)
+    with one_writer(out):
+        begin(out, {"draw": draw}, CONVERTER, backbone, plan.records, plan.skipped)
+        yield from fill(out, by_size(sized, sizes, draw.shard_size), draw.batch_size, make)
 
 
 def _draw_batch(

@@ -30,6 +30,7 @@ from contrapose.curate.listings import FormatName, Listed, Listing, Reading, fol
 from contrapose.curate.shards import begin, by_size, fill
 from contrapose.curate.stored import Stored
 from contrapose.errors import UserError
+from contrapose.files import one_writer
 from contrapose.pairs.buckets import Fit, Size, apply, cover, nearest, plan_fit
 from contrapose.pairs.prompts import prompt_id
 from contrapose.pairs.store import PairRecord
@@ -146,9 +147,14 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) ->
     else:
         notes, sizes, latents = {}, settings.buckets_for(backbone), partial(_encode, backbone)
         settings = replace(settings, resolution=settings.resolution_for(backbone))
-    begin(out, {"import": settings, **notes}, CONVERTER, backbone, records, plan.skipped)
     shards = by_size(((pair.size, pair.record) for pair in plan.pairs), sizes, settings.shard_size)
-    yield from fill(out, shards, settings.batch_size, lambda _, some: latents([by_id[record.id] for record in some]))
+
+    def make(_: Any, some: Sequence[PairRecord]) -> Tensor:
+        return latents([by_id[record.id] for record in some])
+
+    with one_writer(out):
+        begin(out, {"import": settings, **notes}, CONVERTER, backbone, records, plan.skipped)
+        yield from fill(out, shards, settings.batch_size, make)
 
 
 def _check_images_settings(settings: Import) -> None:

@@ -41,6 +41,7 @@ from contrapose.curate.spoil import SPOILERS, AnySpoiler, Studio
 from contrapose.curate.spoil.inpaint import Inpaint
 from contrapose.errors import UserError
 from contrapose.evaluate.scorers import SCORERS, AnyScorer
+from contrapose.files import one_writer
 from contrapose.pairs.buckets import Size
 from contrapose.pairs.store import MANIFEST, PairRecord
 from contrapose.sample.embeddings import Embeddings
@@ -107,12 +108,13 @@ def make_pairs(settings: Real, backbone: Backbone, out: Path) -> Iterator[Progre
     """
     settings = replace(backbone.with_usual(settings), resolution=settings.resolution_for(backbone))
     run = _Run(settings, backbone, out)
-    run.check()
-    runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"])
-    runfile.claim(run.folder / "model.yaml", {"fingerprint": backbone.fingerprint}, CONVERTER)
-    for number in range(len(run.stages)):
-        yield from run.carry_out(number)
-    yield from run.store()
+    with one_writer(out):
+        run.check()
+        runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"])
+        runfile.claim(run.folder / "model.yaml", {"fingerprint": backbone.fingerprint}, CONVERTER)
+        for number in range(len(run.stages)):
+            yield from run.carry_out(number)
+        yield from run.store()
 
 
 Stage = Literal["photos", "captions", "losers"] | AnyFilter

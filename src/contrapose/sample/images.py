@@ -18,7 +18,7 @@ from contrapose.backbones.loading import Loading
 from contrapose.core.group import Condition
 from contrapose.core.guidance import GUIDANCES, AnyGuidance
 from contrapose.errors import UserError
-from contrapose.files import replacing
+from contrapose.files import one_writer, replacing
 from contrapose.pairs.prompts import Prompt, read_prompts
 from contrapose.sample.embeddings import Embeddings
 from contrapose.sample.guided import Guiding, guided, settled, unprompted
@@ -77,7 +77,8 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator
     shape = backbone.shape_for(settings.size)
     prompts = read_prompts(settings.prompts)
     embeddings = Embeddings(backbone)
-    with guided(settings, backbone, embeddings):  # before the folder is claimed for settings that cannot be
+    # the folder is claimed last, so that settings that cannot be leave none behind
+    with one_writer(out), guided(settings, backbone, embeddings):
         runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"])
         _describe(prompts, out)
         todo = jobs(prompts, settings.seeds, out)
