@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -135,12 +139,66 @@ def test_wrong_names(told: Told, arguments: list[str], naming: str) -> None:
     assert naming in told(*arguments)
 
 
-@pytest.mark.parametrize("arguments", [["--bogus", "3"], ["--steps", "many"], ["--precision", "fp64"], []])
-def test_wrong_options(capsys: Capture, arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "naming"),
+    [
+        (["--bogus", "3"], "--out, --model, --pairs must be given; Unrecognized options: --bogus 3;"),
+        (["--steps", "many", "--model", "m", "--pairs", "p", "--out", "o"], "--steps: invalid literal"),
+        (["--precision", "fp64"], "invalid choice 'fp64' for argument '--precision'"),
+        (["--model"], "Missing value for argument '--model'"),
+        ([], "--out, --model, --pairs must be given;"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_wrong_options(told: Told, monkeypatch, arguments: list[str], naming: str, encoding: str) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))  # which decides on tyro's frames
+    message = told("align", "sft", *arguments)
+    assert naming in message
+    assert message.endswith("'contrapose align sft --help' explains every option")
+    assert "Folder that receives" not in message
+
+
+def test_help_is_help(capsys: Capture) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["align", "sft", *arguments])
-    assert stopped.value.code == 2
-    assert "Traceback" not in capsys.readouterr().err
+        main(["align", "sft", "--help"])
+    assert stopped.value.code == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) < 200
+
+
+def test_bytes_that_are_no_text_are_refused(told: Told) -> None:
+    assert "is not UTF-8" in told("report", "--out", "a\udc80")
+
+
+@pytest.mark.parametrize("number", [30, 36, 40, 5, 13, 17, 20, 21])
+def test_any_error_of_the_file_system_is_one_line(told: Told, monkeypatch, number: int) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "/some/where")
+
+    monkeypatch.setattr("contrapose.cli.main.run", fail)
+    assert f"/some/where: {os.strerror(number).lower()}" in told("report")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["toy", "--help"]])
+def test_a_closed_pipe_is_silent(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # nobody reads what it says
+    script = f"import sys; from contrapose.cli.main import main; sys.exit(main({arguments}))"
+    with os.fdopen(writing, "wb") as pipe:
+        ended = subprocess.run([sys.executable, "-c", script], stdout=pipe, stderr=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("command", ["sample", "pairs", "evaluate", "sweep"])
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_several_processes_of_a_command_that_shares_no_work_are_refused(
+    monkeypatch, capsys: Capture, command: str, rank: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    assert main([command, "draw"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == (1 if rank == "0" else 0)  # once, not once a process
+    assert all("2 processes" in line for line in lines)
 
 
 # Bad prompts

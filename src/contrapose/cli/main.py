@@ -13,6 +13,7 @@ from rich.markup import escape
 from contrapose import __version__
 from contrapose.errors import UserError
 from contrapose.files import is_full
+from contrapose.processes import num_processes, rank
 
 
 class Command(NamedTuple):
@@ -45,8 +46,8 @@ COMMANDS = {
 }
 
 
-# A path that the user named is a file where a folder is needed, or the other way round, or not theirs.
-_PATH_ERRORS = (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+_MOST_SHOWN = 2000  # characters of a message: some quote what a file holds
+_SHARED = ("align",)  # commands that share their work over several processes
 
 
 def usage() -> str:
@@ -68,6 +69,14 @@ def find(arguments: list[str]) -> tuple[Command, str, list[str]]:
 
 def run(arguments: list[str]) -> None:
     """Run one command line; errors come out as they are."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    if arguments[0] == "--version":
+        print(__version__)
+        return
+    _check_arguments(arguments)
+    _check_processes(arguments)
     command, name, rest = find(arguments)
     importlib.import_module(f"contrapose.cli.{command.module}").main(rest, f"contrapose {name}")
 
@@ -75,39 +84,69 @@ def run(arguments: list[str]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0
-    if arguments[0] == "--version":
-        print(__version__)
-        return 0
     # Read when the libraries are imported: they warn of a missing torchvision, which nothing here uses.
     for library in ("TRANSFORMERS", "DIFFUSERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:
-        run(arguments)
-    except UserError as error:
-        return _fail(str(error), 2)
+        try:
+            run(arguments)
+        finally:
+            sys.stdout.flush()  # here, where a reader that has left is still told apart
+    except Exception as error:
+        return _explained(error)
     except KeyboardInterrupt:
         return _fail("stopped; the same command carries on from here", 130)
-    except OSError as error:
-        message = _mendable(error)
-        if message is None:
-            raise
-        return _fail(message, 2)
     return 0
+
+
+def _explained(error: Exception) -> int:
+    """The exit code of an error that is the user's to mend, told in one line; one that may be ours is raised again."""
+    if isinstance(error, BrokenPipeError):
+        # whoever read our output has left; there is nobody to tell, and Python would complain once more at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    message = str(error) if isinstance(error, UserError) else None
+    if isinstance(error, OSError):
+        message = _mendable(error)
+    if message is None:
+        raise error
+    return _fail(message, 2)
+
+
+def _check_arguments(arguments: list[str]) -> None:
+    """Raise `UserError` for text that no file could hold: bytes of the command line that are not UTF-8."""
+    for argument in arguments:
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(f"{argument!a}: is not UTF-8; name it otherwise") from None
+
+
+def _check_processes(arguments: list[str]) -> None:
+    """Raise `UserError` where several processes were started of a command that would do all of its work in each."""
+    if num_processes() > 1 and arguments[0] not in _SHARED:
+        raise UserError(
+            f"{arguments[0]}: was started as {num_processes()} processes, but shares no work between them; start it "
+            f"once (only {', '.join(_SHARED)} is for several)"
+        )
 
 
 def _mendable(error: OSError) -> str | None:
     """What the user can do about an error of the file system; None when it may be ours."""
     if is_full(error):
         return f"{error.filename or 'output'}: the disk is full; free some space and run the same command again"
-    if isinstance(error, _PATH_ERRORS):
-        return f"{error.filename}: {(error.strerror or 'cannot be used').lower()}"
+    if error.filename is not None:
+        reason = (error.strerror or "cannot be used").lower()
+        return f"{error.filename}: {reason}; check the path, or choose another"
     return None
 
 
 def _fail(message: str, code: int) -> int:
+    """Tell the message in one line, once where several processes failed alike; returns the code."""
+    if rank() > 0:
+        return code
+    if len(message) > _MOST_SHOWN:
+        message = f"{message[:_MOST_SHOWN]} ..."
     Console(stderr=True, highlight=False).print(
         f"[red]contrapose:[/red] {escape(' '.join(message.split()))}", soft_wrap=True
     )
