@@ -85,7 +85,8 @@ def not_paired(i: int) -> float:
 
 
 def random_positive(i: int) -> float:
-    return ddspo_margin(i, RECORDS["winner"][i], RECORDS["prompt"][OTHER[i]])
+    """Another record's winner with its own prompt, strictly paired (Sec. 4.4)."""
+    return ddspo_margin(i, RECORDS["winner"][OTHER[i]], RECORDS["prompt"][OTHER[i]])
 
 
 def data_driven(i: int) -> float:
@@ -119,7 +120,7 @@ def nll(m: float) -> float:
 METHOD_TABLE = [
     (DDSPO(beta=BETA), lambda i: nll(paired(i)), 2, 3),
     (DDSPO(beta=BETA, losers="not-paired"), lambda i: nll(not_paired(i)), 2, 3),
-    (DDSPO(beta=BETA, losers="random-positive"), lambda i: nll(random_positive(i)), 1, 2),
+    (DDSPO(beta=BETA, losers="random-positive"), lambda i: nll(random_positive(i)), 2, 3),
     (DDSPO(beta=BETA, weighting="linear"), lambda i: nll(paired(i)) * float(T[i]) / 999, 2, 3),
     (DDSPO(beta=BETA, link=Hinge(margin=0.4)), lambda i: max(0.0, 0.4 - paired(i)), 2, 3),
     (DiffusionDPO(beta=BETA), lambda i: nll(dpo_margin(i)), 2, 2),

@@ -129,14 +129,14 @@ def test_not_paired_takes_another_records_winner(store: Mixture) -> None:
     assert _numbers(batch.prompts["degraded"]["text"]) == [100 + n for n in own]
 
 
-def test_random_positive_is_one_image_under_two_prompts(store: Mixture) -> None:
+def test_random_positive_takes_another_records_winner_with_its_own_prompt(store: Mixture) -> None:
     groups = _groups(store, DDSPO(losers="random-positive").composition())
     batch = _batch(groups, range(320)).group
-    own, wrong = _numbers(batch.prompts["prompt"]["text"]), _numbers(batch.prompts["degraded"]["text"])
-    assert batch.latents.shape[1] == 1
-    assert _numbers(batch.latents[:, 0]) == own
-    assert all(a != b for a, b in zip(own, wrong, strict=True))
-    assert set(wrong) == set(groups.training), "another record's own prompt"
+    own, other = _numbers(batch.latents[:, 0]), _numbers(batch.latents[:, 1])
+    assert _numbers(batch.prompts["prompt"]["text"]) == own
+    assert _numbers(batch.prompts["degraded"]["text"]) == other, "one partner a group: its image and its prompt"
+    assert all(a != b for a, b in zip(own, other, strict=True))
+    assert set(other) == set(groups.training), "any training pair, and none held out"
 
 
 def test_sft_on_losers(store: Mixture) -> None:

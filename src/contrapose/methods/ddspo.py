@@ -27,7 +27,7 @@ Losers = Literal["paired", "not-paired", "random-positive"]
 _COMPOSITIONS: dict[Losers, tuple[tuple[Pick, ...], Pick]] = {
     "paired": ((Pick("own", "winner"), Pick("own", "loser")), Pick("own", "degraded")),
     "not-paired": ((Pick("own", "winner"), Pick("other", "winner")), Pick("own", "degraded")),
-    "random-positive": ((Pick("own", "winner"),), Pick("other", "prompt")),
+    "random-positive": ((Pick("own", "winner"), Pick("other", "winner")), Pick("other", "prompt")),
 }
 
 
@@ -38,8 +38,8 @@ class DDSPO:
     beta: float = 16000.0
     """Strength of the pull to the reference, in the unit of Diffusion-DPO's code (half the mean-per-element error)."""
     losers: Losers = "paired"
-    """Loser image: its own (paired), another record's winner (not-paired), or the winner itself under another record's
-    prompt (random-positive); the last two need no loser images (Table 3b)."""
+    """What stands on the loser's side: the pair's own loser (paired), another record's winner (not-paired), or that
+    winner with its own prompt as c- (random-positive); the last two need no loser images (Sec. 4.4, Table 3b)."""
     link: PairLink = field(default_factory=Sigmoid)
     """How a comparison is scored: sigmoid (with label smoothing), ipo or hinge."""
     weighting: Weighting = "none"
@@ -48,8 +48,7 @@ class DDSPO:
     """Where errors are measured; the model's own prediction space when unset."""
 
     def objective(self) -> Objective:
-        samples = (0, 0) if self.losers == "random-positive" else (0, 1)
-        return Objective(PromptContrast(), self.link, self.beta, samples, weighting=self.weighting, space=self.space)
+        return Objective(PromptContrast(), self.link, self.beta, weighting=self.weighting, space=self.space)
 
     def composition(self) -> Composition:
         latents, degraded = _COMPOSITIONS[self.losers]
