@@ -114,7 +114,10 @@ def test_colourfulness_has_both_published_readings():
 
 def test_a_gap_is_more_than_its_threshold():
     assert kept(ScorerGap(threshold=0.5), of_pairs((20.5, 20.0), (20.75, 20.0), (19.0, 20.0))) == ["1"]
-    assert ScorerGap().threshold == pytest.approx(0.02 * 26), "RealAlign's 0.02 are of PickScore / 26"
+    assert kept(ScorerGap(), of_pairs((20.01, 20.0), (20.03, 20.0), (20.5, 20.0))) == [
+        "1",
+        "2",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -166,15 +166,15 @@ class Colourfulness:
 
 @dataclass(frozen=True)
 class ScorerGap:
-    """Pairs whose winner is clearly better than its loser: score(winner) - score(loser) > threshold.
+    """Pairs whose winner is better than its loser: score(winner) - score(loser) > threshold.
 
-    Differs from the authors' code: RealAlign's asks for 0.02 of a PickScore that it has divided by 26, which is 0.52 of
-    the raw score that is used here.
+    RealAlign asks for 0.02 of the raw PickScore, at which people pick the winner with probability 0.505: that is to
+    leave out losers that came out better, and no more.
     """
 
     scorer: AnyScorer = field(default_factory=PickScore)
     """What scores both."""
-    threshold: float = 0.52
+    threshold: float = 0.02
     """In the scorer's own unit. PickScore's is the raw one, about 19 to 23."""
 
     sides: ClassVar[tuple[Side, ...]] = BOTH

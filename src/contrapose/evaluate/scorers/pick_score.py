@@ -13,7 +13,7 @@ from contrapose.evaluate.scorers.towers import Towers
 class PickScore:
     """score = logit_scale.exp() * cos(image, prompt), about 19 to 23.
 
-    P(first is picked) = sigmoid(difference). Not divided by 26, as the code of Flow-GRPO and RealAlign does.
+    P(first is picked) = sigmoid(difference). Not divided by 26, as Flow-GRPO's rewards are.
     """
 
     model: str = "yuvalkirstain/PickScore_v1"
