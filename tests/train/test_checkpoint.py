@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from contrapose.errors import UserError
-from contrapose.train.checkpoint import load_training, save_training
+from contrapose.train.checkpoint import BrokenCheckpoint, load_training, save_training
 
 
 def _parts(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -86,10 +89,53 @@ def test_before_the_first_step(tmp_path: Path) -> None:
     assert load_training(tmp_path / "step.safetensors", model=parts[0], optimizer=parts[1]) == 0
 
 
-def test_nothing_saved(tmp_path: Path) -> None:
-    model, _ = _parts(0)
+def _rewritten(path: Path, change: Callable[[dict[str, Tensor]], None], **header: object) -> None:
+    """The file with other tensors under its own header, or another one."""
+    with safe_open(path, "pt") as file:
+        note = json.loads(file.metadata()["training"])
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"training": json.dumps(note | header)})
+
+
+def _drop(start: str) -> Callable[[dict[str, Tensor]], None]:
+    def drop(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if name.startswith(start)]:
+            del tensors[name]
+
+    return drop
+
+
+BREAKING: dict[str, Callable[[Path], object]] = {
+    "absent": Path.unlink,
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:5000]),
+    "text": lambda path: path.write_text("step 3"),
+    "one byte other": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x7f"),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "no header": lambda path: save_file(load_file(path), path),
+    "a list as header": lambda path: save_file(load_file(path), path, metadata={"training": "[]"}),
+    "step below 0": lambda path: _rewritten(path, lambda _: None, step=-3),
+    "step no number": lambda path: _rewritten(path, lambda _: None, step="3"),
+    "no optimiser": lambda path: _rewritten(path, _drop("optimizer/")),
+    "no model": lambda path: _rewritten(path, _drop("model/")),
+    "other shape": lambda path: _rewritten(path, lambda t: t.update({"model/0.bias": torch.zeros(3)})),
+    "not a number": lambda path: _rewritten(path, lambda t: t["model/0.bias"].fill_(torch.nan)),
+}
+
+
+@pytest.mark.parametrize("how", BREAKING)
+def test_a_broken_one_is_named_and_changes_nothing(
+    trained: tuple[nn.Module, torch.optim.Optimizer], tmp_path: Path, how: str
+) -> None:
+    path = tmp_path / "step.safetensors"
+    _save(path, 3, trained)
+    BREAKING[how](path)
+    model, optimizer = _parts(1)
     before = [p.clone() for p in model.parameters()]
-    assert load_training(tmp_path / "none.safetensors", model=model) == 0
+    with pytest.raises(BrokenCheckpoint, match=r"step\.safetensors: ") as caught:
+        load_training(path, model=model, optimizer=optimizer)
+    assert "\n" not in str(caught.value)
     assert all(map(torch.equal, before, model.parameters()))
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from contrapose.errors import UserError
 from contrapose.methods import DiffusionDRO
+from contrapose.pairs.mixture import Mixture
 from contrapose.train.align import _trainer, align
 from contrapose.train.loop import Trainer
 from contrapose.train.replay import Replay, Rollout
@@ -33,7 +34,7 @@ def run(request: pytest.FixtureRequest, tiny_model: Path, tiny_pairs: Path) -> R
 
 
 def _trainer_of(run: Run, out: Path) -> Trainer:
-    return _trainer(stages(run.resolved(), out)[-1], Accelerator())
+    return _trainer(stages(run.resolved(), out)[-1], Mixture(run.pairs), Accelerator())
 
 
 def _metrics(out: Path) -> list[dict[str, float]]:

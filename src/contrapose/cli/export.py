@@ -12,8 +12,7 @@ from contrapose.backbones.loading import DTYPES, LORA_FILE, PEFT_FILE
 from contrapose.cli.options import parse
 from contrapose.cli.progress import quiet_libraries
 from contrapose.errors import UserError
-from contrapose.train.align import FINISHED, RUN_FILE
-from contrapose.train.card import policy_folders
+from contrapose.train.folder import FINISHED, RUN_FILE, policy_folders
 from contrapose.train.settings import CONVERTER, Run
 
 FORMATS = {"kohya": kohya.convert}

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.pairs.store import PairRecord, PairStore
 
@@ -46,6 +47,7 @@ class Mixture:
         named = parse(folders)
         self.stores = [PairStore(folder) for folder, _ in named]
         self.records: list[PairRecord] = [record for store in self.stores for record in store.records]
+        self._named = [(weight, store) for (_, weight), store in zip(named, self.stores, strict=True)]
         self._weights = [weight for (_, weight), store in zip(named, self.stores, strict=True) for _ in store.records]
         self._where = [(store, row) for store in self.stores for row in range(len(store))]
 
@@ -54,6 +56,11 @@ class Mixture:
 
     def __str__(self) -> str:
         return ", ".join(str(store.folder) for store in self.stores)
+
+    @property
+    def digest(self) -> str:
+        """A digest of all pairs with their folders' weights."""
+        return digest_of_parts(f"{weight:g} {store.digest}" for weight, store in self._named)
 
     def shape(self, index: int) -> tuple[int, ...]:
         """The shape of one record's latents."""

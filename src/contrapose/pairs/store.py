@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from contrapose.contents import digest_of_parts, file_digest
 from contrapose.errors import UserError
 from contrapose.files import replacing
 
@@ -83,6 +84,11 @@ class PairStore:
     def settings(self) -> dict[str, Any]:
         """What the pairs were drawn, imported or made of photographs with; empty where that was not recorded."""
         return next((self.manifest[made] for made in ("draw", "import", "real") if made in self.manifest), {})
+
+    @property
+    def digest(self) -> str:
+        """A digest of all pairs, wherever the folder lies and whatever it is called."""
+        return digest_of_parts(f"{shard.name} {file_digest(shard)}" for shard in self.shards)
 
     def shape(self, index: int) -> tuple[int, ...]:
         """The shape of one record's latents, the same for its winner and its loser."""

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -13,31 +14,36 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from contrapose import runfile
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families import load_backbone
 from contrapose.backbones.fingerprint import BASE_NOTE
 from contrapose.backbones.loading import DTYPES, FINISHED
 from contrapose.errors import UserError
-from contrapose.files import replacing
+from contrapose.files import check_folder, one_writer, replacing
 from contrapose.methods import name_of
 from contrapose.pairs.mixture import Mixture
 from contrapose.pairs.store import PairStore
+from contrapose.processes import num_processes, rank
 from contrapose.sample.embeddings import Embeddings
 from contrapose.train.card import final_metrics, hub_id, last_name, write_card
-from contrapose.train.checkpoint import Stateful, load_training, save_training
+from contrapose.train.checkpoint import Stateful
 from contrapose.train.data import Groups
+from contrapose.train.folder import (
+    METRICS,
+    RUN_FILE,
+    checkpoints,
+    claim,
+    forget_after,
+    is_whole,
+    read_metrics,
+    resume,
+    save_checkpoint,
+)
 from contrapose.train.loop import Diverged, Trainer, TrainState
 from contrapose.train.on_policy import LAGGED
-from contrapose.train.settings import CONVERTER, Run
+from contrapose.train.settings import Run
 from contrapose.train.stages import Stage, stages
 
-RUN_FILE, METRICS = "run.yaml", "metrics.jsonl"
-# Settings that do not decide the outcome, and may change when a run is resumed.
-_FREE = [
-    "watching.save_every", "watching.keep", "optimisation.micro_batch", "gradient_checkpointing", "split_pairs",
-    "cache_limit",
-]  # fmt: skip
 log = logging.getLogger(__name__)
 
 
@@ -50,31 +56,54 @@ def align(run: Run, out: Path) -> Iterator[TrainState]:
 def align_stage(stage: Stage) -> Iterator[TrainState]:
     """Train, yielding after each optimiser step (the first state tells where a resumed run starts).
 
-    Writes `run.yaml`, `metrics.jsonl`, TensorBoard events, checkpoints, and at the end the weights and `finished.json`.
-    Raises `UserError` for pairs of another model, other settings in the folder, or divergence.
+    Writes `run.yaml`, `metrics.jsonl`, TensorBoard events, checkpoints, and at the end the weights and `finished.json`;
+    of several processes the first one does. Raises `UserError` for pairs of another model, other settings or other
+    content of what they name in the folder, a folder that another command is writing, or divergence.
     """
+    check_folder(stage.folder)
+    with one_writer(stage.folder) if rank() == 0 else nullcontext():
+        yield from _align_alone(stage)
+
+
+def _align_alone(stage: Stage) -> Iterator[TrainState]:
     run, out = stage.run, stage.folder
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; choose another --out")
-    begun = (out / RUN_FILE).exists() and runfile.claim(out / RUN_FILE, run, CONVERTER, free=_FREE)
-    if begun and (out / FINISHED).exists():
+    pairs = Mixture(run.pairs)
+    is_first = rank() == 0
+    begun = (out / RUN_FILE).exists()
+    if begun and is_first:
+        claim(stage, pairs)
+    if begun and is_whole(stage):
         yield TrainState(run.optimisation.steps, {})
         return
     accelerator = Accelerator(mixed_precision=_mixed(run.precision))
-    trainer = _trainer(stage, accelerator)
-    if not begun:  # only now, so that a mistyped model or folder of pairs leaves nothing behind that refuses its mend
-        runfile.claim(out / RUN_FILE, run, CONVERTER, free=_FREE)
-    latest = max((out / "checkpoints").glob("step-*.safetensors"), default=None)
-    start = load_training(latest, **_parts(trainer)) if latest else 0
-    _forget_after(out / METRICS, start)
+    _check_acquainted(accelerator)
+    trainer = _trainer(stage, pairs, accelerator)
+    if is_first and not begun:  # only now: a mistyped model or folder of pairs leaves nothing that refuses its mend
+        claim(stage, pairs)
+    start = resume(out, run.optimisation.steps, **_parts(trainer))
+    accelerator.wait_for_everyone()  # before the first process writes what the others read
+    if is_first:
+        forget_after(out, start)
     yield TrainState(start, {})
     try:
         yield from _recorded(run, trainer, start, out)
     except Diverged as error:
-        kept = max((out / "checkpoints").glob("step-*.safetensors"), default=None)
-        raise Diverged(f"{out}: {error}; the last good checkpoint is {kept or 'none yet'}") from None
-    if accelerator.is_main_process:
+        kept = checkpoints(out)
+        raise Diverged(f"{out}: {error}; the last good checkpoint is {kept[-1] if kept else 'none yet'}") from None
+    if is_first:
         _finish(run, trainer, out)
+    accelerator.wait_for_everyone()  # the next stage begins at these weights
+
+
+def _check_acquainted(accelerator: Accelerator) -> None:
+    """Raise `UserError` for several processes that do not know of each other, which would each do all of the work."""
+    if num_processes() != accelerator.num_processes:
+        raise UserError(
+            f"{num_processes()} processes were started that do not know of each other; on CPUs set "
+            "ACCELERATE_USE_CPU=true, or start 'contrapose align' once"
+        )
+    if accelerator.num_processes > 1:
+        log.info(f"training over {accelerator.num_processes} processes")
 
 
 def _mixed(precision: str) -> str:
@@ -83,8 +112,8 @@ def _mixed(precision: str) -> str:
     return "no" if precision == "fp32" else precision
 
 
-def _trainer(stage: Stage, accelerator: Accelerator) -> Trainer:
-    run, store = stage.run, Mixture(stage.run.pairs)
+def _trainer(stage: Stage, store: Mixture, accelerator: Accelerator) -> Trainer:
+    run = stage.run
     torch.manual_seed(run.seed)  # LoRA's initial weights
     dtype = DTYPES[run.precision]
     backbone = load_backbone(
@@ -167,7 +196,7 @@ def _recorded(run: Run, trainer: Trainer, start: int, out: Path) -> Iterator[Tra
             _record(out / METRICS, writer, TrainState(state.step, metrics | {"seconds": now - clock}))
         clock = now
         if main and (state.step % watching.save_every == 0 or state.step == run.optimisation.steps):
-            _checkpoint(trainer, state.step, out / "checkpoints", watching.keep)
+            save_checkpoint(out, state.step, watching.keep, **_parts(trainer))
         yield state
     if writer:
         writer.close()
@@ -180,28 +209,6 @@ def _record(path: Path, writer: SummaryWriter, state: TrainState) -> None:
         writer.add_scalar(name, value, state.step)
 
 
-def _checkpoint(trainer: Trainer, step: int, folder: Path, keep: int) -> None:
-    save_training(folder / f"step-{step:06d}.safetensors", step, **_parts(trainer))
-    for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
-        old.unlink()
-
-
-def _forget_after(path: Path, step: int) -> None:
-    """Drop metrics of steps that will be taken again."""
-    if not path.exists():
-        return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-    with replacing(path) as aside:
-        aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except json.JSONDecodeError:  # the line that a kill cut short
-        return float("inf")
-
-
 def _finish(run: Run, trainer: Trainer, out: Path) -> None:
     for parameter, average in zip(trainer.parameters, trainer.average, strict=False):
         parameter.data.copy_(average)
@@ -209,10 +216,9 @@ def _finish(run: Run, trainer: Trainer, out: Path) -> None:
     origin = {BASE_NOTE: trainer.backbone.fingerprint}
     trainer.backbone.save(out, {"base": base, "method": name_of(run.method), **origin})
     write_card(out, run, final_metrics(out))
-    lines = [json.loads(line) for line in (out / METRICS).read_text(encoding="utf-8").splitlines()]
     summary = {
         "steps": run.optimisation.steps,
-        "seconds": sum(line["seconds"] for line in lines),
+        "seconds": sum(line.get("seconds", 0.0) for line in read_metrics(out)),
         "trained_parameters": sum(p.numel() for p in trainer.parameters),
         "training_pairs": len(trainer.groups.training),
         "held_out_pairs": len(trainer.groups.held_out),

@@ -6,7 +6,6 @@ Cards and what else is published name files and folders of this machine by their
 from __future__ import annotations
 
 import html
-import json
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -24,6 +23,7 @@ from contrapose.files import replacing
 from contrapose.methods import Method, name_of
 from contrapose.pairs.mixture import parse
 from contrapose.pairs.store import PairStore
+from contrapose.train.folder import policy_folders, read_metrics
 from contrapose.train.settings import CONVERTER, Run
 
 CARD = "README.md"
@@ -71,16 +71,10 @@ def write_card(folder: Path, run: Run, metrics: Mapping[str, float], repo: str |
         aside.write_text(card, encoding="utf-8", errors="replace")
 
 
-def policy_folders(run: Run) -> tuple[str, ...]:
-    """The folders that hold the weights of a run of several policies, one each; none where there is one policy."""
-    trained = run.method.objective().trained
-    return trained if len(trained) > 1 else ()
-
-
 def final_metrics(folder: Path) -> dict[str, float]:
     """A run's last measurements on held-out pairs, overall; empty when there are none."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    last = json.loads(lines[-1]) if lines else {}
+    lines = read_metrics(folder)
+    last = lines[-1] if lines else {}
     return {name: value for name, value in last.items() if name.startswith("held_out/") and "@" not in name}
 
 

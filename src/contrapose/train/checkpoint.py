@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from contrapose.errors import UserError
 from contrapose.files import replacing
 from contrapose.train.replay import Replay
 
 Stateful = nn.Module | Replay | Optimizer | torch.amp.GradScaler
+
+
+class BrokenCheckpoint(UserError):
+    """A checkpoint that is not what was saved; the one before it may still be whole."""
 
 
 def tensors_of(part: Stateful) -> dict[str, Tensor]:
@@ -66,17 +74,47 @@ def _own(value: Tensor) -> Tensor:
 def save_training(path: Path, step: int, **parts: Stateful) -> None:
     """Write all parts and the step into one file, aside and renamed: a kill leaves the old file or the new one."""
     tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in tensors_of(part).items()}
+    note = json.dumps({"step": step, "checksum": _checksum(tensors)})
     with replacing(path) as aside:
-        save_file(tensors, aside, metadata={"step": str(step)})
+        save_file(tensors, aside, metadata={"training": note})
 
 
 def load_training(path: Path, **parts: Stateful) -> int:
-    """Restore all parts and return the step they were saved at; 0 when nothing was saved."""
-    if not path.exists():
-        return 0
-    with safe_open(path, "pt") as header:
-        step = int(header.metadata()["step"])
-    tensors = load_file(path)
+    """Restore all parts and return the step they were saved at.
+
+    Raises `BrokenCheckpoint` naming the file when it is not to the last byte what was saved; nothing is restored then.
+    """
+    step, tensors = _read(path)
+    missing = [name for name in parts if not any(key.startswith(f"{name}/") for key in tensors)]
+    if step > 0 and missing:
+        raise BrokenCheckpoint(f"{path}: holds no {', '.join(missing)}")
     for name, part in parts.items():
         restore(part, {key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")})
     return step
+
+
+def _read(path: Path) -> tuple[int, dict[str, Tensor]]:
+    try:
+        with safe_open(path, "pt") as header:
+            note = json.loads(header.metadata()["training"])
+        step, checksum = note["step"], note["checksum"]
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BrokenCheckpoint(f"{path}: cut short or broken ({' '.join(str(error).split())})") from None
+    except (TypeError, KeyError, ValueError, RecursionError):
+        raise BrokenCheckpoint(f"{path}: does not say which step it is of") from None
+    if not isinstance(step, int) or step < 0:
+        raise BrokenCheckpoint(f"{path}: says that it is of step {step!r:.40}")
+    if checksum != _checksum(tensors):
+        raise BrokenCheckpoint(f"{path}: holds something else than was saved")
+    return step, tensors
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> int:
+    """A CRC-32 of all tensors with their names, kinds and shapes."""
+    checksum = 0
+    for name in sorted(tensors):
+        value = tensors[name]
+        checksum = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), checksum)
+        checksum = zlib.crc32(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), checksum)
+    return checksum

@@ -15,7 +15,8 @@ from huggingface_hub.utils import validate_repo_id
 from contrapose import __version__, runfile
 from contrapose.backbones.loading import FULL_FOLDER, LORA_FILE, PEFT_CONFIG, PEFT_FILE, one_line
 from contrapose.errors import UserError
-from contrapose.train.card import CARD, final_metrics, policy_folders, published, without_folders, write_card
+from contrapose.train.card import CARD, final_metrics, published, without_folders, write_card
+from contrapose.train.folder import policy_folders
 from contrapose.train.settings import CONVERTER, Run
 
 _RUN_FILE = "run.yaml"

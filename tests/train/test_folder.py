@@ -1,0 +1,188 @@
+"""A run's folder is never mixed: not with other inputs of the same name, not with what a disk or a hand broke."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from contrapose.errors import UserError
+from contrapose.files import one_writer
+from contrapose.methods import DDSPO
+from contrapose.train.align import align
+from contrapose.train.settings import Optimisation, Run, Watching
+
+FAST = Optimisation(learning_rate=1e-3, steps=4, batch_size=4, micro_batch=4)
+WATCH = Watching(holdout=2, evaluate_every=2, save_every=1)
+
+
+@pytest.fixture
+def run(tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> Run:
+    """A run of copies, which tests may change."""
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    pairs = shutil.copytree(tiny_pairs, tmp_path / "pairs")
+    return Run(str(model), pairs, DDSPO(beta=200.0), optimisation=FAST, watching=WATCH)
+
+
+def until(run: Run, out: Path, step: int) -> None:
+    """As a kill just after this step."""
+    states = align(run, out)
+    for state in states:
+        if state.step == step:
+            break
+    states.close()
+
+
+def scaled(path: Path, factor: float) -> None:
+    save_file({name: value * factor for name, value in load_file(path).items()}, path)
+
+
+def weights(out: Path) -> bytes:
+    tensors = load_file(out / "pytorch_lora_weights.safetensors")
+    return b"".join(tensors[name].numpy().tobytes() for name in sorted(tensors))
+
+
+def metrics(out: Path) -> list[tuple[int, float]]:
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [(line["step"], line["loss"]) for line in map(json.loads, lines)]
+
+
+# What is named
+
+
+def other_pairs(run: Run) -> None:
+    shard = next(iter(Path(run.pairs).glob("shard-*")))
+    content = bytearray(shard.read_bytes())
+    content[-2] ^= 1
+    shard.write_bytes(content)
+
+
+def other_model(run: Run) -> None:
+    file = Path(run.model) / "vae/config.json"
+    file.write_text(file.read_text().replace('"scaling_factor": ', '"scaling_factor": 1'))
+
+
+@pytest.mark.parametrize(("change", "named"), [(other_pairs, "pairs"), (other_model, "model")])
+@pytest.mark.parametrize("step", [2, 4])
+def test_other_content_under_the_same_name_is_refused(
+    run: Run, tmp_path: Path, change: Callable[[Run], None], named: str, step: int
+) -> None:
+    until(run, tmp_path / "out", step)
+    change(run)
+    with pytest.raises(UserError, match=f"made from another content of {named}; choose another --out"):
+        next(align(run, tmp_path / "out"))
+
+
+def test_the_same_content_elsewhere_is_the_same_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    list(align(run, tmp_path / "whole"))
+    until(run, tmp_path / "out", 2)
+    shutil.move(run.pairs, tmp_path / "moved")
+    shutil.move(run.model, tmp_path / "model2")
+    monkeypatch.chdir(tmp_path)
+    states = list(align(replace(run, pairs=Path("moved"), model="./model2"), Path("out")))
+    assert [state.step for state in states] == [2, 3, 4]
+    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
+
+
+def test_a_start_that_was_trained_again_is_refused(run: Run, tmp_path: Path) -> None:
+    list(align(run, tmp_path / "first"))
+    second = replace(run, start=tmp_path / "first")
+    until(second, tmp_path / "out", 2)
+    shutil.rmtree(tmp_path / "first")
+    list(align(replace(run, seed=5), tmp_path / "first"))
+    with pytest.raises(UserError, match="another content of start"):
+        next(align(second, tmp_path / "out"))
+
+
+# Who writes
+
+
+def test_a_folder_that_another_writes_is_refused(run: Run, tmp_path: Path) -> None:
+    with one_writer(tmp_path / "out"), pytest.raises(UserError, match="is writing here"):
+        next(align(run, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+# Checkpoints
+
+
+@pytest.mark.parametrize("content", [b"", b"text", None], ids=["empty", "text", "cut"])
+@pytest.mark.parametrize("broken", [1, 2])
+def test_a_broken_checkpoint_gives_way_to_the_one_before(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes | None, broken: int
+) -> None:
+    out = tmp_path / "out"
+    list(align(run, tmp_path / "whole"))
+    until(run, out, 3)
+    latest = sorted((out / "checkpoints").iterdir())[-broken:]
+    for path in latest:
+        path.write_bytes(path.read_bytes()[:5000] if content is None else content)
+    with caplog.at_level(logging.WARNING):
+        states = list(align(run, out))
+    assert states[0].step == (2 if broken == 1 else 0)
+    assert [record for record in caplog.records if "carrying on from the one before it" in record.message]
+    assert weights(out) == weights(tmp_path / "whole")
+    assert metrics(out) == metrics(tmp_path / "whole")
+
+
+def test_a_checkpoint_beyond_the_end_is_passed_over(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    until(run, out, 2)
+    latest = out / "checkpoints/step-000002.safetensors"
+    latest.rename(out / "checkpoints/step-1000000000.safetensors")
+    assert next(align(run, out)).step == 2  # its content counts, not its name
+
+
+# Metrics and results
+
+
+@pytest.mark.parametrize("line", ['{"loss": 1}', "null", "[1]", '{"step": "x"}', "\udcff", "[" * 5000], ids=ascii)
+def test_a_broken_line_of_metrics_is_named(run: Run, tmp_path: Path, line: str) -> None:
+    out = tmp_path / "out"
+    until(run, out, 3)
+    path = out / "metrics.jsonl"
+    first, *rest = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([first, line.encode("utf-8", "surrogateescape"), b"\n", *rest]))
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2: .*remove the line") as caught:
+        list(align(run, out))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_line_that_a_kill_cut_short_is_forgotten(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    list(align(run, tmp_path / "whole"))
+    until(run, out, 3)
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    list(align(run, out))
+    assert metrics(out) == metrics(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("broken", ["pytorch_lora_weights.safetensors", "finished.json"])
+@pytest.mark.parametrize("content", [None, b"", b"{"], ids=["gone", "empty", "cut"])
+def test_results_that_were_lost_are_made_again(run: Run, tmp_path: Path, broken: str, content: bytes | None) -> None:
+    out = tmp_path / "out"
+    list(align(run, out))
+    before = weights(out)
+    if content is None:
+        (out / broken).unlink()
+    else:
+        (out / broken).write_bytes(content)
+    assert [state.step for state in align(run, out)] == [4]
+    assert weights(out) == before
+    assert json.loads((out / "finished.json").read_text())["steps"] == 4
+
+
+def test_a_finished_run_is_left_as_it_is(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    list(align(run, out))
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert [state.step for state in align(run, out)] == [4]
+    after = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert after == before
