@@ -96,6 +96,19 @@ def test_sanas_shift_is_its_dpm_solvers(plain: Backbone, pipe: DiffusionPipeline
     torch.testing.assert_close(plain.path.add_noise(x0, eps, times), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["sana"])
+def test_unshifted_times_are_those_that_ddspo_trains_sana_at(plain: Backbone, pipe: DiffusionPipeline) -> None:
+    """Its trainer reads SANA's scheduler as a FlowMatchEuler one, which drops `flow_shift`: sigma = k / 1000."""
+    theirs = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    torch.testing.assert_close(theirs.sigmas, torch.arange(STEPS, 0, -1) / STEPS, atol=1e-6, rtol=0)
+    quarters, u = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95]), torch.Generator()
+    expected = theirs.sigmas.quantile(quarters)
+    unshifted = plain.noising(shifted=False).draw_times(20_000, u.manual_seed(0)).quantile(quarters)
+    torch.testing.assert_close(unshifted, expected, atol=0.02, rtol=0)
+    shifted = plain.path.draw_times(20_000, u.manual_seed(0)).quantile(quarters)
+    torch.testing.assert_close(shifted, torch.tensor([0.136, 0.5, 0.75, 0.9, 0.983]), atol=0.02, rtol=0)
+
+
 @pytest.mark.parametrize("name", FLOW)
 def test_velocity_takes_the_scheduler_to_the_data(plain: Backbone, pipe: DiffusionPipeline) -> None:
     """With the true velocity, one step of the sampler from the noise is the data: the sign is theirs."""

@@ -18,7 +18,8 @@ INSTRUCTION = inspect.signature(SanaPipeline.__call__).parameters["complex_human
 class Sana(FlowBackbone):
     """SANA; prompts are read behind the stock pipeline's complex human instruction, none and negative ones without it.
 
-    Differs from the authors' DDSPO code: padding is cut off, which the network masks anyhow.
+    Differs from the authors' DDSPO code: padding is cut off, which the network masks anyhow; training times have the
+    scheduler's shift, where theirs come out unshifted (`time_shift: none`).
     """
 
     pipelines = (SanaPipeline,)
