@@ -46,9 +46,11 @@ def _attended(name, pipe, **prompt):
     return seen
 
 
+@mark.parametrize("name", [name for name in tiny.FAMILIES if name not in JOINT], indirect=True)
 def test_one_layer_by_hand(name, pipe, folder):
+    """Where text and image attend to both: test_nag_joint.py."""
     [positive, *_] = _attended(name, pipe)
-    if name in (*JOINT, "sdxl"):  # the negative words, and not that prompt's pooled text, which the whole image is told
+    if name == "sdxl":  # the negative words, and not that prompt's pooled text, which the whole image is told
         text = {"encoder_hidden_states": load_backbone(folder).embed([NEGATIVE])["text"]}
         network = stock.denoiser_of(pipe)
         swap = network.register_forward_pre_hook(lambda _, inputs, named: (inputs, named | text), with_kwargs=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.normalization import AdaLayerNormZeroSingle
 from diffusers.models.transformers.transformer_z_image import SEQ_MULTI_OF
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -27,6 +28,7 @@ from contrapose.backbones.flux import Flux
 from contrapose.backbones.loading import Loading
 from contrapose.backbones.stable_diffusion_3 import StableDiffusion3
 from contrapose.backbones.z_image import ZImage
+from contrapose.core.group import Condition
 from contrapose.core.guidance import NAG
 from contrapose.errors import UserError
 
@@ -43,22 +45,28 @@ def nag(
     is asked as it is. Raises `UserError` for settings out of range, for compiled networks, whose layers take no hooks,
     for IP-Adapters, and without text encoders.
 
-    Differs from the authors' code: with CFG, theirs leaves the rows without a prompt alone.
+    Differs from the authors' code: with CFG, theirs leaves the rows without a prompt alone. It can end before the last
+    step (`nag_end`); this acts on every step. Its default alpha is 0.5 for UNets and 0.25 for FLUX; here 0.25.
     """
     guidance, family = NAG(scale, tau, alpha), family_of(pipe)
     network = getattr(pipe, family.denoiser_part)
     _check(pipe, network)
-    text = read_negative(pipe, family, negative_prompt)
-    with attention_guided(network, family, text, guidance):
+    negative = read_negative(pipe, family, negative_prompt)
+    with attention_guided(network, family, negative, guidance):
         yield pipe
 
 
 @contextmanager
-def attention_guided(network: nn.Module, family: type[Backbone], text: Tensor, guidance: NAG) -> Iterator[None]:
-    """A network whose attention is led away from a text [1, l, d], as the pipeline would hand it over."""
-    joint = _in_joint_attention if issubclass(family, (StableDiffusion3, Flux)) else _in_cross_attention
-    hooks = _in_one_stream if issubclass(family, ZImage) else joint
-    handles = [] if guidance.off else list(hooks(network, text, guidance))
+def attention_guided(network: nn.Module, family: type[Backbone], negative: Condition, guidance: NAG) -> Iterator[None]:
+    """A network whose attention is led away from a negative prompt, one row, as the pipeline would hand it over."""
+    text = negative["text"]
+    if guidance.off:
+        handles = []
+    elif issubclass(family, StableDiffusion3 | Flux):
+        handles = list(_in_joint_attention(network, text, negative["pooled"], guidance))
+    else:
+        hooks = _in_one_stream if issubclass(family, ZImage) else _in_cross_attention
+        handles = list(hooks(network, text, guidance))
     try:
         yield
     finally:
@@ -67,11 +75,11 @@ def attention_guided(network: nn.Module, family: type[Backbone], text: Tensor, g
 
 
 @torch.no_grad()
-def read_negative(pipe: DiffusionPipeline, family: type[Backbone], prompt: str) -> Tensor:
-    """What the network reads of a negative prompt [1, l, d], from the pipeline's own encoders where they are."""
+def read_negative(pipe: DiffusionPipeline, family: type[Backbone], prompt: str) -> Condition:
+    """What the network reads of a negative prompt, one row, from the pipeline's own encoders where they are."""
     reader: Backbone = object.__new__(family)  # loading one would change the pipeline's attention
     reader.pipe, reader.device, reader.loading = pipe, pipe._execution_device, Loading()
-    return (reader.read([prompt]) if prompt else reader.read_unconditional())["text"]
+    return reader.read([prompt]) if prompt else reader.read_unconditional()
 
 
 def _check(pipe: DiffusionPipeline, network: nn.Module) -> None:
@@ -134,27 +142,52 @@ def _in_cross_attention(network: nn.Module, text: Tensor, guidance: NAG) -> Iter
             yield layer.to_out[0].register_forward_pre_hook(contrast.before_output)
 
 
-def _in_joint_attention(network: nn.Module, text: Tensor, guidance: NAG) -> Iterator[RemovableHandle]:
-    """Hooks where text and image attend to both: the negative text goes from block to block, the image is shared."""
+def _in_joint_attention(network: nn.Module, text: Tensor, pooled: Tensor, guidance: NAG) -> Iterator[RemovableHandle]:
+    """Hooks where text and image attend to both: the negative text goes from block to block, the image is shared.
+
+    Blocks scale and shift the negative text by its own pooled embedding, and the image by the prompt's in both passes.
+    """
     stream = text
+    negative_embedding = prompt_embedding = pooled  # of time and pooled text, before the first call
     blocks = [*network.transformer_blocks, *getattr(network, "single_transformer_blocks", ())]
 
+    def embed_pooled(embedder: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+        nonlocal negative_embedding
+        *times, of_prompt = inputs
+        negative_embedding = embedder.forward(*times, pooled.to(of_prompt.device, of_prompt.dtype).expand_as(of_prompt))
+
     def ask(contrast: _Contrast, block: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        nonlocal stream
+        nonlocal stream, prompt_embedding
         image, words = named["hidden_states"], named["encoder_hidden_states"]
+        prompt_embedding = named["temb"]
         if block is blocks[0]:
             stream = _for_rows(network.context_embedder(text.to(image.device, image.dtype)), image)
             if "image_rotary_emb" in named and stream.shape[1] != words.shape[1]:
                 raise UserError(f"nag needs the pipeline to read {stream.shape[1]} tokens (max_sequence_length)")
-        stream, _ = contrast.ask(block, inputs, named | {"encoder_hidden_states": stream})
+        stream, _ = contrast.ask(block, inputs, named | {"encoder_hidden_states": stream, "temb": negative_embedding})
+
+    def for_image(contrast: _Contrast, norm: nn.Module, inputs: tuple[Tensor], _: Any, output: Any) -> Any:
+        """The image scaled and shifted as beside the prompt, while the block is asked about the negative text."""
+        if not contrast.asking:
+            return output
+        beside_prompt = norm.forward(*inputs, emb=prompt_embedding)
+        if not isinstance(norm, AdaLayerNormZeroSingle):
+            return beside_prompt
+        # Text and image in one row, text first. The gate stays the text's: the image behind it is thrown away.
+        row, gate = output
+        length = text.shape[1]
+        return torch.cat([row[:, :length], beside_prompt[0][:, length:]], 1), gate
 
     def after_joint(contrast: _Contrast, block: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         words, image = output[:, : text.shape[1]], output[:, text.shape[1] :]
         return torch.cat([words, contrast.take(image)], 1)
 
+    yield network.time_text_embed.register_forward_hook(embed_pooled)
     for block in blocks:
         contrast = _Contrast(guidance)
         yield block.register_forward_pre_hook(partial(ask, contrast), with_kwargs=True)
+        norm = getattr(block, "norm1", None) or block.norm
+        yield norm.register_forward_hook(partial(for_image, contrast), with_kwargs=True)
         if hasattr(block.attn, "to_out"):
             yield block.attn.to_out[0].register_forward_pre_hook(contrast.before_output)
         else:  # FLUX's second half has text and image in one row, text first, and no output layer of its own

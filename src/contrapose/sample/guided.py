@@ -86,8 +86,8 @@ def guided(settings: Guiding, backbone: Backbone, embeddings: Embeddings) -> Ite
         if nag is None or nag.off:
             yield
             return
-        text = embeddings([settings.negative_prompt or None])["text"]
-        with attention_guided(backbone.network, type(backbone), text, nag):
+        negative = embeddings([settings.negative_prompt or None])
+        with attention_guided(backbone.network, type(backbone), negative, nag):
             yield
 
 
