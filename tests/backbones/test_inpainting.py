@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,9 @@ import tiny
 import torch
 from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from contrapose.backbones.families import load_backbone
 from contrapose.backbones.inpainting import open_inpainting
 from contrapose.errors import UserError
 
@@ -77,8 +81,11 @@ def test_a_model_that_was_not_made_for_it_inpaints_too(tiny_model: Path) -> None
 
 def test_what_cannot_inpaint_is_told_in_one_line(folder: Path, tiny_family, tmp_path: Path) -> None:
     inpainting = open_inpainting(str(folder), torch.float32, "cpu")
-    for model in (tmp_path / "nothing", tiny_family("sana")):
-        with pytest.raises(UserError, match=r"cannot be loaded for inpainting") as told:
+    for model, says in (
+        (tmp_path / "nothing", "no such model"),
+        (tiny_family("sana"), "cannot be loaded for inpainting"),
+    ):
+        with pytest.raises(UserError, match=says) as told:
             open_inpainting(str(model), torch.float32, "cpu")
         assert "\n" not in str(told.value)
     with pytest.raises(UserError, match="refuses 17x24"):
@@ -86,3 +93,21 @@ def test_what_cannot_inpaint_is_told_in_one_line(folder: Path, tiny_family, tmp_
         inpainting.paint(odd, MASKS, CAPTIONS, streams(), 2, 4.0)
     with pytest.raises(UserError, match="refuses"):
         inpainting.paint(PHOTOS, MASKS, CAPTIONS, streams(), 2, 4.0, strength=0.1)
+
+
+def test_weights_are_looked_at(folder: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(folder, tmp_path / "model")
+    weights = model / "unet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors.popitem()
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="unet: a tensor is missing"):
+        open_inpainting(str(model), torch.float32, "cpu")
+
+
+def test_a_network_that_inpaints_is_no_text_to_image_model(folder: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(folder, tmp_path / "model")
+    index = json.loads((model / "model_index.json").read_text())
+    (model / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionPipeline"}))
+    with pytest.raises(UserError, match="its unet reads latents of 9 channels and its vae makes 4"):
+        load_backbone(model)

@@ -135,15 +135,48 @@ def test_a_checkpoint_without_its_network(checkpoint: Path, tmp_path: Path) -> N
     path = tmp_path / "half.safetensors"
     kept = {key: value for key, value in load_file(checkpoint).items() if not key.startswith("model.diffusion_model")}
     save_file(kept, path)
-    _refused("missing in the checkpoint", path)
+    _refused("holds no network of a known model", path)
+
+
+OTHERS: dict[str, tuple[str, ...]] = {
+    "a LoRA and no model; say --adapter": ("unet.down_blocks.0.attn.to_q.lora_A.weight",),
+    "a LoRA and": ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", "lora_te_text_model.alpha"),
+    "a LoRA": ("transformer.single_transformer_blocks.0.attn.to_k.lora_B.weight",),
+    "a ControlNet": ("controlnet_cond_embedding.conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"),
+    "a ControlNet and": ("control_model.input_hint_block.0.weight", "control_model.input_blocks.0.0.weight"),
+    "an embedding of words": ("clip_l", "clip_g"),
+    "an embedding": ("emb_params",),
+    "an autoencoder (VAE) and no whole model": ("encoder.conv_in.weight", "decoder.up.0.block.0.conv1.weight"),
+    "an autoencoder": ("first_stage_model.encoder.conv_in.weight",),
+    "a text encoder and no whole model": ("text_model.encoder.layers.0.mlp.fc1.weight", "text_projection.weight"),
+    "a text encoder and": ("encoder.block.0.layer.0.SelfAttention.k.weight", "shared.weight"),
+    "a text encoder": ("model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight"),
+    "a network alone": ("down_blocks.0.resnets.0.conv1.weight", "conv_in.weight", "time_embedding.linear_1.bias"),
+    "a network": ("transformer_blocks.0.attn.to_k.weight", "x_embedder.weight"),
+    "no network of a known model (but weight, say)": ("weight",),
+    "no network of a known model (but nothing, say)": (),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_file_of_something_else(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({name: torch.zeros(2, 4) for name in OTHERS[what]}, path)
+    _refused(what, path)
 
 
 @pytest.mark.usefixtures("configured")
-def test_a_file_of_something_else(tmp_path: Path) -> None:
-    """Adapters, say; the names of their tensors are not those of a model."""
-    path = tmp_path / "lora.safetensors"
-    save_file({"unet.down_blocks.0.attn.to_q.lora_A.weight": torch.zeros(2, 4)}, path)
-    _refused("missing in the checkpoint", path)
+@pytest.mark.parametrize("part", ["model.diffusion_model.", "first_stage_model.", "cond_stage_model."])
+@pytest.mark.parametrize("how", ["missing", "not finite"])
+def test_a_checkpoint_with_a_tensor_that_is_not_whole(how: str, part: str, checkpoint: Path, tmp_path: Path) -> None:
+    path, tensors = tmp_path / "model.safetensors", load_file(checkpoint)
+    name = sorted(name for name in tensors if name.startswith(part) and name.endswith("bias"))[3]
+    if how == "missing":
+        del tensors[name]
+    else:
+        tensors[name][0] = float("nan")
+    save_file(tensors, path)
+    _refused(how, path)
 
 
 def test_a_family_that_is_not_known(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
@@ -262,7 +263,7 @@ def test_the_command_tells_and_writes(folders, tmp_path, capsys):
     ("arguments", "told"),
     [
         (["--model", "sd16"], "sd15"),
-        (["--model", "somebody/something"], "cannot be had"),
+        (["--model", "somebody/something"], "the hub cannot be reached"),
         (["--model", "sd15", "--size", "511x512"], "multiples"),
         (["--model", "sd15", "--method", "best"], "ddspo"),
         (["--model", "sd15", "--full", "--quantize", "nf4"], "LoRA"),
@@ -279,6 +280,21 @@ def test_a_folder_of_another_kind_is_refused(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "AudioPipeline"}')
     with pytest.raises(UserError, match="AudioPipeline is not supported"):
         skeleton(tmp_path)
+
+
+def test_a_folder_goes_before_the_shipped_layout_of_its_name(folders, tmp_path, monkeypatch):
+    (tmp_path / "sd15").symlink_to(folders["sd"])
+    monkeypatch.chdir(tmp_path)
+    assert count(skeleton("sd15").network) == count(load_backbone(folders["sd"]).network)
+    assert count(skeleton("sdxl").network) == PARAMETERS["sdxl"]
+
+
+def test_a_broken_configuration_is_refused_by_name(folders, tmp_path):
+    model = shutil.copytree(folders["sd"], tmp_path / "model")
+    config = json.loads((model / "unet/config.json").read_text())
+    (model / "unet/config.json").write_text(json.dumps(config | {"sample_size": 10**6}))
+    with pytest.raises(UserError, match=r"unet/config\.json: sample_size is 1000000"):
+        skeleton(model)
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -54,6 +54,8 @@ class Backbone(ABC):
     """The pipeline's part that predicts."""
     unused_parts: ClassVar[tuple[str, ...]] = ()
     """Parts that are never loaded."""
+    optional_parts: ClassVar[tuple[str, ...]] = ()
+    """Parts that a model may do without."""
     lora_targets: ClassVar[tuple[str, ...]] = ATTENTION_PROJECTIONS
     """Layers that adapters are put on."""
     steps: ClassVar[int] = 25
@@ -78,7 +80,17 @@ class Backbone(ABC):
         self.device = torch.device(device)
         self.dtype: torch.dtype = self.network.dtype
         self._encoder_dtype = pipe.text_encoder.dtype
+        self._check_channels()
         self.path = self.noising()
+
+    def _check_channels(self) -> None:
+        """Raise `UserError` for a network of other latents than the autoencoder's, such as one that inpaints."""
+        read, made = self.latent_shape[0], self.pipe.vae.config.latent_channels
+        if read != made:
+            raise UserError(
+                f"{self.source.model}: its {self.denoiser_part} reads latents of {read} channels and its vae makes "
+                f"{made}; name a model that makes images from text alone"
+            )
 
     # What a family says
 
@@ -106,8 +118,9 @@ class Backbone(ABC):
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """Shape of one latent at the model's usual size, without the batch."""
-        side = self.network.config.sample_size
-        return (self.network.config.in_channels, side, side)
+        size = self.network.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return (self.network.config.in_channels, height, width)
 
     @classmethod
     @abstractmethod

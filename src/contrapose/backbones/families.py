@@ -64,7 +64,7 @@ def load_backbone(
     dtypes = {"default": dtype, part: network_dtype or dtype}
     if loading.quantize != "none" and source.path.is_file():
         raise UserError(f"quantize: {model} is one file, which diffusers does not quantise; use a model folder")
-    quantized = quantization(loading.quantize, part, dtype)
+    quantized = {} if loading.quantize == "none" else {part: quantization(loading.quantize, dtype)}
     pipe = open_pipeline(source, _pipeline_of(source), dtypes, family.unused_parts, quantized)
     if adapter is not None:
         apply_adapter(pipe, part, adapter)
@@ -115,7 +115,7 @@ def prompt_reader(model: str | Path, loading: Loading | None = None) -> Callable
     family = BY_PIPELINE[source.pipeline]
     try:
         folder = tokenizer_folder(source, _pipeline_of(source))
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except UNREADABLE as error:
         raise UserError(f"{model}: its tokenizer cannot be loaded: {one_line(error)}") from error
     set_limit = loading.text_length or family.text_length

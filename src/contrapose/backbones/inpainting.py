@@ -10,7 +10,9 @@ import torch
 from diffusers import AutoPipelineForInpainting, DiffusionPipeline
 from PIL import Image
 
-from contrapose.backbones.loading import UNREADABLE, one_line
+from contrapose.backbones.coherence import check_tokenizers
+from contrapose.backbones.folders import read_index
+from contrapose.backbones.loading import Source, located, one_line, read_networks
 from contrapose.errors import UserError
 
 _UNUSED = {"safety_checker": None, "requires_safety_checker": False}  # black images would be the worst of losers
@@ -63,10 +65,15 @@ class Inpainting:
 
 def open_inpainting(model: str, dtype: torch.dtype, device: str | torch.device) -> Inpainting:
     """The inpainting pipeline of a folder or hub id, made for inpainting or not; `UserError` where there is none."""
+    folder = located(model)
+    parts = read_index(folder)
+    unused = _UNUSED if "safety_checker" in parts else {}
+    networks = read_networks(Source(model, folder, ""), {"default": dtype}, tuple(unused))
     try:
-        parts = DiffusionPipeline.load_config(model)
-        unused = _UNUSED if "safety_checker" in parts else {}
-        pipe = AutoPipelineForInpainting.from_pretrained(model, dtype=dtype, use_safetensors=True, **unused)
-    except UNREADABLE as error:
+        pipe = AutoPipelineForInpainting.from_pretrained(
+            str(folder), use_safetensors=True, local_files_only=True, **networks, **unused
+        )
+    except Exception as error:  # a broken file makes these libraries raise anything at all
         raise UserError(f"{model}: cannot be loaded for inpainting: {one_line(error)}") from error
+    check_tokenizers(model, pipe)
     return Inpainting(pipe, device)

@@ -5,23 +5,35 @@ from __future__ import annotations
 import gc
 import importlib.util
 import inspect
-import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import DiffusionPipeline, PipelineQuantizationConfig
+from diffusers import DiffusionPipeline
 from diffusers.loaders.single_file_utils import (
     SingleFileComponentError,
     fetch_diffusers_config,
-    infer_diffusers_model_type,
     load_single_file_checkpoint,
 )
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from safetensors import SafetensorError
+from torch import nn
 
+from contrapose.backbones.coherence import check_tokenizers
+from contrapose.backbones.folders import INDEX, check_parts, is_absent, networks_of, read_index, variant_of
+from contrapose.backbones.networks import check_finite, read_network
+from contrapose.backbones.single_file import pipeline_of_checkpoint
 from contrapose.errors import UserError
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -29,8 +41,6 @@ PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FULL_FOLDER, FINISHED = "model", "finished.json"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _NEEDED_BY: dict[str, str] = {"nf4": "bitsandbytes", "int8": "bitsandbytes", "torchao-int8": "torchao"}
-
-_VOCABULARY = re.compile(r"tokenizer\.json|vocab\..+|.+\.model")
 
 # What diffusers, transformers and peft raise for files that are missing, broken or do not fit.
 UNREADABLE = (
@@ -74,74 +84,73 @@ def find(model: str | Path, families: Mapping[str, Any], variant: str | None = N
     A hub id is downloaded into the hub's own cache. Raises `UserError` for what is missing, broken or unknown.
     """
     path = Path(model)
-    if not path.exists() and _looks_like_path(str(model)):
-        raise UserError(f"{model}: no such model folder or file")
     if path.is_file():
         if variant is not None:
             raise UserError(f"variant: {model} is one file and has no variants; leave the setting out")
-        return Source(str(model), path, _pipeline_of_checkpoint(path, families), None)
-    folder = path if path.is_dir() else _download(str(model), families, variant)
-    _check_parts(folder, families)
-    return Source(str(model), folder, _read_index(folder)["_class_name"], variant)
+        return Source(str(model), path, pipeline_of_checkpoint(path, families), None)
+    folder = path if path.is_dir() else located(model, variant, families)
+    name = read_index(folder).get("_class_name")
+    check_family(model, name, families)
+    family = families[name]
+    pipeline = next(p for p in family.pipelines if p.__name__ == name)
+    check_parts(folder, pipeline, family.unused_parts, family.optional_parts)
+    return Source(str(model), folder, name, variant)
+
+
+def located(model: str | Path, variant: str | None = None, families: Mapping[str, Any] | None = None) -> Path:
+    """The folder of a model that is named by its path or hub id; the hub's is downloaded into its own cache.
+
+    Raises `UserError` when there is none, or when it is of none of the `families`, before its weights are fetched.
+    """
+    path = Path(model)
+    if path.is_dir():
+        return path
+    if path.exists() or _looks_like_path(str(model)):
+        raise UserError(f"{model}: no such model folder or file")
+    with told_of_hub(str(model)):
+        name = read_index(Path(hf_hub_download(str(model), INDEX)).parent).get("_class_name")
+        if families is not None:
+            check_family(model, name, families)
+        return Path(DiffusionPipeline.download(str(model), variant=variant, use_safetensors=True))
 
 
 def _looks_like_path(model: str) -> bool:
     return model.startswith((".", "/", "~")) or model.count("/") > 1 or model.endswith(".safetensors")
 
 
-def _download(model: str, families: Mapping[str, Any], variant: str | None) -> Path:
+@contextmanager
+def told_of_hub(model: str) -> Iterator[None]:
+    """Tell in one line why a model cannot be had from the hub."""
     try:
-        family = DiffusionPipeline.load_config(model).get("_class_name")
-        _check_family(model, family, families)
-        return Path(DiffusionPipeline.download(model, variant=variant, use_safetensors=True))
-    except UNREADABLE as error:
+        yield
+    except UserError:
+        raise
+    except HFValidationError:
+        raise UserError(f"{model}: no such model folder or file, nor the id of a model in the hub") from None
+    except GatedRepoError:
+        raise UserError(
+            f"{model}: its owners want to be asked; accept its terms on https://huggingface.co/{model} and log in with "
+            "'hf auth login'"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"{model}: no such model, neither a folder here nor in the hub (private ones need a login)"
+        ) from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError):
+        raise UserError(
+            f"{model}: no such folder, not in the hub's cache on this machine, and the hub cannot be reached; name a "
+            f"model folder, or run 'hf download {model}' where there is a network"
+        ) from None
+    except EntryNotFoundError:
+        raise UserError(f"{model}: has no {INDEX} in the hub, so this is no diffusers pipeline") from None
+    except Exception as error:  # the hub's client raises what the libraries below it do
         raise UserError(f"{model}: cannot be had from the hub: {one_line(error)}") from error
 
 
-def _check_family(model: str | Path, family: str | None, families: Mapping[str, Any]) -> None:
+def check_family(model: str | Path, name: Any, families: Mapping[str, Any]) -> None:
     """Raise `UserError` when this is no pipeline that Contrapose knows."""
-    if family not in families:
-        raise UserError(f"{model}: a {family} is not supported (known: {', '.join(families)})")
-
-
-def _pipeline_of_checkpoint(path: Path, families: Mapping[str, Any]) -> str:
-    """The pipeline class of one checkpoint file, from the names of its tensors."""
-    if path.suffix != ".safetensors":
-        raise UserError(f"{path}: only .safetensors checkpoints are read; convert it, since others can run code")
-    try:
-        kind = infer_diffusers_model_type(load_single_file_checkpoint(str(path)))
-    except UNREADABLE as error:
-        raise UserError(f"{path}: truncated or broken: {one_line(error)}") from error
-    known = {name: pipeline for pipeline, family in families.items() for name in family.checkpoints}
-    if kind not in known:
-        raise UserError(f"{path}: a {kind} checkpoint is not supported (known: {', '.join(known)}); use a model folder")
-    return known[kind]
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise UserError(f"{folder}: no model_index.json, so this is no diffusers pipeline folder")
-    try:
-        parts = json.loads(index.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        parts = None
-    if not isinstance(parts, dict):
-        raise UserError(f"{index}: not valid JSON; download the model again")
-    return parts
-
-
-def _check_parts(folder: Path, families: Mapping[str, Any]) -> None:
-    parts = _read_index(folder)
-    _check_family(folder, parts.get("_class_name"), families)
-    for part, source in parts.items():
-        needed = isinstance(source, list) and source[0] and part not in families[parts["_class_name"]].unused_parts
-        found = [p for p in (folder / part).glob("*") if p.suffix in (".json", ".safetensors", ".txt", ".model")]
-        if needed and not found:
-            raise UserError(f"{folder}: its part {part}/ is missing; download the model again")
-        # transformers makes a tokenizer of its configuration alone, to which every word is unknown
-        if needed and part.startswith("tokenizer") and not any(_VOCABULARY.fullmatch(p.name) for p in found):
-            raise UserError(f"{folder}: {part}/ has no vocabulary; download the model again")
+    if not isinstance(name, str) or name not in families:
+        raise UserError(f"{model}: a {one_line(name)} is not supported (known: {', '.join(families)})")
 
 
 def open_pipeline(
@@ -149,42 +158,73 @@ def open_pipeline(
     pipeline: type[DiffusionPipeline],
     dtypes: Mapping[str, torch.dtype] | torch.dtype = torch.float32,
     leave_out: Iterable[str] = (),
-    quantization: PipelineQuantizationConfig | None = None,
+    quantized: Mapping[str, Any] | None = None,
 ) -> DiffusionPipeline:
     """The pipeline of a model on the CPU, without the parts that are left out.
 
-    Raises `UserError` when a part is missing or broken.
+    Raises `UserError` when a part is missing or broken, or its weights are not those of its network.
     """
+    wanted = {"default": dtypes} if isinstance(dtypes, torch.dtype) else dtypes
     options: dict[str, Any] = dict.fromkeys((*leave_out, *_absent(source)))
     if "safety_checker" in options:
         options["requires_safety_checker"] = False
-    if quantization is not None:
-        options["quantization_config"] = quantization
     try:
         if source.path.is_file():
-            pipe = _open_file(source.path, pipeline, dtypes, options)
+            pipe = _open_file(source.path, pipeline, wanted, options)
         else:
+            networks = read_networks(source, wanted, tuple(options), quantized or {})
             pipe = pipeline.from_pretrained(
-                str(source.path), dtype=dtypes, variant=source.variant, use_safetensors=True, **options,
-                local_files_only=True,
-            )  # fmt: skip
-    except UNREADABLE as error:
+                str(source.path), use_safetensors=True, local_files_only=True, **networks, **options
+            )
+    except UserError:
+        raise
+    except Exception as error:  # a broken file makes these libraries raise anything at all
         raise UserError(f"{source.model}: cannot be loaded as a diffusers pipeline: {one_line(error)}") from error
+    check_tokenizers(source.model, pipe)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
+def read_networks(
+    source: Source, dtypes: Mapping[str, torch.dtype], leave_out: Collection[str], quantized: Mapping[str, Any] = {}
+) -> dict[str, nn.Module]:
+    """The networks of a pipeline folder by their parts' names, on the CPU; `quantized` has settings of some of them.
+
+    Raises `UserError` for one that is missing, broken or not whole, naming its folder.
+    """
+    parts = networks_of(source.path, leave_out)
+    variants = {part.name: variant_of(part.folder, source.variant) for part in parts}
+    if source.variant is not None and source.variant not in variants.values():
+        raise UserError(f"variant {source.variant}: {source.model} has no weights of it; leave the setting out")
+    networks = {}
+    for part in parts:
+        dtype = dtypes.get(part.name, dtypes["default"])
+        options = {"quantization_config": quantized[part.name]} if part.name in quantized else {}
+        try:
+            networks[part.name] = read_network(part.kind, part.folder, variants[part.name], dtype, **options)
+        except UserError:
+            raise
+        except Exception as error:  # as above
+            raise UserError(f"{part.folder}: cannot be loaded as a {part.kind.__name__}: {one_line(error)}") from error
+    return networks
+
+
 def _open_file(
-    path: Path, pipeline: type[DiffusionPipeline], dtypes: Mapping[str, torch.dtype] | torch.dtype, options: Any
+    path: Path, pipeline: type[DiffusionPipeline], dtypes: Mapping[str, torch.dtype], options: Any
 ) -> DiffusionPipeline:
     """diffusers reads a checkpoint file in one precision: the widest that is asked for, before parts are cast."""
-    wanted = {"default": dtypes} if isinstance(dtypes, torch.dtype) else dtypes
-    widest = max(wanted.values(), key=lambda dtype: dtype.itemsize)
-    pipe = pipeline.from_single_file(str(path), torch_dtype=widest, **options)
+    widest = max(dtypes.values(), key=lambda dtype: dtype.itemsize)
+    try:
+        pipe = pipeline.from_single_file(str(path), torch_dtype=widest, **options)
+    except NotImplementedError:  # from casting a tensor that has no values
+        raise UserError(f"{path}: tensors of its network or autoencoder are missing; download it again") from None
     for name, part in pipe.components.items():
-        dtype = wanted.get(name, wanted["default"])
-        if isinstance(part, torch.nn.Module) and part.dtype != dtype:
+        if not isinstance(part, nn.Module):
+            continue
+        dtype = dtypes.get(name, dtypes["default"])
+        if part.dtype != dtype:
             part.to(dtype)
+        check_finite(f"{path}: {name}", part)
     return pipe
 
 
@@ -203,27 +243,23 @@ def _absent(source: Source) -> list[str]:
     """Parts that the folder says it has not, such as SD3's T5: diffusers wants to be told so."""
     if source.path.is_file():
         return []
-    return [name for name, kind in _read_index(source.path).items() if isinstance(kind, list) and not kind[0]]
+    return [name for name, kind in read_index(source.path).items() if is_absent(kind)]
 
 
-def quantization(kind: str, part: str, dtype: torch.dtype) -> PipelineQuantizationConfig | None:
-    """diffusers' own settings for one quantised part; `UserError` when the library for it is not installed."""
-    if kind == "none":
-        return None
+def quantization(kind: str, dtype: torch.dtype) -> Any:
+    """diffusers' own settings for a quantised network; `UserError` when the library for it is not installed."""
     library = _NEEDED_BY[kind]
     if importlib.util.find_spec(library) is None:
         raise UserError(f"quantize {kind} needs {library}; run 'pip install {library}' or leave the setting out")
     from diffusers import BitsAndBytesConfig, TorchAoConfig
 
     if kind == "nf4":
-        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    elif kind == "int8":
-        config = BitsAndBytesConfig(load_in_8bit=True)
-    else:
-        from torchao.quantization import Int8WeightOnlyConfig
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    if kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    from torchao.quantization import Int8WeightOnlyConfig
 
-        config = TorchAoConfig(Int8WeightOnlyConfig())
-    return PipelineQuantizationConfig(quant_mapping={part: config})
+    return TorchAoConfig(Int8WeightOnlyConfig())
 
 
 def release(pipe: DiffusionPipeline, parts: Iterable[str]) -> None:
@@ -235,6 +271,7 @@ def release(pipe: DiffusionPipeline, parts: Iterable[str]) -> None:
         torch.cuda.empty_cache()
 
 
-def one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+def one_line(error: object) -> str:
+    """What an error says, in one line of 300 letters at most; its kind where it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) < 300 else text[:300] + " ..."

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 import transformers
+from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families import BY_PIPELINE
-from contrapose.backbones.loading import UNREADABLE, Loading, Source, one_line
+from contrapose.backbones.folders import INDEX, check_parts, class_of, is_absent, read_index
+from contrapose.backbones.loading import Loading, Source, check_family, one_line, told_of_hub
 from contrapose.core.group import Condition
 from contrapose.errors import UserError
 
 CONFIGS = Path(__file__).parent / "configs"
 SHIPPED = tuple(sorted(folder.name for folder in CONFIGS.iterdir()))
 _TEXT_WIDTHS = ("caption_channels", "cap_feat_dim", "joint_attention_dim", "cross_attention_dim")
+_TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 _META = torch.device("meta")
 
 
@@ -35,18 +37,19 @@ def skeleton(model: str | Path, dtype: torch.dtype = torch.float32, loading: Loa
     Raises `UserError` when there is no such model, or it is of no known family.
     """
     folder = _where(str(model))
-    index = _read(lambda: diffusers.DiffusionPipeline.load_config(folder), model)
+    index = _index_of(folder)
     name = index.get("_class_name")
-    if name not in BY_PIPELINE:
-        raise UserError(f"{model}: a {name} is not supported (known: {', '.join(BY_PIPELINE)})")
+    check_family(model, name, BY_PIPELINE)
     family = BY_PIPELINE[name]
     pipeline = next(p for p in family.pipelines if p.__name__ == name)
+    if Path(folder).is_dir():
+        check_parts(Path(folder), pipeline, (*family.unused_parts, *_TOKENIZERS), family.optional_parts)
     parts: dict[str, Any] = {}
     for part, source in index.items():
         wanted = part in inspect.signature(pipeline.__init__).parameters and isinstance(source, (list, tuple))
         if wanted:
-            known = source[0] and part not in family.unused_parts and not part.startswith("tokenizer")
-            parts[part] = _read(lambda p=part, s=source: _build(folder, p, *s, dtype), model) if known else None
+            known = not is_absent(source) and part not in family.unused_parts and not part.startswith("tokenizer")
+            parts[part] = _read(lambda p=part, s=source: _build(folder, p, s, dtype), model) if known else None
     missing: dict[str, Any] = dict.fromkeys(p for p in _components(pipeline) if p not in parts)
     if "safety_checker" in _components(pipeline):
         missing["requires_safety_checker"] = False
@@ -87,7 +90,9 @@ def encoder_tokens(backbone: Backbone) -> dict[str, int]:
 
 
 def _where(model: str) -> str:
-    """What the libraries read configurations from: a folder, or a hub id."""
+    """What the libraries read configurations from: a folder, or a hub id; a folder goes before a shipped layout."""
+    if (Path(model) / INDEX).is_file():
+        return model
     if model in SHIPPED:
         return str(CONFIGS / model)
     if Path(model).is_dir():
@@ -99,6 +104,13 @@ def _where(model: str) -> str:
     return model
 
 
+def _index_of(folder: str) -> dict[str, Any]:
+    if Path(folder).is_dir():
+        return read_index(Path(folder))
+    with told_of_hub(folder):
+        return read_index(Path(hf_hub_download(folder, INDEX)).parent)
+
+
 def _components(pipeline: Any) -> list[str]:
     """The arguments without a default, and the optional parts."""
     parameters = inspect.signature(pipeline.__init__).parameters.values()
@@ -106,13 +118,13 @@ def _components(pipeline: Any) -> list[str]:
     return list(dict.fromkeys([*required, *getattr(pipeline, "_optional_components", [])]))
 
 
-def _build(folder: str, part: str, library: str, name: str, dtype: torch.dtype) -> Any:
+def _build(folder: str, part: str, source: Sequence[str], dtype: torch.dtype) -> Any:
     """One part of the pipeline; the scheduler is a real one."""
-    if library == "transformers":
-        config = transformers.AutoConfig.from_pretrained(folder, subfolder=part)
+    cls: Any = class_of(Path(folder), part, source)
+    if issubclass(cls, transformers.PreTrainedModel):
+        config = transformers.AutoConfig.from_pretrained(folder, subfolder=part, trust_remote_code=False)
         with _META:
-            return getattr(transformers, name)._from_config(config).to(dtype)
-    cls = getattr(diffusers, name)
+            return cls._from_config(config).to(dtype)
     config = cls.load_config(folder, subfolder=part)
     if part == "scheduler":
         return cls.from_config(config)
@@ -125,5 +137,7 @@ def _read(load: Callable[[], Any], model: str | Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the hub's client warns of its own caller
             return load()
-    except UNREADABLE as error:
+    except UserError:
+        raise
+    except Exception as error:  # a broken file makes these libraries raise anything at all
         raise UserError(f"{model}: its configuration cannot be had: {one_line(error)}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ class StableDiffusion(DiffusionBackbone):
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
-        if self.device.type == "cpu" and self.network.config.sample_size**2 <= _FEW_TOKENS:
+        if self.device.type == "cpu" and math.prod(self.latent_shape[1:]) <= _FEW_TOKENS:
             self.network.set_attn_processor(AttnProcessor())
 
     def read(self, prompts: list[str]) -> Condition:

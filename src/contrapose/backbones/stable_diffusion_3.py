@@ -21,6 +21,7 @@ class StableDiffusion3(FlowBackbone):
     pipelines = (StableDiffusion3Pipeline,)
     checkpoints = ("sd3", "sd35_large", "sd35_medium")
     unused_parts = ("image_encoder", "feature_extractor")
+    optional_parts = ("text_encoder_3", "tokenizer_3")
     lora_targets = (
         "attn.add_k_proj", "attn.add_q_proj", "attn.add_v_proj", "attn.to_add_out",
         "attn.to_k", "attn.to_out.0", "attn.to_q", "attn.to_v",

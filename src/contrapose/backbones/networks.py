@@ -1,0 +1,74 @@
+"""One network out of its folder, whole: with each of its tensors, none besides, and finite numbers in all of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+from torch import Tensor, nn
+
+from contrapose.errors import UserError
+
+# Of a larger model that holds the text encoder, or of older versions of it; nothing is missing without them.
+_LEFTOVERS = re.compile(
+    r"\.position_ids$|\.y_embedding$|^(lm_head|vision_model|visual_projection|text_projection|logit_scale)\b"
+)
+_CHUNK = 2**26  # numbers looked at together, where they have to be cast for it
+
+
+def read_network(
+    kind: Any, folder: Path, variant: str | None = None, dtype: torch.dtype | str = torch.float32, **options: Any
+) -> Any:
+    """The network of this class in a folder of diffusers or transformers, on the CPU; safetensors alone are read.
+
+    `options` are further ones of the library's `from_pretrained`. Raises `UserError` for tensors that are missing, left
+    over, of other shapes than the configuration's, or not finite in the precision that is asked for.
+    """
+    if issubclass(kind, ModelMixin):
+        options["torch_dtype"] = dtype
+    else:  # of all shapes that differ the report is to tell, not an error of the first
+        options |= {"dtype": dtype, "trust_remote_code": False, "ignore_mismatched_sizes": True}
+    network, loading = kind.from_pretrained(
+        str(folder), variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+    )
+    check_loading(folder, loading)
+    check_finite(folder, network)
+    return network
+
+
+def check_loading(folder: Path, loading: Mapping[str, Any]) -> None:
+    """Raise `UserError` where the library's report of a loading tells of tensors that do not fit the network."""
+    shapes = [f"{name} ({list(there)}, not {list(wanted)})" for name, there, wanted in loading["mismatched_keys"]]
+    unexpected = [name for name in loading["unexpected_keys"] if not _LEFTOVERS.search(name)]
+    _refuse(folder, "missing", loading["missing_keys"])
+    _refuse(folder, "not of the shape that its config.json says", shapes)
+    _refuse(folder, "unknown to the network of its config.json", unexpected)
+
+
+def check_finite(where: Path | str, network: nn.Module) -> None:
+    """Raise `UserError` for tensors without values, or with values that are not finite in the network's precision."""
+    distinct = {id(value): (name, value) for name, value in network.state_dict(keep_vars=True).items()}  # ties once
+    _refuse(where, "missing", (name for name, value in distinct.values() if value.is_meta))
+    broken = (name for name, value in distinct.values() if value.is_floating_point() and not _is_finite(value.detach()))
+    _refuse(where, "not finite (NaN, infinite or too large for this precision)", broken)
+
+
+def _is_finite(value: Tensor) -> bool:
+    """Whether all numbers are finite: both ends are NaN where any number is, which takes one pass and no copy."""
+    if not value.numel():
+        return True
+    if value.element_size() == 1:  # float8 has no order
+        return all(_is_finite(chunk.to(torch.bfloat16)) for chunk in value.flatten().split(_CHUNK))
+    return all(bool(end.isfinite()) for end in value.aminmax())
+
+
+def _refuse(where: Path | str, what: str, names: Iterable[str]) -> None:
+    names = sorted(names)
+    if not names:
+        return
+    count = "a tensor is" if len(names) == 1 else f"{len(names)} tensors are"
+    raise UserError(f"{where}: {count} {what}, such as {names[0]}; download it again")
