@@ -166,8 +166,18 @@ def test_an_edited_prompt_file_is_refused(draw: Draw, backbone: Backbone, tmp_pa
     mine = replace(draw, prompts=prompts)
     _interrupt(draw_pairs(mine, plan_pairs(mine), backbone, tmp_path / "out"), 4)
     prompts.write_text(draw.prompts.read_text().replace("three blue triangles", "three red triangles"))
-    with pytest.raises(UserError, match="prompts_digest"):
+    with pytest.raises(UserError, match=r"another content of draw\.prompts"):
         _drawn(mine, backbone, tmp_path / "out")
+
+
+def test_the_same_prompts_by_another_path_carry_on(
+    draw: Draw, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prompts.txt").write_bytes(draw.prompts.read_bytes())
+    _interrupt(draw_pairs(draw, plan_pairs(draw), backbone, tmp_path / "cut"), 4)
+    monkeypatch.chdir(tmp_path)
+    mine = replace(draw, prompts=Path("prompts.txt"))
+    assert list(draw_pairs(mine, plan_pairs(mine), backbone, Path("cut")))[-1] == 12
 
 
 def test_another_model_is_refused(draw: Draw, backbone: Backbone, tiny_v_model: Path, tmp_path: Path) -> None:
@@ -198,6 +208,7 @@ def test_a_full_disk_leaves_whole_files_and_carries_on(
     with pytest.raises(UserError, match=r"shard-00001\.safetensors: the disk is full"):
         _drawn(draw, backbone, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "inputs.yaml",
         "pairs.yaml",
         "shard-00000.safetensors",
         "skipped.jsonl",

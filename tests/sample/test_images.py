@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,9 +131,83 @@ def test_an_edited_prompt_file_is_refused(
     _sampled(settings, backbone, tmp_path / "out")
     before = _bytes(tmp_path / "out")
     settings.prompts.write_text("\n".join(lines))
-    with pytest.raises(UserError, match="other prompts"):
+    with pytest.raises(UserError, match="another content of prompts"):
         _sampled(settings, backbone, tmp_path / "out")
     assert _bytes(tmp_path / "out") == before
+
+
+def test_an_edited_file_of_the_same_prompts_is_refused_before_anything_is_drawn(
+    settings: Sampling, backbone: Backbone, tmp_path: Path
+) -> None:
+    _sampled(settings, backbone, tmp_path / "out")
+    settings.prompts.write_text("\n".join(PROMPTS) + "\n\n")
+    with pytest.raises(UserError, match="another content of prompts"):
+        next(sample_images(settings, backbone, tmp_path / "out"))
+
+
+def test_the_same_prompts_elsewhere_carry_on(
+    settings: Sampling, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _sampled(settings, backbone, tmp_path / "out")
+    settings.prompts.rename(tmp_path / "moved.txt")
+    monkeypatch.chdir(tmp_path)
+    assert list(sample_images(replace(settings, prompts=Path("moved.txt")), backbone, Path("out"))) == [4, 6]
+
+
+@pytest.mark.parametrize("changed", ["unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"])
+def test_a_model_of_another_content_is_refused(
+    settings: Sampling, backbone: Backbone, tmp_path: Path, changed: str
+) -> None:
+    copy = shutil.copytree(settings.model, tmp_path / "model")
+    mine = replace(settings, model=str(copy))
+    next(sample_images(mine, backbone, tmp_path / "out"))
+    _change_one_byte(copy / changed)
+    with pytest.raises(UserError, match="another content of model"):
+        next(sample_images(mine, backbone, tmp_path / "out"))
+
+
+def _change_one_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("role", ["adapter", "positive", "negative"])
+def test_a_run_that_was_trained_again_is_refused(
+    settings: Sampling, backbone: Backbone, runs: tuple[Path, Path], tmp_path: Path, role: str
+) -> None:
+    mine = tmp_path / "run"
+    shutil.copytree(runs[0], mine)
+    guidance = ContrastivePGD() if role == "negative" else PGD()
+    named = replace(settings, guidance=guidance, **{role: mine})
+    if role == "negative":
+        named = replace(named, positive=runs[1])
+    next(sample_images(named, backbone, tmp_path / "out"))
+    shutil.rmtree(mine)
+    shutil.copytree(runs[1], mine)
+    with pytest.raises(UserError, match=f"another content of {role}"):
+        next(sample_images(named, backbone, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("content", [b"", b"text", None], ids=["empty", "text", "cut"])
+def test_a_broken_image_is_sampled_again(
+    settings: Sampling, backbone: Backbone, tmp_path: Path, content: bytes | None
+) -> None:
+    whole = _sampled(settings, backbone, tmp_path / "out")
+    path = tmp_path / "out/00001/samples/0001.png"
+    path.write_bytes(path.read_bytes()[:-40] if content is None else content)
+    again = _sampled(settings, backbone, tmp_path / "out")
+    assert {job: image.tobytes() for job, image in again.items()} == {j: i.tobytes() for j, i in whole.items()}
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"null", b"{}"])
+def test_a_broken_note_of_a_prompt_is_named(
+    settings: Sampling, backbone: Backbone, tmp_path: Path, content: bytes
+) -> None:
+    _sampled(settings, backbone, tmp_path / "out")
+    (tmp_path / "out/00001/metadata.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=r"00001/metadata\.jsonl: "):
+        _sampled(settings, backbone, tmp_path / "out")
 
 
 def test_guidance_off_is_one_call_without_the_negative(settings: Sampling, backbone: Backbone, tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from contrapose import runfile
 from contrapose.backbones.base import Backbone, Generation
+from contrapose.backbones.digests import model_digest
 from contrapose.backbones.loading import Loading
+from contrapose.contents import digest_of
 from contrapose.curate.degrade import Skipped, Words, choose
 from contrapose.curate.degraders import DEGRADERS, AnyDegrader
 from contrapose.curate.shards import begin, by_size, fill
@@ -51,7 +53,7 @@ class Draw(Loading):
     shard_size: int = 64
     """Pairs in one file, the unit that a killed run repeats."""
     batch_size: int = 16
-    """Pairs drawn at once (each is two images); does not change the pairs."""
+    """Pairs drawn at once (each is two images); does not change the pairs beyond rounding."""
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Precision of the sampler."""
 
@@ -100,7 +102,8 @@ def draw_pairs(draw: Draw, plan: Plan, backbone: Backbone, out: Path) -> Iterato
         return _draw_batch(draw, backbone, embeddings, records, shapes[size])
 
     with one_writer(out):
-        begin(out, {"draw": draw}, CONVERTER, backbone, plan.records, plan.skipped)
+        inputs = {"draw.model": model_digest(draw.model, draw), "draw.prompts": digest_of(draw.prompts)}
+        begin(out, {"draw": draw}, CONVERTER, backbone, plan.records, plan.skipped, inputs)
         yield from fill(out, by_size(sized, sizes, draw.shard_size), draw.batch_size, make)
 
 

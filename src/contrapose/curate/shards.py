@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,8 +36,11 @@ def begin(
     backbone: Backbone,
     records: Iterable[PairRecord],
     skipped: Iterable[dict[str, str]],
+    inputs: Mapping[str, str] | None = None,
 ) -> None:
     """Claim `out` by `pairs.yaml` and write what was left out; `settings` is one entry, such as `draw` or `import`.
+
+    `inputs` gives what the settings name (dotted, such as `draw.model`) with the digests of what lies there.
 
     Raises `UserError` when `out` holds pairs of other settings, another model or other prompts.
     """
@@ -49,7 +52,7 @@ def begin(
         "prompts_digest": f"{random_seed(*ids):016x}",  # the files named below may be edited later
         **conv.unstructure(settings),
     }
-    runfile.claim(out / MANIFEST, manifest, conv, free=[f"{name}.batch_size" for name in settings])
+    runfile.claim(out / MANIFEST, manifest, conv, free=[f"{name}.batch_size" for name in settings], inputs=inputs)
     write_skipped(out, skipped)
 
 

@@ -7,14 +7,19 @@ that was killed ends with the very images of one that was not.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from PIL import Image
+
 from contrapose import runfile
 from contrapose.backbones.base import Backbone, Generation
+from contrapose.backbones.digests import model_digest, run_digest
 from contrapose.backbones.loading import Loading
+from contrapose.contents import digest_of
 from contrapose.core.group import Condition
 from contrapose.core.guidance import GUIDANCES, AnyGuidance
 from contrapose.errors import UserError
@@ -25,6 +30,7 @@ from contrapose.sample.guided import Guiding, guided, settled, unprompted
 from contrapose.sample.noise import generator, starting_noise
 
 SETTINGS = "images.yaml"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Sampling(Guiding, Loading):
     size: str | None = None
     """Image size as WIDTHxHEIGHT; the model's usual size when unset."""
     batch_size: int = 16
-    """Images sampled at once; does not change the images."""
+    """Images sampled at once; does not change the images, but for a level in a few pixels by rounding."""
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Precision of the sampler."""
 
@@ -79,24 +85,52 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator
     embeddings = Embeddings(backbone)
     # the folder is claimed last, so that settings that cannot be leave none behind
     with one_writer(out), guided(settings, backbone, embeddings):
-        runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"])
+        runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"], inputs=inputs_of(settings))
         _describe(prompts, out)
         todo = jobs(prompts, settings.seeds, out)
         for first in range(0, len(todo), settings.batch_size):
             chunk = todo[first : first + settings.batch_size]
-            if not all(job.path.exists() for job in chunk):
+            if not all(_is_whole(job.path) for job in chunk):
                 conditions = embeddings([job.prompt for job in chunk]), unprompted(settings, backbone, embeddings)
                 _sample_chunk(settings, backbone, conditions, chunk, shape)
             yield first + len(chunk)
+
+
+def inputs_of(settings: Sampling) -> dict[str, str]:
+    """Digests of all that the settings name, by the names of the settings; `UserError` for what is not there."""
+    inputs = {"model": model_digest(settings.model, settings), "prompts": digest_of(settings.prompts)}
+    for name in ("adapter", "positive", "negative"):
+        run = getattr(settings, name)
+        if run is not None:
+            inputs[name] = run_digest(run)
+    return inputs
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an image is there to its last byte; one that is not is told of."""
+    if not path.exists():
+        return False
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.verify()
+    # what Pillow raises for files that are cut or changed
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        log.warning(f"{path}: is broken; sampled again")
+        return False
+    return True
 
 
 def _describe(prompts: Sequence[Prompt], out: Path) -> None:
     """Write what each folder's images show; `UserError` when the folders there were made for other prompts."""
     lines = [json.dumps({"prompt": p.text, **p.fields}, ensure_ascii=False) + "\n" for p in prompts]
     paths = [out / f"{number:05d}" / "metadata.jsonl" for number in range(len(lines) + 1)]
-    there = [path.read_text(encoding="utf-8") if path.exists() else None for path in paths]
-    if any(old not in (None, line) for old, line in zip(there, [*lines, None], strict=True)):
-        raise UserError(f"{out}: already holds images of other prompts; choose another --out, or delete the folder")
+    there = [path.read_bytes() if path.exists() else None for path in paths]
+    for path, line, old in zip(paths, [*lines, None], there, strict=True):
+        if old is not None and (line is None or old != line.encode()):
+            raise UserError(
+                f"{path}: is not of the prompts file, so the folder already holds images of other prompts; choose "
+                "another --out, or delete the folder"
+            )
     for path, line, old in zip(paths, lines, there, strict=False):
         if old is None:
             with replacing(path) as aside:
