@@ -12,6 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from contrapose.processes import rank
+
 
 def quiet_libraries() -> None:
     """Silence what the libraries print; real trouble still arrives as an exception, and our own notes are shown."""
@@ -34,34 +36,39 @@ class _Notes(logging.Handler):
 
 
 def tell_notes() -> None:
-    """Show the notes of `contrapose`'s own loggers, once."""
+    """Show the notes of `contrapose`'s own loggers, once, and of several processes those of the first."""
     own = logging.getLogger("contrapose")
-    if not own.handlers:
+    if rank() > 0:
+        own.addHandler(logging.NullHandler())
+    elif not own.handlers:
         own.addHandler(_Notes())
         own.setLevel(logging.INFO)
 
 
 class Bar:
-    """One progress bar, to be called with (done, total)."""
+    """One progress bar, to be called with (done, total); of several processes the first one draws it."""
 
     def __init__(self, title: str, total: int | None = None):
         columns = (
             TextColumn("{task.description:<26}"), BarColumn(20), MofNCompleteColumn(),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
         )  # fmt: skip
-        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._progress = Progress(*columns, console=Console(stderr=True), disable=rank() > 0)
         self._task = self._progress.add_task(title, total=total, note="")
 
     def __enter__(self) -> Bar:
-        self._progress.start()
+        if self._progress.console.is_terminal:  # elsewhere a bar that never begins would leave an empty line
+            self._progress.start()
         return self
 
     def __exit__(self, error: object, *_: object) -> None:
         if error is not None and not self._progress.tasks[0].completed:
             self._progress.update(self._task, visible=False)  # it never began, and its error is one line
-        self._progress.stop()
+        if self._progress.live.is_started:
+            self._progress.stop()
 
     def __call__(self, done: int, total: int | None = None, note: str = "") -> None:
+        self._progress.start()
         self._progress.update(self._task, completed=done, total=total, note=note)
 
 
