@@ -17,6 +17,7 @@ from contrapose.backbones.loading import (
     UNREADABLE,
     Loading,
     Source,
+    check_device,
     find,
     one_line,
     open_pipeline,
@@ -56,6 +57,7 @@ def load_backbone(
     the other parts'. Raises `UserError` when the model is of no known family, or a part of it or of the run is missing.
     """
     loading = loading or Loading()
+    check_device(device)
     source = find(model, BY_PIPELINE, loading.variant)
     family = BY_PIPELINE[source.pipeline]
     if loading.text_length is not None and family.text_length is None:

@@ -78,6 +78,17 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def check_device(device: str | torch.device) -> None:
+    """Raise `UserError` for a device that cannot compute: one that is unknown, or not in this machine."""
+    try:
+        (torch.ones(1, device=device) + 1).item()
+    except Exception as error:  # each device has its own way of not being there
+        known = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        if torch.backends.mps.is_available():
+            known.append("mps")
+        raise UserError(f"device {str(device)!r}: cannot be used here (there are: {', '.join(known)})") from error
+
+
 def find(model: str | Path, families: Mapping[str, Any], variant: str | None = None) -> Source:
     """Where the model is and of which family, `families` being those known by the names of their pipelines.
 

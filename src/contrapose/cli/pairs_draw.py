@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from contrapose.backbones.families import load_backbone
-from contrapose.backbones.loading import DTYPES, best_device
+from contrapose.backbones.loading import DTYPES
+from contrapose.cli.device import OnDevice
 from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import follow, quiet_libraries
 from contrapose.curate.degraders import DEGRADERS
@@ -18,14 +19,12 @@ from contrapose.pairs.prompts import num_duplicates, read_prompts
 
 
 @dataclass(frozen=True)
-class Command:
+class Command(OnDevice):
     """Draw pairs: the winner from each prompt, the loser from its degraded prompt, with the same noise."""
 
     draw: Annotated[Draw, tyro.conf.arg(name="")]
     out: Path
     """Folder that receives the pairs; an unfinished one is carried on."""
-    device: str = field(default_factory=best_device)
-    """Where the model runs: cpu, cuda, cuda:1, mps."""
 
 
 def main(arguments: list[str], prog: str) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from contrapose.backbones.families import load_backbone
-from contrapose.backbones.loading import DTYPES, best_device
+from contrapose.backbones.loading import DTYPES
+from contrapose.cli.device import OnDevice
 from contrapose.cli.options import parse
 from contrapose.cli.progress import follow, quiet_libraries
 from contrapose.curate.exports import Export, export_pairs
@@ -18,7 +19,7 @@ from contrapose.pairs.store import PairStore
 
 
 @dataclass(frozen=True)
-class Command:
+class Command(OnDevice):
     """Write pairs as Pick-a-Pic's Parquet, for other trainers and for 'contrapose pairs import'."""
 
     pairs: Annotated[Path, tyro.conf.Positional]
@@ -28,8 +29,6 @@ class Command:
     """File to write, ending in .parquet."""
     overwrite: bool = False
     """Replace a file that is there."""
-    device: str = field(default_factory=best_device)
-    """Where the model runs: cpu, cuda, cuda:1, mps."""
 
 
 def main(arguments: list[str], prog: str) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from contrapose.backbones.families import load_backbone
-from contrapose.backbones.loading import DTYPES, best_device
+from contrapose.backbones.loading import DTYPES
+from contrapose.cli.device import OnDevice
 from contrapose.cli.options import parse
 from contrapose.cli.progress import Bar, follow, quiet_libraries
 from contrapose.curate.imports import Import, import_pairs, plan_import, read_listing
@@ -17,7 +18,7 @@ from contrapose.curate.shards import SKIPPED
 
 
 @dataclass(frozen=True)
-class Command:
+class Command(OnDevice):
     """Import pairs of images that you have, of any sizes: two folders with the same stems (--winners, --losers), or
     a file or folder of another format (--source): metadata.jsonl, Pick-a-Pic's Parquet, webdataset tars, HPDv3's JSON,
     CSV tables of RealAlign and of Diffusion-KTO, or DDSPO's prepared latents."""
@@ -25,8 +26,6 @@ class Command:
     settings: Annotated[Import, tyro.conf.arg(name="")]
     out: Path
     """Folder that receives the pairs; an unfinished one is carried on."""
-    device: str = field(default_factory=best_device)
-    """Where the model runs: cpu, cuda, cuda:1, mps."""
 
 
 def main(arguments: list[str], prog: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,8 @@ import tyro
 
 from contrapose import runfile
 from contrapose.backbones.families import load_backbone
-from contrapose.backbones.loading import DTYPES, best_device
+from contrapose.backbones.loading import DTYPES
+from contrapose.cli.device import OnDevice
 from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import Bar, quiet_libraries
 from contrapose.curate.captions import Captioner
@@ -24,7 +25,7 @@ from contrapose.pairs.store import PairStore
 
 
 @dataclass(frozen=True)
-class Command:
+class Command(OnDevice):
     """Make pairs of real photographs: the winner is one, the loser what becomes of it when it is spoiled.
 
     --spoil NAME says how (inpaint, redraw, generate, noise, degrade), --filters NAME ... which are kept, in this order
@@ -35,8 +36,6 @@ class Command:
     settings: Annotated[Real, tyro.conf.arg(name="")]
     out: Path
     """Folder that receives the pairs; an unfinished one is carried on."""
-    device: str = field(default_factory=best_device)
-    """Where the models run: cpu, cuda, cuda:1, mps."""
 
 
 def main(arguments: list[str], prog: str) -> None:

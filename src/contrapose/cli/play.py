@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import tyro
 
 from contrapose.backbones.families import load_backbone
-from contrapose.backbones.loading import DTYPES, best_device
+from contrapose.backbones.loading import DTYPES
+from contrapose.cli.device import OnDevice
 from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import quiet_libraries
 from contrapose.core.guidance import GUIDANCES
@@ -20,7 +21,7 @@ from contrapose.sample.play import Play, Player, enlarged
 
 
 @dataclass(frozen=True)
-class Command:
+class Command(OnDevice):
     """Open a local page: a prompt, a seed, a run and its strength, with the base's image beside the guided one."""
 
     play: tyro.conf.UseAppendAction[Play]
@@ -32,8 +33,6 @@ class Command:
     """Address that the page is served at; this machine alone unless told otherwise."""
     port: int | None = None
     """Port of the page; the first free one from 7860 on when unset."""
-    device: str = field(default_factory=best_device)
-    """Where the model runs: cpu, cuda, cuda:1, mps."""
 
 
 def main(arguments: list[str], prog: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from contrapose.backbones.families import load_backbone
-from contrapose.backbones.loading import DTYPES, best_device
+from contrapose.backbones.loading import DTYPES
+from contrapose.cli.device import OnDevice
 from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import follow, quiet_libraries
 from contrapose.core.guidance import GUIDANCES
@@ -15,14 +16,12 @@ from contrapose.sample.images import Sampling, sample_images
 
 
 @dataclass(frozen=True)
-class Command:
+class Command(OnDevice):
     """Sample images, in GenEval's folder layout; an image depends on its prompt and seed alone."""
 
     sampling: Sampling
     out: Path
     """Folder that receives the images; an unfinished one is carried on."""
-    device: str = field(default_factory=best_device)
-    """Where the model runs: cpu, cuda, cuda:1, mps."""
 
 
 def main(arguments: list[str], prog: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from contrapose.backbones.families import load_backbone
 from contrapose.backbones.guide import guide
-from contrapose.backbones.loading import DTYPES, best_device
+from contrapose.backbones.loading import DTYPES
+from contrapose.cli.device import OnDevice
 from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import Bar, follow, quiet_libraries
 from contrapose.core.guidance import GUIDANCES
@@ -23,7 +24,7 @@ from contrapose.worlds.shapes import suite
 
 
 @dataclass(frozen=True)
-class Command:
+class Command(OnDevice):
     """Sample and judge images at several strengths of guidance; '--compare A B ... --out C' draws finished sweeps."""
 
     sampling: Sampling
@@ -35,8 +36,6 @@ class Command:
     """How images are judged; when unset, shapes for prompts of the shapes world and none for others."""
     label: str = ""
     """Name of the line in the plot, the same for sweeps that differ in the training seed alone; --out's when empty."""
-    device: str = field(default_factory=best_device)
-    """Where the model runs: cpu, cuda, cuda:1, mps."""
 
 
 @dataclass(frozen=True)
