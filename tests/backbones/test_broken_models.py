@@ -107,7 +107,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, torch.Tensor]], dict[str, torch.Ten
     "a tensor too many": (_with_another, "unknown to the network of its config.json, such as somebody.elses.weight"),
 }
 TABLE: dict[str, tuple[str, Spoil, str]] = {
-    "index deep": ("sd", _write("model_index.json", DEEP), "model_index.json: not valid JSON"),
+    "index deep": ("sd", _write("model_index.json", DEEP), "model_index.json: not readable as JSON"),
     "index class a number": ("sd", _edit("model_index.json", _class_name=7), "a 7 is not supported"),
     "index class null": ("sd", _edit("model_index.json", _class_name=None), "is not supported"),
     "index class with code": (
@@ -137,10 +137,10 @@ TABLE: dict[str, tuple[str, Spoil, str]] = {
     "index scheduler a network": (
         "sd", _edit("model_index.json", scheduler=["diffusers", "UNet2DConditionModel"]), "scheduler",
     ),
-    "config missing": ("sd", lambda folder: (folder / "unet/config.json").unlink(), "unet/config.json: is missing"),
-    "config binary": ("sd", _write("unet/config.json", b"\xff\xfe\x00"), "unet/config.json: not valid JSON"),
-    "config deep": ("sd", _write("vae/config.json", DEEP), "vae/config.json: not valid JSON"),
-    "config a list": ("sd", _write("text_encoder/config.json", "[]"), "text_encoder/config.json: not valid JSON"),
+    "config missing": ("sd", lambda folder: (folder / "unet/config.json").unlink(), "unet/config.json: no such file"),
+    "config binary": ("sd", _write("unet/config.json", b"\xff\xfe\x00"), "unet/config.json: not readable as JSON"),
+    "config deep": ("sd", _write("vae/config.json", DEEP), "vae/config.json: not readable as JSON"),
+    "config a list": ("sd", _write("text_encoder/config.json", "[]"), "text_encoder/config.json: not a JSON object"),
     "config empty": ("sd", _write("unet/config.json", "{}"), "unet/config.json: sample_size is None"),
     "config of another width": (
         "sd", _edit("unet/config.json", block_out_channels=[32, 64]), "unet",
@@ -175,7 +175,7 @@ TABLE: dict[str, tuple[str, Spoil, str]] = {
     "deviation 0": ("sdxl", _edit("vae/config.json", latents_std=[1, 1, 0, 1]), "latents_std is [1, 1, 0, 1]"),
     "latents of other channels": ("sd", _edit("unet/config.json", in_channels=9), "unet"),
     "tokenizer config empty": ("sd", _write("tokenizer/tokenizer_config.json", "{}"), "model_max_length is 1e+30"),
-    "tokenizer config deep": ("sd", _write("tokenizer/tokenizer_config.json", DEEP), "config.json: not valid"),
+    "tokenizer config deep": ("sd", _write("tokenizer/tokenizer_config.json", DEEP), "config.json: not readable"),
     "tokenizer longer than its encoder": (
         "sdxl", _edit("tokenizer_2/tokenizer_config.json", model_max_length=7777), "tokenizer_2: model_max_length is 7",
     ),
@@ -184,7 +184,7 @@ TABLE: dict[str, tuple[str, Spoil, str]] = {
     "tokenizer code": (
         "sd", _edit("tokenizer/tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", None]}), "",
     ),
-    "scheduler config deep": ("sd", _write("scheduler/scheduler_config.json", DEEP), "config.json: not valid"),
+    "scheduler config deep": ("sd", _write("scheduler/scheduler_config.json", DEEP), "config.json: not readable"),
     "scheduler of too many steps": (
         "sd", _edit("scheduler/scheduler_config.json", num_train_timesteps=10**12), "num_train_timesteps is 1000000",
     ),

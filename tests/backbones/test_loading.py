@@ -62,7 +62,10 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no scheduler": (lambda f: shutil.rmtree(f / "scheduler"), "scheduler"),
     "no text encoder": (lambda f: shutil.rmtree(f / "text_encoder"), "text_encoder"),
     "denoiser without weights": (lambda f: (_denoiser(f) / WEIGHTS).unlink(), "holds no weights"),
-    "broken denoiser config": (lambda f: (_denoiser(f) / "config.json").write_text("{"), "config.json: not valid JSON"),
+    "broken denoiser config": (
+        lambda f: (_denoiser(f) / "config.json").write_text("{"),
+        "config.json: not readable as JSON",
+    ),
     "truncated denoiser": (lambda f: _halve(_denoiser(f) / WEIGHTS), "model"),
     "truncated vae": (lambda f: _halve(f / "vae" / WEIGHTS), "model"),
     "truncated text encoder": (lambda f: _halve(f / "text_encoder/model.safetensors"), "model"),

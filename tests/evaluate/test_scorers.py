@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from contrapose import runfile
 from contrapose.errors import UserError
 from contrapose.evaluate.pretrained import find
 from contrapose.evaluate.scorers import SCORERS, Aesthetic, AnyScorer, CLIPScore, PickScore, YesNo
+from contrapose.evaluate.scorers.scorer import Batched
 from contrapose.evaluate.scorers.yes_no import spellings
 from contrapose.evaluate.vision_language import VisionLanguage
 
@@ -44,14 +48,14 @@ def chat(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    """The aesthetic head's file as its authors saved it, for vectors of the tiny CLIP's width."""
+    """The aesthetic head's file, its authors' tensors for vectors of the tiny CLIP's width."""
     made = torch.Generator().manual_seed(3)
     widths, tensors = (tiny_vision.CLIP_WIDTH, 1024, 128, 64, 16, 1), {}
     for place, columns, rows in zip((0, 2, 4, 6, 7), widths, widths[1:], strict=False):
         tensors[f"layers.{place}.weight"] = torch.randn(rows, columns, generator=made) / columns**0.5
         tensors[f"layers.{place}.bias"] = torch.randn(rows, generator=made)
-    path = tmp_path_factory.mktemp("head") / "head.pth"
-    torch.save(tensors, path)
+    path = tmp_path_factory.mktemp("head") / "head.safetensors"
+    save_file(tensors, path)
     return path
 
 
@@ -107,7 +111,7 @@ def test_clipscore_is_its_formula_and_never_negative(clip):
 
 def test_aesthetic_is_an_affine_map_of_the_image_alone(clip, head):
     seen, _ = unit_vectors(clip, IMAGES, PROMPTS)
-    tensors = torch.load(head, weights_only=True)
+    tensors = load_file(head)
     value = seen
     for place in (0, 2, 4, 6, 7):
         value = value @ tensors[f"layers.{place}.weight"].double().numpy().T + tensors[f"layers.{place}.bias"].numpy()
@@ -117,9 +121,15 @@ def test_aesthetic_is_an_affine_map_of_the_image_alone(clip, head):
     assert (scores == scorer.score(IMAGES, PROMPTS[::-1])).all()
 
 
-def test_aesthetic_head_is_the_same_in_either_format(clip, head, tmp_path):
-    save_file(torch.load(head, weights_only=True), tmp_path / "head.safetensors")
-    one, other = (Aesthetic(str(clip), path).load("cpu") for path in (head, tmp_path / "head.safetensors"))
+def test_the_authors_head_is_converted_as_one_is_told(clip, head, tmp_path):
+    published = tmp_path / "published.pth"
+    torch.save(load_file(head), published)
+    with pytest.raises(UserError, match=r"published\.pth: only \.safetensors is read") as refused:
+        Aesthetic(str(clip), published).load("cpu")
+    python, *arguments = shlex.split(str(refused.value).partition("convert it once: ")[2])
+    assert python == "python" and "\n" not in str(refused.value)
+    subprocess.run([sys.executable, *arguments], check=True)
+    one, other = (Aesthetic(str(clip), path).load("cpu") for path in (head, published.with_suffix(".safetensors")))
     assert (one.score(IMAGES, PROMPTS) == other.score(IMAGES, PROMPTS)).all() and one.version == other.version
 
 
@@ -243,7 +253,8 @@ def test_absent_weights_are_told_with_what_gets_them(clip, head, empty_hub):
         refusal(replace(one, model="./no/such/folder"), rf"^{name}: ./no/such/folder: no such model folder")
     refusal(PickScore(model=str(clip)), r"run 'hf download laion/CLIP-ViT-H-14-\S+ --include \"\*.json\"")
     refusal(
-        Aesthetic(str(clip), Path("gone.pth")), r"aesthetic: gone.pth: no such file; download https://github\S+.pth"
+        Aesthetic(str(clip), Path("gone.safetensors")),
+        r"aesthetic: gone.safetensors: no such file; download https://github\S+.pth and run",
     )
 
 
@@ -295,7 +306,10 @@ def test_broken_weights_are_told(clip, chat, tmp_path):
         (folder / "preprocessor_config.json").unlink()
 
     refusal(CLIPScore(str(spoiled("cut", cut))), r"clipscore: .*cut: cannot be loaded")
-    refusal(CLIPScore(str(spoiled("lost", lose_a_tensor))), r"no weights for visual_projection.weight")
+    refusal(
+        CLIPScore(str(spoiled("lost", lose_a_tensor))),
+        r"clipscore: .*lost: a tensor is missing, such as visual_projection.weight",
+    )
     refusal(CLIPScore(str(spoiled("pickled", pickle_weights))), r"cannot be loaded .*safetensors")
     refusal(CLIPScore(str(spoiled("mute", lose_words))), r"it has no vocabulary")
     refusal(CLIPScore(str(spoiled("blind", lose_preparation))), r"cannot be loaded")
@@ -318,21 +332,30 @@ def test_a_head_is_never_run_and_must_fit(clip, head, tmp_path):
     (tmp_path / "page.pth").write_text("<html>not found</html>")
     torch.save({"weight": torch.zeros(1, 768)}, tmp_path / "first-version.pth")
     for name in ("trap", "page", "first-version"):
-        refusal(Aesthetic(str(clip), tmp_path / f"{name}.pth"), rf"aesthetic: .*{name}.pth: cannot be loaded")
+        refusal(Aesthetic(str(clip), tmp_path / f"{name}.pth"), rf"aesthetic: .*{name}.pth: only .safetensors is read")
     assert not (tmp_path / "sprung").exists()
     wide = {name: torch.zeros(1024, 768) if name == "layers.0.weight" else value
-            for name, value in torch.load(head, weights_only=True).items()}  # fmt: skip
+            for name, value in load_file(head).items()}  # fmt: skip
     save_file(wide, tmp_path / "wide.safetensors")
     refusal(Aesthetic(str(clip), tmp_path / "wide.safetensors"), r"must be the head for vectors of 24")
 
 
-def test_a_score_that_is_no_number_is_told(clip, tmp_path):
-    folder = shutil.copytree(clip, tmp_path / "nan")
-    tensors = load_file(folder / "model.safetensors")
-    tensors["visual_projection.weight"].fill_(float("nan"))
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+def test_weights_that_are_no_numbers_are_told(clip, head, tmp_path):
+    for source, name in ((clip / "model.safetensors", "visual_projection.weight"), (head, "layers.7.bias")):
+        folder = shutil.copytree(source.parent, tmp_path / source.stem)
+        tensors = load_file(source)
+        tensors[name][0] = float("nan")
+        save_file(tensors, folder / source.name, {"format": "pt"})
+    refusal(
+        CLIPScore(str(tmp_path / "model")), r"clipscore: .*model: a tensor is not finite .*visual_projection.weight"
+    )
+    refusal(Aesthetic(str(clip), tmp_path / "head" / head.name), r"aesthetic: .*: a tensor is not finite .*4.bias")
+
+
+def test_a_score_that_is_no_number_is_told():
+    scorer = Batched("clipscore", "", lambda images, prompts: torch.full((len(images),), float("nan")))
     with pytest.raises(UserError, match="clipscore: a score is not a number"):
-        CLIPScore(str(folder)).load("cpu").score(IMAGES[:1], PROMPTS[:1])
+        scorer.score(IMAGES[:1], PROMPTS[:1])
 
 
 def test_only_a_chat_model_that_sees_can_be_asked(clip, tmp_path):

@@ -6,7 +6,6 @@ What is refused here would else be a traceback from deep within a library, a que
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import re
 import typing
@@ -18,6 +17,7 @@ import diffusers
 import transformers
 from torch import nn
 
+from contrapose.documents import load_json
 from contrapose.errors import UserError
 
 INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
@@ -65,15 +65,10 @@ def is_absent(source: Any) -> bool:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that is an object; `UserError` for anything else, however deep."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: is missing; {_AGAIN}") from None
-    except (OSError, ValueError, RecursionError):
-        value = None
+    """A JSON file that is an object; `UserError` for anything else."""
+    value = load_json(path, _AGAIN)
     if not isinstance(value, dict):
-        raise UserError(f"{path}: not valid JSON; {_AGAIN}")
+        raise UserError(f"{path}: not a JSON object; {_AGAIN}")
     return value
 
 

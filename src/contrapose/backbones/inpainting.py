@@ -71,7 +71,7 @@ def open_inpainting(model: str, dtype: torch.dtype, device: str | torch.device) 
     networks = read_networks(Source(model, folder, ""), {"default": dtype}, tuple(unused))
     try:
         pipe = AutoPipelineForInpainting.from_pretrained(
-            str(folder), use_safetensors=True, local_files_only=True, **networks, **unused
+            str(folder), use_safetensors=True, local_files_only=True, trust_remote_code=False, **networks, **unused
         )
     except Exception as error:  # a broken file makes these libraries raise anything at all
         raise UserError(f"{model}: cannot be loaded for inpainting: {one_line(error)}") from error

@@ -21,32 +21,41 @@ _CHUNK = 2**26  # numbers looked at together, where they have to be cast for it
 
 
 def read_network(
-    kind: Any, folder: Path, variant: str | None = None, dtype: torch.dtype | str = torch.float32, **options: Any
+    kind: Any,
+    folder: Path | str,
+    variant: str | None = None,
+    dtype: torch.dtype | str = torch.float32,
+    with_leftovers: bool = False,
+    **options: Any,
 ) -> Any:
     """The network of this class in a folder of diffusers or transformers, on the CPU; safetensors alone are read.
 
-    `options` are further ones of the library's `from_pretrained`. Raises `UserError` for tensors that are missing, left
-    over, of other shapes than the configuration's, or not finite in the precision that is asked for.
+    Nothing is downloaded unless `local_files_only=False` is among the options, and no code beside the weights is run.
+    `options` are further ones of the library's `from_pretrained`. Raises `UserError` for tensors that are missing, of
+    other shapes than the configuration's, or not finite in the precision that is asked for, and for such as the network
+    does not know, unless it may be one out of a larger model, `with_leftovers`.
     """
+    options.setdefault("local_files_only", True)
     if issubclass(kind, ModelMixin):
         options["torch_dtype"] = dtype
     else:  # of all shapes that differ the report is to tell, not an error of the first
         options |= {"dtype": dtype, "trust_remote_code": False, "ignore_mismatched_sizes": True}
     network, loading = kind.from_pretrained(
-        str(folder), variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+        str(folder), variant=variant, use_safetensors=True, output_loading_info=True, **options
     )
-    check_loading(folder, loading)
+    check_loading(folder, loading, with_leftovers)
     check_finite(folder, network)
     return network
 
 
-def check_loading(folder: Path, loading: Mapping[str, Any]) -> None:
+def check_loading(folder: Path | str, loading: Mapping[str, Any], with_leftovers: bool = False) -> None:
     """Raise `UserError` where the library's report of a loading tells of tensors that do not fit the network."""
     shapes = [f"{name} ({list(there)}, not {list(wanted)})" for name, there, wanted in loading["mismatched_keys"]]
     unexpected = [name for name in loading["unexpected_keys"] if not _LEFTOVERS.search(name)]
     _refuse(folder, "missing", loading["missing_keys"])
     _refuse(folder, "not of the shape that its config.json says", shapes)
-    _refuse(folder, "unknown to the network of its config.json", unexpected)
+    if not with_leftovers:
+        _refuse(folder, "unknown to the network of its config.json", unexpected)
 
 
 def check_finite(where: Path | str, network: nn.Module) -> None:

@@ -6,9 +6,9 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from contrapose.backbones.networks import read_network
 from contrapose.errors import UserError
 
 TOO_LONG = "(not answered: the prompt is longer than the model reads)"
@@ -62,10 +62,12 @@ class LocalWriter:
     def _loaded(self) -> tuple[Any, Any]:
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.model, padding_side="left", trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                self.model, dtype="auto", use_safetensors=True, trust_remote_code=False
+            model = read_network(
+                AutoModelForCausalLM, self.model, dtype="auto", with_leftovers=True, local_files_only=False
             )
-        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        except UserError as error:
+            raise UserError(f"language model {error}") from None
+        except Exception as error:  # a broken file makes these libraries raise anything at all
             reason = str(error).strip().partition("\n")[0]
             raise UserError(
                 f"language model {self.model}: cannot be loaded ({reason}); check the path or name"

@@ -57,7 +57,7 @@ def prompt_folders(directory: Path) -> Iterator[PromptFolder]:
 def read_image(path: Path) -> NDArray[np.uint8]:
     """RGB pixels [h, w, 3]; `UserError` names a file that is broken."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             return np.asarray(image.convert("RGB"))
     # Pillow tells of broken files with all of these.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

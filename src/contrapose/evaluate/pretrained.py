@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import torch
 
+from contrapose.backbones.networks import read_network
 from contrapose.errors import UserError
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-LOCAL = {"local_files_only": True, "trust_remote_code": False}
 _VALUES = 64  # of each tensor that a fingerprint looks at, evenly spaced
 
 
@@ -54,15 +54,13 @@ def reading(user: str, path: Path | str, mend: str = "download it again") -> Ite
 def load_network(user: str, folder: Path, kind: Any, dtype: Precision, device: str) -> Any:
     """A network of transformers' class `kind`, ready to predict.
 
-    Raises `UserError` for files that are missing, broken or not safetensors, and for weights that leave a part of the
-    network untrained, which transformers only warns of.
+    Raises `UserError` for files that are missing, broken or no safetensors, and for weights that are not the network's.
     """
     with reading(user, folder):
-        network, told = kind.from_pretrained(
-            folder, dtype=_DTYPES[dtype], use_safetensors=True, output_loading_info=True, **LOCAL
-        )
-        if told["missing_keys"]:
-            raise ValueError(f"no weights for {min(told['missing_keys'])}")
+        try:
+            network = read_network(kind, folder, dtype=_DTYPES[dtype], with_leftovers=True)
+        except UserError as error:
+            raise UserError(f"{user}: {error}") from error
         return network.to(device).eval().requires_grad_(False)
 
 
@@ -72,7 +70,7 @@ def load_tokenizer(user: str, folder: Path) -> Any:
 
     with reading(user, folder):
         check_words(folder)
-        return AutoTokenizer.from_pretrained(folder, **LOCAL)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def check_words(folder: Path) -> None:
@@ -86,7 +84,7 @@ def load_image_processor(user: str, folder: Path) -> Any:
     from transformers import AutoImageProcessor
 
     with reading(user, folder):
-        return AutoImageProcessor.from_pretrained(folder, backend="pil", **LOCAL)
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
 
 
 def fingerprint(*networks: torch.nn.Module) -> str:

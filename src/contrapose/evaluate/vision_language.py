@@ -13,7 +13,6 @@ from torch import Tensor
 
 from contrapose.errors import UserError
 from contrapose.evaluate.pretrained import (
-    LOCAL,
     Precision,
     check_words,
     find,
@@ -93,7 +92,7 @@ def _processor(user: str, folder: Path) -> Any:
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PROCESSOR_MAPPING, AutoConfig
 
     check_words(folder)
-    config = type(AutoConfig.from_pretrained(folder, **LOCAL))
+    config = type(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
     if config not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UserError(f"{user}: {folder}: a {config.model_type} is no model that tells what it sees")
     known = PROCESSOR_MAPPING[config]
@@ -104,6 +103,6 @@ def _processor(user: str, folder: Path) -> Any:
             return [part for part in super().get_attributes() if part != "video_processor"]
 
     StillImages.__name__ = known.__name__  # which the folder's own settings name
-    processor = StillImages.from_pretrained(folder, **LOCAL)
+    processor = StillImages.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     processor.image_processor = load_image_processor(user, folder)
     return processor

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from contrapose.backbones.networks import read_network
 from contrapose.curate.spoil.saliency import FORMULAS, Map, normalised
 from contrapose.errors import UserError
 
@@ -29,13 +30,13 @@ class Segmenter:
             known = ", ".join(FORMULAS)
             raise UserError(f"saliency {folder}: no such folder; name one with a segmentation model, or {known}")
         try:
-            self._processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-            model = AutoModelForSemanticSegmentation.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-            )
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-            told = " ".join(str(error).split())[:200]
-            raise UserError(f"saliency {folder}: cannot be loaded as a segmentation model: {told}") from error
+            self._processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            model = read_network(AutoModelForSemanticSegmentation, Path(folder), with_leftovers=True)
+        except UserError as error:
+            raise UserError(f"saliency {error}") from error
+        except Exception as error:  # a broken file makes these libraries raise anything at all
+            message = " ".join(str(error).split())[:200]
+            raise UserError(f"saliency {folder}: cannot be loaded as a segmentation model: {message}") from error
         self._model, self._device = model.eval().to(device), device
         names = [str(model.config.id2label[label]).lower() for label in range(model.config.num_labels)]
         if len(names) > 1 and _BACKGROUND not in names:

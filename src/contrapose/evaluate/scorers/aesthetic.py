@@ -6,16 +6,22 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from contrapose.backbones.networks import check_finite
 from contrapose.errors import UserError
 from contrapose.evaluate.pretrained import Precision, fingerprint, reading
 from contrapose.evaluate.scorers.scorer import Batched, Scorer
 from contrapose.evaluate.scorers.towers import Towers
 
-HEAD = "sac+logos+ava1-l14-linearMSE.pth"
-ADDRESS = f"https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/{HEAD}"
+_PUBLISHED = "sac+logos+ava1-l14-linearMSE"
+HEAD = f"{_PUBLISHED}.safetensors"
+ADDRESS = f"https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/{_PUBLISHED}.pth"
+_CONVERT = (
+    'python -c "import sys, torch; from safetensors.torch import save_file; '
+    'save_file(torch.load(sys.argv[1], weights_only=True), sys.argv[2])" {published} {head}'
+)
 _WIDTHS = (1024, 128, 64, 16, 1)
 _PLACES = (0, 2, 4, 6, 7)  # of the layers in the authors' file, where dropout stands between them
 
@@ -31,7 +37,7 @@ class Aesthetic:
     model: str = "openai/clip-vit-large-patch14"
     """Folder or hub id of the CLIP model that the head was trained on."""
     head: Path = Path(HEAD)
-    """The head's weights, .pth or .safetensors: 3.7 MB from the authors' repository."""
+    """The head's weights (.safetensors), converted once from the authors' .pth file of 3.7 MB; an error tells how."""
     dtype: Precision = "fp32"
     """Precision of the CLIP model; the head is always fp32."""
     batch_size: int = 32
@@ -40,7 +46,8 @@ class Aesthetic:
     def load(self, device: str) -> Scorer:
         """Raises `UserError` when the weights are missing or broken, or the head is for another CLIP model."""
         if not self.head.is_file():
-            raise UserError(f"aesthetic: {self.head}: no such file; download {ADDRESS} and name it as head")
+            command = _CONVERT.format(published=f"{_PUBLISHED}.pth", head=self.head)
+            raise UserError(f"aesthetic: {self.head}: no such file; download {ADDRESS} and run once: {command}")
         towers = Towers("aesthetic", self.model, self.model, self.dtype, device)
         head = load_head(self.head, towers.network.config.projection_dim).to(device)
         version = fingerprint(towers.network, head)
@@ -48,16 +55,17 @@ class Aesthetic:
 
 
 def load_head(path: Path, width: int) -> nn.Sequential:
-    """The head over vectors of this width; tensors alone are read, never code."""
+    """The head over vectors of this width; `UserError` for a file that is no head for them, or no .safetensors."""
+    if path.suffix != ".safetensors":
+        command = _CONVERT.format(published=path, head=path.with_suffix(".safetensors"))
+        raise UserError(
+            f"aesthetic: {path}: only .safetensors is read, since other files can run code; convert it once: {command}"
+        )
     sizes = (width, *_WIDTHS)
     head = nn.Sequential(*(nn.Linear(*ends) for ends in pairwise(sizes)))
     with reading("aesthetic", path, mend=f"it must be the head for vectors of {width}, as from {ADDRESS}"):
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            stored = load_file(path)
-        else:
-            stored = torch.load(path, map_location="cpu", weights_only=True)
+        stored = load_file(path)
         names = {f"{i}.{end}": f"layers.{place}.{end}" for i, place in enumerate(_PLACES) for end in ("weight", "bias")}
         head.load_state_dict({ours: stored[theirs] for ours, theirs in names.items()})
+    check_finite(f"aesthetic: {path}", head)
     return head.eval().requires_grad_(False)
