@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from contrapose.curate.real import CONVERTER as OF_PAIRS
 from contrapose.curate.real import Real
 from contrapose.methods import DDSPO, DataDrivenDDSPO, DiffusionDPO
 from contrapose.train.settings import CONVERTER, Run
+from contrapose.train.stages import stages as of_stages
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 PAIRS = sorted(RECIPES.rglob("pairs-*.yaml"))
@@ -98,19 +101,66 @@ def test_every_family_has_a_one_gpu_recipe():
 
 
 @pytest.mark.parametrize(
-    ("name", "beta", "rank", "first", "steps"),
+    ("name", "beta", "rank", "rate", "stages"),
     [
-        ("sd15-realalign.yaml", 2000, (4, 4), (1e-4, 1600), 1000),
-        ("sd35-realalign.yaml", 100, (32, 64), (2e-4, 3200), 500),
+        ("sd15-realalign.yaml", 2000, (4, 4), 1e-4, (1600, 1000)),
+        ("sd35-realalign.yaml", 100, (32, 64), 2e-4, (3200, 500)),
     ],
 )
-def test_realalign_is_as_published(name, beta, rank, first, steps):
+def test_realalign_is_as_published(name, beta, rank, rate, stages):
     run = recipe(name)
+    first, second = of_stages(run, Path("out"))
     assert (run.method.beta, run.method.stage1.real_margin) == (beta, 1e-3)
-    assert (run.lora_rank, run.lora_alpha) == rank
-    assert (run.first.first_learning_rate, run.first.first_steps) == first
-    assert (run.optimisation.steps, run.optimisation.batch_size) == (steps, 256)
-    assert run.optimisation.learning_rate == pytest.approx(1e-8 * 256)
+    assert (run.lora_rank, run.lora_alpha, run.precision) == (*rank, "fp16")
+    assert first.run.optimisation.learning_rate == rate
+    assert (first.run.optimisation.steps, second.run.optimisation.steps) == stages
+    assert (first.run.caption_dropout, second.run.caption_dropout) == (0.2, 0.0)
+    rollouts = run.method.stage1
+    assert (rollouts.rollouts, rollouts.states, rollouts.buffer) == (256, 1, 256), "one state of a trajectory each"
+
+
+def test_realaligns_average_is_its_first_stages_alone_on_sd15():
+    first, second = of_stages(recipe("sd15-realalign.yaml"), Path("out"))
+    assert (first.run.optimisation.ema_decay, second.run.optimisation.ema_decay) == (0.9999, 0.0)
+    assert (second.run.optimisation.warmup, first.run.optimisation.warmup) == (125, 0)
+    assert first.run.method.sync_every == 16 and first.run.method.rollout_steps == 20
+
+
+def test_realalign_on_sd35_has_what_its_configuration_says():
+    for stage in of_stages(recipe("sd35-realalign.yaml"), Path("out")):
+        o = stage.run.optimisation
+        assert o.ema_decay**8 == pytest.approx(0.9, abs=1e-3), "0.9 every 8 steps"
+        assert (o.weight_decay, stage.run.text_length, stage.run.time_density) == (1e-4, 128, "logit-normal")
+
+
+BASE_RATES = {
+    "sd15-ddspo": 2.5e-9,
+    "sdxl-ddspo": 2.5e-9,
+    "sana-ddspo": 4e-8,
+    "sd3-ddspo": 4e-8,
+    "sd15-ddspo-data": 2.5e-9,
+    "sd15-diffusion-dpo": 1e-8,
+    "sd15-realalign": 1e-8,
+    "sd35-realalign": 1e-8,
+}
+"""What the authors' scripts are given beside --scale_lr, which multiplies it by the whole batch."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_effective_rates_are_base_times_batch(path):
+    """Ours are the published LoRA rate, less by the square root of how much smaller the batch is."""
+    o = recipe(path.name).optimisation
+    if path.stem in BASE_RATES:
+        assert o.learning_rate == pytest.approx(BASE_RATES[path.stem] * o.batch_size)
+    else:
+        assert "one-gpu" in path.stem
+        assert o.learning_rate == pytest.approx(4e-8 * 2048 * (o.batch_size / 2048) ** 0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_batches_are_what_the_comments_multiply(path):
+    for parts in re.findall(r"(\d+) x (\d+) accumulated x (\d+) GPUs", path.read_text(encoding="utf-8")):
+        assert math.prod(map(int, parts)) == recipe(path.name).optimisation.batch_size
 
 
 def test_data_driven_ddspo_is_as_published():

@@ -60,6 +60,33 @@ def test_the_second_stage_begins_where_the_first_one_ended(run: Run, tmp_path: P
     assert found["drift"] == pytest.approx(0.0, abs=1e-10)
 
 
+def test_the_first_stage_may_have_an_average_and_a_dropout_of_its_own(run: Run, tmp_path: Path) -> None:
+    """RealAlign's first stage is an average and loses captions, its second one neither."""
+    own = replace(run, first=First(first_steps=2, first_ema_decay=0.9, first_caption_dropout=0.2))
+    first, second = stages(own, tmp_path)
+    assert (first.run.optimisation.ema_decay, first.run.caption_dropout) == (0.9, 0.2)
+    assert first.run.optimisation == replace(FAST, steps=2, ema_decay=0.9)  # rate, schedule and warm-up are the run's
+    assert (second.run.optimisation.ema_decay, second.run.caption_dropout) == (0.0, 0.0)
+    without = replace(
+        run,
+        optimisation=replace(FAST, ema_decay=0.9),
+        caption_dropout=0.2,
+        first=First(first_ema_decay=0.0, first_caption_dropout=0.0),
+    )
+    first, second = stages(without, tmp_path)
+    assert (first.run.optimisation.ema_decay, first.run.caption_dropout) == (0.0, 0.0), "0 is none, and not unset"
+    assert (second.run.optimisation.ema_decay, second.run.caption_dropout) == (0.9, 0.2)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"first_steps": 0}, {"first_learning_rate": 0.0}, {"first_ema_decay": 1.0}, {"first_caption_dropout": -0.1}],
+)
+def test_settings_of_the_first_stage_have_their_ranges(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        First(**wrong)  # type: ignore[arg-type]
+
+
 def test_its_result_is_one_adapter_or_model_on_the_original_base(run: Run, tmp_path: Path) -> None:
     list(align(run, tmp_path / "run"))
     start = _answer(run.model, tmp_path / "run" / "start")
@@ -89,7 +116,7 @@ def test_fits_on_the_way_are_those_that_one_could_name(run: Run, tmp_path: Path)
     list(align(run, tmp_path / "whole"))
     named = []
     for side in ("winner", "loser"):
-        fit = replace(run, method=SFT(side), first=First(), optimisation=run.first.of(FAST))
+        fit = replace(run.first.of(run), method=SFT(side))
         list(align(fit, tmp_path / side))
         named.append(tmp_path / side)
     apart = replace(run, policies=(named[0], named[1]), first=First())
@@ -113,7 +140,10 @@ MISTAKES = {
     "first steps of a method without": ({"method": DiffusionDPO()}, "first_steps"),
     "policies of a method without": ({"first": First(), "policies": (Path("a"), Path("b"))}, "policies"),
     "first steps beside policies": ({"method": DataDrivenDDSPO(), "policies": (Path("a"), Path("b"))}, "first_steps"),
-    "no steps": ({"first": First(first_steps=0)}, "first_steps"),
+    "an average of a first run of a method without": (
+        {"method": DiffusionDPO(), "first": First(first_ema_decay=0.9)},
+        "^first_ema_decay: diffusion-dpo begins with no other run",
+    ),
     "a share of all captions": ({"caption_dropout": 1.0}, "caption_dropout"),
 }
 

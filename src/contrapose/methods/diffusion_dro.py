@@ -6,15 +6,22 @@ xr_t is a noised real image and n its noise; xp_t a state on the trajectory of `
 under the same prompt and at the same t, and e_pol what that policy predicted there: real images are to be explained
 better than the reference does it, by more than own samples are. Losers are not looked at.
 
-Published with SD1.5: 20 steps of DPM-Solver++ without guidance on a grid that a random offset shifts, the policy
-brought up to date every 16 steps, batch 256, learning rate 1e-4, 1600 steps, LoRA rank 4, 20 % of captions dropped,
-EMA. With SD3.5: `samples = renoised`, 10 steps, learning rate 2e-4, 3200 steps, LoRA rank 32.
+Published as RealAlign's stage 1 with SD1.5: 20 steps of DPM-Solver++ without guidance on a grid that a random offset
+shifts, the policy brought up to date every 16 steps, a trajectory for each comparison, used at one random state
+(rollouts 256, states 1, buffer 256 at batch 256), learning rate 1e-4, 1600 steps, LoRA rank 4, 20 % of captions
+dropped, an average of the weights (.9999). With SD3.5: `samples = renoised`, 10 steps, learning rate 2e-4, 3200 steps,
+LoRA rank 32. Diffusion-DRO's own runs train the whole UNet of SD1.5 in bf16 at 1e-4, 1600 steps of 16 micro-steps, on
+500 images of Pick-a-Pic, and bring the policy up to date every 16 micro-steps, which is `sync_every = 1`.
 
-Differs from the authors' code: with `renoised` their policy is the learner itself, which `sync_every = 1` is; the
-policy's error is then zero, and so is its gradient, and what the term still says is mse(ref, theta) on the policy's own
-samples, that is how far the hinge is open: fine-tuning on real images that a drift from the reference keeps going.
-Synced less often, the term also pulls away from the older policy. Rollouts are shared: `num_states` of each
-trajectory's states are kept, and groups are drawn from the latest `buffer_size` trajectories.
+With `renoised` and `sync_every = 1` the policy is the learner itself: the policy's error is zero, and so is its
+gradient, and what the term still says is mse(ref, theta) on the policy's own samples, that is how far the hinge is
+open: fine-tuning on real images that a drift from the reference keeps going. Synced less often, the term also pulls
+away from the older policy.
+
+Differs from the authors' code: each rollout of a batch is solved on its own grid, where both of theirs take row 0's
+noise levels for every row while the network is told each row's own. SD3.5's rollouts are DPM-Solver++ on a shifted grid
+too, where theirs are the stock Euler sampler. Groups draw from the latest `buffer` trajectories with replacement, where
+theirs use each once.
 """
 
 from __future__ import annotations

@@ -4,8 +4,12 @@
     stage 2   L = -E log sigmoid( -(beta / 2) [ (mse_w - mse_l)_theta - (mse_w - mse_l)_stage 1 ] ),   mse to the
               forward noise; winner real, loser spoiled; trainee AND reference begin at stage 1
 
-Published with SD1.5: stage 1 as in Diffusion-DRO; stage 2 beta 2000, batch 256, learning rate 2.56e-6, 1000 steps,
-warm-up 125, LoRA rank 4, 512 pairs. With SD3.5-Medium: beta 100, 500 steps, EMA.
+Published with SD1.5: stage 1 as told in diffusion_dro.py; stage 2 beta 2000, batch 256, learning rate 2.56e-6, 1000
+steps, warm-up 125, LoRA rank 4, 512 pairs; an average of the weights and dropped captions in stage 1 alone. With
+SD3.5-Medium: beta 100, an average of both stages' weights (.9 every 8 steps), weight decay 1e-4; how many steps stage 2
+takes is in no released file.
+Differs from the authors' code: photographs are mirrored once, by their seed (`--flip`), winner and loser alike, where
+theirs are mirrored each time they are read, each by itself; latents are the autoencoder's mean and not a sample.
 """
 
 from __future__ import annotations

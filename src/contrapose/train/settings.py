@@ -11,6 +11,7 @@ from contrapose.backbones.loading import Loading
 from contrapose.core.links import IPO, Hinge, PairLink, Sigmoid
 from contrapose.errors import UserError
 from contrapose.methods import CHATS, METHODS, SFT, DiffusionDRO, Method, before, name_of
+from contrapose.ranges import Count, Positive, ShareBelow1, checked
 
 DEFAULT_RANK = 16
 Folders = Path | tuple[Path, ...]
@@ -61,20 +62,26 @@ class Optimisation:
 
 
 @dataclass(frozen=True)
+@checked
 class First:
     """How the runs that a method begins with differ: RealAlign's first stage, the two fits of data-driven DDSPO."""
 
-    first_learning_rate: float | None = None
+    first_learning_rate: Positive | None = None
     """Their learning rate, constant; the run's own rate and schedule when unset."""
-    first_steps: int | None = None
+    first_steps: Count | None = None
     """Their optimiser steps; as many as the run's own when unset."""
+    first_ema_decay: ShareBelow1 | None = None
+    """Decay of their average of the weights, 0 being none; the run's own when unset."""
+    first_caption_dropout: ShareBelow1 | None = None
+    """Share of their comparisons that are made without the prompt; the run's own when unset."""
 
-    def of(self, optimisation: Optimisation) -> Optimisation:
-        """Their optimiser and schedule: the run's own but for what is set here."""
-        found = replace(optimisation, steps=self.first_steps or optimisation.steps)
-        if self.first_learning_rate is None:
-            return found
-        return replace(found, learning_rate=self.first_learning_rate, schedule="constant", warmup=0)
+    def of(self, run: Run) -> Run:
+        """The run with these settings in place of its own."""
+        own = {name.removeprefix("first_"): value for name, value in vars(self).items() if value is not None}
+        if "learning_rate" in own:
+            own |= {"schedule": "constant", "warmup": 0}
+        dropout = own.pop("caption_dropout", run.caption_dropout)
+        return replace(run, optimisation=replace(run.optimisation, **own), caption_dropout=dropout, first=First())
 
 
 @dataclass(frozen=True)
@@ -171,13 +178,11 @@ class Run(Loading):
     def _check_first(self) -> None:
         """Nothing is set for runs that there are none of."""
         wanted, name = before(self.method), name_of(self.method)
-        if self.first != First() and (not wanted or self.policies):
-            raise UserError(f"first_learning_rate, first_steps: {name} begins with no other run here; leave them out")
+        unused = [setting for setting, value in vars(self.first).items() if value is not None]
+        if unused and (not wanted or self.policies):
+            raise UserError(f"{', '.join(unused)}: {name} begins with no other run here; leave this out")
         if self.policies and set(wanted) != {"winner", "loser"}:
             raise UserError(f"policies: {name} asks no policies of other runs; leave the setting out")
-        for setting, value in vars(self.first).items():
-            if value is not None and not value > 0:
-                raise UserError(f"{setting} must be positive, not {value}")
 
     def resolved(self) -> Run:
         """The same run with every default spelled out."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from contrapose.methods import before, name_of
-from contrapose.train.settings import First, Run
+from contrapose.train.settings import Run
 
 
 @dataclass(frozen=True)
@@ -43,5 +43,4 @@ def stages(run: Run, out: Path) -> list[Stage]:
 
 
 def _earlier(run: Run, role: str) -> Run:
-    optimisation = run.first.of(run.optimisation)
-    return replace(run, method=before(run.method)[role], optimisation=optimisation, first=First(), swap=False)
+    return replace(run.first.of(run), method=before(run.method)[role], swap=False)
