@@ -13,6 +13,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from contrapose.backbones.loading import DTYPES
@@ -21,7 +23,7 @@ from contrapose.core.path import DiffusionPath
 from contrapose.errors import UserError
 from contrapose.methods import DDSPO
 from contrapose.train.data import Batch
-from contrapose.train.loop import Trainer
+from contrapose.train.loop import Trainer, learning_rate
 from contrapose.train.settings import Optimisation, Run
 
 RUN = Run("a model", Path("pairs"), DDSPO(beta=200.0), optimisation=Optimisation(batch_size=6, micro_batch=3))
@@ -155,3 +157,46 @@ def test_the_objective_is_the_methods_own() -> None:
     assert a_trainer(replace(RUN, method=DDSPO(space="v"), split_pairs=True)).objective == replace(
         DDSPO(space="v").objective(), split=True
     )
+
+
+# Against the parts of diffusers that the authors' trainers run on
+
+
+@pytest.mark.parametrize(("warmup", "steps", "more"), [(100, 200, 0.0067), (100, 100, 0.0202)])
+def test_warm_up_is_diffusers_one_step_ahead(warmup: int, steps: int, more: float) -> None:
+    """Theirs takes its first step at rate 0; over a run of DDSPO ours adds up to .7 % more, data-driven 2 %."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = get_scheduler("constant_with_warmup", optimizer, num_warmup_steps=warmup)
+    theirs = []
+    for _ in range(steps + 1):
+        theirs.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    settings = Optimisation(learning_rate=1.0, warmup=warmup, steps=steps)
+    ours = [learning_rate(settings, step) for step in range(steps)]
+    assert theirs[0] == 0
+    assert ours == pytest.approx(theirs[1:])
+    assert sum(ours) / sum(theirs[:-1]) - 1 == pytest.approx(more, abs=1e-4)
+
+
+def test_the_average_is_diffusers_from_its_second_step_on() -> None:
+    """Under (1 + n) / (10 + n); at the first step theirs takes the weights as they are, ours nine tenths of them."""
+    steps = 30
+    optimisation = replace(RUN.optimisation, learning_rate=0.05, steps=steps, ema_decay=0.9999)
+    watching = replace(RUN.watching, max_drift=100.0)
+    run = replace(RUN, optimisation=optimisation, watching=watching)
+    trainer = a_trainer(run)
+    theirs = EMAModel([nn.Parameter(p.detach().clone()) for p in trainer.parameters], decay=0.9999)
+    states = trainer.steps()
+    before = [p.detach().clone() for p in trainer.parameters]
+    next(states)
+    for start, weights, average in zip(before, trainer.parameters, trainer.average, strict=True):
+        torch.testing.assert_close(average, 0.1 * start + 0.9 * weights)
+    theirs.optimization_step = 1
+    theirs.shadow_params = [average.clone() for average in trainer.average]
+    for _ in states:
+        theirs.step(trainer.parameters)
+    assert theirs.optimization_step == steps
+    for ours, shadow in zip(trainer.average, theirs.shadow_params, strict=True):
+        torch.testing.assert_close(ours, shadow, rtol=1e-5, atol=1e-6)
+    assert theirs.get_decay(1600) == pytest.approx(0.99441, abs=1e-5), "what RealAlign's recipe says of its end"

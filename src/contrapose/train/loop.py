@@ -39,7 +39,10 @@ class TrainState:
 
 
 def learning_rate(o: Optimisation, step: int) -> float:
-    """Rate of the step numbered from 0: linear warm-up, then constant, linear to 0, or cosine to 0."""
+    """Rate of the step numbered from 0: linear warm-up, then constant, linear to 0, or cosine to 0.
+
+    Differs from the authors' code: its warm-up, diffusers', takes the first step at rate 0; this is one step ahead.
+    """
     if step < o.warmup:
         return o.learning_rate * (step + 1) / o.warmup
     share = (step - o.warmup) / max(o.steps - o.warmup, 1)
