@@ -44,7 +44,7 @@ def _differ(one: Image.Image, other: Image.Image) -> bool:
     return ImageChops.difference(one, other).getbbox() is not None
 
 
-def _by_hand(backbone: Backbone, scale: float, negative: str = "") -> Image.Image:
+def _by_hand(backbone: Backbone, scale: float, negative: str | None = None) -> Image.Image:
     streams = [generator(PROMPT, 0)]
     condition, none = backbone.embed([PROMPT]), backbone.unconditional(negative)
     start = starting_noise(streams, backbone.latent_shape)
@@ -67,11 +67,27 @@ def test_attention_guidance(settings: Sampling, backbone: Backbone, tmp_path: Pa
     written = yaml.safe_load((tmp_path / "guided/images.yaml").read_text())
     assert [written[f"nag_{name}"] for name in ("scale", "tau", "alpha")] == [4.0, 2.5, 0.5]
     base = _by_hand(backbone, 1.0)
-    with contrapose.nag(backbone.pipe, negative or "", scale=4.0, alpha=0.5):
+    with contrapose.nag(backbone.pipe, negative, scale=4.0, alpha=0.5):
         expected = _by_hand(backbone, 1.0)
     assert not _differ(guided, expected)
     assert _differ(guided, base)
     assert not _differ(_sampled(replace(settings, negative_prompt=None), backbone, tmp_path / "base"), base)
+
+
+@pytest.mark.parametrize("nag_scale", [None, 5.0])
+def test_an_empty_negative_prompt_is_a_text_where_no_prompt_is_none(
+    settings: Sampling, tiny_family: Any, tmp_path: Path, nag_scale: float | None
+) -> None:
+    """SDXL reads zeros for no prompt, as its pipeline does, and the empty text for an empty negative prompt."""
+    settings = replace(settings, model=str(tiny_family("sdxl")), nag_scale=nag_scale)
+    sdxl = load_backbone(settings.model)
+    none = _sampled(settings, sdxl, tmp_path / "none")
+    empty = _sampled(replace(settings, negative_prompt=""), sdxl, tmp_path / "empty")
+    assert _differ(empty, none)
+    with contrapose.nag(sdxl.pipe, "", scale=nag_scale or 1.0):
+        assert not _differ(empty, _by_hand(sdxl, sdxl.guidance_scale, ""))
+    with contrapose.nag(sdxl.pipe, scale=nag_scale or 1.0):
+        assert not _differ(none, _by_hand(sdxl, sdxl.guidance_scale))
 
 
 def test_a_scale_of_one_is_off(settings: Sampling, backbone: Backbone, tmp_path: Path) -> None:
@@ -83,8 +99,9 @@ def test_a_scale_of_one_is_off(settings: Sampling, backbone: Backbone, tmp_path:
 def test_what_attention_reads(name: str, tiny_family: Any) -> None:
     """The cache's embeddings are what the pipeline's own encoders give."""
     backbone = load_backbone(tiny_family(name))
-    for prompt, read in (("", backbone.unconditional), (NEGATIVE, lambda: backbone.embed([NEGATIVE]))):
-        expected, negative = read(), read_negative(backbone.pipe, type(backbone), prompt)
+    given = (None, backbone.unconditional()), ("", backbone.unconditional("")), (NEGATIVE, backbone.embed([NEGATIVE]))
+    for prompt, expected in given:
+        negative = read_negative(backbone.pipe, type(backbone), prompt)
         assert expected.keys() == negative.keys()
         assert all(torch.equal(expected[name], negative[name]) for name in negative)
 
@@ -97,6 +114,7 @@ def test_what_attention_reads(name: str, tiny_family: Any) -> None:
         ("sd", {"nag_scale": 5.0, "nag_alpha": 2.0}, "nag_alpha 2.0: "),
         ("sd", {"nag_alpha": 0.5}, "nag_alpha: does nothing by itself; set --nag-scale too"),
         ("sd", {"negative_prompt": "x", "guidance_scale": 1.0}, "negative_prompt: nothing reads it; set --guidance-sc"),
+        ("sd", {"negative_prompt": "", "guidance_scale": 1.0}, "negative_prompt: nothing reads it; set --guidance-sc"),
         ("flux", {"negative_prompt": "x"}, "negative_prompt: nothing reads it; set --nag-scale"),
         ("flux", {"negative": Path("x"), "guidance": DiffusionNPO()}, "this guidance needs true_cfg_scale on this"),
     ],

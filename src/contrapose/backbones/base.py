@@ -127,9 +127,9 @@ class Backbone(ABC):
     def level_of(cls, time: float, config: Any) -> float:
         """How far from data (0) to noise (1) the time is that the stock pipeline hands a network of this `config`."""
 
-    def read_unconditional(self, negative_prompt: str = "") -> Condition:
-        """What stands for no prompt, or for a negative one, in classifier-free guidance, one row."""
-        return self.read([negative_prompt])
+    def read_unconditional(self, negative_prompt: str | None = None) -> Condition:
+        """What stands in place of a prompt in classifier-free guidance: none, or a negative prompt, one row."""
+        return self.read([negative_prompt or ""])
 
     @property
     def patch(self) -> int:
@@ -255,8 +255,8 @@ class Backbone(ABC):
         return self.read(list(prompts))
 
     @torch.no_grad()
-    def unconditional(self, negative_prompt: str = "") -> Condition:
-        """What the denoiser reads when there is no prompt, or a negative one in its place, one row."""
+    def unconditional(self, negative_prompt: str | None = None) -> Condition:
+        """What the denoiser reads where there is no prompt, or a negative one (it may be "") in its place, one row."""
         self._place(*self.encoder_parts)
         return self.read_unconditional(negative_prompt)
 

@@ -35,15 +35,19 @@ from contrapose.errors import UserError
 
 @contextmanager
 def nag(
-    pipe: DiffusionPipeline, negative_prompt: str = "", scale: float = 5.0, tau: float = 2.5, alpha: float = 0.25
+    pipe: DiffusionPipeline,
+    negative_prompt: str | None = None,
+    scale: float = 5.0,
+    tau: float = 2.5,
+    alpha: float = 0.25,
 ) -> Iterator[DiffusionPipeline]:
     """Guide a pipeline's attention away from a negative prompt while the block lasts, with or without CFG.
 
-    It acts on all rows of a batch: with CFG, those without a prompt stay as they are where both negative prompts are
-    the empty one and tau is at least 1. The empty one is what the model was trained to read for none, others are read
-    as prompts are (SANA: behind its instruction). Goes together with `guide` by adapters; a whole network of `guide`'s
-    is asked as it is. Raises `UserError` for settings out of range, for compiled networks, whose layers take no hooks,
-    for IP-Adapters, and without text encoders.
+    It acts on all rows of a batch: with CFG, those without a prompt stay as they are where neither is given a negative
+    prompt and tau is at least 1. Where none is given, the network reads what it was trained to read for none (SDXL:
+    zeros, and for "" the empty text); others are read as prompts are (SANA: behind its instruction). Goes together with
+    `guide` by adapters; a whole network of `guide`'s is asked as it is. Raises `UserError` for settings out of range,
+    for compiled networks, whose layers take no hooks, for IP-Adapters, and without text encoders.
 
     Differs from the authors' code: with CFG, theirs leaves the rows without a prompt alone. It can end before the last
     step (`nag_end`); this acts on every step. Its default alpha is 0.5 for UNets and 0.25 for FLUX; here 0.25.
@@ -75,11 +79,11 @@ def attention_guided(network: nn.Module, family: type[Backbone], negative: Condi
 
 
 @torch.no_grad()
-def read_negative(pipe: DiffusionPipeline, family: type[Backbone], prompt: str) -> Condition:
+def read_negative(pipe: DiffusionPipeline, family: type[Backbone], prompt: str | None) -> Condition:
     """What the network reads of a negative prompt, one row, from the pipeline's own encoders where they are."""
     reader: Backbone = object.__new__(family)  # loading one would change the pipeline's attention
     reader.pipe, reader.device, reader.loading = pipe, pipe._execution_device, Loading()
-    return reader.read([prompt]) if prompt else reader.read_unconditional()
+    return reader.read([prompt]) if prompt else reader.read_unconditional(prompt)
 
 
 def _check(pipe: DiffusionPipeline, network: nn.Module) -> None:

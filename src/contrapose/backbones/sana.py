@@ -32,8 +32,8 @@ class Sana(FlowBackbone):
     def read(self, prompts: list[str]) -> Condition:
         return self._read(prompts, INSTRUCTION)
 
-    def read_unconditional(self, negative_prompt: str = "") -> Condition:
-        return self._read([negative_prompt], None)
+    def read_unconditional(self, negative_prompt: str | None = None) -> Condition:
+        return self._read([negative_prompt or ""], None)
 
     def _read(self, prompts: list[str], instruction: list[str] | None) -> Condition:
         text, mask, _, _ = self.pipe.encode_prompt(

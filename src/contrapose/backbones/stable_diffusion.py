@@ -60,10 +60,10 @@ class StableDiffusionXL(StableDiffusion):
         text, _, pooled, _ = self.pipe.encode_prompt(prompts, device=self.device, do_classifier_free_guidance=False)
         return {"text": text, "pooled": pooled}
 
-    def read_unconditional(self, negative_prompt: str = "") -> Condition:
-        """No prompt is zeros where the model was trained so (`force_zeros_for_empty_prompt`)."""
-        read = self.read([negative_prompt])
-        if negative_prompt or not self.pipe.config.force_zeros_for_empty_prompt:
+    def read_unconditional(self, negative_prompt: str | None = None) -> Condition:
+        """No prompt is zeros where the model was trained so (`force_zeros_for_empty_prompt`); an empty text is read."""
+        read = self.read([negative_prompt or ""])
+        if negative_prompt is not None or not self.pipe.config.force_zeros_for_empty_prompt:
             return read
         return {name: torch.zeros_like(value) for name, value in read.items()}
 

@@ -32,7 +32,8 @@ class Guiding:
     guidance_scale: float | None = None
     """Guidance scale, 1 is off; what is usual for the model when unset."""
     negative_prompt: str | None = None
-    """What is not wanted: read in place of no prompt by the guidance scale, and by --nag-scale."""
+    """What is not wanted: read in place of no prompt by the guidance scale, and by --nag-scale. "" is an empty text,
+    which SDXL's pipeline reads and tells from no prompt."""
     nag_scale: float | None = None
     """Strength of attention guidance (NAG) away from the negative prompt, or from none; 1, or unset, is off."""
     nag_tau: float | None = None
@@ -56,7 +57,7 @@ def settled(settings: S, backbone: Backbone) -> S:
             raise UserError("this guidance works on rows with and without a prompt: set --guidance-scale above 1")
     if not (settings.positive or settings.negative) and settings.guidance != PGD():
         raise UserError("scale, schedule, interval and rescale guide by a run: name one with --positive")
-    if settings.negative_prompt and nag is None and (calls_twice or settings.guidance_scale <= 1):
+    if settings.negative_prompt is not None and nag is None and (calls_twice or settings.guidance_scale <= 1):
         mend = "--nag-scale" if calls_twice else "--guidance-scale above 1, or --nag-scale"
         raise UserError(f"negative_prompt: nothing reads it; set {mend}")
     return settings if nag is None else replace(settings, nag_scale=nag.scale, nag_tau=nag.tau, nag_alpha=nag.alpha)
@@ -86,13 +87,14 @@ def guided(settings: Guiding, backbone: Backbone, embeddings: Embeddings) -> Ite
         if nag is None or nag.off:
             yield
             return
-        negative = embeddings([settings.negative_prompt or None])
+        prompt = settings.negative_prompt
+        negative = embeddings([prompt]) if prompt else unprompted(settings, backbone, embeddings)
         with attention_guided(backbone.network, type(backbone), negative, nag):
             yield
 
 
 def unprompted(settings: Guiding, backbone: Backbone, embeddings: Embeddings) -> Condition:
     """What rows without the prompt read, one row: the negative prompt as the stock pipeline reads it, or none."""
-    if settings.negative_prompt:
+    if settings.negative_prompt is not None:
         return backbone.unconditional(settings.negative_prompt)
     return embeddings.unconditional()
