@@ -19,7 +19,8 @@ class Sana(FlowBackbone):
     """SANA; prompts are read behind the stock pipeline's complex human instruction, none and negative ones without it.
 
     Differs from the authors' DDSPO code: padding is cut off, which the network masks anyhow; training times have the
-    scheduler's shift, where theirs come out unshifted (`time_shift: none`).
+    scheduler's shift, where theirs come out unshifted (`time_shift: none`); the instruction ends with a space, as the
+    stock pipeline's does, so that training reads what sampling reads.
     """
 
     pipelines = (SanaPipeline,)

@@ -15,7 +15,8 @@ from contrapose.errors import UserError
 class StableDiffusion3(FlowBackbone):
     """SD3, SD3.5-Medium and -Large, with or without T5; the network reads all tokens, padding and all.
 
-    Differs from the authors' DDSPO code: `text_length` is the pipeline's 256 where theirs is 77; set it to have theirs.
+    Differs from the authors' DDSPO code: `text_length` is the pipeline's 256, where theirs trains with 77 (and
+    draws pairs with 256); set it to have theirs.
     """
 
     pipelines = (StableDiffusion3Pipeline,)

@@ -90,6 +90,9 @@ class Guidance(ABC):
 class PGD(Guidance):
     """Preference-guided diffusion: base + w (positive - base) (arXiv 2602.18799).
 
+    Published w = 10, at every step, with policies that Diffusion-DPO has moved little (effective learning rate 2.05e-6,
+    at most 2000 steps); the default here is w = 1, the aligned model itself, since most runs have moved farther.
+
     Differs from the authors' code: its SDXL pipeline replaces the base by 0.9 e(t) + 0.1 e(t = 500), which is in no
     formula of the paper and not here.
     """
@@ -100,7 +103,10 @@ class PGD(Guidance):
 
 @dataclass(frozen=True)
 class ContrastivePGD(Guidance):
-    """cPGD: base + w (positive - negative), two modules fitted on winners and on losers (arXiv 2602.18799)."""
+    """cPGD: base + w (positive - negative), two modules fitted on winners and on losers (arXiv 2602.18799).
+
+    Published w = 10 here too; plain fits of the whole network at an effective learning rate of 2.05e-6.
+    """
 
     needs_negative = True
 

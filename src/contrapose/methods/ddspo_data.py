@@ -7,6 +7,8 @@ Works on any pairs: real over spoiled, preferred by people, or drawn.
 
 Published with SD1.5 on Pick-a-Pic: fits of LoRA rank 4, learning rate 1e-4, at most 300 steps; then beta 8000, 100
 steps, warm-up 100, effective learning rate 5.12e-6; batch 2048 in both.
+Differs from the authors' code: the two fits are runs of their own, where theirs share an optimiser and the norm that
+gradients are scaled down to; their adapters begin with peft's default weights, ours with Gaussian ones.
 """
 
 from __future__ import annotations

@@ -2,8 +2,12 @@
 
     L = -E log sigmoid( -(beta / 2) [ (mse_w - mse_l)_theta - (mse_w - mse_l)_ref ] ),   mse to the forward noise
 
-Published with SD1.5: beta 5000, batch 2048, 2000 steps, warm-up 500, effective learning rate 2.05e-5.
-Differs from the authors' code: noise and time come from each pair's own seed; no caption dropout.
+Published with SD1.5: beta 5000, batch 2048, 2000 steps, warm-up 500, effective learning rate 2.05e-5, 20 % of captions
+dropped.
+Differs from the authors' code: noise and time come from each pair's own seed. Latents are the autoencoder's mean, where
+theirs are a fresh sample each time; images are mirrored once, by their seed (`--flip`), where theirs are mirrored at
+random each time, winner and loser each by itself. A dropped caption is the family's no prompt, on SDXL zeros, where
+theirs is the empty text. On SDXL their Adafactor takes gradients as they come; here `max_grad_norm` scales them down.
 """
 
 from __future__ import annotations

@@ -26,11 +26,13 @@ def build_optimizer(o: Optimisation, parameters: Sequence[nn.Parameter], device:
 
 
 def _adafactor(o: Optimisation, parameters: Sequence[nn.Parameter]) -> Optimizer:
-    """Adafactor (Shazeer & Stern 2018) as Diffusion-DPO's and DDSPO's code runs it on SDXL.
+    """Adafactor (Shazeer & Stern 2018) as Diffusion-DPO's code runs it on SDXL.
 
     The learning rate is the schedule's own: no relative step, no scaling by the parameter's size, no first moment;
     updates clipped at RMS 1, second-moment decay 1 - step^-0.8. torch's own Adafactor always scales by the parameter's
     size, so that a LoRA matrix that starts at zero would learn a thousand times slower at the same rate.
+
+    Differs from the authors' code: gradients are scaled down to `max_grad_norm` as with AdamW, which theirs are not.
     """
     from transformers.optimization import Adafactor
 

@@ -40,8 +40,8 @@ class Optimisation:
     micro_batch: int = 8
     """Pairs that go through the network at once; does not change the result beyond rounding."""
     optimizer: Literal["adamw", "adamw-8bit", "adamw-paged-8bit", "adafactor"] = "adamw"
-    """AdamW, the same with moments in 8 bits (needs bitsandbytes; paged ones may leave the GPU), or Adafactor as in the
-    published SDXL runs."""
+    """AdamW, the same with moments in 8 bits (needs bitsandbytes; paged ones may leave the GPU), or Adafactor as in
+    Diffusion-DPO's runs of SDXL."""
     beta1: float = 0.9
     """AdamW's first decay."""
     beta2: float = 0.999
