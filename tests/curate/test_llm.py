@@ -38,6 +38,25 @@ def test_templates_show_what_they_ask_for(template):
     assert prompt_of(ask(template, 'a "{prompt}"\nAnswer: {}')) == 'a "{prompt}"\nAnswer: {}'
 
 
+def test_most_examples_of_the_alignment_template_leave_words_out():
+    """What contradicts a prompt is another signal than what says less of it, and the paper's is the latter."""
+    shown = [part.split("\nAnswer: ") for part in template_text("alignment").split("Prompt: ")[1:-1]]
+    less = [
+        _is_within(degraded.split(), json.loads(prompt).split())
+        for prompt, given in shown
+        for degraded in parse(given, json.loads(prompt))
+    ]
+    assert len(less) >= 15
+    assert 0.75 <= sum(less) / len(less) <= 0.9
+
+
+def _is_within(words, whole):
+    """Whether these words stand in the whole, in order; articles and commas may follow what was left out."""
+    ignored = {"a", "an", "the"}
+    rest = iter(word.strip(",") for word in whole)
+    return all(word.strip(",") in rest for word in words if word not in ignored)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -46,6 +65,7 @@ def test_templates_show_what_they_ask_for(template):
         ('```json\n{\n"degraded_prompts": ["x"]\n}\n```', ("x",)),
         (answer(" a  dog ", "", "A RED dog", "a dog", "z" * 500, "a\0b", "\ud83d"), ("a dog",)),
         (answer(*"abcdefg"), tuple("abcde")),
+        ('Important words: ["red", "dog"]\nFinal output: {"neg_prompts": ["a dog", "red"]}', ("a dog", "red")),
     ],
 )
 def test_usable_answers(text, expected):
@@ -61,7 +81,6 @@ def test_usable_answers(text, expected):
         '{"a":' * 30_000,
         '{"degraded_prompts": "x"}',
         '{"degraded_prompts": [1]}',
-        '{"neg_prompts": ["x"]}',
         answer("a red dog"),
         answer(""),
         answer("y" * 1000),

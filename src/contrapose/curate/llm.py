@@ -16,6 +16,7 @@ from contrapose.curate.writers import EndpointWriter, Writer
 from contrapose.errors import UserError
 
 FIELD = "degraded_prompts"
+FIELDS = (FIELD, "neg_prompts")  # the second is what models answer that were shown DDSPO's own template
 MAX_VARIANTS = 5
 MAX_ANSWER = 20_000  # characters looked at: the search for a JSON object takes quadratic time in the worst case
 
@@ -88,9 +89,12 @@ class _Llm(ABC):
 
 @dataclass(frozen=True)
 class LlmAlignment(_Llm):
-    """The words that carry the composition are removed or altered; structure and style words stay (DDSPO's LLaMA TA).
+    """Words that carry the composition are left out; structure and style words stay (DDSPO's LLaMA TA).
 
-    Differs from the authors' code: our own instructions and examples, and the answer is one JSON object.
+    Differs from the authors' code: our own instructions and examples, of which as many leave words out as of theirs
+    (about four in five; the others generalise or exchange some). The answer is one JSON object, of which at most five
+    variants are kept, where theirs keeps all. A model on this machine draws from all of its tokens, where theirs cuts
+    at the model's own top_p.
     """
 
     template: ClassVar[str] = "alignment"
@@ -143,8 +147,9 @@ def _listed(answer: str) -> Any:
             found, _ = decoder.raw_decode(answer, start)
         except (ValueError, RecursionError):
             found = None
-        if isinstance(found, dict) and FIELD in found:
-            return found[FIELD]
+        named = [field for field in FIELDS if isinstance(found, dict) and field in found]
+        if named:
+            return found[named[0]]
         start = answer.find("{", start + 1)
     return None
 
