@@ -45,10 +45,10 @@ UNSAFE = [
     "AutoTokenizer.from_pretrained(folder)",
     "transformers.AutoConfig.from_pretrained(folder, trust_remote_code=None)",
     "AutoModel.from_config(config, **options)",
-    "CLIPModel.from_pretrained(folder, trust_remote_code=True)",
+    "CLIPModel.from_pretrained(folder, trust_remote_code=trusted)",
     "pipeline.from_pretrained(folder, use_safetensors=False)",
     "torch.load(path, weights_only=True)",
-    "np.load(path, allow_pickle=True)",
+    "np.load(path, allow_pickle=trusted)",
     "Image.open(path)",
     "input('really? ')",
 ]
