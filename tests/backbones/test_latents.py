@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from diffusers import AutoencoderDC, DiffusionPipeline
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families import load_backbone
+from contrapose.errors import UserError
 
 
 @torch.no_grad()
@@ -55,3 +58,44 @@ def test_images_are_cast_to_the_autoencoder(folder: Path) -> None:
     latents = backbone.encode(torch.zeros(1, 3, 32, 32))
     assert latents.dtype == torch.bfloat16
     assert backbone.decode(latents.float()).isfinite().all()
+
+
+PLAYGROUND = {"latents_mean": [-1.6, 1.4, 0.2, -0.9], "latents_std": [8.4, 6.0, 5.1, 7.3], "scaling_factor": 0.5}
+SCALES: dict[str, tuple[str, dict[str, object]]] = {
+    "Playground v2.5": ("sdxl", PLAYGROUND),
+    "a mean without a deviation": ("sdxl", {"latents_mean": [1.0, 2.0, 3.0, 4.0]}),
+    "what SD's pipeline does not heed": ("sd", PLAYGROUND | {"shift_factor": 0.7}),
+    "a shift that PixArt's does not heed": ("pixart", {"shift_factor": 0.7}),
+    "another shift": ("sd3", {"shift_factor": -0.4, "scaling_factor": 1.2}),
+    "FLUX's shift": ("flux", {"shift_factor": 0.9, "scaling_factor": 0.7}),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("what", SCALES)
+def test_what_the_stock_pipeline_heeds_of_the_autoencoder(
+    what: str, tiny_family: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Decoded as the stock pipeline decodes, encoded by the inverse; in this very configuration alone."""
+    name, changes = SCALES[what]
+    model = shutil.copytree(tiny_family(name), tmp_path / "model")
+    config = json.loads((model / "vae/config.json").read_text())
+    (model / "vae/config.json").write_text(json.dumps(config | changes))
+    backbone, pipe = load_backbone(model), stock.load(name, model)
+    image, latents = stock.draw(name, pipe, output_type="pt"), stock.draw(name, pipe)
+    if name == "flux":
+        latents = stock.unpacked(latents, *stock.noise(name, pipe).shape[-2:])
+    torch.testing.assert_close((backbone.decode(latents) / 2 + 0.5).clamp(0, 1), image, atol=1e-5, rtol=0)
+
+    pictures = torch.rand(2, 3, 16, 32, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    mean = pipe.vae.encode(pictures).latent_dist.mean
+    decoded = pipe.vae.decode(mean).sample
+    torch.testing.assert_close(backbone.decode(backbone.encode(pictures)), decoded, atol=1e-4, rtol=1e-4)
+
+
+def test_a_shift_that_the_stock_pipeline_cannot_add(tiny_family: Callable[[str], Path], tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_family("flux"), tmp_path / "model")
+    config = json.loads((model / "vae/config.json").read_text())
+    (model / "vae/config.json").write_text(json.dumps(config | {"shift_factor": None}))
+    with pytest.raises(UserError, match=r"shift_factor in vae/config\.json is null"):
+        load_backbone(model)

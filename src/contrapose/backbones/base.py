@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from contrapose.backbones import saving
 from contrapose.backbones.adapters import check_run, frozen_policy, put_on, starting_lora
+from contrapose.backbones.coherence import check_fit
 from contrapose.backbones.fingerprint import text_fingerprint, weights_fingerprint
 from contrapose.backbones.loading import Loading, Source, open_pipeline, release
 from contrapose.backbones.policies import ATTENTION_PROJECTIONS, FullPolicies, Lora, LoraPolicies, Policies
@@ -80,23 +81,19 @@ class Backbone(ABC):
         self.device = torch.device(device)
         self.dtype: torch.dtype = self.network.dtype
         self._encoder_dtype = pipe.text_encoder.dtype
-        self._check_channels()
+        check_fit(self)
         self.path = self.noising()
-
-    def _check_channels(self) -> None:
-        """Raise `UserError` for a network of other latents than the autoencoder's, such as one that inpaints."""
-        read, made = self.latent_shape[0], self.pipe.vae.config.latent_channels
-        if read != made:
-            raise UserError(
-                f"{self.source.model}: its {self.denoiser_part} reads latents of {read} channels and its vae makes "
-                f"{made}; name a model that makes images from text alone"
-            )
 
     # What a family says
 
     @abstractmethod
     def noising(self, shape: Sequence[int] | None = None, density: Density | None = None, shifted: bool = True) -> Path:
         """The path for latents of this shape, with times drawn by this density; the family's own where not given."""
+
+    @classmethod
+    @abstractmethod
+    def misfit(cls, scheduler: Any) -> str | None:
+        """Why this scheduler does not walk the path that the family's networks are trained on; None if it does."""
 
     @abstractmethod
     def read(self, prompts: list[str]) -> Condition:
@@ -130,6 +127,14 @@ class Backbone(ABC):
     def read_unconditional(self, negative_prompt: str | None = None) -> Condition:
         """What stands in place of a prompt in classifier-free guidance: none, or a negative prompt, one row."""
         return self.read([negative_prompt or ""])
+
+    @property
+    def latent_scale(self) -> tuple[Any, Any]:
+        """Shift and factor of latents = (z - shift) * factor, z being the autoencoder's, as the stock pipeline has it.
+
+        Numbers, or tensors [1, c, 1, 1].
+        """
+        return 0.0, self.pipe.vae.config.scaling_factor
 
     @property
     def patch(self) -> int:
@@ -262,18 +267,27 @@ class Backbone(ABC):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Latents [b, c, h, w] of images [b, 3, H, W] in -1..1, in the denoiser's scale: (mean - shift) * scale."""
+        """Latents [b, c, h, w] of images [b, 3, H, W] in -1..1, in the denoiser's scale: (mean - shift) * factor."""
         vae = self._autoencoder()
-        found = vae.encode(images.to(vae.device, vae.dtype))
-        latents = found.latent_dist.mean if hasattr(found, "latent_dist") else found.latent
-        return (latents - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
+        encoded = vae.encode(images.to(vae.device, vae.dtype))
+        latents = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
+        shift, factor = self._scale_like(latents)
+        return (latents - shift) * factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Images [b, 3, H, W] in -1..1 of latents."""
         vae = self._autoencoder()
-        unscaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
-        return vae.decode(unscaled + (vae.config.get("shift_factor") or 0.0)).sample
+        latents = latents.to(vae.device, vae.dtype)
+        shift, factor = self._scale_like(latents)
+        return vae.decode(latents / factor + shift).sample
+
+    def _scale_like(self, latents: Tensor) -> tuple[Any, Any]:
+        """`latent_scale` where and how these latents are."""
+        shift, factor = self.latent_scale
+        if isinstance(shift, Tensor):
+            return shift.to(latents), factor.to(latents)
+        return shift, factor
 
     def predict(self, policy: str, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The policy's prediction in the backbone's space."""

@@ -1,14 +1,21 @@
-"""Whether the parts of a pipeline that are loaded fit each other."""
+"""Whether the parts of a pipeline that are loaded fit each other, and what is asked of them."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from diffusers import DiffusionPipeline
+from torch import Tensor
 
+from contrapose.core.path import Space
 from contrapose.errors import UserError
 
+if TYPE_CHECKING:
+    from contrapose.backbones.base import Backbone
+
 _FEW = 0.9  # of the encoder's words; published tokenizers leave a few of its last rows unused
+_TIMES = 1001  # that are looked at along a path
 
 
 def check_tokenizers(model: str, pipe: DiffusionPipeline) -> None:
@@ -31,4 +38,32 @@ def _check_words(where: str, tokenizer: Any, config: Any) -> None:
         raise UserError(
             f"{where}: model_max_length is {tokenizer.model_max_length:.3g} in its tokenizer_config.json and its text "
             f"encoder reads {limit} tokens; download the model again"
+        )
+
+
+def check_fit(backbone: Backbone) -> None:
+    """Raise `UserError` for a scheduler of another path, or an autoencoder of other latents than the network's."""
+    pipe, model = backbone.pipe, backbone.source.model
+    misfit = backbone.misfit(pipe.scheduler)
+    if misfit is not None:
+        kind, pipeline = type(pipe.scheduler).__name__, type(pipe).__name__
+        raise UserError(f"{model}: its scheduler is a {kind}, which does not fit this {pipeline}: {misfit}")
+    assert backbone.latent_scale, "which refuses what cannot be added"
+    read, made = backbone.latent_shape[0], pipe.vae.config.latent_channels
+    if read != made:
+        raise UserError(
+            f"{model}: its {backbone.denoiser_part} reads latents of {read} channels and its vae makes {made}; name a "
+            "model that makes images from text alone"
+        )
+
+
+def check_space(backbone: Backbone, space: Space, times: Tensor | None = None) -> None:
+    """Raise `UserError` where predictions do not tell what they would be in this space, at all times or these alone."""
+    if times is None:
+        times = backbone.path.times(torch.linspace(0, 1, _TIMES))
+    if not backbone.path.converts(backbone.space, space, times):
+        raise UserError(
+            f"{backbone.source.model}: its noise schedule ends in nothing but noise (zero terminal SNR), where its "
+            f"predictions ({backbone.space}) do not tell {space}; measure in {backbone.space}, or take a model that "
+            "predicts v"
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from contrapose.backbones.base import Backbone
-from contrapose.backbones.times import diffusion_path, diffusion_space
+from contrapose.backbones.times import diffusion_path, diffusion_space, why_no_diffusion
 from contrapose.core.path import Density, Path
 
 NUM_STEPS = 1000  # of every published model of these families
@@ -18,6 +18,10 @@ class DiffusionBackbone(Backbone):
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
         self.space = diffusion_space(self.pipe.scheduler)
+
+    @classmethod
+    def misfit(cls, scheduler: Any) -> str | None:
+        return why_no_diffusion(scheduler)
 
     def noising(self, shape: Sequence[int] | None = None, density: Density | None = None, shifted: bool = True) -> Path:
         return diffusion_path(self.pipe.scheduler, density or self.density)

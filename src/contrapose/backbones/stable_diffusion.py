@@ -56,6 +56,15 @@ class StableDiffusionXL(StableDiffusion):
     unused_parts = ("feature_extractor", "image_encoder")
     steps = 30
 
+    @property
+    def latent_scale(self) -> tuple[Any, Any]:
+        """z = latents * std / factor + mean, where the autoencoder has both, as Playground v2.5's; one a channel."""
+        config = self.pipe.vae.config
+        if config.get("latents_mean") is None or config.get("latents_std") is None:
+            return super().latent_scale
+        mean, deviation = (torch.tensor(config[name]).view(1, -1, 1, 1) for name in ("latents_mean", "latents_std"))
+        return mean, config.scaling_factor / deviation
+
     def read(self, prompts: list[str]) -> Condition:
         text, _, pooled, _ = self.pipe.encode_prompt(prompts, device=self.device, do_classifier_free_guidance=False)
         return {"text": text, "pooled": pooled}

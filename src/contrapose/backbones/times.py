@@ -5,17 +5,64 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from diffusers import DDPMScheduler
+from torch import Tensor
 
 from contrapose.core.path import Density, DiffusionPath, FlowPath, Space, shifted_table
 from contrapose.errors import UserError
 
+FLOW_STEPS = 1000  # that every published flow-matching network counts its time in
 _SPACES: dict[str, Space] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 
 
 def diffusion_path(scheduler: Any, density: Density) -> DiffusionPath:
     """The discrete path with the scheduler's betas."""
     return DiffusionPath(DDPMScheduler.from_config(scheduler.config).alphas_cumprod, density)
+
+
+def why_no_diffusion(scheduler: Any) -> str | None:
+    """Why a scheduler does not walk the discrete path that its betas make; None for one that does."""
+    if is_flow(scheduler):
+        return "it walks the straight path of flow matching, on which this network was not trained"
+    if getattr(scheduler, "alphas_cumprod", None) is None:
+        return "it has no betas, so its noise levels are not those of this network"
+    if "Inverse" in type(scheduler).__name__:
+        return "it walks from images to noise"
+    try:
+        usual = DDPMScheduler.from_config(scheduler.config).alphas_cumprod
+    except (NotImplementedError, TypeError, ValueError) as error:
+        return f"its betas cannot be made ({error})"
+    return _why_no_path(usual, torch.as_tensor(scheduler.alphas_cumprod))
+
+
+def _why_no_path(usual: Tensor, own: Tensor) -> str | None:
+    """The same of the abar [T] that a scheduler's betas make, and those that it has."""
+    if not (usual.isfinite().all() and (usual >= 0).all() and (usual <= 1).all() and (usual.diff() <= 0).all()):
+        return "its betas do not lead from data to noise"
+    # where abar is to end at exactly 0, schedulers that divide by it have 2^-24
+    if own.shape != usual.shape or not torch.allclose(own.float(), usual.float(), atol=1e-5):
+        return "its noise levels are not those of its betas"
+    return None
+
+
+def why_no_flow(scheduler: Any) -> str | None:
+    """Why a scheduler does not walk the straight path of flow matching; None for one that does."""
+    config = scheduler.config
+    if not is_flow(scheduler):
+        return "it does not walk the straight path from data to noise on which this network was trained"
+    if config.get("prediction_type", "flow_prediction") != "flow_prediction":
+        return f"it takes the network's velocity for a prediction of type {config.prediction_type}"
+    if config.get("invert_sigmas"):
+        return "it counts its times from noise to data"
+    if config.get("num_train_timesteps") != FLOW_STEPS:
+        return f"it counts {config.get('num_train_timesteps')} times where the network knows {FLOW_STEPS}"
+    return None
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Whether a scheduler is of flow matching: made for it, or told to walk its straight path."""
+    return type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas"))
 
 
 def diffusion_space(scheduler: Any) -> Space:

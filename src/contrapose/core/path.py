@@ -99,6 +99,11 @@ class Path(ABC):
         gamma, alpha = _det(here, want) / _det(here, have), _det(want, have) / _det(here, have)
         return _per_sample(alpha, x_t) * x_t + _per_sample(gamma, x_t) * prediction
 
+    def converts(self, source: Space, to: Space, t: Num[Tensor, " b"]) -> bool:
+        """Whether predictions in the one space tell the other at all of these times, so that `convert` is defined."""
+        here = self.coefficients(t)
+        return source == to or bool((_det(here, _mix(source, *here)) != 0).all())
+
 
 def _draw_share(density: Density, count: int, generator: torch.Generator | None) -> Float[Tensor, " count"]:
     """u in 0..1, uniform or logit-normal(0, 1) (Esser et al. 2024, eq. 19)."""

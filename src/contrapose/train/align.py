@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from contrapose.backbones.base import Backbone
+from contrapose.backbones.coherence import check_space
 from contrapose.backbones.families import load_backbone
 from contrapose.backbones.fingerprint import BASE_NOTE
 from contrapose.backbones.loading import DTYPES, FINISHED
@@ -121,6 +122,8 @@ def _trainer(stage: Stage, store: Mixture, accelerator: Accelerator) -> Trainer:
     )
     if run.distilled_guidance is not None:
         backbone.feed_guidance(run.distilled_guidance)
+    measured = run.method.objective().space or backbone.space
+    check_space(backbone, "x0" if run.method.composition().on_policy else measured)
     _check_origin(run, store, backbone)
     path = backbone.noising(store.usual_shape, run.time_density, run.time_shift == "scheduler")
     embeddings = Embeddings(backbone, run.cache_limit)

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from contrapose.backbones.base import Backbone, Generation
+from contrapose.backbones.coherence import check_space
 from contrapose.core.solver import grid, trajectory
 from contrapose.errors import UserError
 from contrapose.sample.embeddings import Embeddings
@@ -102,6 +103,7 @@ class Studio:
         path = backbone.noising(shape)
         shares = grid(self.steps if steps is None else steps, torch.ones(len(data)), share)
         times = path.times(shares).to(data.device)
+        check_space(backbone, "x0", times.flatten())
         noise = starting_noise(streams, shape).to(data.device)
         condition, unconditional = self.embeddings(captions), self.embeddings.unconditional()
 
