@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -14,7 +17,6 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.fingerprint import noted_fingerprint, stored_fingerprints
 from contrapose.backbones.flux import Flux
 from contrapose.backbones.loading import (
-    UNREADABLE,
     Loading,
     Source,
     check_device,
@@ -107,23 +109,41 @@ def check_origin(pipe: DiffusionPipeline, part: str, runs: Iterable[Path]) -> No
             raise UserError(f"{run}: was trained on another model ({theirs}) than {folder} ({', '.join(sorted(ours))})")
 
 
-def prompt_reader(model: str | Path, loading: Loading | None = None) -> Callable[[Iterable[str]], list[str]]:
-    """A function that tells which prompts are longer than the largest text encoder reads; no network is loaded.
+@dataclass(frozen=True)
+class PromptReader:
+    """What the largest text encoder reads of a prompt: `limit` tokens as `count` counts them; the rest is cut."""
+
+    count: Callable[[str], int]
+    limit: int
+
+    def __call__(self, prompts: Iterable[str]) -> list[str]:
+        """The prompts of which something is cut."""
+        return [prompt for prompt in prompts if self.count(prompt) > self.limit]
+
+
+def prompt_reader(model: str | Path, loading: Loading | None = None) -> PromptReader:
+    """The reader of a model of which no network is loaded.
 
     Raises `UserError` when the model, or its tokenizer, cannot be found.
     """
     loading = loading or Loading()
     source = find(model, BY_PIPELINE, loading.variant)
-    family = BY_PIPELINE[source.pipeline]
     try:
         folder = tokenizer_folder(source, _pipeline_of(source))
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except UNREADABLE as error:
+    except Exception as error:  # a broken file makes these libraries raise anything at all
         raise UserError(f"{model}: its tokenizer cannot be loaded: {one_line(error)}") from error
+    return _reader(BY_PIPELINE[source.pipeline], tokenizer, loading)
+
+
+def reader_of(backbone: Backbone) -> PromptReader:
+    """The reader of a model that is loaded."""
+    parts = backbone.pipe.components.items()
+    tokenizers = {name: part for name, part in parts if name.startswith("tokenizer") and part is not None}
+    return _reader(type(backbone), tokenizers[max(tokenizers)], backbone.loading)
+
+
+def _reader(family: type[Backbone], tokenizer: Any, loading: Loading) -> PromptReader:
     set_limit = loading.text_length or family.text_length
     limit = min(filter(None, (set_limit, tokenizer.model_max_length)))
-
-    def too_long(prompts: Iterable[str]) -> list[str]:
-        return [prompt for prompt in prompts if family.tokens_of(tokenizer, prompt) > limit]
-
-    return too_long
+    return PromptReader(partial(family.tokens_of, tokenizer), limit)

@@ -10,6 +10,7 @@ import tyro
 
 from contrapose.backbones.families import load_backbone
 from contrapose.backbones.loading import DTYPES
+from contrapose.cli.cut_prompts import tell_cut
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import follow, quiet_libraries
@@ -36,9 +37,11 @@ def main(arguments: list[str], prog: str) -> None:
 def draw(command: Command) -> None:
     quiet_libraries()
     plan = plan_pairs(command.draw)
-    repeated = num_duplicates(read_prompts(command.draw.prompts))
+    prompts = read_prompts(command.draw.prompts)
+    repeated = num_duplicates(prompts)
     if repeated or plan.skipped:
         left_out = f"{repeated} repeated prompts and {len(plan.skipped)} that cannot be degraded"
         print(f"{command.draw.prompts}: left out {left_out}")
     backbone = load_backbone(command.draw.model, DTYPES[command.draw.dtype], command.device, loading=command.draw)
+    tell_cut(command.draw.prompts, prompts, backbone)
     follow("drawing pairs", len(plan.records), draw_pairs(command.draw, plan, backbone, command.out))

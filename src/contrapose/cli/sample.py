@@ -7,6 +7,7 @@ from pathlib import Path
 
 from contrapose.backbones.families import load_backbone
 from contrapose.backbones.loading import DTYPES
+from contrapose.cli.cut_prompts import tell_cut
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import follow, quiet_libraries
@@ -34,6 +35,8 @@ def main(arguments: list[str], prog: str) -> None:
 def sample(command: Command) -> None:
     quiet_libraries()
     settings = command.sampling
-    total = len(read_prompts(settings.prompts)) * settings.seeds
+    prompts = read_prompts(settings.prompts)
     backbone = load_backbone(settings.model, DTYPES[settings.dtype], command.device, settings.adapter, settings)
+    tell_cut(settings.prompts, prompts, backbone)
+    total = len(prompts) * settings.seeds
     follow(f"sampling {command.out.name}", total, sample_images(settings, backbone, command.out))

@@ -10,6 +10,7 @@ from typing import Literal
 from contrapose.backbones.families import load_backbone
 from contrapose.backbones.guide import guide
 from contrapose.backbones.loading import DTYPES
+from contrapose.cli.cut_prompts import tell_cut
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import Bar, follow, quiet_libraries
@@ -69,6 +70,7 @@ def sweep(command: Command) -> None:
     guided = {w: replace(settings, guidance=replace(settings.guidance, scale=w)) for w in read_scales(command.scales)}
     judge = _judge(command.suite, prompts)
     backbone = load_backbone(settings.model, DTYPES[settings.dtype], command.device, settings.adapter, settings)
+    tell_cut(settings.prompts, prompts, backbone)
     with guide(backbone.pipe, settings.positive, settings.negative, settings.guidance):  # its complaints first
         claim(command.out, settled(settings, backbone))
     for scale, one in guided.items():

@@ -1,0 +1,22 @@
+"""What is said of prompts that are longer than a model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from contrapose.backbones.base import Backbone
+from contrapose.backbones.families import reader_of
+from contrapose.pairs.prompts import Prompt
+
+
+def tell_cut(path: Path, prompts: Sequence[Prompt], backbone: Backbone) -> None:
+    """Say in one line how many of a file's prompts the text encoder will not read to their end, if there are any."""
+    reader = reader_of(backbone)
+    too_long = set(reader(dict.fromkeys(prompt.text for prompt in prompts)))
+    lines = [prompt.line for prompt in prompts if prompt.text in too_long]
+    if lines:
+        print(
+            f"{path}: {len(lines)} of {len(prompts)} prompts have more than the {reader.limit} tokens that the text "
+            f"encoder reads, and are cut there; the first is on line {lines[0]}"
+        )
