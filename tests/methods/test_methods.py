@@ -103,13 +103,13 @@ def dro(i: int, m: float, renoised: bool) -> float:
     return max(0.0, m + real - own)
 
 
-def chats(i: int) -> float:
-    """-(beta / 2) [ (mse_w^+ - mse_w^ref) + (mse_l^- - mse_l^ref) ]"""
+def chats(i: int, paper_beta: float) -> float:
+    """-B [ (mse_w^+ - mse_w^ref) + (mse_l^- - mse_l^ref) ], without the half of the DPO family"""
     gains = [
         error(policy, i, RECORDS[side][i], NOISE[i]) - error("reference", i, RECORDS[side][i], NOISE[i])
         for policy, side in (("positive", "winner"), ("negative", "loser"))
     ]
-    return -0.5 * BETA * sum(gains)
+    return -paper_beta * sum(gains)
 
 
 def nll(m: float) -> float:
@@ -132,7 +132,7 @@ METHOD_TABLE = [
         2,
     ),
     (SFT(), lambda i: error("trainee", i, RECORDS["winner"][i], NOISE[i]), 1, 0),
-    (CHATS(beta=BETA), lambda i: nll(chats(i)), 2, 2),
+    (CHATS(beta=2 * BETA), lambda i: nll(chats(i, paper_beta=BETA)), 2, 2),
     (DataDrivenDDSPO(beta=BETA), lambda i: nll(data_driven(i)), 2, 2),
     (DiffusionDRO(real_margin=0.3), lambda i: dro(i, 0.3, False), 2, 2),
     (DiffusionDRO(real_margin=0.3, samples="renoised"), lambda i: dro(i, 0.3, True), 2, 2),
