@@ -21,6 +21,7 @@ from contrapose.backbones.loading import Loading
 from contrapose.contents import digest_of
 from contrapose.curate.degrade import Skipped, Words, choose
 from contrapose.curate.degraders import DEGRADERS, AnyDegrader
+from contrapose.curate.given import Given
 from contrapose.curate.shards import begin, by_size, fill
 from contrapose.errors import UserError
 from contrapose.files import one_writer
@@ -103,6 +104,8 @@ def draw_pairs(draw: Draw, plan: Plan, backbone: Backbone, out: Path) -> Iterato
 
     with one_writer(out):
         inputs = {"draw.model": model_digest(draw.model, draw), "draw.prompts": digest_of(draw.prompts)}
+        if isinstance(draw.degrade, Given) and draw.degrade.file is not None:
+            inputs["draw.degrade.file"] = digest_of(draw.degrade.file)
         begin(out, {"draw": draw}, CONVERTER, backbone, plan.records, plan.skipped, inputs)
         yield from fill(out, by_size(sized, sizes, draw.shard_size), draw.batch_size, make)
 
