@@ -98,5 +98,5 @@ def test_choose_is_fixed_by_seed_and_prompt_and_reaches_every_variant():
 
 
 def test_names():
-    assert list(DEGRADERS) == ["words", "swap", "llm-alignment", "llm-aesthetics"]
+    assert list(DEGRADERS) == ["words", "swap", "llm-alignment", "llm-aesthetics", "given"]
     assert all(hasattr(degrader, "variants") for degrader in DEGRADERS.values())
