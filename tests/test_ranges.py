@@ -40,8 +40,8 @@ GOOD = [
     {"either": 3}, {"drop": 0.999}, {"seed": 2**63 - 1}, {"rate": 3},
 ]  # fmt: skip
 BAD = [
-    ("steps", 0), ("steps", -1), ("steps", 2**64), ("steps", 10**12), ("steps", True), ("rate", 0.0),
-    ("rate", math.nan),
+    ("steps", 0), ("steps", -1), ("steps", 2**64), ("steps", 10**12), ("steps", True), ("steps", 2.0),
+    ("steps", math.nan), ("rate", 0.0), ("rate", math.nan), ("rate", 10**400),
     ("rate", math.inf), ("rate", -math.inf), ("rate", 2**64), ("decay", -1e-9), ("maybe", 0), ("span", (-0.1, 1.0)),
     ("span", (0.0, math.nan)), ("many", (1, 0)), ("either", 0), ("drop", 1.0), ("seed", -1), ("seed", 2**63),
 ]  # fmt: skip

@@ -12,7 +12,6 @@ whether they come from the command line, a file or Python.
 
 from __future__ import annotations
 
-import math
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ class Range:
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.low_open else value >= self.low
         below = value < self.high if self.high_open else value <= self.high
-        return math.isfinite(value) and above and below
+        return above and below  # not so for one that is no number, and both ends are finite
 
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"
@@ -59,6 +58,8 @@ CountOrNone = Annotated[int, Range(0, _MANY, whole=True)]
 """How many of something there are, none being possible; of what is done every so many steps, 0 is never."""
 Batch = Annotated[int, Range(1, 2**20, whole=True)]
 """How many of something are in memory together."""
+Rank = Annotated[int, Range(1, 2**13, whole=True)]
+"""The rank of low-rank adapters: beyond any layer's width they are no longer of low rank."""
 Pixels = Annotated[int, Range(1, 2**15, whole=True)]
 """One side of an image."""
 Seed = Annotated[int, Range(0, 2**63 - 1, whole=True)]
@@ -133,7 +134,7 @@ def _could_be(value: Any, option: Any) -> bool:
 
 
 def _check_number(name: str, value: Any, declared: Range) -> None:
-    if isinstance(value, bool):
-        raise UserError(f"{name} {value}: {declared} is wanted")
-    if isinstance(value, (int, float)) and value not in declared:
+    if not isinstance(value, (int, float)):
+        return  # another member of a union, or a setting that is still to come
+    if isinstance(value, bool) or value not in declared or (declared.whole and isinstance(value, float)):
         raise UserError(f"{name} {value}: {declared} is wanted")

@@ -145,6 +145,27 @@ def test_checkpoints_are_pruned(run: Run, tmp_path: Path) -> None:
     assert _checkpoints(tmp_path) == ["step-000004.safetensors", "step-000005.safetensors"]
 
 
+def test_every_0_steps_is_never(run: Run, tmp_path: Path) -> None:
+    never = replace(run, watching=replace(WATCH, evaluate_every=0, save_every=0))
+    list(align(run, tmp_path / "usual"))
+    _until(align(never, tmp_path / "never"), 4)
+    assert not (tmp_path / "never/checkpoints").exists()
+    assert [state.step for state in align(never, tmp_path / "never")] == [0, 1, 2, 3, 4, 5]  # begun anew
+    assert _checkpoints(tmp_path / "never") == ["step-000005.safetensors"]
+    assert [line["step"] for line in _metrics(tmp_path / "never") if "held_out/loss" in line] == [1, 5]
+    assert _same(_weights(tmp_path / "never"), _weights(tmp_path / "usual"))
+
+
+def test_a_largest_norm_of_0_leaves_gradients_as_they_are(run: Run, tmp_path: Path) -> None:
+    for most in (0.0, 1e9, 1e-3):
+        list(align(_changed(run, max_grad_norm=most, epsilon=1e-2), tmp_path / str(most)))
+    free, never_reached, scaled = (_weights(tmp_path / str(most)) for most in (0.0, 1e9, 1e-3))
+    assert _same(free, never_reached)
+    assert not _same(free, scaled)
+    assert _metrics(tmp_path / "0.0") == _metrics(tmp_path / "1000000000.0")  # the norm among them
+    assert all(line["grad_norm"] > 0 for line in _metrics(tmp_path / "0.0"))
+
+
 def test_what_a_run_leaves(run: Run, tmp_path: Path) -> None:
     list(align(run, tmp_path))
     finished = json.loads((tmp_path / "finished.json").read_text())

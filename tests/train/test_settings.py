@@ -126,7 +126,6 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         {"full": True, "lora_alpha": 2.0},
         {"full": True, "lora_rank": 4},
         {"lora_rank": 0},
-        {"optimisation": Optimisation(learning_rate=0.0)},
         {"cache_limit": 0.0},
         {"full": True, "quantize": "nf4"},
     ],

@@ -192,17 +192,22 @@ def _recorded(run: Run, trainer: Trainer, start: int, out: Path) -> Iterator[Tra
     clock = time.monotonic()
     for state in trainer.steps(start):
         metrics = state.metrics
-        if state.step % watching.evaluate_every == 0 or state.step in (1, run.optimisation.steps):
+        if _is_due(state.step, watching.evaluate_every) or state.step in (1, run.optimisation.steps):
             metrics |= {f"held_out/{name}": value for name, value in trainer.held_out().items()}
         now = time.monotonic()
         if writer:
             _record(out / METRICS, writer, TrainState(state.step, metrics | {"seconds": now - clock}))
         clock = now
-        if main and (state.step % watching.save_every == 0 or state.step == run.optimisation.steps):
+        if main and (_is_due(state.step, watching.save_every) or state.step == run.optimisation.steps):
             save_checkpoint(out, state.step, watching.keep, **_parts(trainer))
         yield state
     if writer:
         writer.close()
+
+
+def _is_due(step: int, every: int) -> bool:
+    """Whether something done every so many steps is done after this one; every 0 steps is never."""
+    return every > 0 and step % every == 0
 
 
 def _record(path: Path, writer: SummaryWriter, state: TrainState) -> None:

@@ -90,7 +90,8 @@ class Trainer:
             if self.rollouts:
                 self._roll_out(self.rollouts, step)
             metrics = self._accumulate(step)
-            norm = self.accelerator.clip_grad_norm_(self.parameters, o.max_grad_norm)
+            most = o.max_grad_norm or math.inf  # an infinite norm is measured, and scales by 1
+            norm = self.accelerator.clip_grad_norm_(self.parameters, most)
             numbers = self._to_host({**metrics, "grad_norm": norm})
             self._check(step, numbers)
             self.optimizer.step()

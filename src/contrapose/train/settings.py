@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from contrapose import runfile
 from contrapose.backbones.loading import Loading
 from contrapose.core.links import IPO, Hinge, PairLink, Sigmoid
 from contrapose.errors import UserError
 from contrapose.methods import CHATS, METHODS, SFT, DiffusionDRO, Method, before, name_of
-from contrapose.ranges import Count, Positive, ShareBelow1, checked
+from contrapose.ranges import (
+    AtLeast0,
+    Batch,
+    Count,
+    CountOrNone,
+    Positive,
+    Range,
+    Rank,
+    Seed,
+    ShareBelow1,
+    checked,
+)
 
 DEFAULT_RANK = 16
 Folders = Path | tuple[Path, ...]
@@ -24,35 +35,36 @@ _UNSWAPPED: dict[type, str] = {
 
 
 @dataclass(frozen=True)
+@checked
 class Optimisation:
     """The optimiser and its schedule."""
 
-    learning_rate: float = 1e-5
+    learning_rate: Positive = 1e-5
     """Peak learning rate for the whole effective batch (it is not multiplied by anything)."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Course of the learning rate after warm-up."""
-    warmup: int = 0
+    warmup: CountOrNone = 0
     """Optimiser steps of linear warm-up."""
-    steps: int = 200
+    steps: Count = 200
     """Optimiser steps."""
-    batch_size: int = 32
+    batch_size: Batch = 32
     """Pairs for each optimiser step, over all processes and micro-batches."""
-    micro_batch: int = 8
+    micro_batch: Batch = 8
     """Pairs that go through the network at once; does not change the result beyond rounding."""
     optimizer: Literal["adamw", "adamw-8bit", "adamw-paged-8bit", "adafactor"] = "adamw"
     """AdamW, the same with moments in 8 bits (needs bitsandbytes; paged ones may leave the GPU), or Adafactor as in
     Diffusion-DPO's runs of SDXL."""
-    beta1: float = 0.9
+    beta1: ShareBelow1 = 0.9
     """AdamW's first decay."""
-    beta2: float = 0.999
+    beta2: ShareBelow1 = 0.999
     """AdamW's second decay."""
-    weight_decay: float = 1e-2
+    weight_decay: AtLeast0 = 1e-2
     """Weight decay."""
-    epsilon: float = 1e-8
+    epsilon: Annotated[float, Range(0, 1, low_open=True)] = 1e-8
     """AdamW's epsilon."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
-    ema_decay: float = 0.0
+    max_grad_norm: AtLeast0 = 1.0
+    """Gradients are scaled down to this norm; 0 leaves them as they are."""
+    ema_decay: ShareBelow1 = 0.0
     """Decay of an exponential moving average of the weights, which is then what is saved; 0 is off."""
 
     def __post_init__(self) -> None:
@@ -85,22 +97,24 @@ class First:
 
 
 @dataclass(frozen=True)
+@checked
 class Watching:
     """What is measured and saved along the way."""
 
-    holdout: int = 64
+    holdout: CountOrNone = 64
     """Pairs kept out of training for diagnostics (at most a fifth of the store)."""
-    evaluate_every: int = 25
-    """Optimiser steps between measurements on the held-out pairs."""
-    save_every: int = 50
-    """Optimiser steps between checkpoints."""
-    keep: int = 2
+    evaluate_every: CountOrNone = 25
+    """Optimiser steps between measurements on the held-out pairs; 0 is at the first and the last alone."""
+    save_every: CountOrNone = 50
+    """Optimiser steps between checkpoints; 0 is none before the last step, so that a stopped run begins anew."""
+    keep: Count = 2
     """Checkpoints kept."""
-    max_drift: float = 1.0
+    max_drift: Positive = 1.0
     """Stop as diverged when the mean squared distance to the reference passes this (the noise has variance 1)."""
 
 
 @dataclass(frozen=True)
+@checked
 class Run(Loading):
     """One alignment run."""
 
@@ -117,9 +131,9 @@ class Run(Loading):
     """For data-driven DDSPO: runs fitted on winners and on losers; they are trained on the way when unset."""
     full: bool = False
     """Train the whole denoiser instead of LoRA adapters."""
-    lora_rank: int | None = None
+    lora_rank: Rank | None = None
     """Rank of the LoRA adapters; 16 when unset, or that of the run that this one starts at."""
-    lora_alpha: float | None = None
+    lora_alpha: Positive | None = None
     """Scale of the LoRA adapters; their rank when unset."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the networks; trained weights stay in fp32."""
@@ -132,13 +146,13 @@ class Run(Loading):
     """Density of training times; the family's usual one when unset."""
     time_shift: Literal["scheduler", "none"] = "scheduler"
     """Flow models: times from the scheduler's own shifted table, or unshifted."""
-    distilled_guidance: float | None = None
+    distilled_guidance: AtLeast0 | None = None
     """The guidance that a network with guidance as an input (FLUX.1-dev) is fed in training; 3.5 when unset."""
-    caption_dropout: float = 0.0
+    caption_dropout: ShareBelow1 = 0.0
     """Share of comparisons that are made without the prompt, which keeps classifier-free guidance alive."""
-    cache_limit: float = 50.0
+    cache_limit: Positive = 50.0
     """Gigabytes of text embeddings that may be kept on disk."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of initialisation, data order, times and noise."""
     foreign_pairs: bool = False
     """Accept pairs that were drawn with another model."""
@@ -153,16 +167,6 @@ class Run(Loading):
         o = self.optimisation
         if o.batch_size % o.micro_batch:
             raise UserError(f"batch_size {o.batch_size} must be a multiple of micro_batch {o.micro_batch}")
-        positive = {
-            "steps": o.steps,
-            "micro_batch": o.micro_batch,
-            "learning_rate": o.learning_rate,
-            "cache_limit": self.cache_limit,
-            "lora_rank": 1 if self.lora_rank is None else self.lora_rank,
-        }
-        for name, value in positive.items():
-            if not value > 0:
-                raise UserError(f"{name} must be positive, not {value}")
         for name, setting in {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}.items():
             if self.full and setting is not None:
                 raise UserError(f"{name} is unused with full fine-tuning; leave one of the two out")
@@ -170,8 +174,6 @@ class Run(Loading):
             if self.swap and isinstance(self.method, method):
                 raise UserError(f"swap: {name_of(self.method)} prefers neither side to the other; {instead}")
         self._check_first()
-        if not 0 <= self.caption_dropout < 1:
-            raise UserError(f"caption_dropout {self.caption_dropout}: a share from 0 to below 1 is wanted")
         if self.full and self.quantize != "none":
             raise UserError(f"quantize {self.quantize}: a quantised network cannot be trained whole; use LoRA")
 
