@@ -9,6 +9,8 @@ classifier-free guidance; the winner term is an anchor.
 Published with SD1.4/1.5: beta 16000, batch 2048, 200 steps, warm-up 100, effective learning rate 5.12e-6, full UNet;
 SDXL the same with linear weights and 500 steps; SANA and SD3 beta 2000, LoRA rank 128, effective learning rate 8.2e-5.
 Differs from the authors' code: 3 reference predictions a pair instead of 4 (the winner's own target is its reference).
+Its options that no published script switches on (random conditioning, other densities of time, noise of each side's
+own) are not here.
 """
 
 from __future__ import annotations
