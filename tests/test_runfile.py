@@ -115,11 +115,29 @@ def test_an_input_may_be_called_otherwise_but_not_be_another(tmp_path: Path) -> 
         claim_inputs(tmp_path, Outer(name="b"), where="abc")
 
 
+@pytest.mark.parametrize("ours", [{"where": "abc"}, {"where": "abc", "name": "abc"}])
+@pytest.mark.parametrize("theirs", [{"where": "abc"}, {"where": "abc", "name": "abc"}])
+def test_an_input_that_is_asked_for_in_one_alone_is_another_setting(tmp_path: Path, ours, theirs) -> None:
+    claim_inputs(tmp_path, Outer(name="b" if "name" in theirs else "a"), **theirs)
+    if ours == theirs:
+        assert claim_inputs(tmp_path, Outer(name="other" if "name" in ours else "a"), **ours)
+        return
+    with pytest.raises(UserError, match=r"other settings \(name differ\)"):
+        claim_inputs(tmp_path, Outer(name="b" if "name" in ours else "a"), **ours)
+
+
 def test_a_folder_that_notes_no_inputs_goes_by_their_names(tmp_path: Path) -> None:
     runfile.claim(tmp_path / "run.yaml", Outer(), CONVERTER)
     assert claim_inputs(tmp_path, Outer(), where="abc")
     with pytest.raises(UserError, match="where differ"):
         claim_inputs(tmp_path, Outer(where=Path("there")), where="abc")
+
+
+def test_a_note_that_was_cut_is_not_taken_for_whole(tmp_path: Path) -> None:
+    claim_inputs(tmp_path, Outer(), name="abc", where="abc")
+    (tmp_path / "inputs.yaml").write_text("name: abc\n")
+    with pytest.raises(UserError, match=r"inputs\.yaml: broken, it does not tell of where"):
+        claim_inputs(tmp_path, Outer(), name="abc", where="abc")
 
 
 @pytest.mark.parametrize("content", [b"", b"- 1", b"a: [", b"\xff", b"[" * 3000, b"a: 1\na: 2"])

@@ -133,17 +133,26 @@ def claim(
         _write(path, ours)
         return False
     theirs = _claimed(path)
-    if digests:
-        noted = _claimed(note) if note.exists() else {}
-        other = [name for name, digest in digests.items() if noted.get(name, digest) != digest]
-        if other:
-            raise UserError(f"{path.parent}: was made from another content of {', '.join(other)}; {_OTHER_OUT}")
-        free = [*free, *noted]
+    noted = _claimed(note) if digests and note.exists() else None
+    if noted is not None:
+        free = [*free, *(name for name in digests if name in noted)]
     changed = [name for name in differences(ours, theirs) if name not in free]
     if changed:
         names = ", ".join(changed)
         raise UserError(f"{path.parent}: already holds a result of other settings ({names} differ); {_OTHER_OUT}")
+    if noted is not None:
+        _check_inputs(note, noted, digests)
     return True
+
+
+def _check_inputs(note: Path, noted: Mapping[str, str], digests: Mapping[str, str]) -> None:
+    """Raise `UserError` where what is read now is not what was noted."""
+    unnoted = [name for name in digests if name not in noted]
+    if unnoted:
+        raise UserError(f"{note}: broken, it does not tell of {', '.join(unnoted)}; {_OTHER_OUT}")
+    other = [name for name, digest in digests.items() if noted[name] != digest]
+    if other:
+        raise UserError(f"{note.parent}: was made from another content of {', '.join(other)}; {_OTHER_OUT}")
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
