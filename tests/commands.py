@@ -1,0 +1,86 @@
+"""Every command as a user types it, small: each reads what an earlier one wrote, and writes one folder or file.
+
+For tests of what holds for all commands alike: killed and run again, with broken files of its own, run twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+TRAINING = [
+    "--steps", "2", "--batch-size", "2", "--micro-batch", "2", "--holdout", "2", "--learning-rate", "1e-3",
+    "--save-every", "1", "--evaluate-every", "1",
+]  # fmt: skip
+QUICK = ["--steps", "1", "--device", "cpu"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A command line below a working folder; `out` is what it writes there."""
+
+    name: str
+    arguments: tuple[str, ...]
+    out: str
+
+    def at(self, out: str | None = None) -> list[str]:
+        """The arguments that write to `out`, or to its own place."""
+        return [(out or self.out) if argument == "OUT" else argument for argument in self.arguments]
+
+
+def _line(name: str, command: str, *more: str, out: str | None = None) -> Line:
+    own = out or name
+    arguments = (*command.split(), *more)
+    return Line(name, arguments if "OUT" in arguments else (*arguments, "--out", "OUT"), own)
+
+
+_SAMPLE = ("--model", "model", "--prompts", "prompts.jsonl", "--seeds", "1", *QUICK)
+LINES = (
+    _line("prompts", "shapes prompts OUT --split test --per-tag 1", out="prompts.jsonl"),
+    _line("photos", "shapes photos --num 6 --seed 1"),
+    _line("pairs", "pairs draw --model model --prompts prompts.jsonl --shard-size 3 --batch-size 2", *QUICK),
+    _line("real", "pairs real --model model --images photos --spoil degrade --max-scale-up 9 --batch-size 3", *QUICK),
+    _line("imported", "pairs import --model model --winners good --losers bad --device cpu --max-scale-up 9"),
+    _line("exported", "pairs export pairs --device cpu", out="exported.parquet"),
+    _line("lora", "align ddspo --model model --pairs pairs", *TRAINING),
+    _line("full", "align diffusion-dpo --model model --pairs pairs --full", *TRAINING),
+    _line("staged", "align realalign --model model --pairs real", *TRAINING),
+    _line("data", "align ddspo-data --model model --pairs pairs", *TRAINING),
+    _line("chats", "align chats --model model --pairs pairs", *TRAINING),
+    _line("images", "sample", *_SAMPLE),
+    _line("aligned", "sample --adapter lora", *_SAMPLE),
+    _line("guided", "sample --positive lora --negative full", *_SAMPLE),
+    _line("sweep", "sweep --positive lora --scales 0,1", *_SAMPLE),
+    _line("evidence", "evaluate --images base=images --images lora=aligned --replicates 50 --autoencoder model"),
+    _line("page", "report --run lora --evidence evidence --pairs pairs", out="page.html"),
+    _line("merged", "merge --base model --positive lora"),
+    _line("whole", "merge --base model --positive lora --whole"),
+    _line("file", "export --run lora", out="lora.safetensors"),
+    _line(
+        "toy",
+        "toy --num-seeds 1 --pairs-per-class 1 --shown 1 --width 8 --reference-steps 5 --num-steps 3 --batch 8 "
+        "--samples-per-class 20",
+    ),
+)
+BY_NAME = {line.name: line for line in LINES}
+
+
+def write_inputs(folder: Path) -> None:
+    """What no command makes: a random model, and two folders of images with captions."""
+    from contrapose.worlds.shapes import blueprint
+
+    torch.manual_seed(0)
+    tokenizer = blueprint.build_tokenizer()
+    parts = blueprint.build_vae(), blueprint.build_unet(), blueprint.build_text_encoder(tokenizer)
+    blueprint.assemble(*parts, tokenizer).save_pretrained(folder / "model")
+    random = np.random.default_rng(0)
+    for side in ("good", "bad"):
+        (folder / side).mkdir()
+        for number in range(4):
+            pixels = random.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / side / f"{number}.png")
+            (folder / side / f"{number}.txt").write_text(f"a picture of {number} things")
