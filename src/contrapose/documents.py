@@ -71,13 +71,21 @@ def load_yaml(path: Path, mend: str = "") -> Any:
     if path.is_file() and path.stat().st_size > MOST_BYTES:
         raise UserError(f"{path}: not readable as YAML: it is larger than 1 MB{_ending(mend)}")
     try:
-        return yaml.load(_text(path), _PlainLoader)
+        return _plain_data(_text(path))
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         reason = f"{line}{error.problem or error.context}"
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = str(error)
     raise UserError(f"{path}: not readable as YAML: {_short(reason)}{_ending(mend)}")
+
+
+def _plain_data(text: str) -> Any:
+    loader = _PlainLoader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def load_json(path: Path, mend: str = "") -> Any:
