@@ -58,6 +58,8 @@ CountOrNone = Annotated[int, Range(0, _MANY, whole=True)]
 """How many of something there are, none being possible; of what is done every so many steps, 0 is never."""
 Batch = Annotated[int, Range(1, 2**20, whole=True)]
 """How many of something are in memory together."""
+Steps = Annotated[int, Range(1, 1000, whole=True)]
+"""Steps of a sampler: models are trained at no more noise levels."""
 Rank = Annotated[int, Range(1, 2**13, whole=True)]
 """The rank of low-rank adapters: beyond any layer's width they are no longer of low rank."""
 Pixels = Annotated[int, Range(1, 2**15, whole=True)]

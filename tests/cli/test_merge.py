@@ -82,7 +82,7 @@ def test_wrong_arguments(tiny_model: Path, runs: dict[str, Path], tmp_path: Path
     out = tmp_path / "out"
     one = ["--base", tiny_model, "--positive", runs["win"], "--out", out]
     assert "scale nan" in told(*one, "--scale", "nan")
-    assert "scale 1e+06" in told(*one, "--scale", "1000000")
+    assert "scale 1000000.0" in told(*one, "--scale", "1000000")
     assert "nothing to merge" in told(*one, "--negative", runs["win"])
     assert "the merge has rank 4" in told(*one, "--rank", 5)
     assert "trained in full and has none" in told(*one, "--negative", runs["whole"], "--rank", 2)

@@ -11,7 +11,6 @@ sum of theirs. Networks that were trained whole give a whole pipeline.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +29,16 @@ from contrapose.backbones.loading import Loading, Source, find
 from contrapose.backbones.meta import skeleton
 from contrapose.backbones.row_adapters import Adapter, LowRank, has_adapter, read_adapter
 from contrapose.backbones.saving import save_lora, tell_no_folders
+from contrapose.core.guidance import Strength
 from contrapose.errors import UserError
 from contrapose.files import replacing
+from contrapose.ranges import Rank, checked
 
-MAX_SCALE = 1000.0
 _NOTHING = 1e-24  # of the factors' squared norm: what is left of adapters that cancel is rounding
 
 
 @dataclass(frozen=True)
+@checked
 class Merge:
     """What is merged, and how strongly."""
 
@@ -47,9 +48,9 @@ class Merge:
     """Folder of the run whose change is added."""
     negative: Path | None = None
     """Folder of the run whose change is taken away; the base itself when unset."""
-    scale: float = 1.0
+    scale: Strength = 1.0
     """Strength w of base + w (positive - negative); without a negative, 1 is the positive run."""
-    rank: int | None = None
+    rank: Rank | None = None
     """Rank that merged adapters are cut to by SVD; the sum of the runs' ranks, which is exact, when unset."""
     whole: bool = False
     """Write a whole pipeline though both runs are adapters."""
@@ -57,10 +58,8 @@ class Merge:
     """Which of several copies of the base's weights is read, such as fp16; the plain one when unset."""
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.scale) or not 0 < abs(self.scale) <= MAX_SCALE:
-            raise UserError(f"scale {self.scale:g}: must be a number up to {MAX_SCALE:g} either way, and not 0")
-        if self.rank is not None and self.rank < 1:
-            raise UserError(f"rank must be positive, not {self.rank}")
+        if self.scale == 0:
+            raise UserError("scale 0: would leave the base as it is; name another strength")
 
     @property
     def shares(self) -> tuple[tuple[Path, float], ...]:

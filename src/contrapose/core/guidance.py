@@ -13,35 +13,41 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from contrapose.errors import UserError
+from contrapose.ranges import Range, Share, checked
 
 Schedule = Literal["constant", "linear", "cosine"]
 Course = Callable[[float], float]  # w's factor by noise level, where none of the named schedules will do
 Shares = dict[str, float]
 BASE: Shares = {"base": 1.0}
 MAX_SCALE = 1000.0
+Strength = Annotated[float, Range(-MAX_SCALE, MAX_SCALE)]
+"""What a difference of predictions is multiplied by."""
+FreeScale = Annotated[float, Range(0, MAX_SCALE)]
+"""Scale of classifier-free guidance; at 0 and 1 it is off."""
 
 
 @dataclass(frozen=True)
+@checked
 class Guidance(ABC):
     """Strength w by noise level l (0 data, 1 noise), and what it does with the policies `base`, `positive`, `negative`.
 
     Raises `UserError` for a scale that is no number or beyond 1000, and for an interval that is not within 0..1.
     """
 
-    scale: float = 1.0
+    scale: Strength = 1.0
     """Strength w at its highest; 0 is off."""
     schedule: Schedule = "constant"
     """Course of w by noise level l: constant; linear w l; cosine w (1 - cos(pi l)) / 2."""
-    interval: tuple[float, float] = (0.0, 1.0)
+    interval: tuple[Share, Share] = (0.0, 1.0)
     """Noise levels between which guidance is on; outside, only the base is asked."""
-    rescale: float = 0.0
+    rescale: Share = 0.0
     """How far the result is brought back to the base's spread, 0 to 1, so that a large w does not burn the image."""
 
     needs_negative: ClassVar[bool] = False
@@ -50,13 +56,9 @@ class Guidance(ABC):
     """Whether conditional and unconditional rows are predicted by different policies."""
 
     def __post_init__(self) -> None:
-        if not abs(self.scale) <= MAX_SCALE:
-            raise UserError(f"scale {self.scale}: a number of at most {MAX_SCALE:g} is wanted")
         low, high = self.interval
-        if not 0 <= low < high <= 1:
+        if not low < high:
             raise UserError(f"interval {low:g} to {high:g}: two noise levels in 0..1 are wanted, the lower one first")
-        if not 0 <= self.rescale <= 1:
-            raise UserError(f"rescale {self.rescale}: a number from 0 to 1 is wanted")
         if self.schedule not in get_args(Schedule):
             raise UserError(f"schedule {self.schedule}: not known (choose from {', '.join(get_args(Schedule))})")
 
@@ -130,19 +132,15 @@ class DiffusionNPO(Guidance):
 
 
 @dataclass(frozen=True)
+@checked
 class CHATS(DiffusionNPO):
     """win(c) + s (win(c) - lose(proxy)), proxy = (1 + a) emb(null) - a emb(c) (CHATS, ICML 2025).
 
     The pipeline's u + s' (c - u) is this with s' = s + 1.
     """
 
-    proxy: float = 0.5
+    proxy: Strength = 0.5
     """a: how far the losing policy's prompt lies on the other side of no prompt."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not abs(self.proxy) <= MAX_SCALE:
-            raise UserError(f"proxy {self.proxy}: a number of at most {MAX_SCALE:g} is wanted")
 
 
 AnyGuidance = PGD | ContrastivePGD | DiffusionNPO | CHATS
@@ -168,6 +166,7 @@ def combine(
 
 
 @dataclass(frozen=True)
+@checked
 class NAG:
     """Normalized attention guidance: attention away from a negative prompt, no further than tau (Chen et al., 2025).
 
@@ -179,20 +178,12 @@ class NAG:
     Differs from the paper: norms are L2, as in the authors' code, where the paper writes L1.
     """
 
-    scale: float = 5.0
+    scale: Annotated[float, Range(1, MAX_SCALE)] = 5.0
     """s: 1 is off."""
-    tau: float = 2.5
+    tau: Annotated[float, Range(0, MAX_SCALE, low_open=True)] = 2.5
     """How many times longer than Z+ the guided attention may be."""
-    alpha: float = 0.25
+    alpha: Share = 0.25
     """a: share of the guided attention; 0 is off."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.scale <= MAX_SCALE:
-            raise UserError(f"scale {self.scale}: a number from 1 to {MAX_SCALE:g} is wanted")
-        if not 0 < self.tau <= MAX_SCALE:
-            raise UserError(f"tau {self.tau}: a number above 0, at most {MAX_SCALE:g}, is wanted")
-        if not 0 <= self.alpha <= 1:
-            raise UserError(f"alpha {self.alpha}: a number from 0 to 1 is wanted")
 
     @property
     def off(self) -> bool:

@@ -7,11 +7,13 @@ a decided pair, (0.5, 0.5) for a tie.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from contrapose.ranges import Positive, Range, checked
 
 
 @runtime_checkable
@@ -35,13 +37,14 @@ class Identity:
 
 
 @dataclass(frozen=True)
+@checked
 class Sigmoid:
     """loss = -p log sigmoid(m) - (1 - p) log sigmoid(-m), m = r_w - r_l (Bradley-Terry; Wallace et al. 2023, eq. 14).
 
     p is the winner's label, drawn towards the loser's by `smoothing` e: p = (1 - e) label_w + e label_l.
     """
 
-    smoothing: float = 0.0
+    smoothing: Annotated[float, Range(0, 0.5)] = 0.0
 
     def __call__(self, rewards: Float[Tensor, "b n"], labels: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
         margin = _margin(rewards)
@@ -50,13 +53,14 @@ class Sigmoid:
 
 
 @dataclass(frozen=True)
+@checked
 class IPO:
     """loss = p (m - g)^2 + (1 - p) (m + g)^2, m = r_w - r_l: a margin to meet (Azar et al. 2023, eq. 17).
 
     With g = 1/2 this is beta^2 times the paper's (h - 1 / (2 beta))^2, since r carries beta already.
     """
 
-    margin: float = 0.5
+    margin: Positive = 0.5
 
     def __call__(self, rewards: Float[Tensor, "b n"], labels: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
         m = _margin(rewards)
@@ -64,10 +68,11 @@ class IPO:
 
 
 @dataclass(frozen=True)
+@checked
 class Hinge:
     """loss = p max(0, g - m) + (1 - p) max(0, g + m), m = r_w - r_l (SLiC; the form of Diffusion-DRO's stage 1)."""
 
-    margin: float = 1.0
+    margin: Positive = 1.0
 
     def __call__(self, rewards: Float[Tensor, "b n"], labels: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
         m = _margin(rewards)

@@ -22,15 +22,17 @@ from contrapose.core.links import Together
 from contrapose.core.objective import Objective
 from contrapose.core.path import Space
 from contrapose.core.targets import ForwardNoise
+from contrapose.ranges import Positive, Share, checked
 
 
 @dataclass(frozen=True)
+@checked
 class CHATS:
     """A policy for winners and one for losers, under one loss."""
 
-    beta: float = 2000.0
+    beta: Positive = 2000.0
     """Strength in the unit of Diffusion-DPO's code: twice the paper's B, whose loss has no factor of a half."""
-    dropout: float = 0.5
+    dropout: Share = 0.5
     """How often the losing policy sees no prompt."""
     space: Space | None = None
     """Where errors are measured; the model's own prediction space when unset."""

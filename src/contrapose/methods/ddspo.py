@@ -23,6 +23,7 @@ from contrapose.core.links import PairLink, Sigmoid
 from contrapose.core.objective import Objective, Weighting
 from contrapose.core.path import Space
 from contrapose.core.targets import PromptContrast
+from contrapose.ranges import Positive, checked
 
 Losers = Literal["paired", "not-paired", "random-positive"]
 
@@ -34,10 +35,11 @@ _COMPOSITIONS: dict[Losers, tuple[tuple[Pick, ...], Pick]] = {
 
 
 @dataclass(frozen=True)
+@checked
 class DDSPO:
     """Stepwise contrast of the reference's score on a prompt and on its degraded prompt."""
 
-    beta: float = 16000.0
+    beta: Positive = 16000.0
     """Strength of the pull to the reference, in the unit of Diffusion-DPO's code (half the mean-per-element error)."""
     losers: Losers = "paired"
     """What stands on the loser's side: the pair's own loser (paired), another record's winner (not-paired), or that

@@ -21,13 +21,15 @@ from contrapose.core.objective import Objective, Weighting
 from contrapose.core.path import Space
 from contrapose.core.targets import PolicyContrast
 from contrapose.methods.sft import SFT
+from contrapose.ranges import Positive, checked
 
 
 @dataclass(frozen=True)
+@checked
 class DataDrivenDDSPO:
     """Stepwise contrast of two policies' scores, one fitted on winners and one on losers."""
 
-    beta: float = 8000.0
+    beta: Positive = 8000.0
     """Strength of the pull to the reference, in the unit of Diffusion-DPO's code (half the mean-per-element error)."""
     link: PairLink = field(default_factory=Sigmoid)
     """How a comparison is scored: sigmoid (with label smoothing), ipo or hinge."""

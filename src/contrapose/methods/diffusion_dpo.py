@@ -19,13 +19,15 @@ from contrapose.core.links import PairLink, Sigmoid
 from contrapose.core.objective import Objective, Weighting
 from contrapose.core.path import Space
 from contrapose.core.targets import ForwardNoise
+from contrapose.ranges import Positive, checked
 
 
 @dataclass(frozen=True)
+@checked
 class DiffusionDPO:
     """Winner over loser, both measured against the noise that was added."""
 
-    beta: float = 5000.0
+    beta: Positive = 5000.0
     """Strength of the pull to the reference, in the unit of Diffusion-DPO's code (half the mean-per-element error)."""
     link: PairLink = field(default_factory=Sigmoid)
     """How a comparison is scored: sigmoid (with label smoothing), ipo or hinge."""

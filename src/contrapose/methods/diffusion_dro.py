@@ -34,32 +34,31 @@ from contrapose.core.links import Hinge
 from contrapose.core.objective import Objective
 from contrapose.core.targets import ForwardNoise, OwnScore
 from contrapose.errors import UserError
+from contrapose.ranges import Batch, Count, Positive, Steps, checked
 
 
 @dataclass(frozen=True)
+@checked
 class DiffusionDRO:
     """Real images against the policy's own samples, under a hinge."""
 
-    real_margin: float = 1e-3
+    real_margin: Positive = 1e-3
     """m: how much better, in mean squared error, real images are to be explained than own samples."""
     samples: Literal["trajectory", "renoised"] = "trajectory"
     """Own samples: states on the policy's trajectory with the prediction made there, or its final images noised again
     and scored by it (the SD3.5 variant; with sync_every 1 that term has no gradient and only gates the hinge)."""
-    rollout_steps: int = 20
+    rollout_steps: Steps = 20
     """Sampling steps of a trajectory."""
-    sync_every: int = 16
+    sync_every: Count = 16
     """Optimiser steps after which the policy that draws is the trainee again."""
-    rollouts: int = 8
+    rollouts: Batch = 8
     """New trajectories for each optimiser step."""
-    states: int = 4
+    states: Steps = 4
     """States kept of each trajectory, at random."""
-    buffer: int = 32
+    buffer: Batch = 32
     """Trajectories that are kept; the oldest leave."""
 
     def __post_init__(self) -> None:
-        for name in ("rollout_steps", "sync_every", "rollouts", "states", "buffer"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.states > self.rollout_steps:
             raise UserError(f"states {self.states}: a trajectory has {self.rollout_steps} (rollout_steps); keep fewer")
 

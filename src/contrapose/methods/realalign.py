@@ -22,13 +22,15 @@ from contrapose.core.objective import Objective, Weighting
 from contrapose.core.path import Space
 from contrapose.methods.diffusion_dpo import DiffusionDPO
 from contrapose.methods.diffusion_dro import DiffusionDRO
+from contrapose.ranges import Positive, checked
 
 
 @dataclass(frozen=True)
+@checked
 class RealAlign:
     """Diffusion-DPO on real over spoiled images, from where Diffusion-DRO on the real ones ended."""
 
-    beta: float = 2000.0
+    beta: Positive = 2000.0
     """Strength of the pull to stage 1, in the unit of Diffusion-DPO's code (half the mean-per-element error)."""
     link: PairLink = field(default_factory=Sigmoid)
     """How a comparison is scored in stage 2: sigmoid (with label smoothing), ipo or hinge."""

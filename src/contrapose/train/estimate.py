@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from contrapose.core.group import OnPolicy
 from contrapose.core.objective import Objective
 from contrapose.errors import UserError
 from contrapose.methods import METHODS
+from contrapose.ranges import Batch, Count, Range, Rank, checked
 from contrapose.train.memory import Cost, inference_cost, training_cost
 from contrapose.train.settings import DEFAULT_RANK
 from contrapose.train.standing import Memory, Optimizer, module_bytes, quantised_bytes, state_bytes
@@ -28,6 +29,7 @@ TYPICAL_TOKENS = 40  # of a prompt, where padding is not kept
 
 
 @dataclass(frozen=True)
+@checked
 class Setup:
     """A run, as far as its cost goes."""
 
@@ -37,17 +39,17 @@ class Setup:
     """Method to align with; runs that it begins with are not counted."""
     full: bool = False
     """Train the whole denoiser instead of LoRA adapters."""
-    lora_rank: int = DEFAULT_RANK
+    lora_rank: Rank = DEFAULT_RANK
     """Rank of the LoRA adapters."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the networks; trained weights stay in fp32."""
-    batch_size: int = 32
+    batch_size: Batch = 32
     """Pairs for each optimiser step."""
-    micro_batch: int = 8
+    micro_batch: Batch = 8
     """Pairs that go through the network at once."""
     size: str | None = None
     """Size of the images as WIDTHxHEIGHT in pixels; the model's usual size when unset."""
-    text_tokens: int | None = None
+    text_tokens: Annotated[int, Range(1, 2**15, whole=True)] | None = None
     """Rows of text that the network reads; those of the longest prompt when unset."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
@@ -57,19 +59,14 @@ class Setup:
     """The optimiser."""
     quantize: Literal["none", "int8", "nf4"] = "none"
     """Precision of the frozen network's linear layers under LoRA."""
-    prompts: int = 1000
+    prompts: Count = 1000
     """Distinct prompts whose embeddings are cached, degraded ones among them."""
-    pairs: int = 1000
+    pairs: Count = 1000
     """Pairs of latents on disk."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UserError(f"method {self.method}: not known (choose from {', '.join(METHODS)})")
-        for name in ("lora_rank", "batch_size", "micro_batch", "prompts", "pairs"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be positive, not {getattr(self, name)}")
-        if self.text_tokens is not None and self.text_tokens < 1:
-            raise UserError(f"text_tokens must be positive, not {self.text_tokens}")
         if self.batch_size % self.micro_batch:
             raise UserError(f"batch_size {self.batch_size} must be a multiple of micro_batch {self.micro_batch}")
         if self.full and self.quantize != "none":
