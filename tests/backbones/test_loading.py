@@ -10,12 +10,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import stock
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 
+from contrapose.backbones import loading
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families import BY_PIPELINE, FAMILIES, load_backbone
 from contrapose.backbones.loading import Loading
@@ -103,7 +112,44 @@ def test_missing_model(where: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model_id", ["some/model", "gpt2"])
 def test_a_hub_id_offline(model_id: str) -> None:
-    _refused(model_id, model_id)
+    line = _refused("the hub cannot be reached", model_id)
+    assert f"'hf download {model_id}'" in line
+
+
+@pytest.mark.parametrize("model_id", ["no such name", "a//b", "ends/in."])
+def test_what_is_no_hub_id(model_id: str) -> None:
+    _refused("no such model folder or file", model_id)
+
+
+HUB_ERRORS: dict[str, tuple[Callable[[Any], Exception], str]] = {
+    "unknown": (lambda response: RepositoryNotFoundError("404", response=response), "neither a folder here nor in the"),
+    "gated": (lambda response: GatedRepoError("403", response=response), "log in with 'hf auth login'"),
+    "no pipeline": (lambda response: EntryNotFoundError("404"), "has no model_index.json in the hub"),
+    "no network": (lambda response: LocalEntryNotFoundError("gone"), "the hub cannot be reached"),
+    "anything": (lambda response: ValueError("odd\nthings"), "cannot be had from the hub: odd things"),
+}
+
+
+@pytest.mark.parametrize("what", HUB_ERRORS)
+def test_what_the_hub_says(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, says = HUB_ERRORS[what]
+
+    def answer(*_: object, **__: object) -> None:
+        raise make(Mock(headers={}))
+
+    monkeypatch.setattr(loading, "hf_hub_download", answer)
+    _refused(says, "some/model")
+
+
+@pytest.mark.parametrize("name", ["sd", "sana"])
+def test_a_hub_id_that_was_downloaded(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read out of the hub's cache, as it is without a network."""
+    repository, revision = tmp_path / "models--some--model", "0123456789abcdef0123456789abcdef01234567"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text(revision)
+    shutil.copytree(folder, repository / "snapshots" / revision)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert load_backbone("some/model").fingerprint == load_backbone(folder).fingerprint
 
 
 def test_missing_run(tiny_model: Path, tmp_path: Path) -> None:

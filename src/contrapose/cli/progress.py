@@ -21,11 +21,13 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning)
     import diffusers.utils.logging as of_diffusers
+    import huggingface_hub.utils.logging as of_hub
     import transformers.utils.logging as of_transformers
 
     for library in (of_diffusers, of_transformers):
         library.set_verbosity_error()
         library.disable_progress_bar()
+    of_hub.set_verbosity_error()  # it tells of each of its attempts to reach the hub
 
 
 class _Notes(logging.Handler):
