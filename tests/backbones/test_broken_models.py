@@ -296,3 +296,45 @@ def test_a_side_that_is_two_numbers(broken: Callable[[str, Spoil], Path]) -> Non
     """diffusers knows networks for images that are wider than high."""
     model = broken("sd", _edit("unet/config.json", sample_size=[8, 16]))
     assert load_backbone(model).latent_shape == (4, 8, 16)
+
+
+@pytest.mark.parametrize(
+    ("family", "part"), [("sd", "text_encoder"), ("sana", "text_encoder"), ("flux", "text_encoder_2")]
+)
+def test_a_text_encoder_of_another_model(
+    family: str, part: str, broken: Callable[[str, Spoil], Path], tiny_family: Callable[[str], Path]
+) -> None:
+    """Whole in itself, and of another width than the network reads."""
+    other = {"sd": "flux", "sana": "z-image", "flux": "sd3"}[family]
+    theirs = {"sd": "text_encoder", "sana": "text_encoder", "flux": "text_encoder_3"}[family]
+
+    def exchange(folder: Path) -> None:
+        shutil.rmtree(folder / part)
+        shutil.copytree(tiny_family(other) / theirs, folder / part)
+        index = json.loads((folder / "model_index.json").read_text())
+        index[part] = json.loads((tiny_family(other) / "model_index.json").read_text())[theirs]
+        (folder / "model_index.json").write_text(json.dumps(index))
+
+    _refused(broken(family, exchange), "takes Gemma2" if family == "sana" else "so they are another model's")
+
+
+def _merges(keep: float) -> Spoil:
+    """The tokenizer in its older form, vocabulary and merges in two files, of which the second is cut."""
+
+    def spoil(folder: Path) -> None:
+        model = json.loads((folder / "tokenizer/tokenizer.json").read_text())["model"]
+        merges = [" ".join(merge) for merge in model["merges"]]
+        kept = merges[: int(keep * len(merges))]
+        (folder / "tokenizer/vocab.json").write_text(json.dumps(model["vocab"]))
+        (folder / "tokenizer/merges.txt").write_text("".join(line + "\n" for line in ["#version: 0.2", *kept]))
+        (folder / "tokenizer/tokenizer.json").unlink()
+
+    return spoil
+
+
+def test_merges_in_a_file_of_their_own(broken: Callable[[str, Spoil], Path]) -> None:
+    load_backbone(broken("sd", _merges(1.0)))
+
+
+def test_merges_that_are_cut(broken: Callable[[str, Spoil], Path]) -> None:
+    _refused(broken("sd", _merges(0.8)), "so merges.txt is cut short")

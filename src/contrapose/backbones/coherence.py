@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from contrapose.backbones.base import Backbone
 
 _FEW = 0.9  # of the encoder's words; published tokenizers leave a few of its last rows unused
+TEXT_WIDTHS = ("caption_channels", "cap_feat_dim", "joint_attention_dim", "cross_attention_dim")
 _TIMES = 1001  # that are looked at along a path
 
 
@@ -42,7 +43,7 @@ def _check_words(where: str, tokenizer: Any, config: Any) -> None:
 
 
 def check_fit(backbone: Backbone) -> None:
-    """Raise `UserError` for a scheduler of another path, or an autoencoder of other latents than the network's."""
+    """Raise `UserError` for a scheduler, an autoencoder or text encoders that are another network's."""
     pipe, model = backbone.pipe, backbone.source.model
     misfit = backbone.misfit(pipe.scheduler)
     if misfit is not None:
@@ -54,6 +55,21 @@ def check_fit(backbone: Backbone) -> None:
         raise UserError(
             f"{model}: its {backbone.denoiser_part} reads latents of {read} channels and its vae makes {made}; name a "
             "model that makes images from text alone"
+        )
+    _check_text_widths(backbone)
+
+
+def _check_text_widths(backbone: Backbone) -> None:
+    """Text is as wide as the widest encoder, or as all of them side by side; SD3 pads that of its CLIPs alone."""
+    config = backbone.network.config
+    wanted = next(config[name] for name in TEXT_WIDTHS if config.get(name))
+    encoders = {name: getattr(backbone.pipe, name) for name in backbone.encoder_parts}
+    widths = [encoder.config.hidden_size for encoder in encoders.values() if encoder is not None]
+    padded = None in encoders.values()
+    if not padded and isinstance(wanted, int) and wanted not in (max(widths), sum(widths)):
+        raise UserError(
+            f"{backbone.source.model}: its {backbone.denoiser_part} reads text of width {wanted} and its text encoders "
+            f"make {' and '.join(map(str, widths))}, so they are another model's; download the model again"
         )
 
 

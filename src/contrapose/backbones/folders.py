@@ -32,6 +32,7 @@ _LARGEST = 10_000_000  # of any whole number: vocabularies have a quarter of a m
 # Numbers that memory or time grow with before a single weight is read.
 _LIMITS = {"sample_size": 8192, "pos_embed_max_size": 8192, "patch_size": 8192, "num_train_timesteps": 100_000}
 _MOST_LAYERS = 1000
+_MERGED = 0.99  # of a vocabulary's words that are longer than a letter; the others are marks, such as the end of a text
 _MAY_BE_INFINITE = "lambda_min_clipped"  # of DPM++ schedulers, whose usual value is minus infinity
 
 
@@ -193,6 +194,22 @@ def _check_tokenizer(folder: Path) -> None:
         raise UserError(f"{folder.parent}: {folder.name}/ has no vocabulary; {_AGAIN}")
     for path in folder.glob("*config.json"):
         read_object(path)
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        _check_merges(folder)
+
+
+def _check_merges(folder: Path) -> None:
+    """Raise `UserError` where words of the vocabulary can be put together by none of the merges.
+
+    A list of merges that was cut is a list still, and would only read prompts in smaller pieces than the network knows.
+    """
+    words = [word for word in read_object(folder / "vocab.json") if len(word.removesuffix("</w>")) > 1]
+    try:
+        merges = (folder / "merges.txt").read_text(encoding="utf-8").count("\n")
+    except ValueError:
+        merges = 0
+    if merges < _MERGED * len(words):
+        raise UserError(f"{folder}: {merges} merges for {len(words)} words, so merges.txt is cut short; {_AGAIN}")
 
 
 def variant_of(folder: Path, variant: str | None) -> str | None:

@@ -18,6 +18,7 @@ from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
 from contrapose.backbones.base import Backbone
+from contrapose.backbones.coherence import TEXT_WIDTHS
 from contrapose.backbones.families import BY_PIPELINE
 from contrapose.backbones.folders import INDEX, check_parts, class_of, is_absent, read_index
 from contrapose.backbones.loading import Loading, Source, check_family, one_line, told_of_hub
@@ -26,7 +27,6 @@ from contrapose.errors import UserError
 
 CONFIGS = Path(__file__).parent / "configs"
 SHIPPED = tuple(sorted(folder.name for folder in CONFIGS.iterdir()))
-_TEXT_WIDTHS = ("caption_channels", "cap_feat_dim", "joint_attention_dim", "cross_attention_dim")
 _TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 _META = torch.device("meta")
 
@@ -67,7 +67,7 @@ def example(backbone: Backbone, rows: int, shape: tuple[int, ...], tokens: int) 
 def example_text(backbone: Backbone, rows: int, tokens: int) -> Condition:
     """What `backbone.read` gives for prompts of so many tokens, without values."""
     config = backbone.network.config
-    width = next(config[name] for name in _TEXT_WIDTHS if config.get(name))
+    width = next(config[name] for name in TEXT_WIDTHS if config.get(name))
     condition = {"text": torch.empty(rows, tokens, width, dtype=backbone.dtype, device=_META)}
     pooled = config.get("pooled_projection_dim")
     if config.get("addition_embed_type") == "text_time":
