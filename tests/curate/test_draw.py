@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from contrapose.backbones.families import load_backbone
 from contrapose.curate.draw import Draw, Plan, draw_pairs, plan_pairs
 from contrapose.errors import UserError
 from contrapose.files import aside_of
-from contrapose.pairs.store import PairRecord, PairStore, stack
+from contrapose.pairs.store import PairRecord, PairStore, shard_path, stack
 from contrapose.sample.noise import generator
 
 FIELDS = ("winner", "loser")
@@ -214,6 +215,22 @@ def test_a_full_disk_leaves_whole_files_and_carries_on(
         "skipped.jsonl",
     ]
     assert len(_drawn(draw, backbone, tmp_path)) == 12
+
+
+def test_a_shard_that_was_cut_or_exchanged_is_named(
+    draw: Draw, backbone: Backbone, tiny_pairs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_pairs, tmp_path / "pairs")
+    first, second = (shard_path(tmp_path / "pairs", index) for index in (0, 1))
+    shutil.copy(second, first)
+    with pytest.raises(UserError, match=r"shard-00000\.safetensors: holds other pairs than were planned; delete it"):
+        _drawn(draw, backbone, tmp_path / "pairs")
+    first.write_bytes(first.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"shard-00000\.safetensors: truncated or broken.*; delete it"):
+        _drawn(draw, backbone, tmp_path / "pairs")
+    first.unlink()
+    _drawn(draw, backbone, tmp_path / "pairs")
+    assert _bytes(tmp_path / "pairs") == _bytes(tiny_pairs)
 
 
 def test_prompts_that_cannot_be_degraded_are_told(draw: Draw, backbone: Backbone, tmp_path: Path) -> None:

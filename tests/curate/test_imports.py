@@ -308,7 +308,7 @@ def test_an_exchanged_image_is_refused(settings: Import, backbone: Backbone, tmp
     """All names are the same, but one pair would be of other images."""
     _interrupt(import_pairs(settings, _plan(settings, backbone), backbone, tmp_path / "out"), 1)
     _save(tmp_path / "bad" / "p9.jpg", _picture(999, (60, 30)))
-    with pytest.raises(UserError, match="prompts_digest"):
+    with pytest.raises(UserError, match="pairs_digest"):
         _imported(settings, backbone, tmp_path / "out")
 
 

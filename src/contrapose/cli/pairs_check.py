@@ -29,7 +29,7 @@ class Command:
 def main(arguments: list[str], prog: str) -> None:
     command = parse(Command, arguments, prog)
     quiet_libraries()
-    store = PairStore(command.pairs)
+    store = PairStore(command.pairs, complete=False)
     model = command.model or store.settings.get("model")
     too_long = prompt_reader(model) if model else None
     found: list[Findings] = []

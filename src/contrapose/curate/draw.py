@@ -97,6 +97,8 @@ def draw_pairs(draw: Draw, plan: Plan, backbone: Backbone, out: Path) -> Iterato
     sizes: tuple[str | None, ...] = draw.sizes or (None,)
     shapes = {size: backbone.shape_for(size) for size in sizes}
     sized = ((sizes[random_seed(r.id, r.seed, "size") % len(sizes)], r) for r in plan.records)
+    shards = by_size(sized, sizes, draw.shard_size)
+    records = (record for _, shard in shards for record in shard)
     embeddings = Embeddings(backbone)
 
     def make(size: str | None, records: Sequence[PairRecord]) -> Tensor:
@@ -106,8 +108,8 @@ def draw_pairs(draw: Draw, plan: Plan, backbone: Backbone, out: Path) -> Iterato
         inputs = {"draw.model": model_digest(draw.model, draw), "draw.prompts": digest_of(draw.prompts)}
         if isinstance(draw.degrade, Given) and draw.degrade.file is not None:
             inputs["draw.degrade.file"] = digest_of(draw.degrade.file)
-        begin(out, {"draw": draw}, CONVERTER, backbone, plan.records, plan.skipped, inputs)
-        yield from fill(out, by_size(sized, sizes, draw.shard_size), draw.batch_size, make)
+        begin(out, {"draw": draw}, CONVERTER, backbone, records, plan.skipped, inputs)
+        yield from fill(out, shards, draw.batch_size, make)
 
 
 def _draw_batch(

@@ -139,7 +139,6 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) ->
     """
     settings = replace(settings, format=plan.format if settings.source else "auto")
     by_id: dict[str, Any] = {pair.record.id: pair for pair in plan.pairs}
-    records = [pair.record for pair in plan.pairs]
     if plan.encoded:
         notes: dict[str, Any] = {"note": NOTE}
         sizes: Sequence[Any] = sorted({pair.size for pair in plan.pairs})
@@ -148,6 +147,7 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) ->
         notes, sizes, latents = {}, settings.buckets_for(backbone), partial(_encode, backbone)
         settings = replace(settings, resolution=settings.resolution_for(backbone))
     shards = by_size(((pair.size, pair.record) for pair in plan.pairs), sizes, settings.shard_size)
+    records = (record for _, shard in shards for record in shard)
 
     def make(_: Any, some: Sequence[PairRecord]) -> Tensor:
         return latents([by_id[record.id] for record in some])

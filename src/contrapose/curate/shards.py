@@ -13,9 +13,10 @@ from torch import Tensor
 
 from contrapose import runfile
 from contrapose.backbones.base import Backbone
+from contrapose.errors import UserError
 from contrapose.files import replacing
-from contrapose.pairs.store import MANIFEST, PairRecord, shard_path, write_shard
-from contrapose.sample.noise import random_seed
+from contrapose.pairs.manifest import FORMAT, MANIFEST
+from contrapose.pairs.store import PairRecord, count_and_digest, read_shard, shard_path, write_shard
 
 SKIPPED = "skipped.jsonl"
 S = TypeVar("S")
@@ -40,16 +41,16 @@ def begin(
 ) -> None:
     """Claim `out` by `pairs.yaml` and write what was left out; `settings` is one entry, such as `draw` or `import`.
 
-    `inputs` gives what the settings name (dotted, such as `draw.model`) with the digests of what lies there.
-
-    Raises `UserError` when `out` holds pairs of other settings, another model or other prompts.
+    `records` are all pairs in the order of their shards, and are gone through once. `inputs` gives what the settings
+    name (dotted, such as `draw.model`) with the digests of what lies there. Raises `UserError` when `out` holds pairs
+    of other settings, another model or other prompts.
     """
-    ids = [record.id for record in records]
+    num, digest = count_and_digest(records)
     manifest = {
-        "format": 2,
+        "format": FORMAT,
         "fingerprint": backbone.fingerprint,
-        "num_pairs": len(ids),
-        "prompts_digest": f"{random_seed(*ids):016x}",  # the files named below may be edited later
+        "num_pairs": num,
+        "pairs_digest": digest,  # of the pairs as they are planned, since shards may be changed or exchanged later
         **conv.unstructure(settings),
     }
     runfile.claim(out / MANIFEST, manifest, conv, free=[f"{name}.batch_size" for name in settings], inputs=inputs)
@@ -68,10 +69,19 @@ def fill(
     batch_size: int,
     make: Callable[[S, list[PairRecord]], Tensor],
 ) -> Iterator[int]:
-    """Write every shard that is missing, yielding the number of pairs done; `make` gives latents [b, 2, ...]."""
+    """Write every shard that is missing, yielding the number of pairs done; `make` gives latents [b, 2, ...].
+
+    Raises `UserError` naming a shard that is there and broken, or holds other pairs.
+    """
     done = 0
     for index, (size, shard) in enumerate(shards):
-        if not shard_path(out, index).exists():
+        path = shard_path(out, index)
+        if path.exists():
+            if read_shard(path).records != shard:
+                raise UserError(
+                    f"{path}: holds other pairs than were planned; delete it and run the same command again"
+                )
+        else:
             latents: list[Tensor] = []
             for start in range(0, len(shard), batch_size):
                 some = shard[start : start + batch_size]

@@ -42,11 +42,9 @@ def check(store: PairStore, too_long: TooLong | None = None) -> Iterator[int | F
     """
     records = store.records
     findings = Findings(len(records), len({r.prompt for r in records}), len(store.shards))
-    expected = store.manifest.get("num_pairs", len(records))
     bare = [r.id for r in records if not r.degraded.strip()]  # all of them, where pairs were imported
     problems = {
-        "missing pairs (run the command that made them again)": [f"{len(records)} of {expected}"]
-        * (len(records) < expected),
+        "not the pairs that were planned": [store.flaw] if store.flaw else [],
         "identifiers used twice": [i for i, n in Counter(r.id for r in records).items() if n > 1],
         "empty prompts": [r.id for r in records if not r.prompt.strip()],
         "no degraded prompt, while other pairs have one": bare if len(bare) < len(records) else [],

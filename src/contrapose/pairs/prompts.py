@@ -35,11 +35,19 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     for number, line in _lines(path):
         where = f"{path}: line {number}"
         prompt = parse(line, where)
-        _check_text(prompt.text, where)
+        _check_text("the prompt", prompt.text, where)
         prompts.append(replace(prompt, line=number))
     if not prompts:
         raise UserError(f"{path}: holds no prompts; write at least one line")
     return prompts
+
+
+def is_writable(text: str) -> bool:
+    """Whether every file can hold a text: it has no NUL and no half of a surrogate pair, such as JSON's "\\ud83d"."""
+    try:
+        return b"\0" not in text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
 
 
 def num_duplicates(prompts: Sequence[Prompt]) -> int:
@@ -86,13 +94,27 @@ def _from_json(line: str, where: str) -> Prompt:
         raise UserError(f"{where}: has no `prompt` field (fields found: {found}); add one")
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{where}: `prompt` is not a string with words in it; mend or remove the line")
+    for name, value in row.items():
+        for part in _texts([name, value]):
+            _check_text(f"field {name!a}", part, where)
     return Prompt(text, row)
 
 
-def _check_text(text: str, where: str) -> None:
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a JSON value, names of fields included."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += [*value, *value.values()]
+
+
+def _check_text(what: str, text: str, where: str) -> None:
     if "\0" in text:
-        raise UserError(f"{where}: the prompt holds a NUL character; remove it")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # JSON's "\ud83d" alone: half a character, which nothing later could write
-        raise UserError(f"{where}: the prompt holds half of a surrogate pair; write the whole character") from None
+        raise UserError(f"{where}: {what} holds a NUL character; remove it")
+    if not is_writable(text):
+        raise UserError(f"{where}: {what} holds half of a surrogate pair; write the whole character")

@@ -43,14 +43,11 @@ class Table(NamedTuple):
 def read_pairs(folder: Path, seed: int) -> Pairs:
     """Counts, settings and a random few of a folder of pairs. Raises `UserError` when it is none."""
     store = PairStore(folder)
-    if not isinstance(store.manifest, dict):
-        raise UserError(f"{folder}: its manifest holds no settings; draw the pairs again")
-    total = store.manifest.get("num_pairs", len(store))
-    there = count(len(store)) if len(store) == total else f"{count(len(store))} of {count(total)}, unfinished"
     prompts = len({record.prompt for record in store.records})
+    sizes = size(sum(path.stat().st_size for path in store.shards))
     facts = [
         Fact("Folder", str(folder)),
-        Fact("Pairs", f"{there}, from {count(prompts)} prompts; {size(sum(p.stat().st_size for p in store.shards))}"),
+        Fact("Pairs", f"{count(len(store))}, from {count(prompts)} prompts; {sizes}"),
         *(Fact(_label(key), _written(value)) for key, value in store.settings.items() if key not in _PRACTICAL),
         Fact("Model's fingerprint", str(store.manifest.get("fingerprint", "not recorded"))),
     ]

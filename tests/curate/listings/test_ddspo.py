@@ -87,7 +87,7 @@ def test_killed_and_resumed_is_uninterrupted(folder: Path, tiny_model: Path, bac
     _imported(folder, tiny_model, backbone)
     assert {path.name: path.read_bytes() for path in (folder / "out").iterdir()} == whole
     save_file({"latent": _latent(99)}, folder / "latents" / "000.safetensors")
-    with pytest.raises(UserError, match="prompts_digest"):
+    with pytest.raises(UserError, match="pairs_digest"):
         _imported(folder, tiny_model, backbone)
 
 
