@@ -58,6 +58,10 @@ CountOrNone = Annotated[int, Range(0, _MANY, whole=True)]
 """How many of something there are, none being possible; of what is done every so many steps, 0 is never."""
 Batch = Annotated[int, Range(1, 2**20, whole=True)]
 """How many of something are in memory together."""
+Few = Annotated[int, Range(1, 1000, whole=True)]
+"""How many of something that is done anew for every prompt or photograph: one at least."""
+Tokens = Annotated[int, Range(1, 2**17, whole=True)]
+"""Tokens of a text that a network reads or writes."""
 Steps = Annotated[int, Range(1, 1000, whole=True)]
 """Steps of a sampler: models are trained at no more noise levels."""
 Rank = Annotated[int, Range(1, 2**13, whole=True)]
@@ -76,6 +80,8 @@ Number = Annotated[float, Range(-_LARGE, _LARGE)]
 """Any number that is finite."""
 Share = Annotated[float, Range(0, 1)]
 """A share, none and all included."""
+ShareAbove0 = Annotated[float, Range(0, 1, low_open=True)]
+"""A share that is never none."""
 ShareBelow1 = Annotated[float, Range(0, 1, high_open=True)]
 """A share that is never all."""
 

@@ -276,9 +276,9 @@ def test_runs_that_do_not_merge(
     [
         ({"scale": float("nan")}, "scale nan"),
         ({"scale": float("inf")}, "scale inf"),
-        ({"scale": 1000.5}, "scale 1000.5: must be a number up to 1000"),
+        ({"scale": 1000.5}, "scale 1000.5: a number from -1000 up to 1000"),
         ({"scale": 0.0}, "scale 0"),
-        ({"rank": 0}, "rank must be positive"),
+        ({"rank": 0}, "rank 0: a whole number from 1"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], line: str) -> None:

@@ -152,5 +152,5 @@ def test_pairs_of_another_model(tiny_pairs: Path, tiny_v_model: Path, tmp_path: 
 
 
 def test_counts() -> None:
-    with pytest.raises(UserError, match="batch_size is 0"):
+    with pytest.raises(UserError, match="batch_size 0"):
         replace(Export(), batch_size=0)

@@ -128,8 +128,13 @@ def test_top_k_keeps_the_best_and_of_equals_the_earlier(k, expected):
 
 
 def test_top_k_of_none_is_refused():
-    with pytest.raises(UserError, match="k is 0"):
+    with pytest.raises(UserError, match="k 0: a whole number from 1"):
         TopK(0)
+
+
+def test_captions_of_no_length_are_refused():
+    with pytest.raises(UserError, match="min_words 3 is more than max_words 2"):
+        CaptionLength(min_words=3, max_words=2)
 
 
 def test_thresholds_of_the_winner():

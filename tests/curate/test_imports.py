@@ -247,7 +247,7 @@ def test_a_format_is_that_of_a_source(settings: Import) -> None:
 
 @pytest.mark.parametrize("name", ["shard_size", "batch_size"])
 def test_counts(settings: Import, name: str) -> None:
-    with pytest.raises(UserError, match=f"{name} is 0"):
+    with pytest.raises(UserError, match=f"{name} 0"):
         replace(settings, **{name: 0})
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline
@@ -35,7 +35,7 @@ from contrapose.backbones.folders import INDEX, check_parts, is_absent, networks
 from contrapose.backbones.networks import check_finite, read_network
 from contrapose.backbones.single_file import pipeline_of_checkpoint
 from contrapose.errors import UserError
-from contrapose.ranges import Range, checked
+from contrapose.ranges import Tokens, checked
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -57,7 +57,7 @@ class Loading:
 
     variant: str | None = None
     """Which of several copies of the weights is read, such as fp16; the plain one when unset."""
-    text_length: Annotated[int, Range(1, 2**15, whole=True)] | None = None
+    text_length: Tokens | None = None
     """Tokens that the largest text encoder reads (SD3, FLUX, SANA, PixArt, Z-Image); its usual number when unset."""
     quantize: Literal["none", "nf4", "int8", "torchao-int8"] = "none"
     """Precision of the frozen network's weights: nf4 and int8 need bitsandbytes, torchao-int8 needs torchao."""

@@ -9,9 +9,11 @@ from PIL.Image import Image
 
 from contrapose.evaluate.pretrained import Precision
 from contrapose.evaluate.vision_language import VisionLanguage
+from contrapose.ranges import Batch, Tokens, checked
 
 
 @dataclass(frozen=True)
+@checked
 class Captioner:
     """Writes the likeliest caption, word by word; nothing is drawn, so an image is always told the same way.
 
@@ -22,9 +24,9 @@ class Captioner:
     """Folder or hub id of a captioner such as BLIP, or of a chat model that sees images."""
     prompt: str = "Describe this photograph in one sentence, as its caption."
     """What a chat model is told; BLIP and its like are asked nothing."""
-    max_new_tokens: int = 64
+    max_new_tokens: Tokens = 64
     """Tokens after which a caption is cut off."""
-    batch_size: int = 8
+    batch_size: Batch = 8
     """Images in the network at a time."""
     dtype: Precision = "fp32"
     """Precision of the network."""

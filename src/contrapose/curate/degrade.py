@@ -4,10 +4,11 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 from contrapose.curate.exchange import exchanges
 from contrapose.errors import UserError
+from contrapose.ranges import Few, Range, checked
 
 
 class Skipped(tuple[str, ...]):
@@ -30,6 +31,7 @@ class Degrader(Protocol):
 
 
 @dataclass(frozen=True)
+@checked
 class Words:
     """Random removal (DDSPO): max(1, int(ratio * n)) of n whitespace words dropped, ratio ~ U(low, high), order kept.
 
@@ -38,15 +40,14 @@ class Words:
     so a prompt's variants there change with the prompts before it).
     """
 
-    low: float = 0.4
-    high: float = 0.7
-    num_variants: int = 5
-    num_trials: int = 5
+    low: Annotated[float, Range(0, 1, low_open=True, high_open=True)] = 0.4
+    high: Annotated[float, Range(0, 1, low_open=True, high_open=True)] = 0.7
+    num_variants: Few = 5
+    num_trials: Few = 5
 
     def __post_init__(self) -> None:
-        if not 0 < self.low <= self.high < 1:
-            raise UserError(f"words: low {self.low} and high {self.high} must keep 0 < low <= high < 1")
-        _check_count("words", num_variants=self.num_variants, num_trials=self.num_trials)
+        if self.low > self.high:
+            raise UserError(f"words: low {self.low} is more than high {self.high}")
 
     def variants(self, prompts: Sequence[str], seed: int) -> list[tuple[str, ...]]:
         """Return up to `num_variants` shortened prompts each; a prompt of fewer than two words is skipped."""
@@ -65,6 +66,7 @@ class Words:
 
 
 @dataclass(frozen=True)
+@checked
 class Swap:
     """Composition altered by rule: attributes, objects or relations of an English prompt exchanged or replaced.
 
@@ -72,10 +74,7 @@ class Swap:
     "a cat and a dog" is skipped: the exchange says the same thing again, and the same wish is no worse one.
     """
 
-    num_variants: int = 5
-
-    def __post_init__(self) -> None:
-        _check_count("swap", num_variants=self.num_variants)
+    num_variants: Few = 5
 
     def variants(self, prompts: Sequence[str], seed: int) -> list[tuple[str, ...]]:
         """Return up to `num_variants` altered prompts each; a prompt that no rule fits is skipped."""
@@ -101,9 +100,3 @@ def stream(seed: int, purpose: str, prompt: str) -> random.Random:
     """Return the random stream of (seed, purpose, prompt), so that no prompt's draw depends on another's."""
     digest = hashlib.sha256(f"{seed}\0{purpose}\0{prompt}".encode()).digest()
     return random.Random(int.from_bytes(digest, "big"))
-
-
-def _check_count(name: str, **counts: int) -> None:
-    for setting, count in counts.items():
-        if count < 1:
-            raise UserError(f"{name}: {setting} is {count}; it must be at least 1")

@@ -19,6 +19,7 @@ from contrapose.backbones.base import Backbone, Generation
 from contrapose.backbones.digests import model_digest
 from contrapose.backbones.loading import Loading
 from contrapose.contents import digest_of
+from contrapose.core.guidance import FreeScale
 from contrapose.curate.degrade import Skipped, Words, choose
 from contrapose.curate.degraders import DEGRADERS, AnyDegrader
 from contrapose.curate.given import Given
@@ -27,11 +28,13 @@ from contrapose.errors import UserError
 from contrapose.files import one_writer
 from contrapose.pairs.prompts import prompt_id, read_prompts
 from contrapose.pairs.store import PairRecord
+from contrapose.ranges import Batch, Few, Seed, Steps, checked
 from contrapose.sample.embeddings import Embeddings
 from contrapose.sample.noise import generator, random_seed, starting_noise
 
 
 @dataclass(frozen=True)
+@checked
 class Draw(Loading):
     """Everything that decides the pairs that are drawn."""
 
@@ -41,19 +44,19 @@ class Draw(Loading):
     """Prompts: .txt with one a line, or .jsonl with a field `prompt`."""
     degrade: AnyDegrader = field(default_factory=Words)
     """How prompts are degraded."""
-    pairs_per_prompt: int = 1
+    pairs_per_prompt: Few = 1
     """Pairs drawn for each prompt, each with its own seed and variant."""
-    steps: int | None = None
+    steps: Steps | None = None
     """Sampling steps; what is usual for the model when unset."""
-    guidance_scale: float | None = None
+    guidance_scale: FreeScale | None = None
     """Guidance scale of the drawn images, 1 is off; what is usual for the model when unset."""
     sizes: tuple[str, ...] = ()
     """Image sizes as WIDTHxHEIGHT; each pair takes one of them by its seed. The model's usual size when empty."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of noise and of the choice among degraded variants."""
-    shard_size: int = 64
+    shard_size: Batch = 64
     """Pairs in one file, the unit that a killed run repeats."""
-    batch_size: int = 16
+    batch_size: Batch = 16
     """Pairs drawn at once (each is two images); does not change the pairs beyond rounding."""
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Precision of the sampler."""

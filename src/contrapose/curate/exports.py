@@ -26,6 +26,7 @@ from contrapose.curate.listings.pick_a_pic import CAPTION, DEGRADED, IMAGE_0, IM
 from contrapose.errors import UserError
 from contrapose.files import replacing
 from contrapose.pairs.store import PairRecord, PairStore, stack
+from contrapose.ranges import Batch, checked
 from contrapose.sample.noise import random_seed
 
 _GROUP = 100  # rows that a reader gets at a time, as in Hugging Face's image data sets
@@ -33,6 +34,7 @@ _SAVING: dict[str, dict[str, Any]] = {"png": {"format": "PNG"}, "jpeg": {"format
 
 
 @dataclass(frozen=True)
+@checked
 class Export(Loading):
     """How pairs are written as Parquet."""
 
@@ -40,14 +42,10 @@ class Export(Loading):
     """Model whose autoencoder decodes the latents; the one that the pairs were made with when unset."""
     images: Literal["png", "jpeg"] = "png"
     """How images are stored: png keeps every pixel, jpeg (quality 95) takes about a quarter of the space."""
-    batch_size: int = 4
+    batch_size: Batch = 4
     """Pairs decoded at once (each is two images)."""
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Precision of the autoencoder."""
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"batch_size is {self.batch_size}; it must be at least 1")
 
 
 def export_pairs(settings: Export, store: PairStore, backbone: Backbone, out: Path) -> Iterator[int]:

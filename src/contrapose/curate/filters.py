@@ -21,6 +21,7 @@ from PIL import Image
 from contrapose.curate.candidates import Candidate
 from contrapose.errors import UserError
 from contrapose.evaluate.scorers import Aesthetic, AnyScorer, PickScore, Scorer, YesNo
+from contrapose.ranges import AtLeast0, AtLeast1, Count, CountOrNone, Number, Share, checked
 
 Side = Literal["winner", "loser"]
 Reasons = Iterator[str | None]
@@ -58,14 +59,15 @@ def score_of(candidate: Candidate, side: Side, measure: str) -> float:
 
 
 @dataclass(frozen=True)
+@checked
 class Size:
     """Photographs of enough pixels and of no extreme shape, by the file's own size."""
 
-    min_side: int = 0
+    min_side: CountOrNone = 0
     """Least pixels of the shorter side."""
-    min_pixels: int = 0
+    min_pixels: CountOrNone = 0
     """Least pixels in all."""
-    max_aspect: float = 3.0
+    max_aspect: AtLeast1 = 3.0
     """Longest allowed side in units of the shorter one."""
 
     scorer: ClassVar[None] = None
@@ -86,16 +88,21 @@ class Size:
 
 
 @dataclass(frozen=True)
+@checked
 class CaptionLength:
     """Captions that say something, and not so much that no text encoder reads it."""
 
-    min_words: int = 2
+    min_words: CountOrNone = 2
     """Fewest words."""
-    max_words: int = 200
+    max_words: Count = 200
     """Most words."""
 
     scorer: ClassVar[None] = None
     sides: ClassVar[tuple[Side, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if self.min_words > self.max_words:
+            raise UserError(f"caption-length: min_words {self.min_words} is more than max_words {self.max_words}")
 
     def reasons(self, table: Iterable[Candidate], measure: str) -> Reasons:
         return map(self._reason, table)
@@ -133,6 +140,7 @@ class Colours:
 
 
 @dataclass(frozen=True)
+@checked
 class Colourfulness:
     """Colourful photographs (Hasler & Suesstrunk 2003), by either of RealAlign's two published readings.
 
@@ -142,7 +150,7 @@ class Colourfulness:
 
     reading: Literal["absolute", "pair"] = "absolute"
     """Whether the winner is held against a number or against its loser."""
-    threshold: float | None = None
+    threshold: AtLeast0 | None = None
     """With the absolute reading: about 15 is slightly, 45 quite and 82 highly colourful; the set's mean when unset."""
 
     scorer: ClassVar[Colours] = Colours()
@@ -165,6 +173,7 @@ class Colourfulness:
 
 
 @dataclass(frozen=True)
+@checked
 class ScorerGap:
     """Pairs whose winner is better than its loser: score(winner) - score(loser) > threshold.
 
@@ -174,7 +183,7 @@ class ScorerGap:
 
     scorer: AnyScorer = field(default_factory=PickScore)
     """What scores both."""
-    threshold: float = 0.02
+    threshold: Number = 0.02
     """In the scorer's own unit. PickScore's is the raw one, about 19 to 23."""
 
     sides: ClassVar[tuple[Side, ...]] = BOTH
@@ -184,19 +193,16 @@ class ScorerGap:
 
 
 @dataclass(frozen=True)
+@checked
 class TopK:
     """The best photographs: the k highest scores of the winner, the earlier of two equal ones."""
 
-    k: int = 512
+    k: Count = 512
     """How many are kept; RealAlign trains on 512."""
     scorer: AnyScorer = field(default_factory=PickScore)
     """What scores the winner."""
 
     sides: ClassVar[tuple[Side, ...]] = WINNER
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UserError(f"top-k: k is {self.k}; it must be at least 1")
 
     def reasons(self, table: Iterable[Candidate], measure: str) -> Reasons:
         places = ((score_of(c, "winner", measure), -number) for number, c in enumerate(table))
@@ -208,12 +214,13 @@ class TopK:
 
 
 @dataclass(frozen=True)
+@checked
 class Photograph:
     """Photographs and not artwork, as a vision-language model answers; RealAlign asks Qwen3-VL-8B-Instruct."""
 
     scorer: YesNo = field(default_factory=YesNo)
     """The model and its question."""
-    threshold: float = 0.5
+    threshold: Share = 0.5
     """How sure of yes the model must be, 0..1."""
 
     sides: ClassVar[tuple[Side, ...]] = WINNER
@@ -223,12 +230,13 @@ class Photograph:
 
 
 @dataclass(frozen=True)
+@checked
 class AestheticScore:
     """Photographs above an aesthetic score."""
 
     scorer: Aesthetic = field(default_factory=Aesthetic)
     """The predictor."""
-    threshold: float = 5.0
+    threshold: Number = 5.0
     """About 1..10; many sets of photographs are cut at 5 or 6."""
 
     sides: ClassVar[tuple[Side, ...]] = WINNER

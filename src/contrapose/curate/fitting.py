@@ -7,22 +7,24 @@ from typing import Literal
 
 from contrapose.backbones.base import Backbone
 from contrapose.pairs.buckets import Size, buckets
+from contrapose.ranges import Pixels, Positive, checked
 from contrapose.sample.noise import random_seed
 
 _COARSEST = 12  # a bucket's sides go in steps of at most this part of the resolution, so that few pairs are alone
 
 
 @dataclass(frozen=True, kw_only=True)
+@checked
 class Fitting:
     """How images are cut to sizes that the model trains on."""
 
-    resolution: int | None = None
+    resolution: Pixels | None = None
     """Pixels of a square image's side; images of other shapes get as many pixels. The model's usual size when unset."""
     crop: Literal["center", "random"] = "center"
     """Where what sticks out of the bucket is cropped; random goes by the pair's seed, alike for both images."""
     flip: bool = False
     """Mirror half of the pairs by their seed, both images alike; not for prompts that say left or right."""
-    max_scale_up: float = 1.25
+    max_scale_up: Positive = 1.25
     """An image is left out when it would have to be scaled up by more than this."""
 
     def resolution_for(self, backbone: Backbone) -> int:

@@ -34,10 +34,12 @@ from contrapose.files import one_writer
 from contrapose.pairs.buckets import Fit, Size, apply, cover, nearest, plan_fit
 from contrapose.pairs.prompts import prompt_id
 from contrapose.pairs.store import PairRecord
+from contrapose.ranges import Batch, Seed, checked
 from contrapose.sample.noise import random_seed
 
 
 @dataclass(frozen=True)
+@checked
 class Import(Fitting, Reading, Loading):
     """Everything that decides the pairs that are imported."""
 
@@ -54,11 +56,11 @@ class Import(Fitting, Reading, Loading):
     format: FormatName = "auto"
     """Format of --source, told by its ending and columns unless named: metadata (.jsonl), pick-a-pic (.parquet files),
     webdataset (.tar files), hpdv3 (.json), real-fake (RealAlign's .csv), kto (.csv), ddspo (.jsonl and latents)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of crops and flips."""
-    shard_size: int = 64
+    shard_size: Batch = 64
     """Pairs in one file, the unit that a killed run repeats."""
-    batch_size: int = 4
+    batch_size: Batch = 4
     """Pairs encoded at once (each is two images)."""
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Precision of the autoencoder."""
@@ -69,9 +71,6 @@ class Import(Fitting, Reading, Loading):
             raise UserError("pairs import needs one of --winners with --losers, --metadata, and --source")
         if self.format != "auto" and self.source is None:
             raise UserError(f"format {self.format}: is that of --source, which is not given; leave the setting out")
-        for name in ("shard_size", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 CONVERTER = runfile.converter()

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from contrapose.curate.answers import Answers
 from contrapose.curate.degrade import Skipped
 from contrapose.curate.writers import EndpointWriter, Writer
 from contrapose.errors import UserError
+from contrapose.ranges import AtLeast0, Batch, Range, Tokens, checked
 
 FIELD = "degraded_prompts"
 FIELDS = (FIELD, "neg_prompts")  # the second is what models answer that were shown DDSPO's own template
@@ -22,6 +23,7 @@ MAX_ANSWER = 20_000  # characters looked at: the search for a JSON object takes 
 
 
 @dataclass(frozen=True)
+@checked
 class _Llm(ABC):
     """What the two share: ask, check, ask again with another seed, remember.
 
@@ -31,19 +33,15 @@ class _Llm(ABC):
 
     model: str = "meta-llama/Meta-Llama-3-8B-Instruct"
     endpoint: str | None = None
-    temperature: float = 0.7
-    max_new_tokens: int = 256
-    batch_size: int = 16
-    num_retries: int = 3
+    temperature: AtLeast0 = 0.7
+    max_new_tokens: Tokens = 256
+    batch_size: Batch = 16
+    num_retries: Annotated[int, Range(0, 1000, whole=True)] = 3
     cache: Path | None = None
 
     template: ClassVar[str]
 
     def __post_init__(self) -> None:
-        least = {"temperature": 0, "max_new_tokens": 1, "batch_size": 1, "num_retries": 0}
-        for setting, bound in least.items():
-            if not getattr(self, setting) >= bound:
-                raise UserError(f"{self.template}: {setting} is {getattr(self, setting)}; it must be at least {bound}")
         if not self.model:
             raise UserError(f"{self.template}: model is empty; name a folder, a hub id or the endpoint's model")
 

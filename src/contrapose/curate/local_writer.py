@@ -10,11 +10,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from contrapose.backbones.networks import read_network
 from contrapose.errors import UserError
+from contrapose.ranges import AtLeast0, Tokens, checked
 
 TOO_LONG = "(not answered: the prompt is longer than the model reads)"
 
 
 @dataclass(frozen=True)
+@checked
 class LocalWriter:
     """A causal language model from a folder or the hub, through transformers; loaded at the first call.
 
@@ -23,8 +25,8 @@ class LocalWriter:
     """
 
     model: str
-    temperature: float = 0.7
-    max_new_tokens: int = 256
+    temperature: AtLeast0 = 0.7
+    max_new_tokens: Tokens = 256
 
     def write(self, prompts: list[str], seed: int) -> list[str]:
         """Return the model's continuations, generated as one batch; UserError where the model cannot be loaded."""

@@ -19,13 +19,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from torch import Tensor
 
 from contrapose import runfile
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.loading import Loading
+from contrapose.core.guidance import FreeScale
 from contrapose.curate.candidates import Table, by_bucket, groups
 from contrapose.curate.captions import Captioner
 from contrapose.curate.filters import BOTH, FILTERS, NAMES, AnyFilter, CaptionLength, needs_loser
@@ -44,12 +45,14 @@ from contrapose.evaluate.scorers import SCORERS, AnyScorer
 from contrapose.files import one_writer
 from contrapose.pairs.buckets import Size
 from contrapose.pairs.store import MANIFEST, PairRecord
+from contrapose.ranges import Batch, Range, Seed, Steps, checked
 from contrapose.sample.embeddings import Embeddings
 
 SETTINGS = "real.yaml"
 
 
 @dataclass(frozen=True)
+@checked
 class Real(Fitting, Loading):
     """Everything that decides the pairs that are made of photographs."""
 
@@ -65,28 +68,21 @@ class Real(Fitting, Loading):
     """Filters in the order in which they are applied; losers are made when the first one needs them, or at the end."""
     captioner: Captioner | None = None
     """What writes captions where there are none; such photographs are left out when unset."""
-    near_duplicates: int | None = 4
+    near_duplicates: Annotated[int, Range(0, 63, whole=True)] | None = 4
     """Photographs are left out whose fingerprint differs from an earlier one's in at most so many of its 64 bits; all
     are kept when unset."""
-    steps: int | None = None
+    steps: Steps | None = None
     """Sampling steps of the losers; what is usual for the model when unset."""
-    guidance_scale: float | None = None
+    guidance_scale: FreeScale | None = None
     """Guidance scale of the losers, 1 is off; what is usual for the model when unset."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of losers, crops and flips."""
-    shard_size: int = 64
+    shard_size: Batch = 64
     """Pairs in one file, the unit of encoding that a killed run repeats."""
-    batch_size: int = 4
+    batch_size: Batch = 4
     """Photographs spoiled, scored or encoded at once; does not change the pairs."""
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Precision of the model."""
-
-    def __post_init__(self) -> None:
-        for name in ("shard_size", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.near_duplicates is not None and not 0 <= self.near_duplicates < 64:
-            raise UserError(f"near_duplicates is {self.near_duplicates}; it must be 0 to 63, or unset")
 
 
 CONVERTER = runfile.converter((AnyScorer, SCORERS), (AnyFilter, FILTERS), (AnySpoiler, SPOILERS))

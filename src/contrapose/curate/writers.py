@@ -9,9 +9,10 @@ import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from contrapose.errors import UserError
+from contrapose.ranges import AtLeast0, Few, Range, Tokens, checked
 
 # What a server says when it refuses this one prompt rather than the request as such; only the prompt is lost then.
 REFUSALS = (
@@ -36,6 +37,7 @@ class Writer(Protocol):
 
 
 @dataclass(frozen=True)
+@checked
 class EndpointWriter:
     """A model behind `{endpoint}/v1/chat/completions`; the key, where one is needed, is in OPENAI_API_KEY.
 
@@ -44,12 +46,12 @@ class EndpointWriter:
 
     endpoint: str
     model: str
-    temperature: float = 0.7
-    max_new_tokens: int = 256
-    num_workers: int = 8
-    num_tries: int = 6
-    timeout_s: float = 120.0
-    backoff_s: float = 1.0
+    temperature: AtLeast0 = 0.7
+    max_new_tokens: Tokens = 256
+    num_workers: Few = 8
+    num_tries: Few = 6
+    timeout_s: Annotated[float, Range(0, 86400, low_open=True)] = 120.0
+    backoff_s: AtLeast0 = 1.0
 
     def __post_init__(self) -> None:
         try:

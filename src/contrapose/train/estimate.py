@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ from contrapose.core.group import OnPolicy
 from contrapose.core.objective import Objective
 from contrapose.errors import UserError
 from contrapose.methods import METHODS
-from contrapose.ranges import Batch, Count, Range, Rank, checked
+from contrapose.ranges import Batch, Count, Rank, Tokens, checked
 from contrapose.train.memory import Cost, inference_cost, training_cost
 from contrapose.train.settings import DEFAULT_RANK
 from contrapose.train.standing import Memory, Optimizer, module_bytes, quantised_bytes, state_bytes
@@ -49,7 +49,7 @@ class Setup:
     """Pairs that go through the network at once."""
     size: str | None = None
     """Size of the images as WIDTHxHEIGHT in pixels; the model's usual size when unset."""
-    text_tokens: Annotated[int, Range(1, 2**15, whole=True)] | None = None
+    text_tokens: Tokens | None = None
     """Rows of text that the network reads; those of the longest prompt when unset."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""

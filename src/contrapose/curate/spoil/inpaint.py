@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -11,16 +12,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from contrapose.backbones.inpainting import open_inpainting
+from contrapose.core.guidance import FreeScale
 from contrapose.curate.spoil.saliency import FORMULAS, Map, masked
 from contrapose.curate.spoil.segmenter import Segmenter
-from contrapose.curate.spoil.studio import Spoiled, Streams, Studio, check_share
-from contrapose.errors import UserError
+from contrapose.curate.spoil.studio import Spoiled, Streams, Studio
+from contrapose.ranges import Positive, Range, ShareAbove0, Steps, checked
 from contrapose.sample.noise import generator
 
 STEPS, GUIDANCE_SCALE = 50, 7.5  # of RealAlign's inpainting
 
 
 @dataclass(frozen=True)
+@checked
 class Inpaint:
     """RealAlign's losers: the salient region is regenerated under the photograph's own caption.
 
@@ -40,30 +43,21 @@ class Inpaint:
 
     saliency: str = "frequency-tuned"
     """What finds the subject: frequency-tuned, spectral-residual, or the folder of a segmentation model."""
-    threshold: float | None = None
+    threshold: Annotated[float, Range(0, 1, low_open=True, high_open=True)] | None = None
     """Salience, in 0..1, from which a place counts as the subject; Otsu's threshold of each photograph when unset."""
-    softness: float = 0.2
+    softness: Positive = 0.2
     """Width of the mask's edge, in units of salience; 1 with threshold 0.5 takes the salience itself as the mask."""
-    strength: float = 1.0
+    strength: ShareAbove0 = 1.0
     """How far towards noise the subject goes, over 0; 1 begins from noise alone."""
     composite: bool = True
     """Put what is not masked back from the photograph after decoding."""
     model: str | None = None
     """Folder or hub id of a model that inpaints (RealAlign: stable-diffusion-v1-5/stable-diffusion-inpainting); the
     model of the pairs when unset."""
-    steps: int | None = None
+    steps: Steps | None = None
     """Sampling steps; when unset, 50 with a `model` as in the paper, else those of the run."""
-    guidance_scale: float | None = None
+    guidance_scale: FreeScale | None = None
     """Guidance scale; when unset, 7.5 with a `model` as in the paper, else that of the run."""
-
-    def __post_init__(self) -> None:
-        check_share("inpaint", self.strength)
-        if not self.softness > 0:
-            raise UserError(f"inpaint: softness is {self.softness:g}; it must be over 0")
-        if self.threshold is not None and not 0 < self.threshold < 1:
-            raise UserError(f"inpaint: threshold is {self.threshold:g}; it must be between 0 and 1")
-        if self.steps is not None and self.steps < 1:
-            raise UserError(f"inpaint: steps is {self.steps}; it must be at least 1")
 
     def spoil(
         self, photos: Sequence[Image.Image], captions: Sequence[str], seeds: Sequence[int], studio: Studio

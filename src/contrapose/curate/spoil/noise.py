@@ -7,22 +7,21 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from contrapose.curate.spoil.studio import Spoiled, Studio, check_share
+from contrapose.curate.spoil.studio import Spoiled, Studio
+from contrapose.ranges import ShareAbove0, checked
 from contrapose.sample.noise import generator
 
 
 @dataclass(frozen=True)
+@checked
 class Noise:
     """Noise up to a share of the way, then down as the model does it when nobody tells it what is there.
 
     One of RealAlign's explored variants, of which it publishes no strength.
     """
 
-    strength: float = 0.5
+    strength: ShareAbove0 = 0.5
     """How far towards noise the photograph goes, over 0 and up to 1."""
-
-    def __post_init__(self) -> None:
-        check_share("noise", self.strength)
 
     def spoil(
         self, photos: Sequence[Image.Image], captions: Sequence[str], seeds: Sequence[int], studio: Studio

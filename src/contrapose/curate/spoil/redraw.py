@@ -7,22 +7,21 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from contrapose.curate.spoil.studio import Spoiled, Studio, check_share
+from contrapose.curate.spoil.studio import Spoiled, Studio
+from contrapose.ranges import ShareAbove0, checked
 from contrapose.sample.noise import generator
 
 
 @dataclass(frozen=True)
+@checked
 class Redraw:
     """SDEdit (Meng et al. 2022, arXiv 2108.01073): noise up to a share of the way, then down under the caption.
 
     RealAlign's full-image variant is strength 0.8 at guidance scale 3.
     """
 
-    strength: float = 0.8
+    strength: ShareAbove0 = 0.8
     """How far towards noise the photograph goes, over 0 and up to 1."""
-
-    def __post_init__(self) -> None:
-        check_share("redraw", self.strength)
 
     def spoil(
         self, photos: Sequence[Image.Image], captions: Sequence[str], seeds: Sequence[int], studio: Studio

@@ -18,7 +18,6 @@ from torch import Tensor
 from contrapose.backbones.base import Backbone, Generation
 from contrapose.backbones.coherence import check_space
 from contrapose.core.solver import grid, trajectory
-from contrapose.errors import UserError
 from contrapose.sample.embeddings import Embeddings
 from contrapose.sample.noise import starting_noise
 
@@ -45,12 +44,6 @@ class Spoiler(Protocol):
 
         Photographs are RGB and of one size. Raises `UserError` for a size that the model cannot make.
         """
-
-
-def check_share(kind: str, strength: float) -> None:
-    """Raise `UserError` for a strength that is no share of the way from data to noise."""
-    if not 0 < strength <= 1:
-        raise UserError(f"{kind}: strength is {strength:g}; it must be over 0 and at most 1")
 
 
 class Studio:

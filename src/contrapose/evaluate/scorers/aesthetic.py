@@ -14,6 +14,7 @@ from contrapose.errors import UserError
 from contrapose.evaluate.pretrained import Precision, fingerprint, reading
 from contrapose.evaluate.scorers.scorer import Batched, Scorer
 from contrapose.evaluate.scorers.towers import Towers
+from contrapose.ranges import Batch, checked
 
 _PUBLISHED = "sac+logos+ava1-l14-linearMSE"
 HEAD = f"{_PUBLISHED}.safetensors"
@@ -27,6 +28,7 @@ _PLACES = (0, 2, 4, 6, 7)  # of the layers in the authors' file, where dropout s
 
 
 @dataclass(frozen=True)
+@checked
 class Aesthetic:
     """score = head(unit CLIP L/14 vector of the image), about 1 to 10.
 
@@ -40,7 +42,7 @@ class Aesthetic:
     """The head's weights (.safetensors), converted once from the authors' .pth file of 3.7 MB; an error tells how."""
     dtype: Precision = "fp32"
     """Precision of the CLIP model; the head is always fp32."""
-    batch_size: int = 32
+    batch_size: Batch = 32
     """Images in the network at a time."""
 
     def load(self, device: str) -> Scorer:

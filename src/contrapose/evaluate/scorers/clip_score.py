@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from contrapose.evaluate.pretrained import Precision, fingerprint
 from contrapose.evaluate.scorers.scorer import Batched, Scorer
 from contrapose.evaluate.scorers.towers import Towers
+from contrapose.ranges import Batch, checked
 
 
 @dataclass(frozen=True)
+@checked
 class CLIPScore:
     """score = 100 * max(cos(image, prompt), 0), of each image; torchmetrics' scale, the paper's w being 2.5.
 
@@ -20,7 +22,7 @@ class CLIPScore:
     """Folder or hub id of the CLIP model with its tokenizer."""
     dtype: Precision = "fp32"
     """Precision of the network."""
-    batch_size: int = 32
+    batch_size: Batch = 32
     """Images in the network at a time."""
 
     def load(self, device: str) -> Scorer:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from contrapose.evaluate.pretrained import Precision, fingerprint
 from contrapose.evaluate.scorers.scorer import Batched, Scorer
 from contrapose.evaluate.scorers.towers import Towers
+from contrapose.ranges import Batch, checked
 
 
 @dataclass(frozen=True)
+@checked
 class PickScore:
     """score = logit_scale.exp() * cos(image, prompt), about 19 to 23.
 
@@ -22,7 +24,7 @@ class PickScore:
     """Folder or hub id of the tokenizer and the preparation of images; its weights are not read."""
     dtype: Precision = "fp32"
     """Precision of the network."""
-    batch_size: int = 16
+    batch_size: Batch = 16
     """Images in the network at a time."""
 
     def load(self, device: str) -> Scorer:

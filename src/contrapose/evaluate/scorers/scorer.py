@@ -13,6 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from contrapose.errors import UserError
+from contrapose.ranges import Batch, checked
 
 
 class Scorer(Protocol):
@@ -35,6 +36,7 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True)
+@checked
 class Batched:
     """A scorer of a function from RGB images and prompts to a tensor [b], called with `batch_size` of them at a time.
 
@@ -44,7 +46,7 @@ class Batched:
     name: str
     version: str
     measure: Callable[[list[Image], list[str]], Tensor]
-    batch_size: int = 1
+    batch_size: Batch = 1
     higher_is_better: bool = True
 
     @torch.inference_mode()
