@@ -179,8 +179,8 @@ def mixed(tmp_path: Path, write_store: Write) -> Mixture:
     records = [PairRecord(f"id-{i}", f"prompt {i}", f"degraded {100 + i}", i) for i in range(NUM)]
     numbers = torch.arange(NUM, dtype=torch.float32).view(-1, 1, 1, 1)
     square = {side: numbers[:10].expand(-1, 4, 8, 8) for side in ("winner", "loser")}
-    write_store(folder, records[:10], square, shard_size=10)
-    write_shard(folder, 1, records[10:], {side: numbers[10:].expand(-1, 4, 4, 16) for side in ("winner", "loser")})
+    write_store(folder, records, dict.fromkeys(("winner", "loser"), numbers.expand(-1, 4, 4, 16)), shard_size=10)
+    write_shard(folder, 0, records[:10], square)
     return Mixture(folder)
 
 

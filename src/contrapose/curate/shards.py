@@ -53,7 +53,8 @@ def begin(
         "pairs_digest": digest,  # of the pairs as they are planned, since shards may be changed or exchanged later
         **conv.unstructure(settings),
     }
-    runfile.claim(out / MANIFEST, manifest, conv, free=[f"{name}.batch_size" for name in settings], inputs=inputs)
+    digests = {**(inputs or {}), "pairs_digest": digest}  # what the pairs were made from is told first
+    runfile.claim(out / MANIFEST, manifest, conv, free=[f"{name}.batch_size" for name in settings], inputs=digests)
     write_skipped(out, skipped)
 
 
