@@ -36,9 +36,10 @@ def pytest_configure() -> None:
     log.addFilter(lambda record: "requires torchvision" not in record.getMessage())
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     weights = os.environ.get(WEIGHTS)
     missing = {
+        "slow": None if "slow" in config.option.markexpr else "takes minutes; asked for by -m slow",
         "gpu": None if torch.cuda.is_available() else "no CUDA device",
         "weights": None if weights and Path(weights).is_dir() else f"{WEIGHTS} names no folder of weights",
     }

@@ -84,6 +84,13 @@ def test_what_is_no_file_is_not_replaced(tmp_path: Path, kind: str) -> None:
     assert os.path.samestat(path.lstat(), before)
 
 
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match="there: is a folder, where a file is to be written"):
+        write(tmp_path / "there")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
 def test_partial_files_of_two_processes_have_two_names(tmp_path: Path, monkeypatch) -> None:
     with replacing(tmp_path / "a") as aside:
         aside.write_text("ours")

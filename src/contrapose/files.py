@@ -45,6 +45,8 @@ def replacing(path: Path) -> Iterator[Path]:
         _settle(aside, mode)
         if aside.is_dir() and path.is_dir():
             _remove(path)
+        elif path.is_dir():
+            raise UserError(f"{path}: is a folder, where a file is to be written; move it away")
         aside.replace(path)
         _sync(path.parent)
     except BaseException as error:
