@@ -34,6 +34,10 @@ def _edit(path: str, **changes: Any) -> Spoil:
     return spoil
 
 
+def _scheduled(**changes: Any) -> Spoil:
+    return _edit("scheduler/scheduler_config.json", **changes)
+
+
 def _write(path: str, content: str | bytes) -> Spoil:
     data = content.encode() if isinstance(content, str) else content
     return lambda folder: (folder / path).write_bytes(data)
@@ -186,8 +190,29 @@ TABLE: dict[str, tuple[str, Spoil, str]] = {
     ),
     "scheduler config deep": ("sd", _write("scheduler/scheduler_config.json", DEEP), "config.json: not readable"),
     "scheduler of too many steps": (
-        "sd", _edit("scheduler/scheduler_config.json", num_train_timesteps=10**12), "num_train_timesteps is 1000000",
+        "sd", _scheduled(num_train_timesteps=10**12), "num_train_timesteps is 1000000",
     ),
+    "scheduler of an unknown prediction": (
+        "sd", _scheduled(prediction_type=5), "the network predicts 5 (known",
+    ),
+    "scheduler of an unknown spacing": (
+        "sd", _scheduled(timestep_spacing="evenly"), "its times cannot be made",
+    ),
+    "scheduler with an offset": (
+        "sdxl", _scheduled(steps_offset=5000), "where the network knows 0 to 1000",
+    ),
+    "scheduler of text": ("sd", _scheduled(beta_end="x"), "cannot be loaded"),
+    "scheduler of no steps": ("sd", _scheduled(num_train_timesteps=0), "_timesteps is 0"),
+    "scheduler of negative steps": (
+        "sd3", _scheduled(num_train_timesteps=-1), "num_train_timesteps is -1",
+    ),
+    "scheduler of half steps": ("sd", _scheduled(num_train_timesteps=9.5), "_timesteps is 9.5"),
+    "flow of text": ("sd3", _scheduled(shift="3"), "cannot be loaded"),
+    "flow shift 0": ("sd3", _scheduled(shift=0), "its times reach from nan"),
+    "flow shift negative": ("sana", _scheduled(flow_shift=-3.0), "its times reach from -"),
+    "chat template missing": ("z-image", lambda f: (f / "tokenizer/chat_template.jinja").unlink(), "tokenizer cannot"),
+    "chat template broken": ("z-image", _write("tokenizer/chat_template.jinja", "{% for"), "tokenizer cannot read"),
+    "no padding": ("sana", _edit("tokenizer/tokenizer_config.json", pad_token=None), "tokenizer cannot read a prompt"),
     "shards that are not there": ("sd", _sharded("unet", {"a": "x-00001-of-00002.safetensors"}), "which is not there"),
     "shards elsewhere": ("sd", _sharded("text_encoder", {"a": "../elsewhere.safetensors"}), "its own folder"),
     "shards at a path": ("sana", _sharded("vae", {"a": "/elsewhere.safetensors"}), "its own folder"),
@@ -197,11 +222,13 @@ TABLE: dict[str, tuple[str, Spoil, str]] = {
 
 
 @pytest.fixture
-def broken(tiny_family: Callable[[str], Path], tmp_path: Path) -> Callable[[str, Spoil], Path]:
-    """A copy of a tiny model with something wrong in it."""
+def broken(
+    tiny_family: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, Spoil], Path]:
+    """A copy of a tiny model with something wrong in it, at a path that says nothing of what it is."""
 
     def make(family: str, spoil: Spoil) -> Path:
-        model = shutil.copytree(tiny_family(family), tmp_path / "model")
+        model = shutil.copytree(tiny_family(family), tmp_path_factory.mktemp("a") / "b")
         spoil(model)
         return model
 

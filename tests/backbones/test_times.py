@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,8 @@ from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteSc
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from contrapose.backbones.base import Backbone
-from contrapose.backbones.times import diffusion_space, shift_of
+from contrapose.backbones.times import shift_of
 from contrapose.core.path import DiffusionPath, FlowPath
-from contrapose.errors import UserError
 
 FLOW = ("sd3", "sd3-no-t5", "sana", "flux", "z-image")
 EULER = ("sd3", "sd3-no-t5", "z-image")
@@ -132,10 +130,3 @@ def test_times_are_drawn_from_the_table_or_as_they_are(plain: Backbone) -> None:
     assert shifted.min() > 0
     assert shifted.max() <= 1
     assert (shifted.mean() - 0.5).abs() > 0.01, "the shift moves times"
-
-
-def test_a_prediction_type_that_nobody_knows(stocked: Callable[[str], DiffusionPipeline]) -> None:
-    scheduler = DDPMScheduler()
-    scheduler.register_to_config(prediction_type="flow")
-    with pytest.raises(UserError, match="prediction type flow"):
-        diffusion_space(scheduler)

@@ -8,6 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from contrapose.backbones.times import why_no_sampling
 from contrapose.core.path import Space
 from contrapose.errors import UserError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _FEW = 0.9  # of the encoder's words; published tokenizers leave a few of its last rows unused
 TEXT_WIDTHS = ("caption_channels", "cap_feat_dim", "joint_attention_dim", "cross_attention_dim")
+_SHORT = 8  # tokens
 _TIMES = 1001  # that are looked at along a path
 
 
@@ -33,6 +35,11 @@ def _check_words(where: str, tokenizer: Any, config: Any) -> None:
     known, read = len(tokenizer), config.vocab_size
     if not _FEW * read <= known <= read:
         raise UserError(f"{where} knows {known} words and its text encoder {read}; download the model again")
+    try:
+        tokenizer("a", padding="max_length", max_length=_SHORT, truncation=True)
+    except Exception as error:  # settings that are never looked at before make these raise anything at all
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where} cannot read a prompt: {reason:.200}; download the model again") from error
     # CLIP's texts are padded to what the tokenizer says, the others' to what the pipeline does.
     limit = config.max_position_embeddings if config.model_type.startswith("clip") else None
     if limit is not None and not 0 < tokenizer.model_max_length <= limit:
@@ -45,7 +52,7 @@ def _check_words(where: str, tokenizer: Any, config: Any) -> None:
 def check_fit(backbone: Backbone) -> None:
     """Raise `UserError` for a scheduler, an autoencoder or text encoders that are another network's."""
     pipe, model = backbone.pipe, backbone.source.model
-    misfit = backbone.misfit(pipe.scheduler)
+    misfit = backbone.misfit(pipe.scheduler) or why_no_sampling(pipe.scheduler, backbone.steps)
     if misfit is not None:
         kind, pipeline = type(pipe.scheduler).__name__, type(pipe).__name__
         raise UserError(f"{model}: its scheduler is a {kind}, which does not fit this {pipeline}: {misfit}")
@@ -57,6 +64,21 @@ def check_fit(backbone: Backbone) -> None:
             "model that makes images from text alone"
         )
     _check_text_widths(backbone)
+    _check_counting(backbone)
+
+
+def _check_counting(backbone: Backbone) -> None:
+    """Prompts are counted as they are read, such as in the turns of a chat, whose template may be missing."""
+    for name, tokenizer in backbone.pipe.components.items():
+        if not name.startswith("tokenizer") or tokenizer is None:
+            continue
+        try:
+            backbone.tokens_of(tokenizer, "a")
+        except Exception as error:  # as above
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{backbone.source.model}: {name} cannot read a prompt: {reason:.200}; download the model again"
+            ) from error
 
 
 def _check_text_widths(backbone: Backbone) -> None:

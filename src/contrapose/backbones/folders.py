@@ -30,7 +30,7 @@ _WEIGHTS = re.compile(
 )
 _LARGEST = 10_000_000  # of any whole number: vocabularies have a quarter of a million words
 # Numbers that memory or time grow with before a single weight is read.
-_LIMITS = {"sample_size": 8192, "pos_embed_max_size": 8192, "patch_size": 8192, "num_train_timesteps": 100_000}
+_COUNTS = {"sample_size": 512, "pos_embed_max_size": 512, "num_train_timesteps": 10_000}
 _MOST_LAYERS = 1000
 _MERGED = 0.99  # of a vocabulary's words that are longer than a letter; the others are marks, such as the end of a text
 _MAY_BE_INFINITE = "lambda_min_clipped"  # of DPM++ schedulers, whose usual value is minus infinity
@@ -169,8 +169,10 @@ def check_numbers(path: Path) -> dict[str, Any]:
     """A part's configuration; `UserError` for numbers in it that are not finite, or that no model has."""
     config = read_object(path)
     for name, value in _numbers(config):
-        limit = _MOST_LAYERS if "layers" in name else _LIMITS.get(name, _LARGEST)
+        limit = _MOST_LAYERS if "layers" in name else _COUNTS.get(name, _LARGEST)
         sound = abs(value) <= limit if isinstance(value, int) else math.isfinite(value)
+        if name in _COUNTS and not (isinstance(value, int) and 0 < value <= limit):
+            raise UserError(f"{path}: {name} is {value!s:.20}, where a whole number from 1 to {limit} is expected")
         if not sound and name != _MAY_BE_INFINITE:
             raise UserError(f"{path}: {name} is {value!s:.20}, where a number up to {limit} is expected; {_AGAIN}")
     return config

@@ -10,7 +10,6 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from contrapose.core.path import Density, DiffusionPath, FlowPath, Space, shifted_table
-from contrapose.errors import UserError
 
 FLOW_STEPS = 1000  # that every published flow-matching network counts its time in
 _SPACES: dict[str, Space] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
@@ -29,6 +28,9 @@ def why_no_diffusion(scheduler: Any) -> str | None:
         return "it has no betas, so its noise levels are not those of this network"
     if "Inverse" in type(scheduler).__name__:
         return "it walks from images to noise"
+    kind = scheduler.config.get("prediction_type")
+    if kind not in list(_SPACES):
+        return f"it says that the network predicts {kind} (known: {', '.join(_SPACES)})"
     try:
         usual = DDPMScheduler.from_config(scheduler.config).alphas_cumprod
     except (NotImplementedError, TypeError, ValueError) as error:
@@ -60,17 +62,28 @@ def why_no_flow(scheduler: Any) -> str | None:
     return None
 
 
+def why_no_sampling(scheduler: Any, steps: int) -> str | None:
+    """Why a scheduler cannot tell times for so many steps; None for one that can."""
+    fresh, count = type(scheduler).from_config(scheduler.config), scheduler.config.num_train_timesteps
+    options = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
+    try:
+        fresh.set_timesteps(steps, **options)
+        times = torch.as_tensor(fresh.timesteps).float()
+    except Exception as error:  # settings that are never looked at before make these raise anything at all
+        return f"its times cannot be made ({' '.join(str(error).split()):.200})"
+    if not ((times >= 0).all() and (times <= count).all()):
+        return f"its times reach from {times.min():g} to {times.max():g}, where the network knows 0 to {count}"
+    return None
+
+
 def is_flow(scheduler: Any) -> bool:
     """Whether a scheduler is of flow matching: made for it, or told to walk its straight path."""
     return type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas"))
 
 
 def diffusion_space(scheduler: Any) -> Space:
-    """What the network predicts; `UserError` for a prediction type that is no noise, velocity or sample."""
-    kind = scheduler.config.prediction_type
-    if kind not in _SPACES:
-        raise UserError(f"prediction type {kind} is not known here (known: {', '.join(_SPACES)})")
-    return _SPACES[kind]
+    """What the network predicts, by a scheduler that `why_no_diffusion` has nothing against."""
+    return _SPACES[scheduler.config.prediction_type]
 
 
 def flow_path(scheduler: Any, num_tokens: int, density: Density, shifted: bool) -> FlowPath:
