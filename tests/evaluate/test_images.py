@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +77,31 @@ def break_outside(run: Path) -> None:
     path.symlink_to(run.parent / "elsewhere.png")
 
 
+def break_loop(run: Path) -> None:
+    path = run / "00002" / "samples" / "0001.png"
+    path.unlink()
+    path.symlink_to(path)
+
+
+def break_bomb(run: Path) -> None:
+    """A file of 100 bytes that says it is an image of 144 million pixels."""
+    header = struct.pack(">IIBBBBB", 12000, 12000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", b""), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+    (run / "00002" / "samples" / "0001.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def break_eps(run: Path) -> None:
+    """What PIL would hand to Ghostscript."""
+    text = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n"
+    (run / "00002" / "samples" / "0001.png").write_text(text)
+
+
+def break_seed(run: Path) -> None:
+    samples = run / "00002" / "samples"
+    (samples / "0001.png").rename(samples / f"{10**30}.png")
+
+
 def empty_samples(run: Path) -> None:
     for path in (run / "00002" / "samples").glob("*.png"):
         path.unlink()
@@ -86,6 +114,10 @@ def empty_samples(run: Path) -> None:
         (lambda run: (run / "00002" / "samples" / "0001.png").write_bytes(b""), r"0001\.png: not a whole PNG"),
         (break_duplicate, "seed 1"),
         (break_outside, "outside"),
+        (break_loop, r"0001\.png: is a link that leads nowhere"),
+        (break_bomb, r"0001\.png: .*12000x12000 is more than PIL's limit"),
+        (break_eps, r"0001\.png: .*cannot identify"),
+        (break_seed, r"000\.png: says a seed above"),
         (empty_samples, "00002/samples: holds no images"),
         (lambda run: shutil.rmtree(run / "00002" / "samples"), "00002/samples: missing"),
         (lambda run: (run / "00002" / "metadata.jsonl").unlink(), r"00002/metadata\.jsonl: missing"),
@@ -96,8 +128,21 @@ def empty_samples(run: Path) -> None:
 )
 def test_broken_folders_are_told(images, damage, words):
     damage(images)
-    with pytest.raises(UserError, match=words):
+    with warnings.catch_warnings(), pytest.raises(UserError, match=words):
+        warnings.simplefilter("error")  # which would be a second line
         read_all(images)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "WEBP"])
+def test_the_content_says_the_format(images, form):
+    path = images / "00002" / "samples" / "0000.png"
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(path, format=form)
+    assert read_all(images)[0][2].mean(axis=(0, 1))[0] > 180
+
+
+def test_a_folder_s_number_may_be_of_any_length(images):
+    (images / "00010").rename(images / str(10**30))
+    assert [name for name, *_ in read_all(images)][-1] == str(10**30)
 
 
 def test_no_folders(tmp_path):

@@ -6,6 +6,7 @@ A folder's number is its prompt's line, an image's number its seed. Nothing outs
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from contrapose.pairs.prompts import read_prompts
 
 _FOLDER = re.compile(r"[0-9]+")
 _IMAGE = re.compile(r"([0-9]+)\.png")
+_FORMATS = ("PNG", "JPEG", "WEBP")  # whatever the name says; other formats, such as EPS, run programs
+_LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,30 @@ def prompt_folders(directory: Path) -> Iterator[PromptFolder]:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """RGB pixels [h, w, 3]; `UserError` names a file that is broken."""
+    """RGB pixels [h, w, 3].
+
+    Raises `UserError` naming a file that is broken, of another format than PNG, JPEG and WebP, or of more pixels than
+    PIL's limit (about 89 million), which is told before they are decoded.
+    """
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with _opened(path) as image:
             return np.asarray(image.convert("RGB"))
     # Pillow tells of broken files with all of these.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not a whole PNG image ({error}); delete it and sample it again") from None
+        reason = str(error).replace(str(path), path.name)
+        raise UserError(f"{path}: not a whole PNG image ({reason}); delete it and sample it again") from None
+
+
+def _opened(path: Path) -> Image.Image:
+    """The image before it is decoded, its size being within the limit."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the size, which is looked at below
+        image = Image.open(path, formats=_FORMATS)
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        image.close()
+        raise ValueError(f"{image.width}x{image.height} is more than PIL's limit of {limit} pixels")
+    return image
 
 
 def _metadata(folder: Path, directory: Path) -> dict[str, Any]:
@@ -87,6 +107,8 @@ def _samples(folder: Path, directory: Path) -> dict[int, Path]:
             continue
         _check_inside(path, directory)
         seed = int(named[1])
+        if seed > _LARGEST_SEED:
+            raise UserError(f"{path}: says a seed above {_LARGEST_SEED}; name it otherwise")
         if seed in samples:
             raise UserError(f"{path}: says seed {seed} as {samples[seed].name} does; delete one of the two")
         samples[seed] = path
@@ -96,5 +118,9 @@ def _samples(folder: Path, directory: Path) -> dict[int, Path]:
 
 
 def _check_inside(path: Path, directory: Path) -> None:
-    if not path.resolve().is_relative_to(directory.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(directory.resolve())
+    except (OSError, RuntimeError):  # Python tells of a loop of links with either, by its version
+        raise UserError(f"{path}: is a link that leads nowhere; copy the file there instead") from None
+    if not inside:
         raise UserError(f"{path}: links to a place outside {directory}; copy the file there instead")
