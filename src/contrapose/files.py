@@ -56,6 +56,15 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file of UTF-8 whole or not at all; one that says the same already is left as it is."""
+    data = text.encode("utf-8", "replace")
+    if path.is_file() and not path.is_symlink() and path.read_bytes() == data:
+        return
+    with replacing(path) as aside:
+        aside.write_bytes(data)
+
+
 def aside_of(path: Path, process: int) -> Path:
     """Where a process of this machine writes `path` until it is whole; no two processes write the same file."""
     return path.with_name(f".{path.name}.{_HOST}-{process}.partial")

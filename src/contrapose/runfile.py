@@ -13,7 +13,7 @@ from cattrs.strategies import configure_tagged_union
 
 from contrapose.documents import dump_yaml, load_yaml
 from contrapose.errors import UserError
-from contrapose.files import replacing
+from contrapose.files import write_text
 
 INPUTS = "inputs.yaml"
 _SHOWN = 100  # characters of a value that is told
@@ -81,15 +81,23 @@ def read(path: Path, cls: type[T], conv: cattrs.Converter) -> T:
 
     Raises `UserError` naming the file and the setting for broken YAML, unknown keys, missing ones and wrong values.
     """
-    raw = load_yaml(path)
+    return structured(path, load_yaml(path), cls, conv)
+
+
+def structured(path: Path, raw: Any, cls: type[T], conv: cattrs.Converter, mend: str = "") -> T:
+    """What a file holds, as a dataclass; `mend` is what the user can do when it is none.
+
+    Raises `UserError` naming the file and the setting for unknown keys, missing ones and wrong values.
+    """
+    ending = f"; {mend}" if mend else ""
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: a mapping of settings was expected")
+        raise UserError(f"{path}: a mapping of settings was expected{ending}")
     try:
         return conv.structure(raw, cls)
     except Exception as error:
         reasons = cattrs.transform_error(error, path="", format_exception=_reason)
         told = (reason.removesuffix(" @ ").replace(" @ .", " in ") for reason in reasons)
-        raise UserError(f"{path}: {'; '.join(told)}") from None
+        raise UserError(f"{path}: {'; '.join(told)}{ending}") from None
 
 
 def _reason(error: BaseException, kind: type | None) -> str:
@@ -129,8 +137,7 @@ def claim(
     note = path.parent / INPUTS
     digests = dict(inputs or {})
     if not path.exists():
-        _write(note, digests)
-        _write(path, ours)
+        write_claim(path, settings, conv, digests)
         return False
     theirs = _claimed(path)
     noted = _claimed(note) if digests and note.exists() else None
@@ -145,6 +152,13 @@ def claim(
     return True
 
 
+def write_claim(path: Path, settings: Any, conv: cattrs.Converter, inputs: Mapping[str, str]) -> None:
+    """Write the settings beside a result, and the digests of what they name, over those that are there."""
+    if inputs:  # first, since without them settings that are there would be taken at their word
+        write_text(path.parent / INPUTS, dump_yaml(dict(inputs)))
+    write_text(path, to_yaml(settings, conv))
+
+
 def _check_inputs(note: Path, noted: Mapping[str, str], digests: Mapping[str, str]) -> None:
     """Raise `UserError` where what is read now is not what was noted."""
     unnoted = [name for name in digests if name not in noted]
@@ -153,13 +167,6 @@ def _check_inputs(note: Path, noted: Mapping[str, str], digests: Mapping[str, st
     other = [name for name, digest in digests.items() if noted[name] != digest]
     if other:
         raise UserError(f"{note.parent}: was made from another content of {', '.join(other)}; {_OTHER_OUT}")
-
-
-def _write(path: Path, values: Mapping[str, Any]) -> None:
-    if not values:
-        return
-    with replacing(path) as aside:
-        aside.write_text(dump_yaml(values), encoding="utf-8")
 
 
 def _claimed(path: Path) -> dict[str, Any]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from contrapose.backbones.families import load_backbone
 from contrapose.cli.main import main
+from contrapose.evaluate.rows import read_rows, select
 from contrapose.worlds.shapes.grammar import prompts
 
 Told = Callable[..., str]
@@ -57,15 +62,13 @@ def test_scores_by_scale(command: Callable[..., list[str]], shapes_file: Path, t
     assert list(summary["models"]) == ["w = 0", "w = 2"]
     assert "difference" in summary["comparisons"]["w = 2"]["correct"]
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "images.yaml", "scale-0", "scale-2", "rows.parquet", "summary.json", "page.html",
+        "images.yaml", "inputs.yaml", "scale-0", "scale-2", "rows.parquet", "summary.json", "judged.yaml", "page.html",
     }  # fmt: skip
 
 
 def test_no_guidance_is_the_base_and_strength_one_the_run(
     command: Callable[..., list[str]], tiny_model: Path, run: Path, prompts_file: Path, tmp_path: Path
 ) -> None:
-    from PIL import Image
-
     assert main(command("--prompts", prompts_file, "--scales", "0,1", "--out", tmp_path / "out")) == 0
     shared = ["--model", tiny_model, "--prompts", prompts_file, "--steps", 2, "--seeds", 1]
     for scale, more in ((0, []), (1, ["--adapter", run])):
@@ -96,6 +99,42 @@ def test_again_does_nothing_and_carries_on(
     assert json.loads((out / "summary.json").read_text())["sweep"]["scales"] == [0.0, 1.0, 4.0]
 
 
+def test_what_lies_at_a_name_is_claimed(
+    command: Callable[..., list[str]], run: Path, shapes_file: Path, tmp_path: Path, told: Told
+) -> None:
+    """No score of other images, of another run or of other prompts is kept."""
+    own, mine, out = tmp_path / "run", tmp_path / "prompts.jsonl", tmp_path / "out"
+    shutil.copytree(run, own)
+    shutil.copy(shapes_file, mine)
+    line = command("--prompts", mine, "--positive", own, "--scales", "0,1", "--out", out)
+    assert main(line) == 0
+    before = (out / "summary.json").read_bytes()
+    shutil.rmtree(out / "scale-1")
+    assert main(line) == 0  # the same images again
+    assert (out / "summary.json").read_bytes() == before
+    image = out / "scale-1/00000/samples/0000.png"  # another image under the same name
+    Image.new("RGB", Image.open(image).size, (255, 0, 0)).save(image)
+    old = select(read_rows(out / "rows.parquet"), "w = 1", "artefact_rate")
+    assert main(line) == 0
+    new = select(read_rows(out / "rows.parquet"), "w = 1", "artefact_rate")
+    assert [key for key in old if old[key].value != new[key].value] == [next(iter(old))]
+
+    weights = next(own.glob("*.safetensors"))
+    tensors = load_file(weights)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, weights, _metadata(weights))
+    shutil.rmtree(out / "scale-1")
+    assert "another content of positive" in told(*line)
+    shutil.copy(run / weights.name, weights)
+    mine.write_text("".join(json.dumps(line) + "\n" for line in reversed(prompts("dev", 1))))
+    assert "another content of prompts" in told(*line)
+    assert not (out / "scale-1").exists()
+
+
+def _metadata(weights: Path) -> dict[str, str]:
+    with safe_open(weights, "pt") as opened:
+        return opened.metadata()
+
+
 def test_other_prompts_are_not_judged(
     command: Callable[..., list[str]], prompts_file: Path, tmp_path: Path, told: Told
 ) -> None:
@@ -109,7 +148,7 @@ def test_other_prompts_are_not_judged(
     )
 
 
-def test_compared(command: Callable[..., list[str]], shapes_file: Path, tmp_path: Path) -> None:
+def test_compared(command: Callable[..., list[str]], shapes_file: Path, tmp_path: Path, told: Told) -> None:
     for name in "ab":
         assert main(command("--prompts", shapes_file, "--scales", "0,1", "--out", tmp_path / name)) == 0
     both = [str(tmp_path / name) for name in "ab"]
@@ -117,6 +156,9 @@ def test_compared(command: Callable[..., list[str]], shapes_file: Path, tmp_path
     lines = json.loads((tmp_path / "both/summary.json").read_text())["lines"]["correct"]
     assert [line["label"] for line in lines] == ["a", "b"]
     assert (tmp_path / "both/page.html").is_file()
+    for folders in ([], both[:1], [both[0], both[0]], [both[0], f"{both[0]}/../a"]):
+        assert "--compare" in told("sweep", "--compare", *folders, "--out", str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.fixture
@@ -139,9 +181,9 @@ def told(capsys: pytest.CaptureFixture[str]) -> Told:
         ("0,,1", "write numbers separated by commas"),
         ("", "write numbers separated by commas"),
         ("0;1", "write numbers separated by commas"),
-        ("0,nan", "scale nan: a number of at most 1000"),
-        ("0,inf", "scale inf: a number of at most 1000"),
-        ("0,1000000", "a number of at most 1000"),
+        ("0,nan", "scale nan: a number from -1000 up to 1000"),
+        ("0,inf", "scale inf: a number from -1000 up to 1000"),
+        ("0,1000000", "a number from -1000 up to 1000"),
         ("0,1,1.0", "named twice"),
         ("0,-0", "named twice"),
     ],

@@ -9,7 +9,8 @@ import pytest
 
 from contrapose.errors import UserError
 from contrapose.evaluate.rows import Row
-from contrapose.evaluate.summary import Settings, summarize, write_summary
+from contrapose.evaluate.statistics import Interval
+from contrapose.evaluate.summary import Metric, Settings, Summary, read_summary, summarize, write_summary
 
 
 def model(name: str, shift: float, seed: int = 0, metrics=("correct", "artefact_rate")) -> list[Row]:
@@ -27,51 +28,54 @@ SETTINGS = Settings(base="base", lower_is_better=frozenset({"artefact_rate"}), r
 
 
 @pytest.fixture(scope="module")
-def summary() -> dict:
+def summary() -> Summary:
     return summarize(ROWS, SETTINGS)
 
 
 def test_scores(summary):
-    scores = summary["models"]["base"]
-    assert scores["num_prompts"] == 18 and scores["num_images"] == 36 and scores["tags"] == {"a": 12, "b": 6}
+    scores = summary.models["base"]
+    assert scores.num_prompts == 18 and scores.num_images == 36 and scores.tags == {"a": 12, "b": 6}
     values = {
         tag: [r.value for r in ROWS if r.model == "base" and r.metric == "correct" and r.tag == tag] for tag in "ab"
     }
-    overall = scores["metrics"]["correct"]["overall"]
-    assert overall["value"] == pytest.approx((np.mean(values["a"]) + np.mean(values["b"])) / 2)
-    assert overall["low"] < overall["value"] < overall["high"]
-    assert scores["metrics"]["correct"]["tags"]["b"]["value"] == pytest.approx(np.mean(values["b"]))
+    overall = scores.metrics["correct"].overall
+    assert overall.value == pytest.approx((np.mean(values["a"]) + np.mean(values["b"])) / 2)
+    assert overall.low < overall.value < overall.high
+    assert scores.metrics["correct"].tags["b"].value == pytest.approx(np.mean(values["b"]))
 
 
 def test_bounds_have_scores_but_no_comparisons(summary):
-    assert set(summary["models"]) == {"base", "same", "better", "floor", "ceiling"}
-    assert set(summary["comparisons"]) == {"same", "better"}
+    assert set(summary.models) == {"base", "same", "better", "floor", "ceiling"}
+    assert set(summary.comparisons) == {"same", "better"}
 
 
 def test_comparisons(summary):
-    same, better = summary["comparisons"]["same"]["correct"], summary["comparisons"]["better"]["correct"]
-    assert (
-        same["difference"] == {"value": 0, "low": 0, "high": 0} and same["p"] == 1 and same["win_rate"]["value"] == 0.5
-    )
-    assert better["difference"]["value"] == pytest.approx(1) and better["win_rate"]["value"] == 1
-    assert better["tags"]["a"]["low"] == pytest.approx(1)  # the same noise on both sides: paired, it cancels
-    assert better["p"] < 0.01 and better["p_holm"] == pytest.approx(2 * better["p"])
+    same, better = summary.comparisons["same"]["correct"], summary.comparisons["better"]["correct"]
+    assert same.difference == Interval(0, 0, 0) and same.p == 1 and same.win_rate.value == 0.5
+    assert better.difference.value == pytest.approx(1) and better.win_rate.value == 1
+    assert better.tags["a"].low == pytest.approx(1)  # the same noise on both sides: paired, it cancels
+    assert better.p < 0.01 and better.p_holm == pytest.approx(2 * better.p)
 
 
 def test_a_win_is_the_better_image_but_a_difference_keeps_its_sign(summary):
-    worse = summary["comparisons"]["better"]["artefact_rate"]
-    assert worse["difference"]["value"] == pytest.approx(1) and worse["win_rate"]["value"] == 0
-    assert summary["metrics"] == {"correct": {"higher_is_better": True}, "artefact_rate": {"higher_is_better": False}}
+    worse = summary.comparisons["better"]["artefact_rate"]
+    assert worse.difference.value == pytest.approx(1) and worse.win_rate.value == 0
+    assert summary.metrics == {"correct": Metric(True), "artefact_rate": Metric(False)}
 
 
 def test_it_is_json_and_whole(summary, tmp_path):
     write_summary(summary, tmp_path / "summary.json")
-    assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8")) == summary
+    assert read_summary(tmp_path / "summary.json") == summary
+    written = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert list(written) == ["base", "level", "replicates", "seed", "metrics", "models", "comparisons"]
+    compared = written["comparisons"]["better"]["correct"]
+    assert list(compared) == ["difference", "tags", "p", "win_rate", "p_holm"]
+    assert list(compared["difference"]) == ["value", "low", "high"]
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
 
 
 def test_without_a_base_nothing_is_compared():
-    assert summarize(model("a", 0), Settings(replicates=50))["comparisons"] == {}
+    assert summarize(model("a", 0), Settings(replicates=50)).comparisons == {}
 
 
 def test_what_cannot_be_summed_up_is_refused():

@@ -95,7 +95,7 @@ def test_a_full_disk_leaves_the_old_page(
     def full(*_: object, **__: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     assert main(["report", "--run", str(quickstart / "runs" / "ddspo"), "--out", str(page)]) == 2
     assert "disk is full" in capsys.readouterr().err
     assert page.read_text() == "old"

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from contrapose.errors import UserError
+from contrapose.evaluate.rows import read_rows, write_rows
 from contrapose.report.numbers import MINUS
 from contrapose.report.page import Evidence, Report, render, write_report
 
@@ -113,6 +114,9 @@ def test_texts_in_plots_are_escaped(project):
     name = '<script>alert("$x^$")</script>'
     text = path.read_text().replace('"ddspo"', json.dumps(name))
     path.write_text(text)
+    rows = read_rows(path.with_name("rows.parquet"))
+    renamed = [row._replace(model=name) if row.model == "ddspo" else row for row in rows]
+    write_rows(renamed, path.with_name("rows.parquet"))
     html = render(project.report(evidence=(replace(project.evidence, images={}),)))
     assert "<script" not in html
     assert f"{name} overall" in next(svg["aria-label"] for svg in Page(html).named("svg") if name in svg["aria-label"])
@@ -219,7 +223,7 @@ def test_broken_files_are_named(project):
     with pytest.raises(UserError, match=r"run\.yaml"):
         render(project.report(evidence=()))
     (project.evidence.folder / "summary.json").write_text('{"models": {}}')
-    with pytest.raises(UserError, match=r"summary\.json: has no base"):
+    with pytest.raises(UserError, match=r"summary\.json: setting base is missing"):
         render(project.report(runs=()))
 
 

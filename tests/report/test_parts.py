@@ -15,6 +15,7 @@ from contrapose.cli import align as cli_align
 from contrapose.cli import evaluate as cli_evaluate
 from contrapose.cli import pairs_draw as cli_draw
 from contrapose.cli import sample as cli_sample
+from contrapose.evaluate.statistics import Interval
 from contrapose.report import numbers
 from contrapose.report.evidence import Judged
 from contrapose.report.examples import choose, embedded
@@ -23,8 +24,8 @@ from contrapose.report.provenance import commands
 from contrapose.report.runs import read_run
 
 
-def interval(value: float, reach: float) -> dict[str, float]:
-    return {"value": value, "low": value - reach, "high": value + reach}
+def interval(value: float, reach: float) -> Interval:
+    return Interval(value, value - reach, value + reach)
 
 
 def test_verdicts_are_percents_and_others_get_the_decimals_their_interval_supports():

@@ -12,6 +12,7 @@ from PIL import Image
 
 from contrapose.errors import UserError
 from contrapose.evaluate.rows import Measure
+from contrapose.evaluate.statistics import Interval
 from contrapose.report.sweep import (
     Line,
     claim,
@@ -41,7 +42,10 @@ def write_sweep(
     scales: tuple[float, ...] = (0.0, 1.0, 4.0),
 ) -> Path:
     """A sweep whose images are right the more often, the stronger it is."""
-    claim(folder, Sampling(SCRIPT, Path("p.txt"), positive=Path("run"), steps=17))
+    settings = Sampling(SCRIPT, Path("p.txt"), positive=Path("run"), steps=17)
+    with pytest.MonkeyPatch.context() as patched:  # neither the model nor the run is there
+        patched.setattr("contrapose.report.sweep.inputs_of", lambda _: {})
+        claim(folder, settings)
     for scale in scales:
         for number, prompt in enumerate(prompts):
             place = folder_of(folder, scale) / f"{number:05d}"
@@ -84,12 +88,12 @@ def test_runs_of_one_label_are_one_line(tmp_path: Path) -> None:
 
 
 def test_mean_lowest_and_highest() -> None:
-    def run(values: dict[float, float]) -> dict[float, dict[str, float]]:
-        return {scale: {"value": value, "low": value - 1, "high": value + 1} for scale, value in values.items()}
+    def run(values: dict[float, float]) -> dict[float, Interval]:
+        return {scale: Interval(value, value - 1, value + 1) for scale, value in values.items()}
 
-    assert Line("A", [run({0: 3.0})]).points == {0: {"value": 3.0, "low": 2.0, "high": 4.0}}
+    assert Line("A", [run({0: 3.0})]).points == {0: Interval(3.0, 2.0, 4.0)}
     several = Line("A", [run({0: 3.0, 1: 5.0}), run({0: 6.0}), run({0: 0.0, 1: 1.0})])
-    assert several.points == {0: {"value": 3.0, "low": 0.0, "high": 6.0}}
+    assert several.points == {0: Interval(3.0, 0.0, 6.0)}
 
 
 def test_what_cannot_be_compared(tmp_path: Path) -> None:

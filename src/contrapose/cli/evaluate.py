@@ -11,24 +11,26 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-import yaml
 from PIL import Image
 
+from contrapose import runfile
 from contrapose.backbones.base import Backbone
+from contrapose.backbones.digests import model_digest
 from contrapose.backbones.families import load_backbone
+from contrapose.backbones.loading import Loading
 from contrapose.cli.options import REQUIRED, parse
 from contrapose.cli.progress import Bar, quiet_libraries
+from contrapose.documents import load_yaml
 from contrapose.errors import UserError
-from contrapose.evaluate.images import prompt_folders
-from contrapose.evaluate.rows import write_rows
+from contrapose.evaluate.images import digest_of_images, prompt_folders
+from contrapose.evaluate.rows import Row, write_rows
 from contrapose.evaluate.run import evaluate_images
-from contrapose.evaluate.summary import CEILING, FLOOR, Settings, summarize, write_summary
-from contrapose.files import replacing
-from contrapose.report.evidence import ROWS, SUMMARY
+from contrapose.evaluate.summary import CEILING, FLOOR, Settings, Summary, summarize, write_summary
+from contrapose.files import check_folder, one_writer, replacing
+from contrapose.report.evidence import CONVERTER, EVIDENCE, ROWS, SUMMARY, Judged, Record, read_evidence
 from contrapose.worlds.shapes import suite
 from contrapose.worlds.shapes.blueprint import shipped_model
 
-EVIDENCE = "evidence.yaml"
 _AT_ONCE = 32  # renders that go through the autoencoder together
 
 
@@ -39,7 +41,8 @@ class Command:
     images: tyro.conf.UseAppendAction[tuple[str, ...]]
     """NAME=FOLDER of one model's images, made by 'contrapose sample'; give it once for each model."""
     out: Path
-    """Folder that receives rows.parquet and summary.json."""
+    """Folder that receives rows.parquet and summary.json. It keeps to its base, autoencoder, replicates and images, and
+    refuses others under the same names; models may be added, and then all are judged again."""
     base: str = "base"
     """The name of the model that the others are compared with."""
     suite: Literal["shapes"] = "shapes"
@@ -58,26 +61,62 @@ def main(arguments: list[str], prog: str) -> None:
 
 def evaluate(command: Command) -> None:
     quiet_libraries()
+    check_folder(command.out)
     images = named_folders(command.images)
     if command.base not in images:
         raise UserError(f"--base {command.base}: no images of that name (given: {', '.join(images)})")
-    metadata = {folder.name: folder.metadata for folder in prompt_folders(images[command.base])}
-    lines = list(metadata.values())
-    seeds = [seed for folder in prompt_folders(images[command.base]) for seed in folder.samples]
-    ceiling = command.out / CEILING
-    _draw_ceiling(command.autoencoder, lines, sorted(set(seeds)), ceiling)
-    models = {**images, FLOOR: images[command.base], CEILING: ceiling}
+    title = command.title or command.out.absolute().name
+    record = Record(title, command.suite, images, command.base, command.autoencoder, command.replicates)
+    inputs = {f"images.{name}": digest_of_images(folder) for name, folder in images.items()}
+    inputs["autoencoder"] = model_digest(command.autoencoder, Loading())
+    with one_writer(command.out):
+        summary = _judged_before(command.out, record, inputs)
+        if summary is None:
+            rows, summary = _judge(record, command.out / CEILING)
+            # only now: images that cannot be judged leave nothing that refuses their mend
+            runfile.write_claim(command.out / EVIDENCE, record, CONVERTER, inputs)
+            write_rows(rows, command.out / ROWS)
+            write_summary(summary, command.out / SUMMARY)
+        else:
+            runfile.write_claim(command.out / EVIDENCE, record, CONVERTER, inputs)  # the title may be another
+            print(f"{command.out}: these images were judged already")
+    _tell(summary)
+
+
+def _judged_before(out: Path, record: Record, inputs: Mapping[str, str]) -> Summary | None:
+    """What the folder says of these very images; None where they are still to be judged.
+
+    Raises `UserError` for a folder of other settings, or of other images of a model.
+    """
+    path = out / EVIDENCE
+    if not path.exists():
+        return None
+    before = runfile.read(path, Record, CONVERTER)
+    added = {f"images.{name}" for name in record.images.keys() - before.images.keys()}
+    either = {f"images.{name}" for name in record.images.keys() | before.images.keys()}
+    known = {name: digest for name, digest in inputs.items() if name not in added}
+    runfile.claim(path, record, CONVERTER, free=["title", *either], inputs=known)
+    if load_yaml(out / runfile.INPUTS) != inputs or not (out / ROWS).exists() or not (out / SUMMARY).exists():
+        return None
+    summary = Judged(read_evidence(out)).summary
+    return summary if set(summary.models) == {*record.images, FLOOR, CEILING} else None
+
+
+def _judge(record: Record, ceiling: Path) -> tuple[list[Row], Summary]:
+    """Judge all models, the floor and the ceiling, whose images are drawn anew."""
+    assert record.base is not None and record.autoencoder is not None and record.replicates is not None
+    folders = list(prompt_folders(record.images[record.base]))
+    lines = [folder.metadata for folder in folders]
+    seeds = sorted({seed for folder in folders for seed in folder.samples})
+    models = {**record.images, FLOOR: record.images[record.base]}
     with Bar("judging images") as bar:
         rows = evaluate_images(models, suite.judge, prompts={FLOOR: suite.floor_metadata(lines)}, progress=bar)
-    settings = Settings(base=command.base, lower_is_better=suite.LOWER_IS_BETTER, replicates=command.replicates)
-    summary = summarize(rows, settings)
-    write_rows(rows, command.out / ROWS)
-    write_summary(summary, command.out / SUMMARY)
-    with replacing(command.out / EVIDENCE) as aside:
-        named = {name: str(folder) for name, folder in images.items()}
-        record = {"title": command.title or command.out.name, "suite": command.suite, "images": named}
-        aside.write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    _tell(summary)
+    with replacing(ceiling) as aside:
+        _draw_ceiling(record.autoencoder, lines, seeds, aside)
+        with Bar("judging the ceiling") as bar:
+            rows += evaluate_images({CEILING: aside}, suite.judge, progress=bar)
+        settings = Settings(base=record.base, lower_is_better=suite.LOWER_IS_BETTER, replicates=record.replicates)
+        return rows, summarize(rows, settings)
 
 
 def named_folders(pairs: tuple[str, ...]) -> dict[str, Path]:
@@ -95,19 +134,17 @@ def named_folders(pairs: tuple[str, ...]) -> dict[str, Path]:
 
 def _draw_ceiling(model: str, lines: list[Mapping[str, Any]], seeds: list[int], out: Path) -> None:
     """Right renders of every line, through the autoencoder, in the layout of sampled images."""
-    wanted = [out / f"{n:05d}" / "samples" / f"{s:04d}.png" for n in range(len(lines)) for s in seeds]
-    if all(path.exists() for path in wanted):
-        return
     backbone = load_backbone(model)
     renders = list(suite.ceiling_images(lines, seeds))
     for number, line in enumerate(lines):
-        with replacing(out / f"{number:05d}" / "metadata.jsonl") as aside:
-            aside.write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
+        (out / f"{number:05d}" / "samples").mkdir(parents=True)
+        text = json.dumps(line, ensure_ascii=False) + "\n"
+        (out / f"{number:05d}" / "metadata.jsonl").write_text(text, encoding="utf-8")
     for first in range(0, len(renders), _AT_ONCE):
-        some = renders[first : first + _AT_ONCE]
-        for (number, seed, _), image in zip(some, _through(backbone, [r[2] for r in some]), strict=True):
-            with replacing(out / f"{number:05d}" / "samples" / f"{seed:04d}.png") as aside:
-                Image.fromarray(image).save(aside, format="PNG")
+        batch = renders[first : first + _AT_ONCE]
+        through = _through(backbone, [image for _, _, image in batch])
+        for (number, seed, _), image in zip(batch, through, strict=True):
+            Image.fromarray(image).save(out / f"{number:05d}" / "samples" / f"{seed:04d}.png", format="PNG")
 
 
 def _through(backbone: Backbone, images: list[np.ndarray]) -> np.ndarray:
@@ -116,13 +153,13 @@ def _through(backbone: Backbone, images: list[np.ndarray]) -> np.ndarray:
     return ((decoded + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _tell(summary: dict[str, Any]) -> None:
+def _tell(summary: Summary) -> None:
     """The scores in plain lines."""
-    for model, found in summary["models"].items():
-        score = found["metrics"]["correct"]["overall"]
-        line = f"{model:<16} {score['value']:.3f}  [{score['low']:.3f}, {score['high']:.3f}]"
-        compared = summary["comparisons"].get(model)
+    for model, scores in summary.models.items():
+        score = scores.metrics["correct"].overall
+        line = f"{model:<16} {score.value:.3f}  [{score.low:.3f}, {score.high:.3f}]"
+        compared = summary.comparisons.get(model)
         if compared:
-            gain = compared["correct"]["difference"]
-            line += f"   {gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}] against {summary['base']}"
+            gain = compared["correct"].difference
+            line += f"   {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] against {summary.base}"
         print(line)

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-import yaml
 
-from contrapose.cli.evaluate import EVIDENCE
 from contrapose.cli.options import REQUIRED, parse
 from contrapose.errors import UserError
-from contrapose.report.page import Evidence, Report, write_report
+from contrapose.report.evidence import read_evidence
+from contrapose.report.page import Report, write_report
 
 
 @dataclass(frozen=True)
@@ -39,15 +38,7 @@ def main(arguments: list[str], prog: str) -> None:
 def report(command: Command) -> None:
     if not (command.run or command.evidence):
         raise UserError("a report needs at least one --run or --evidence")
-    evidence = tuple(_evidence(folder) for folder in command.evidence)
+    evidence = tuple(read_evidence(folder) for folder in command.evidence)
     page = Report(command.title, command.run, evidence, command.pairs, command.examples)
     write_report(page, command.out)
     print(f"{command.out.resolve()}")
-
-
-def _evidence(folder: Path) -> Evidence:
-    path = folder / EVIDENCE
-    if not path.is_file():
-        raise UserError(f"{folder}: no {EVIDENCE}, so this is no finished evidence; run 'contrapose evaluate' again")
-    record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return Evidence(record["title"], folder, {name: Path(where) for name, where in record["images"].items()})

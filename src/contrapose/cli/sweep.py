@@ -17,6 +17,7 @@ from contrapose.cli.progress import Bar, follow, quiet_libraries
 from contrapose.core.guidance import GUIDANCES
 from contrapose.errors import UserError
 from contrapose.evaluate.run import Judge
+from contrapose.files import check_folder, one_writer
 from contrapose.pairs.prompts import Prompt, read_prompts
 from contrapose.report.sweep import claim, folder_of, read_scales, read_sweep, sum_up, write_page
 from contrapose.sample.guided import settled
@@ -53,7 +54,7 @@ def main(arguments: list[str], prog: str) -> None:
     flags = {argument.partition("=")[0] for argument in arguments}
     if "--compare" in flags:
         wanted = parse(Comparison, arguments, prog, Comparison(compare=REQUIRED, out=REQUIRED))
-        print(write_page([read_sweep(folder) for folder in wanted.compare], wanted.out).resolve())
+        compare(wanted)
         return
     if "--scale" in flags:
         raise UserError("--scale: a sweep has several; write them as --scales 0,1,2")
@@ -64,6 +65,7 @@ def main(arguments: list[str], prog: str) -> None:
 
 def sweep(command: Command) -> None:
     quiet_libraries()
+    check_folder(command.out)
     settings, prompts = command.sampling, read_prompts(command.sampling.prompts)
     if not (settings.positive or settings.negative):
         raise UserError("a sweep needs a run to guide by: name one with --positive")
@@ -72,13 +74,26 @@ def sweep(command: Command) -> None:
     backbone = load_backbone(settings.model, DTYPES[settings.dtype], command.device, settings.adapter, settings)
     tell_cut(settings.prompts, prompts, backbone)
     with guide(backbone.pipe, settings.positive, settings.negative, settings.guidance):  # its complaints first
-        claim(command.out, settled(settings, backbone))
-    for scale, one in guided.items():
-        done = sample_images(one, backbone, folder_of(command.out, scale))
-        follow(f"sampling at w = {scale:g}", len(prompts) * settings.seeds, done)
-    with Bar("judging images") if judge else nullcontext() as bar:
-        sum_up(command.out, list(guided), command.label, judge, suite.LOWER_IS_BETTER, bar)
-    print(write_page([read_sweep(command.out)], command.out).resolve())
+        shared = settled(settings, backbone)
+    backbone.shape_for(shared.size)
+    with one_writer(command.out):
+        claim(command.out, shared)
+        for scale, one in guided.items():
+            done = sample_images(one, backbone, folder_of(command.out, scale))
+            follow(f"sampling at w = {scale:g}", len(prompts) * settings.seeds, done)
+        with Bar("judging images") if judge else nullcontext() as bar:
+            sum_up(command.out, list(guided), command.label, judge, suite.LOWER_IS_BETTER, bar)
+        print(write_page([read_sweep(command.out)], command.out).resolve())
+
+
+def compare(command: Comparison) -> None:
+    check_folder(command.out)
+    sweeps = [read_sweep(folder) for folder in command.compare]
+    different = {sweep.folder.resolve() for sweep in sweeps}
+    if len(different) < 2 or len(different) < len(sweeps):
+        raise UserError("--compare: name two finished sweeps or more, each once")
+    with one_writer(command.out):
+        print(write_page(sweeps, command.out).resolve())
 
 
 def _judge(name: str | None, prompts: list[Prompt]) -> Judge | None:

@@ -5,6 +5,7 @@ A folder's number is its prompt's line, an image's number its seed. Nothing outs
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from contrapose.contents import digest_of_parts, file_digest
 from contrapose.errors import UserError
 from contrapose.pairs.prompts import read_prompts
 
@@ -82,6 +84,18 @@ def _opened(path: Path) -> Image.Image:
         image.close()
         raise ValueError(f"{image.width}x{image.height} is more than PIL's limit of {limit} pixels")
     return image
+
+
+def digest_of_images(directory: Path) -> str:
+    """A digest of a folder's prompts and images, which is all that a judge sees of it.
+
+    Raises `UserError` as `prompt_folders` does.
+    """
+    parts: list[str] = []
+    for folder in prompt_folders(directory):
+        parts += [folder.name, json.dumps(folder.metadata, sort_keys=True)]
+        parts += [f"{seed} {file_digest(path)}" for seed, path in folder.samples.items()]
+    return digest_of_parts(parts)
 
 
 def _metadata(folder: Path, directory: Path) -> dict[str, Any]:

@@ -80,15 +80,21 @@ def read_rows(path: Path) -> list[Row]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file of rows; evaluate first") from None
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); evaluate again") from None
+        raise _unreadable(path, f"not a readable parquet file ({str(error).splitlines()[0]})") from None
     missing = [name for name in _SCHEMA.names if name not in table.column_names]
     if missing:
-        raise UserError(f"{path}: has no column {', '.join(missing)}; evaluate again")
+        raise _unreadable(path, f"has no column {', '.join(missing)}")
     try:
-        columns = table.select(_SCHEMA.names).cast(_SCHEMA).to_pydict().values()
+        columns = table.select(_SCHEMA.names).cast(_SCHEMA).to_pydict()
     except (ValueError, pa.ArrowException) as error:
-        raise UserError(f"{path}: columns are not rows' ({str(error).splitlines()[0]}); evaluate again") from None
-    return [Row(*values) for values in zip(*columns, strict=True)]
+        raise _unreadable(path, f"columns are not rows' ({str(error).splitlines()[0]})") from None
+    if not all(map(math.isfinite, columns["value"])):
+        raise _unreadable(path, "holds a value that is no finite number")
+    return [Row(*values) for values in zip(*columns.values(), strict=True)]
+
+
+def _unreadable(path: Path, reason: str) -> UserError:
+    return UserError(f"{path}: {reason}; delete it and run the command that made it again")
 
 
 def select(rows: Iterable[Row], model: str, metric: str) -> dict[tuple[str, int], Row]:

@@ -12,18 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from contrapose.ranges import Number, checked
+
 REPLICATES = 10_000
 LEVEL = 0.95
 _LARGEST_MATRIX = 4_000_000  # entries of random numbers held at once
 
 
 @dataclass(frozen=True)
+@checked
 class Interval:
     """A value and the interval around it."""
 
-    value: float
-    low: float
-    high: float
+    value: Number
+    low: Number
+    high: Number
 
 
 @dataclass(frozen=True)

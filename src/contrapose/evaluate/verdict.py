@@ -155,7 +155,7 @@ def _check(metadata: Mapping[str, Any]) -> None:
     where = f"metadata of prompt {metadata.get('prompt')!r}"
     include, exclude = metadata.get("include", []), metadata.get("exclude", [])
     if not isinstance(include, list) or not isinstance(exclude, list) or not include + exclude:
-        raise UserError(f"{where}: `include` asks for nothing; give GenEval's fields or choose another suite")
+        raise UserError(f"{where}: `include` asks for nothing; give GenEval's fields")
     for index, clause in enumerate(include + exclude):
         if not isinstance(clause, dict) or not isinstance(clause.get("class"), str):
             raise UserError(f"{where}: clause {index} has no `class`; mend it")

@@ -1,22 +1,40 @@
-"""An evidence folder (`summary.json` and `rows.parquet`, written by `contrapose.evaluate`) as the report's tables."""
+"""An evidence folder (`evidence.yaml`, `summary.json` and `rows.parquet`) as the report's tables."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from contrapose import runfile
 from contrapose.errors import UserError
 from contrapose.evaluate.rows import Row, read_rows
-from contrapose.evaluate.summary import CEILING, FLOOR
-from contrapose.report.numbers import PERCENT, Cell, Interval, Scale, p_value, scale_of
+from contrapose.evaluate.statistics import Interval
+from contrapose.evaluate.summary import CEILING, FLOOR, MEND, Scores, Summary, read_summary
+from contrapose.ranges import Count, checked
+from contrapose.report.numbers import PERCENT, Cell, Scale, p_value, scale_of
 from contrapose.report.plots import Estimate
 
-ROWS, SUMMARY = "rows.parquet", "summary.json"
+EVIDENCE, ROWS, SUMMARY = "evidence.yaml", "rows.parquet", "summary.json"
 OVERALL = "overall"
+CONVERTER = runfile.converter()
 _TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")  # GenEval's own order
+
+
+@dataclass(frozen=True)
+@checked
+class Record:
+    """What `evidence.yaml` says: what was judged, and how."""
+
+    title: str
+    suite: str
+    images: dict[str, Path]
+    base: str | None = None
+    autoencoder: str | None = None
+    """Model whose autoencoder the ceiling passed through."""
+    replicates: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -28,6 +46,18 @@ class Evidence:
     """Folder with `rows.parquet` and `summary.json`."""
     images: Mapping[str, Path] = field(default_factory=dict)
     """Each model's folder of images, from which examples are shown; the others are shown in numbers alone."""
+
+
+def read_evidence(folder: Path) -> Evidence:
+    """A finished evaluation.
+
+    Raises `UserError` naming the folder or file, and the mend, for what is none.
+    """
+    path = folder / EVIDENCE
+    if not path.is_file():
+        raise UserError(f"{folder}: no {EVIDENCE}, so this is no finished evidence; run 'contrapose evaluate' again")
+    record = runfile.read(path, Record, CONVERTER)
+    return Evidence(record.title, folder, record.images)
 
 
 class Gain(NamedTuple):
@@ -68,82 +98,98 @@ class Judged:
         self.title, self.folder, self.images = evidence.title, evidence.folder, evidence.images
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: no such folder of evidence; name one made by 'contrapose evaluate'")
-        self.summary = _summary(self.folder / SUMMARY)
+        self.summary: Summary = read_summary(self.folder / SUMMARY)
         self.rows: list[Row] = read_rows(self.folder / ROWS)
-        strange = [model for model in self.images if model not in self.summary["models"]]
+        _check_rows(self.folder / ROWS, self.rows, self.summary)
+        strange = [model for model in self.images if model not in self.summary.models]
         if strange:
-            known = ", ".join(self.summary["models"])
+            known = ", ".join(self.summary.models)
             raise UserError(
                 f"{self.folder}: no model {strange[0]!r} was judged, though its images are given; known: {known}"
             )
 
     @property
     def base(self) -> str | None:
-        return self.summary["base"]
+        return self.summary.base
 
     @property
     def metrics(self) -> list[str]:
         """The first is the one that the page is about."""
-        return list(self.summary["metrics"])
+        return list(self.summary.metrics)
 
     @property
     def contestants(self) -> list[str]:
         """Models that were compared with the base."""
-        return list(self.summary["comparisons"])
+        return list(self.summary.comparisons)
 
     def scale(self, metric: str) -> Scale:
-        intervals = [m["metrics"][metric]["overall"] for m in self.summary["models"].values() if metric in m["metrics"]]
-        intervals += [compared[metric]["difference"] for compared in self.summary["comparisons"].values()]
+        intervals = [scores.metrics[metric].overall for scores in self._judged_by(metric).values()]
+        intervals += [compared[metric].difference for compared in self.summary.comparisons.values()]
         return scale_of([row.value for row in self.rows if row.metric == metric], intervals)
 
     def tags(self) -> list[str]:
-        found = dict.fromkeys(tag for model in self.summary["models"].values() for tag in model["tags"])
+        found = dict.fromkeys(tag for scores in self.summary.models.values() for tag in scores.tags)
         return [tag for tag in _TAGS if tag in found] + [tag for tag in found if tag not in _TAGS]
 
     def table(self, metric: str) -> MetricTable:
-        models = {name: one for name, one in self.summary["models"].items() if metric in one["metrics"]}
+        models = self._judged_by(metric)
         rows = {name: self._row(name, metric) for name in models}
-        counts = tuple((tag, max(one["tags"].get(tag, 0) for one in models.values())) for tag in self.tags())
+        counts = tuple((tag, max(scores.tags.get(tag, 0) for scores in models.values())) for tag in self.tags())
         return MetricTable(
             metric,
             self.scale(metric).unit,
-            self.summary["metrics"][metric]["higher_is_better"],
+            self.summary.metrics[metric].higher_is_better,
             counts,
             tuple(row for name, row in rows.items() if name not in (FLOOR, CEILING)),
             tuple(rows[name] for name in (CEILING, FLOOR) if name in rows),
         )
 
+    def _judged_by(self, metric: str) -> dict[str, Scores]:
+        return {name: scores for name, scores in self.summary.models.items() if metric in scores.metrics}
+
     def _row(self, model: str, metric: str) -> ModelRow:
-        scale, scores = self.scale(metric), self.summary["models"][model]["metrics"][metric]
+        scale, scores = self.scale(metric), self.summary.models[model].metrics[metric]
         roles = {
             self.base: "the base" if self.base != "base" else "",
             FLOOR: "same images, shuffled prompts",
             CEILING: "what could be reached",
         }
-        cells = tuple(scale.cell(scores["tags"][tag]) if tag in scores["tags"] else None for tag in self.tags())
+        cells = tuple(scale.cell(scores.tags[tag]) if tag in scores.tags else None for tag in self.tags())
         return ModelRow(
-            model, roles.get(model, ""), scale.cell(scores["overall"]), cells, self._gain(model, metric, scale)
+            model, roles.get(model, ""), scale.cell(scores.overall), cells, self._gain(model, metric, scale)
         )
 
     def _gain(self, model: str, metric: str, scale: Scale) -> Gain | None:
-        compared = self.summary["comparisons"].get(model, {}).get(metric)
+        compared = self.summary.comparisons.get(model, {}).get(metric)
         if compared is None:
             return None
-        sure = compared["p_holm"] < 1 - self.summary["level"]
-        better = _direction(compared["difference"]) if sure else 0
-        if not self.summary["metrics"][metric]["higher_is_better"]:
+        sure = compared.p_holm < 1 - self.summary.level
+        better = _direction(compared.difference) if sure else 0
+        if not self.summary.metrics[metric].higher_is_better:
             better = -better
-        difference, win_rate = scale.cell(compared["difference"], signed=True), PERCENT.cell(compared["win_rate"])
-        return Gain(difference, p_value(compared["p_holm"]), win_rate, better)
+        difference, win_rate = scale.cell(compared.difference, signed=True), PERCENT.cell(compared.win_rate)
+        return Gain(difference, p_value(compared.p_holm), win_rate, better)
 
     def differences(self, metric: str) -> list[tuple[str, list[Estimate]]]:
         """For the forest plot: the overall difference and each tag's, in the unit that is shown."""
-        compared, factor = self.summary["comparisons"], self.scale(metric).factor
-        found = [(OVERALL, [_estimate(m, compared[m][metric]["difference"], factor) for m in compared])]
+        factor = self.scale(metric).factor
+        compared = {model: comparisons[metric] for model, comparisons in self.summary.comparisons.items()}
+        found = [(OVERALL, [_estimate(model, one.difference, factor) for model, one in compared.items()])]
         for tag in self.tags():
-            there = [m for m in compared if tag in compared[m][metric]["tags"]]
-            found.append((spoken(tag), [_estimate(m, compared[m][metric]["tags"][tag], factor) for m in there]))
+            of_tag = {model: one.tags[tag] for model, one in compared.items() if tag in one.tags}
+            found.append((spoken(tag), [_estimate(model, interval, factor) for model, interval in of_tag.items()]))
         return found
+
+
+def _check_rows(path: Path, rows: list[Row], summary: Summary) -> None:
+    """Raise `UserError` for rows that are not those that the summary sums up."""
+    images = {(row.model, row.metric, row.prompt_id, row.seed) for row in rows}
+    counted = Counter((model, metric) for model, metric, *_ in images)
+    wanted = {
+        (model, metric): scores.num_images for model, scores in summary.models.items() for metric in scores.metrics
+    }
+    if counted != wanted or len(rows) != len(images):
+        raise UserError(f"{path}: does not hold the rows that {SUMMARY} sums up; {MEND}")
 
 
 def spoken(tag: str) -> str:
@@ -173,22 +219,8 @@ def _equals(p: str) -> str:
 
 def _direction(interval: Interval) -> int:
     """Where an interval lies that does not hold 0."""
-    return (interval["low"] > 0) - (interval["high"] < 0)
+    return (interval.low > 0) - (interval.high < 0)
 
 
 def _estimate(model: str, interval: Interval, factor: float) -> Estimate:
-    return Estimate(model, *(interval[key] * factor for key in ("value", "low", "high")))
-
-
-def _summary(path: Path) -> dict[str, Any]:
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        keys: Sequence[str] = ("base", "level", "replicates", "seed", "metrics", "models", "comparisons")
-        missing = [key for key in keys if key not in summary]
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing, so this is no evidence; make it with 'contrapose evaluate'") from None
-    except (ValueError, TypeError):
-        raise UserError(f"{path}: not readable as JSON; run 'contrapose evaluate' again") from None
-    if missing:
-        raise UserError(f"{path}: has no {', '.join(missing)}; run 'contrapose evaluate' again")
-    return summary
+    return Estimate(model, interval.value * factor, interval.low * factor, interval.high * factor)

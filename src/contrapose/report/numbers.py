@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-Interval = Mapping[str, float]
-"""`{"value": ..., "low": ..., "high": ...}`, as in `summary.json`."""
+from contrapose.evaluate.statistics import Interval
+
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -31,8 +31,8 @@ class Scale:
         return f"{value * self.factor:{'+' if signed else ''}.{self.decimals}f}".replace("-", MINUS)
 
     def cell(self, interval: Interval, signed: bool = False) -> Cell:
-        low, high = self.text(interval["low"], signed), self.text(interval["high"], signed)
-        return Cell(self.text(interval["value"], signed), f"[{low}, {high}]")
+        low, high = self.text(interval.low, signed), self.text(interval.high, signed)
+        return Cell(self.text(interval.value, signed), f"[{low}, {high}]")
 
 
 PERCENT = Scale(100.0, 1, "%")
@@ -42,7 +42,7 @@ def scale_of(values: Iterable[float], intervals: Iterable[Interval]) -> Scale:
     """Percent for verdicts (all values 0 or 1); else as many decimals as the narrowest interval supports."""
     if all(value in (0.0, 1.0) for value in values):
         return PERCENT
-    widths = [i["high"] - i["low"] for i in intervals if i["high"] > i["low"]]
+    widths = [i.high - i.low for i in intervals if i.high > i.low]
     decimals = 1 - math.floor(math.log10(min(widths))) if widths else 3
     return Scale(decimals=min(max(decimals, 1), 5))
 

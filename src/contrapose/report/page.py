@@ -15,8 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from contrapose import __version__
-from contrapose.errors import UserError
-from contrapose.files import replacing
+from contrapose.files import check_file, one_writer, write_text
 from contrapose.report.evidence import Evidence, Judged, MetricTable, headlines, spoken
 from contrapose.report.examples import Example, examples
 from contrapose.report.numbers import count
@@ -75,11 +74,9 @@ def write_report(report: Report, out: Path) -> None:
 
     Raises `UserError` naming the folder and the mend for a run, evidence, pairs or images that are none.
     """
-    if out.is_dir():
-        raise UserError(f"{out}: is a folder; name an HTML file to write")
-    page = render(report)
-    with replacing(out) as aside:
-        aside.write_text(page, encoding="utf-8", errors="replace")
+    check_file(out)
+    with one_writer(out, beside=True):
+        write_text(out, render(report))
 
 
 def render(report: Report) -> str:
@@ -119,7 +116,7 @@ def _run(run: RunFolder, name: str, key: str) -> RunSection:
 
 def _evidence(judged: Judged, key: str, report: Report) -> EvidenceSection:
     first, *rest = judged.metrics
-    level = f"{100 * judged.summary['level']:g} %"
+    level = f"{100 * judged.summary.level:g} %"
     differences = judged.differences(first) if judged.contestants else []
     return EvidenceSection(
         key=key,
@@ -138,7 +135,7 @@ def _evidence(judged: Judged, key: str, report: Report) -> EvidenceSection:
 
 def _about(judged: Judged) -> str:
     """How much was judged; bounds count apart, since their images are nobody's."""
-    sizes = {(one["num_prompts"], one["num_images"]) for one in judged.summary["models"].values()}
+    sizes = {(scores.num_prompts, scores.num_images) for scores in judged.summary.models.values()}
     told = " or ".join(f"{count(images)} images of {count(prompts)} prompts" for prompts, images in sorted(sizes))
     return f"Each model was judged on {told}."
 
@@ -162,7 +159,7 @@ def _seeds(report: Report, runs: Sequence[RunFolder], judged: Sequence[Judged]) 
     found += [
         Fact(
             f"bootstrap and test of “{one.title}”",
-            f"{one.summary['seed']} ({count(one.summary['replicates'])} replicates)",
+            f"{one.summary.seed} ({count(one.summary.replicates)} replicates)",
         )
         for one in judged
     ]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
+from contrapose.documents import load_yaml
 from contrapose.errors import UserError
 from contrapose.pairs.store import PairRecord, PairStore
 from contrapose.report.evidence import Judged
@@ -21,6 +21,7 @@ from contrapose.sample.images import SETTINGS
 
 _PACKAGES = ("contrapose", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "scipy", "pillow")
 _NUM_PAIRS_SHOWN = 6
+_MEND = "sample these images again"
 _PRACTICAL = ("batch_size", "shard_size")  # settings that change no result
 
 
@@ -57,23 +58,24 @@ def read_pairs(folder: Path, seed: int) -> Pairs:
 
 def sampling(images: Mapping[str, Path]) -> Table:
     """How each model's images were made, as far as their folders say."""
-    found = {model: _sampling_of(folder) for model, folder in images.items()}
+    found = {model: settings_of(folder) for model, folder in images.items()}
     keys = list(dict.fromkeys(key for settings in found.values() for key in settings if key not in _PRACTICAL))
     rows = [(model, *(_written(settings.get(key)) for key in keys)) for model, settings in found.items()]
     return Table(("images of", *map(_label, keys)), rows if keys else [])
 
 
-def _sampling_of(folder: Path) -> dict[str, Any]:
-    """Empty for images that another program made."""
+def settings_of(folder: Path) -> dict[str, Any]:
+    """How a folder's images were made; empty for those that another program made."""
     path = folder / SETTINGS
     if not path.is_file():
         return {}
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError:
-        settings = None
-    if not isinstance(settings, dict):
-        raise UserError(f"{path}: not readable as settings; sample these images again")
+    settings = load_yaml(path, _MEND)
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise UserError(f"{path}: not readable as settings; {_MEND}")
+    guidance = settings.get("guidance")
+    named = isinstance(guidance, dict) and isinstance(guidance.get("name"), str)
+    if not named and (guidance is not None or settings.get("positive") or settings.get("negative")):
+        raise UserError(f"{path}: does not name its guidance; {_MEND}")
     return settings
 
 
@@ -82,7 +84,7 @@ def commands(pairs: Path | None, runs: Sequence[RunFolder], judged: Sequence[Jud
     found = [] if pairs is None else _pairs(PairStore(pairs), pairs)
     found += [_command("align", [str(run.folder / RUN_FILE)], run.folder) for run in runs]
     for folder in dict.fromkeys(folder for one in judged for folder in one.images.values()):
-        if settings := _sampling_of(folder):
+        if settings := settings_of(folder):
             found.append(_command("sample", _sampling_flags(settings), folder))
     return [*found, *(_evaluation(one) for one in judged if one.images and one.base is not None)]
 
@@ -99,7 +101,7 @@ def _pairs(store: PairStore, folder: Path) -> list[str]:
 
 def _evaluation(judged: Judged) -> str:
     images = [word for model, folder in judged.images.items() for word in ("--images", f"{model}={folder}")]
-    settings = ["--base", str(judged.base), "--replicates", str(judged.summary["replicates"]), "--title", judged.title]
+    settings = ["--base", str(judged.base), "--replicates", str(judged.summary.replicates), "--title", judged.title]
     return _command("evaluate", [*images, *settings], judged.folder)
 
 

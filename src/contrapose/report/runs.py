@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-import yaml
-
+from contrapose import runfile
+from contrapose.documents import load_json, load_yaml
 from contrapose.errors import UserError
+from contrapose.metrics import read_metrics
+from contrapose.ranges import Range, checked
 from contrapose.report.numbers import count, duration, size
 
 # The names that `contrapose.train.align` writes; it is a sibling of the report, and siblings do not import each other.
 RUN_FILE, METRICS, FINISHED = "run.yaml", "metrics.jsonl", "finished.json"
+_MEND = "start the run again with 'contrapose align'"
+_STEPS = range(1, 10**9 + 1)
+_Number = Annotated[int, Range(0, 10**15, whole=True)]
+_CONVERTER = runfile.converter()
+
+
+@dataclass(frozen=True)
+@checked
+class Finished:
+    """What a run says of itself at its end, as far as it is shown."""
+
+    trained_parameters: _Number
+    training_pairs: _Number
+    held_out_pairs: _Number
 
 
 class Fact(NamedTuple):
@@ -35,7 +50,7 @@ class RunFolder:
     settings: dict[str, Any]
     metrics: tuple[dict[str, float], ...]
     """One mapping a step, in order."""
-    finished: dict[str, float] | None
+    finished: Finished | None
     """What was written at the end; none while unfinished."""
 
     @property
@@ -64,7 +79,7 @@ class RunFolder:
 
     @property
     def seconds(self) -> float:
-        return sum(line.get("seconds", 0.0) for line in self.metrics)
+        return sum(self.series("seconds")[1])
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Steps and finite values of one metric."""
@@ -75,13 +90,13 @@ class RunFolder:
     def levels(self, name: str) -> dict[float, dict[float, float]]:
         """`held_out/<name>@<level>` as {step: {level: value}}."""
         prefix = f"held_out/{name}@"
-        found = {
-            line["step"]: {
-                float(key.removeprefix(prefix)): value for key, value in line.items() if key.startswith(prefix)
-            }
-            for line in self.metrics
-        }
-        return {step: dict(sorted(values.items())) for step, values in found.items() if values}
+        levels: dict[float, dict[float, float]] = {}
+        for line in self.metrics:
+            measured = {float(key.removeprefix(prefix)): line[key] for key in line if key.startswith(prefix)}
+            finite = {level: value for level, value in sorted(measured.items()) if math.isfinite(value)}
+            if finite:
+                levels[line["step"]] = finite
+        return levels
 
 
 def read_run(folder: Path) -> RunFolder:
@@ -91,49 +106,37 @@ def read_run(folder: Path) -> RunFolder:
         raise UserError(f"{folder}: no such run; name a folder made by 'contrapose align'")
     if not path.is_file():
         raise UserError(f"{folder}: no {RUN_FILE}, so this is no run; name a folder made by 'contrapose align'")
-    text = path.read_text(encoding="utf-8")
+    settings = load_yaml(path, _MEND)
     try:
-        settings = yaml.safe_load(text)
-        complete = isinstance(settings["method"]["name"], str) and isinstance(settings["optimisation"]["steps"], int)
-    except (yaml.YAMLError, KeyError, TypeError):
+        complete = isinstance(settings["method"]["name"], str) and settings["optimisation"]["steps"] in _STEPS
+    except (KeyError, TypeError):
         complete = False
     if not complete:
-        raise UserError(f"{path}: does not name a method and its steps; start the run again with 'contrapose align'")
-    return RunFolder(folder, text, settings, _metrics(folder / METRICS), _finished(folder / FINISHED))
+        raise UserError(f"{path}: does not name a method and its steps; {_MEND}")
+    text = path.read_text(encoding="utf-8")
+    # a step that was taken twice counts as it went the last time
+    by_step = {line["step"]: line for line in read_metrics(folder / METRICS)}
+    metrics = tuple(by_step[step] for step in sorted(by_step))
+    return RunFolder(folder, text, settings, metrics, _finished(folder / FINISHED))
 
 
-def _metrics(path: Path) -> tuple[dict[str, float], ...]:
-    """Every whole line; a step that was taken twice counts as it went the last time."""
-    if not path.exists():
-        return ()
-    by_step: dict[float, dict[str, float]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            metrics = json.loads(line)
-            by_step[metrics["step"]] = metrics
-        except (ValueError, TypeError, KeyError):  # the line that a kill cut short
-            continue
-    return tuple(by_step[step] for step in sorted(by_step))
-
-
-def _finished(path: Path) -> dict[str, float] | None:
+def _finished(path: Path) -> Finished | None:
     if not path.exists():
         return None
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        raise UserError(
-            f"{path}: not readable as JSON; delete it and run 'contrapose align' on the folder again"
-        ) from None
+    mend = "delete it and run 'contrapose align' on the folder again"
+    values = load_json(path, mend)
+    if isinstance(values, dict):
+        values = {name: values[name] for name in Finished.__dataclass_fields__ if name in values}
+    return runfile.structured(path, values, Finished, _CONVERTER, mend)
 
 
 def facts(run: RunFolder) -> list[Fact]:
     """The settings and sizes that a reader asks for first; the rest stands in `run.yaml`."""
-    settings, o, finished = run.settings, run.settings["optimisation"], run.finished or {}
+    settings, o, finished = run.settings, run.settings["optimisation"], run.finished
     method = {key: value for key, value in settings["method"].items() if key != "name" and value is not None}
     pairs = str(settings.get("pairs", "not recorded"))
     if finished:
-        pairs += f" ({count(finished['training_pairs'])} for training, {count(finished['held_out_pairs'])} held out)"
+        pairs += f" ({count(finished.training_pairs)} for training, {count(finished.held_out_pairs)} held out)"
     found = [
         Fact("State", run.status),
         Fact("Method", "; ".join([run.method, *(f"{key} {_value(value)}" for key, value in method.items())])),
@@ -155,9 +158,9 @@ def facts(run: RunFolder) -> list[Fact]:
     return [*found, Fact("Weights", size(weights))] if weights else found
 
 
-def _trained(settings: dict[str, Any], finished: dict[str, float]) -> str:
+def _trained(settings: dict[str, Any], finished: Finished | None) -> str:
     what = "the whole denoiser" if settings.get("full") else f"LoRA adapters of rank {settings.get('lora_rank')}"
-    return f"{what}, {count(finished['trained_parameters'])} parameters" if finished else what
+    return f"{what}, {count(finished.trained_parameters)} parameters" if finished else what
 
 
 def _value(value: Any) -> str:

@@ -1,45 +1,65 @@
 """A sweep over strengths of guidance: its folder, and the page of scores and images by strength.
 
-sweep/images.yaml      the settings that all strengths share
+sweep/images.yaml      the settings that all strengths share, with digests of what they name in inputs.yaml
       scale-0.5/       the images at w = 0.5, in GenEval's layout
       rows.parquet     what the judge said of each image, where there was one
       summary.json     the summary of these rows, and under `sweep` the label and the scales
+      judged.yaml      digests of the images that were judged
       page.html
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from contrapose import __version__, runfile
+from contrapose.documents import dump_yaml, load_json, load_yaml
 from contrapose.errors import UserError
-from contrapose.evaluate.images import prompt_folders
+from contrapose.evaluate.images import digest_of_images, prompt_folders
 from contrapose.evaluate.rows import write_rows
 from contrapose.evaluate.run import UNTAGGED, Judge, evaluate_images
-from contrapose.evaluate.summary import Settings, summarize, write_summary
-from contrapose.files import replacing
+from contrapose.evaluate.statistics import Interval
+from contrapose.evaluate.summary import Settings, read_summary, summarize, write_summary
+from contrapose.files import write_text
+from contrapose.ranges import Number, checked
 from contrapose.report.drawing import QUIET, SERIES, drawing
 from contrapose.report.evidence import ROWS, SUMMARY, Evidence, Judged, headlines, spoken
 from contrapose.report.examples import Example, Shown, choose, embedded, examples
 from contrapose.report.numbers import Scale
 from contrapose.report.plots import Plot
-from contrapose.report.provenance import sampling, versions
-from contrapose.sample.images import CONVERTER, Sampling
+from contrapose.report.provenance import sampling, settings_of, versions
+from contrapose.sample.images import CONVERTER, Sampling, inputs_of
 from contrapose.sample.images import SETTINGS as OF_IMAGES
 
+JUDGED = "judged.yaml"
 PAGE = "page.html"
 NUM_EXAMPLES, EXAMPLE_SEED = 6, 0
 _MARKERS, _DASHES = "osD^vP", ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), "-", "--")
-Points = dict[float, dict[str, float]]
-"""Score by strength: value, low and high."""
+_CONVERTER = runfile.converter()
+_MEND = "delete it and run 'contrapose sweep' again"
+Points = dict[float, Interval]
+"""Score by strength."""
+
+
+@dataclass(frozen=True)
+@checked
+class Known:
+    """What `summary.json` says under `sweep`."""
+
+    label: str
+    scales: tuple[Number, ...]
+    judged: bool
+
+    def __post_init__(self) -> None:
+        if not self.scales or len(set(map(_name, self.scales))) < len(self.scales):
+            raise UserError("scales are no different numbers")
 
 
 class Sweep(NamedTuple):
@@ -63,8 +83,12 @@ class Line(NamedTuple):
         if len(self.runs) == 1:
             return self.runs[0]
         shared = [scale for scale in self.runs[0] if all(scale in run for run in self.runs)]
-        of = {scale: [run[scale]["value"] for run in self.runs] for scale in shared}
-        return {s: {"value": sum(v) / len(v), "low": min(v), "high": max(v)} for s, v in of.items()}
+        of = {scale: [run[scale].value for run in self.runs] for scale in shared}
+        return {scale: Interval(sum(v) / len(v), min(v), max(v)) for scale, v in of.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        runs = [{scale: asdict(interval) for scale, interval in run.items()} for run in self.runs]
+        return {"label": self.label, "runs": runs}
 
 
 def read_scales(text: str) -> list[float]:
@@ -90,7 +114,7 @@ def claim(out: Path, settings: Sampling) -> None:
     """Write what all strengths share into the sweep's folder; `UserError` when it holds a sweep of other settings."""
     shared = CONVERTER.unstructure(settings)
     del shared["guidance"]["scale"]
-    runfile.claim(out / OF_IMAGES, shared, CONVERTER, free=["batch_size"])
+    runfile.claim(out / OF_IMAGES, shared, CONVERTER, free=["batch_size"], inputs=inputs_of(settings))
 
 
 def sum_up(
@@ -102,32 +126,47 @@ def sum_up(
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Judge the images of all strengths, unless that was done, and write the folder's summary."""
-    known = {"label": label or out.resolve().name, "scales": list(scales), "judged": judge is not None}
-    path, summary = out / SUMMARY, {}
-    there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if there.get("sweep") == known:
-        num_images = sum(model["num_images"] for model in there.get("models", {}).values())
+    known = Known(label or out.absolute().name, tuple(scales), judge is not None)
+    folders = {scale: folder_of(out, scale) for scale in scales}
+    digests = {folder.name: digest_of_images(folder) for folder in folders.values()} if judge else {}
+    if _is_summed_up(out, known, digests):
         if progress:
+            num_images = sum(scores.num_images for scores in read_summary(out / SUMMARY).models.values())
             progress(num_images, num_images)
         return
+    summary = None
     if judge is not None:
-        rows = evaluate_images({_name(scale): folder_of(out, scale) for scale in scales}, judge, progress=progress)
-        write_rows(rows, out / ROWS)
+        rows = evaluate_images({_name(scale): folder for scale, folder in folders.items()}, judge, progress=progress)
         base = _name(0) if 0 in scales else None
         summary = summarize(rows, Settings(base=base, lower_is_better=frozenset(lower_is_better)))
-    write_summary({"sweep": known, **summary}, path)
+        write_rows(rows, out / ROWS)
+    write_summary(summary, out / SUMMARY, {"sweep": _CONVERTER.unstructure(known)})
+    write_text(out / JUDGED, dump_yaml(digests))  # last: what was killed before is judged again
+
+
+def _is_summed_up(out: Path, known: Known, digests: Mapping[str, str]) -> bool:
+    """Whether the folder's summary is of these strengths and of the images that are there now."""
+    if not (out / SUMMARY).is_file() or not (out / JUDGED).is_file():
+        return False
+    return _known(out) == known and load_yaml(out / JUDGED, _MEND) == digests
+
+
+def _known(folder: Path) -> Known:
+    """What a sweep's summary says of itself; `UserError` for a folder that holds no finished sweep."""
+    path = folder / SUMMARY
+    values = load_json(path, _MEND) if path.is_file() else None
+    if not isinstance(values, dict) or "sweep" not in values:
+        raise UserError(f"{folder}: holds no finished sweep; make it with 'contrapose sweep'")
+    return runfile.structured(path, values["sweep"], Known, _CONVERTER, _MEND)
 
 
 def read_sweep(folder: Path) -> Sweep:
     """Raises `UserError` naming the folder, and the mend, for one that holds no finished sweep."""
-    try:
-        known = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["sweep"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder}: holds no finished sweep; make it with 'contrapose sweep'") from None
-    images = {scale: folder_of(folder, scale) for scale in known["scales"]}
+    known = _known(folder)
+    images = {scale: folder_of(folder, scale) for scale in known.scales}
     named = {_name(scale): path for scale, path in images.items()}
-    judged = Judged(Evidence(known["label"], folder, named)) if known["judged"] else None
-    return Sweep(folder, known["label"], images, judged)
+    judged = Judged(Evidence(known.label, folder, named)) if known.judged else None
+    return Sweep(folder, known.label, images, judged)
 
 
 def write_page(sweeps: Sequence[Sweep], out: Path) -> Path:
@@ -138,10 +177,9 @@ def write_page(sweeps: Sequence[Sweep], out: Path) -> Path:
     _check(sweeps, out)
     page = render(sweeps)
     if len(sweeps) > 1:
-        lines = {metric: [line._asdict() for line in _lines(sweeps, metric)] for metric in _metrics(sweeps)}
-        write_summary({"sweeps": [str(sweep.folder) for sweep in sweeps], "lines": lines}, out / SUMMARY)
-    with replacing(out / PAGE) as aside:
-        aside.write_text(page, encoding="utf-8", errors="replace")
+        lines = {metric: [line.as_json() for line in _lines(sweeps, metric)] for metric in _metrics(sweeps)}
+        write_summary(None, out / SUMMARY, {"sweeps": [str(sweep.folder) for sweep in sweeps], "lines": lines})
+    write_text(out / PAGE, page)
     return out / PAGE
 
 
@@ -174,8 +212,8 @@ def _lines(sweeps: Sequence[Sweep], metric: str) -> list[Line]:
     found: dict[str, list[Points]] = {}
     for sweep in sweeps:
         assert sweep.judged is not None
-        models = sweep.judged.summary["models"]
-        points = {scale: models[_name(scale)]["metrics"][metric]["overall"] for scale in sweep.images}
+        models = sweep.judged.summary.models
+        points = {scale: models[_name(scale)].metrics[metric].overall for scale in sweep.images}
         found.setdefault(sweep.label, []).append(points)
     return [Line(label, runs) for label, runs in found.items()]
 
@@ -219,9 +257,9 @@ def _scale(sweeps: Sequence[Sweep], metric: str) -> Scale:
 
 def _is_run_itself(sweep: Sweep) -> bool:
     """Whether w = 1 is the aligned run without guidance."""
-    settings = yaml.safe_load((sweep.folder / OF_IMAGES).read_text(encoding="utf-8"))["guidance"]
+    guidance = settings_of(sweep.folder).get("guidance", {})
     plain = {"name": "pgd", "schedule": "constant", "interval": [0.0, 1.0], "rescale": 0.0}
-    return {key: settings.get(key) for key in plain} == plain
+    return {key: guidance.get(key) for key in plain} == plain
 
 
 def _best(sweeps: Sequence[Sweep]) -> list[str]:
@@ -230,8 +268,8 @@ def _best(sweeps: Sequence[Sweep]) -> list[str]:
     for metric in _metrics(sweeps)[:1]:
         scale, sign = _scale(sweeps, metric), 1 if _higher(sweeps, metric) else -1
         for line in _lines(sweeps, metric):
-            told = {w: f"{scale.text(point['value'])}{scale.unit} at w = {w:g}" for w, point in line.points.items()}
-            best = max(line.points, key=lambda w: sign * line.points[w]["value"])
+            told = {w: f"{scale.text(point.value)}{scale.unit} at w = {w:g}" for w, point in line.points.items()}
+            best = max(line.points, key=lambda w: sign * line.points[w].value)
             others = " and ".join(told[w] for w in (0.0, 1.0) if w in told and w != best)
             runs = f" (mean of {len(line.runs)} runs)" if len(line.runs) > 1 else ""
             against = f", against {others}" if others else ""
@@ -241,7 +279,7 @@ def _best(sweeps: Sequence[Sweep]) -> list[str]:
 
 def _higher(sweeps: Sequence[Sweep], metric: str) -> bool:
     assert sweeps[0].judged is not None
-    return sweeps[0].judged.summary["metrics"][metric]["higher_is_better"]
+    return sweeps[0].judged.summary.metrics[metric].higher_is_better
 
 
 def _table(sweeps: Sequence[Sweep]) -> dict[str, Any]:
@@ -257,7 +295,7 @@ def _plot(sweeps: Sequence[Sweep], metric: str) -> Plot:
     scale, lines, first = _scale(sweeps, metric), _lines(sweeps, metric), metric == _metrics(sweeps)[0]
     title = f"{spoken(metric)}{f' ({scale.unit})' if scale.unit else ''} by strength of guidance"
     told = "; ".join(
-        f"{line.label}: " + ", ".join(f"{scale.text(p['value'])} at {w:g}" for w, p in line.points.items())
+        f"{line.label}: " + ", ".join(f"{scale.text(p.value)} at {w:g}" for w, p in line.points.items())
         for line in lines
     )
     with drawing(f"plot-{metric}", f"{title}. {told}", *((560, 340) if first else (360, 250))) as plot:
@@ -288,16 +326,14 @@ def _caption(sweeps: Sequence[Sweep], metric: str, sizes: Sequence[int]) -> str:
 def _draw(axes: Axes, line: Line, number: int, factor: float) -> None:
     """One run with its intervals; of several the mean, a band from the lowest to the highest, and each faintly."""
     points, style = line.points, {"color": SERIES[number], "linestyle": _DASHES[number], "marker": _MARKERS[number]}
-    value, low, high = ([factor * point[key] for point in points.values()] for key in ("value", "low", "high"))
+    value, low, high = ([factor * getattr(point, end) for point in points.values()] for end in ("value", "low", "high"))
     axes.plot(list(points), value, linewidth=2, markersize=4.5, label=line.label, **style)
     if len(line.runs) == 1:
         axes.vlines(list(points), low, high, color=SERIES[number], linewidth=1.3)
         return
     axes.fill_between(list(points), low, high, color=SERIES[number], alpha=0.15, linewidth=0)
     for run in line.runs:
-        axes.plot(
-            list(run), [factor * p["value"] for p in run.values()], color=SERIES[number], linewidth=0.8, alpha=0.5
-        )
+        axes.plot(list(run), [factor * p.value for p in run.values()], color=SERIES[number], linewidth=0.8, alpha=0.5)
 
 
 def _lay_out(axes: Axes, scales: Sequence[float]) -> None:

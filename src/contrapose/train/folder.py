@@ -12,15 +12,14 @@ import json
 import logging
 import re
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from contrapose import runfile
+from contrapose import metrics, runfile
 from contrapose.backbones.digests import model_digest, run_digest
 from contrapose.backbones.loading import FINISHED, FULL_FOLDER
 from contrapose.contents import digest_of_parts
-from contrapose.documents import json_lines, load_json
+from contrapose.documents import load_json
 from contrapose.errors import UserError
 from contrapose.files import replacing
 from contrapose.pairs.mixture import Mixture
@@ -117,32 +116,9 @@ def save_checkpoint(folder: Path, step: int, keep: int, **parts: Stateful) -> No
         old.unlink()
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics, each with its `step`; a last one that a kill cut short is left out.
-
-    Raises `UserError` naming the file and the line for any other that is broken.
-    """
-    path = folder / METRICS
-    if not path.exists():
-        return []
-    lines = []
-    try:
-        for number, line in json_lines(path, "remove the line"):
-            if not isinstance(line.get("step"), int):
-                raise UserError(f"{path}: line {number}: has no step; remove the line")
-            lines.append(line)
-    except UserError:
-        if _is_cut_short(path):
-            return lines
-        raise
-    return lines
-
-
-def _is_cut_short(path: Path) -> bool:
-    """Whether all but the last line is whole, and that one has no end."""
-    with path.open("rb") as file:
-        *_, last = file
-    return not last.endswith(b"\n")
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The lines of a run's metrics as they stand. Raises `UserError` naming the file and the line that is broken."""
+    return metrics.read_metrics(folder / METRICS)
 
 
 def forget_after(folder: Path, step: int) -> None:

@@ -44,7 +44,10 @@ def meaning_of(metadata: Mapping[str, Any]) -> Meaning:
         meaning = None
     if meaning is None:
         prompt = metadata.get("prompt")
-        raise UserError(f"metadata of prompt {prompt!r} is not of the shapes world; judge it with another suite")
+        raise UserError(
+            f"prompt {prompt!r}: its metadata is not of the shapes world ('contrapose shapes prompts' writes such); "
+            "no other is judged from the command line today; contrapose.evaluate.scorers score any image in Python"
+        )
     return meaning
 
 

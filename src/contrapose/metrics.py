@@ -1,0 +1,59 @@
+"""A run's metrics: one line of JSON a step, with its number under `step`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from contrapose.documents import json_lines
+from contrapose.errors import UserError
+
+_MEND = "remove the line"
+_MOST_STEPS = 10**9
+_LARGEST = 3.5e38  # of a float32, in which a run measures
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a file of metrics as they stand; a last one that a kill cut short is left out.
+
+    Values may be not a number or infinite, as a diverging run measures them. Raises `UserError` naming the file and the
+    line for any other that is broken, or holds something else than a step and numbers.
+    """
+    if not path.exists():
+        return []
+    lines: list[dict[str, float]] = []
+    whole = 0
+    try:
+        for number, line in json_lines(path, _MEND):
+            _check(line, f"{path}: line {number}")
+            lines.append(line)
+            whole = number
+    except UserError:
+        if whole < _num_whole_lines(path):
+            raise
+    return lines
+
+
+def _check(line: dict[str, Any], where: str) -> None:
+    step = line.get("step")
+    if type(step) is not int or not 0 <= step <= _MOST_STEPS:
+        raise UserError(f"{where}: has no step; {_MEND}")
+    for name, value in line.items():
+        if type(value) not in (int, float) or (abs(value) > _LARGEST and value not in (math.inf, -math.inf)):
+            raise UserError(f"{where}: {name} is no number that a run measures; {_MEND}")
+        if "@" in name and not _is_number(name.partition("@")[2]):
+            raise UserError(f"{where}: {name} names no noise level; {_MEND}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _num_whole_lines(path: Path) -> int:
+    """How many lines have an end."""
+    with path.open("rb") as file:
+        return sum(line.endswith(b"\n") for line in file)
