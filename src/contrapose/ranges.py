@@ -105,7 +105,7 @@ def checked(cls: type[T]) -> type[T]:
 def check_ranges(settings: Any) -> None:
     """Raise `UserError` for the first number of these settings that is not in its declared range."""
     for name, hint in _ranged(type(settings)).items():
-        _check(name, getattr(settings, name), hint)
+        check(name, getattr(settings, name), hint)
 
 
 @cache
@@ -115,22 +115,23 @@ def _ranged(cls: type) -> dict[str, Any]:
     return {name: hints[name] for name in cls.__dataclass_fields__}  # type: ignore[attr-defined]
 
 
-def _check(name: str, value: Any, hint: Any) -> None:
+def check(name: str, value: Any, hint: Any) -> None:
+    """Raise `UserError` for a number, or one in a tuple, that is not in the range that its type declares."""
     origin = get_origin(hint)
     if origin is Annotated:
         for declared in hint.__metadata__:
             if isinstance(declared, Range):
                 _check_number(name, value, declared)
-        _check(name, value, get_args(hint)[0])
+        check(name, value, get_args(hint)[0])
     elif origin in (Union, types.UnionType):
         for option in get_args(hint):
             if _could_be(value, option):
-                _check(name, value, option)
+                check(name, value, option)
     elif origin is tuple and isinstance(value, tuple):
         options = get_args(hint)
         each = options[:1] * len(value) if options[1:] == (...,) else options
         for part, of in zip(value, each, strict=False):
-            _check(name, part, of)
+            check(name, part, of)
 
 
 def _could_be(value: Any, option: Any) -> bool:

@@ -125,7 +125,13 @@ def test_other_shapes(name: str, plain: Backbone, pipe: DiffusionPipeline) -> No
     assert width != height
 
 
-@pytest.mark.parametrize("size", ["", "16", "16x", "16 x 16", "16X16", "-16x16", "0x16", "16x15", "1.5x16", "16x16x16"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        "", "16", "16x", "16 x 16", "16X16", "-16x16", "0x16", "16x15", "1.5x16", "16x16x16", "99999992x99999992",
+        f"16x{'9' * 5000}",
+    ],
+)  # fmt: skip
 def test_wrong_sizes(size: str, plain: Backbone) -> None:
     with pytest.raises(UserError, match=f"^size {size}:") as caught:
         plain.shape_for(size)

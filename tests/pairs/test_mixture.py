@@ -67,7 +67,13 @@ def test_a_folder_that_is_named_like_a_weight_is_a_folder(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("folders", "naming"), [([Path("a:0")], "above 0"), ([Path("a"), Path("a:2")], "twice"), ([], "name a folder")]
+    ("folders", "naming"),
+    [
+        ([Path("a:0")], "above 0"),
+        ([Path("a:1000000000")], "pairs a: weight"),
+        ([Path("a"), Path("a:2")], "twice"),
+        ([], "name a folder"),
+    ],
 )
 def test_mixtures_that_make_no_sense_are_told(folders: list[Path], naming: str) -> None:
     with pytest.raises(UserError, match=naming):

@@ -111,5 +111,11 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("text", ["", ",", "0,nan", "inf", "0,-inf", "1e400", "0,1001", "0,x", "1,1", "1,1.0"])
+def test_scales_that_are_none(text: str) -> None:
+    with pytest.raises(UserError, match="--scales"):
+        read_scales(text)
+
+
 def test_scales_are_sorted() -> None:
     assert read_scales("2, 0,-1,0.5") == [-1.0, 0.0, 0.5, 2.0]

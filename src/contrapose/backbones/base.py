@@ -23,6 +23,7 @@ from contrapose.backbones.policies import ATTENTION_PROJECTIONS, FullPolicies, L
 from contrapose.core.group import Condition, join
 from contrapose.core.path import Density, Path, Space
 from contrapose.errors import UserError
+from contrapose.ranges import Pixels, check
 
 _READING = 1  # to be counted up when a family's `read` changes, so that nothing kept from before is used
 Settings = TypeVar("Settings", bound=Any)  # a dataclass with `steps` and `guidance_scale`
@@ -177,10 +178,12 @@ class Backbone(ABC):
         """
         if size is None:
             return self.latent_shape
-        sides = re.fullmatch(r"(\d+)x(\d+)", size)
+        sides = re.fullmatch(r"(\d{1,10})x(\d{1,10})", size)
         if not sides:
             raise UserError(f"size {size}: write WIDTHxHEIGHT, such as 832x1216")
         factor, (width, height) = self.pipe.vae_scale_factor, map(int, sides.groups())
+        for side in (width, height):
+            check(f"size {size}: side", side, Pixels)
         unit = factor * self.patch
         if width % unit or height % unit or min(width, height) < unit:
             raise UserError(f"size {size}: this model makes images whose sides are multiples of {unit}")

@@ -25,8 +25,10 @@ from contrapose.errors import UserError
 from contrapose.evaluate.images import digest_of_images, prompt_folders
 from contrapose.evaluate.rows import Row, write_rows
 from contrapose.evaluate.run import evaluate_images
+from contrapose.evaluate.statistics import Replicates
 from contrapose.evaluate.summary import CEILING, FLOOR, Settings, Summary, summarize, write_summary
 from contrapose.files import check_folder, one_writer, replacing
+from contrapose.ranges import checked
 from contrapose.report.evidence import CONVERTER, EVIDENCE, ROWS, SUMMARY, Judged, Record, read_evidence
 from contrapose.worlds.shapes import suite
 from contrapose.worlds.shapes.blueprint import shipped_model
@@ -35,6 +37,7 @@ _AT_ONCE = 32  # renders that go through the autoencoder together
 
 
 @dataclass(frozen=True)
+@checked
 class Command:
     """Judge every image, and compare each model with the base on the same prompts and seeds."""
 
@@ -51,7 +54,7 @@ class Command:
     """Heading in the report; the settings of the images when empty."""
     autoencoder: str = field(default_factory=lambda: str(shipped_model()))
     """Model whose autoencoder the ceiling's renders pass through."""
-    replicates: int = 10_000
+    replicates: Replicates = 10_000
     """Bootstrap replicates and sign flips."""
 
 

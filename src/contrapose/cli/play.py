@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -15,23 +15,25 @@ from contrapose.backbones.loading import DTYPES
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import quiet_libraries
-from contrapose.core.guidance import GUIDANCES
+from contrapose.core.guidance import GUIDANCES, MAX_SCALE
 from contrapose.errors import UserError
+from contrapose.ranges import Range, checked
 from contrapose.sample.play import Play, Player, enlarged
 
 
 @dataclass(frozen=True)
+@checked
 class Command(OnDevice):
     """Open a local page: a prompt, a seed, a run and its strength, with the base's image beside the guided one."""
 
     play: tyro.conf.UseAppendAction[Play]
     out: Path = Path("play")
     """Folder that receives what is saved; nothing in it is overwritten."""
-    most: float = 8.0
+    most: Annotated[float, Range(0, MAX_SCALE, low_open=True)] = 8.0
     """The slider's highest strength."""
     host: str = "127.0.0.1"
     """Address that the page is served at; this machine alone unless told otherwise."""
-    port: int | None = None
+    port: Annotated[int, Range(1, 65535, whole=True)] | None = None
     """Port of the page; the first free one from 7860 on when unset."""
 
 

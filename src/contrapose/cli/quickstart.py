@@ -7,11 +7,13 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from rich.console import Console
 
 from contrapose.cli.options import parse
+from contrapose.errors import UserError
+from contrapose.ranges import Batch, Count, Few, Range, Seed, Steps, checked
 from contrapose.worlds.shapes.blueprint import shipped_model
 
 # Chosen on the dev prompts; see docs/log.md for what was tried.
@@ -25,6 +27,7 @@ SCALES = ("1", "3")  # guidance off, and the usual scale
 
 
 @dataclass(frozen=True)
+@checked
 class Command:
     """Prompts to an aligned model, with evidence: about seven minutes on two CPU cores. Run it again to carry on."""
 
@@ -32,22 +35,27 @@ class Command:
     """Folder that receives everything."""
     model: str = ""
     """Model to align; the shipped shapes model when empty."""
-    per_tag: int = 48
+    per_tag: Batch = 48
     """Held-out prompts of each of the six categories."""
-    seeds: int = 1
+    seeds: Annotated[int, Range(1, 10_000, whole=True)] = 1
     """Images for each held-out prompt."""
-    train_per_tag: int = 80
+    train_per_tag: Batch = 80
     """Training prompts of each category, at most."""
-    pairs_per_prompt: int = 2
+    pairs_per_prompt: Few = 2
     """Pairs drawn for each training prompt."""
-    steps: int = 120
+    steps: Count = 120
     """Optimiser steps of each training run."""
-    sampling_steps: int = 15
+    sampling_steps: Steps = 15
     """Sampling steps of every image."""
-    training_seeds: tuple[int, ...] = (0,)
+    training_seeds: tuple[Seed, ...] = (0,)
     """Seeds of the training runs; every method is trained once with each."""
     methods: tuple[Literal["diffusion-dpo", "ddspo", "ddspo-not-paired"], ...] = ("diffusion-dpo", "ddspo")
     """Methods to compare, all on the same pairs."""
+
+    def __post_init__(self) -> None:
+        for name in ("methods", "training_seeds"):
+            if not getattr(self, name):
+                raise UserError(f"{name}: name at least one")
 
 
 def commands(settings: Command) -> list[list[str]]:

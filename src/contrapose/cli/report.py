@@ -9,11 +9,13 @@ import tyro
 
 from contrapose.cli.options import REQUIRED, parse
 from contrapose.errors import UserError
+from contrapose.ranges import CountOrNone, checked
 from contrapose.report.evidence import read_evidence
 from contrapose.report.page import Report, write_report
 
 
 @dataclass(frozen=True)
+@checked
 class Command:
     """Write one self-contained HTML page: what was done, how training went, what came out."""
 
@@ -27,7 +29,7 @@ class Command:
     """The pairs that the runs were trained on."""
     title: str = "Alignment report"
     """The page's title."""
-    examples: int = 12
+    examples: CountOrNone = 12
     """Prompts of each evaluation shown with every model's image."""
 
 

@@ -11,10 +11,12 @@ from contrapose import runfile
 from contrapose.cli.options import parse
 from contrapose.cli.progress import follow
 from contrapose.files import replacing
+from contrapose.ranges import Count, Seed, checked
 from contrapose.worlds.shapes.photos import photographs
 
 
 @dataclass(frozen=True)
+@checked
 class Command:
     """Write photographs of the shapes world, each with its caption beside it in a .txt, to make real pairs of.
 
@@ -23,9 +25,9 @@ class Command:
 
     out: Path
     """Folder that receives them."""
-    num: int = 1000
+    num: Count = 1000
     """Photographs."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of meanings and scenes."""
 
 

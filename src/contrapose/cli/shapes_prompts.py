@@ -11,10 +11,12 @@ import tyro
 
 from contrapose.cli.options import parse
 from contrapose.files import replacing
+from contrapose.ranges import Batch, checked
 from contrapose.worlds.shapes.grammar import Split, prompts
 
 
 @dataclass(frozen=True)
+@checked
 class Command:
     """Write prompts of the shapes world as GenEval metadata lines; no meaning stands in two splits."""
 
@@ -22,7 +24,7 @@ class Command:
     """File to write (.jsonl)."""
     split: Split = "train"
     """train to align on, dev to tune on, test to report on."""
-    per_tag: int = 48
+    per_tag: Batch = 48
     """Prompts of each of the six categories, at most."""
 
 

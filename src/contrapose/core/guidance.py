@@ -31,6 +31,10 @@ Strength = Annotated[float, Range(-MAX_SCALE, MAX_SCALE)]
 """What a difference of predictions is multiplied by."""
 FreeScale = Annotated[float, Range(0, MAX_SCALE)]
 """Scale of classifier-free guidance; at 0 and 1 it is off."""
+AttentionScale = Annotated[float, Range(1, MAX_SCALE)]
+"""Strength of attention guidance; at 1 it is off."""
+AttentionLimit = Annotated[float, Range(0, MAX_SCALE, low_open=True)]
+"""How many times longer guided attention may be."""
 
 
 @dataclass(frozen=True)
@@ -178,9 +182,9 @@ class NAG:
     Differs from the paper: norms are L2, as in the authors' code, where the paper writes L1.
     """
 
-    scale: Annotated[float, Range(1, MAX_SCALE)] = 5.0
+    scale: AttentionScale = 5.0
     """s: 1 is off."""
-    tau: Annotated[float, Range(0, MAX_SCALE, low_open=True)] = 2.5
+    tau: AttentionLimit = 2.5
     """How many times longer than Z+ the guided attention may be."""
     alpha: Share = 0.25
     """a: share of the guided attention; 0 is off."""

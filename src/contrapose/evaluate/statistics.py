@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from contrapose.ranges import Number, checked
+from contrapose.ranges import Number, Range, checked
 
 REPLICATES = 10_000
+Replicates = Annotated[int, Range(1, 10**6, whole=True)]
 LEVEL = 0.95
 _LARGEST_MATRIX = 4_000_000  # entries of random numbers held at once
 

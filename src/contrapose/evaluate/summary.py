@@ -37,7 +37,7 @@ from contrapose.errors import UserError
 from contrapose.evaluate import rows as evidence
 from contrapose.evaluate import statistics
 from contrapose.evaluate.rows import Row
-from contrapose.evaluate.statistics import LEVEL, REPLICATES, Estimate, Interval, PromptMeans, prompt_means
+from contrapose.evaluate.statistics import LEVEL, REPLICATES, Estimate, Interval, PromptMeans, Replicates, prompt_means
 from contrapose.files import write_text
 from contrapose.ranges import Count, Range, Seed, Share, checked
 
@@ -46,6 +46,7 @@ FLOOR, CEILING = "floor", "ceiling"  # bounds, not contestants: their images sha
 
 
 @dataclass(frozen=True)
+@checked
 class Settings:
     """How rows are summed up."""
 
@@ -53,11 +54,11 @@ class Settings:
     """The model that others are compared with; none compares nothing."""
     lower_is_better: frozenset[str] = frozenset()
     """Metrics of which a smaller value is the better one."""
-    replicates: int = REPLICATES
+    replicates: Replicates = REPLICATES
     """Bootstrap replicates, and flips of the sign-flip test."""
-    level: float = LEVEL
+    level: Annotated[float, Range(0, 1, low_open=True, high_open=True)] = LEVEL
     """Of the intervals."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the bootstrap and the test."""
 
 

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -18,22 +19,24 @@ from torch import Tensor
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.pairs.store import PairRecord, PairStore
+from contrapose.ranges import Range, check
 
+Weight = Annotated[float, Range(0, 1000, low_open=True)]
+"""How often an epoch sees each pair; the epoch's order is a list in memory."""
 _WEIGHTED = re.compile(r"(.+):(\d*\.?\d+)")
 
 
 def parse(folders: Path | Sequence[Path]) -> list[tuple[Path, float]]:
     """Folders with their weights, each written FOLDER or FOLDER:WEIGHT; a folder of that very name is taken as it is.
 
-    Raises `UserError` for a weight of zero, and for a folder that is named twice.
+    Raises `UserError` for a weight out of its range, and for a folder that is named twice.
     """
     found: list[tuple[Path, float]] = []
     for folder in [folders] if isinstance(folders, Path) else folders:
         weighted = None if folder.exists() else _WEIGHTED.fullmatch(str(folder))
         found.append((Path(weighted[1]), float(weighted[2])) if weighted else (folder, 1.0))
     for folder, weight in found:
-        if not weight > 0:
-            raise UserError(f"pairs {folder}:{weight:g}: a weight above 0 is wanted; leave the folder out instead")
+        check(f"pairs {folder}: weight", weight, Weight)
     twice = [folder for folder, count in Counter(f.resolve() for f, _ in found).items() if count > 1]
     if twice or not found:
         raise UserError(f"pairs: {twice[0].name} is named twice; give it a weight" if twice else "pairs: name a folder")

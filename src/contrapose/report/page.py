@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from contrapose import __version__
 from contrapose.files import check_file, one_writer, write_text
+from contrapose.ranges import CountOrNone, Seed, checked
 from contrapose.report.evidence import Evidence, Judged, MetricTable, headlines, spoken
 from contrapose.report.examples import Example, examples
 from contrapose.report.numbers import count
@@ -27,6 +28,7 @@ __all__ = ["Evidence", "Report", "render", "write_report"]
 
 
 @dataclass(frozen=True)
+@checked
 class Report:
     """What goes into the page; anything may be left out."""
 
@@ -37,9 +39,9 @@ class Report:
     """Evaluations; each becomes a section with its own table of categories."""
     pairs: Path | None = None
     """The folder of pairs that the runs were trained on."""
-    num_examples: int = 12
+    num_examples: CountOrNone = 12
     """Prompts of each evaluation that are shown with every model's image."""
-    example_seed: int = 0
+    example_seed: Seed = 0
     """Seed of the choice of examples."""
     commands: tuple[str, ...] = ()
     """The commands as typed; worked out from the recorded settings when empty."""

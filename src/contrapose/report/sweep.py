@@ -20,6 +20,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from contrapose import __version__, runfile
+from contrapose.core.guidance import Strength
 from contrapose.documents import dump_yaml, load_json, load_yaml
 from contrapose.errors import UserError
 from contrapose.evaluate.images import digest_of_images, prompt_folders
@@ -28,7 +29,7 @@ from contrapose.evaluate.run import UNTAGGED, Judge, evaluate_images
 from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.summary import Settings, read_summary, summarize, write_summary
 from contrapose.files import write_text
-from contrapose.ranges import Number, checked
+from contrapose.ranges import Number, check, checked
 from contrapose.report.drawing import QUIET, SERIES, drawing
 from contrapose.report.evidence import ROWS, SUMMARY, Evidence, Judged, headlines, spoken
 from contrapose.report.examples import Example, Shown, choose, embedded, examples
@@ -97,6 +98,8 @@ def read_scales(text: str) -> list[float]:
         scales = [float(part) + 0.0 for part in text.split(",")]  # + 0.0: there is but one zero
     except ValueError:
         raise UserError(f"--scales {text}: write numbers separated by commas, such as 0,0.5,1,2") from None
+    for scale in scales:
+        check("--scales", scale, Strength)
     if len({_name(scale) for scale in scales}) < len(scales):
         raise UserError(f"--scales {text}: a strength is named twice")
     return sorted(scales)

@@ -12,14 +12,16 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.guide import guide
 from contrapose.backbones.nag import attention_guided
 from contrapose.core.group import Condition
-from contrapose.core.guidance import NAG, PGD, AnyGuidance
+from contrapose.core.guidance import NAG, PGD, AnyGuidance, AttentionLimit, AttentionScale, FreeScale
 from contrapose.errors import UserError
+from contrapose.ranges import Share, checked
 from contrapose.sample.embeddings import Embeddings
 
 S = TypeVar("S", bound="Guiding")
 
 
 @dataclass(frozen=True, kw_only=True)
+@checked
 class Guiding:
     """What leads the sampler beside its prompt; whatever samples images inherits these."""
 
@@ -29,16 +31,16 @@ class Guiding:
     """An aligned run that guides the sampler away from what it predicts."""
     guidance: AnyGuidance = field(default_factory=PGD)
     """How the runs guide: pgd, cpgd, npo or chats, with strength, schedule and interval."""
-    guidance_scale: float | None = None
+    guidance_scale: FreeScale | None = None
     """Guidance scale, 1 is off; what is usual for the model when unset."""
     negative_prompt: str | None = None
     """What is not wanted: read in place of no prompt by the guidance scale, and by --nag-scale. "" is an empty text,
     which SDXL's pipeline reads and tells from no prompt."""
-    nag_scale: float | None = None
+    nag_scale: AttentionScale | None = None
     """Strength of attention guidance (NAG) away from the negative prompt, or from none; 1, or unset, is off."""
-    nag_tau: float | None = None
+    nag_tau: AttentionLimit | None = None
     """How many times longer than the prompt's the guided attention may be; 2.5 when unset."""
-    nag_alpha: float | None = None
+    nag_alpha: Share | None = None
     """Share of the guided attention, 0 to 1; 0.25 when unset."""
 
 
@@ -70,10 +72,7 @@ def _attention(settings: Guiding) -> NAG | None:
         if given:
             raise UserError(f"nag_{next(iter(given))}: does nothing by itself; set --nag-scale too")
         return None
-    try:
-        return NAG(**given)
-    except UserError as error:
-        raise UserError(f"nag_{error}") from None
+    return NAG(**given)
 
 
 @contextmanager

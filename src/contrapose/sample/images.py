@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from PIL import Image
 
@@ -25,6 +25,7 @@ from contrapose.core.guidance import GUIDANCES, AnyGuidance
 from contrapose.errors import UserError
 from contrapose.files import one_writer, replacing
 from contrapose.pairs.prompts import Prompt, read_prompts
+from contrapose.ranges import Batch, Range, Steps, checked
 from contrapose.sample.embeddings import Embeddings
 from contrapose.sample.guided import Guiding, guided, settled, unprompted
 from contrapose.sample.noise import generator, starting_noise
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+@checked
 class Sampling(Guiding, Loading):
     """Everything that decides the images that are sampled."""
 
@@ -43,13 +45,13 @@ class Sampling(Guiding, Loading):
     """Prompts: .txt with one a line, or .jsonl with a field `prompt` (GenEval metadata is such a file)."""
     adapter: Path | None = None
     """An aligned run whose weights go on top; none samples the model itself."""
-    seeds: int = 4
+    seeds: Annotated[int, Range(1, 10_000, whole=True)] = 4
     """Images for each prompt: seeds 0, 1, ..."""
-    steps: int | None = None
+    steps: Steps | None = None
     """Sampling steps; what is usual for the model when unset."""
     size: str | None = None
     """Image size as WIDTHxHEIGHT; the model's usual size when unset."""
-    batch_size: int = 16
+    batch_size: Batch = 16
     """Images sampled at once; does not change the images, but for a level in a few pixels by rounding."""
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Precision of the sampler."""

@@ -19,8 +19,9 @@ from contrapose import runfile
 from contrapose.backbones.base import Backbone, Generation
 from contrapose.backbones.guide import guide
 from contrapose.backbones.loading import Loading
-from contrapose.core.guidance import GUIDANCES, PGD, AnyGuidance
+from contrapose.core.guidance import GUIDANCES, PGD, AnyGuidance, FreeScale
 from contrapose.errors import UserError
+from contrapose.ranges import Steps, checked
 from contrapose.sample.embeddings import Embeddings
 from contrapose.sample.noise import generator, starting_noise
 
@@ -31,6 +32,7 @@ CONVERTER = runfile.converter((AnyGuidance, GUIDANCES))
 
 
 @dataclass(frozen=True)
+@checked
 class Play(Loading):
     """Everything that decides what is shown, beside prompt, seed, run and strength."""
 
@@ -42,9 +44,9 @@ class Play(Loading):
     """An aligned run that guides the sampler away from what it predicts."""
     guidance: AnyGuidance = field(default_factory=PGD)
     """How the runs guide: pgd, cpgd, npo or chats, with schedule and interval; the page sets the strength."""
-    steps: int | None = None
+    steps: Steps | None = None
     """Sampling steps; what is usual for the model when unset."""
-    guidance_scale: float | None = None
+    guidance_scale: FreeScale | None = None
     """Guidance scale, 1 is off; what is usual for the model when unset."""
     size: str | None = None
     """Image size as WIDTHxHEIGHT; the model's usual size when unset."""

@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ import torch
 from contrapose.errors import UserError
 from contrapose.files import replacing
 from contrapose.methods import DDSPO, DiffusionDPO, Method
+from contrapose.ranges import AtLeast0, Batch, Count, Few, Positive, Range, Seed, Share, checked
 from contrapose.runfile import claim, converter
 from contrapose.sample.noise import random_seed
 from contrapose.worlds.gaussians.denoiser import sample
@@ -32,43 +34,42 @@ from contrapose.worlds.gaussians.train import align, fit_reference
 
 
 @dataclass(frozen=True)
+@checked
 class Toy:
     """Settings of the Gaussians toy."""
 
-    num_seeds: int = 5
+    num_seeds: Few = 5
     """Repetitions; each has its own reference, pairs and noise."""
-    first_seed: int = 0
+    first_seed: Seed = 0
     """The seeds are first_seed, first_seed + 1, ..."""
-    pairs_per_class: tuple[int, ...] = (1, 2, 8)
+    pairs_per_class: tuple[Batch, ...] = (1, 2, 8)
     """Sizes of the preference data."""
-    shown: int = 2
+    shown: Batch = 2
     """Pairs per class of the runs in the picture; one of pairs_per_class."""
-    num_modes: int = 8
+    num_modes: Annotated[int, Range(2, 1000, whole=True)] = 8
     """Conditions; an even number if neighbours come in couples."""
     neighbours: Neighbours = "couple"
     """Which modes are taken for one another: couples, or both neighbours on the circle."""
-    noisy_spread: float = 0.25
+    noisy_spread: AtLeast0 = 0.25
     """Standard deviation of the modes that the reference is taught; the clean ones have 0.12."""
-    mislabelled: float = 0.3
+    mislabelled: Share = 0.3
     """Share of the reference's data that comes from a neighbour's mode."""
-    width: int = 96
+    width: Annotated[int, Range(1, 2**13, whole=True)] = 96
     """Hidden units of the denoiser."""
-    reference_steps: int = 2000
+    reference_steps: Count = 2000
     """Adam steps of the reference, on fresh batches of 512 and a rate of 2e-3 that falls to zero."""
-    beta: float = 25.0
+    beta: Positive = 25.0
     """Strength of the pull to the reference, for both methods."""
-    rate: float = 1e-5
+    rate: Positive = 1e-5
     """Learning rate of the alignment, for both methods."""
-    num_steps: int = 300
+    num_steps: Count = 300
     """Optimiser steps of the alignment."""
-    batch: int = 128
+    batch: Batch = 128
     """Pairs a step, drawn with repetition, each with its own time and noise."""
-    samples_per_class: int = 300
+    samples_per_class: Batch = 300
     """Points drawn of each condition for the measures."""
 
     def __post_init__(self) -> None:
-        if self.num_seeds < 1:
-            raise UserError(f"num_seeds = {self.num_seeds}: at least one is needed")
         if self.shown not in self.pairs_per_class:
             raise UserError(f"shown = {self.shown} is not among pairs_per_class = {self.pairs_per_class}")
         if self.neighbours == "couple" and self.num_modes % 2:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from contrapose.ranges import AtLeast0, Batch, Count, CountOrNone, Positive, Range, Share, ShareBelow1, checked
 from contrapose.train.checkpoint import load_training, save_training
 from contrapose.worlds.shapes import blueprint
 from contrapose.worlds.shapes.render import render
@@ -28,39 +30,44 @@ from contrapose.worlds.shapes.scenes import caption, scene_of, training_meaning
 
 
 @dataclass(frozen=True)
+@checked
 class Pretraining:
     """Settings of the shapes model's pretraining; the shipped model was made with the defaults."""
 
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**40, whole=True)] = 0
     """Seed of images, captions, initial weights, times and noise."""
-    num_images: int = 80_000
+    num_images: Count = 80_000
     """Training images, rendered and encoded once."""
-    carelessness: float = 0.25
+    carelessness: Share = 0.25
     """Share of captions that are wrong or incomplete."""
-    vae_steps: int = 1500
+    vae_steps: Count = 1500
     """Optimiser steps of the autoencoder."""
-    vae_batch: int = 32
+    vae_batch: Batch = 32
     """Images for each step of the autoencoder."""
-    vae_learning_rate: float = 2e-3
+    vae_learning_rate: Positive = 2e-3
     """Peak learning rate of the autoencoder."""
-    kl_weight: float = 1e-4
+    kl_weight: AtLeast0 = 1e-4
     """Weight of the latents' divergence from a standard normal, per latent element."""
-    steps: int = 9000
+    steps: Count = 9000
     """Optimiser steps of the denoiser and the text encoder."""
-    batch: int = 64
+    batch: Batch = 64
     """Images for each step of the denoiser."""
-    learning_rate: float = 1.5e-3
+    learning_rate: Positive = 1.5e-3
     """Peak learning rate of the denoiser."""
-    warmup: int = 200
+    warmup: CountOrNone = 200
     """Steps of linear warm-up."""
-    ema_decay: float = 0.998
+    ema_decay: ShareBelow1 = 0.998
     """Decay of the averaged weights, which are what is kept."""
-    caption_dropout: float = 0.1
+    caption_dropout: ShareBelow1 = 0.1
     """Share of captions replaced by the empty prompt, which classifier-free guidance needs."""
-    snr_gamma: float = 5.0
+    snr_gamma: Positive = 5.0
     """Cap of the signal-to-noise ratio in the loss weight min(snr, gamma) / snr (Min-SNR, Hang et al. 2023)."""
-    save_every: int = 250
-    """Steps between saves; a run that is killed carries on from the last."""
+    save_every: CountOrNone = 250
+    """Steps between saves; a run that is killed carries on from the last. 0 is none before the end."""
+
+    def saves_after(self, step: int) -> bool:
+        """Whether the step of this number, counted from 0, is followed by a save."""
+        return self.save_every > 0 and (step + 1) % self.save_every == 0
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ def train_vae(settings: Pretraining, out: Path) -> Iterator[Progress]:
         vae.parameters(), lr=settings.vae_learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
     )
     work = out / "work" / "vae.safetensors"
-    start = load_training(work, vae=vae, optimizer=optimizer)
+    start = load_training(work, vae=vae, optimizer=optimizer) if work.exists() else 0
     for step in range(start, settings.vae_steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.vae_learning_rate * _schedule(step, settings.vae_steps, 50)
@@ -127,7 +134,7 @@ def train_vae(settings: Pretraining, out: Path) -> Iterator[Progress]:
         optimizer.step()
         if (step + 1) % 20 == 0:
             yield Progress(step + 1, {"loss": mse.item()})
-        if (step + 1) % settings.save_every == 0:
+        if settings.saves_after(step):
             save_training(work, step + 1, vae=vae, optimizer=optimizer)
     _save_vae(vae.eval(), settings, out / "vae")
 
@@ -187,7 +194,7 @@ def train_denoiser(settings: Pretraining, out: Path) -> Iterator[Progress]:
         model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
     )
     work = out / "work" / "denoiser.safetensors"
-    start = load_training(work, model=model, ema=ema, optimizer=optimizer)
+    start = load_training(work, model=model, ema=ema, optimizer=optimizer) if work.exists() else 0
     data = load_file(out / "work" / "dataset.safetensors")
     abar = blueprint.build_scheduler().alphas_cumprod
     empty = _tokenise(tokenizer, [""])[0]
@@ -202,7 +209,7 @@ def train_denoiser(settings: Pretraining, out: Path) -> Iterator[Progress]:
         _average(ema, model, min(settings.ema_decay, (1 + step) / (10 + step)))
         if (step + 1) % 20 == 0:
             yield Progress(step + 1, {"loss": loss.item()})
-        if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
+        if settings.saves_after(step) or step + 1 == settings.steps:
             save_training(work, step + 1, model=model, ema=ema, optimizer=optimizer)
             publish(out, ema)
 
