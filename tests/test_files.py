@@ -100,6 +100,12 @@ def test_partial_files_of_two_processes_have_two_names(tmp_path: Path, monkeypat
     assert (tmp_path / "a").read_text() == "ours"
 
 
+@pytest.mark.parametrize("how", [files.appending, replacing])
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, how) -> None:
+    with pytest.raises(UserError, match=r"a\.txt: the disk is full"), how(tmp_path / "a.txt"):
+        raise OSError(28, "No space left on device")  # as writing does, without a name
+
+
 HOLD = """
 import sys, time
 from pathlib import Path

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from contrapose.errors import UserError
 
@@ -52,7 +53,22 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException as error:
         _remove(aside)
         if is_full(error):
-            raise UserError(f"{path}: the disk is full; free some space and run the same command again") from error
+            raise full(path) from error
+        raise
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[TextIO]:
+    """Yield a file of lines to add to; what was added is with the system when the block ends.
+
+    Raises `UserError` when the disk is full.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            yield file
+    except OSError as error:
+        if is_full(error):
+            raise full(path) from error
         raise
 
 
@@ -199,6 +215,11 @@ def _sync(path: Path) -> None:
             os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def full(path: object) -> UserError:
+    """What is told when `path` could not be written to its end."""
+    return UserError(f"{path}: the disk is full; free some space and run the same command again")
 
 
 def is_full(error: BaseException) -> bool:

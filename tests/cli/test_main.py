@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -176,6 +177,22 @@ def test_any_error_of_the_file_system_is_one_line(told: Told, monkeypatch, numbe
 
     monkeypatch.setattr("contrapose.cli.main.run", fail)
     assert f"/some/where: {os.strerror(number).lower()}" in told("report")
+
+
+@pytest.mark.parametrize(("error", "told"), [(OSError(28, "No space"), False), (ValueError("ours"), True)])
+def test_a_thread_that_the_full_disk_ended_is_not_told_of(monkeypatch, capsys: Capture, error, told: bool) -> None:
+    def fail() -> None:
+        raise error
+
+    def run(_: object) -> None:
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+
+    monkeypatch.setattr("contrapose.cli.main.run", run)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # to be put back
+    assert main(["report"]) == 0
+    assert ("Traceback" in capsys.readouterr().err) == told
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["toy", "--help"]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import threading
 from typing import NamedTuple
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.markup import escape
 
 from contrapose import __version__
 from contrapose.errors import UserError
-from contrapose.files import is_full
+from contrapose.files import full, is_full
 from contrapose.processes import num_processes, rank
 
 
@@ -87,6 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Read when the libraries are imported: they warn of a missing torchvision, which nothing here uses.
     for library in ("TRANSFORMERS", "DIFFUSERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    threading.excepthook = _tell_of_thread
     try:
         try:
             run(arguments)
@@ -97,6 +99,12 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("stopped; the same command carries on from here", 130)
     return 0
+
+
+def _tell_of_thread(failed: threading.ExceptHookArgs) -> None:
+    """Tell of a library's thread that failed, unless by the full disk that the command itself tells of."""
+    if failed.exc_value is None or not is_full(failed.exc_value):
+        threading.__excepthook__(failed)
 
 
 def _explained(error: Exception) -> int:
@@ -134,7 +142,7 @@ def _check_processes(arguments: list[str]) -> None:
 def _mendable(error: OSError) -> str | None:
     """What the user can do about an error of the file system; None when it may be ours."""
     if is_full(error):
-        return f"{error.filename or 'output'}: the disk is full; free some space and run the same command again"
+        return str(full(error.filename or "output"))
     if error.filename is not None:
         reason = (error.strerror or "cannot be used").lower()
         return f"{error.filename}: {reason}; check the path, or choose another"

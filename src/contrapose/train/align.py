@@ -20,7 +20,7 @@ from contrapose.backbones.families import load_backbone
 from contrapose.backbones.fingerprint import BASE_NOTE
 from contrapose.backbones.loading import DTYPES, FINISHED
 from contrapose.errors import UserError
-from contrapose.files import check_folder, one_writer, replacing
+from contrapose.files import appending, check_folder, one_writer, replacing
 from contrapose.methods import name_of
 from contrapose.pairs.mixture import Mixture
 from contrapose.pairs.store import PairStore
@@ -211,7 +211,7 @@ def _is_due(step: int, every: int) -> bool:
 
 
 def _record(path: Path, writer: SummaryWriter, state: TrainState) -> None:
-    with path.open("a", encoding="utf-8") as lines:
+    with appending(path) as lines:
         lines.write(json.dumps({"step": state.step} | state.metrics) + "\n")
     for name, value in state.metrics.items():
         writer.add_scalar(name, value, state.step)
