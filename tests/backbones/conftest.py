@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import shutil
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import stock
 import tiny
 import torch
+from breaking import Spoil
 from diffusers import DiffusionPipeline
 from torch import nn
 
@@ -113,3 +115,17 @@ def runs(
 ) -> aligned.Runs:
     """Two runs of this family, as adapters or as whole networks."""
     return aligned.Runs(request.param, *aligned_runs(name, request.param))
+
+
+@pytest.fixture
+def broken(
+    tiny_family: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, Spoil], Path]:
+    """A copy of a tiny model with something wrong in it, at a path that says nothing of what it is."""
+
+    def make(family: str, spoil: Spoil) -> Path:
+        model = shutil.copytree(tiny_family(family), tmp_path_factory.mktemp("a") / "b")
+        spoil(model)
+        return model
+
+    return make

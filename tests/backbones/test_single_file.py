@@ -139,7 +139,7 @@ def test_a_checkpoint_without_its_network(checkpoint: Path, tmp_path: Path) -> N
 
 
 OTHERS: dict[str, tuple[str, ...]] = {
-    "a LoRA and no model; say --adapter": ("unet.down_blocks.0.attn.to_q.lora_A.weight",),
+    "a LoRA and no model; name the model that it goes on top of": ("unet.down_blocks.0.attn.to_q.lora_A.weight",),
     "a LoRA and": ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", "lora_te_text_model.alpha"),
     "a LoRA": ("transformer.single_transformer_blocks.0.attn.to_k.lora_B.weight",),
     "a ControlNet": ("controlnet_cond_embedding.conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"),

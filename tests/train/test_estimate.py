@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import save_file
 
 from contrapose.backbones.families import load_backbone
 from contrapose.backbones.meta import SHIPPED, example, skeleton
@@ -287,6 +288,15 @@ def test_a_folder_goes_before_the_shipped_layout_of_its_name(folders, tmp_path, 
     monkeypatch.chdir(tmp_path)
     assert count(skeleton("sd15").network) == count(load_backbone(folders["sd"]).network)
     assert count(skeleton("sdxl").network) == PARAMETERS["sdxl"]
+
+
+def test_a_file_says_too_little(folders, tmp_path):
+    save_file({"a.lora_A.weight": torch.zeros(2)}, tmp_path / "lora.safetensors")
+    with pytest.raises(UserError, match=r"lora\.safetensors: is a LoRA and no model"):
+        skeleton(tmp_path / "lora.safetensors")
+    whole = tiny.save_single_file(folders["sd"], tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors: one file says too little; name its layout.* sd15"):
+        skeleton(whole)
 
 
 def test_a_broken_configuration_is_refused_by_name(folders, tmp_path):

@@ -48,12 +48,26 @@ def read_index(folder: Path) -> dict[str, Any]:
     """What a pipeline's folder says of its parts; `UserError` where it does not, or says what is no part."""
     path = folder / INDEX
     if not path.is_file():
-        raise UserError(f"{folder}: no {INDEX}, so this is no diffusers pipeline folder")
+        raise UserError(f"{folder}: {_what_else(folder)}")
     index = read_object(path)
     for part, source in index.items():
         if isinstance(source, list) and not is_absent(source) and not _is_pair(source):
             raise UserError(f"{path}: {part} is {source!r:.100}, where a library and a class are expected; {_AGAIN}")
     return index
+
+
+def _what_else(folder: Path) -> str:
+    """What a folder is that is no pipeline's, as far as its files tell."""
+    if (folder / "model" / INDEX).is_file():
+        return f"is a run that trained the whole network; name {folder / 'model'}, or the run with --adapter"
+    if any(folder.glob("*lora*.safetensors")) or (folder / "adapter_config.json").is_file():
+        return "is a LoRA and no model; name the model that it goes on top of, and this with --adapter or --positive"
+    config = folder / "config.json"
+    if config.is_file():
+        said = read_object(config)
+        kind = said.get("_class_name") or said.get("architectures") or "network"
+        return f"is a {kind!s:.100} alone, and no whole pipeline; name the model folder that it is a part of"
+    return f"no {INDEX}, so this is no diffusers pipeline folder"
 
 
 def _is_pair(source: Any) -> bool:

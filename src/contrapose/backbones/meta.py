@@ -22,6 +22,7 @@ from contrapose.backbones.coherence import TEXT_WIDTHS
 from contrapose.backbones.families import BY_PIPELINE
 from contrapose.backbones.folders import INDEX, check_parts, class_of, is_absent, read_index
 from contrapose.backbones.loading import Loading, Source, check_family, one_line, told_of_hub
+from contrapose.backbones.single_file import pipeline_of_checkpoint
 from contrapose.core.group import Condition
 from contrapose.errors import UserError
 
@@ -97,7 +98,10 @@ def _where(model: str) -> str:
         return str(CONFIGS / model)
     if Path(model).is_dir():
         return model
-    if Path(model).exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
+    if Path(model).is_file():
+        pipeline_of_checkpoint(Path(model), BY_PIPELINE)  # which refuses what is no model
+        raise UserError(f"{model}: one file says too little; name its layout, which is one of {', '.join(SHIPPED)}")
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise UserError(
             f"{model}: no such model; name a folder of a diffusers pipeline, a hub id or one of {', '.join(SHIPPED)}"
         )

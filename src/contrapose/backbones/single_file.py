@@ -16,7 +16,7 @@ _MEND = "name a model folder, or the checkpoint file of a whole model"
 # Files that go on top of a model, by names of which one is enough to tell: what they are, and what they are for.
 _ADDITIONS = {
     r"(^|[._])(lora|lokr|hada|oft|dora)[._]": (
-        "a LoRA", "say --adapter with it, and --model with the model that it was made for",
+        "a LoRA", "name the model that it goes on top of, and this with --adapter or --positive",
     ),
     r"^(control_model|controlnet\w*|input_hint_block|zero_convs)\.": ("a ControlNet", _MEND),
     r"^(emb_params|string_to_param|clip_[gl]|<.+>)$": ("an embedding of words (textual inversion)", _MEND),
