@@ -85,7 +85,7 @@ def test_a_full_disk(
         Path(path).write_bytes(b"half a shard")
         raise error
 
-    monkeypatch.setattr("contrapose.pairs.store.save_file", fill)
+    monkeypatch.setattr("contrapose.tensors.save_file", fill)
     with pytest.raises(UserError, match=r"shard-00000\.safetensors: the disk is full"):
         write_shard(tmp_path, 0, RECORDS, latents)
     assert list(tmp_path.iterdir()) == []
@@ -97,6 +97,6 @@ def test_another_error_is_not_called_a_full_disk(
     def fail(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("contrapose.pairs.store.save_file", fail)
+    monkeypatch.setattr("contrapose.tensors.save_file", fail)
     with pytest.raises(PermissionError):
         write_shard(tmp_path, 0, RECORDS, latents)

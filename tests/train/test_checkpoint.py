@@ -163,7 +163,7 @@ def test_a_failed_save_keeps_the_old_file(
         Path(path).write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr("contrapose.train.checkpoint.save_file", fail)
+    monkeypatch.setattr("contrapose.tensors.save_file", fail)
     with pytest.raises(raised):
         _save(path, 4, trained)
     assert list(tmp_path.iterdir()) == [path]

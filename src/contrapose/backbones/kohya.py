@@ -13,13 +13,12 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from contrapose import __version__
 from contrapose.backbones.loading import FULL_FOLDER, LORA_FILE, PEFT_CONFIG, PEFT_FILE
 from contrapose.errors import UserError
-from contrapose.files import replacing
+from contrapose.tensors import save_tensors
 
 _HALVES = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}
 _PARTS = ("unet", "transformer")
@@ -67,10 +66,9 @@ def convert(folder: Path, out: Path, dtype: torch.dtype = torch.float16) -> int:
         if not cast.isfinite().all():
             raise UserError(f"{folder}: {layer.module} has weights that {dtype} cannot hold; use another --dtype")
         stem = adapters.prefix + (layer.module if adapters.prefix[-1] == "." else layer.module.replace(".", "_"))
-        tensors[f"{stem}.{_HALVES[layer.half]}"] = cast.contiguous()
+        tensors[f"{stem}.{_HALVES[layer.half]}"] = cast
         tensors[f"{stem}.alpha"] = torch.tensor(adapters.alpha)  # float32 whatever the weights are: 5.3 is no fp16
-    with replacing(out) as aside:
-        save_file(tensors, aside, metadata=_header(adapters, out.stem))
+    save_tensors(out, tensors, _header(adapters, out.stem))
     return len(tensors) // 3
 
 

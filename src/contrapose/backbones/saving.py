@@ -8,11 +8,11 @@ from pathlib import Path
 
 from diffusers import ConfigMixin, DiffusionPipeline
 from peft import LoraConfig
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from contrapose.backbones.loading import FULL_FOLDER, LORA_FILE, PEFT_CONFIG, PEFT_FILE
 from contrapose.files import replacing
+from contrapose.tensors import save_tensors
 
 
 def save_lora(
@@ -28,15 +28,16 @@ def save_lora(
     Keys are `unet.*` or `transformer.*`. A pipeline without `load_lora_weights` (PixArt) gets peft's own files, for
     `PeftModel.from_pretrained(pipe.transformer, folder)`.
     """
-    tensors = {name: value.detach().contiguous().cpu() for name, value in state.items()}
     settings = config.to_dict()
     if not hasattr(pipeline, "load_lora_weights"):
-        _write(folder / PEFT_FILE, {f"base_model.model.{n}": v for n, v in tensors.items()}, {"format": "pt", **notes})
+        save_tensors(
+            folder / PEFT_FILE, {f"base_model.model.{n}": v for n, v in state.items()}, {"format": "pt", **notes}
+        )
         with replacing(folder / PEFT_CONFIG) as aside:
             aside.write_text(_json(settings), encoding="utf-8")
         return
     header = {"lora_adapter_metadata": _json({f"{part}.{name}": value for name, value in settings.items()})}
-    _write(folder / LORA_FILE, {f"{part}.{n}": v for n, v in tensors.items()}, {"format": "pt", **header, **notes})
+    save_tensors(folder / LORA_FILE, {f"{part}.{n}": v for n, v in state.items()}, {"format": "pt", **header, **notes})
 
 
 def tell_no_folders(pipe: DiffusionPipeline, base: str) -> None:
@@ -53,11 +54,6 @@ def save_full(folder: Path, pipe: DiffusionPipeline, part: str, network: nn.Modu
     tell_no_folders(pipe, base)
     with replacing(folder / FULL_FOLDER) as aside:
         pipe.save_pretrained(aside)
-
-
-def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    with replacing(path) as aside:
-        save_file(tensors, aside, metadata=header)
 
 
 def _json(values: Mapping[str, object]) -> str:

@@ -18,14 +18,13 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from contrapose.contents import digest_of_parts, file_digest
 from contrapose.errors import UserError
-from contrapose.files import replacing
 from contrapose.pairs.manifest import MADE, MANIFEST, read_manifest
 from contrapose.pairs.prompts import is_writable
+from contrapose.tensors import save_tensors
 
 _SIDES = ["loser", "winner"]
 _DTYPES = ("F16", "BF16", "F32")  # as safetensors names them
@@ -54,8 +53,7 @@ def write_shard(folder: Path, index: int, records: Sequence[PairRecord], latents
     """Write one shard, aside and renamed."""
     assert all(len(value) == len(records) for value in latents.values())
     header = {"records": json.dumps([asdict(r) for r in records], ensure_ascii=False)}
-    with replacing(shard_path(folder, index)) as aside:
-        save_file({name: value.contiguous() for name, value in latents.items()}, aside, metadata=header)
+    save_tensors(shard_path(folder, index), latents, header)
 
 
 def count_and_digest(records: Iterable[PairRecord]) -> tuple[int, str]:

@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from contrapose.core.group import Condition, join
 from contrapose.errors import UserError
-from contrapose.files import replacing
+from contrapose.tensors import save_tensors
 
 if TYPE_CHECKING:
     from contrapose.backbones.base import Backbone
@@ -216,9 +215,7 @@ class _Shards:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not note.exists():
                 note.write_text(f"{self._settings}\n", encoding="utf-8")
-            with replacing(path) as aside:
-                # Not `save_file`, whose files nobody else may read: the cache may be a group's.
-                aside.write_bytes(save(tensors))
+            save_tensors(path, tensors)
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written ({error}); set ${CACHE} to another folder") from error
         self._enter(path)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from contrapose.errors import UserError
-from contrapose.files import replacing
+from contrapose.tensors import save_tensors
 from contrapose.train.replay import Replay
 
 Stateful = nn.Module | Replay | Optimizer | torch.amp.GradScaler
@@ -75,8 +75,7 @@ def save_training(path: Path, step: int, **parts: Stateful) -> None:
     """Write all parts and the step into one file, aside and renamed: a kill leaves the old file or the new one."""
     tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in tensors_of(part).items()}
     note = json.dumps({"step": step, "checksum": _checksum(tensors)})
-    with replacing(path) as aside:
-        save_file(tensors, aside, metadata={"training": note})
+    save_tensors(path, tensors, {"training": note})
 
 
 def load_training(path: Path, **parts: Stateful) -> int:

@@ -19,10 +19,11 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from contrapose.ranges import AtLeast0, Batch, Count, CountOrNone, Positive, Range, Share, ShareBelow1, checked
+from contrapose.tensors import save_tensors
 from contrapose.train.checkpoint import load_training, save_training
 from contrapose.worlds.shapes import blueprint
 from contrapose.worlds.shapes.render import render
@@ -167,9 +168,7 @@ def encode_dataset(settings: Pretraining, out: Path) -> Iterator[Progress]:
         tokens.append(_tokenise(tokenizer, [text for _, text in examples]))
         if first % 1000 == 0:
             yield Progress(first + size, {})
-    aside = path.with_suffix(".partial")
-    save_file({"latents": torch.cat(latents).contiguous(), "tokens": torch.cat(tokens)}, aside)
-    aside.rename(path)
+    save_tensors(path, {"latents": torch.cat(latents), "tokens": torch.cat(tokens)})
 
 
 def _tokenise(tokenizer, texts: list[str]) -> Tensor:

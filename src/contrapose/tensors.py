@@ -1,0 +1,42 @@
+"""Files of tensors with the same bytes whenever the same is written, whole or absent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from contrapose.files import replacing
+
+_NOTES = "__metadata__"
+_COUNT = 8  # bytes at the start of a file that tell how long its header is
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
+    """Write tensors of any device, and `notes` in the header of the file, as safetensors.
+
+    Raises `UserError` as `replacing` does.
+    """
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with replacing(path) as aside:
+        save_file(plain, aside, metadata=dict(notes or {}))
+        _sort_notes(aside)
+
+
+def _sort_notes(path: Path) -> None:
+    """Put the notes in a header into the order of their names: the library writes them in a random one.
+
+    Nothing moves, since the header keeps its length.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(_COUNT), "little")
+        header = json.loads(file.read(length))
+        if _NOTES in header:
+            header[_NOTES] = dict(sorted(header[_NOTES].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
+        assert len(text) == length, "the same values in another order"
+        file.seek(_COUNT)
+        file.write(text)
