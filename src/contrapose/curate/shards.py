@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from contrapose.pairs.manifest import FORMAT, MANIFEST
 from contrapose.pairs.store import PairRecord, count_and_digest, read_shard, shard_path, write_shard
 
 SKIPPED = "skipped.jsonl"
+log = logging.getLogger(__name__)
 S = TypeVar("S")
 
 
@@ -75,6 +77,7 @@ def fill(
     Raises `UserError` naming a shard that is there and broken, or holds other pairs.
     """
     done = 0
+    missing = False
     for index, (size, shard) in enumerate(shards):
         path = shard_path(out, index)
         if path.exists():
@@ -83,6 +86,7 @@ def fill(
                     f"{path}: holds other pairs than were planned; delete it and run the same command again"
                 )
         else:
+            missing = True
             latents: list[Tensor] = []
             for start in range(0, len(shard), batch_size):
                 some = shard[start : start + batch_size]
@@ -92,3 +96,5 @@ def fill(
             write_shard(out, index, shard, {"winner": pairs[:, 0], "loser": pairs[:, 1]})
         done += len(shard)
         yield done
+    if not missing:
+        log.info(f"{out}: all pairs were there already")

@@ -90,12 +90,16 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator
         runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"], inputs=inputs_of(settings))
         _describe(prompts, out)
         todo = jobs(prompts, settings.seeds, out)
+        missing = False
         for first in range(0, len(todo), settings.batch_size):
             chunk = todo[first : first + settings.batch_size]
             if not all(_is_whole(job.path) for job in chunk):
+                missing = True
                 conditions = embeddings([job.prompt for job in chunk]), unprompted(settings, backbone, embeddings)
                 _sample_chunk(settings, backbone, conditions, chunk, shape)
             yield first + len(chunk)
+        if not missing:
+            log.info(f"{out}: all images were there already")
 
 
 def inputs_of(settings: Sampling) -> dict[str, str]:

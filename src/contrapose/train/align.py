@@ -74,6 +74,7 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
     if begun and is_first:
         claim(stage, pairs)
     if begun and is_whole(stage):
+        log.info(f"{out}: had finished already")
         yield TrainState(run.optimisation.steps, {})
         return
     accelerator = Accelerator(mixed_precision=_mixed(run.precision))
