@@ -278,7 +278,11 @@ def test_webdataset(tmp_path: Path) -> None:
         ("00000.tar:1", "lime", "c"),
         ("00000.tar:deep/2", "blue", "d"),
         ("00000.tar:3", "white", None),
-        ("00000.tar:4", "skipped", "holds no image (png, jpg, jpeg, webp, gif, bmp, tif, tiff), but txt"),
+        (
+            "00000.tar:4",
+            "skipped",
+            "holds no image that is read, but txt; a name is KEY.ENDING, and its key ends at the first dot",
+        ),
         ("00000.tar:5", "black", None),
         ("00001.tar:0", "blue", None),
         ("00001.tar:x", "red", None),

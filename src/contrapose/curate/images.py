@@ -21,7 +21,15 @@ from PIL import Image, UnidentifiedImageError
 from contrapose.curate.stored import InFile, Stored
 from contrapose.pairs.buckets import Size, as_rgb
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".mpo", ".webp", ".gif"),
+    *(".bmp", ".dib", ".tif", ".tiff"),
+)
+UNREAD = (
+    *(".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jxl", ".ppm", ".pgm", ".tga", ".psd", ".svg", ".eps"),
+    *(".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".ico"),
+)
+"""Endings of images that are counted and left out, since their formats are not read."""
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # others, such as EPS, run programs
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
 NUM_THREADS = min(8, os.cpu_count() or 1)
@@ -31,6 +39,11 @@ T, R = TypeVar("T"), TypeVar("R")
 
 class Skip(Exception):
     """Why one pair or photograph cannot be used."""
+
+
+def unread(name: str) -> str:
+    """Why an image with one of the endings `UNREAD` is left out."""
+    return f"{name}: its format is not read ({', '.join(_FORMATS)} are); save it as one of those"
 
 
 def read_image(where: Path | Stored, max_pixels: int | None = None) -> Image.Image:

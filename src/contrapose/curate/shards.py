@@ -62,7 +62,8 @@ def begin(
 
 def write_skipped(out: Path, skipped: Iterable[dict[str, str]]) -> None:
     """Write what was left out, a line each."""
-    with replacing(out / SKIPPED) as aside, aside.open("w", encoding="utf-8") as file:
+    # half a character, as names of files and JSON can hold it, becomes its escape, which is JSON again
+    with replacing(out / SKIPPED) as aside, aside.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in skipped)
 
 

@@ -12,7 +12,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
+
+_MOST_BYTES = 1 << 30  # of an image file, so that no file takes all memory
+
+
+class TooLarge(OSError):
+    """More bytes than a reader can do with."""
+
+    def __init__(self, size: int, most: int):
+        super().__init__(f"has {size} bytes, and {most} are the most")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +35,11 @@ class InFile:
     def name(self) -> str:
         return self.path.name
 
-    def read(self) -> bytes:
-        """The file's bytes."""
+    def read(self, most: int = _MOST_BYTES) -> bytes:
+        """The file's bytes; `TooLarge` when they are more than `most`."""
+        size = self.path.stat().st_size
+        if size > most:
+            raise TooLarge(size, most)
         return self.path.read_bytes()
 
 
@@ -43,8 +56,10 @@ class InTar:
     def name(self) -> str:
         return f"{self.path.name}:{self.member}"
 
-    def read(self) -> bytes:
-        """The member's bytes."""
+    def read(self, most: int = _MOST_BYTES) -> bytes:
+        """The member's bytes; `TooLarge` when they are more than `most`."""
+        if self.size > most:
+            raise TooLarge(self.size, most)
         with self.path.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
@@ -63,11 +78,17 @@ class InParquet:
     def name(self) -> str:
         return f"{self.path.name}:{self.group}.{self.row}.{self.column}"
 
-    def read(self) -> bytes:
-        """The cell's bytes; empty when the cell is."""
-        with _READING:
-            cell = _column(self.path, self.group, self.column).cell(self.row)
-        return (cell.get("bytes") if isinstance(cell, dict) else cell) or b""
+    def read(self, most: int = _MOST_BYTES) -> bytes:
+        """The cell's bytes, empty when the cell is; `TooLarge` when they are more than `most`."""
+        try:
+            with _READING:
+                cell = _column(self.path, self.group, self.column).cell(self.row)
+        except pa.ArrowException as error:
+            raise OSError(str(error)) from None
+        data = (cell.get("bytes") if isinstance(cell, dict) else cell) or b""
+        if len(data) > most:
+            raise TooLarge(len(data), most)
+        return data
 
 
 Stored = InFile | InTar | InParquet

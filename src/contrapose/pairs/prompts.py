@@ -35,7 +35,9 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     for number, line in _lines(path):
         where = f"{path}: line {number}"
         prompt = parse(line, where)
-        _check_text("the prompt", prompt.text, where)
+        if "\0" in prompt.text:
+            raise UserError(f"{where}: the prompt holds a NUL character; remove it")
+        _check_whole("the prompt", prompt.text, where)
         prompts.append(replace(prompt, line=number))
     if not prompts:
         raise UserError(f"{path}: holds no prompts; write at least one line")
@@ -96,7 +98,7 @@ def _from_json(line: str, where: str) -> Prompt:
         raise UserError(f"{where}: `prompt` is not a string with words in it; mend or remove the line")
     for name, value in row.items():
         for part in _texts([name, value]):
-            _check_text(f"field {name!a}", part, where)
+            _check_whole(f"field {name!a}", part, where)
     return Prompt(text, row)
 
 
@@ -113,8 +115,9 @@ def _texts(value: Any) -> Iterator[str]:
             waiting += [*value, *value.values()]
 
 
-def _check_text(what: str, text: str, where: str) -> None:
-    if "\0" in text:
-        raise UserError(f"{where}: {what} holds a NUL character; remove it")
-    if not is_writable(text):
-        raise UserError(f"{where}: {what} holds half of a surrogate pair; write the whole character")
+def _check_whole(what: str, text: str, where: str) -> None:
+    """Raise `UserError` for half a character, as JSON can spell it, which nothing later could write."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: {what} holds half of a surrogate pair; write the whole character") from None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from contrapose.curate.images import IMAGES, Skip
-from contrapose.curate.listings.listed import Left, Listed, inside, one
+from contrapose.curate.images import IMAGES, UNREAD, Skip, unread
+from contrapose.curate.listings.listed import Left, Listed, Missing, inside, is_hidden, one, text
 from contrapose.curate.stored import InFile
 from contrapose.errors import UserError
+from contrapose.pairs.prompts import is_writable
 
 
 def pairs(winners: Path, losers: Path) -> Iterator[Listed | Left]:
@@ -31,8 +33,9 @@ def _by_stem(folder: Path) -> dict[str, list[Path]]:
         raise UserError(f"{folder}: no such folder; name one that holds images")
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in IMAGES and not path.name.startswith("."):
-            found.setdefault(path.stem, []).append(path)
+        if path.suffix.lower() in (*IMAGES, *UNREAD) and not is_hidden(path.name):
+            # macOS writes accents as letters of their own; both ways to write a name are one name
+            found.setdefault(unicodedata.normalize("NFC", path.stem), []).append(path)
     if not found:
         raise UserError(f"{folder}: holds no images ({', '.join(IMAGES)}); name the folder that they are in")
     return found
@@ -43,18 +46,19 @@ def _only(paths: list[Path], folder: Path) -> InFile:
         raise Skip(f"no image of this name in {folder.name}")
     if len(paths) > 1:
         raise Skip(f"several images of this name in {folder.name}: {', '.join(path.name for path in paths)}")
+    if paths[0].suffix.lower() in UNREAD:
+        raise Skip(unread(paths[0].name))
     return InFile(inside(folder, paths[0].name))
 
 
 def _caption(folder: Path, stem: str) -> str:
     """The caption file's text in one line."""
     name = f"{stem}.txt"
-    if not (folder / name).exists():
-        raise Skip(f"no caption {name} beside the winner")
     try:
-        text = inside(folder, name).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):
-        raise Skip(f"{name}: is not readable as UTF-8") from None
-    if not text.strip() or "\0" in text:
+        path = inside(folder, name)
+    except Missing:
+        raise Skip(f"no caption {name} beside the winner") from None
+    said = text(InFile(path))
+    if not said or not is_writable(said):
         raise Skip(f"{name}: holds no caption")
-    return " ".join(text.split())
+    return " ".join(said.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,11 +10,14 @@ from pathlib import Path
 from typing import Any, Literal, ParamSpec
 
 from contrapose.curate.images import Skip
-from contrapose.curate.stored import InFile, Stored
+from contrapose.curate.stored import InFile, InTar, Stored, TooLarge
 from contrapose.errors import UserError
+from contrapose.pairs.prompts import is_writable
 
 Ties = Literal["drop", "half"]
 P = ParamSpec("P")
+_LONGEST_TEXT = 1 << 16  # bytes of a caption or label
+_HIDDEN = (".", "__MACOSX")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +86,29 @@ def caption(text: Any) -> str:
     """The text as it is; raises `Skip` when it is none, or holds what nothing later could read or write."""
     if not isinstance(text, str) or not text.strip():
         raise Skip("has no caption")
-    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+    if not is_writable(text):
         raise Skip("its caption holds a NUL or half a character")
     return text
+
+
+def text(stored: Stored) -> str:
+    """A caption or label file, without a byte order mark; raises `Skip` when it is too long for one, or not UTF-8."""
+    name = stored.member if isinstance(stored, InTar) else stored.name
+    try:
+        data = stored.read(_LONGEST_TEXT)
+    except TooLarge:
+        raise Skip(f"{name}: is too long for a text") from None
+    except OSError as error:
+        raise Skip(f"{name}: cannot be read ({error.strerror or error})") from None
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise Skip(f"{name}: is not readable as UTF-8") from None
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder in an archive is hidden, as are those that macOS adds; nobody means them."""
+    return any(part.startswith(_HIDDEN) for part in name.split("/") if part not in (".", ".."))
 
 
 def first_share(label: Any, key: str, where: str) -> tuple[float, float]:
@@ -113,20 +137,28 @@ def stored(folder: Path, name: Any, key: str, where: str) -> InFile:
     return InFile(inside(folder, name))
 
 
+class Missing(Skip):
+    """There is no file of this name."""
+
+
 def inside(folder: Path, name: str) -> Path:
-    """The file of this name in or below the folder; raises `Skip` when it is missing or leads out of the folder."""
-    path = folder / name
-    try:
-        resolved = path.resolve()
-        if not resolved.is_relative_to(_resolved(folder.absolute())):
-            points_out = Path(name).is_absolute() or ".." in Path(name).parts
-            raise Skip(f"{name}: " + ("leaves the folder" if points_out else "is a link that leads out of the folder"))
-        found = resolved.is_file()
-    except (OSError, RuntimeError, ValueError):  # a loop of links, a name too long, a NUL
-        found = False
-    if not found:
-        raise Skip(f"{name}: no such file")
-    return path
+    """The file of this name in or below the folder; raises `Missing`, and `Skip` when it leads out of the folder.
+
+    Both ways to write an accent, as a letter of its own or not, are one name.
+    """
+    for form in dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))):
+        path = folder / form
+        try:
+            resolved = path.resolve()
+            if not resolved.is_relative_to(_resolved(folder.absolute())):
+                points_out = Path(name).is_absolute() or ".." in Path(name).parts
+                how = "leaves the folder" if points_out else "is a link that leads out of the folder"
+                raise Skip(f"{name}: {how}")
+            if resolved.is_file():
+                return path
+        except (OSError, RuntimeError, ValueError):  # a loop of links, a name too long, a NUL
+            continue
+    raise Missing(f"{name}: no such file" + ("; write / between folders, not \\" if "\\" in name else ""))
 
 
 @lru_cache(maxsize=16)

@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contrapose.curate.images import Skip
 from contrapose.curate.listings.listed import Left, Listed, Reading, caption, first_share, judged, one
 from contrapose.curate.stored import InParquet
 from contrapose.errors import UserError
+from contrapose.pairs.prompts import is_writable
 
 IMAGE_0, IMAGE_1, LABEL_0, LABEL_1, CAPTION = "jpg_0", "jpg_1", "label_0", "label_1", "caption"
 DEGRADED = "degraded_prompt"  # ours, as 'contrapose pairs export' writes it
+BROKEN = (OSError, ValueError, pa.ArrowException, MemoryError)  # what Arrow says of a file that it cannot read
 _ROWS = 1024  # whose captions and labels are in memory at once
 _HAS_LABEL = "has_label"  # False where nobody was asked
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}.*\.parquet")  # as Hugging Face names a data set's files
@@ -58,7 +61,7 @@ def _of_file(path: Path, reading: Reading) -> Iterator[Listed | Left]:
                 yield one(name, _pair, path, name, (group, row), fields, reading)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
-    except (OSError, ValueError) as error:  # Arrow's errors are both
+    except BROKEN as error:
         reason = " ".join(str(error).split()).removesuffix(".")
         raise UserError(f"{path}: is cut short or no Parquet file ({reason}); fetch or write it again") from None
 
@@ -82,6 +85,18 @@ def _pair(path: Path, name: str, at: tuple[int, int], fields: dict[str, Any], re
     label = fields[LABEL_0]
     if label is None or fields.get(_HAS_LABEL) is False:
         raise Skip("has no label")
-    shares = first_share(label, LABEL_0, f"{path}: {name.removeprefix(path.name).strip()}")
+    where = f"{path}: {name.removeprefix(path.name).strip()}"
+    shares = first_share(label, LABEL_0, where)
     images = InParquet(path, IMAGE_0, *at), InParquet(path, IMAGE_1, *at)
-    return judged(name, caption(fields[CAPTION]), images, shares, reading.ties, fields.get(DEGRADED) or "")
+    return judged(name, caption(fields[CAPTION]), images, shares, reading.ties, _degraded(fields, where))
+
+
+def _degraded(fields: dict[str, Any], where: str) -> str:
+    degraded = fields.get(DEGRADED)
+    if degraded is None or degraded == "":
+        return ""
+    if not isinstance(degraded, str):
+        raise UserError(f"{where}: `{DEGRADED}` is {degraded!r}; write a text")
+    if not is_writable(degraded):
+        raise Skip("its degraded prompt holds a NUL or half a character")
+    return degraded

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from contrapose.curate.images import Skip
-from contrapose.curate.listings.listed import Left, Listed, Reading, caption, first_share, judged, number, one
+from contrapose.curate.listings.listed import (
+    Left,
+    Listed,
+    Reading,
+    caption,
+    first_share,
+    is_hidden,
+    judged,
+    number,
+    one,
+    text,
+)
 from contrapose.curate.stored import InTar
 from contrapose.errors import UserError
 
-_LONGEST_TEXT = 1 << 16  # bytes of a caption or label
+_BROKEN = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, MemoryError, RecursionError)
+APART = "other files of its key stand elsewhere in the tar: write it sorted by name (tar --sort=name)"
 
 
 class _Member(NamedTuple):
@@ -24,56 +38,64 @@ class _Member(NamedTuple):
     stored: InTar
 
 
+class Sample(NamedTuple):
+    """Files that stand side by side with one key, by their fields; `time` counts from 1 how often the key was met."""
+
+    key: str
+    fields: dict[str, InTar]
+    time: int
+
+
 def pairs(source: Path, reading: Reading) -> Iterator[Listed | Left]:
     """The samples of one tar, or of all in a folder, by the places of their bytes; no image is read.
 
     Raises `UserError` for a tar that is compressed, cut short or broken, and for a label that is no number.
     """
     for path in sorted(source.glob("*.tar")) if source.is_dir() else [source]:
-        for key, fields in samples(path):
-            name = f"{path.name}:{key}"
-            yield one(name, pair, name, f"{path}: {key}", fields, reading)
+        for sample in samples(path):
+            name = f"{path.name}:{sample.key}"
+            yield one(name, pair, name, f"{path}: {sample.key}", sample, reading)
 
 
-def samples(path: Path) -> Iterator[tuple[str, dict[str, InTar]]]:
-    """Keys and fields of the files that stand side by side with one key."""
+def samples(path: Path) -> Iterator[Sample]:
+    """The samples of one tar, hidden files left out; its keys are in memory."""
+    times: Counter[str] = Counter()
     for key, members in itertools.groupby(_members(path), lambda member: member.key):
-        yield key, {member.field: member.stored for member in members}
+        times[key] += 1
+        yield Sample(key, {member.field: member.stored for member in members}, times[key])
 
 
-def pair(name: str, where: str, fields: dict[str, InTar], reading: Reading) -> Listed:
+def pair(name: str, where: str, sample: Sample, reading: Reading) -> Listed:
     """The pair of one sample; raises `Skip` when it lacks a field, and `UserError` for a label that is no number."""
+    fields = sample.fields
     for field in ("jpg_0", "jpg_1", "label_0", "original_prompt"):
         if field not in fields:
-            raise Skip(f"has no {field}")
+            raise Skip(f"has no {field}" + (f"; {APART}" if sample.time > 1 else ""))
     shares = first_share(number(text(fields["label_0"])), "label_0", where)
     images = fields["jpg_0"], fields["jpg_1"]
     return judged(name, caption(text(fields["original_prompt"])), images, shares, reading.ties)
-
-
-def text(stored: InTar) -> str:
-    """A caption or label; raises `Skip` when it is too long for one, or not UTF-8."""
-    if stored.size > _LONGEST_TEXT:
-        raise Skip(f"{stored.member}: is too long for a text")
-    try:
-        return stored.read().decode("utf-8").strip()
-    except UnicodeDecodeError:
-        raise Skip(f"{stored.member}: is not readable as UTF-8") from None
 
 
 def _members(path: Path) -> Iterator[_Member]:
     """The tar's files in order, forgotten as they are passed."""
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            end = os.fstat(file.fileno()).st_size
+            offset = -1
             while (member := tar.next()) is not None:
                 tar.members.clear()  # it would keep them all
-                if member.isreg() and not member.issparse():
+                # A size below 0 would lead back, for ever, and one beyond the end to nothing.
+                if not offset < member.offset < member.offset_data <= member.offset_data + member.size <= end:
+                    raise tarfile.ReadError(f"{member.name!a} is said to have {member.size} bytes")
+                offset = member.offset
+                if member.isreg() and not member.issparse() and not is_hidden(member.name):
                     yield _member(path, member)
             _check_end(path, file, tar.offset)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
-    except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{path}: is cut short, or no uncompressed tar ({error}); fetch or write it again") from None
+    except _BROKEN as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: is cut short, or no uncompressed tar ({reason}); fetch or write it again") from None
 
 
 def _check_end(path: Path, file: BinaryIO, offset: int) -> None:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from contrapose.curate.listings import pick_a_pic
 from contrapose.curate.listings.listed import Reading
-from contrapose.curate.photos.photo import CAPTIONS, Photo, SkippedPhoto, best_of, one_line
+from contrapose.curate.photos.photo import CAPTIONS, Photo, SkippedPhoto, best_of, caption_in
 from contrapose.curate.stored import InParquet
 from contrapose.errors import UserError
 
@@ -31,26 +31,26 @@ def parquet_photos(path: Path, label: str) -> Iterator[Photo | SkippedPhoto]:
         else:
             _check_images(path, table.schema_arrow)
             yield from _photos(path, label, table)
-    except (OSError, ValueError) as error:  # Arrow's errors are both
+    except pick_a_pic.BROKEN as error:
         reason = " ".join(str(error).split()).removesuffix(".")
         raise UserError(f"{path}: is cut short or no Parquet file ({reason}); fetch or write it again") from None
 
 
 def _photos(path: Path, label: str, table: pq.ParquetFile) -> Iterator[Photo]:
-    column = next((name for name in CAPTIONS if name in table.schema_arrow.names), None)
+    columns = [name for name in CAPTIONS if name in table.schema_arrow.names]
     number = 0
     for group in range(table.num_row_groups):
-        for row, caption in enumerate(_captions(table, group, column)):
+        for row, caption in enumerate(_captions(table, group, columns)):
             number += 1
-            yield Photo(f"{label} row {number}", InParquet(path, IMAGE, group, row), one_line(caption))
+            yield Photo(f"{label} row {number}", InParquet(path, IMAGE, group, row), caption)
 
 
-def _captions(table: pq.ParquetFile, group: int, column: str | None) -> Iterator[object]:
-    if column is None:
+def _captions(table: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[str | None]:
+    if not columns:
         yield from (None for _ in range(table.metadata.row_group(group).num_rows))
-    else:
-        for batch in table.iter_batches(_ROWS, [group], [column]):
-            yield from batch.column(0).to_pylist()
+        return
+    for batch in table.iter_batches(_ROWS, [group], columns):
+        yield from map(caption_in, batch.to_pylist())
 
 
 def _check_images(path: Path, schema: pa.Schema) -> None:

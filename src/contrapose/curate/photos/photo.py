@@ -39,8 +39,9 @@ def one_line(text: Any) -> str | None:
 
 
 def caption_in(row: Mapping[str, Any]) -> str | None:
-    """The caption under the first of its usual names that the row has."""
-    return one_line(next((row[name] for name in CAPTIONS if name in row), None))
+    """The first caption with words in it, under its usual names in their order."""
+    said = (one_line(row[name]) for name in CAPTIONS if name in row)
+    return next((text for text in said if text), None)
 
 
 def best_of(name: str, pair: Listed | Left) -> Photo | SkippedPhoto:

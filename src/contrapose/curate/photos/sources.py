@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from contrapose.curate.images import IMAGES, Skip
-from contrapose.curate.listings.listed import inside
+from contrapose.curate.images import IMAGES, UNREAD, Skip, unread
+from contrapose.curate.listings.listed import inside, is_hidden, text
 from contrapose.curate.listings.pick_a_pic import files
 from contrapose.curate.photos.parquet import parquet_photos
 from contrapose.curate.photos.photo import Photo, SkippedPhoto, one_line
@@ -37,14 +37,14 @@ _READ = (
 )
 
 
-def list_photos(source: Path, split: str | None = None) -> Iterator[Photo | SkippedPhoto]:
+def list_photos(source: Path, split: str | None = None, skip: Path | None = None) -> Iterator[Photo | SkippedPhoto]:
     """The photographs of a file or folder in the order of their names, which is the same on every machine.
 
-    A folder is one of images, .parquet or .tar files, and those below it are walked through; where one holds a
-    `metadata.jsonl` or `metadata.csv`, that says which images. `split` is one of a Parquet data set's. Raises
+    A folder is one of images, .parquet or .tar files, and those below it are walked through, but for `skip`; where one
+    holds a `metadata.jsonl` or `metadata.csv`, that says which images. `split` is one of a Parquet data set's. Raises
     `UserError` naming file and row for what cannot be read, and when there are no photographs.
     """
-    photos = _of_split(source, split) if split is not None else _of_source(source)
+    photos = _of_split(source, split) if split is not None else _of_source(source, skip)
     first = next(photos, None)
     if first is None:
         raise UserError(f"{source}: holds no photographs; {_READ}")
@@ -57,9 +57,9 @@ def _of_split(source: Path, split: str) -> Found:
         yield from parquet_photos(path, path.name)
 
 
-def _of_source(source: Path) -> Found:
+def _of_source(source: Path, skip: Path | None) -> Found:
     if source.is_dir():
-        yield from _of_folder(source, source)
+        yield from _of_folder(source, skip.resolve() if skip else None)
         return
     _check_uncompressed(source)
     reader = _READERS.get(source.suffix.lower())
@@ -70,8 +70,28 @@ def _of_source(source: Path) -> Found:
     yield from reader(source, source.name)
 
 
-def _of_folder(root: Path, folder: Path) -> Found:
-    entries = _entries(folder)
+def _of_folder(root: Path, skip: Path | None) -> Found:
+    """Everything in and below a folder; a stack, since folders lie in each other deeper than Python can call."""
+    levels = [_level(root, root)]
+    while levels:
+        part = next(levels[-1], None)
+        if part is None:
+            levels.pop()
+        elif not isinstance(part, Path):
+            yield part
+        elif skip is None or part.resolve() != skip:
+            levels.append(_level(root, part))
+
+
+def _level(root: Path, folder: Path) -> Iterator[Photo | SkippedPhoto | Path]:
+    """What one folder holds, the folders below it by their paths."""
+    try:
+        entries = _entries(folder)
+    except OSError as error:
+        if folder == root:
+            raise UserError(f"{folder}: cannot be read ({error.strerror}); name a readable folder") from None
+        yield SkippedPhoto(folder.relative_to(root).as_posix(), f"is a folder that cannot be read ({error.strerror})")
+        return
     metadata = [entry.name for entry in entries if entry.name in _METADATA]
     if len(metadata) > 1:
         raise UserError(f"{folder}: holds {' and '.join(metadata)}; keep one of the two")
@@ -84,15 +104,17 @@ def _of_folder(root: Path, folder: Path) -> Found:
         yield from _of_entry(root, entry)
 
 
-def _of_entry(root: Path, entry: os.DirEntry[str]) -> Found:
+def _of_entry(root: Path, entry: os.DirEntry[str]) -> Iterator[Photo | SkippedPhoto | Path]:
     path = Path(entry.path)
     name, ending = path.relative_to(root).as_posix(), path.suffix.lower()
     if entry.is_dir(follow_symlinks=False):
-        yield from _of_folder(root, path)
-    elif path.is_dir():
+        yield path
+    elif entry.is_symlink() and path.is_dir():
         yield SkippedPhoto(name, "is a link to a folder, which is not followed")
     elif ending in IMAGES:
         yield _of_image(root, name)
+    elif ending in UNREAD:
+        yield SkippedPhoto(name, unread(path.name))
     elif ending in _IN_FOLDERS:
         yield from _of_listing(root, path)
     else:
@@ -122,19 +144,15 @@ def _of_image(root: Path, name: str) -> Photo | SkippedPhoto:
 def _caption(root: Path, name: str) -> str | None:
     """What the text file of the image's stem says."""
     try:
-        beside = inside(root, Path(name).with_suffix(".txt").as_posix())
-        return one_line(beside.read_text(encoding="utf-8-sig"))
-    except (Skip, OSError, UnicodeDecodeError):
+        return one_line(text(InFile(inside(root, Path(name).with_suffix(".txt").as_posix()))))
+    except Skip:
         return None
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """What the folder holds, by name; hidden files and those of macOS's archives are nobody's photographs."""
-    try:
-        with os.scandir(folder) as found:
-            shown = [entry for entry in found if not entry.name.startswith((".", "__MACOSX"))]
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror}); name a readable folder") from None
+    with os.scandir(folder) as found:
+        shown = [entry for entry in found if not is_hidden(entry.name)]
     return sorted(shown, key=lambda entry: entry.name)
 
 
