@@ -16,7 +16,8 @@ import pytest
 from breaking import Spoil, edit, refused, scheduled, write
 
 from contrapose.backbones.families import load_backbone, prompt_reader
-from contrapose.backbones.meta import skeleton
+from contrapose.backbones.folders import check_parts
+from contrapose.backbones.meta import CONFIGS, SHIPPED, skeleton
 from contrapose.errors import UserError
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -218,3 +219,10 @@ def test_a_folder_of_something_else(
     with pytest.raises(UserError, match=re.escape(says)) as refused:
         reader(folder)
     assert str(folder) in str(refused.value) and len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_published_configurations_are_taken(name: str) -> None:
+    """Those of real models, which are shipped without their weights."""
+    family = skeleton(name)
+    check_parts(CONFIGS / name, type(family.pipe), (*family.unused_parts, "tokenizer", "tokenizer_2", "tokenizer_3"))

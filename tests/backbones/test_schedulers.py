@@ -16,7 +16,7 @@ from diffusers import DDPMScheduler, EulerDiscreteScheduler, SchedulerMixin
 
 from contrapose.backbones.coherence import check_space
 from contrapose.backbones.families import load_backbone
-from contrapose.backbones.times import why_no_diffusion, why_no_flow
+from contrapose.backbones.times import why_no_diffusion, why_no_flow, why_no_sampling
 from contrapose.cli.main import main
 from contrapose.errors import UserError
 
@@ -56,6 +56,7 @@ def test_schedulers_that_share_the_betas_are_taken(name: str, zero: bool) -> Non
         pytest.skip("it has no such setting")
     scheduler = kind(**BETAS, **({"rescale_betas_zero_snr": True} if zero else {}))
     assert why_no_diffusion(scheduler) is None
+    assert why_no_sampling(scheduler, 30) is None
     assert why_no_flow(scheduler) is not None
 
 
@@ -75,6 +76,7 @@ def test_what_is_taken_adds_noise_as_the_path_does(name: str) -> None:
 def test_flow_schedulers_are_of_flow_families(name: str) -> None:
     scheduler = getattr(diffusers, name)()
     assert why_no_flow(scheduler) is None
+    assert why_no_sampling(scheduler, 30) is None
     assert "flow matching" in str(why_no_diffusion(scheduler))
 
 

@@ -30,7 +30,8 @@ _WEIGHTS = re.compile(
 )
 _LARGEST = 10_000_000  # of any whole number: vocabularies have a quarter of a million words
 # Numbers that memory or time grow with before a single weight is read.
-_COUNTS = {"sample_size": 512, "pos_embed_max_size": 512, "num_train_timesteps": 10_000}
+_COUNTS = {"sample_size": 4096, "pos_embed_max_size": 512, "num_train_timesteps": 10_000}
+_LARGEST_SIDE = 512  # of latents: images of 4096 pixels are of 128 to 512
 _MOST_LAYERS = 1000
 _MERGED = 0.99  # of a vocabulary's words that are longer than a letter; the others are marks, such as the end of a text
 _MAY_BE_INFINITE = "lambda_min_clipped"  # of DPM++ schedulers, whose usual value is minus infinity
@@ -115,9 +116,10 @@ def check_parts(folder: Path, pipeline: type, unused: Sequence[str], optional: S
 
 
 def networks_of(folder: Path, leave_out: Collection[str]) -> list[Part]:
-    """The networks of a pipeline folder, apart from those that are left out."""
-    sources = {name: source for name, source in read_index(folder).items() if name not in leave_out}
-    kinds = {name: class_of(folder, name, source) for name, source in sources.items() if _is_pair(source)}
+    """The networks of a pipeline folder, which are what has a config.json, apart from those that are left out."""
+    sources = {name: source for name, source in read_index(folder).items() if (folder / name / "config.json").is_file()}
+    wanted = {name: source for name, source in sources.items() if _is_pair(source) and name not in leave_out}
+    kinds = {name: class_of(folder, name, source) for name, source in wanted.items()}
     return [Part(name, kind, folder / name) for name, kind in kinds.items() if issubclass(kind, nn.Module)]
 
 
@@ -155,8 +157,8 @@ def _check_network(part: Part, hint: Any) -> None:
 
 def _check_side(path: Path, size: Any) -> None:
     sides = size if isinstance(size, list) and len(size) == 2 else [size]
-    if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
-        raise UserError(f"{path}: sample_size is {size!r}, where a whole number above 0 is expected")
+    if not all(isinstance(side, int) and not isinstance(side, bool) and 0 < side <= _LARGEST_SIDE for side in sides):
+        raise UserError(f"{path}: sample_size is {size!r}, where a whole number from 1 to {_LARGEST_SIDE} is expected")
 
 
 def _check_autoencoder(path: Path, config: Mapping[str, Any]) -> None:

@@ -43,7 +43,8 @@ def read_network(
     network, loading = kind.from_pretrained(
         str(folder), variant=variant, use_safetensors=True, output_loading_info=True, **options
     )
-    check_loading(folder, loading, with_leftovers)
+    # what a quantiser keeps beside its weights is its own affair
+    check_loading(folder, loading, with_leftovers or getattr(network, "hf_quantizer", None) is not None)
     check_finite(folder, network)
     return network
 
@@ -68,7 +69,7 @@ def check_finite(where: Path | str, network: nn.Module) -> None:
 
 def _is_finite(value: Tensor) -> bool:
     """Whether all numbers are finite: both ends are NaN where any number is, which takes one pass and no copy."""
-    if not value.numel():
+    if not value.numel() or type(value) is not Tensor:  # a quantised one is not looked into
         return True
     if value.element_size() == 1:  # float8 has no order
         return all(_is_finite(chunk.to(torch.bfloat16)) for chunk in value.flatten().split(_CHUNK))
