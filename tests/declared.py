@@ -1,0 +1,168 @@
+"""Every number among the settings of every command, found from the dataclasses, so that one added tomorrow is there."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+
+import pytest
+import tyro
+
+from contrapose.cli.main import COMMANDS, find
+from contrapose.core.guidance import GUIDANCES
+from contrapose.curate.degraders import DEGRADERS
+from contrapose.curate.filters import FILTERS
+from contrapose.curate.spoil import SPOILERS
+from contrapose.methods import METHODS
+from contrapose.ranges import Range
+from contrapose.train.settings import LINKS
+
+EXTREMES = (0, -1, math.nan, math.inf, -math.inf, 2**64, 10**12)
+
+
+class Setting(NamedTuple):
+    """A number, or several of one kind, where it stands in a command's settings."""
+
+    owner: type
+    name: str
+    kind: type
+    range: Range | None
+    key: tuple[str | int, ...]
+    """The way to it through the settings, as a file of them has it."""
+    flag: str
+    num: int
+    """How many numbers the flag takes at least."""
+
+    @property
+    def malformed(self) -> list[Any]:
+        """Values that it must not take; text and a yes are no numbers either."""
+        numbers = [value for value in EXTREMES if self._is_outside(value)]
+        return [*numbers, "1e400", "x", True]
+
+    def _is_outside(self, value: float) -> bool:
+        assert self.range is not None, f"{self.owner.__name__}.{self.name} declares no range"
+        return value not in self.range or (self.kind is int and isinstance(value, float))
+
+
+def command_classes() -> list[type]:
+    """The dataclasses that the command line is read into."""
+    modules = [importlib.import_module(f"contrapose.cli.{command.module}") for command in COMMANDS.values()]
+    return [cls for module in modules for cls in vars(module).values() if _is_own_dataclass(cls, module.__name__)]
+
+
+def _is_own_dataclass(value: Any, module: str) -> bool:
+    return isinstance(value, type) and dataclasses.is_dataclass(value) and value.__module__ == module
+
+
+def reached_from(hint: Any) -> set[type]:
+    """The dataclasses that a type is made of, at any depth."""
+    if get_origin(hint) is Annotated:
+        return reached_from(get_args(hint)[0])
+    if not dataclasses.is_dataclass(hint):
+        return set().union(*(reached_from(part) for part in get_args(hint)))
+    parts = get_type_hints(hint, include_extras=True)
+    fields = [parts[field.name] for field in dataclasses.fields(hint)]
+    return {hint}.union(*(reached_from(part) for part in fields))  # type: ignore[arg-type]
+
+
+def numbers_in(hint: Any) -> list[tuple[type, Range | None]]:
+    """The numbers in a field's type, each with the range that it declares."""
+    if hint in (int, float):
+        return [(hint, None)]
+    if get_origin(hint) is Annotated:
+        kind, *notes = get_args(hint)
+        declared = next((note for note in notes if isinstance(note, Range)), None)
+        return [(kind, declared)] if declared else numbers_in(kind)
+    return [number for part in get_args(hint) for number in numbers_in(part)]
+
+
+def settings_in(cls: type, template: Any = None, *, short: bool = False) -> Iterator[Setting]:
+    """The numbers of a dataclass, and of those that its template, or else its defaults, hold."""
+    for field, hint, value, key, flag in _walked(cls, template, (), (), short):
+        numbers = numbers_in(hint)
+        if numbers and not _has_settings(value):
+            kind, declared = numbers[0]
+            num = 0 if len(numbers) == 1 else len(numbers)
+            yield Setting(field, key[-1], kind, declared, key, flag, num)  # type: ignore[arg-type]
+
+
+def required_of(cls: type, template: Any = None, *, short: bool = False) -> list[str]:
+    """Arguments for all that must be given."""
+    arguments: list[str] = []
+    for _, hint, value, key, flag in _walked(cls, template, (), (), short):
+        if value is tyro.MISSING:
+            text = "out" if key[-1] == "out" else "x"
+            arguments += [text] if tyro.conf.Positional in getattr(hint, "__metadata__", ()) else [flag, text]
+    return arguments
+
+
+def _walked(
+    cls: type, template: Any, key: tuple[str | int, ...], flags: tuple[str, ...], short: bool
+) -> Iterator[tuple[type, Any, Any, tuple[str | int, ...], str]]:
+    hints = get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        hint = hints[field.name]
+        value = _default(field) if template is None else getattr(template, field.name)
+        unnamed = any(getattr(note, "name", None) == "" for note in getattr(hint, "__metadata__", ()))
+        steps = flags if unnamed else (*flags, field.name.replace("_", "-"))
+        plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        inner = [(plain, None, (), ())] if value is tyro.MISSING and dataclasses.is_dataclass(plain) else []
+        if dataclasses.is_dataclass(value):
+            inner = [(type(value), value, (), ())]
+        elif _has_settings(value):
+            inner = [(type(each), each, (number,), (str(number),)) for number, each in enumerate(value)]
+        for kind, settings, place, step in inner:
+            yield from _walked(kind, settings, (*key, field.name, *place), (*steps, *step), short)
+        if not inner:
+            yield cls, hint, value, (*key, field.name), f"--{steps[-1] if short else '.'.join(steps)}"
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return tyro.MISSING if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _has_settings(value: Any) -> bool:
+    return isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value))
+
+
+def spellings(command: str) -> list[list[str]]:
+    """A command's name, with every part that can be chosen by name."""
+    links = [[name, "--link", link] for name, cls in METHODS.items() for link in LINKS if hasattr(cls(), "link")]
+    methods = [[name] for name, cls in METHODS.items() if not hasattr(cls(), "link")]
+    guidances = [["--guidance", name] for name in GUIDANCES]
+    parts = {
+        "align": links + methods,
+        "sample": guidances,
+        "sweep": guidances,
+        "play": guidances,
+        "pairs draw": [["--degrade", name] for name in DEGRADERS],
+        "pairs real": [
+            ["--captioner", "x"],
+            *(["--filters", name] for name in FILTERS),
+            *(["--spoil", name] for name in SPOILERS),
+        ],
+    }
+    return [[*command.split(), *chosen] for chosen in parts.get(command, [[]])]
+
+
+class Read(Exception):
+    """Carries what a command's arguments would be read into."""
+
+
+def read_into(arguments: list[str]) -> tuple[type, Any, bool]:
+    """The dataclass that a command reads its arguments into, its template, and whether flags have no prefixes."""
+    command, name, rest = find(arguments)
+    module = importlib.import_module(f"contrapose.cli.{command.module}")
+
+    def parse(cls: type, rest: list[str], prog: str, template: Any = None, *, short: bool = False) -> None:
+        raise Read(cls, template, short)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Read) as read:
+        patch.setattr(module, "parse", parse)
+        module.main(rest, name)
+    return read.value.args  # type: ignore[return-value]
