@@ -95,6 +95,8 @@ def test_nothing_is_left(settings, backbone, tmp_path):
     told = refused(replace(settings, filters=(CaptionLength(min_words=9),)), backbone, tmp_path / "out")
     assert "none of its 4 photographs can be used (2 no caption, 2 caption-length)" in told
     assert len((tmp_path / "out/skipped.jsonl").read_text().splitlines()) == 4
+    make(settings, backbone, tmp_path / "out")  # mended
+    assert len(PairStore(tmp_path / "out")) == 2
 
 
 def test_a_photograph_that_was_exchanged(settings, backbone, tmp_path, monkeypatch):

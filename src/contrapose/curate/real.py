@@ -48,7 +48,7 @@ from contrapose.pairs.store import MANIFEST, PairRecord
 from contrapose.ranges import Batch, Range, Seed, Steps, checked
 from contrapose.sample.embeddings import Embeddings
 
-SETTINGS = "real.yaml"
+SETTINGS, OF_MODEL = "real.yaml", "model.yaml"
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def make_pairs(settings: Real, backbone: Backbone, out: Path) -> Iterator[Progre
     with one_writer(out):
         run.check()
         runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"])
-        runfile.claim(run.folder / "model.yaml", {"fingerprint": backbone.fingerprint}, CONVERTER)
+        runfile.claim(run.folder / OF_MODEL, {"fingerprint": backbone.fingerprint}, CONVERTER)
         for number in range(len(run.stages)):
             yield from run.carry_out(number)
         yield from run.store()
@@ -164,7 +164,15 @@ class _Run:
         if not self.num_left(number):
             write_skipped(self.out, self.skipped())
             told = f"none of its {len(self.tables[0])} photographs can be used ({told_counts(self.out)})"
+            self._unclaim(number)
             raise UserError(f"{self.settings.images}: {told}; the reasons are in {self.out / SKIPPED}")
+
+    def _unclaim(self, number: int) -> None:
+        """Leave the folder to mended settings, unless a network has worked for what these have come to."""
+        done = self.stages[: number + 1]
+        if all(stage == "photos" or (not isinstance(stage, str) and stage.scorer is None) for stage in done):
+            for made in (self.out / SETTINGS, self.folder / OF_MODEL, *(table.path for table in self.tables)):
+                made.unlink(missing_ok=True)
 
     def num_left(self, number: int) -> int:
         """Candidates that go on after a stage."""
