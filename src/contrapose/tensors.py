@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,6 +26,16 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
     with replacing(path) as aside:
         save_file(plain, aside, metadata=dict(notes or {}))
         _sort_notes(aside)
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> int:
+    """A CRC-32 of all tensors with their names, kinds and shapes."""
+    checksum = 0
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        checksum = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), checksum)
+        checksum = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy(), checksum)
+    return checksum
 
 
 def _sort_notes(path: Path) -> None:

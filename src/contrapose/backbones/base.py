@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from contrapose.backbones import saving
 from contrapose.backbones.adapters import check_run, frozen_policy, put_on, starting_lora
 from contrapose.backbones.coherence import check_fit
-from contrapose.backbones.fingerprint import text_fingerprint, weights_fingerprint
+from contrapose.backbones.fingerprint import weights_fingerprint
 from contrapose.backbones.loading import Loading, Source, open_pipeline, release
 from contrapose.backbones.policies import ATTENTION_PROJECTIONS, FullPolicies, Lora, LoraPolicies, Policies
+from contrapose.backbones.text_encoders import encoders_digest, tokenizers_digest
 from contrapose.core.group import Condition, join
 from contrapose.core.path import Density, Path, Space
 from contrapose.errors import UserError
@@ -156,9 +157,18 @@ class Backbone(ABC):
 
     @property
     def text_settings(self) -> str:
-        """Everything that decides what `embed` gives for a prompt."""
-        encoders = text_fingerprint(self.source, self.encoder_parts)
-        return f"{type(self).__name__} {encoders} {self.tokens} {self._encoder_dtype} reading {_READING}"
+        """Everything that decides what `embed` gives for a prompt, and adapters on the encoders too.
+
+        Of encoders that have left memory, what they were when they left.
+        """
+        encoders = {name: part for name in self.encoder_parts if (part := getattr(self.pipe, name)) is not None}
+        if encoders:
+            names = [name for name in self.pipe.components if name.startswith("tokenizer")]
+            tokenizers = {name: part for name in names if (part := getattr(self.pipe, name)) is not None}
+            read_by = f"{encoders_digest(encoders)} {tokenizers_digest(self.source.path, tokenizers)}"
+            own = f"{self.tokens} {self._encoder_dtype} reading {_READING}"
+            self._text_settings = f"{type(self).__name__} {read_by} {own}"
+        return self._text_settings
 
     @property
     def tokens(self) -> int:
@@ -365,6 +375,7 @@ class Backbone(ABC):
 
     def release_encoders(self, keep_text: bool = False) -> None:
         """Drop text encoders and autoencoder from memory; `embed`, `encode` and `decode` are gone after this."""
+        self._text_settings = self.text_settings  # while there are encoders to tell
         release(self.pipe, ("vae",) if keep_text else (*self.encoder_parts, "vae"))
 
     def _place(self, *parts: str) -> None:

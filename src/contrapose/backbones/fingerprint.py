@@ -46,15 +46,6 @@ def noted_fingerprint(run: Path) -> str | None:
     return None
 
 
-def text_fingerprint(source: Source, parts: Iterable[str]) -> str:
-    """A digest of text encoders with their tokenizers."""
-    digest = hashlib.sha256(weights_fingerprint(source, parts).encode())
-    folders = [] if source.path.is_file() else sorted(source.path.glob("tokenizer*"))
-    for path in (p for folder in folders for p in sorted(folder.iterdir()) if p.suffix in (".json", ".txt", ".model")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def _files(source: Source, parts: Iterable[str]) -> list[Path]:
     if source.path.is_file():
         return [source.path]

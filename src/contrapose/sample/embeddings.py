@@ -4,7 +4,7 @@
                                                 <uuid>.safetensors  rows of up to 64 prompts, `<prompt's digest>.<name>`
 
 A shard is written aside, renamed, and never changed, so that any number of processes may read and write at once: at
-worst a row is there twice. One that is broken counts as absent.
+worst a row is there twice. One that is broken counts as absent, and so does a row that is not what was written.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from contrapose.core.group import Condition, join
 from contrapose.errors import UserError
-from contrapose.tensors import save_tensors
+from contrapose.tensors import checksum, save_tensors
 
 if TYPE_CHECKING:
     from contrapose.backbones.base import Backbone
@@ -60,13 +60,15 @@ class Embeddings:
 
     def __init__(self, backbone: Backbone, limit: float = 50.0, folder: Path | None = None):
         self.backbone, self.limit = backbone, limit
-        self._shards = _Shards(cache_folder() if folder is None else folder, backbone.text_settings)
+        self._folder = cache_folder() if folder is None else folder
+        self._shards = _Shards(self._folder, backbone.text_settings)
         self._memory: OrderedDict[str, Condition] = OrderedDict()  # the latest at the end
         self._memory_bytes = 0
         self._writing, self._encoders_may_leave = True, False
 
     def __call__(self, prompts: Sequence[str | None]) -> Condition:
         """The condition of these prompts, None being none, stacked in order and padded to the longest of them."""
+        self._follow_encoders()
         rows = self._find({_key(prompt): prompt for prompt in prompts if prompt is not None})
         if None in prompts:
             rows |= self._find({NO_PROMPT: ""})
@@ -81,6 +83,7 @@ class Embeddings:
 
         `progress` hears how many of the missing are done. Raises `UserError` where large encoders would have to stay.
         """
+        self._follow_encoders()
         wanted = {_key(prompt): prompt for prompt in prompts}
         self._shards.look()
         missing = {key: prompt for key, prompt in wanted.items() if key not in self._shards.places}
@@ -116,11 +119,19 @@ class Embeddings:
         line = f"{told}: the text encoders ({_told(encoders)}) stay in memory instead"
         return Settled(num_prompts, 0, size / GIGABYTE, True, line)
 
+    def _follow_encoders(self) -> None:
+        """Turn to the rows of the encoders as they are by now: adapters may have come or gone since the last call."""
+        settings = self.backbone.text_settings
+        if settings != self._shards.settings:
+            self._shards = _Shards(self._folder, settings)
+            self._memory.clear()
+            self._memory_bytes = 0
+
     def _find(self, wanted: Mapping[str, str]) -> dict[str, Condition]:
         """Rows by key, computed and kept where they are in neither memory nor cache."""
         rows = self._recall(wanted)
         if self._writing and len(rows) < len(wanted):
-            self._shards.look()  # another process may have added them
+            self._shards.look_again()  # another process may have added them
             rows = self._recall(wanted)
         for some in _chunks({key: prompt for key, prompt in wanted.items() if key not in rows}):
             new = self._compute(some)
@@ -145,13 +156,21 @@ class Embeddings:
             raise UserError(f"{self._shards.folder}: embeddings were there and are gone; run the same command again")
         texts = list(prompts.values())
         read = self.backbone.unconditional() if NO_PROMPT in prompts else self.backbone.embed(texts)
-        return dict(zip(prompts, _rows(read), strict=True))
+        rows = dict(zip(prompts, _rows(read), strict=True))
+        for key, row in rows.items():
+            if not all(bool(value.isfinite().all()) for value in row.values()):
+                raise UserError(
+                    f"prompt {prompts[key]!r:.60}: the text encoders give numbers that are not finite; use another "
+                    "precision"
+                )
+        return rows
 
 
 class _Place(NamedTuple):
     path: Path
     names: tuple[str, ...]
     bytes: float
+    checksum: str | None
 
 
 class _Shards:
@@ -159,7 +178,9 @@ class _Shards:
 
     def __init__(self, folder: Path, settings: str):
         self.folder = folder / hashlib.sha256(settings.encode()).hexdigest()[:16]
-        self._settings = settings
+        self.settings = settings
+        self._changed = 0  # when the folder last did, as far as is known, in nanoseconds
+        self._sound: set[str] = set()  # keys of rows that were read once and are what was written
         self._sizes: dict[Path, int] = {}
         self.places: dict[str, _Place] = {}
         self._open = lru_cache(maxsize=64)(lambda path: safe_open(path, "pt"))
@@ -172,6 +193,7 @@ class _Shards:
 
     def look(self) -> None:
         """Take note of the shards that have come and gone."""
+        self._changed = self._folder_changed()
         paths = set(self.folder.glob("*.safetensors"))
         gone = self._sizes.keys() - paths
         if gone:
@@ -180,45 +202,73 @@ class _Shards:
         for path in paths - self._sizes.keys():
             self._enter(path)
 
+    def look_again(self) -> None:
+        """The same where the folder has changed, but by what was written from here.
+
+        Listing it takes a time that grows with all that is there, too much for every batch of prompts.
+        """
+        if self._folder_changed() != self._changed:
+            self.look()
+
+    def _folder_changed(self) -> int:
+        try:
+            return self.folder.stat().st_mtime_ns
+        except OSError:
+            return 0
+
     def _enter(self, path: Path) -> None:
         names: dict[str, list[str]] = {}
+        checksums: dict[str, str] = {}
         try:
             self._sizes[path] = path.stat().st_size
             with safe_open(path, "pt") as shard:
+                checksums = shard.metadata() or {}
                 for entry in shard.keys():  # noqa: SIM118 (it is no mapping)
                     key, _, name = entry.partition(".")
                     names.setdefault(key, []).append(name)
         except (SafetensorError, OSError):
             return  # broken or gone: its prompts are computed again
         share = self._sizes[path] / max(1, len(names))
-        self.places |= {key: _Place(path, tuple(own), share) for key, own in names.items()}
+        for key, own in names.items():
+            self.places[key] = _Place(path, tuple(own), share, checksums.get(key))
 
     def bytes_of(self, keys: Iterable[str]) -> float:
         """What the rows that are there take."""
         return sum(self.places[key].bytes for key in keys if key in self.places)
 
     def read(self, key: str) -> Condition | None:
-        """One row, or None where there is none that can be read."""
-        try:
-            place = self.places[key]
-            shard = self._open(place.path)
-            return {name: shard.get_tensor(f"{key}.{name}") for name in place.names}
-        except (KeyError, SafetensorError, OSError):
-            self.places.pop(key, None)
+        """One row, or None where there is none that can be read; a shard with a row that has changed is removed."""
+        place = self.places.get(key)
+        if place is None:
             return None
+        try:
+            shard = self._open(place.path)
+            row = {name: shard.get_tensor(f"{key}.{name}") for name in place.names}
+            if key not in self._sound and place.checksum != str(checksum(row)):
+                place.path.unlink(missing_ok=True)  # or it would be taken for there by everyone who settles
+                raise SafetensorError(f"{place.path}: {key} is not what was written")
+        except (SafetensorError, OSError):
+            del self.places[key]
+            return None
+        self._sound.add(key)
+        return row
 
     def write(self, rows: Mapping[str, Condition]) -> None:
         """Add a shard; `UserError` when the folder cannot be written."""
         path, note = self.folder / f"{uuid4().hex}.safetensors", self.folder / "settings.txt"
         tensors = {f"{key}.{name}": value for key, row in rows.items() for name, value in row.items()}
+        checksums = {key: str(checksum(row)) for key, row in rows.items()}
+        alone = self._folder_changed() == self._changed
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not note.exists():
-                note.write_text(f"{self._settings}\n", encoding="utf-8")
-            save_tensors(path, tensors)
+                note.write_text(f"{self.settings}\n", encoding="utf-8")
+            save_tensors(path, tensors, checksums)
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written ({error}); set ${CACHE} to another folder") from error
         self._enter(path)
+        if alone:
+            self._changed = self._folder_changed()
 
 
 def _key(prompt: str) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from contrapose.errors import UserError
-from contrapose.tensors import save_tensors
+from contrapose.tensors import checksum, save_tensors
 from contrapose.train.replay import Replay
 
 Stateful = nn.Module | Replay | Optimizer | torch.amp.GradScaler
@@ -74,7 +72,7 @@ def _own(value: Tensor) -> Tensor:
 def save_training(path: Path, step: int, **parts: Stateful) -> None:
     """Write all parts and the step into one file, aside and renamed: a kill leaves the old file or the new one."""
     tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in tensors_of(part).items()}
-    note = json.dumps({"step": step, "checksum": _checksum(tensors)})
+    note = json.dumps({"step": step, "checksum": checksum(tensors)})
     save_tensors(path, tensors, {"training": note})
 
 
@@ -96,7 +94,7 @@ def _read(path: Path) -> tuple[int, dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as header:
             note = json.loads(header.metadata()["training"])
-        step, checksum = note["step"], note["checksum"]
+        step, written = note["step"], note["checksum"]
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise BrokenCheckpoint(f"{path}: cut short or broken ({' '.join(str(error).split())})") from None
@@ -104,16 +102,6 @@ def _read(path: Path) -> tuple[int, dict[str, Tensor]]:
         raise BrokenCheckpoint(f"{path}: does not say which step it is of") from None
     if not isinstance(step, int) or step < 0:
         raise BrokenCheckpoint(f"{path}: says that it is of step {step!r:.40}")
-    if checksum != _checksum(tensors):
+    if written != checksum(tensors):
         raise BrokenCheckpoint(f"{path}: holds something else than was saved")
     return step, tensors
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> int:
-    """A CRC-32 of all tensors with their names, kinds and shapes."""
-    checksum = 0
-    for name in sorted(tensors):
-        value = tensors[name]
-        checksum = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), checksum)
-        checksum = zlib.crc32(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), checksum)
-    return checksum
