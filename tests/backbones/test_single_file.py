@@ -112,9 +112,13 @@ def test_settings_that_are_for_folders(checkpoint: Path) -> None:
 
 def test_without_its_configuration(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    _refused("cannot be loaded", checkpoint)
-    with pytest.raises(UserError, match="tokenizer cannot be loaded"):
+    mend = "run 'hf download stable-diffusion-v1-5/stable-diffusion-v1-5 --include"
+    _refused(mend, checkpoint)
+    with pytest.raises(
+        UserError, match=r"tokenizer cannot be loaded: a checkpoint file has no configuration"
+    ) as refused:
         prompt_reader(checkpoint)
+    assert mend in str(refused.value)
 
 
 def test_a_pickled_checkpoint(tmp_path: Path) -> None:

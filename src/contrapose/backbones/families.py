@@ -21,10 +21,10 @@ from contrapose.backbones.loading import (
     Source,
     check_device,
     find,
-    one_line,
     open_pipeline,
     quantization,
     tokenizer_folder,
+    why_unreadable,
 )
 from contrapose.backbones.pixart import PixArtSigma
 from contrapose.backbones.sana import Sana
@@ -132,7 +132,7 @@ def prompt_reader(model: str | Path, loading: Loading | None = None) -> PromptRe
         folder = tokenizer_folder(source, _pipeline_of(source))
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a broken file makes these libraries raise anything at all
-        raise UserError(f"{model}: its tokenizer cannot be loaded: {one_line(error)}") from error
+        raise UserError(f"{model}: its tokenizer cannot be loaded: {why_unreadable(source.path, error)}") from error
     return _reader(BY_PIPELINE[source.pipeline], tokenizer, loading)
 
 

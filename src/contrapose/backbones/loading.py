@@ -42,6 +42,7 @@ PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FULL_FOLDER, FINISHED = "model", "finished.json"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _NEEDED_BY: dict[str, str] = {"nf4": "bitsandbytes", "int8": "bitsandbytes", "torchao-int8": "torchao"}
+_SMALL_FILES = "".join(f' --include "{files}"' for files in ("*.json", "*.txt", "*.model"))
 
 # What diffusers, transformers and peft raise for files that are missing, broken or do not fit.
 UNREADABLE = (
@@ -192,7 +193,8 @@ def open_pipeline(
     except UserError:
         raise
     except Exception as error:  # a broken file makes these libraries raise anything at all
-        raise UserError(f"{source.model}: cannot be loaded as a diffusers pipeline: {one_line(error)}") from error
+        reason = why_unreadable(source.path, error)
+        raise UserError(f"{source.model}: cannot be loaded as a diffusers pipeline: {reason}") from error
     check_tokenizers(source.model, pipe)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -241,15 +243,32 @@ def _open_file(
     return pipe
 
 
+def configuration_of(path: Path) -> str:
+    """The hub id whose configuration and tokenizers go with a checkpoint file, which has none itself."""
+    return fetch_diffusers_config(load_single_file_checkpoint(str(path)))["pretrained_model_name_or_path"]
+
+
+def why_unreadable(path: Path, error: Exception) -> str:
+    """What the libraries say of a model, or, for a checkpoint file without a network, how to get what it lacks."""
+    causes = (error, error.__cause__, error.__context__)
+    offline = any(isinstance(cause, (LocalEntryNotFoundError, OfflineModeIsEnabled)) for cause in causes)
+    if not (offline and path.is_file()):
+        return one_line(error)
+    repository = configuration_of(path)
+    return (
+        f"a checkpoint file has no configuration, and that of {repository} is not in the hub's cache on this machine; "
+        f"run 'hf download {repository}{_SMALL_FILES}' where there is a network, or name a model folder"
+    )
+
+
 def tokenizer_folder(source: Source, pipeline: type[DiffusionPipeline]) -> Path:
     """The tokenizer of the largest text encoder; that of a checkpoint file is in the hub, with its configuration."""
     if not source.path.is_file():
         return max(source.path.glob("tokenizer*"))
     from huggingface_hub import snapshot_download
 
-    repository = fetch_diffusers_config(load_single_file_checkpoint(str(source.path)))["pretrained_model_name_or_path"]
     name = max(n for n in inspect.signature(pipeline.__init__).parameters if n.startswith("tokenizer"))
-    return Path(snapshot_download(repository, allow_patterns=[f"{name}/*"])) / name
+    return Path(snapshot_download(configuration_of(source.path), allow_patterns=[f"{name}/*"])) / name
 
 
 def _absent(source: Source) -> list[str]:
