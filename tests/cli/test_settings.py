@@ -35,7 +35,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
         except Exception as error:  # a traceback, to whoever types this
             return f"TRACEBACK {error!r}"
         line = capsys.readouterr().err
-        made = set(tmp_path.rglob("*")) - before - {tmp_path / "settings.yaml"}
+        made = set(tmp_path.rglob("*")) - before - {tmp_path / "settings.yaml", tmp_path / "p.txt"}
         return line if (code, len(line.splitlines()), made) == (2, 1, set()) else f"CODE {code} MADE {made} SAID {line}"
 
     return run
@@ -125,6 +125,45 @@ def _put(raw: Any, key: tuple[str | int, ...], value: Any) -> None:
         raw = raw[step]
     assert key[-1] in raw
     raw[key[-1]] = value
+
+
+SAMPLING = ["--model", "x", "--prompts", "p.txt", "--out", "out"]
+TEXTS = [
+    (["sample", *SAMPLING, "--interval", "0.5", "0.5"], "interval"),
+    (["sample", *SAMPLING, "--interval", "1", "0"], "interval"),
+    (["sample", *SAMPLING, "--interval", "0.5"], "--interval"),
+    (["sample", *SAMPLING, "--interval", "x", "1"], "--interval"),
+    (["sample", *SAMPLING, "--schedule", "sine"], "--schedule"),
+    (["sample", *SAMPLING, "--guidance", "none"], "--guidance none"),
+    (["sample", *SAMPLING, "--dtype", "fp8"], "--dtype"),
+    (["sample", *SAMPLING, "--quantize", ""], "--quantize"),
+    *((["sweep", *SAMPLING, "--positive", "x", f"--scales={text}"], "--scales") for text in ("", ",", "0,x", "nan")),
+    *((["sweep", *SAMPLING, "--positive", "x", f"--scales={text}"], "--scales") for text in ("-inf", "1e400", "1,1")),
+    (["pairs", "draw", *SAMPLING, "--degrade", ""], "--degrade"),
+    (["pairs", "draw", *SAMPLING, "--degrade.low", "0.9"], "low 0.9"),
+    (["pairs", "real", "--model", "x", "--images", "x", "--out", "out", "--filters", "none"], "--filters none"),
+    (["pairs", "import", "--model", "x", "--source", "x", "--out", "out", "--format", "zip"], "--format"),
+    (["pairs", "import", "--model", "x", "--out", "out"], "--source"),
+    (["align", "sft", "--model", "x", "--pairs", "x:0", "--out", "out"], "pairs x: weight 0.0"),
+    (["align", "sft", "--model", "x", "--pairs", "x:1000000000", "--out", "out"], "pairs x: weight"),
+    (["align", "sft", "--model", "x", "--pairs", "x" * 5000, "--out", "out"], "xxxx"),
+    (["align", "sft", "--model", "x", "--pairs", "x", "--out", "out", "--batch-size", "9"], "batch_size 9"),
+    (["shapes", "prompts", "out", "--split", "all"], "--split"),
+    (["quickstart", "--out", "out", "--methods"], "methods"),
+    (["quickstart", "--out", "out", "--training-seeds"], "training_seeds"),
+    (["quickstart", "--out", "out", "--model", "./nowhere"], "./nowhere"),
+    (["toy", "--out", "out", "--pairs-per-class"], "pairs_per_class"),
+    (["toy", "--out", "out", "--num-modes", "7"], "num_modes"),
+    (["estimate", "--model", "x", "--method", "none"], "method none"),
+    (["merge", "--base", "x", "--positive", "x", "--out", "out", "--scale", "0"], "scale 0"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "naming"), TEXTS, ids=lambda value: " ".join(value)[:60])
+def test_settings_that_make_no_sense(arguments: list[str], naming: str, refused: Refused) -> None:
+    Path("p.txt").write_text("a cat\n", encoding="utf-8")
+    line = refused(arguments)
+    assert line.startswith("contrapose: ") and naming in line
 
 
 NOT_SETTINGS: dict[str, bytes] = {

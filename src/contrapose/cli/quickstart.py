@@ -11,8 +11,11 @@ from typing import Annotated, Literal
 
 from rich.console import Console
 
+from contrapose.backbones.families import BY_PIPELINE
+from contrapose.backbones.loading import find as find_model
 from contrapose.cli.options import parse
 from contrapose.errors import UserError
+from contrapose.files import check_folder
 from contrapose.ranges import Batch, Count, Few, Range, Seed, Steps, checked
 from contrapose.worlds.shapes.blueprint import shipped_model
 
@@ -96,6 +99,9 @@ def main(arguments: list[str], prog: str) -> None:
     from contrapose.cli.main import run
 
     settings = parse(Command, arguments, prog)
+    check_folder(settings.out)
+    if settings.model:
+        find_model(settings.model, BY_PIPELINE)  # before the first command leaves a folder
     for line in commands(settings):
         _announce(line)
         run(line)
