@@ -25,7 +25,7 @@ Names = dict[str, type]
 def converter(*unions: tuple[Any, Names]) -> cattrs.Converter:
     """A strict converter; a member of each given union is written with its name from the table under the key `name`."""
     strict = cattrs.Converter(forbid_extra_keys=True)
-    strict.register_structure_hook(Path, _path)
+    strict.register_structure_hook(Path, as_path)
     strict.register_unstructure_hook(Path, str)
     strict.register_structure_hook(bool, _exactly(bool))
     strict.register_structure_hook(int, _whole)
@@ -61,7 +61,8 @@ def _number(value: Any, _: type) -> float:
         raise TypeError(f"{_shown(value)} is not a number") from None
 
 
-def _path(value: Any, _: type) -> Path:
+def as_path(value: object, _: object) -> Path:
+    """The path that a file of settings names; `TypeError` for what is none, such as text with a NUL."""
     if not isinstance(value, str) or "\0" in value:
         raise TypeError(f"{_shown(value)} is not a path")
     return Path(value)

@@ -194,13 +194,11 @@ class Run(Loading):
         return replace(self, lora_rank=rank, lora_alpha=float(rank) if self.lora_alpha is None else self.lora_alpha)
 
 
-def _folders(value: object, _: object) -> Folders:
+def _folders(value: object, kind: object) -> Folders:
     """One folder, or a list of them."""
-    if isinstance(value, list) and value and all(isinstance(folder, str) for folder in value):
-        return tuple(map(Path, value))
-    if isinstance(value, str):
-        return Path(value)
-    raise TypeError(f"{value!r} is no folder, nor a list of folders")
+    if isinstance(value, list) and value:
+        return tuple(runfile.as_path(folder, kind) for folder in value)
+    return runfile.as_path(value, kind)
 
 
 CONVERTER = runfile.converter((PairLink, LINKS), (Method, METHODS))
