@@ -43,16 +43,20 @@ def digest_of_parts(parts: Iterable[object]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def file_digest(path: Path) -> str:
-    """A digest of one file's bytes, or of its size and pieces where it is large."""
+def file_digest(path: Path, pieces: int | None = None) -> str:
+    """A digest of one file's bytes, or of its size and pieces where it is large.
+
+    With `pieces`, two at least, that many of 4 kB each count of a file of any size, beside its size.
+    """
     digest = hashlib.sha256()
+    whole, pieces = (_WHOLE, _PIECES) if pieces is None else (pieces * _PIECE, pieces)
     with path.open("rb") as file:
         size = path.stat().st_size
         digest.update(str(size).encode())
-        if size <= _WHOLE:
+        if size <= whole:
             digest.update(file.read())
         else:
-            for piece in range(_PIECES):
-                file.seek((size - _PIECE) * piece // (_PIECES - 1))
+            for piece in range(pieces):
+                file.seek((size - _PIECE) * piece // (pieces - 1))
                 digest.update(file.read(_PIECE))
     return digest.hexdigest()[:16]

@@ -171,6 +171,27 @@ def test_an_edited_prompt_file_is_refused(draw: Draw, backbone: Backbone, tmp_pa
         _drawn(mine, backbone, tmp_path / "out")
 
 
+def test_a_prompt_more_is_told_as_another_content(draw: Draw, backbone: Backbone, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(draw.prompts.read_text())
+    mine = replace(draw, prompts=prompts)
+    _drawn(mine, backbone, tmp_path / "out")
+    prompts.write_text(draw.prompts.read_text() + "a red star above a blue star\n")
+    with pytest.raises(UserError, match=r"another content of draw\.prompts"):
+        _drawn(mine, backbone, tmp_path / "out")
+
+
+@pytest.mark.parametrize("num", ["13", "11", "'12'", "null"])
+def test_another_number_in_the_manifest_is_told(
+    draw: Draw, backbone: Backbone, tiny_pairs: Path, tmp_path: Path, num: str
+) -> None:
+    shutil.copytree(tiny_pairs, tmp_path / "pairs")
+    manifest = tmp_path / "pairs" / "pairs.yaml"
+    manifest.write_text(manifest.read_text().replace("num_pairs: 12", f"num_pairs: {num}"))
+    with pytest.raises(UserError, match=r"pairs\.yaml: num_pairs is"):
+        _drawn(draw, backbone, tmp_path / "pairs")
+
+
 def test_the_same_prompts_by_another_path_carry_on(
     draw: Draw, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,7 +283,7 @@ def test_several_sizes(draw: Draw, backbone: Backbone, tmp_path: Path) -> None:
     assert _bytes(tmp_path / "cut") == _bytes(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("size", "told"), [("17x16", "multiples of 2"), ("16", "WIDTHxHEIGHT"), ("0x16", "multiples")])
+@pytest.mark.parametrize(("size", "told"), [("17x16", "multiples of 2"), ("16", "WIDTHxHEIGHT"), ("0x16", "side 0")])
 def test_a_size_that_cannot_be(draw: Draw, backbone: Backbone, tmp_path: Path, size: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
         _drawn(replace(draw, sizes=(size,)), backbone, tmp_path / "out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -310,6 +311,17 @@ def test_an_exchanged_image_is_refused(settings: Import, backbone: Backbone, tmp
     _save(tmp_path / "bad" / "p9.jpg", _picture(999, (60, 30)))
     with pytest.raises(UserError, match="pairs_digest"):
         _imported(settings, backbone, tmp_path / "out")
+
+
+def test_the_same_images_in_other_folders_carry_on(settings: Import, backbone: Backbone, tmp_path: Path) -> None:
+    store = _imported(settings, backbone, tmp_path / "out")
+    before = [path.stat().st_mtime_ns for path in store.shards]
+    moved = {name: shutil.copytree(getattr(settings, name), tmp_path / f"my {name}") for name in ("winners", "losers")}
+    again = _imported(replace(settings, **moved), backbone, tmp_path / "out")
+    assert [path.stat().st_mtime_ns for path in again.shards] == before
+    sorted(moved["losers"].iterdir())[0].unlink()
+    with pytest.raises(UserError, match=r"another content of import\.winners, import\.losers"):
+        _imported(replace(settings, **moved), backbone, tmp_path / "out")
 
 
 def test_the_batch_size_may_change(settings: Import, backbone: Backbone, tmp_path: Path) -> None:

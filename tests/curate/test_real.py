@@ -23,6 +23,7 @@ from contrapose.curate.spoil.degrade import Degrade
 from contrapose.curate.spoil.redraw import Redraw
 from contrapose.errors import UserError
 from contrapose.evaluate.scorers import CLIPScore
+from contrapose.pairs.buckets import Size as Pixels
 from contrapose.pairs.check import Findings, check
 from contrapose.pairs.store import PairStore
 from contrapose.sample.embeddings import Embeddings
@@ -128,9 +129,11 @@ def test_what_is_stored_is_what_was_made(settings, backbone, tmp_path):
 def test_the_loser_is_the_spoilers_of_the_cut_photograph(settings, backbone, tmp_path):
     store, _ = made(replace(settings, batch_size=3), backbone, tmp_path / "out")
     gallery, studio = Gallery(tmp_path / "out/images", settings.images), Studio(backbone, Embeddings(backbone), 3, 7.5)
-    for record in store.records[:4]:
-        [loser] = settings.spoil.spoil([gallery.stored(record.id, "winner")], [record.prompt], [record.seed], studio)
-        difference = np.asarray(loser.image, dtype=int) - np.asarray(gallery.stored(record.id, "loser"))
+    for index, record in enumerate(store.records[:4]):
+        size = Pixels(*(2 * n for n in store.shape(index)[:0:-1]))
+        winner, loser = (gallery.stored(record.id, side, size) for side in ("winner", "loser"))
+        [again] = settings.spoil.spoil([winner], [record.prompt], [record.seed], studio)
+        difference = np.asarray(again.image, dtype=int) - np.asarray(loser)
         assert abs(difference).max() <= 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import tracemalloc
 from dataclasses import replace
 
@@ -108,9 +109,44 @@ def test_a_photograph_that_was_exchanged(settings, backbone, tmp_path, monkeypat
         with pytest.raises(KeyboardInterrupt):
             make(settings, backbone, tmp_path / "out")
     tiny_vision.noise_image(9).save(settings.images / "1.png")
-    assert "1.png was exchanged since it was looked at" in refused(settings, backbone, tmp_path / "out")
+    assert "was made from another content of images" in refused(settings, backbone, tmp_path / "out")
+    candidate = next(row for row in Table(tmp_path / "out/candidates/00-photos.jsonl").kept if row.name == "1.png")
+    with pytest.raises(UserError, match=r"1\.png was exchanged since it was looked at"):
+        candidate.cut(settings.images)
     (settings.images / "1.png").unlink()
-    assert "1.png: cannot be read" in refused(settings, backbone, tmp_path / "out")
+    with pytest.raises(UserError, match=r"1\.png: cannot be read"):
+        candidate.cut(settings.images)
+
+
+def _add_photograph(folder):
+    tiny_vision.noise_image(9).save(folder / "9.png")
+
+
+CHANGES = {
+    "one more": _add_photograph,
+    "one less": lambda folder: (folder / "0.png").unlink(),
+    "another name": lambda folder: (folder / "0.png").rename(folder / "00.png"),
+    "another caption": lambda folder: (folder / "0.txt").write_text("a blue square"),
+    "a caption more": lambda folder: (folder / "3.txt").write_text("a blue square"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_finished_folder_is_not_that_of_other_photographs(settings, backbone, tmp_path, change):
+    make(settings, backbone, tmp_path / "out")
+    change(settings.images)
+    assert "was made from another content of images" in refused(settings, backbone, tmp_path / "out")
+
+
+def test_the_same_photographs_in_another_folder_carry_on(settings, backbone, tmp_path, caplog):
+    inside = settings.images / "pairs"
+    make(settings, backbone, inside)
+    shutil.copytree(settings.images, tmp_path / "moved")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "moved/pairs").glob("shard-*")}
+    with caplog.at_level("INFO"):
+        make(replace(settings, images=tmp_path / "moved"), backbone, tmp_path / "moved/pairs")
+    assert "all pairs were there already" in caplog.text
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "moved/pairs").glob("shard-*")}
 
 
 def test_a_listing_that_changed(settings, backbone, tmp_path, monkeypatch):
@@ -127,7 +163,7 @@ def test_a_listing_that_changed(settings, backbone, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             make(settings, backbone, tmp_path / "out")
     (settings.images / "0.png").unlink()
-    assert "began with photograph 0.png where now is 1.png" in refused(settings, backbone, tmp_path / "out")
+    assert "was made from another content of images" in refused(settings, backbone, tmp_path / "out")
 
 
 def test_an_image_that_is_gone(settings, backbone, tmp_path):
@@ -169,15 +205,17 @@ def test_memory_is_flat(settings, backbone, tmp_path, monkeypatch):
     changed = replace(settings, filters=(CaptionLength(max_words=5),), near_duplicates=None)
 
     def peak(num):
-        photos = (Photo(f"{n}.png", place, f"a caption of photograph {n} that says too much") for n in range(num))
-        monkeypatch.setattr(real, "list_photos", lambda *_: photos)
+        def photos(*_):
+            return (Photo(f"{n}.png", place, f"a caption of photograph {n} that says too much") for n in range(num))
+
+        monkeypatch.setattr(real, "list_photos", photos)
         monkeypatch.setattr(looking, "look_at_photos", lambda some: ((photo, seen) for photo in some))
         gc.collect()
         tracemalloc.start()
         told = refused(changed, backbone, tmp_path / f"{num}")
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert f"none of its {num - 1} photographs" in told  # the first was looked for before anything was written
+        assert f"none of its {num} photographs" in told
         return found
 
     peak(100)

@@ -7,18 +7,22 @@ is written as its rows come and renamed when it is whole: a killed run carries o
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from PIL import Image
 
 from contrapose.curate.images import Skip, digest, read_image
 from contrapose.curate.stored import InFile, InParquet, InTar, Stored
 from contrapose.errors import UserError
+from contrapose.files import is_full
 from contrapose.pairs.buckets import Size, apply, plan_fit
+from contrapose.pairs.prompts import is_writable
 from contrapose.pairs.store import PairRecord
 from contrapose.sample.noise import random_seed
 
@@ -68,7 +72,9 @@ class LeftOut:
 
 Row = Candidate | LeftOut
 T = TypeVar("T")
-_LEFT_OUT = '"reason": '
+BROKEN = "delete the folder and run the same command again"
+_LEFT_OUT = b'"reason": '
+_ID = re.compile(r"[0-9a-f]{16}")
 _STORED: dict[str, type[Stored]] = {"file": InFile, "tar": InTar, "parquet": InParquet}
 _KINDS = {cls: kind for kind, cls in _STORED.items()}
 
@@ -90,10 +96,10 @@ class Table:
         self.path = path
 
     def __iter__(self) -> Iterator[Row]:
-        return self._rows("")
+        return self._rows(b"")
 
     def __len__(self) -> int:
-        return sum(1 for _ in self._lines(""))
+        return sum(1 for _ in self._lines(b""))
 
     @property
     def kept(self) -> Kept:
@@ -109,22 +115,23 @@ class Table:
 
     def of_bucket(self, size: Size) -> Iterator[Candidate]:
         """The candidates of one bucket."""
-        return (row for row in self._rows(f'"bucket": [{size.width}, {size.height}]') if isinstance(row, Candidate))
+        holding = f'"bucket": [{size.width}, {size.height}]'.encode()
+        return (row for row in self._rows(holding) if isinstance(row, Candidate))
 
-    def _lines(self, holding: str) -> Iterator[tuple[int, str]]:
+    def _lines(self, holding: bytes) -> Iterator[tuple[int, bytes]]:
         """The lines that hold this text, numbered from 1; a quotation mark within a caption is escaped in them."""
         if self.path.exists():
-            with self.path.open(encoding="ascii") as file:
+            with self.path.open("rb") as file:
                 yield from ((number, line) for number, line in enumerate(file, 1) if holding in line)
 
-    def _rows(self, holding: str) -> Iterator[Row]:
+    def _rows(self, holding: bytes) -> Iterator[Row]:
         for number, line in self._lines(holding):
             try:
                 raw = json.loads(line)
-                yield LeftOut(**raw) if _LEFT_OUT in line else _candidate(raw)
-            except (ValueError, TypeError, KeyError):
-                mend = "delete the folder and run the same command again"
-                raise UserError(f"{self.path.parent}: {self.path.name} line {number} is broken; {mend}") from None
+                row = _left_out(raw) if _LEFT_OUT in line else _candidate(raw)
+            except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+                raise UserError(f"{self.path.parent}: {self.path.name} line {number} is broken; {BROKEN}") from None
+            yield row
 
 
 class Kept:
@@ -154,11 +161,21 @@ def write_table(path: Path, produce: Produce) -> Iterator[int]:
     done = len(aside)
     with aside.path.open("ab") as file:
         for group in produce(aside):
-            file.write(b"".join(_line(row) for row in group))
-            file.flush()
+            _append(file, b"".join(_line(row) for row in group), path)
             done += len(group)
             yield done
+        os.fsync(file.fileno())
     aside.path.replace(path)
+
+
+def _append(file: BinaryIO, data: bytes, path: Path) -> None:
+    try:
+        file.write(data)
+        file.flush()
+    except OSError as error:
+        if is_full(error):
+            raise UserError(f"{path}: the disk is full; free some space and run the same command again") from error
+        raise
 
 
 def by_bucket(table: Table, among: Iterable[Size], skip: int = 0) -> Iterator[Candidate]:
@@ -182,11 +199,37 @@ def _line(row: Row) -> bytes:
 
 
 def _candidate(raw: dict[str, Any]) -> Candidate:
-    """The inverse of `_line`; by hand, since tables are read often."""
+    """The inverse of `_line`; by hand, since tables are read often. Raises `ValueError` for what it never writes."""
     kind, path, *rest = raw["image"]
     raw["image"] = _STORED[kind](Path(path), *rest)
     raw["size"], raw["bucket"], raw["position"] = Size(*raw["size"]), Size(*raw["bucket"]), tuple(raw["position"])
-    return Candidate(**raw)
+    candidate = Candidate(**raw)
+    if not all(_are_sound(candidate)):
+        raise ValueError("no row of ours")
+    return candidate
+
+
+def _are_sound(row: Candidate) -> Iterator[bool]:
+    """Whether each field has the type and the range that `_line` was given."""
+    yield isinstance(row.name, str) and _ID.fullmatch(row.id) is not None
+    yield row.caption is None or (isinstance(row.caption, str) and is_writable(row.caption))
+    yield type(row.flip) is bool and isinstance(row.why, dict)
+    yield all(type(side) is int and side > 0 for side in (*row.size, *row.bucket))
+    yield type(row.fingerprint) is int and 0 <= row.fingerprint < 2**64
+    yield type(row.seed) is int and 0 <= row.seed < 2**63
+    yield len(row.position) == 2 and all(0 <= share <= 1 for share in row.position)
+    yield all(type(score) is float for score in row.scores.values())
+    yield not row.image.path.is_absolute() and ".." not in row.image.path.parts
+    for place in fields(row.image)[1:]:
+        value = getattr(row.image, place.name)
+        yield isinstance(value, str) if place.type == "str" else type(value) is int and value >= 0
+
+
+def _left_out(raw: dict[str, Any]) -> LeftOut:
+    row = LeftOut(**raw)
+    if not all(isinstance(text, str) for text in vars(row).values()):
+        raise ValueError("no row of ours")
+    return row
 
 
 def _cut_short(path: Path) -> None:

@@ -9,9 +9,11 @@ from typing import Literal
 from PIL import Image
 
 from contrapose.curate.candidates import Candidate, LeftOut, Row
+from contrapose.curate.images import UNREADABLE
 from contrapose.curate.spoil.studio import Spoiled
 from contrapose.errors import UserError
 from contrapose.files import replacing
+from contrapose.pairs.buckets import Size
 
 _QUICK = 1  # zlib's level: half the size is won at once, and the rest would cost as much as the networks
 
@@ -30,16 +32,18 @@ class Gallery:
         if not candidate.why:
             assert side == "winner", "there is no loser yet"
             return candidate.cut(self.root)
-        return self.stored(candidate.id, side)
+        return self.stored(candidate.id, side, candidate.bucket)
 
-    def stored(self, id_: str, side: Literal["winner", "loser"]) -> Image.Image:
-        """An image that was saved; `UserError` when it is gone or broken."""
+    def stored(self, id_: str, side: Literal["winner", "loser"], size: Size) -> Image.Image:
+        """An image that was saved; `UserError` when it is gone, broken or of another size."""
         path = self.path(id_, side)
         try:
             with Image.open(path, formats=["PNG"]) as image:
-                return image.convert("RGB")
-        except OSError:
-            raise UserError(f"{path}: gone or broken; delete {self.folder.parent} and run the command again") from None
+                if image.size == size:
+                    return image.convert("RGB")
+        except (*UNREADABLE, Image.DecompressionBombError):
+            pass
+        raise UserError(f"{path}: gone or broken; delete {self.folder.parent} and run the command again")
 
     def keep(self, candidate: Candidate, winner: Image.Image, spoiled: Spoiled) -> Row:
         """Save a pair's images; one whose two sides are the same is left out."""

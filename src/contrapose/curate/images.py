@@ -31,7 +31,7 @@ UNREAD = (
 )
 """Endings of images that are counted and left out, since their formats are not read."""
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # others, such as EPS, run programs
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
 NUM_THREADS = min(8, os.cpu_count() or 1)
 _WARNINGS = threading.Lock()  # `warnings.catch_warnings` is for the whole process
 T, R = TypeVar("T"), TypeVar("R")
@@ -60,14 +60,14 @@ def read_image(where: Path | Stored, max_pixels: int | None = None) -> Image.Ima
             raise Skip(f"{stored.name}: is empty")
         with _opened(io.BytesIO(data), stored.name, max_pixels) as image:
             image.load()
-            with _quiet(), suppress(*_UNREADABLE):
+            with _quiet(), suppress(*UNREADABLE):
                 image.getexif()  # which PIL keeps: broken ones warn here, and matter to nobody
             return as_rgb(image)
     except Image.DecompressionBombError:
         raise Skip(f"{stored.name}: has more pixels than PIL's limit of {Image.MAX_IMAGE_PIXELS}") from None
     except UnidentifiedImageError:
         raise Skip(f"{stored.name}: cannot be read (cannot identify it as any of {', '.join(_FORMATS)})") from None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         told = getattr(error, "strerror", None) or str(error) or type(error).__name__
         reason = " ".join(told.replace(str(stored.path), stored.path.name).split())
         raise Skip(f"{stored.name}: cannot be read ({reason})") from None

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from contrapose import runfile
 from contrapose.backbones.base import Backbone
+from contrapose.backbones.digests import model_digest
 from contrapose.backbones.loading import Loading
 from contrapose.curate.fitting import Fitting
 from contrapose.curate.images import NUM_THREADS, Seen, Skip, look_at, read_image
@@ -74,6 +75,7 @@ class Import(Fitting, Reading, Loading):
 
 
 CONVERTER = runfile.converter()
+_SOURCES = ("winners", "losers", "metadata", "source", "images")
 
 
 class Planned(NamedTuple):
@@ -152,7 +154,9 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) ->
         return latents([by_id[record.id] for record in some])
 
     with one_writer(out):
-        begin(out, {"import": settings, **notes}, CONVERTER, backbone, records, plan.skipped)
+        model = {"import.model": model_digest(settings.model, settings)}
+        sources = [f"import.{name}" for name in _SOURCES if getattr(settings, name) is not None]
+        begin(out, {"import": settings, **notes}, CONVERTER, backbone, records, plan.skipped, model, sources)
         yield from fill(out, shards, settings.batch_size, make)
 
 

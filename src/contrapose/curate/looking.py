@@ -13,7 +13,6 @@ from contrapose.curate.candidates import Candidate, LeftOut, Row, Table, groups,
 from contrapose.curate.fitting import Fitting
 from contrapose.curate.images import Skip
 from contrapose.curate.photos import Look, NearDuplicates, Photo, SkippedPhoto, look_at_photos
-from contrapose.errors import UserError
 from contrapose.pairs.buckets import Size, cover, nearest
 from contrapose.sample.noise import random_seed
 
@@ -33,19 +32,11 @@ class Looking(NamedTuple):
 
 
 def look(path: Path, listing: Listing, how: Looking) -> Iterator[int]:
-    """Write the table of photographs, yielding how many were looked at; run it again to carry on.
-
-    Raises `UserError` when the listing is no longer what it was when it was begun.
-    """
+    """Write the table of photographs, yielding how many were looked at; the same listing again carries on."""
 
     def looked(so_far: Table) -> Iterator[Sequence[Row]]:
         near = None if how.near_duplicates is None else NearDuplicates(how.near_duplicates)
-        for row, listed in zip(so_far, listing, strict=False):
-            if row.name != listed.name:
-                raise UserError(
-                    f"{path.parent}: began with photograph {row.name} where now is {listed.name}; put the source back "
-                    "as it was, or choose another --out"
-                )
+        for row, _ in zip(so_far, listing, strict=False):  # which passes over what was looked at
             if near and isinstance(row, Candidate):
                 near.seen(row.name, row.fingerprint)
         return groups(_rows(listing, how, near), _ROWS)

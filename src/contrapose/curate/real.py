@@ -25,9 +25,10 @@ from torch import Tensor
 
 from contrapose import runfile
 from contrapose.backbones.base import Backbone
+from contrapose.backbones.digests import model_digest
 from contrapose.backbones.loading import Loading
 from contrapose.core.guidance import FreeScale
-from contrapose.curate.candidates import Table, by_bucket, groups
+from contrapose.curate.candidates import BROKEN, Table, by_bucket, groups
 from contrapose.curate.captions import Captioner
 from contrapose.curate.filters import BOTH, FILTERS, NAMES, AnyFilter, CaptionLength, needs_loser
 from contrapose.curate.filters import Size as SizeFilter
@@ -35,7 +36,7 @@ from contrapose.curate.fitting import Fitting
 from contrapose.curate.gallery import Gallery
 from contrapose.curate.images import several
 from contrapose.curate.looking import Listing, Looking, look
-from contrapose.curate.photos import list_photos
+from contrapose.curate.photos import count_and_digest, list_photos
 from contrapose.curate.shards import SKIPPED, begin, fill, write_skipped
 from contrapose.curate.sifting import sift, spoil, write_captions
 from contrapose.curate.spoil import SPOILERS, AnySpoiler, Studio
@@ -99,14 +100,14 @@ class Progress(NamedTuple):
 def make_pairs(settings: Real, backbone: Backbone, out: Path) -> Iterator[Progress]:
     """Make the pairs, stage by stage, yielding how far they are; run it again to carry on.
 
-    Raises `UserError` for a source without photographs, weights that are not at hand, settings that differ from those
-    that `out` was made with, and when every photograph was left out.
+    Raises `UserError` for a source without photographs, weights that are not at hand, settings or photographs that
+    differ from those that `out` was made with, and when every photograph was left out.
     """
     settings = replace(backbone.with_usual(settings), resolution=settings.resolution_for(backbone))
     run = _Run(settings, backbone, out)
     with one_writer(out):
         run.check()
-        runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"])
+        runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"], inputs=run.inputs)
         runfile.claim(run.folder / OF_MODEL, {"fingerprint": backbone.fingerprint}, CONVERTER)
         for number in range(len(run.stages)):
             yield from run.carry_out(number)
@@ -139,12 +140,13 @@ class _Run:
         self.names = names
 
     def check(self) -> None:
-        """Look, before anything is written, whether there are photographs and all weights that are still needed."""
+        """Look, before anything is written, at the whole listing, and whether all weights that are needed are there."""
         if (self.out / MANIFEST).exists() and not (self.out / SETTINGS).exists():
             raise UserError(f"{self.out}: already holds pairs that were not made of photographs; choose another --out")
         todo = [stage for stage, table in zip(self.stages, self.tables, strict=True) if not table.path.exists()]
-        if "photos" in todo:
-            next(self._listing())
+        self.num_photos, photos = count_and_digest(self._listing())
+        model = model_digest(self.settings.model, self.settings)
+        self.inputs = {"model": model, "images": photos, "real.model": model, "real.images": photos}
         device = str(self.backbone.device)
         if "captions" in todo and self.settings.captioner:
             self.settings.captioner.load(device)
@@ -153,14 +155,18 @@ class _Run:
                 stage.scorer.load(device)
 
     def _listing(self) -> Listing:
-        return list_photos(self.settings.images, self.settings.split)
+        return list_photos(self.settings.images, self.settings.split, self.out)
 
     def carry_out(self, number: int) -> Iterator[Progress]:
-        """Write one stage's table; `UserError` when nothing is left after it."""
+        """Write one stage's table; `UserError` when one that is there lacks rows, or when nothing is left after it."""
         table, name = self.tables[number], self.names[number]
+        total = self.num_left(number - 1) if number else self.num_photos
         if not table.path.exists():
-            total = self.num_left(number - 1) if number else None
             yield from (Progress(name, done, total) for done in self._work(number))
+        else:
+            num = sum(1 for _ in table)  # which looks at every row
+            if num != total:
+                raise UserError(f"{table.path}: holds {num} rows for {total} photographs; {BROKEN}")
         if not self.num_left(number):
             write_skipped(self.out, self.skipped())
             told = f"none of its {len(self.tables[0])} photographs can be used ({told_counts(self.out)})"
@@ -171,7 +177,8 @@ class _Run:
         """Leave the folder to mended settings, unless a network has worked for what these have come to."""
         done = self.stages[: number + 1]
         if all(stage == "photos" or (not isinstance(stage, str) and stage.scorer is None) for stage in done):
-            for made in (self.out / SETTINGS, self.folder / OF_MODEL, *(table.path for table in self.tables)):
+            tables = [table.path for table in self.tables]
+            for made in (self.out / SETTINGS, self.out / runfile.INPUTS, self.folder / OF_MODEL, *tables):
                 made.unlink(missing_ok=True)
 
     def num_left(self, number: int) -> int:
@@ -204,16 +211,17 @@ class _Run:
             for number, (name, table) in enumerate(zip(self.names, self.tables, strict=True))
         ]
         records = (candidate.record for candidate in by_bucket(last, self.among))
-        begin(self.out, {"real": s, "stages": counts}, CONVERTER, self.backbone, records, self.skipped())
+        settings = {"real": s, "stages": counts}
+        begin(self.out, settings, CONVERTER, self.backbone, records, self.skipped(), self.inputs)
         same_size = groups(by_bucket(last, self.among), s.shard_size, lambda candidate: candidate.bucket)
         shards = ((some[0].bucket, [candidate.record for candidate in some]) for some in same_size)
         total = self.num_left(-1)
         for done in fill(self.out, shards, s.batch_size, self._encode):
             yield Progress("encoding", done, total)
 
-    def _encode(self, _: Size, records: Sequence[PairRecord]) -> Tensor:
+    def _encode(self, size: Size, records: Sequence[PairRecord]) -> Tensor:
         """Latents [b, 2, ...]: winners and losers side by side in one call of the autoencoder."""
-        sides = [(record.id, side) for record in records for side in BOTH]
+        sides = [(record.id, side, size) for record in records for side in BOTH]
         images = list(several(lambda one: self.gallery.stored(*one), sides))
         return self.studio.encode(images).cpu().unflatten(0, (len(records), 2))
 

@@ -16,7 +16,7 @@ from contrapose import runfile
 from contrapose.backbones.base import Backbone
 from contrapose.errors import UserError
 from contrapose.files import replacing
-from contrapose.pairs.manifest import FORMAT, MANIFEST
+from contrapose.pairs.manifest import FORMAT, MANIFEST, read_manifest
 from contrapose.pairs.store import PairRecord, count_and_digest, read_shard, shard_path, write_shard
 
 SKIPPED = "skipped.jsonl"
@@ -40,12 +40,14 @@ def begin(
     records: Iterable[PairRecord],
     skipped: Iterable[dict[str, str]],
     inputs: Mapping[str, str] | None = None,
+    sources: Iterable[str] = (),
 ) -> None:
     """Claim `out` by `pairs.yaml` and write what was left out; `settings` is one entry, such as `draw` or `import`.
 
     `records` are all pairs in the order of their shards, and are gone through once. `inputs` gives what the settings
-    name (dotted, such as `draw.model`) with the digests of what lies there. Raises `UserError` when `out` holds pairs
-    of other settings, another model or other prompts.
+    name (dotted, such as `draw.model`) with the digests of what lies there. `sources` are
+    settings that name what the pairs themselves were read from. Raises `UserError` when `out` holds pairs of other
+    settings, another model or other prompts.
     """
     num, digest = count_and_digest(records)
     manifest = {
@@ -55,8 +57,14 @@ def begin(
         "pairs_digest": digest,  # of the pairs as they are planned, since shards may be changed or exchanged later
         **conv.unstructure(settings),
     }
-    digests = {**(inputs or {}), "pairs_digest": digest}  # what the pairs were made from is told first
-    runfile.claim(out / MANIFEST, manifest, conv, free=[f"{name}.batch_size" for name in settings], inputs=digests)
+    digests = {**(inputs or {}), **dict.fromkeys([*sources, "pairs_digest"], digest)}  # told in this order
+    free = ["num_pairs", *(f"{name}.batch_size" for name in settings)]  # other pairs are told by what they come from
+    runfile.claim(out / MANIFEST, manifest, conv, free, digests)
+    noted = read_manifest(out)["num_pairs"]
+    if noted != num:
+        raise UserError(
+            f"{out / MANIFEST}: num_pairs is {noted}, not {num}; delete the folder, or choose another --out"
+        )
     write_skipped(out, skipped)
 
 
