@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -51,6 +52,26 @@ def test_no_code_in_yaml(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("name: !!python/object/apply:os.getcwd []\n")
     with pytest.raises(UserError, match="YAML"):
         runfile.read(tmp_path / "run.yaml", Outer, CONVERTER)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    grade: Literal[1, 2] = 1
+    kind: Literal["a", "b"] | None = None
+
+
+@pytest.mark.parametrize(
+    "text", ["grade: 3", "grade: 1.0", "grade: yes", "grade: '1'", "grade: [1]", "kind: c", "kind: 1"]
+)
+def test_a_choice_is_taken_by_value_and_type(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(UserError, match=f"is none of .* in {text.partition(':')[0]}$"):
+        runfile.read(tmp_path / "run.yaml", Chosen, CONVERTER)
+
+
+def test_a_choice_is_read(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("{grade: 2, kind: b}")
+    assert runfile.read(tmp_path / "run.yaml", Chosen, CONVERTER) == Chosen(2, "b")
 
 
 @pytest.mark.parametrize("key", ["margin", "maxin", "n"])

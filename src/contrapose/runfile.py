@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import cattrs
 import yaml
@@ -31,6 +31,7 @@ def converter(*unions: tuple[Any, Names]) -> cattrs.Converter:
     strict.register_structure_hook(int, _whole)
     strict.register_structure_hook(float, _number)
     strict.register_structure_hook(str, _exactly(str))
+    strict.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_of)
     for union, names in unions:
         by_class = {cls: name for name, cls in names.items()}
         configure_tagged_union(union, strict, tag_name="name", tag_generator=by_class.__getitem__)
@@ -44,6 +45,14 @@ def _exactly(kind: type) -> Any:
         return value
 
     return structure
+
+
+def _one_of(value: Any, choice: Any) -> Any:
+    """A value that equals an option and is of its type too, since 1, 1.0 and yes are equal in Python."""
+    options = get_args(choice)
+    if not any(value == option and type(value) is type(option) for option in options):
+        raise TypeError(f"{_shown(value)} is none of {', '.join(map(str, options))}")
+    return value
 
 
 def _whole(value: Any, _: type) -> int:
