@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from contrapose import __version__
@@ -177,6 +178,22 @@ def test_any_error_of_the_file_system_is_one_line(told: Told, monkeypatch, numbe
 
     monkeypatch.setattr("contrapose.cli.main.run", fail)
     assert f"/some/where: {os.strerror(number).lower()}" in told("report")
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: bytearray(2**62),
+        lambda: torch.empty(2**60, dtype=torch.uint8),
+        lambda: torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20.00 GiB."),
+    ],
+)
+def test_memory_that_runs_out_is_one_line(told: Told, monkeypatch, work) -> None:
+    def fail(*_: object) -> None:
+        raise work()
+
+    monkeypatch.setattr("contrapose.cli.main.run", fail)
+    assert "out of memory; take a smaller --batch-size" in told("sample")
 
 
 @pytest.mark.parametrize(("error", "told"), [(OSError(28, "No space"), False), (ValueError("ours"), True)])

@@ -116,9 +116,18 @@ def _explained(error: Exception) -> int:
     message = str(error) if isinstance(error, UserError) else None
     if isinstance(error, OSError):
         message = _mendable(error)
+    if _is_out_of_memory(error):
+        message = "out of memory; take a smaller --batch-size (align: --micro-batch), smaller images or less precision"
     if message is None:
         raise error
     return _fail(message, 2)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of which each device tells in its own words."""
+    phrases = ("out of memory", "can't allocate memory", "not enough memory")
+    told = isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in phrases)
+    return told or isinstance(error, MemoryError)
 
 
 def _check_arguments(arguments: list[str]) -> None:
