@@ -13,8 +13,9 @@ from contrapose.backbones.loading import DTYPES
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import parse
 from contrapose.cli.progress import follow, quiet_libraries
-from contrapose.curate.exports import Export, export_pairs
+from contrapose.curate.exports import Export, digest_of_export, export_pairs, is_exported
 from contrapose.errors import UserError
+from contrapose.files import check_file, one_writer
 from contrapose.pairs.store import PairStore
 
 
@@ -37,15 +38,23 @@ def main(arguments: list[str], prog: str) -> None:
 
 def hand_out(command: Command) -> None:
     settings, out = command.settings, command.out
-    if out.suffix != ".parquet" or out.is_dir():
+    if out.suffix != ".parquet":
         raise UserError(f"--out {out}: name a file that ends in .parquet")
-    if out.exists() and not command.overwrite:
-        raise UserError(f"--out {out}: is there already; choose another name, or replace it with --overwrite")
+    check_file(out)
     store = PairStore(command.pairs)
     model = settings.model or store.settings.get("model")
     if model is None:
         raise UserError(f"{command.pairs}: does not say which model made these pairs; name it with --model")
     quiet_libraries()
-    backbone = load_backbone(model, DTYPES[settings.dtype], command.device, loading=settings)
-    follow("decoding pairs", len(store), export_pairs(settings, store, backbone, out))
+    with one_writer(out, beside=True):
+        if out.exists() and not command.overwrite:
+            if is_exported(out, digest_of_export(settings, store, model)):
+                print(f"{out}: {len(store)} pairs, which were there already")
+                return
+            raise UserError(
+                f"--out {out}: is there already, of other pairs or settings; choose another name, or replace it with "
+                "--overwrite"
+            )
+        backbone = load_backbone(model, DTYPES[settings.dtype], command.device, loading=settings)
+        follow("decoding pairs", len(store), export_pairs(settings, store, backbone, out))
     print(f"{out}: {len(store)} pairs")

@@ -20,7 +20,9 @@ import torch
 from PIL import Image
 
 from contrapose.backbones.base import Backbone
+from contrapose.backbones.digests import model_digest
 from contrapose.backbones.loading import Loading
+from contrapose.contents import digest_of_parts
 from contrapose.curate.images import several
 from contrapose.curate.listings.pick_a_pic import CAPTION, DEGRADED, IMAGE_0, IMAGE_1, LABEL_0, LABEL_1
 from contrapose.errors import UserError
@@ -29,6 +31,7 @@ from contrapose.pairs.store import PairRecord, PairStore, stack
 from contrapose.ranges import Batch, checked
 from contrapose.sample.noise import random_seed
 
+_MADE_OF = b"contrapose"  # in the schema's metadata
 _GROUP = 100  # rows that a reader gets at a time, as in Hugging Face's image data sets
 _SAVING: dict[str, dict[str, Any]] = {"png": {"format": "PNG"}, "jpeg": {"format": "JPEG", "quality": 95}}
 
@@ -48,11 +51,26 @@ class Export(Loading):
     """Precision of the autoencoder."""
 
 
+def digest_of_export(settings: Export, store: PairStore, model: str) -> str:
+    """A digest of all that decides an export: the pairs, the model's files and the settings."""
+    chosen = {name: value for name, value in vars(settings).items() if name not in ("model", "batch_size")}
+    return digest_of_parts([store.digest, model_digest(model, settings), sorted(chosen.items())])
+
+
+def is_exported(out: Path, digest: str) -> bool:
+    """Whether a whole file is there that was made of exactly this."""
+    try:
+        return (pq.read_schema(out).metadata or {}).get(_MADE_OF) == digest.encode()
+    except (OSError, ValueError, pa.ArrowException):
+        return False
+
+
 def export_pairs(settings: Export, store: PairStore, backbone: Backbone, out: Path) -> Iterator[int]:
     """Write all pairs to `out`, yielding the number done so far; the file is whole or absent.
 
     Columns: uid, jpg_0, jpg_1 (image files), label_0, label_1 (the winner's preference and what is left of 1),
-    caption, and degraded_prompt where any pair has one. Raises `UserError` for pairs of another model.
+    caption, and degraded_prompt where any pair has one. The schema's metadata tell `digest_of_export`. Raises
+    `UserError` for pairs of another model.
     """
     theirs = store.manifest.get("fingerprint", backbone.fingerprint)
     if theirs != backbone.fingerprint:
@@ -61,6 +79,7 @@ def export_pairs(settings: Export, store: PairStore, backbone: Backbone, out: Pa
             f"({backbone.fingerprint}), which may decode them wrongly; name that one with --model"
         )
     schema = _schema(any(record.degraded for record in store.records))
+    schema = schema.with_metadata({_MADE_OF: digest_of_export(settings, store, str(backbone.source.model))})
     done, waiting = 0, []
     with replacing(out) as aside, pq.ParquetWriter(aside, schema) as writer:
         for indices in _batches(store, settings.batch_size):
