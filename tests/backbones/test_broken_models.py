@@ -71,6 +71,10 @@ TABLE: dict[str, tuple[str, Spoil, str]] = {
     "config NaN": ("sd", edit("unet/config.json", norm_eps=float("nan")), "norm_eps is nan"),
     "config infinite": ("sd", edit("vae/config.json", norm_eps=float("inf")), "norm_eps is inf"),
     "config without end": ("sd", edit("text_encoder/config.json", vocab_size=10**12), "vocab_size is 1000000"),
+    "config of no number": ("sd", edit("unet/config.json", norm_eps=None), "norm_eps is None, where a number is"),
+    "config of a fraction": ("sd", edit("unet/config.json", downsample_padding=1.5), "downsample_padding is 1.5"),
+    "config of negative heads": ("sd", edit("text_encoder/config.json", num_attention_heads=-1), "_heads is -1, where"),
+    "config of no groups": ("sd", edit("vae/config.json", norm_num_groups=True), "norm_num_groups is True, where"),
     "class name a number": ("sd", edit("unet/config.json", _class_name=5, cross_attention_dim=64), "unet"),
     "side text": ("sd", edit("unet/config.json", sample_size="64"), "unet/config.json: sample_size is '64'"),
     "side null": ("sd", edit("unet/config.json", sample_size=None), "unet/config.json: sample_size is None"),
@@ -90,7 +94,10 @@ TABLE: dict[str, tuple[str, Spoil, str]] = {
     "mean of other channels": ("sdxl", edit("vae/config.json", latents_mean=[0.0]), "latents_mean is [0.0]"),
     "deviation 0": ("sdxl", edit("vae/config.json", latents_std=[1, 1, 0, 1]), "latents_std is [1, 1, 0, 1]"),
     "latents of other channels": ("sd", edit("unet/config.json", in_channels=9), "unet"),
-    "tokenizer config empty": ("sd", write("tokenizer/tokenizer_config.json", "{}"), "model_max_length is 1e+30"),
+    "tokenizer config empty": ("sd", write("tokenizer/tokenizer_config.json", "{}"), "model_max_length is 1000000000"),
+    "tokenizer length of text": (
+        "sd", edit("tokenizer/tokenizer_config.json", model_max_length="77"), "model_max_length is '77'",
+    ),
     "tokenizer config deep": ("sd", write("tokenizer/tokenizer_config.json", DEEP), "config.json: not readable"),
     "tokenizer longer than its encoder": (
         "sdxl", edit("tokenizer_2/tokenizer_config.json", model_max_length=7777), "tokenizer_2: model_max_length is 7",
@@ -108,11 +115,13 @@ TABLE: dict[str, tuple[str, Spoil, str]] = {
         "sd", scheduled(prediction_type=5), "the network predicts 5 (known",
     ),
     "scheduler of an unknown spacing": (
-        "sd", scheduled(timestep_spacing="evenly"), "its times cannot be made",
+        "sd", scheduled(timestep_spacing="evenly"), "it cannot take a step",
     ),
     "scheduler with an offset": (
         "sdxl", scheduled(steps_offset=5000), "where the network knows 0 to 1000",
     ),
+    "scheduler of no order": ("sd", scheduled(solver_order=0), "it cannot take a step"),
+    "scheduler of one beta": ("sd", scheduled(trained_betas=True), "its betas do not lead"),
     "scheduler of text": ("sd", scheduled(beta_end="x"), "cannot be loaded"),
     "scheduler of no steps": ("sd", scheduled(num_train_timesteps=0), "_timesteps is 0"),
     "scheduler of negative steps": (
@@ -120,8 +129,8 @@ TABLE: dict[str, tuple[str, Spoil, str]] = {
     ),
     "scheduler of half steps": ("sd", scheduled(num_train_timesteps=9.5), "_timesteps is 9.5"),
     "flow of text": ("sd3", scheduled(shift="3"), "cannot be loaded"),
-    "flow shift 0": ("sd3", scheduled(shift=0), "its times reach from nan"),
-    "flow shift negative": ("sana", scheduled(flow_shift=-3.0), "its times reach from -"),
+    "flow shift 0": ("sd3", scheduled(shift=0), "its shift is not above 0"),
+    "flow shift negative": ("sana", scheduled(flow_shift=-3.0), "its shift is not above 0"),
     "chat template missing": ("z-image", lambda f: (f / "tokenizer/chat_template.jinja").unlink(), "tokenizer cannot"),
     "chat template broken": ("z-image", write("tokenizer/chat_template.jinja", "{% for"), "tokenizer cannot read"),
     "no padding": ("sana", edit("tokenizer/tokenizer_config.json", pad_token=None), "tokenizer cannot read a prompt"),

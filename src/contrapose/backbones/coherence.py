@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _FEW = 0.9  # of the encoder's words; published tokenizers leave a few of its last rows unused
 TEXT_WIDTHS = ("caption_channels", "cap_feat_dim", "joint_attention_dim", "cross_attention_dim")
 _SHORT = 8  # tokens
+_SHORTEST = 3  # tokens: a word between the marks of beginning and end
 _TIMES = 1001  # that are looked at along a path
 
 
@@ -41,11 +42,12 @@ def _check_words(where: str, tokenizer: Any, config: Any) -> None:
         reason = " ".join(str(error).split())
         raise UserError(f"{where} cannot read a prompt: {reason:.200}; download the model again") from error
     # CLIP's texts are padded to what the tokenizer says, the others' to what the pipeline does.
-    limit = config.max_position_embeddings if config.model_type.startswith("clip") else None
-    if limit is not None and not 0 < tokenizer.model_max_length <= limit:
+    limit = config.max_position_embeddings if str(config.model_type).startswith("clip") else None
+    length = tokenizer.model_max_length
+    if limit is not None and not (type(length) is int and _SHORTEST <= length <= limit):
         raise UserError(
-            f"{where}: model_max_length is {tokenizer.model_max_length:.3g} in its tokenizer_config.json and its text "
-            f"encoder reads {limit} tokens; download the model again"
+            f"{where}: model_max_length is {length!r:.30} in its tokenizer_config.json and its text encoder reads "
+            f"{limit} tokens; download the model again"
         )
 
 

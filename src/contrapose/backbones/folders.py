@@ -31,6 +31,7 @@ _WEIGHTS = re.compile(
 _LARGEST = 10_000_000  # of any whole number: vocabularies have a quarter of a million words
 # Numbers that memory or time grow with before a single weight is read.
 _COUNTS = {"sample_size": 4096, "pos_embed_max_size": 512, "num_train_timesteps": 10_000}
+_DIVIDED = re.compile(r"(num_)?(\w+_)?heads|\w*head_dim|norm_num_groups|hidden_size|intermediate_size|d_(model|kv|ff)")
 _LARGEST_SIDE = 512  # of latents: images of 4096 pixels are of 128 to 512
 _MOST_LAYERS = 1000
 _MERGED = 0.99  # of a vocabulary's words that are longer than a letter; the others are marks, such as the end of a text
@@ -148,11 +149,29 @@ def _check_network(part: Part, hint: Any) -> None:
         names = " or ".join(kind.__name__ for kind in wanted)
         raise UserError(f"{part.folder}: is of class {part.kind.__name__}, where this pipeline takes {names}")
     config = check_numbers(part.folder / "config.json")
+    _check_kinds(part.folder / "config.json", part.kind, config)
     usual = inspect.signature(part.kind.__init__).parameters  # type: ignore[misc]
     if "sample_size" in usual and not part.name.startswith("vae"):
         _check_side(part.folder / "config.json", config.get("sample_size", usual["sample_size"].default))
     if part.name == "vae":
         _check_autoencoder(part.folder / "config.json", config)
+
+
+def _check_kinds(path: Path, kind: type[nn.Module], config: Mapping[str, Any]) -> None:
+    """Raise `UserError` for what is no number where the class takes a number, or a negative one where it counts."""
+    parameters = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
+    for name, hint in typing.get_type_hints(kind.__init__).items():  # type: ignore[misc]
+        if name not in config or hint not in (int, float):
+            continue
+        value = config[name]
+        usual = type(value) is type(parameters[name].default)  # diffusers calls some yes or no a float
+        if not usual and not _is_number(value):
+            raise UserError(f"{path}: {name} is {value!r:.100}, where a number is expected; {_AGAIN}")
+        if hint is int and (value != int(value) or value < 0):
+            raise UserError(f"{path}: {name} is {value!r:.100}, where a whole number is expected; {_AGAIN}")
+    for name, value in config.items():
+        if _DIVIDED.fullmatch(name) and isinstance(value, int) and (value is True or value < 1):
+            raise UserError(f"{path}: {name} is {value}, where a whole number above 0 is expected; {_AGAIN}")
 
 
 def _check_side(path: Path, size: Any) -> None:

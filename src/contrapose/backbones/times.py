@@ -12,6 +12,7 @@ from torch import Tensor
 from contrapose.core.path import Density, DiffusionPath, FlowPath, Space, shifted_table
 
 FLOW_STEPS = 1000  # that every published flow-matching network counts its time in
+_TRIED = 4  # steps: more than the highest order of a solver
 _SPACES: dict[str, Space] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 
 
@@ -40,7 +41,9 @@ def why_no_diffusion(scheduler: Any) -> str | None:
 
 def _why_no_path(usual: Tensor, own: Tensor) -> str | None:
     """The same of the abar [T] that a scheduler's betas make, and those that it has."""
-    if not (usual.isfinite().all() and (usual >= 0).all() and (usual <= 1).all() and (usual.diff() <= 0).all()):
+    if usual.ndim != 1 or not (
+        usual.isfinite().all() and (usual >= 0).all() and (usual <= 1).all() and (usual.diff() <= 0).all()
+    ):
         return "its betas do not lead from data to noise"
     # where abar is to end at exactly 0, schedulers that divide by it have 2^-24
     if own.shape != usual.shape or not torch.allclose(own.float(), usual.float(), atol=1e-5):
@@ -55,6 +58,8 @@ def why_no_flow(scheduler: Any) -> str | None:
         return "it does not walk the straight path from data to noise on which this network was trained"
     if config.get("prediction_type", "flow_prediction") != "flow_prediction":
         return f"it takes the network's velocity for a prediction of type {config.prediction_type}"
+    if any(config.get(name) is not None and not config[name] > 0 for name in ("shift", "flow_shift")):
+        return "its shift is not above 0"
     if config.get("invert_sigmas"):
         return "it counts its times from noise to data"
     if config.get("num_train_timesteps") != FLOW_STEPS:
@@ -63,14 +68,18 @@ def why_no_flow(scheduler: Any) -> str | None:
 
 
 def why_no_sampling(scheduler: Any, steps: int) -> str | None:
-    """Why a scheduler cannot tell times for so many steps; None for one that can."""
+    """Why a scheduler cannot take so many steps, of which a few are tried on nothing; None for one that can."""
     fresh, count = type(scheduler).from_config(scheduler.config), scheduler.config.num_train_timesteps
     options = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
     try:
         fresh.set_timesteps(steps, **options)
         times = torch.as_tensor(fresh.timesteps).float()
+        latents = torch.zeros(1, 4, 2, 2)
+        with torch.random.fork_rng(devices=[]):  # some add noise
+            for time in fresh.timesteps[:_TRIED]:
+                latents = fresh.step(torch.zeros_like(latents), time, latents, return_dict=False)[0]
     except Exception as error:  # settings that are never looked at before make these raise anything at all
-        return f"its times cannot be made ({' '.join(str(error).split()):.200})"
+        return f"it cannot take a step ({' '.join(str(error).split()):.200})"
     if not ((times >= 0).all() and (times <= count).all()):
         return f"its times reach from {times.min():g} to {times.max():g}, where the network knows 0 to {count}"
     return None
