@@ -60,7 +60,7 @@ class Optimisation:
     """AdamW's second decay."""
     weight_decay: AtLeast0 = 1e-2
     """Weight decay."""
-    epsilon: Annotated[float, Range(0, 1, low_open=True)] = 1e-8
+    epsilon: Annotated[float, Range(1e-30, 1)] = 1e-8  # much smaller ones are 0 in single precision
     """AdamW's epsilon."""
     max_grad_norm: AtLeast0 = 1.0
     """Gradients are scaled down to this norm; 0 leaves them as they are."""
