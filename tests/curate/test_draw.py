@@ -250,6 +250,12 @@ def test_a_shard_that_was_cut_or_exchanged_is_named(
     with pytest.raises(UserError, match=r"shard-00000\.safetensors: truncated or broken.*; delete it"):
         _drawn(draw, backbone, tmp_path / "pairs")
     first.unlink()
+    third = shard_path(tmp_path / "pairs", 3)
+    shutil.copy(second, third)
+    with pytest.raises(UserError, match=r"shard-00003\.safetensors: holds other pairs than were planned; take it out"):
+        _drawn(draw, backbone, tmp_path / "pairs")
+    for path in (first, third):
+        path.unlink()
     _drawn(replace(draw, batch_size=16), backbone, tmp_path / "pairs")  # as these were drawn, to the last bit
     assert _bytes(tmp_path / "pairs") == _bytes(tiny_pairs)
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from contrapose.curate.images import read_image
+from contrapose.curate.images import Skip, read_image
 from contrapose.curate.listings import Reading, folder_pairs, source_pairs
 from contrapose.curate.photos import Photo, SkippedPhoto, list_photos
 from contrapose.curate.shards import SKIPPED, write_skipped
@@ -179,3 +179,41 @@ def test_the_first_column_with_words_in_it_captions(tmp_path: Path, columns: dic
     pq.write_table(pa.table({"image": [_picture()] * 3, **columns}), tmp_path / "a.parquet")
     captions = [photo.caption for photo in list_photos(tmp_path / "a.parquet") if isinstance(photo, Photo)]
     assert captions == ["a", "a", "x"]
+
+
+IMAGES = {
+    "addresses": pa.array(["https://example.org/a.jpg"]),
+    "numbers": pa.array([5]),
+    "lists": pa.array([[137, 80]]),
+    "structs of other things": pa.array([{"url": "x"}]),
+}
+
+
+@pytest.mark.parametrize("column", IMAGES.values(), ids=IMAGES)
+def test_a_column_that_holds_no_image_files_is_named(tmp_path: Path, column: pa.Array) -> None:
+    pairs = {"jpg_0": column, "jpg_1": column, "label_0": [1.0], "caption": ["a"]}
+    pq.write_table(pa.table(pairs), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: its column jpg_0 is of .*; write image files as bytes"):
+        source_pairs(tmp_path / "a.parquet", Reading())
+    pq.write_table(pa.table({"image": column}), tmp_path / "b.parquet")
+    with pytest.raises(UserError, match=r"b\.parquet: its column image is of .*; write image files as bytes"):
+        list(list_photos(tmp_path / "b.parquet"))
+
+
+@pytest.mark.parametrize("kind", ["binary", "large_binary", "dictionary", "struct"])
+def test_every_column_of_bytes_is_read(tmp_path: Path, kind: str) -> None:
+    column = pa.array([_picture()])
+    columns = {
+        "binary": column, "large_binary": column.cast(pa.large_binary()), "dictionary": column.dictionary_encode(),
+        "struct": pa.array([{"bytes": _picture(), "path": "a.png"}]),
+    }  # fmt: skip
+    pq.write_table(pa.table({"image": columns[kind]}), tmp_path / "a.parquet")
+    [photo] = list_photos(tmp_path / "a.parquet")
+    assert isinstance(photo, Photo) and read_image(photo.image).size == (8, 8)
+
+
+def test_a_path_in_place_of_an_image_is_told(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [{"bytes": None, "path": "/data/a.jpg"}]}), tmp_path / "a.parquet")
+    [photo] = list_photos(tmp_path / "a.parquet")
+    with pytest.raises(Skip, match="it is the path of an image, not the image"):
+        read_image(photo.image)

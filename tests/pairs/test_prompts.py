@@ -45,6 +45,10 @@ def test_any_script_and_long_prompts_are_read(tmp_path, text, name):
     assert texts(written(tmp_path, line, name)) == [text]
 
 
+def test_byte_order_marks_of_joined_files_are_dropped(tmp_path):
+    assert texts(written(tmp_path, b"\xef\xbb\xbfa\nb\n\xef\xbb\xbfc\n", "p.txt")) == ["a", "b", "c"]
+
+
 def test_duplicates_are_kept_and_counted(tmp_path):
     prompts = read_prompts(written(tmp_path, "a\nb\na\na\n"))
     assert [prompt.text for prompt in prompts] == ["a", "b", "a", "a"]

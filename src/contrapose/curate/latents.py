@@ -89,6 +89,9 @@ def _latent(file: Stored) -> Tensor:
         raise Skip(f"{file.name}: is cut short or no safetensors file ({type(error).__name__})") from None
     if latent is None:
         raise Skip(f"{file.name}: holds no tensor `latent`")
+    if not latent.is_floating_point() or latent.element_size() < 2:
+        kind = str(latent.dtype).removeprefix("torch.")
+        raise Skip(f"{file.name}: its latent is of {kind}; fp16, bf16 and fp32 are taken")
     return latent.float()
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from contrapose.curate.candidates import Candidate, LeftOut, Row, Table, groups, identity, write_table
 from contrapose.curate.fitting import Fitting
 from contrapose.curate.images import Skip
-from contrapose.curate.photos import Look, NearDuplicates, Photo, SkippedPhoto, look_at_photos
+from contrapose.curate.photos import CAPTIONS, Look, NearDuplicates, Photo, SkippedPhoto, look_at_photos
 from contrapose.pairs.buckets import Size, cover, nearest
 from contrapose.sample.noise import random_seed
 
@@ -72,8 +72,8 @@ def _row(photo: Photo, seen: Look | Skip, how: Looking, near: NearDuplicates | N
     if isinstance(seen, Skip):
         return LeftOut(photo.name, "unreadable", str(seen))
     if photo.caption is None and how.needs_caption:
-        mend = "write one beside it in a .txt of its stem, or name a captioner"
-        return LeftOut(photo.name, "no caption", f"has no caption; {mend}")
+        places = f"in a .txt of its stem, or under {', '.join(CAPTIONS)} in a table"
+        return LeftOut(photo.name, "no caption", f"has no caption ({places}); write one, or name a captioner")
     bucket = nearest(seen.size, how.among)
     scale = cover(seen.size, bucket)
     if scale > how.fitting.max_scale_up:

@@ -83,12 +83,14 @@ def fill(
 ) -> Iterator[int]:
     """Write every shard that is missing, yielding the number of pairs done; `make` gives latents [b, 2, ...].
 
-    Raises `UserError` naming a shard that is there and broken, or holds other pairs.
+    Raises `UserError` naming a shard that is there and broken, or holds pairs that were not planned.
     """
     done = 0
     missing = False
+    planned = set()
     for index, (size, shard) in enumerate(shards):
         path = shard_path(out, index)
+        planned.add(path.name)
         if path.exists():
             if read_shard(path).records != shard:
                 raise UserError(
@@ -105,5 +107,8 @@ def fill(
             write_shard(out, index, shard, {"winner": pairs[:, 0], "loser": pairs[:, 1]})
         done += len(shard)
         yield done
+    for path in sorted(out.glob("shard-*.safetensors")):
+        if path.name not in planned:
+            raise UserError(f"{path}: holds other pairs than were planned; take it out of the folder")
     if not missing:
         log.info(f"{out}: all pairs were there already")

@@ -9,6 +9,8 @@ from typing import Any
 
 from contrapose.errors import UserError
 
+_MARK = b"\xef\xbb\xbf"
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -30,7 +32,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     parsers = {".txt": _from_text, ".jsonl": _from_json}
     parse = parsers.get(path.suffix.lower())
     if parse is None:
-        raise UserError(f"{path}: prompts are read from .txt (one per line) or .jsonl files; rename or convert it")
+        raise UserError(f"{path}: prompts are read from .txt (one per line) or .jsonl; write them alone into one")
     prompts = []
     for number, line in _lines(path):
         where = f"{path}: line {number}"
@@ -58,18 +60,18 @@ def num_duplicates(prompts: Sequence[Prompt]) -> int:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number, text) for every line that is not blank; a byte order mark is dropped."""
+    """Yield (number, text) for every line that is not blank; byte order marks, of joined files too, are dropped."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such prompt file; check the path") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); name a readable file") from None
-    data = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     # Split as bytes, so that a bad byte is told with its line and U+2028 stays inside its prompt.
     for number, raw in enumerate(data.split(b"\n"), start=1):
         try:
-            line = raw.decode("utf-8")
+            line = raw.removeprefix(_MARK).decode("utf-8")
         except UnicodeDecodeError as error:
             byte = f"byte 0x{raw[error.start]:02x} at position {error.start + 1}"
             raise UserError(f"{path}: line {number}: {byte} is not UTF-8; save the file as UTF-8") from None

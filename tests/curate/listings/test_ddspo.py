@@ -106,6 +106,18 @@ TRAPS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: save_file({"latent": _latent(0) / 0}, f / "001.safetensors"),
         "001.safetensors: holds values that are not finite",
     ),
+    "whole numbers": (
+        lambda f: save_file({"latent": _latent(0).int()}, f / "001.safetensors"),
+        "001.safetensors: its latent is of int32; fp16, bf16 and fp32 are taken",
+    ),
+    "fp8": (
+        lambda f: save_file({"latent": _latent(0).to(torch.float8_e4m3fn)}, f / "001.safetensors"),
+        "001.safetensors: its latent is of float8_e4m3fn",
+    ),
+    "complex": (
+        lambda f: save_file({"latent": _latent(0).to(torch.complex64)}, f / "001.safetensors"),
+        "001.safetensors: its latent is of complex64",
+    ),
     "two shapes": (
         lambda f: save_file({"latent": _latent(0, (4, 8, 10))}, f / "001.safetensors"),
         "winner and loser have different shapes, [4, 8, 10] and [4, 8, 8]",

@@ -19,6 +19,7 @@ from contrapose.pairs.prompts import is_writable
 IMAGE_0, IMAGE_1, LABEL_0, LABEL_1, CAPTION = "jpg_0", "jpg_1", "label_0", "label_1", "caption"
 DEGRADED = "degraded_prompt"  # ours, as 'contrapose pairs export' writes it
 BROKEN = (OSError, ValueError, pa.ArrowException, MemoryError)  # what Arrow says of a file that it cannot read
+_OF_BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_null)
 _ROWS = 1024  # whose captions and labels are in memory at once
 _HAS_LABEL = "has_label"  # False where nobody was asked
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}.*\.parquet")  # as Hugging Face names a data set's files
@@ -78,7 +79,20 @@ def _columns(path: Path, table: pq.ParquetFile) -> list[str]:
     missing = [name for name in (IMAGE_0, IMAGE_1, LABEL_0, CAPTION) if name not in there]
     if missing:
         raise UserError(f"{path}: has no column {', '.join(missing)} (columns found: {', '.join(there)}); add it")
+    for name in (IMAGE_0, IMAGE_1):
+        check_images(path, table.schema_arrow, name)
     return [LABEL_0, CAPTION, *(name for name in (_HAS_LABEL, DEGRADED) if name in there)]
+
+
+def check_images(path: Path, schema: pa.Schema, column: str) -> None:
+    """Raise `UserError` for a column that can hold no image files, such as one of addresses."""
+    kind = schema.field(column).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    if not any(is_kind(kind) for is_kind in _OF_BYTES):
+        raise UserError(f"{path}: its column {column} is of {kind}; write image files as bytes or {{bytes, path}}")
 
 
 def _pair(path: Path, name: str, at: tuple[int, int], fields: dict[str, Any], reading: Reading) -> Listed:

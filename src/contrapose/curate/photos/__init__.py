@@ -3,10 +3,11 @@
 from contrapose.curate.photos.digest import count_and_digest
 from contrapose.curate.photos.duplicates import NearDuplicates
 from contrapose.curate.photos.looking import Look, fingerprint, look_at_photos
-from contrapose.curate.photos.photo import Photo, SkippedPhoto
+from contrapose.curate.photos.photo import CAPTIONS, Photo, SkippedPhoto
 from contrapose.curate.photos.sources import list_photos
 
 __all__ = [
+    "CAPTIONS",
     "Look",
     "NearDuplicates",
     "Photo",

@@ -59,8 +59,4 @@ def _check_images(path: Path, schema: pa.Schema) -> None:
             f"{path}: has no column {IMAGE} (columns found: {', '.join(schema.names)}); photographs are read from "
             f"{IMAGE} and {' or '.join(CAPTIONS)}, or from Pick-a-Pic's columns"
         )
-    kind = schema.field(IMAGE).type
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind = kind.field("bytes").type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise UserError(f"{path}: its column {IMAGE} is of {kind}; write image files as bytes or {{bytes, path}}")
+    pick_a_pic.check_images(path, schema, IMAGE)
