@@ -153,6 +153,18 @@ def test_a_second_run_keeps_finished_seeds_and_adds_the_missing(tmp_path):
     assert all(found[0] == first.scores[key][0] and len(found) == 2 for key, found in both.scores.items())
 
 
+@pytest.mark.parametrize("file", ["scores.json", "points.npz"])
+@pytest.mark.parametrize("change", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"[]", lambda b: b"\xff" + b])
+def test_a_broken_seed_is_run_again(tmp_path, file, change):
+    lines: list[str] = []
+    first = run_toy(QUICK, tmp_path)
+    whole = (tmp_path / "seeds/0" / file).read_bytes()
+    (tmp_path / "seeds/0" / file).write_bytes(change(whole))
+    assert run_toy(QUICK, tmp_path, lines.append) == first
+    assert lines == ["seed 0 done"]
+    assert run_toy(QUICK, tmp_path, lines.append) == first and len(lines) == 1
+
+
 def test_result_is_written_as_tables_and_picture(tmp_path):
     result = run_toy(QUICK, tmp_path)
     rows = json.loads((tmp_path / "table.json").read_text())
@@ -171,7 +183,7 @@ def test_other_settings_do_not_mix_with_a_finished_result(tmp_path):
 
 @pytest.mark.parametrize(
     ("wrong", "named"),
-    [({"shown": 3}, "shown = 3"), ({"num_modes": 7}, "num_modes = 7"), ({"num_seeds": 0}, "num_seeds = 0")],
+    [({"shown": 3}, "shown = 3"), ({"num_modes": 7}, "num_modes = 7"), ({"num_seeds": 0}, "num_seeds 0")],
 )
 def test_impossible_settings_are_refused_by_name(wrong, named):
     with pytest.raises(UserError, match=named):

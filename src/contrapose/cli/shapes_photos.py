@@ -10,7 +10,7 @@ from PIL import Image
 from contrapose import runfile
 from contrapose.cli.options import parse
 from contrapose.cli.progress import follow
-from contrapose.files import replacing
+from contrapose.files import one_writer, replacing
 from contrapose.ranges import Count, Seed, checked
 from contrapose.worlds.shapes.photos import photographs
 
@@ -37,7 +37,6 @@ def main(arguments: list[str], prog: str) -> None:
 
 def write(command: Command) -> None:
     made_with = {name: value for name, value in asdict(command).items() if name != "out"}
-    runfile.claim(command.out / "photos.yaml", made_with, runfile.converter())
 
     def written():
         for number, photo in enumerate(photographs(command.num, command.seed)):
@@ -47,4 +46,6 @@ def write(command: Command) -> None:
                 aside.write_text(f"{photo.caption}\n", encoding="utf-8")
             yield number + 1
 
-    follow("rendering photographs", command.num, written())
+    with one_writer(command.out):
+        runfile.claim(command.out / "photos.yaml", made_with, runfile.converter())
+        follow("rendering photographs", command.num, written())

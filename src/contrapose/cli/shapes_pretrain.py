@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from contrapose import runfile
 from contrapose.cli.options import parse
 from contrapose.cli.progress import follow, quiet_libraries
+from contrapose.files import one_writer
 from contrapose.worlds.shapes.pretrain import Pretraining, encode_dataset, train_denoiser, train_vae
+
+SETTINGS = "pretraining.yaml"
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ def main(arguments: list[str], prog: str) -> None:
     command = parse(Command, arguments, prog, short=True)
     quiet_libraries()
     settings, out = command.settings, command.out
-    follow("training the autoencoder", settings.vae_steps, train_vae(settings, out))
-    follow("rendering and encoding", settings.num_images, encode_dataset(settings, out))
-    follow("training the denoiser", settings.steps, train_denoiser(settings, out))
+    with one_writer(out):
+        runfile.claim(out / SETTINGS, settings, runfile.converter(), free=["save_every"])
+        follow("training the autoencoder", settings.vae_steps, train_vae(settings, out))
+        follow("rendering and encoding", settings.num_images, encode_dataset(settings, out))
+        follow("training the denoiser", settings.steps, train_denoiser(settings, out))

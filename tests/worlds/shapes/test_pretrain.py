@@ -9,6 +9,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from contrapose import runfile
+from contrapose.cli.main import main
+from contrapose.cli.shapes_pretrain import SETTINGS
 from contrapose.worlds.shapes.blueprint import build_tokenizer
 from contrapose.worlds.shapes.grammar import TAGS, canonical_meanings
 from contrapose.worlds.shapes.pretrain import Pretraining, draw_example, encode_dataset, train_denoiser, train_vae
@@ -66,6 +69,15 @@ def _stop_after_first_save(states, out: Path) -> None:
 
 def _raise(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_other_settings_do_not_mix_with_work_in_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runfile.claim(tmp_path / SETTINGS, TINY, runfile.converter())
+    given = {name: value for name, value in vars(TINY).items() if name != "save_every"} | {"seed": 7}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    assert main(["shapes", "pretrain", "--out", str(tmp_path), *flags]) == 2
+    assert "of other settings (seed differ)" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [SETTINGS]
 
 
 def test_an_example_depends_on_its_number_alone() -> None:

@@ -12,16 +12,21 @@ Differs from the paper: modes, network, schedule, beta, rate and steps are ours,
 from __future__ import annotations
 
 import json
+import logging
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from cattrs import BaseValidationError
 
+from contrapose.documents import load_json
 from contrapose.errors import UserError
-from contrapose.files import replacing
+from contrapose.files import one_writer, replacing
 from contrapose.methods import DDSPO, DiffusionDPO, Method
 from contrapose.ranges import AtLeast0, Batch, Count, Few, Positive, Range, Seed, Share, checked
 from contrapose.runfile import claim, converter
@@ -89,31 +94,71 @@ class Toy:
         return range(self.first_seed, self.first_seed + self.num_seeds)
 
     @property
+    def keys(self) -> list[Key]:
+        """The rows of the table."""
+        compared = [(name, num_pairs) for num_pairs in self.pairs_per_class for name in self.methods]
+        return [("clean data", 0), ("reference", 0), *compared]
+
+    @property
     def methods(self) -> dict[str, Method]:
         return {"Diffusion-DPO": DiffusionDPO(beta=self.beta), "DDSPO": DDSPO(beta=self.beta)}
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """A row of the table, of one seed."""
+
+    name: str
+    num_pairs: int
+    scores: Scores
+
+
+PANELS = ("clean", "reference", "Diffusion-DPO", "DDSPO")
+Finished = tuple[dict[Key, Scores], dict[str, np.ndarray]]
+"""A seed's scores, and the points of the picture's panels by name."""
+log = logging.getLogger(__name__)
 
 
 def run_toy(settings: Toy, out: Path, progress: Callable[[str], None] | None = None) -> ToyResult:
     """Run what is missing in `out` and write `table.{json,csv,md}` and `toy.png` there.
 
     Every finished seed is kept; the same command again resumes, or does nothing but draw the table anew. `progress`
-    gets a line a seed. Raises `UserError` if `out` holds a result of other settings.
+    gets a line a seed. Raises `UserError` if `out` holds a result of other settings, or another command writes to it.
     """
-    claim(out / "run.yaml", settings, converter(), free=frozenset({"num_seeds"}))
-    for seed in settings.seeds:
-        folder = out / "seeds" / str(seed)
-        if not folder.exists():
-            with replacing(folder) as aside:
-                _write(aside, *run_seed(settings, seed))
-            if progress:
-                progress(f"seed {seed} done")
-    read = [json.loads((out / "seeds" / str(seed) / "scores.json").read_text()) for seed in settings.seeds]
-    keys = [(row["name"], row["num_pairs"]) for row in read[0]]
-    result = ToyResult({key: tuple(Scores(**rows[i]["scores"]) for rows in read) for i, key in enumerate(keys)})
-    save_tables(result, out)
-    with np.load(out / "seeds" / str(settings.first_seed) / "points.npz") as points:
-        save_picture(dict(points), settings.modes, out / "toy.png")
+    with one_writer(out):
+        claim(out / "run.yaml", settings, converter(), free=frozenset({"num_seeds"}))
+        finished: list[Finished] = []
+        for seed in settings.seeds:
+            folder = out / "seeds" / str(seed)
+            kept = _finished(folder, settings)
+            if kept is None:
+                with replacing(folder) as aside:
+                    _write(aside, *run_seed(settings, seed))
+                if progress:
+                    progress(f"seed {seed} done")
+                kept = _finished(folder, settings)
+                assert kept is not None, "it was written just now"
+            finished.append(kept)
+        result = ToyResult({key: tuple(scores[key] for scores, _ in finished) for key in finished[0][0]})
+        save_tables(result, out)
+        save_picture(finished[0][1], settings.modes, out / "toy.png")
     return result
+
+
+def _finished(folder: Path, settings: Toy) -> Finished | None:
+    """What a seed has come to; None, which is told, where there is nothing or a file of it is broken."""
+    if not folder.exists():
+        return None
+    try:
+        rows = converter().structure(load_json(folder / "scores.json"), list[ScoredRow])
+        with np.load(folder / "points.npz") as points:
+            of_panels = {name: points[name] for name in ("noisy", "winner", "loser", *PANELS)}
+        scores = {(row.name, row.num_pairs): row.scores for row in rows}
+        return {key: scores[key] for key in settings.keys}, of_panels
+    # what cattrs, zipfile and numpy raise for files that are cut or changed
+    except (UserError, BaseValidationError, BadZipFile, OSError, ValueError, KeyError, EOFError, zlib.error):
+        log.warning(f"{folder}: is broken; run again")
+        return None
 
 
 def run_seed(settings: Toy, seed: int) -> tuple[dict[Key, Scores], dict[str, Points]]:
@@ -155,6 +200,6 @@ def run_seed(settings: Toy, seed: int) -> tuple[dict[Key, Scores], dict[str, Poi
 
 def _write(folder: Path, scores: dict[Key, Scores], points: dict[str, Points]) -> None:
     folder.mkdir(parents=True)
-    rows = [{"name": name, "num_pairs": n, "scores": asdict(found)} for (name, n), found in scores.items()]
-    (folder / "scores.json").write_text(json.dumps(rows, indent=1))
+    rows = [asdict(ScoredRow(name, num_pairs, scored)) for (name, num_pairs), scored in scores.items()]
+    (folder / "scores.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     np.savez(folder / "points.npz", **{name: found.numpy() for name, found in points.items()})
