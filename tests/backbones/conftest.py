@@ -129,3 +129,16 @@ def broken(
         return model
 
     return make
+
+
+@pytest.fixture(scope="session")
+def whole_adapter(
+    tiny_model: Path, loaded: Callable[[str], Backbone], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return aligned.write_run(loaded("sd"), "lora", 0, tmp_path_factory.mktemp("runs") / "lora")
+
+
+@pytest.fixture
+def adapter_run(whole_adapter: Path, tmp_path: Path) -> Path:
+    """A run of adapters on every projection of the tiny model, to be changed."""
+    return shutil.copytree(whole_adapter, tmp_path / "run")

@@ -207,7 +207,7 @@ def test_broken_runs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="broken"):
         convert(run, out)
     save_file({"unet.conv.lora_magnitude": torch.ones(2)}, run / LORA_FILE)
-    with pytest.raises(UserError, match="no part of a LoRA"):
+    with pytest.raises(UserError, match="is a DoRA"):
         convert(run, out)
     assert not out.exists()
 

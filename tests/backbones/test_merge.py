@@ -20,11 +20,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import contrapose
+from contrapose.backbones.adapter_files import LowRank, read_adapter
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families import load_backbone
 from contrapose.backbones.loading import LORA_FILE, PEFT_FILE
 from contrapose.backbones.merge import Merge, merge, stacked, truncated
-from contrapose.backbones.row_adapters import LowRank, read_adapter
 from contrapose.errors import UserError
 
 EXACT = 2e-5  # of the largest value: adapters beside the weights are rounded otherwise than in them

@@ -3,96 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from encoders import PROMPTS, Backbone, Fixed, Ragged, same, shards
 
-from contrapose.core.group import Condition
 from contrapose.errors import UserError
 from contrapose.sample import embeddings as module
 from contrapose.sample.embeddings import Embeddings, cache_folder
-
-PROMPTS = (
-    "a cat",
-    "",
-    "猫 🎨",
-    "\ud800 alone",
-    "? alone",
-    "a much longer prompt than all the others",
-    "line\nbreak",
-    "é.x",
-)
-
-
-class Backbone:
-    """Reads a text's bytes; counts what it is asked."""
-
-    def __init__(self, text_settings: str = "fake 1", dtype: torch.dtype = torch.float32, encoder_bytes: int = 10**9):
-        self.text_settings, self.dtype, self.encoder_bytes = text_settings, dtype, encoder_bytes
-        self.asked: list[list[str]] = []
-        self.unconditional_asked = 0
-
-    def embed(self, prompts: Sequence[str]) -> Condition:
-        self.asked.append(list(prompts))
-        return self.read(prompts)
-
-    def unconditional(self) -> Condition:
-        self.unconditional_asked += 1
-        return {name: value if name == "length" else value * 3 for name, value in self.read([""]).items()}
-
-    def read(self, prompts: Sequence[str]) -> Condition:
-        raise NotImplementedError
-
-    def rows(self, prompt: str, rows: int, width: int = 6) -> torch.Tensor:
-        stream = torch.Generator().manual_seed(int(hashlib.sha256(repr(prompt).encode()).hexdigest()[:8], 16))
-        return torch.randn(rows, width, generator=stream).to(self.dtype)
-
-    @property
-    def read_in(self) -> list[str]:
-        return [prompt for prompts in self.asked for prompt in prompts]
-
-
-class Fixed(Backbone):
-    """Every row has five tokens, and a pooled output of the same or another precision."""
-
-    times = 1
-
-    def read(self, prompts: Sequence[str]) -> Condition:
-        text = torch.stack([self.rows(p, 5) for p in prompts]) * self.times
-        return {"text": text, "pooled": text.double().sum(1)}
-
-
-class Ragged(Backbone):
-    """As many tokens as characters, zeros beyond them; `room` tokens in every batch, or the longest row's."""
-
-    def __init__(self, *arguments, room: int | None = None, **more):
-        super().__init__(*arguments, **more)
-        self.room = room
-
-    def read(self, prompts: Sequence[str]) -> Condition:
-        texts = [self.rows(p, len(p)) for p in prompts]
-        padded = torch.zeros(len(texts), self.room or max(map(len, texts)), 6, dtype=self.dtype)
-        for row, text in zip(padded, texts, strict=True):
-            row[: len(text)] = text
-        return {"text": padded, "length": torch.tensor([len(text) for text in texts])}
-
-
-def same(one: Condition, other: Condition) -> bool:
-    return one.keys() == other.keys() and all(
-        one[n].dtype == other[n].dtype and torch.equal(one[n], other[n]) for n in one
-    )
-
-
-def shards(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -177,113 +99,6 @@ def test_rubbish_in_the_folder_is_passed_over(tmp_path: Path) -> None:
     assert Embeddings(backbone, folder=tmp_path).settle(["a"]).num_new == 0
 
 
-def _spoil(path: Path, change: str) -> None:
-    """Change a shard that stays a safetensors file, and says of its rows what it said before."""
-    with safe_open(path, "pt") as shard:
-        notes = shard.metadata()
-    tensors = load_file(path)
-    name = next(name for name in tensors if name.endswith(".text"))
-    changed = {
-        "a value": tensors[name] + 1,
-        "not a number": torch.full_like(tensors[name], math.nan),
-        "another width": tensors[name][..., :-1].contiguous(),
-        "more rows": tensors[name].repeat(2, 1, 1),
-        "another kind": tensors[name].double(),
-        "flat": tensors[name].flatten(),
-    }
-    if change == "a name":
-        tensors[name.replace(".text", ".other")] = tensors.pop(name)
-    elif change == "a tensor less":
-        tensors.pop(name)
-    elif change == "no checksums":
-        notes = None
-    else:
-        tensors[name] = changed[change]
-    save_file(tensors, path, notes)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        "a value", "not a number", "another width", "more rows", "another kind", "flat", "a name", "a tensor less",
-        "no checksums",
-    ],
-)  # fmt: skip
-def test_a_row_that_is_not_what_was_written_is_absent(tmp_path: Path, change: str) -> None:
-    backbone = Fixed()
-    Embeddings(backbone, folder=tmp_path)(["a"])
-    (shard,) = shards(tmp_path)
-    _spoil(shard, change)
-    for _ in range(2):
-        assert same(Embeddings(backbone, folder=tmp_path)(["a", "b"]), backbone.read(["a", "b"]))
-    assert backbone.read_in == ["a", "a", "b"], "computed again, once"
-
-
-def test_a_row_that_has_changed_is_read_anew_by_the_same_command(tmp_path: Path) -> None:
-    """Training finds it when the encoders have left memory, and asks for another start."""
-    backbone = Fixed()
-    Embeddings(backbone, folder=tmp_path).settle(["a", "b"])
-    for shard in shards(tmp_path):
-        _spoil(shard, "a value")
-    cached = Embeddings(backbone, folder=tmp_path)
-    cached.settle(["a", "b"])
-    backbone.encoder_bytes = 0  # released
-    with pytest.raises(UserError, match="run the same command again"):
-        cached(["a", "b"])
-    backbone.encoder_bytes = 1
-    again = Embeddings(backbone, folder=tmp_path)
-    assert again.settle(["a", "b"]).num_new == 2
-    backbone.encoder_bytes = 0
-    assert same(again(["a", "b"]), backbone.read(["a", "b"]))
-
-
-def test_embeddings_that_are_no_numbers_are_not_kept(tmp_path: Path) -> None:
-    class Overflowing(Fixed):
-        def rows(self, prompt: str, rows: int, width: int = 6) -> torch.Tensor:
-            return super().rows(prompt, rows, width) / (0.0 if prompt == "too long" else 1.0)
-
-    for ask in (Embeddings.__call__, Embeddings.settle):
-        with pytest.raises(UserError, match=r"prompt 'too long': .*not finite; use another"):
-            ask(Embeddings(Overflowing(), folder=tmp_path), ["a", "too long"])
-    assert shards(tmp_path) == []
-
-
-def test_encoders_that_change_have_rows_of_their_own(tmp_path: Path) -> None:
-    """As when adapters are loaded on them, while the cache is open, where it writes and where it has no room."""
-    for limit in (50.0, 0.0):
-        backbone = Fixed("plain")
-        cached = Embeddings(backbone, limit, tmp_path / str(limit))
-        plain = cached(["a", None])
-        backbone.text_settings, backbone.times = "changed", 2
-        changed = cached(["a", None])
-        assert same(changed, {"text": 2 * plain["text"], "pooled": 2 * plain["pooled"]})
-        backbone.text_settings, backbone.times = "plain", 1
-        assert same(cached(["a", None]), plain)
-
-
-def test_many_batches_list_the_folder_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else each takes longer than the one before; what other processes write is seen all the same."""
-    Embeddings(Fixed(), folder=tmp_path)(["there before"])
-    (home,) = tmp_path.iterdir()
-    listed, opened = [], []
-    glob, safe_open = Path.glob, module.safe_open
-    monkeypatch.setattr(Path, "glob", lambda path, *rest: listed.append(path) or glob(path, *rest))
-    monkeypatch.setattr(module, "safe_open", lambda path, *rest: opened.append(path) or safe_open(path, *rest))
-    backbone = Fixed()
-    cached = Embeddings(backbone, folder=tmp_path)
-    for batch in range(100):
-        cached([f"{batch} {number}" for number in range(4)])
-    assert listed == [home]
-    assert len(opened) == 1 + 100, "each shard once, for its header"
-    os.utime(home, ns=(1, 1))  # any other time: the clock of some disks is slow
-    other = Embeddings(Fixed(), folder=tmp_path)
-    other(["of another process"])
-    listed.clear()
-    cached(["of another process"])
-    assert listed == [home]
-    assert "of another process" not in backbone.read_in
-
-
 def test_a_shard_deleted_while_in_use_is_computed_again(tmp_path: Path) -> None:
     backbone = Fixed()
     early = Embeddings(backbone, folder=tmp_path)
@@ -315,8 +130,9 @@ def test_two_caches_at_once_see_each_others_rows(tmp_path: Path) -> None:
 def test_two_writers_at_once(tmp_path: Path) -> None:
     """Both write all rows, into one folder, while the other reads it."""
     code = (
-        f"import sys, pathlib; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from test_embeddings import Ragged, Embeddings, PROMPTS\n"
+        f"import sys, pathlib; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "from encoders import PROMPTS, Ragged\n"
+        "from contrapose.sample.embeddings import Embeddings\n"
         "cached = Embeddings(Ragged(), folder=pathlib.Path(sys.argv[1]))\n"
         "sys.stdin.readline()\n"
         "for i in range(40): cached([f'{i} {p}' for p in PROMPTS])\n"

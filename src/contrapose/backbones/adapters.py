@@ -2,94 +2,153 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
-from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
-from safetensors import safe_open
-from safetensors.torch import load_file
-from torch import nn
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import check_target_module_exists
+from torch import Tensor, nn
 
+from contrapose.backbones.adapter_files import (
+    Adapter,
+    add_to,
+    check_fit,
+    has_adapter,
+    read_adapter,
+    read_file,
+    stored_adapter,
+    usual_rank,
+)
 from contrapose.backbones.fingerprint import noted_fingerprint, stored_fingerprints, weights_fingerprint
-from contrapose.backbones.loading import FULL_FOLDER, LORA_FILE, PEFT_FILE, UNREADABLE, Source, one_line
+from contrapose.backbones.folders import variant_of
+from contrapose.backbones.loading import FULL_FOLDER, Source, one_line
+from contrapose.backbones.networks import read_network
 from contrapose.backbones.policies import Lora
-from contrapose.backbones.row_adapters import has_adapter, read_adapter, stored_adapter
 from contrapose.errors import UserError
 
+_NAME = "default_0"  # of the first adapters that diffusers loads
 
-def check_run(run: Path, source: Source, part: str) -> None:
-    """Raise `UserError` for a folder without weights of this model's `part`, and a run of another model."""
-    if not run.is_dir():
+
+def check_weights(run: Path, part: str) -> None:
+    """Raise `UserError` for what is no run, no folder with adapters and no file, or holds none of a model's `part`."""
+    if not run.exists():
         raise UserError(f"{run}: no such run")
     if not has_adapter(run) and not (run / FULL_FOLDER / part).is_dir():
         raise UserError(f"{run}: holds no weights of this model's {part}; has the run finished?")
+
+
+def check_run(run: Path, source: Source, part: str) -> None:
+    """Raise `UserError` for a run without weights of this model's `part`, and for one of another model."""
+    check_weights(run, part)
     parts = (part, "vae")
-    ours = stored_fingerprints(source.path, parts) if source.path.is_dir() else {weights_fingerprint(source, parts)}
     theirs = noted_fingerprint(run)
-    if theirs is not None and theirs not in ours:
+    if theirs is None:
+        return
+    ours = stored_fingerprints(source.path, parts) if source.path.is_dir() else {weights_fingerprint(source, parts)}
+    if theirs not in ours:
         known = ", ".join(sorted(ours))
         raise UserError(f"{run}: was trained on another model ({theirs}) than {source.model} ({known})")
 
 
-def read_lora(run: Path, part: str, network: nn.Module) -> Lora:
+def read_lora(run: Path, part: str, network: nn.Module, pipeline: type[DiffusionPipeline]) -> Lora:
     """A run's adapters as they are stored; `UserError` when they are broken, or not this network's."""
-    layers, settings = stored_adapter(run, part, network)
-    halves = [(name, half) for name, one in layers.items() for half in (("A", one.down), ("B", one.up))]
-    weights = {f"{name}.lora_{half}.weight": value for name, (half, value) in halves}
+    layers, settings = stored_adapter(run, part, network, pipeline)
     told = settings.get("target_modules") or list(layers)
     targets = told if isinstance(told, str) else tuple(told)
-    lora = Lora(int(settings["r"]), float(settings["lora_alpha"]), targets, weights)
+    rank, alpha = usual_rank(layers)
+    ranks, alphas = _patterns(layers, rank, alpha)
+    lora = Lora(rank, alpha, targets, state_of(layers), ranks, alphas)
     config = lora.config()
     if {name for name, _ in network.named_modules() if check_target_module_exists(config, name)} != layers.keys():
         raise UserError(f"{run}: broken, its adapters are not on the layers that it names; train it again")
     return lora
 
 
-def starting_lora(start: Path, part: str, network: nn.Module, rank: int | None, alpha: float | None) -> Lora:
+def state_of(layers: Adapter) -> dict[str, Tensor]:
+    """Adapters by the names that peft gives their tensors."""
+    state = {}
+    for name, one in layers.items():
+        state[f"{name}.lora_A.weight"] = one.down
+        state[f"{name}.lora_B.weight"] = one.up
+    return state
+
+
+def _patterns(layers: Adapter, rank: int, alpha: float) -> tuple[dict[str, int], dict[str, float]]:
+    """The ranks and alphas of the layers that have others than these, as peft reads them."""
+    ranks = {f"^{name}": one.rank for name, one in layers.items() if one.rank != rank}
+    alphas = {f"^{name}": one.alpha for name, one in layers.items() if one.alpha != alpha}
+    return ranks, alphas
+
+
+def starting_lora(
+    start: Path,
+    part: str,
+    network: nn.Module,
+    pipeline: type[DiffusionPipeline],
+    rank: int | None,
+    alpha: float | None,
+) -> Lora:
     """The adapters that training starts from; `UserError` for a run in full, and another rank or alpha than theirs."""
     if not has_adapter(start):
         raise UserError(f"{start}: was trained in full; use --model {start / FULL_FOLDER} instead, or --full")
-    lora = read_lora(start, part, network)
+    lora = read_lora(start, part, network, pipeline)
     for name, asked, theirs in (("lora_rank", rank, lora.rank), ("lora_alpha", alpha, lora.alpha)):
         if asked not in (None, theirs):
             raise UserError(f"{name} {asked:g}: {start} has {theirs:g}, which is kept; leave the setting out")
     return lora
 
 
-def frozen_policy(run: Path, part: str, network: nn.Module) -> Lora | nn.Module:
+def frozen_policy(run: Path, part: str, network: nn.Module, pipeline: type[DiffusionPipeline]) -> Lora | nn.Module:
     """What a run adds to a network that other policies share: adapters, or a whole network beside it."""
-    return read_lora(run, part, network) if has_adapter(run) else whole_network(run, part, network).to(network.device)
+    if has_adapter(run):
+        return read_lora(run, part, network, pipeline)
+    return whole_network(run, part, network).to(network.device)
 
 
-@torch.no_grad()
-def put_on(network: nn.Module, run: Path, part: str) -> nn.Module:
+def put_on(network: nn.Module, run: Path, part: str, pipeline: type[DiffusionPipeline]) -> nn.Module:
     """The network with a run's weights in place of its own; `UserError` when they are broken, or do not fit."""
     if has_adapter(run):
-        for name, one in read_adapter(run, part, network).items():
-            network.get_submodule(name).weight.add_(one.up.to(network.device) @ one.down.to(network.device) * one.scale)
+        add_to(network, read_adapter(run, part, network, pipeline))
     else:
         network.load_state_dict(whole_network(run, part, network).state_dict())
     return network
 
 
 def apply_adapter(pipe: DiffusionPipeline, part: str, adapter: Path) -> None:
-    """Put an aligned run's weights on top; `UserError` when there are none, or they do not fit."""
-    if not adapter.exists():
-        raise UserError(f"{adapter}: no such run")
-    if (adapter / FULL_FOLDER / part).is_dir():
+    """Put a run's weights on top, or the adapters of another folder or file, text encoders' too.
+
+    Raises `UserError` when there are none, or they are broken or do not fit; nothing is put on then.
+    """
+    check_weights(adapter, part)
+    if not has_adapter(adapter):
         setattr(pipe, part, whole_network(adapter, part, getattr(pipe, part)))
         return
-    try:
-        if (adapter / LORA_FILE).is_file():
-            _load_lora(pipe, part, adapter)
-        elif (adapter / PEFT_FILE).is_file():
-            _load_peft(getattr(pipe, part), adapter)
-        else:
-            raise UserError(f"{adapter}: holds neither {LORA_FILE} nor {FULL_FOLDER}/; has the run finished?")
-    except UNREADABLE as error:
-        raise UserError(f"{adapter}: its weights are broken or do not fit this model: {one_line(error)}") from error
+    stored = read_file(adapter, type(pipe), getattr(pipe, part).config if part == "unet" else None)
+    fitting = {part: check_fit(stored, part, getattr(pipe, part))}
+    for name in sorted(stored.parts.keys() - {part}):
+        if getattr(pipe, name, None) is None:
+            raise UserError(f"{stored.path}: has adapters of a {name}, and this model has none; is it another's?")
+        fitting[name] = check_fit(stored, name, getattr(pipe, name))
+    for name, layers in fitting.items():
+        _inject(getattr(pipe, name), layers)
+
+
+@torch.no_grad()
+def _inject(network: nn.Module, layers: Adapter) -> None:
+    """Put adapters on a network as diffusers would, whose `unload_lora_weights` takes them off again."""
+    rank, alpha = usual_rank(layers)
+    ranks, alphas = _patterns(layers, rank, alpha)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(layers), rank_pattern=ranks, alpha_pattern=alphas)
+    inject_adapter_in_model(config, network, adapter_name=_NAME)
+    if hasattr(network, "_hf_peft_config_loaded"):
+        network._hf_peft_config_loaded = True
+    for name, one in layers.items():
+        layer = network.get_submodule(name)
+        for half, value in ((layer.lora_A[_NAME], one.down), (layer.lora_B[_NAME], one.up)):
+            assert half.weight.shape == value.shape, "what fits was told before"
+            half.weight = nn.Parameter(value.to(network.device, network.dtype), requires_grad=False)
 
 
 def whole_network(run: Path, part: str, like: nn.Module) -> nn.Module:
@@ -97,11 +156,14 @@ def whole_network(run: Path, part: str, like: nn.Module) -> nn.Module:
 
     Raises `UserError` when it is broken, or has other layers.
     """
+    folder = run / FULL_FOLDER / part
     try:
-        network = type(like).from_pretrained(run / FULL_FOLDER / part, torch_dtype=like.dtype, local_files_only=True)
-    except UNREADABLE as error:
+        network: nn.Module = read_network(type(like), folder, variant_of(folder, None), like.dtype)
+    except UserError:
+        raise
+    except Exception as error:  # a broken file makes the library raise anything at all
         raise UserError(f"{run}: its weights are broken or not this model's: {one_line(error)}") from error
-    shapes = [{name: tuple(value.shape) for name, value in net.named_parameters()} for net in (network, like)]
+    shapes = [_shapes(network), _shapes(like)]
     if shapes[0] != shapes[1]:
         raise UserError(f"{run}: was trained on another model, whose network has other layers")
     if hasattr(network, "set_attn_processor"):
@@ -109,25 +171,5 @@ def whole_network(run: Path, part: str, like: nn.Module) -> nn.Module:
     return network
 
 
-def _load_lora(pipe: DiffusionPipeline, part: str, adapter: Path) -> None:
-    """diffusers' own form; its loader passes over what is of another model with no more than a warning."""
-    network = getattr(pipe, part)
-    with safe_open(adapter / LORA_FILE, "pt") as file:
-        keys = [key for key in file.keys() if key.startswith(f"{part}.")]  # noqa: SIM118 (it is no mapping)
-    named = {key.removeprefix(f"{part}.").split(".lora_")[0] for key in keys}
-    missing = named - {name for name, _ in network.named_modules()}
-    if missing:
-        raise ValueError(f"{len(missing)} of its {len(named)} layers are not in this model")
-    pipe.load_lora_weights(adapter, weight_name=LORA_FILE)
-    if not any(isinstance(module, BaseTunerLayer) for module in network.modules()):
-        raise ValueError("none of its layers are in this model")
-
-
-def _load_peft(network: nn.Module, adapter: Path) -> None:
-    """peft's own files, for networks whose stock pipeline has no `load_lora_weights`."""
-    inject_adapter_in_model(LoraConfig.from_pretrained(adapter), network, adapter_name="default")
-    weights = {name.removeprefix("base_model.model."): v for name, v in load_file(adapter / PEFT_FILE).items()}
-    found = set_peft_model_state_dict(network, weights, adapter_name="default")
-    if found.unexpected_keys:
-        raise ValueError(f"{len(found.unexpected_keys)} of its layers are not in this model")
-    network.to(network.dtype)
+def _shapes(network: nn.Module) -> Mapping[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in network.named_parameters()}

@@ -224,11 +224,11 @@ class Backbone(ABC):
         network, part = self.network, self.denoiser_part
         self._check_runs(start, *frozen.values())
         if start is not None:
-            lora = starting_lora(start, part, network, rank, alpha)
+            lora = starting_lora(start, part, network, type(self.pipe), rank, alpha)
         else:
             assert rank is not None and alpha is not None, "what a start would tell"
             lora = Lora(rank, alpha, self.lora_targets)
-        further = {name: run and frozen_policy(run, part, network) for name, run in frozen.items()}
+        further = {name: run and frozen_policy(run, part, network, type(self.pipe)) for name, run in frozen.items()}
         self.policies = LoraPolicies(network, lora, trained, further)
         return self
 
@@ -247,10 +247,10 @@ class Backbone(ABC):
         """
         self._place(self.denoiser_part)
         self._check_runs(start, *frozen.values())
-        network, part = self.network.float(), self.denoiser_part
-        further = {name: run and put_on(copy.deepcopy(network), run, part) for name, run in frozen.items()}
+        network, part, kind = self.network.float(), self.denoiser_part, type(self.pipe)
+        further = {name: run and put_on(copy.deepcopy(network), run, part, kind) for name, run in frozen.items()}
         if start is not None:
-            put_on(network, start, part)
+            put_on(network, start, part, kind)
         self.policies = FullPolicies(network, frozen_dtype, needs_reference, trained, further)
         return self
 

@@ -12,7 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 from transformers import AutoTokenizer
 
-from contrapose.backbones.adapters import apply_adapter
+from contrapose.backbones.adapters import apply_adapter, check_run
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.fingerprint import noted_fingerprint, stored_fingerprints
 from contrapose.backbones.flux import Flux
@@ -71,6 +71,7 @@ def load_backbone(
     quantized = {} if loading.quantize == "none" else {part: quantization(loading.quantize, dtype)}
     pipe = open_pipeline(source, _pipeline_of(source), dtypes, family.unused_parts, quantized)
     if adapter is not None:
+        check_run(adapter, source, part)
         apply_adapter(pipe, part, adapter)
     return family(source, pipe, device, loading)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from contrapose.backbones.loading import FINISHED, LORA_FILE, PEFT_FILE, Source
+from contrapose.backbones.adapter_files import adapter_file
+from contrapose.backbones.loading import FINISHED, Source
 from contrapose.errors import UserError
 
 BASE_NOTE = "base_fingerprint"  # a run's note of the model that it was trained on
@@ -37,11 +38,17 @@ def stored_fingerprints(folder: Path, parts: Iterable[str]) -> set[str]:
 
 def noted_fingerprint(run: Path) -> str | None:
     """The digest of the model that a run was trained on, where it tells."""
-    for path in (run / LORA_FILE, run / PEFT_FILE):
-        if path.is_file():
-            with suppress(SafetensorError, OSError), safe_open(path, "pt") as header:
-                return (header.metadata() or {}).get(BASE_NOTE)
-    with suppress(OSError, ValueError, AttributeError):
+    path = adapter_file(run)
+    if path is None:
+        return base_of_run(run)
+    with suppress(SafetensorError, OSError), safe_open(path, "pt") as header:
+        return (header.metadata() or {}).get(BASE_NOTE)
+    return None
+
+
+def base_of_run(run: Path) -> str | None:
+    """The same as the run's own summary tells it, whatever weights are beside that."""
+    with suppress(OSError, ValueError, AttributeError, RecursionError):
         return json.loads((run / FINISHED).read_text(encoding="utf-8")).get(BASE_NOTE)
     return None
 

@@ -17,12 +17,13 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from contrapose.backbones.adapters import whole_network
+from contrapose.backbones.adapter_files import has_adapter, read_adapter
+from contrapose.backbones.adapters import check_weights, whole_network
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families import check_origin, family_of
-from contrapose.backbones.loading import FULL_FOLDER, one_line
+from contrapose.backbones.loading import one_line
 from contrapose.backbones.proxy import with_proxy
-from contrapose.backbones.row_adapters import RowAdapters, eagerly, has_adapter, is_compiled, read_adapter
+from contrapose.backbones.row_adapters import RowAdapters, eagerly, is_compiled
 from contrapose.backbones.rows import Call, like, prediction_of, stacked
 from contrapose.core.guidance import CHATS, GUIDANCES, Course, Guidance, Shares, combine
 from contrapose.errors import UserError
@@ -57,7 +58,8 @@ def guide(
     _check_network(pipe, network, bare)
     check_origin(pipe, part, runs.values())
     networks = {n: whole_network(run, part, bare).eval() for n, run in runs.items() if not has_adapter(run)}
-    adapters = RowAdapters({name: read_adapter(run, part, bare) for name, run in runs.items() if name not in networks})
+    read = {name: read_adapter(run, part, bare, type(pipe)) for name, run in runs.items() if name not in networks}
+    adapters = RowAdapters(read)
     policies = _Policies(network.forward, adapters, networks, batched, eagerly if is_compiled(network) else nullcontext)
     guided = _Guided(pipe, family, guidance, course, policies)
     with adapters.on(bare), _replaced(network, guided):
@@ -89,10 +91,7 @@ def _check(family: type[Backbone], guidance: Guidance, runs: Mapping[str, Path])
     if "negative" in runs and not guidance.needs_negative:
         raise UserError(f"guidance {name} takes no negative run; leave it out, or use cpgd")
     for run in runs.values():
-        if not run.is_dir():
-            raise UserError(f"{run}: no such run")
-        if not has_adapter(run) and not (run / FULL_FOLDER / family.denoiser_part).is_dir():
-            raise UserError(f"{run}: holds no weights of this model's {family.denoiser_part}; has the run finished?")
+        check_weights(run, family.denoiser_part)
 
 
 def _check_network(pipe: DiffusionPipeline, network: nn.Module, bare: nn.Module) -> None:

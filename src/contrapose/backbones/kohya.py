@@ -6,22 +6,18 @@ diffusers' `convert_state_dict_to_kohya` is not used: it writes the rank as alph
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from contrapose import __version__
-from contrapose.backbones.loading import FULL_FOLDER, LORA_FILE, PEFT_CONFIG, PEFT_FILE
+from contrapose.backbones.adapter_files import Stored, has_adapter, read_file, usual_rank
+from contrapose.backbones.loading import FULL_FOLDER, PEFT_FILE
 from contrapose.errors import UserError
 from contrapose.tensors import save_tensors
 
-_HALVES = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}
-_PARTS = ("unet", "transformer")
 # What kohya's trainers write for the width of the text that a UNet attends to.
 _BY_TEXT_WIDTH = {
     768: {"ss_base_model_version": "sd_v1", "ss_v2": "False", "modelspec.architecture": "stable-diffusion-v1/lora"},
@@ -33,115 +29,73 @@ _BY_TEXT_WIDTH = {
     },
 }
 _FLUX = {"ss_base_model_version": "flux1", "modelspec.architecture": "flux-1/lora"}
-
-
-class Layer(NamedTuple):
-    """One half of one layer's adapter: the network's part, the layer's name in it, and `lora_A.weight` or B."""
-
-    part: str
-    module: str
-    half: str
-
-
-class Adapters(NamedTuple):
-    """A run's adapters with one rank and alpha for all layers, and the notes of the run."""
-
-    tensors: dict[Layer, Tensor]
-    rank: int
-    alpha: float
-    notes: Mapping[str, str]
-    prefix: str
-    """What the readers put before a layer's name; the name keeps its dots after a dot, and loses them otherwise."""
+_WITH_TWO_ENCODERS = (_BY_TEXT_WIDTH[2048], _FLUX)
 
 
 def convert(folder: Path, out: Path, dtype: torch.dtype = torch.float16) -> int:
-    """Write a run's adapters to `out` and return the number of layers.
+    """Write the adapters of a run, another folder or a file to `out` and return the number of layers.
 
-    Raises `UserError` for a folder that is missing or holds no adapters, and for weights that `dtype` cannot hold.
+    Text encoders' are written too. Raises `UserError` for what is missing or holds no adapters, and for weights that
+    `dtype` cannot hold.
     """
-    adapters = _read(folder)
+    stored = _read(folder)
     tensors: dict[str, Tensor] = {}
-    for layer, value in adapters.tensors.items():
-        cast = value.to(dtype)
-        if not cast.isfinite().all():
-            raise UserError(f"{folder}: {layer.module} has weights that {dtype} cannot hold; use another --dtype")
-        stem = adapters.prefix + (layer.module if adapters.prefix[-1] == "." else layer.module.replace(".", "_"))
-        tensors[f"{stem}.{_HALVES[layer.half]}"] = cast
-        tensors[f"{stem}.alpha"] = torch.tensor(adapters.alpha)  # float32 whatever the weights are: 5.3 is no fp16
-    save_tensors(out, tensors, _header(adapters, out.stem))
+    for part, layers in stored.parts.items():
+        for name, one in layers.items():
+            stem = _stem(stored, part, name)
+            for half, value in (("lora_down", one.down), ("lora_up", one.up)):
+                cast = value.to(dtype)
+                if not cast.isfinite().all():
+                    raise UserError(f"{folder}: {name} has weights that {dtype} cannot hold; use another --dtype")
+                tensors[f"{stem}.{half}.weight"] = cast
+            tensors[f"{stem}.alpha"] = torch.tensor(one.alpha)  # float32 whatever the weights are: 5.3 is no fp16
+    save_tensors(out, tensors, _header(stored, out.stem))
     return len(tensors) // 3
 
 
-def _read(folder: Path) -> Adapters:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such run; name a folder made by 'contrapose align'")
-    try:
-        if (folder / LORA_FILE).is_file():
-            return _read_pipeline_file(folder / LORA_FILE)
-        if (folder / PEFT_FILE).is_file():
-            return _read_peft_files(folder)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder}: its adapters are broken ({error}); delete its finished.json and run 'contrapose align' again"
-        ) from error
+def _read(folder: Path) -> Stored:
+    if not folder.exists():
+        raise UserError(f"{folder}: no such run; name a folder made by 'contrapose align', or a file of adapters")
+    if has_adapter(folder):
+        return read_file(folder)
     if (folder / FULL_FOLDER).is_dir():
         raise UserError(f"{folder}: was trained in full, so it has no adapters; use its {FULL_FOLDER}/ as the model")
     raise UserError(f"{folder}: holds no adapters; has the run finished?")
 
 
-def _read_pipeline_file(path: Path) -> Adapters:
-    header, tensors = _open(path)
-    layers = dict(_layers(tensors))
-    parts = {layer.part for layer in layers}
-    if len(parts) != 1 or not parts <= set(_PARTS):
-        raise ValueError(f"layers of {', '.join(sorted(parts)) or 'nothing'}")
-    part = parts.pop()
-    config = json.loads(header["lora_adapter_metadata"])
+def _stem(stored: Stored, part: str, name: str) -> str:
+    """What the readers call a layer."""
+    if part.startswith("text_encoder"):
+        several = len(stored.parts) > 2 or part != "text_encoder" or _base_model(stored) in _WITH_TWO_ENCODERS
+        number = int(part.removeprefix("text_encoder").removeprefix("_") or 1)
+        own = name if name.startswith(("text_model.", "text_projection")) else f"text_model.{name}"
+        return f"lora_te{number if several else ''}_{own.replace('.', '_')}"
+    if stored.path.name == PEFT_FILE and part == "transformer":  # of PixArt, whose own names ComfyUI looks up
+        return f"transformer.{name}"
     # UNets' layers have kohya's names and transformers' OneTrainer's, but in Z-Image ComfyUI looks up neither.
-    known = any("_blocks." in layer.module for layer in layers)
-    prefix = f"lora_{part}_" if known else "diffusion_model."
-    return Adapters(layers, config[f"{part}.r"], float(config[f"{part}.lora_alpha"]), header, prefix)
+    if any("_blocks." in layer for layer in stored.parts[part]):
+        return f"lora_{part}_{name.replace('.', '_')}"
+    return f"diffusion_model.{name}"
 
 
-def _read_peft_files(folder: Path) -> Adapters:
-    """peft's own files, which only PixArt has; in it ComfyUI looks up diffusers' own names."""
-    header, tensors = _open(folder / PEFT_FILE)
-    config = json.loads((folder / PEFT_CONFIG).read_text(encoding="utf-8"))
-    renamed = {f"transformer.{name.removeprefix('base_model.model.')}": value for name, value in tensors.items()}
-    return Adapters(dict(_layers(renamed)), config["r"], float(config["lora_alpha"]), header, "transformer.")
-
-
-def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    with safe_open(path, "pt") as file:
-        return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def _layers(tensors: Mapping[str, Tensor]) -> Iterator[tuple[Layer, Tensor]]:
-    for name, value in tensors.items():
-        half = next((half for half in _HALVES if name.endswith(f".{half}")), None)
-        if half is None:
-            raise ValueError(f"{name} is no part of a LoRA")
-        part, _, module = name.removesuffix(f".{half}").partition(".")
-        yield Layer(part, module, half), value
-
-
-def _header(adapters: Adapters, title: str) -> dict[str, str]:
+def _header(stored: Stored, title: str) -> dict[str, str]:
     """What kohya's tools, AUTOMATIC1111 and Stability's ModelSpec look for, and what Contrapose knows of the run."""
-    known = _base_model(adapters.tensors.items())
+    known = dict(_base_model(stored))
+    rank, alpha = usual_rank(stored.parts[stored.denoiser])
     if "modelspec.architecture" in known:
         known |= {
             "modelspec.sai_model_spec": "1.0.1",
             "modelspec.implementation": "diffusers",
             "modelspec.title": title,
         }
-    notes = {name: value for name, value in adapters.notes.items() if name in ("base", "method")}
+    notes = {name: value for name, value in stored.notes.items() if name in ("base", "method")}
     if "base" in notes:
         known["ss_sd_model_name"] = notes["base"]
     return {
         "format": "pt",
         "ss_network_module": "networks.lora",
-        "ss_network_dim": str(adapters.rank),
-        "ss_network_alpha": f"{adapters.alpha:g}",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": f"{alpha:g}",
         "ss_output_name": title,
         **known,
         **notes,
@@ -149,11 +103,11 @@ def _header(adapters: Adapters, title: str) -> dict[str, str]:
     }
 
 
-def _base_model(layers: Iterable[tuple[Layer, Tensor]]) -> dict[str, str]:
+def _base_model(stored: Stored) -> Mapping[str, str]:
     """What the layers tell of the model; nothing where they could be of several."""
-    for layer, value in layers:
-        if layer.part == "unet" and layer.module.endswith("attn2.to_k") and layer.half == "lora_A.weight":
-            return dict(_BY_TEXT_WIDTH.get(value.shape[1], {}))
-        if layer.module.startswith("single_transformer_blocks."):
-            return dict(_FLUX)
+    for name, one in stored.parts[stored.denoiser].items():
+        if stored.denoiser == "unet" and name.endswith("attn2.to_k"):
+            return _BY_TEXT_WIDTH.get(one.down.shape[1], {})
+        if name.startswith("single_transformer_blocks."):
+            return _FLUX
     return {}

@@ -22,12 +22,13 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contrapose.backbones.adapters import check_run, whole_network
+from contrapose.backbones.adapter_files import Adapter, LowRank, add_to, has_adapter, read_adapter
+from contrapose.backbones.adapters import check_run, state_of, whole_network
+from contrapose.backbones.base import Backbone
 from contrapose.backbones.families import BY_PIPELINE, load_backbone
 from contrapose.backbones.fingerprint import BASE_NOTE, noted_fingerprint, weights_fingerprint
 from contrapose.backbones.loading import Loading, Source, find
 from contrapose.backbones.meta import skeleton
-from contrapose.backbones.row_adapters import Adapter, LowRank, has_adapter, read_adapter
 from contrapose.backbones.saving import save_lora, tell_no_folders
 from contrapose.core.guidance import Strength
 from contrapose.errors import UserError
@@ -106,7 +107,7 @@ def stacked(adapters: Sequence[tuple[Adapter, float]]) -> dict[str, LowRank]:
 
     All layers get the sum of the ranks; where a layer is in some of the adapters only, the rest is zero.
     """
-    rank = sum(len(next(iter(adapter.values())).down) for adapter, _ in adapters)
+    rank = sum(max(one.rank for one in adapter.values()) for adapter, _ in adapters)
     found = {}
     for layer in sorted({layer for adapter, _ in adapters for layer in adapter}):
         held = [(adapter[layer], share) for adapter, share in adapters if layer in adapter]
@@ -126,20 +127,28 @@ def truncated(adapter: Adapter, rank: int) -> tuple[dict[str, LowRank], float]:
         left, values, right = torch.linalg.svd(r_up @ r_down.T, full_matrices=False)
         root = values[:rank].sqrt()
         up, down = q_up @ (left[:, :rank] * root), (root[:, None] * right[:rank]) @ q_down.T
-        found[layer] = _padded(LowRank(down.to(one.down.dtype), up.to(one.up.dtype), 1.0), rank)
+        cut = LowRank(_shaped_like(down, one.down), _shaped_like(up, one.up), 1.0)
+        found[layer] = _padded(cut, rank)
         kept += float(values[:rank].square().sum())
         whole += float(values.square().sum())
     return found, kept / whole
 
 
 def _halves(one: LowRank) -> Iterator[tuple[Tensor, Tensor]]:
-    """Q R of B and of A^T, in double precision."""
-    return (torch.linalg.qr(factor.double()) for factor in (one.up, one.down.T))
+    """Q R of B and of A^T as matrices, in double precision."""
+    return (torch.linalg.qr(factor.double()) for factor in (one.up.flatten(1), one.down.flatten(1).T))
+
+
+def _shaped_like(matrix: Tensor, half: Tensor) -> Tensor:
+    """A matrix as a half of an adapter, with the kernel that a convolution's has."""
+    return matrix.reshape(len(matrix), -1, *half.shape[2:]).to(half.dtype)
 
 
 def _padded(one: LowRank, rank: int) -> LowRank:
-    missing = rank - len(one.down)
-    return LowRank(functional.pad(one.down, (0, 0, 0, missing)), functional.pad(one.up, (0, missing)), one.scale)
+    """The same adapter with zeros up to this rank."""
+    missing, kernel = rank - one.rank, (0, 0) * (one.down.ndim - 2)
+    down = functional.pad(one.down, (*kernel, 0, 0, 0, missing))
+    return LowRank(down, functional.pad(one.up, (*kernel, 0, missing)), one.scale)
 
 
 def _is_nothing(adapter: Adapter) -> bool:
@@ -158,24 +167,25 @@ def _origin(settings: Merge, source: Source, part: str) -> str:
 
 def _write_adapters(folder: Path, settings: Merge, source: Source, part: str, origin: str) -> Merged:
     base = skeleton(source.path) if source.path.is_dir() else load_backbone(source.path)  # for its layers alone
-    layers, kept = _adapters(settings, part, base.network)
-    rank = len(next(iter(layers.values())).down)
-    halves = [(layer, half) for layer, one in layers.items() for half in (("A", one.down), ("B", one.up))]
-    tensors = {f"{layer}.lora_{half}.weight": value for layer, (half, value) in halves}
+    layers, kept = _adapters(settings, part, base)
+    rank = next(iter(layers.values())).rank
     told = {name: str(value) for name, value in _told(settings).items() if value is not None}
     notes = {**told, "method": "merge", BASE_NOTE: origin}
     config = LoraConfig(r=rank, lora_alpha=float(rank), target_modules=list(layers))
-    save_lora(folder, tensors, config, part, notes, type(base.pipe))
+    save_lora(folder, state_of(layers), config, part, notes, type(base.pipe))
     return Merged(False, rank, kept)
 
 
-def _adapters(settings: Merge, part: str, network: nn.Module) -> tuple[dict[str, LowRank], float]:
+def _adapters(settings: Merge, part: str, base: Backbone) -> tuple[dict[str, LowRank], float]:
     """Those of the runs that are adapters, as one, and the share that is kept of them."""
-    shares = [(read_adapter(run, part, network), share) for run, share in settings.shares if has_adapter(run)]
+    shares = []
+    for run, share in settings.shares:
+        if has_adapter(run):
+            shares.append((read_adapter(run, part, base.network, type(base.pipe)), share))
     layers, rank = stacked(shares), settings.rank
     if _is_nothing(layers):
         raise _nothing(settings)
-    most = len(next(iter(layers.values())).down)
+    most = next(iter(layers.values())).rank
     if rank is not None and rank > most:
         raise UserError(f"rank {rank}: the merge has rank {most}, the sum of the runs'; ask for no more")
     return (layers, 1.0) if rank is None else truncated(layers, rank)
@@ -186,12 +196,11 @@ def _write_whole(folder: Path, settings: Merge, source: Source, part: str) -> Me
     base = load_backbone(source.path, loading=Loading(variant=source.variant))
     pipe, network = base.pipe, base.network
     runs = [run for run, _ in settings.shares]
-    layers, kept = _adapters(settings, part, network) if any(map(has_adapter, runs)) else ({}, 1.0)
+    layers, kept = _adapters(settings, part, base) if any(map(has_adapter, runs)) else ({}, 1.0)
     networks = [None if has_adapter(run) else whole_network(run, part, network) for run in runs]
     if not _add(network, *networks, scale=settings.scale) and not layers:
         raise _nothing(settings)
-    for layer, one in layers.items():
-        network.get_submodule(layer).weight.add_(one.up @ one.down)
+    add_to(network, layers)
     tell_no_folders(pipe, _told(settings)["base"])
     pipe.save_pretrained(folder)
     return Merged(True, settings.rank, kept)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -57,11 +57,22 @@ class Lora:
     targets: tuple[str, ...] | str = ATTENTION_PROJECTIONS
     weights: Mapping[str, Tensor] | None = None
     """By name, as `LoraPolicies.state` gives them; None for fresh ones, which change nothing yet."""
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    """Of layers that have another rank, by peft's patterns of names."""
+    alphas: Mapping[str, float] = field(default_factory=dict)
+    """Of layers that have another alpha."""
 
     def config(self) -> LoraConfig:
         """In peft's words."""
         targets = self.targets if isinstance(self.targets, str) else list(self.targets)
-        return LoraConfig(r=self.rank, lora_alpha=self.alpha, init_lora_weights="gaussian", target_modules=targets)
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            init_lora_weights="gaussian",
+            target_modules=targets,
+            rank_pattern=dict(self.ranks),
+            alpha_pattern=dict(self.alphas),
+        )
 
 
 class LoraPolicies:

@@ -10,6 +10,7 @@ from diffusers import ConfigMixin, DiffusionPipeline
 from peft import LoraConfig
 from torch import Tensor, nn
 
+from contrapose.backbones.adapter_files import NUM_LAYERS
 from contrapose.backbones.loading import FULL_FOLDER, LORA_FILE, PEFT_CONFIG, PEFT_FILE
 from contrapose.files import replacing
 from contrapose.tensors import save_tensors
@@ -29,6 +30,7 @@ def save_lora(
     `PeftModel.from_pretrained(pipe.transformer, folder)`.
     """
     settings = config.to_dict()
+    notes = {**notes, NUM_LAYERS: str(len(state) // 2)}
     if not hasattr(pipeline, "load_lora_weights"):
         save_tensors(
             folder / PEFT_FILE, {f"base_model.model.{n}": v for n, v in state.items()}, {"format": "pt", **notes}

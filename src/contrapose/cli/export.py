@@ -8,7 +8,9 @@ from typing import Literal
 
 from contrapose import runfile
 from contrapose.backbones import kohya
-from contrapose.backbones.loading import DTYPES, LORA_FILE, PEFT_FILE
+from contrapose.backbones.adapter_files import adapter_file
+from contrapose.backbones.fingerprint import base_of_run, noted_fingerprint
+from contrapose.backbones.loading import DTYPES
 from contrapose.cli.options import parse
 from contrapose.cli.progress import quiet_libraries
 from contrapose.errors import UserError
@@ -27,7 +29,8 @@ class Command:
     """
 
     run: Path
-    """Folder of a finished run, or of one of its policies where it trained several."""
+    """Folder of a finished run, or of one of its policies where it trained several; stock diffusers' or peft's adapters
+    too, a folder or a file."""
     out: Path
     """File to write, ending in .safetensors."""
     format: str = "kohya"
@@ -58,7 +61,8 @@ def _check_out(command: Command) -> None:
         raise UserError(f"--out {out}: name a file that ends in .safetensors, which is what other tools look for")
     if out.is_dir():
         raise UserError(f"--out {out}: is a folder; name a file")
-    if out.resolve() in [(command.run / name).resolve() for name in (LORA_FILE, PEFT_FILE)]:
+    own = adapter_file(command.run)
+    if own is not None and out.resolve() == own.resolve():
         raise UserError(f"--out {out}: is the run's own weights; choose another name")
     if out.exists() and not command.overwrite:
         raise UserError(f"--out {out}: is there already; choose another name, or replace it with --overwrite")
@@ -71,11 +75,20 @@ def _is_policy(folder: Path) -> bool:
 
 
 def _check_run(folder: Path) -> None:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such run; name a folder made by 'contrapose align'")
+    """Raise `UserError` for a run that has no adapters yet, or another's.
+
+    What has no settings beside it is no run; its adapters may be those of stock diffusers or peft.
+    """
+    if not folder.exists():
+        raise UserError(f"{folder}: no such run; name a folder made by 'contrapose align', or a file of adapters")
     whole = folder.parent if _is_policy(folder) else folder
+    if not (whole / RUN_FILE).is_file():
+        return
     run = runfile.read(whole / RUN_FILE, Run, CONVERTER)
     if run.full:
         raise UserError(f"{folder}: was trained in full, so it has no adapters to export; its model/ is a whole model")
     if not (whole / FINISHED).is_file():
         raise UserError(f"{folder}: has not finished; run its 'contrapose align' again, which carries on")
+    ours, theirs = base_of_run(whole), noted_fingerprint(folder)
+    if None not in (ours, theirs) and ours != theirs:
+        raise UserError(f"{folder}: its adapters were trained on another model ({theirs}) than its run ({ours})")

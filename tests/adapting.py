@@ -1,0 +1,84 @@
+"""What puts a run's weights to use, each as its command does, and how a run is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stock
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import contrapose
+from contrapose.backbones.families import load_backbone
+from contrapose.backbones.merge import Merge, merge
+from contrapose.cli.export import Command, export
+from contrapose.errors import UserError
+
+SETTINGS = "lora_adapter_metadata"  # in a file's header
+Tensors, Notes = dict[str, torch.Tensor], dict[str, str]
+
+
+def _adapter(run: Path, model: Path) -> None:
+    load_backbone(model, adapter=run)
+
+
+def _positive(run: Path, model: Path) -> None:
+    with contrapose.guide(stock.load("sd", model), run):
+        pass
+
+
+def _start(run: Path, model: Path) -> None:
+    load_backbone(model).with_lora(None, None, start=run)
+
+
+def _frozen(run: Path, model: Path) -> None:
+    load_backbone(model).with_lora(2, 2.0, frozen={"other": run})
+
+
+def _full_start(run: Path, model: Path) -> None:
+    load_backbone(model).with_full(torch.float32, start=run)
+
+
+def _merge(run: Path, model: Path) -> None:
+    merge(Merge(str(model), run), run.parent / "merged")
+
+
+def _export(run: Path, model: Path) -> None:
+    export(Command(run, run.parent / "exported.safetensors"))
+
+
+COMMANDS = {
+    "adapter": _adapter,
+    "positive": _positive,
+    "start": _start,
+    "policies": _frozen,
+    "full-start": _full_start,
+    "merge": _merge,
+    "export": _export,
+}
+
+
+def rewrite(path: Path, change: Callable[[Tensors, Notes], Any]) -> None:
+    """Change what a file holds, or says in its header."""
+    with safe_open(path, "pt") as file:
+        notes = file.metadata()
+    tensors = load_file(path)
+    change(tensors, notes)
+    save_file(tensors, path, notes)
+
+
+def refused(command: str, run: Path, model: Path, line: str) -> None:
+    """The command refuses a run in one line, and writes nothing."""
+    before = sorted(run.parent.rglob("*"))
+    with pytest.raises(UserError) as caught:
+        COMMANDS[command](run, model)
+    message = str(caught.value)
+    assert re.search(line, message), message
+    assert str(run) in message
+    assert "\n" not in message
+    assert sorted(run.parent.rglob("*")) == before, "nothing is written"
