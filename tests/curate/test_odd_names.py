@@ -217,3 +217,16 @@ def test_a_path_in_place_of_an_image_is_told(tmp_path: Path) -> None:
     [photo] = list_photos(tmp_path / "a.parquet")
     with pytest.raises(Skip, match="it is the path of an image, not the image"):
         read_image(photo.image)
+
+
+def test_splits_in_folders_are_never_mixed(tmp_path: Path) -> None:
+    """As Hugging Face's conversion lays them out."""
+    for split in ("train", "test"):
+        path = tmp_path / "default" / split / "0000.parquet"
+        path.parent.mkdir(parents=True)
+        pq.write_table(pa.table({"image": [_picture()], "text": ["a"]}), path)
+    with pytest.raises(UserError, match="has the splits test, train in folders; name one of them"):
+        list(list_photos(tmp_path))
+    with pytest.raises(UserError, match=r"has no split train .*name that folder"):
+        list(list_photos(tmp_path, "train"))
+    assert len(list(list_photos(tmp_path / "default" / "train"))) == 1

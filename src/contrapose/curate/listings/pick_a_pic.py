@@ -44,7 +44,8 @@ def files(source: Path, split: str | None = None) -> list[Path]:
     splits = {path: match[1] if (match := _SPLIT.fullmatch(path.name)) else None for path in found}
     names = sorted({name for name in splits.values() if name})
     if split is not None and split not in names:
-        raise UserError(f"{source}: has no split {split} (found: {', '.join(names) or 'no splits'})")
+        mend = "" if names else "; where each split is a folder, name that folder"
+        raise UserError(f"{source}: has no split {split} (found: {', '.join(names) or 'no splits'}){mend}")
     if split is None and len(set(splits.values())) > 1:
         raise UserError(f"{source}: has the splits {', '.join(names)}; choose one with --split")
     return found if split is None else [path for path in found if splits[path] == split]

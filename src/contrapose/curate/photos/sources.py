@@ -17,7 +17,7 @@ from contrapose.curate.photos.parquet import parquet_photos
 from contrapose.curate.photos.photo import Photo, SkippedPhoto, one_line
 from contrapose.curate.photos.tables import csv_photos, hpdv3_photos, jsonl_photos
 from contrapose.curate.photos.tars import tar_photos
-from contrapose.curate.stored import InFile
+from contrapose.curate.stored import InFile, InParquet
 from contrapose.errors import UserError
 
 Found = Iterator[Photo | SkippedPhoto]
@@ -29,6 +29,7 @@ _READERS: dict[str, Callable[[Path, str], Found]] = {
     ".tar": tar_photos,
 }
 _IN_FOLDERS = (".parquet", ".tar")  # the other kinds may be anything there
+_SPLITS = frozenset({"train", "training", "test", "testing", "validation", "valid", "val", "dev"})
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _READ = (
@@ -73,11 +74,16 @@ def _of_source(source: Path, skip: Path | None) -> Found:
 def _of_folder(root: Path, skip: Path | None) -> Found:
     """Everything in and below a folder; a stack, since folders lie in each other deeper than Python can call."""
     levels = [_level(root, root)]
+    splits: set[str] = set()
     while levels:
         part = next(levels[-1], None)
         if part is None:
             levels.pop()
         elif not isinstance(part, Path):
+            if isinstance(part, Photo) and isinstance(part.image, InParquet):
+                splits |= {part.image.path.parent.name.lower()} & _SPLITS
+                if len(splits) > 1:
+                    raise UserError(f"{root}: has the splits {', '.join(sorted(splits))} in folders; name one of them")
             yield part
         elif skip is None or part.resolve() != skip:
             levels.append(_level(root, part))
