@@ -18,7 +18,7 @@ from contrapose.report.numbers import count, duration, size
 # The names that `contrapose.train.align` writes; it is a sibling of the report, and siblings do not import each other.
 RUN_FILE, METRICS, FINISHED = "run.yaml", "metrics.jsonl", "finished.json"
 _MEND = "start the run again with 'contrapose align'"
-_STEPS = range(1, 10**9 + 1)
+_STEPS = Range(1, 10**9, whole=True)
 _Number = Annotated[int, Range(0, 10**15, whole=True)]
 _CONVERTER = runfile.converter()
 
@@ -108,7 +108,8 @@ def read_run(folder: Path) -> RunFolder:
         raise UserError(f"{folder}: no {RUN_FILE}, so this is no run; name a folder made by 'contrapose align'")
     settings = load_yaml(path, _MEND)
     try:
-        complete = isinstance(settings["method"]["name"], str) and settings["optimisation"]["steps"] in _STEPS
+        steps = settings["optimisation"]["steps"]
+        complete = isinstance(settings["method"]["name"], str) and isinstance(steps, int) and steps in _STEPS
     except (KeyError, TypeError):
         complete = False
     if not complete:
