@@ -73,8 +73,12 @@ def appending(path: Path) -> Iterator[TextIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file of UTF-8 whole or not at all; one that says the same already is left as it is."""
-    data = text.encode("utf-8", "replace")
+    """Write a file of UTF-8 as `write_bytes` does; what UTF-8 cannot hold becomes question marks."""
+    write_bytes(path, text.encode("utf-8", "replace"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; one that holds the same already is left as it is."""
     if path.is_file() and not path.is_symlink() and path.read_bytes() == data:
         return
     with replacing(path) as aside:

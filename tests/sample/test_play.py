@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,6 +92,34 @@ def test_saving_never_overwrites(player: Player, tmp_path: Path) -> None:
     }  # fmt: skip
     assert settings["positive"] == [str(player.runs["0/run"])]
     assert np.array_equal(np.asarray(Image.open(folders[0] / "guided.png")), np.asarray(drawn.guided))
+
+
+def test_no_more_than_so_many_are_saved(player: Player, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = player.draw("a red circle", 7, "0/run", 2.0)
+    monkeypatch.setattr("contrapose.sample.play.MOST_SAVED", 2)
+    for _ in range(2):
+        player.save(drawn, tmp_path / "play")
+    with pytest.raises(UserError, match="play: holds 2 saved images; choose another --out"):
+        player.save(drawn, tmp_path / "play")
+    assert sorted(path.name for path in (tmp_path / "play").iterdir()) == ["00001", "00002"]
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"),
+    [("127.0.0.1", False), ("127.8.0.3", False), ("::1", False), ("localhost", False), ("0.0.0.0", True), ("h", True)],
+)
+def test_an_open_address_is_warned_of(
+    tiny_model: Path, runs: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    host: str, warned: bool,
+) -> None:  # fmt: skip
+    from contrapose.cli import play
+
+    monkeypatch.setattr(play, "_gradio", lambda: None)
+    monkeypatch.setattr(play, "load_backbone", lambda *_, **__: None)
+    monkeypatch.setattr(play, "Player", lambda *_: None)
+    monkeypatch.setattr(play, "build", lambda *_: SimpleNamespace(launch=lambda **_: None))
+    play.main(["--model", str(tiny_model), "--positive", str(runs[0]), "--host", host], "contrapose play")
+    assert ("there is no login" in capsys.readouterr().err) is warned
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import logging
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +19,11 @@ from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import quiet_libraries
 from contrapose.core.guidance import GUIDANCES, MAX_SCALE
 from contrapose.errors import UserError
+from contrapose.files import check_folder
 from contrapose.ranges import Range, checked
 from contrapose.sample.play import Play, Player, enlarged
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,13 @@ def main(arguments: list[str], prog: str) -> None:
 
 def play(command: Command) -> None:
     quiet_libraries()
+    check_folder(command.out)
     settings, gradio = command.play, _gradio()
     if not (settings.positive or settings.negative):
         raise UserError("there is nothing to play with: name a run with --positive")
     backbone = load_backbone(settings.model, DTYPES[settings.dtype], command.device, loading=settings)
+    if not _is_this_machine(command.host):
+        log.warning(f"--host {command.host}: anybody who reaches this address can draw and save; there is no login")
     page = build(gradio, Player(settings, backbone), command)
     page.launch(server_name=command.host, server_port=command.port, share=False)
 
@@ -66,7 +74,10 @@ def build(gradio: Any, player: Player, command: Command) -> Any:
     def save(drawn: Any) -> str:
         if drawn is None:
             raise gradio.Error("nothing is shown yet; draw first")
-        return f"Saved to `{player.save(drawn, command.out)}`"
+        try:
+            return f"Saved to `{player.save(drawn, command.out)}`"
+        except UserError as error:
+            raise gradio.Error(str(error)) from None
 
     with gradio.Blocks(title="Contrapose", analytics_enabled=False) as page:
         shown, runs, strength = gradio.State(None), list(player.runs), player.settings.guidance.scale
@@ -86,6 +97,14 @@ def build(gradio: Any, player: Player, command: Command) -> Any:
             event(draw, [prompt, seed, run, scale], [*images, shown, told])
         keep.click(save, [shown], told)
     return page
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _gradio() -> Any:

@@ -15,7 +15,7 @@ from contrapose.backbones.families import BY_PIPELINE
 from contrapose.backbones.loading import find as find_model
 from contrapose.cli.options import parse
 from contrapose.errors import UserError
-from contrapose.files import check_folder
+from contrapose.files import check_folder, one_writer
 from contrapose.ranges import Batch, Count, Few, Range, Seed, Steps, checked
 from contrapose.worlds.shapes.blueprint import shipped_model
 
@@ -102,9 +102,11 @@ def main(arguments: list[str], prog: str) -> None:
     check_folder(settings.out)
     if settings.model:
         find_model(settings.model, BY_PIPELINE)  # before the first command leaves a folder
-    for line in commands(settings):
-        _announce(line)
-        run(line)
+    check_folder(settings.out)
+    with one_writer(settings.out):
+        for line in commands(settings):
+            _announce(line)
+            run(line)
 
 
 def _announce(line: Sequence[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from PIL import Image
 from contrapose import runfile
 from contrapose.cli.options import parse
 from contrapose.cli.progress import follow
-from contrapose.files import one_writer, replacing
+from contrapose.files import check_folder, one_writer, write_bytes, write_text
 from contrapose.ranges import Count, Seed, checked
 from contrapose.worlds.shapes.photos import photographs
 
@@ -36,16 +38,18 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def write(command: Command) -> None:
+    check_folder(command.out)
     made_with = {name: value for name, value in asdict(command).items() if name != "out"}
-
-    def written():
-        for number, photo in enumerate(photographs(command.num, command.seed)):
-            with replacing(command.out / f"{number:06}.png") as aside:
-                Image.fromarray(photo.image).save(aside, format="PNG")
-            with replacing(command.out / f"{number:06}.txt") as aside:
-                aside.write_text(f"{photo.caption}\n", encoding="utf-8")
-            yield number + 1
-
     with one_writer(command.out):
         runfile.claim(command.out / "photos.yaml", made_with, runfile.converter())
-        follow("rendering photographs", command.num, written())
+        follow("rendering photographs", command.num, _written(command))
+
+
+def _written(command: Command) -> Iterator[int]:
+    """Write the photographs that are not there, or are there but are others; yields how many are done."""
+    for number, photo in enumerate(photographs(command.num, command.seed)):
+        image = io.BytesIO()
+        Image.fromarray(photo.image).save(image, format="PNG")
+        write_bytes(command.out / f"{number:06}.png", image.getvalue())
+        write_text(command.out / f"{number:06}.txt", f"{photo.caption}\n")
+        yield number + 1

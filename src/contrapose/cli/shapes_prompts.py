@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from contrapose.cli.options import parse
-from contrapose.files import replacing
+from contrapose.files import check_file, one_writer, write_text
 from contrapose.ranges import Batch, checked
 from contrapose.worlds.shapes.grammar import Split, prompts
 
@@ -33,7 +33,8 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def write(command: Command) -> None:
+    check_file(command.out)
     lines = prompts(command.split, command.per_tag)
-    with replacing(command.out) as aside:
-        aside.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    with one_writer(command.out, beside=True):
+        write_text(command.out, "".join(json.dumps(line) + "\n" for line in lines))
     print(f"{command.out}: {len(lines)} {command.split} prompts")

@@ -169,6 +169,8 @@ def read_sweep(folder: Path) -> Sweep:
     images = {scale: folder_of(folder, scale) for scale in known.scales}
     named = {_name(scale): path for scale, path in images.items()}
     judged = Judged(Evidence(known.label, folder, named)) if known.judged else None
+    if judged and any(set(scores.metrics) != set(judged.metrics) for scores in judged.summary.models.values()):
+        raise UserError(f"{folder / SUMMARY}: a strength lacks a metric; {_MEND}")
     return Sweep(folder, known.label, images, judged)
 
 
@@ -260,7 +262,7 @@ def _scale(sweeps: Sequence[Sweep], metric: str) -> Scale:
 
 def _is_run_itself(sweep: Sweep) -> bool:
     """Whether w = 1 is the aligned run without guidance."""
-    guidance = settings_of(sweep.folder).get("guidance", {})
+    guidance = settings_of(sweep.folder).get("guidance") or {}
     plain = {"name": "pgd", "schedule": "constant", "interval": [0.0, 1.0], "rescale": 0.0}
     return {key: guidance.get(key) for key in plain} == plain
 
@@ -352,13 +354,15 @@ def _grid(sweep: Sweep) -> list[Example]:
     """A few prompts by lot, with one seed each, at every strength."""
     if sweep.judged is not None:
         return examples(sweep.judged, NUM_EXAMPLES, EXAMPLE_SEED)
-    folders = {scale: list(prompt_folders(path)) for scale, path in sweep.images.items()}
+    folders = {scale: {folder.name: folder for folder in prompt_folders(path)} for scale, path in sweep.images.items()}
+    keys = [{(name, seed) for name, one in of.items() for seed in one.samples} for of in folders.values()]
+    shared = set.intersection(*keys)
+    if not shared:
+        raise UserError(f"{sweep.folder}: its strengths share no prompt and seed; run 'contrapose sweep' again")
     first = next(iter(folders.values()))
-    keys = {(folder.name, seed): UNTAGGED for folder in first for seed in folder.samples}
-    numbers = {folder.name: number for number, folder in enumerate(first)}
     found = []
-    for name, seed in choose(keys, [UNTAGGED], NUM_EXAMPLES, EXAMPLE_SEED):
-        there = {scale: some[numbers[name]].samples[seed] for scale, some in folders.items()}
+    for name, seed in choose(dict.fromkeys(shared, UNTAGGED), [UNTAGGED], NUM_EXAMPLES, EXAMPLE_SEED):
+        there = {scale: of[name].samples[seed] for scale, of in folders.items()}
         shown = tuple(Shown(_name(scale), *embedded(path), "", "", ()) for scale, path in there.items())
-        found.append(Example(first[numbers[name]].metadata["prompt"], "", seed, shown))
+        found.append(Example(first[name].metadata["prompt"], "", seed, shown))
     return found

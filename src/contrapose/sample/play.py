@@ -12,7 +12,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, NamedTuple
 
-import yaml
 from PIL import Image
 
 from contrapose import runfile
@@ -20,12 +19,15 @@ from contrapose.backbones.base import Backbone, Generation
 from contrapose.backbones.guide import guide
 from contrapose.backbones.loading import Loading
 from contrapose.core.guidance import GUIDANCES, PGD, AnyGuidance, FreeScale
+from contrapose.documents import dump_yaml
 from contrapose.errors import UserError
+from contrapose.files import one_writer, replacing
 from contrapose.ranges import Steps, checked
 from contrapose.sample.embeddings import Embeddings
 from contrapose.sample.noise import generator, starting_noise
 
 KEPT = 64  # base images that are kept, so that moving the slider draws one image and not two
+MOST_SAVED = 10_000
 _LEAST = 384  # pixels of the longer side of what is shown
 BASE, GUIDED, SETTINGS = "base.png", "guided.png", "settings.yaml"
 CONVERTER = runfile.converter((AnyGuidance, GUIDANCES))
@@ -74,6 +76,7 @@ class Player:
         self._embeddings = Embeddings(backbone)
         self._bases: OrderedDict[tuple[str, int], Image.Image] = OrderedDict()
         self._lock = Lock()  # guiding changes the pipeline for a while
+        self._saving = Lock()
 
     @property
     def runs(self) -> dict[str, Path]:
@@ -103,20 +106,20 @@ class Player:
         return Drawn(base, guided or base, {"prompt": prompt, "seed": seed, **told})
 
     def save(self, drawn: Drawn, out: Path) -> Path:
-        """Write both images and their settings into a new folder `out/00001`, `out/00002`, ...; gives the folder."""
-        out.mkdir(parents=True, exist_ok=True)
-        number = 1 + max((int(path.name) for path in out.iterdir() if path.name.isdecimal()), default=0)
-        while True:
-            folder = out / f"{number:05d}"
-            try:
-                folder.mkdir()
-                break
-            except FileExistsError:  # another was quicker
-                number += 1
-        drawn.base.save(folder / BASE)
-        drawn.guided.save(folder / GUIDED)
-        text = yaml.safe_dump(dict(drawn.settings), sort_keys=False, allow_unicode=True)
-        (folder / SETTINGS).write_text(text, encoding="utf-8")
+        """Write both images and their settings into a new folder `out/00001`, `out/00002`, ...; gives the folder.
+
+        Raises `UserError` where as many were saved as may be, or while another process saves there.
+        """
+        with self._saving, one_writer(out):
+            numbers = [int(path.name) for path in out.iterdir() if path.name.isdecimal()]
+            if len(numbers) >= MOST_SAVED:
+                raise UserError(f"{out}: holds {len(numbers)} saved images; choose another --out")
+            folder = out / f"{1 + max(numbers, default=0):05d}"
+            with replacing(folder) as aside:
+                aside.mkdir()
+                drawn.base.save(aside / BASE)
+                drawn.guided.save(aside / GUIDED)
+                (aside / SETTINGS).write_text(dump_yaml(dict(drawn.settings)), encoding="utf-8")
         return folder
 
     def _base(self, prompt: str, seed: int) -> Image.Image:

@@ -13,7 +13,7 @@ from statistics import mean, stdev
 import numpy as np
 from rich.table import Table
 
-from contrapose.files import replacing
+from contrapose.files import write_bytes, write_text
 from contrapose.worlds.gaussians.measure import Scores
 from contrapose.worlds.gaussians.modes import Modes
 
@@ -55,7 +55,7 @@ def rich_table(result: ToyResult) -> Table:
 def save_tables(result: ToyResult, out: Path) -> None:
     """`table.md` and `table.csv` with means and deviations, `table.json` with every seed's numbers too."""
     rows = [_headings(), ["---", *["---:"] * (1 + len(HEADINGS))], *result.rows()]
-    _save(out / "table.md", "".join(f"| {' | '.join(row)} |\n" for row in rows))
+    write_text(out / "table.md", "".join(f"| {' | '.join(row)} |\n" for row in rows))
     flat = [
         {"name": name, "pairs_per_class": n}
         | {
@@ -69,21 +69,16 @@ def save_tables(result: ToyResult, out: Path) -> None:
     writer = csv.DictWriter(text, fieldnames=list(flat[0]))
     writer.writeheader()
     writer.writerows(flat)
-    _save(out / "table.csv", text.getvalue())
+    write_text(out / "table.csv", text.getvalue())
     full = [
         row | {"seeds": [asdict(found) for found in of_seeds]}
         for row, of_seeds in zip(flat, result.scores.values(), strict=True)
     ]
-    _save(out / "table.json", json.dumps(full, indent=1) + "\n")
+    write_text(out / "table.json", json.dumps(full, indent=1) + "\n")
 
 
 def _headings() -> list[str]:
     return ["", "pairs a class", *(HEADINGS[field.name] for field in fields(Scores))]
-
-
-def _save(path: Path, text: str) -> None:
-    with replacing(path) as aside:
-        aside.write_text(text, encoding="utf-8")
 
 
 def save_picture(points: Mapping[str, np.ndarray], modes: Modes, path: Path) -> None:
@@ -115,8 +110,9 @@ def save_picture(points: Mapping[str, np.ndarray], modes: Modes, path: Path) -> 
     legend = panels[1].legend(loc="center", fontsize=9, frameon=False, title="colour: the prompt")
     for handle in legend.legend_handles:
         handle.set_facecolor("lightgrey")
-    with replacing(path) as aside:
-        figure.savefig(aside, dpi=110, format="png")
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110, format="png")
+    write_bytes(path, picture.getvalue())
 
 
 def _colors(modes: Modes, count: int) -> list[tuple[float, ...]]:
