@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from contrapose.errors import UserError
@@ -37,13 +38,15 @@ class Derived(Base):
 
 GOOD = [
     {"steps": 1}, {"rate": 1e-300}, {"decay": 0}, {"maybe": 5}, {"span": (0, 1)}, {"many": (1, 2)}, {"either": "x"},
-    {"either": 3}, {"drop": 0.999}, {"seed": 2**63 - 1}, {"rate": 3},
+    {"either": 3}, {"drop": 0.999}, {"seed": 2**63 - 1}, {"rate": 3}, {"steps": np.int64(3)},
+    {"span": [0, 1]},
 ]  # fmt: skip
 BAD = [
     ("steps", 0), ("steps", -1), ("steps", 2**64), ("steps", 10**12), ("steps", True), ("steps", 2.0),
     ("steps", math.nan), ("rate", 0.0), ("rate", math.nan), ("rate", 10**400),
     ("rate", math.inf), ("rate", -math.inf), ("rate", 2**64), ("decay", -1e-9), ("maybe", 0), ("span", (-0.1, 1.0)),
-    ("span", (0.0, math.nan)), ("many", (1, 0)), ("either", 0), ("drop", 1.0), ("seed", -1), ("seed", 2**63),
+    ("span", (0.0, math.nan)), ("span", [0.0, 2.0]), ("steps", np.int64(0)), ("rate", np.float32("nan")),
+    ("many", (1, 0)), ("either", 0), ("drop", 1.0), ("seed", -1), ("seed", 2**63),
 ]  # fmt: skip
 
 

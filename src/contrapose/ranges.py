@@ -16,6 +16,7 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from numbers import Integral, Real
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from contrapose.errors import UserError
@@ -127,7 +128,7 @@ def check(name: str, value: Any, hint: Any) -> None:
         for option in get_args(hint):
             if _could_be(value, option):
                 check(name, value, option)
-    elif origin is tuple and isinstance(value, tuple):
+    elif origin is tuple and isinstance(value, (tuple, list)):
         options = get_args(hint)
         each = options[:1] * len(value) if options[1:] == (...,) else options
         for part, of in zip(value, each, strict=False):
@@ -138,12 +139,12 @@ def _could_be(value: Any, option: Any) -> bool:
     """Whether a value is meant as this member of a union, as far as numbers and tuples go."""
     plain = get_args(option)[0] if get_origin(option) is Annotated else option
     if plain in (int, float):
-        return isinstance(value, (int, float))
-    return get_origin(plain) is tuple and isinstance(value, tuple)
+        return isinstance(value, Real)
+    return get_origin(plain) is tuple and isinstance(value, (tuple, list))
 
 
 def _check_number(name: str, value: Any, declared: Range) -> None:
-    if not isinstance(value, (int, float)):
+    if not isinstance(value, Real):  # which numpy's numbers are too
         return  # another member of a union, or a setting that is still to come
-    if isinstance(value, bool) or value not in declared or (declared.whole and isinstance(value, float)):
+    if isinstance(value, bool) or value not in declared or (declared.whole and not isinstance(value, Integral)):
         raise UserError(f"{name} {value}: {declared} is wanted")
