@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _FEW = 0.9  # of the encoder's words; published tokenizers leave a few of its last rows unused
 TEXT_WIDTHS = ("caption_channels", "cap_feat_dim", "joint_attention_dim", "cross_attention_dim")
+_AGAIN = "download the model again"
 _SHORT = 8  # tokens
 _SHORTEST = 3  # tokens: a word between the marks of beginning and end
 _TIMES = 1001  # that are looked at along a path
@@ -41,6 +42,8 @@ def _check_words(where: str, tokenizer: Any, config: Any) -> None:
     except Exception as error:  # settings that are never looked at before make these raise anything at all
         reason = " ".join(str(error).split())
         raise UserError(f"{where} cannot read a prompt: {reason:.200}; download the model again") from error
+    if str(config.model_type).startswith("clip") and not isinstance(config.eos_token_id, int):
+        raise UserError(f"{where}: its text encoder's config.json says no eos_token_id, where a text ends; {_AGAIN}")
     # CLIP's texts are padded to what the tokenizer says, the others' to what the pipeline does.
     limit = config.max_position_embeddings if str(config.model_type).startswith("clip") else None
     length = tokenizer.model_max_length

@@ -159,12 +159,13 @@ def _check_network(part: Part, hint: Any) -> None:
 
 def _check_kinds(path: Path, kind: type[nn.Module], config: Mapping[str, Any]) -> None:
     """Raise `UserError` for what is no number where the class takes a number, or a negative one where it counts."""
-    parameters = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
-    for name, hint in typing.get_type_hints(kind.__init__).items():  # type: ignore[misc]
+    hints = typing.get_type_hints(kind.__init__)  # type: ignore[misc]
+    for name, parameter in inspect.signature(kind.__init__).parameters.items():  # type: ignore[misc]
+        hint = hints.get(name, type(parameter.default))
         if name not in config or hint not in (int, float):
             continue
         value = config[name]
-        usual = type(value) is type(parameters[name].default)  # diffusers calls some yes or no a float
+        usual = type(value) is type(parameter.default)  # diffusers calls some yes or no a float
         if not usual and not _is_number(value):
             raise UserError(f"{path}: {name} is {value!r:.100}, where a number is expected; {_AGAIN}")
         if hint is int and (value != int(value) or value < 0):
@@ -172,6 +173,8 @@ def _check_kinds(path: Path, kind: type[nn.Module], config: Mapping[str, Any]) -
     for name, value in config.items():
         if _DIVIDED.fullmatch(name) and isinstance(value, int) and (value is True or value < 1):
             raise UserError(f"{path}: {name} is {value}, where a whole number above 0 is expected; {_AGAIN}")
+        if name.endswith(("_eps", "epsilon")) and not _is_number(value):
+            raise UserError(f"{path}: {name} is {value!r:.100}, where a number is expected; {_AGAIN}")
 
 
 def _check_side(path: Path, size: Any) -> None:

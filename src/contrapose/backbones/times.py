@@ -58,12 +58,20 @@ def why_no_flow(scheduler: Any) -> str | None:
         return "it does not walk the straight path from data to noise on which this network was trained"
     if config.get("prediction_type", "flow_prediction") != "flow_prediction":
         return f"it takes the network's velocity for a prediction of type {config.prediction_type}"
-    if any(config.get(name) is not None and not config[name] > 0 for name in ("shift", "flow_shift")):
-        return "its shift is not above 0"
     if config.get("invert_sigmas"):
         return "it counts its times from noise to data"
     if config.get("num_train_timesteps") != FLOW_STEPS:
         return f"it counts {config.get('num_train_timesteps')} times where the network knows {FLOW_STEPS}"
+    return _why_no_shift(config)
+
+
+def _why_no_shift(config: Any) -> str | None:
+    """The same of the shift of its times, which is a number or, going by image size, has two ends."""
+    if any(config.get(name) is not None and not config[name] > 0 for name in ("shift", "flow_shift")):
+        return "its shift is not above 0"
+    ends = [config.get(name, 1) for name in ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")]
+    if config.get("use_dynamic_shifting") and not all(isinstance(end, (int, float)) for end in ends):
+        return "the ends of its shift are not all numbers"
     return None
 
 
