@@ -99,6 +99,7 @@ class Judged:
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: no such folder of evidence; name one made by 'contrapose evaluate'")
         self.summary: Summary = read_summary(self.folder / SUMMARY)
+        self._scales: dict[str, Scale] = {}
         self.rows: list[Row] = read_rows(self.folder / ROWS)
         _check_rows(self.folder / ROWS, self.rows, self.summary)
         strange = [model for model in self.images if model not in self.summary.models]
@@ -123,6 +124,12 @@ class Judged:
         return list(self.summary.comparisons)
 
     def scale(self, metric: str) -> Scale:
+        """How the metric's numbers are written, worked out once of all rows."""
+        if metric not in self._scales:
+            self._scales[metric] = self._scale(metric)
+        return self._scales[metric]
+
+    def _scale(self, metric: str) -> Scale:
         intervals = [scores.metrics[metric].overall for scores in self._judged_by(metric).values()]
         intervals += [compared[metric].difference for compared in self.summary.comparisons.values()]
         return scale_of([row.value for row in self.rows if row.metric == metric], intervals)

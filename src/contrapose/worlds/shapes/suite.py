@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def floor_metadata(lines: Sequence[Mapping[str, Any]], seed: int = 0) -> list[Ma
     Judged so, a model shows what chance alone scores. Raises `UserError` when one meaning holds over half the lines.
     """
     keys = [meaning_of(line).key for line in lines]
-    if lines and 2 * max(map(keys.count, set(keys))) > len(keys):
+    if lines and 2 * max(Counter(keys).values()) > len(keys):
         raise UserError(
             "prompts cannot be shuffled: over half of them mean the same; use a prompt file with more meanings"
         )
