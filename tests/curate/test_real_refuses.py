@@ -6,6 +6,7 @@ import gc
 import shutil
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny_vision
@@ -197,6 +198,10 @@ def test_captions_are_written_where_there_are_none(settings, backbone, tmp_path,
     ]
     assert [rows["2.png"], rows["3.png"]] == captioner.load("cpu").write(images)
     assert {record.prompt for record in store.records} == set(rows.values())
+    config = Path(captioner.model) / "config.json"
+    config.write_text(config.read_text() + " ")
+    told = refused(replace(settings, captioner=captioner, filters=()), backbone, tmp_path / "out")
+    assert "was made from another content of captioner.model" in told
 
 
 def test_memory_is_flat(settings, backbone, tmp_path, monkeypatch):

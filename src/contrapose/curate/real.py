@@ -27,6 +27,7 @@ from contrapose import runfile
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.digests import model_digest
 from contrapose.backbones.loading import Loading
+from contrapose.contents import digest_of
 from contrapose.core.guidance import FreeScale
 from contrapose.curate.candidates import BROKEN, Table, by_bucket, groups
 from contrapose.curate.captions import Captioner
@@ -145,14 +146,25 @@ class _Run:
             raise UserError(f"{self.out}: already holds pairs that were not made of photographs; choose another --out")
         todo = [stage for stage, table in zip(self.stages, self.tables, strict=True) if not table.path.exists()]
         self.num_photos, photos = count_and_digest(self._listing())
-        model = model_digest(self.settings.model, self.settings)
-        self.inputs = {"model": model, "images": photos, "real.model": model, "real.images": photos}
+        digests = {"model": model_digest(self.settings.model, self.settings), "images": photos, **self._networks()}
+        # as real.yaml names them, and pairs.yaml
+        self.inputs = digests | {f"real.{name}": digest for name, digest in digests.items()}
         device = str(self.backbone.device)
         if "captions" in todo and self.settings.captioner:
             self.settings.captioner.load(device)
         for stage in todo:
             if not isinstance(stage, str) and stage.scorer is not None:
                 stage.scorer.load(device)
+
+    def _networks(self) -> dict[str, str]:
+        """Digests of the other networks' folders that the settings name; those of the hub have their versions there."""
+        s = self.settings
+        named = {
+            "captioner.model": getattr(s.captioner, "model", None),
+            "spoil.model": getattr(s.spoil, "model", None),
+            "spoil.saliency": getattr(s.spoil, "saliency", None),
+        }
+        return {name: digest_of(Path(given)) for name, given in named.items() if given and Path(given).is_dir()}
 
     def _listing(self) -> Listing:
         return list_photos(self.settings.images, self.settings.split, self.out)
