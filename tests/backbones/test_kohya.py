@@ -220,3 +220,37 @@ def test_weights_beyond_the_precision(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot hold"):
         convert(run, tmp_path / "lora.safetensors", torch.float16)
     assert convert(run, tmp_path / "lora.safetensors", torch.bfloat16) == 1
+
+
+@pytest.mark.parametrize("name", PREFIXES)
+def test_it_is_read_again_as_an_adapter(name: str, align: Callable[[str], Aligned], tmp_path: Path) -> None:
+    """Also where stock diffusers does not."""
+    made, out = align(name), tmp_path / "lora.safetensors"
+    convert(made.run, out, torch.float32)
+    network = load_backbone(made.model, adapter=out).network
+    difference = (_answer(network, made.arguments) - made.aligned).abs().max()
+    assert difference < 1e-5 * made.aligned.abs().max().clamp(min=1)
+
+
+def test_text_encoders_layers_are_written_too(tiny_model: Path, tmp_path: Path) -> None:
+    layer = "text_encoder.encoder.layers.0.self_attn.{}_proj.lora_{}.weight"
+    random = torch.Generator().manual_seed(0)
+    tensors = {
+        layer.format(name, half): torch.randn(shape, generator=random)
+        for name in ("q", "out")
+        for half, shape in (("A", (4, 32)), ("B", (32, 4)))
+    }
+    unet = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_{}.weight"
+    tensors |= {unet.format(half): torch.ones(shape) for half, shape in (("A", (4, 32)), ("B", (32, 4)))}
+    (tmp_path / "stock").mkdir()
+    save_file(tensors, tmp_path / "stock" / LORA_FILE)
+    assert convert(tmp_path / "stock", tmp_path / "lora.safetensors", torch.float32) == 3
+    texts = []
+    for adapter in (tmp_path / "stock", tmp_path / "lora.safetensors"):
+        pipe = _load(tiny_model, "sd")
+        pipe.load_lora_weights(adapter)
+        texts.append(pipe.encode_prompt("a red circle", "cpu", 1, False)[0])
+        assert torch.allclose(
+            load_backbone(tiny_model, adapter=adapter).embed(["a red circle"])["text"], texts[-1], atol=1e-5
+        )
+    assert torch.allclose(*texts, atol=1e-5)

@@ -31,6 +31,7 @@ NUM_LAYERS = "num_layers"  # a note in the header, by which a file that has lost
 DENOISERS = ("unet", "transformer")
 _PLAIN = re.compile(r"(unet|transformer|text_encoder(?:_[23])?)\.(.+)\.lora_(A|B)\.weight")
 _PEFT = "base_model.model."
+_BY_LAYER = re.compile(r"(?:lora_unet_|lora_transformer_|transformer\.)(.+)\.(lora_down\.weight|lora_up\.weight|alpha)")
 _ALPHAS = (".alpha", ".lora_alpha")
 # What is no LoRA, by names of which one is enough to tell.
 _OTHERS = {
@@ -64,6 +65,8 @@ class LowRank(NamedTuple):
 
 
 Adapter = Mapping[str, LowRank]
+Translated = tuple[dict[str, Tensor], dict[tuple[str, str], float]]
+"""Tensors by the names that diffusers and peft give them, and alphas by part and layer."""
 
 
 class Stored(NamedTuple):
@@ -104,11 +107,12 @@ def has_adapter(where: Path) -> bool:
     return adapter_file(where) is not None
 
 
-def read_file(where: Path, pipeline: Any = None, unet_config: Any = None) -> Stored:
+def read_file(where: Path, part: str = "", network: nn.Module | None = None, pipeline: Any = None) -> Stored:
     """All adapters of a run, another folder or a file, as they are stored.
 
-    Names of other tools are read as the stock `pipeline` reads them, by its `lora_state_dict`. Raises `UserError` in
-    one line that names the file, and the layer where it is one, for what is broken, no LoRA, or of no denoiser.
+    Names of other tools are those of the layers of this part's `network` with underscores, or are read as the stock
+    `pipeline` reads them, by its `lora_state_dict`. Raises `UserError` in one line that names the file, and the layer
+    where it is one, for what is broken, no LoRA, or of no denoiser.
     """
     path = adapter_file(where)
     assert path is not None, "asked of what has adapters"
@@ -116,14 +120,15 @@ def read_file(where: Path, pipeline: Any = None, unet_config: Any = None) -> Sto
     _check_kind(path, tensors)
     own = _own_names(tensors, path)
     if own is None:
-        own, alphas = _translated(path, tensors, pipeline, unet_config)
+        translated = _by_layers(tensors, part, network) if network is not None else None
+        own, alphas = translated or _translated(path, tensors, network, pipeline)
         settings: dict[str, Mapping[str, Any]] = {}
     else:
         settings, alphas = _settings(path, notes), {}
     parts = _paired(path, own)
-    for part, layers in parts.items():
-        scales = _scales(path, part, layers, settings.get(part), alphas)
-        parts[part] = {name: one._replace(scale=scales[name]) for name, one in layers.items()}
+    for owner, layers in parts.items():
+        scales = _scales(path, owner, layers, settings.get(owner), alphas)
+        parts[owner] = {name: one._replace(scale=scales[name]) for name, one in layers.items()}
     if not any(part in parts for part in DENOISERS):
         raise UserError(f"{path}: is a LoRA of the text encoder alone, which trains and guides no network")
     stored = Stored(path, parts, settings, notes)
@@ -167,16 +172,29 @@ def _own_names(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor] |
     return None
 
 
-def _translated(
-    path: Path, tensors: Mapping[str, Tensor], pipeline: Any, unet_config: Any
-) -> tuple[dict[str, Tensor], dict[tuple[str, str], float]]:
+def _by_layers(tensors: Mapping[str, Tensor], part: str, network: nn.Module) -> Translated | None:
+    """Tensors that are named by the network's layers, as kohya's and OneTrainer's are; None where one is not."""
+    layers = {name.replace(".", "_"): name for name, _ in network.named_modules()}
+    values: dict[str, Tensor] = {}
+    alphas = {}
+    for name, value in tensors.items():
+        parsed = _BY_LAYER.fullmatch(name)
+        layer = layers.get(parsed[1].replace(".", "_")) if parsed else None
+        if parsed is None or layer is None or (parsed[2] == "alpha" and value.numel() != 1):
+            return None
+        if parsed[2] == "alpha":
+            alphas[part, layer] = float(value)
+        else:
+            values[f"{part}.{layer}.lora_{'A' if parsed[2] == 'lora_down.weight' else 'B'}.weight"] = value
+    return values, alphas
+
+
+def _translated(path: Path, tensors: Mapping[str, Tensor], network: nn.Module | None, pipeline: Any) -> Translated:
     """Another tool's tensors by our names, and their alphas by part and layer, as the stock pipeline reads them."""
     if not hasattr(pipeline, "lora_state_dict"):
-        reader = "export" if pipeline is None else pipeline.__name__
-        raise UserError(
-            f"{path}: its layers have another tool's names (such as {min(tensors)}), which {reader} does not read"
-        )
-    given = {"unet_config": unet_config} if unet_config is not None else {}
+        reader = "export" if pipeline is None else f"a {pipeline.__name__}"
+        raise UserError(f"{path}: its layers have another tool's names ({min(tensors)}), which {reader} does not read")
+    given = {"unet_config": network.config} if network is not None else {}
     try:
         read = pipeline.lora_state_dict(dict(tensors), return_alphas=True, **given)
     except Exception as error:  # the library raises what comes of names that it did not expect
@@ -344,7 +362,7 @@ def stored_adapter(
 
     Raises `UserError` as `read_file` and `check_fit` do, and for a file that has adapters of other parts too.
     """
-    stored = read_file(where, pipeline, network.config if part == "unet" else None)
+    stored = read_file(where, part, network, pipeline)
     layers = check_fit(stored, part, network)
     others = sorted(stored.parts.keys() - {part})
     if others:

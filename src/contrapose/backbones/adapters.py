@@ -125,7 +125,7 @@ def apply_adapter(pipe: DiffusionPipeline, part: str, adapter: Path) -> None:
     if not has_adapter(adapter):
         setattr(pipe, part, whole_network(adapter, part, getattr(pipe, part)))
         return
-    stored = read_file(adapter, type(pipe), getattr(pipe, part).config if part == "unet" else None)
+    stored = read_file(adapter, part, getattr(pipe, part), type(pipe))
     fitting = {part: check_fit(stored, part, getattr(pipe, part))}
     for name in sorted(stored.parts.keys() - {part}):
         if getattr(pipe, name, None) is None:
