@@ -44,7 +44,7 @@ class Sampling(Guiding, Loading):
     prompts: Path
     """Prompts: .txt with one a line, or .jsonl with a field `prompt` (GenEval metadata is such a file)."""
     adapter: Path | None = None
-    """An aligned run whose weights go on top; none samples the model itself."""
+    """An aligned run whose weights go on top, or another tool's LoRA; none samples the model itself."""
     seeds: Annotated[int, Range(1, 10_000, whole=True)] = 4
     """Images for each prompt: seeds 0, 1, ..."""
     steps: Steps | None = None
