@@ -78,6 +78,7 @@ TABLE: dict[str, tuple[str, Spoil, str]] = {
     "config of text": ("z-image", edit("transformer/config.json", rope_theta="x"), "rope_theta is 'x'"),
     "text config of no number": ("sd", edit("text_encoder/config.json", layer_norm_eps=None), "layer_norm_eps is None"),
     "text config without an end": ("sd", edit("text_encoder/config.json", eos_token_id=None), "says no eos_token_id"),
+    "shift of text": ("z-image", scheduled(max_shift="x"), "the ends of its shift"),
     "shift without an end": ("flux", scheduled(max_shift=None), "the ends of its shift"),
     "class name a number": ("sd", edit("unet/config.json", _class_name=5, cross_attention_dim=64), "unet"),
     "side text": ("sd", edit("unet/config.json", sample_size="64"), "unet/config.json: sample_size is '64'"),

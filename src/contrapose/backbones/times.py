@@ -70,7 +70,8 @@ def _why_no_shift(config: Any) -> str | None:
     if any(config.get(name) is not None and not config[name] > 0 for name in ("shift", "flow_shift")):
         return "its shift is not above 0"
     ends = [config.get(name, 1) for name in ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")]
-    if config.get("use_dynamic_shifting") and not all(isinstance(end, (int, float)) for end in ends):
+    unset = () if config.get("use_dynamic_shifting") else (type(None),)
+    if not all(isinstance(end, (int, float, *unset)) for end in ends):
         return "the ends of its shift are not all numbers"
     return None
 
@@ -85,6 +86,8 @@ def why_no_sampling(scheduler: Any, steps: int) -> str | None:
         latents = torch.zeros(1, 4, 2, 2)
         with torch.random.fork_rng(devices=[]):  # some add noise
             for time in fresh.timesteps[:_TRIED]:
+                if hasattr(fresh, "scale_model_input"):
+                    fresh.scale_model_input(latents, time)
                 latents = fresh.step(torch.zeros_like(latents), time, latents, return_dict=False)[0]
     except Exception as error:  # settings that are never looked at before make these raise anything at all
         return f"it cannot take a step ({' '.join(str(error).split()):.200})"
