@@ -177,3 +177,30 @@ def test_a_lora_of_another_family(
 ) -> None:
     copy.deepcopy(loaded("flux")).with_lora(2, 2.0).save(tmp_path / "run")
     refused(command, tmp_path / "run", tiny_model, "holds no adapters of this model's unet, but of transformer")
+
+
+@pytest.mark.parametrize("name", ["sdxl"])
+def test_kohyas_names_of_two_text_encoders(folder: Path, tmp_path: Path) -> None:
+    """Read as stock diffusers reads them, with the alphas of every layer."""
+    random = torch.Generator().manual_seed(3)
+    tensors: Tensors = {}
+    for stem, width in (
+        ("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q", 32),
+        ("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_out_0", 32),
+        ("lora_te1_text_model_encoder_layers_0_self_attn_q_proj", 16),
+        ("lora_te1_text_model_encoder_layers_0_self_attn_out_proj", 16),
+        ("lora_te2_text_model_encoder_layers_0_self_attn_k_proj", 24),
+        ("lora_te2_text_model_encoder_layers_0_self_attn_out_proj", 24),
+    ):
+        tensors[f"{stem}.lora_down.weight"] = torch.randn(4, width, generator=random)
+        tensors[f"{stem}.lora_up.weight"] = torch.randn(width, 4, generator=random)
+        tensors[f"{stem}.alpha"] = torch.tensor(2.0)
+    save_file(tensors, tmp_path / "theirs.safetensors")
+    pipe = stock.load("sdxl", folder)
+    pipe.load_lora_weights(tmp_path / "theirs.safetensors")
+    backbone = load_backbone(folder, adapter=tmp_path / "theirs.safetensors")
+    text = pipe.encode_prompt("a red circle", device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
+    made, base = (one.embed(["a red circle"])["text"] for one in (backbone, load_backbone(folder)))
+    assert torch.allclose(made, text[0], atol=1e-5)
+    assert not torch.allclose(made, base, atol=1e-3)
+    assert aligned.apart(stock.draw("sdxl", backbone.pipe), stock.draw("sdxl", pipe)) < 1e-4
