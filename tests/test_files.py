@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -173,3 +174,19 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x")
     with pytest.raises(UserError, match="is no folder"), one_writer(tmp_path / "a"):
         pass
+
+
+def test_a_full_disk_does_not_keep_the_lock_from_being_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with one_writer(tmp_path / "out"):
+        assert (tmp_path / "out" / LOCK).exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_errors_name_the_file_and_not_what_is_aside(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as told, replacing(tmp_path / "page.html") as aside:
+        raise OSError(errno.EROFS, "Read-only file system", str(aside))
+    assert told.value.filename == str(tmp_path / "page.html")

@@ -39,8 +39,8 @@ def replacing(path: Path) -> Iterator[Path]:
     check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = aside_of(path, os.getpid())
-    _remove(aside)
     try:
+        _remove(aside)
         mode = _usual_mode(aside)
         yield aside
         _settle(aside, mode)
@@ -51,9 +51,12 @@ def replacing(path: Path) -> Iterator[Path]:
         aside.replace(path)
         _sync(path.parent)
     except BaseException as error:
-        _remove(aside)
+        with suppress(OSError):
+            _remove(aside)
         if is_full(error):
             raise full(path) from error
+        if isinstance(error, OSError) and error.filename == str(aside):
+            error.filename = str(path)  # the name that the user knows
         raise
 
 
@@ -155,8 +158,9 @@ def _locked(lock: Path, out: Path) -> int | None:
             # Between opening and locking, the one that held it may have taken the file away: then it locks nothing.
             if os.path.samestat(os.fstat(handle), lock.stat()):
                 owner = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M:%S")}
-                os.ftruncate(handle, 0)
-                os.write(handle, json.dumps(owner).encode())
+                with suppress(OSError):  # a full disk: what is to be written will say so by its name
+                    os.ftruncate(handle, 0)
+                    os.write(handle, json.dumps(owner).encode())
                 return handle
         except BlockingIOError:
             os.close(handle)

@@ -81,15 +81,18 @@ def test_no_guidance_is_the_base_and_strength_one_the_run(
 
 
 def test_again_does_nothing_and_carries_on(
-    command: Callable[..., list[str]], shapes_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    command: Callable[..., list[str]], shapes_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     out, line = tmp_path / "out", command("--prompts", shapes_file, "--scales", "0,1", "--out", tmp_path / "out")
     assert main(line) == 0
     before, lost = _files(out), out / "scale-1/00002/samples/0000.png"
     lost.unlink()
     with monkeypatch.context() as patched:
         patched.setattr("contrapose.report.sweep.evaluate_images", None)  # judged already
+        capsys.readouterr()
         assert main(line) == 0
+    assert "finished already" in capsys.readouterr().out
     after = _files(out)
     assert {path: data for path, (_, data) in after.items()} == {path: data for path, (_, data) in before.items()}
     drawn = [path for path in after if path.endswith(".png") and after[path][0] != before[path][0]]
@@ -181,8 +184,8 @@ def told(capsys: pytest.CaptureFixture[str]) -> Told:
         ("0,,1", "write numbers separated by commas"),
         ("", "write numbers separated by commas"),
         ("0;1", "write numbers separated by commas"),
-        ("0,nan", "scale nan: a number from -1000 up to 1000"),
-        ("0,inf", "scale inf: a number from -1000 up to 1000"),
+        ("0,nan", "--scales nan: a number from -1000 up to 1000"),
+        ("0,inf", "--scales inf: a number from -1000 up to 1000"),
         ("0,1000000", "a number from -1000 up to 1000"),
         ("0,1,1.0", "named twice"),
         ("0,-0", "named twice"),

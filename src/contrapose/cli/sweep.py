@@ -82,7 +82,9 @@ def sweep(command: Command) -> None:
             done = sample_images(one, backbone, folder_of(command.out, scale))
             follow(f"sampling at w = {scale:g}", len(prompts) * settings.seeds, done)
         with Bar("judging images") if judge else nullcontext() as bar:
-            sum_up(command.out, list(guided), command.label, judge, suite.LOWER_IS_BETTER, bar)
+            new = sum_up(command.out, list(guided), command.label, judge, suite.LOWER_IS_BETTER, bar)
+        if not new:
+            print(f"{command.out}: this sweep was finished already")
         print(write_page([read_sweep(command.out)], command.out).resolve())
 
 

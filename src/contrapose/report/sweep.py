@@ -127,8 +127,8 @@ def sum_up(
     judge: Judge | None,
     lower_is_better: Collection[str] = (),
     progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Judge the images of all strengths, unless that was done, and write the folder's summary."""
+) -> bool:
+    """Judge the images of all strengths and write the folder's summary; False where that was done already."""
     known = Known(label or out.absolute().name, tuple(scales), judge is not None)
     folders = {scale: folder_of(out, scale) for scale in scales}
     digests = {folder.name: digest_of_images(folder) for folder in folders.values()} if judge else {}
@@ -136,7 +136,7 @@ def sum_up(
         if progress:
             num_images = sum(scores.num_images for scores in read_summary(out / SUMMARY).models.values())
             progress(num_images, num_images)
-        return
+        return False
     summary = None
     if judge is not None:
         rows = evaluate_images({_name(scale): folder for scale, folder in folders.items()}, judge, progress=progress)
@@ -145,6 +145,7 @@ def sum_up(
         write_rows(rows, out / ROWS)
     write_summary(summary, out / SUMMARY, {"sweep": _CONVERTER.unstructure(known)})
     write_text(out / JUDGED, dump_yaml(digests))  # last: what was killed before is judged again
+    return True
 
 
 def _is_summed_up(out: Path, known: Known, digests: Mapping[str, str]) -> bool:
