@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,7 @@ def test_what_was_merged_is_written_down(
     merge(Merge(str(folder), runs.positive, runs.negative, SCALE), out)
     note = yaml.safe_load((out / "merge.yaml").read_text())
     rank = 2 * aligned.RANK if runs.kind == "lora" else None
+    assert all(re.fullmatch("[0-9a-f]{16}", note.pop(key)) for key in ("made_of", "holds"))
     assert note == {
         "base": folder.name,
         "positive": "positive",

@@ -99,3 +99,17 @@ def test_runs_without_finished_adapters(run: Path, tmp_path: Path, told: Callabl
     _run_file(run, full=True)
     assert "trained in full" in told("--run", run, "--out", out)
     assert not out.exists()
+
+
+def test_the_same_export_again_is_done_already(
+    run: Path, tmp_path: Path, told: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mine.safetensors"
+    one = ["--run", run, "--out", out]
+    assert main(["export", *map(str, one)]) == 0
+    before = out.stat().st_mtime_ns
+    capsys.readouterr()
+    assert main(["export", *map(str, one)]) == 0
+    assert capsys.readouterr().out.endswith("(was there already)\n")
+    assert out.stat().st_mtime_ns == before
+    assert "is not what this would write" in told(*one, "--dtype", "bf16")

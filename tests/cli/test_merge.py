@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,3 +93,29 @@ def test_wrong_arguments(tiny_model: Path, runs: dict[str, Path], tmp_path: Path
     (out / "mine").write_text("precious")
     assert "is there already" in told(*one)
     assert [path.name for path in out.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("more", [[], ["--whole"]], ids=["adapters", "whole"])
+def test_the_same_merge_again_is_done_already(
+    tiny_model: Path,
+    runs: dict[str, Path],
+    tmp_path: Path,
+    told: Told,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+) -> None:
+    run = shutil.copytree(runs["win"], tmp_path / "run")
+    one = ["--base", tiny_model, "--positive", run, "--out", tmp_path / "out", *more]
+    first = _merged(capsys, *one)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    assert _merged(capsys, *one) == first.replace("\n", " (was merged already)\n")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+    assert "other settings or other runs" in told(*one, "--scale", "0.5")
+    shutil.rmtree(run)
+    shutil.copytree(runs["lose"], run)
+    assert "other settings or other runs" in told(*one)
+    shutil.rmtree(run)
+    shutil.copytree(runs["win"], run)
+    weights = next((tmp_path / "out").rglob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert "has changed since it was merged" in told(*one)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from peft import LoraConfig
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,16 +24,20 @@ from torch.nn import functional
 from contrapose.backbones.adapter_files import Adapter, LowRank, add_to, has_adapter, read_adapter
 from contrapose.backbones.adapters import check_run, state_of, whole_network
 from contrapose.backbones.base import Backbone
+from contrapose.backbones.digests import model_digest, run_digest
 from contrapose.backbones.families import BY_PIPELINE, load_backbone
 from contrapose.backbones.fingerprint import BASE_NOTE, noted_fingerprint, weights_fingerprint
 from contrapose.backbones.loading import Loading, Source, find
 from contrapose.backbones.meta import skeleton
 from contrapose.backbones.saving import save_lora, tell_no_folders
+from contrapose.contents import digest_of, digest_of_parts
 from contrapose.core.guidance import Strength
+from contrapose.documents import dump_yaml, load_yaml
 from contrapose.errors import UserError
-from contrapose.files import replacing
+from contrapose.files import one_writer, replacing
 from contrapose.ranges import Rank, checked
 
+NOTE = "merge.yaml"
 _NOTHING = 1e-24  # of the factors' squared norm: what is left of adapters that cancel is rounding
 
 
@@ -75,16 +78,42 @@ class Merged(NamedTuple):
     whole: bool
     rank: int | None
     kept: float = 1.0
+    already: bool = False
+    """Whether it was there before, made by the same merge."""
 
 
 def merge(settings: Merge, out: Path) -> Merged:
     """Write the merged adapters, as `align` writes a run's, or a whole pipeline folder, with the settings beside them.
 
-    Raises `UserError` for runs of another model, a merge that changes nothing, a rank that there is not, and an `out`
-    that holds something.
+    Does nothing where `out` is what the same merge made of the same base and runs. Raises `UserError` for runs of
+    another model, a merge that changes nothing, a rank that there is not, and an `out` that holds something else.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is there already, and no empty folder; choose another --out")
+    with one_writer(out, beside=True):
+        if out.is_dir() and (out / NOTE).is_file():
+            return _made_before(settings, out)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out}: is there already, and no empty folder; choose another --out")
+        return _merge(settings, out)
+
+
+def _made_before(settings: Merge, out: Path) -> Merged:
+    """What the folder says that it holds; `UserError` where that was not made of this, or has changed since."""
+    note = load_yaml(out / NOTE, "choose another --out")
+    if not isinstance(note, dict) or note.get("made_of") != _digest(settings):
+        raise UserError(f"{out}: already holds a merge of other settings or other runs; choose another --out")
+    if note.get("holds") != digest_of(out, skip=out / NOTE):
+        raise UserError(f"{out}: has changed since it was merged; choose another --out, or delete the folder")
+    return Merged(note["whole"], note["rank"], note["kept"], already=True)
+
+
+def _digest(settings: Merge) -> str:
+    """A digest of all that decides a merge: what its base and its runs hold, and the other settings."""
+    runs = [(run_digest(run), share) for run, share in settings.shares]
+    base = model_digest(settings.base, Loading(variant=settings.variant))
+    return digest_of_parts([base, runs, settings.rank, settings.whole])
+
+
+def _merge(settings: Merge, out: Path) -> Merged:
     source = find(settings.base, BY_PIPELINE, settings.variant)
     part = BY_PIPELINE[source.pipeline].denoiser_part
     origin = _origin(settings, source, part)
@@ -97,8 +126,10 @@ def merge(settings: Merge, out: Path) -> Merged:
             merged = _write_whole(aside, settings, source, part)
         else:
             merged = _write_adapters(aside, settings, source, part, origin)
-        told = _told(settings) | {"base_fingerprint": origin, **merged._asdict()}
-        (aside / "merge.yaml").write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        result = {"whole": merged.whole, "rank": merged.rank, "kept": merged.kept}
+        content = {"made_of": _digest(settings), "holds": digest_of(aside)}
+        note = _told(settings) | {"base_fingerprint": origin} | result | content
+        (aside / NOTE).write_text(dump_yaml(note), encoding="utf-8")
     return merged
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import filecmp
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from contrapose import runfile
@@ -14,6 +17,7 @@ from contrapose.backbones.loading import DTYPES
 from contrapose.cli.options import parse
 from contrapose.cli.progress import quiet_libraries
 from contrapose.errors import UserError
+from contrapose.files import check_file, one_writer, replacing
 from contrapose.train.folder import FINISHED, RUN_FILE, policy_folders
 from contrapose.train.settings import CONVERTER, Run
 
@@ -38,7 +42,7 @@ class Command:
     dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
     """Precision of the weights in the file."""
     overwrite: bool = False
-    """Replace a file that is there."""
+    """Replace another file that is there."""
 
 
 def main(arguments: list[str], prog: str) -> None:
@@ -51,21 +55,28 @@ def export(command: Command) -> None:
     _check_run(command.run)
     _check_out(command)
     quiet_libraries()
-    count = FORMATS[command.format](command.run, command.out, DTYPES[command.dtype])
-    print(f"{command.out}: adapters of {count} layers in {command.dtype}")
+    convert, dtype = FORMATS[command.format], DTYPES[command.dtype]
+    with one_writer(command.out, beside=True), TemporaryDirectory() as folder:
+        written = Path(folder) / command.out.name
+        count = convert(command.run, written, dtype)
+        already = command.out.exists() and filecmp.cmp(command.out, written, shallow=False)
+        if command.out.exists() and not already and not command.overwrite:
+            message = "is there already, and is not what this would write; choose another name, or replace it with"
+            raise UserError(f"--out {command.out}: {message} --overwrite")
+        if not already:
+            with replacing(command.out) as aside:
+                shutil.copyfile(written, aside)
+    print(f"{command.out}: adapters of {count} layers in {command.dtype}{' (was there already)' if already else ''}")
 
 
 def _check_out(command: Command) -> None:
     out = command.out
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: name a file that ends in .safetensors, which is what other tools look for")
-    if out.is_dir():
-        raise UserError(f"--out {out}: is a folder; name a file")
+    check_file(out)
     own = adapter_file(command.run)
     if own is not None and out.resolve() == own.resolve():
         raise UserError(f"--out {out}: is the run's own weights; choose another name")
-    if out.exists() and not command.overwrite:
-        raise UserError(f"--out {out}: is there already; choose another name, or replace it with --overwrite")
 
 
 def _is_policy(folder: Path) -> bool:

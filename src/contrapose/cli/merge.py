@@ -22,7 +22,7 @@ class Command:
 
     merge: Merge
     out: Path
-    """Folder that receives the adapters, or is the pipeline folder; it must be new or empty."""
+    """Folder that receives the adapters, or is the pipeline folder; it must be new, empty, or the same merge."""
 
 
 def main(arguments: list[str], prog: str) -> None:
@@ -35,4 +35,5 @@ def merge(command: Command) -> None:
     merged = merge_runs(command.merge, command.out)
     what, option = ("a whole pipeline", "--model") if merged.whole else (f"adapters of rank {merged.rank}", "--adapter")
     kept = "exact" if command.merge.rank is None else f"{100 * merged.kept:.2f} % of the squared norm kept"
-    print(f"{command.out}: {what}, {kept}, to be given as {option}")
+    already = " (was merged already)" if merged.already else ""
+    print(f"{command.out}: {what}, {kept}, to be given as {option}{already}")
