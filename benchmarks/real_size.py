@@ -86,7 +86,7 @@ def measure(model: str, full: bool, args: argparse.Namespace, work: Path) -> lis
     optimisation = Optimisation(1e-9, steps=1_000_000, batch_size=args.pairs, micro_batch=args.pairs)
     run = Run(
         model, pairs, DDSPO(), full=full, precision=args.dtype, gradient_checkpointing=args.checkpointing,
-        optimisation=optimisation, watching=Watching(holdout=0, max_drift=float("inf")),
+        optimisation=optimisation, watching=Watching(holdout=0, max_drift=1e12),
     )  # fmt: skip
     accelerator = Accelerator(cpu=args.device == "cpu", mixed_precision="no" if args.dtype == "fp32" else args.dtype)
     groups = Groups(Mixture(pairs), run.method.composition(), RandomTexts(backbone, dtype), backbone.noising(), 0, 0)

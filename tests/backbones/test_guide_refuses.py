@@ -56,7 +56,7 @@ def _refused(pipe: DiffusionPipeline, *arguments: Any, **settings: Any) -> str:
         ({"scale": math.inf}, "scale inf: "),
         ({"scale": 1e6}, "scale 1000000.0: "),
         ({"interval": (0.8, 0.2)}, "interval 0.8 to 0.2: "),
-        ({"interval": (0.2, 1.8)}, "interval 0.2 to 1.8: "),
+        ({"interval": (0.2, 1.8)}, "interval 1.8: "),
         ({"interval": (0.2,)}, "guidance pgd: "),
         ({"rescale": 2.0}, "rescale 2.0: "),
         ({"schedule": "square"}, "guidance pgd: "),

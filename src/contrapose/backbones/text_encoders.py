@@ -54,9 +54,11 @@ def _sample_of(encoder: nn.Module) -> bytes:
     told, samples = [], []
     for name, value in encoder.state_dict().items():
         told.append(f"{name} {tuple(value.shape)} {value.dtype}")
-        samples.append(_one_a_row(value).float())
+        if not value.is_meta:  # of a network without weights its shapes are all there is to tell
+            samples.append(_one_a_row(value).float())
     # Together, so that a device is waited for once.
-    return "\n".join(told).encode() + torch.cat(samples).cpu().numpy().tobytes()
+    numbers = torch.cat(samples).cpu().numpy().tobytes() if samples else b""
+    return "\n".join(told).encode() + numbers
 
 
 def _one_a_row(value: Tensor) -> Tensor:

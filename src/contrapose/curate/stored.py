@@ -86,7 +86,7 @@ class InParquet:
         except pa.ArrowException as error:
             raise OSError(str(error)) from None
         data = (cell.get("bytes") if isinstance(cell, dict) else cell) or b""
-        if not data and isinstance(cell, dict) and cell.get("path"):
+        if isinstance(cell, dict) and cell.get("bytes") is None and cell.get("path"):
             raise OSError("it is the path of an image, not the image; embed the images in the table")
         if len(data) > most:
             raise TooLarge(len(data), most)
