@@ -75,17 +75,18 @@ def appending(path: Path) -> Iterator[TextIO]:
         raise
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> bool:
     """Write a file of UTF-8 as `write_bytes` does; what UTF-8 cannot hold becomes question marks."""
-    write_bytes(path, text.encode("utf-8", "replace"))
+    return write_bytes(path, text.encode("utf-8", "replace"))
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; one that holds the same already is left as it is."""
+def write_bytes(path: Path, data: bytes) -> bool:
+    """Write a file whole or not at all; one that holds the same already is left as it is, and False is returned."""
     if path.is_file() and not path.is_symlink() and path.read_bytes() == data:
-        return
+        return False
     with replacing(path) as aside:
         aside.write_bytes(data)
+    return True
 
 
 def aside_of(path: Path, process: int) -> Path:

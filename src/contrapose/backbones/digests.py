@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from contrapose.backbones.adapter_files import DENOISERS
 from contrapose.backbones.families import BY_PIPELINE
 from contrapose.backbones.loading import FULL_FOLDER, PEFT_CONFIG, Loading, Source, find
 from contrapose.contents import digest_of, digest_of_parts, file_digest
@@ -57,8 +58,8 @@ def run_digest(run: Path) -> str:
     parts = [f"{file.name} {file_digest(file)}" for file in sorted(run.glob("*.safetensors"))]
     if (run / PEFT_CONFIG).is_file():
         parts.append(file_digest(run / PEFT_CONFIG))
-    if (run / FULL_FOLDER).is_dir():
-        parts.append(digest_of(run / FULL_FOLDER))
+    # of a run that was trained whole, the denoiser is all that is put on another model
+    parts += [digest_of(run / FULL_FOLDER / part) for part in DENOISERS if (run / FULL_FOLDER / part).is_dir()]
     if not parts:
         raise UserError(f"{run}: holds no weights; has the run finished?")
     return digest_of_parts(parts)

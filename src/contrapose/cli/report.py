@@ -42,5 +42,5 @@ def report(command: Command) -> None:
         raise UserError("a report needs at least one --run or --evidence")
     evidence = tuple(read_evidence(folder) for folder in command.evidence)
     page = Report(command.title, command.run, evidence, command.pairs, command.examples)
-    write_report(page, command.out)
-    print(f"{command.out.resolve()}")
+    written = write_report(page, command.out)
+    print(f"{command.out.resolve()}{'' if written else ' (was there already)'}")

@@ -42,7 +42,10 @@ def write(command: Command) -> None:
     made_with = {name: value for name, value in asdict(command).items() if name != "out"}
     with one_writer(command.out):
         runfile.claim(command.out / "photos.yaml", made_with, runfile.converter())
+        before = set(command.out.glob("*.png"))
         follow("rendering photographs", command.num, _written(command))
+    if len(before) == command.num:
+        print(f"{command.out}: {command.num} photographs were there already")
 
 
 def _written(command: Command) -> Iterator[int]:

@@ -36,5 +36,5 @@ def write(command: Command) -> None:
     check_file(command.out)
     lines = prompts(command.split, command.per_tag)
     with one_writer(command.out, beside=True):
-        write_text(command.out, "".join(json.dumps(line) + "\n" for line in lines))
-    print(f"{command.out}: {len(lines)} {command.split} prompts")
+        written = write_text(command.out, "".join(json.dumps(line) + "\n" for line in lines))
+    print(f"{command.out}: {len(lines)} {command.split} prompts{'' if written else ' (were there already)'}")

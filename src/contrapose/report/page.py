@@ -71,14 +71,14 @@ class EvidenceSection(NamedTuple):
     examples: list[Example]
 
 
-def write_report(report: Report, out: Path) -> None:
-    """Write the page to `out`, whole or not at all.
+def write_report(report: Report, out: Path) -> bool:
+    """Write the page to `out`, whole or not at all; False where the same page was there already.
 
     Raises `UserError` naming the folder and the mend for a run, evidence, pairs or images that are none.
     """
     check_file(out)
     with one_writer(out, beside=True):
-        write_text(out, render(report))
+        return write_text(out, render(report))
 
 
 def render(report: Report) -> str:

@@ -128,17 +128,21 @@ def run_toy(settings: Toy, out: Path, progress: Callable[[str], None] | None = N
     with one_writer(out):
         claim(out / "run.yaml", settings, converter(), free=frozenset({"num_seeds"}))
         finished: list[Finished] = []
+        new = 0
         for seed in settings.seeds:
             folder = out / "seeds" / str(seed)
             kept = _finished(folder, settings)
             if kept is None:
                 with replacing(folder) as aside:
                     _write(aside, *run_seed(settings, seed))
+                new += 1
                 if progress:
                     progress(f"seed {seed} done")
                 kept = _finished(folder, settings)
                 assert kept is not None, "it was written just now"
             finished.append(kept)
+        if not new:
+            log.info(f"{out}: all seeds were done already")
         result = ToyResult({key: tuple(scores[key] for scores, _ in finished) for key in finished[0][0]})
         save_tables(result, out)
         save_picture(finished[0][1], settings.modes, out / "toy.png")
