@@ -53,6 +53,14 @@ TABLE: dict[str, tuple[str, Spoil, str]] = {
     "index scheduler a network": (
         "sd", edit("model_index.json", scheduler=["diffusers", "UNet2DConditionModel"]), "scheduler",
     ),
+    "scheduler settings of another path": (
+        "sd", edit("scheduler/scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler"),
+        "scheduler_config.json: is of a FlowMatchEulerDiscreteScheduler, and the index names a ",
+    ),
+    "scheduler settings of another path in a flow family": (
+        "sd3", edit("scheduler/scheduler_config.json", _class_name="DDIMScheduler"),
+        "scheduler_config.json: is of a DDIMScheduler, and the index names a FlowMatch",
+    ),
     "config missing": ("sd", lambda folder: (folder / "unet/config.json").unlink(), "unet/config.json: no such file"),
     "config binary": ("sd", write("unet/config.json", b"\xff\xfe\x00"), "unet/config.json: not readable as JSON"),
     "config deep": ("sd", write("vae/config.json", DEEP), "vae/config.json: not readable as JSON"),

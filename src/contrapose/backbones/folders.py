@@ -114,6 +114,19 @@ def check_parts(folder: Path, pipeline: type, unused: Sequence[str], optional: S
             _check_tokenizer(folder / name)
         else:
             check_numbers(folder / name / SCHEDULER)
+            _check_kind(folder / name / SCHEDULER, source[1])
+
+
+def _check_kind(path: Path, kind: str) -> None:
+    """Raise `UserError` for settings of a scheduler of another path than the index names.
+
+    diffusers reads them all the same, and takes its defaults for what they do not say. Schedulers of one path may
+    differ: their settings are the same.
+    """
+    theirs = str(load_json(path).get("_class_name", kind))
+    for path_of in ("FlowMatch", "EDM"):
+        if (path_of in theirs) != (path_of in kind):
+            raise UserError(f"{path}: is of a {theirs}, and the index names a {kind}; {_AGAIN}")
 
 
 def networks_of(folder: Path, leave_out: Collection[str]) -> list[Part]:

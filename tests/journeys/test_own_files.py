@@ -1,0 +1,188 @@
+"""Files that a command wrote are looked at when they are read back: cut, emptied or garbled, nothing is silently wrong.
+
+Whatever reads a broken file either says so in one line that names it and exits with 2, or ends with the very result
+that it has when the file is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import cycle
+from pathlib import Path
+from typing import NamedTuple
+
+import commands
+import numpy as np
+import pytest
+
+from contrapose.cli.main import main
+
+BREAKING: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda content: content[: len(content) // 2],
+    "emptied": lambda _: b"",
+    "garbled": lambda content: np.random.default_rng(0).bytes(max(64, len(content))),
+}
+# which commands read what another one wrote, beside that command itself
+READERS = {
+    "prompts": ("pairs", "images"),
+    "pairs": ("lora", "exported", "page"),
+    "lora": ("aligned", "guided", "merged", "file", "page"),
+    "full": ("guided",),
+    "images": ("evidence",),
+    "evidence": ("page",),
+}
+# written for people, or along the way, and read by no command
+UNREAD = re.compile(r"README\.md|events\.out.*|.*\.html|toy\.png|table\.(md|csv|json)|.*\.txt")
+
+
+class Ended(NamedTuple):
+    """How a command ended, and what it wrote: bytes by file."""
+
+    code: int
+    messages: list[str]
+    files: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in which every command was run once; the working folder of this module."""
+    folder = tmp_path_factory.mktemp("own") / "work"
+    folder.mkdir()
+    commands.write_inputs(folder)
+    before = Path.cwd()
+    os.chdir(folder)
+    for line in commands.LINES:
+        assert main(line.at()) == 0, line.name
+    yield folder
+    os.chdir(before)
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    """Bytes by file, but for what no two runs share (clocks, places) and what is written for people."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    kept = {}
+    for file in files:
+        if not UNREAD.fullmatch(file.name):
+            name = file.relative_to(path).as_posix() if file != path else path.suffix
+            kept[name] = re.sub(rb'"seconds": [^,}]*', b"", file.read_bytes())
+    return kept
+
+
+def kinds_of(path: Path) -> list[Path]:
+    """One file of every kind that a command wrote: numbers aside, and each folder's own."""
+    if path.is_file():
+        return [path]
+    kinds: dict[str, Path] = {}
+    for file in sorted(p for p in path.rglob("*") if p.is_file() and not UNREAD.fullmatch(p.name)):
+        # a model's own files are the tests' of models
+        if "model" not in file.parts or file.name.endswith("safetensors"):
+            kinds[re.sub(r"\d+|[0-9a-f]{8,}", "N", file.relative_to(path).as_posix())] = file
+    return list(kinds.values())
+
+
+def ended(line: commands.Line, out: str, capsys: pytest.CaptureFixture[str]) -> Ended:
+    capsys.readouterr()
+    code = main(line.at(out))
+    messages = [text for text in capsys.readouterr().err.splitlines() if text.startswith("contrapose:")]
+    return Ended(code, messages, files_of(Path(out)) if Path(out).exists() else {})
+
+
+@contextmanager
+def put_back(written: Path, kept: Path) -> Iterator[None]:
+    """Whatever happens to a folder or file in the block, it is as before after it."""
+    _copy(written, kept)
+    try:
+        yield
+    finally:
+        _remove(written)
+        _copy(kept, written)
+        _remove(kept)
+
+
+def broken(file: Path, how: str) -> None:
+    file.write_bytes(BREAKING[how](file.read_bytes()))
+
+
+def complaint(result: Ended, written: Path, file: Path) -> str | None:
+    """What is wrong with how a command refused a broken file, if it did."""
+    if result.code == 2:
+        named = [message for message in result.messages if file.name in message or str(written) in message]
+        if len(result.messages) != 1 or not named:
+            return f"{file}: told {result.messages}"
+    return None
+
+
+@pytest.mark.parametrize("name", [line.name for line in commands.LINES])
+def test_every_command_again_says_so_and_changes_nothing(
+    whole: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    line = commands.BY_NAME[name]
+    before = files_of(Path(line.out))
+    capsys.readouterr()
+    assert main(line.at()) == 0
+    captured = capsys.readouterr()
+    assert "already" in captured.out + captured.err
+    assert files_of(Path(line.out)) == before
+
+
+@pytest.mark.parametrize("how", BREAKING)
+@pytest.mark.parametrize("name", [line.name for line in commands.LINES])
+def test_a_command_again_over_a_broken_file_names_it_or_makes_it_whole(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, how: str
+) -> None:
+    line = commands.BY_NAME[name]
+    out, wrong = Path(line.out), []
+    before = files_of(out)
+    for file in kinds_of(out):
+        with put_back(out, tmp_path / "kept"):
+            broken(file, how)
+            result = ended(line, line.out, capsys)
+        wrong += filter(None, [complaint(result, out, file)])
+        if result.code == 0 and not _may_stay_broken(file):
+            changed = [changed for changed in before if result.files.get(changed) != before[changed]]
+            wrong += [f"{file}: taken for whole, {changed} changed"] if changed else []
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("writer", "reader"), [(a, b) for a, readers in READERS.items() for b in readers])
+def test_a_broken_file_is_named_by_what_reads_it_or_does_not_matter(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], writer: str, reader: str
+) -> None:
+    """Each file is broken in one of the ways, in turns, and the command that reads it is to write elsewhere."""
+    written, line = Path(commands.BY_NAME[writer].out), commands.BY_NAME[reader]
+    out, wrong = f"other-{line.out}", []
+    expected = ended(line, out, capsys).files
+    for file, how in zip(kinds_of(written), cycle(BREAKING), strict=False):
+        _remove(Path(out))
+        with put_back(written, tmp_path / "kept"):
+            broken(file, how)
+            result = ended(line, out, capsys)
+        wrong += filter(None, [complaint(result, written, file)])
+        if result.code == 0 and result.files != expected:
+            wrong.append(f"{file}: {how}, taken for whole")
+    _remove(Path(out))
+    assert wrong == []
+
+
+def _may_stay_broken(file: Path) -> bool:
+    """Whether a finished folder does not need the file any more: states, tables and images that led to it."""
+    led_to_it = {"checkpoints", "candidates", "images", "ceiling"} & set(file.parent.parts)
+    return bool(led_to_it) or file.name in ("metrics.jsonl", "skipped.jsonl")
+
+
+def _copy(source: Path, to: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, to)
+    else:
+        shutil.copy2(source, to)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Malformed inputs, and what each command says to them."""
