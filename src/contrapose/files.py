@@ -66,9 +66,15 @@ def appending(path: Path) -> Iterator[TextIO]:
 
     Raises `UserError` when the disk is full.
     """
+    with naming_a_full_disk(path), path.open("a", encoding="utf-8") as file:
+        yield file
+
+
+@contextmanager
+def naming_a_full_disk(path: Path) -> Iterator[None]:
+    """Raise `UserError` naming `path` where the disk is full: what writing raises names nothing."""
     try:
-        with path.open("a", encoding="utf-8") as file:
-            yield file
+        yield
     except OSError as error:
         if is_full(error):
             raise full(path) from error

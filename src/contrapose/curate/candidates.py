@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from contrapose.curate.images import Skip, digest, read_image
 from contrapose.curate.stored import InFile, InParquet, InTar, Stored
 from contrapose.errors import UserError
-from contrapose.files import is_full
+from contrapose.files import naming_a_full_disk
 from contrapose.pairs.buckets import Size, apply, plan_fit
 from contrapose.pairs.prompts import is_writable
 from contrapose.pairs.store import PairRecord
@@ -161,21 +161,13 @@ def write_table(path: Path, produce: Produce) -> Iterator[int]:
     done = len(aside)
     with aside.path.open("ab") as file:
         for group in produce(aside):
-            _append(file, b"".join(_line(row) for row in group), path)
+            with naming_a_full_disk(path):
+                file.write(b"".join(_line(row) for row in group))
+                file.flush()
             done += len(group)
             yield done
         os.fsync(file.fileno())
     aside.path.replace(path)
-
-
-def _append(file: BinaryIO, data: bytes, path: Path) -> None:
-    try:
-        file.write(data)
-        file.flush()
-    except OSError as error:
-        if is_full(error):
-            raise UserError(f"{path}: the disk is full; free some space and run the same command again") from error
-        raise
 
 
 def by_bucket(table: Table, among: Iterable[Size], skip: int = 0) -> Iterator[Candidate]:
