@@ -26,10 +26,10 @@ import torch
 from narrow import options, print_table, prompts, save_pipeline, synchronise
 
 from contrapose.backbones.base import Backbone
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.cli.progress import quiet_libraries
-from contrapose.curate.draw import Draw, Plan, draw_pairs, plan_pairs
+from contrapose.draw.pairs import Draw, Plan, draw_pairs, plan_pairs
 
 
 @dataclass(frozen=True)

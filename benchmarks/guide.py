@@ -37,12 +37,14 @@ from narrow import options, print_table, save_pipeline, synchronise
 from real_size import RandomTexts
 from torch import nn
 
-from contrapose.backbones.base import Backbone, Generation
-from contrapose.backbones.families import load_backbone
-from contrapose.backbones.guide import guide
-from contrapose.backbones.loading import DTYPES, FULL_FOLDER
+from contrapose.backbones.base import Backbone
+from contrapose.backbones.families.table import load_backbone
+from contrapose.backbones.generation import Generation
+from contrapose.backbones.loading import DTYPES
 from contrapose.backbones.meta import SHIPPED, skeleton
 from contrapose.cli.progress import quiet_libraries
+from contrapose.guiding.guide import guide
+from contrapose.runs.names import FULL_FOLDER
 from contrapose.worlds.shapes.blueprint import shipped_model
 
 RANK, SCALE = 16, 2.0

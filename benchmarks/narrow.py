@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from contrapose.backbones.base import Backbone
-from contrapose.pairs.store import MANIFEST, PairRecord, write_shard
+from contrapose.store.pairs import MANIFEST, PairRecord, write_shard
 from contrapose.worlds.shapes.blueprint import assemble, build_tokenizer
 
 TEXT_WIDTH, TEXT_LENGTH = 768, 77

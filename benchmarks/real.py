@@ -20,10 +20,10 @@ from typing import Any
 from narrow import print_table, synchronise
 from PIL import Image
 
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.cli.progress import quiet_libraries
-from contrapose.curate.real import Real, make_pairs
-from contrapose.curate.spoil import SPOILERS
+from contrapose.photographs.real import Real, make_pairs
+from contrapose.photographs.spoil import SPOILERS
 from contrapose.worlds.shapes import pretrain
 from contrapose.worlds.shapes.photos import photographs
 

@@ -29,11 +29,11 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.backbones.meta import example_text, skeleton
 from contrapose.cli.progress import quiet_libraries
+from contrapose.estimate.estimate import Setup, estimate
 from contrapose.methods import DDSPO
-from contrapose.pairs.mixture import Mixture
-from contrapose.pairs.store import MANIFEST, PairRecord, write_shard
+from contrapose.store.mixture import Mixture
+from contrapose.store.pairs import MANIFEST, PairRecord, write_shard
 from contrapose.train.data import Groups
-from contrapose.train.estimate import Setup, estimate
 from contrapose.train.loop import Trainer
 from contrapose.train.settings import Optimisation, Run, Watching
 

@@ -35,13 +35,13 @@ from narrow import TEXT_LENGTH, TEXT_WIDTH, options, print_table, save_pairs, sa
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.embeddings import Embeddings
+from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.backbones.policies import Policies
 from contrapose.cli.progress import quiet_libraries
 from contrapose.methods import METHODS
-from contrapose.pairs.mixture import Mixture
-from contrapose.sample.embeddings import Embeddings
+from contrapose.store.mixture import Mixture
 from contrapose.train.data import Groups
 from contrapose.train.loop import Trainer
 from contrapose.train.settings import Optimisation, Run, Watching

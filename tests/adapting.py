@@ -14,10 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import contrapose
-from contrapose.backbones.families import load_backbone
-from contrapose.backbones.merge import Merge, merge
+from contrapose.backbones.families.table import load_backbone
 from contrapose.cli.export import Command, export
 from contrapose.errors import UserError
+from contrapose.guiding.merge import Merge, merge
 
 SETTINGS = "lora_adapter_metadata"  # in a file's header
 Tensors, Notes = dict[str, torch.Tensor], dict[str, str]

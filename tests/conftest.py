@@ -27,6 +27,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import tiny
 
+pytest_plugins = ("pipelines",)
 WEIGHTS = "CONTRAPOSE_WEIGHTS"  # a folder of published weights
 
 
@@ -96,8 +97,8 @@ def prompts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_pairs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, prompts_file: Path) -> Path:
     """Folder of a dozen pairs that `tiny_model` drew; copy it before changing it."""
-    from contrapose.backbones.families import load_backbone
-    from contrapose.curate.draw import Draw, draw_pairs, plan_pairs
+    from contrapose.backbones.families.table import load_backbone
+    from contrapose.draw.pairs import Draw, draw_pairs, plan_pairs
 
     folder = tmp_path_factory.mktemp("pairs") / "tiny"
     draw = Draw(str(tiny_model), prompts_file, steps=2, shard_size=5)
@@ -113,7 +114,7 @@ def write_store() -> Callable[..., Path]:
     def write(folder: Path, records: Sequence[Any], latents: dict[str, torch.Tensor], shard_size: int = 4) -> Path:
         import yaml
 
-        from contrapose.pairs.store import MANIFEST, write_shard
+        from contrapose.store.pairs import MANIFEST, write_shard
 
         for index, first in enumerate(range(0, len(records), shard_size)):
             rows = slice(first, first + shard_size)

@@ -13,10 +13,10 @@ import tyro
 
 from contrapose.cli.main import COMMANDS, find
 from contrapose.core.guidance import GUIDANCES
-from contrapose.curate.degraders import DEGRADERS
-from contrapose.curate.filters import FILTERS
-from contrapose.curate.spoil import SPOILERS
+from contrapose.degrade.degraders import DEGRADERS
 from contrapose.methods import METHODS
+from contrapose.photographs.filters import FILTERS
+from contrapose.photographs.spoil import SPOILERS
 from contrapose.ranges import Range
 from contrapose.train.settings import LINKS
 

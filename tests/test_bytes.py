@@ -23,11 +23,11 @@ WRITE = """
 import sys
 from pathlib import Path
 import tiny, torch
-from contrapose.backbones.families import load_backbone
-from contrapose.backbones.kohya import convert
-from contrapose.backbones.merge import Merge, merge
-from contrapose.pairs.store import PairRecord, write_shard
-from contrapose.sample.embeddings import Embeddings
+from contrapose.backbones.families.table import load_backbone
+from contrapose.runs.kohya import convert
+from contrapose.guiding.merge import Merge, merge
+from contrapose.store.pairs import PairRecord, write_shard
+from contrapose.backbones.embeddings import Embeddings
 from contrapose.train.checkpoint import save_training
 
 out = Path(sys.argv[1])

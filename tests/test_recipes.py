@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from contrapose import runfile
-from contrapose.curate.filters import NAMES
-from contrapose.curate.real import CONVERTER as OF_PAIRS
-from contrapose.curate.real import Real
 from contrapose.methods import DDSPO, DataDrivenDDSPO, DiffusionDPO
+from contrapose.photographs.filters import NAMES
+from contrapose.photographs.real import CONVERTER as OF_PAIRS
+from contrapose.photographs.real import Real
 from contrapose.train.settings import CONVERTER, Run
 from contrapose.train.stages import stages as of_stages
 

@@ -6,3 +6,9 @@ class UserError(Exception):
 
     Not a `ValueError`, since the option parser catches those and tells them its own way.
     """
+
+
+def one_line(error: object) -> str:
+    """What an error says, in one line of 300 letters at most; its kind where it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) < 300 else text[:300] + " ..."

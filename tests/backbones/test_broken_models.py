@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from breaking import Spoil, edit, refused, scheduled, write
 
-from contrapose.backbones.families import load_backbone, prompt_reader
+from contrapose.backbones.families.table import load_backbone, prompt_reader
 from contrapose.backbones.folders import check_parts
 from contrapose.backbones.meta import CONFIGS, SHIPPED, skeleton
 from contrapose.errors import UserError

@@ -13,7 +13,7 @@ import torch
 from breaking import Spoil, Tensors, refused, weights
 from safetensors.torch import load_file
 
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import Loading
 from contrapose.errors import UserError
 

@@ -12,12 +12,12 @@ import pytest
 import tiny_vision
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from contrapose.backbones.families import load_backbone, prompt_reader
+from contrapose.backbones.families.table import load_backbone, prompt_reader
 from contrapose.backbones.meta import skeleton
-from contrapose.curate.local_writer import LocalWriter
-from contrapose.curate.spoil.segmenter import Segmenter
+from contrapose.degrade.local_writer import LocalWriter
 from contrapose.errors import UserError
-from contrapose.evaluate.scorers import CLIPScore, YesNo
+from contrapose.judges.scorers import CLIPScore, YesNo
+from contrapose.photographs.spoil.segmenter import Segmenter
 
 # Every name that transformers looks for in `auto_map`.
 AUTO = ["AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoProcessor",

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from contrapose.backbones.base import Backbone
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 
 
 def _inputs(name: str, backbone: Backbone) -> dict[str, Any]:

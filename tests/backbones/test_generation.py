@@ -12,7 +12,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from contrapose.backbones.base import Backbone, Generation
+from contrapose.backbones.base import Backbone
+from contrapose.backbones.generation import Generation
 from contrapose.errors import UserError
 
 # The scale that a user of the stock pipeline writes: Z-Image counts from 0.

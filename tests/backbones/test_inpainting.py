@@ -14,7 +14,7 @@ from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.inpainting import open_inpainting
 from contrapose.errors import UserError
 

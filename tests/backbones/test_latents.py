@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderDC, DiffusionPipeline
 
 from contrapose.backbones.base import Backbone
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.errors import UserError
 
 

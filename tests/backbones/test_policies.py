@@ -21,9 +21,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from contrapose.backbones.base import Backbone
-from contrapose.backbones.families import load_backbone
-from contrapose.backbones.merge import Merge, merge
+from contrapose.backbones.families.table import load_backbone
 from contrapose.errors import UserError
+from contrapose.guiding.merge import Merge, merge
 from contrapose.train.checkpoint import load_training, save_training
 
 DISTINCT = ["sd", "sdxl", "sd3", "sana", "pixart", "flux", "z-image"]  # by their networks

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import Loading
 
 SIZES = {"sana": "32x32", "flux": "16x16", "z-image": "16x16"}

@@ -15,7 +15,7 @@ import torch
 from diffusers import DDPMScheduler, EulerDiscreteScheduler, SchedulerMixin
 
 from contrapose.backbones.coherence import check_space
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.times import why_no_diffusion, why_no_flow, why_no_sampling
 from contrapose.cli.main import main
 from contrapose.errors import UserError

@@ -15,8 +15,9 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from contrapose.backbones.base import Backbone, Generation
-from contrapose.backbones.families import load_backbone, prompt_reader
+from contrapose.backbones.base import Backbone
+from contrapose.backbones.families.table import load_backbone, prompt_reader
+from contrapose.backbones.generation import Generation
 from contrapose.backbones.loading import Loading
 from contrapose.errors import UserError
 

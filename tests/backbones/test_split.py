@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from contrapose.backbones.base import Backbone
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.core.group import Group
 from contrapose.methods import DDSPO, DiffusionDPO
 

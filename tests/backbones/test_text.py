@@ -13,11 +13,11 @@ import stock
 import torch
 
 from contrapose.backbones.base import Backbone
-from contrapose.backbones.families import load_backbone, prompt_reader
+from contrapose.backbones.embeddings import Embeddings
+from contrapose.backbones.families.table import load_backbone, prompt_reader
 from contrapose.backbones.loading import Loading
 from contrapose.core.group import Condition, join
 from contrapose.errors import UserError
-from contrapose.sample.embeddings import Embeddings
 
 MASKED = ("sana", "pixart", "z-image")
 STRANGE = ["", "猫 on a mat 🎨 Été\n\t<s>", "word " * 2000]

@@ -15,10 +15,10 @@ from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor
 
 from contrapose.backbones.base import Backbone
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.embeddings import Embeddings
+from contrapose.backbones.families.table import load_backbone
 from contrapose.cli.main import main
 from contrapose.core.group import Condition
-from contrapose.sample.embeddings import Embeddings
 
 ENCODERS = {"sd": 1, "sdxl": 2, "sd3": 2, "flux": 1}  # text encoders that the stock pipeline puts adapters on
 PROMPT = "a red circle"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contrapose.backbones.families import load_backbone, prompt_reader, reader_of
+from contrapose.backbones.families.table import load_backbone, prompt_reader, reader_of
 from contrapose.cli.main import main
 
 LONG = "a red circle above " * 40

@@ -56,7 +56,7 @@ def test_devices_that_are_there() -> None:
 
 
 def test_the_function_too(tiny_model: Path) -> None:
-    from contrapose.backbones.families import load_backbone
+    from contrapose.backbones.families.table import load_backbone
 
     with pytest.raises(UserError, match="device 'meta'"):
         load_backbone(tiny_model, device="meta")

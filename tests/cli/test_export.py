@@ -12,8 +12,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from contrapose.backbones.loading import LORA_FILE
 from contrapose.cli.main import main
+from contrapose.runs.names import LORA_FILE
 
 
 def _run_file(folder: Path, **settings: Any) -> None:

@@ -20,14 +20,14 @@ import yaml
 
 from contrapose import __version__
 from contrapose.cli.main import COMMANDS, main
-from contrapose.curate.captions import Captioner
-from contrapose.curate.degraders import DEGRADERS
-from contrapose.curate.draw import Draw
-from contrapose.curate.filters import FILTERS
-from contrapose.curate.real import Real
-from contrapose.curate.spoil import SPOILERS
+from contrapose.degrade.degraders import DEGRADERS
+from contrapose.draw.pairs import Draw
+from contrapose.guiding.images import Sampling
 from contrapose.methods import METHODS
-from contrapose.sample.images import Sampling
+from contrapose.photographs.captions import Captioner
+from contrapose.photographs.filters import FILTERS
+from contrapose.photographs.real import Real
+from contrapose.photographs.spoil import SPOILERS
 from contrapose.train.settings import LINKS, First, Optimisation, Run, Watching
 
 Capture = pytest.CaptureFixture[str]

@@ -8,7 +8,7 @@ import aligned
 import pytest
 import yaml
 
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.cli.main import main
 
 Capture = pytest.CaptureFixture[str]

@@ -12,12 +12,12 @@ import pytest
 from declared import Setting, read_into, required_of, settings_in, spellings
 
 from contrapose.cli.main import COMMANDS, main
-from contrapose.curate import real
-from contrapose.curate.filters import FILTERS
-from contrapose.curate.spoil import SPOILERS
 from contrapose.documents import dump_yaml
-from contrapose.evaluate.scorers import SCORERS
+from contrapose.judges.scorers import SCORERS
 from contrapose.methods import METHODS
+from contrapose.photographs import real
+from contrapose.photographs.filters import FILTERS
+from contrapose.photographs.spoil import SPOILERS
 from contrapose.train import settings as training
 
 Refused = Callable[[list[str]], str]

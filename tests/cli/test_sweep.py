@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.cli.main import main
 from contrapose.evaluate.rows import read_rows, select
 from contrapose.worlds.shapes.grammar import prompts

@@ -11,8 +11,8 @@ from PIL import Image
 
 from contrapose.cli.main import main
 from contrapose.evaluate.rows import Measure
+from contrapose.guiding.images import Sampling
 from contrapose.report import sweep
-from contrapose.sample.images import Sampling
 from contrapose.worlds.shapes import suite
 from contrapose.worlds.shapes.grammar import prompts
 

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from contrapose.cli.main import main
-from contrapose.pairs.store import PairStore
+from contrapose.store.pairs import PairStore
 
 
 def _picture(seed: int, size: tuple[int, int] = (20, 20)) -> bytes:

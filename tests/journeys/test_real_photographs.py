@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from contrapose.cli.main import main
-from contrapose.curate.spoil import SPOILERS
+from contrapose.photographs.spoil import SPOILERS
 from contrapose.worlds.shapes import blueprint
 
 MODEL = Path(blueprint.__file__).with_name("model")

@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 
 from contrapose import runfile
-from contrapose.curate import draw
+from contrapose.draw import pairs as draw
 from contrapose.evaluate.rows import Measure, write_rows
 from contrapose.evaluate.run import evaluate_images
 from contrapose.evaluate.summary import Settings, summarize, write_summary
+from contrapose.guiding import images
 from contrapose.methods import DDSPO, SFT
-from contrapose.pairs.store import MANIFEST, PairRecord, write_shard
 from contrapose.report.page import Evidence, Report, render
-from contrapose.sample import images
+from contrapose.store.pairs import MANIFEST, PairRecord, write_shard
 from contrapose.train import settings as training
 
 SCRIPT = "<script>alert(1)</script>"

@@ -13,6 +13,7 @@ from PIL import Image
 from contrapose.errors import UserError
 from contrapose.evaluate.rows import Measure
 from contrapose.evaluate.statistics import Interval
+from contrapose.guiding.images import Sampling
 from contrapose.report.sweep import (
     Line,
     claim,
@@ -23,7 +24,6 @@ from contrapose.report.sweep import (
     sum_up,
     write_page,
 )  # fmt: skip
-from contrapose.sample.images import Sampling
 
 SCRIPT = "<script>alert(1)</script>"
 PROMPTS = ["a red circle", SCRIPT, '"><img src=x onerror=alert(1)>', "two stars"]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.core.path import DiffusionPath
 from contrapose.methods import CHATS
-from contrapose.pairs.mixture import Mixture
-from contrapose.pairs.store import PairRecord
+from contrapose.store.mixture import Mixture
+from contrapose.store.pairs import PairRecord
 from contrapose.train.align import align
 from contrapose.train.data import Groups
 from contrapose.train.settings import Optimisation, Run, Watching

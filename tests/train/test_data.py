@@ -13,8 +13,8 @@ from contrapose.core.group import Composition
 from contrapose.core.path import DiffusionPath
 from contrapose.errors import UserError
 from contrapose.methods import DDSPO, SFT
-from contrapose.pairs.mixture import Mixture
-from contrapose.pairs.store import PairRecord
+from contrapose.store.mixture import Mixture
+from contrapose.store.pairs import PairRecord
 from contrapose.train.data import Batch, Groups
 
 Write = Callable[..., Path]
@@ -173,7 +173,7 @@ def test_one_pair_has_no_partner(tmp_path: Path, write_store: Write, losers: str
 @pytest.fixture
 def mixed(tmp_path: Path, write_store: Write) -> Mixture:
     """Records 0 to 9 with latents of 8x8, 10 to 19 with latents of 4x16, written one size a shard."""
-    from contrapose.pairs.store import write_shard
+    from contrapose.store.pairs import write_shard
 
     folder = tmp_path / "mixed"
     records = [PairRecord(f"id-{i}", f"prompt {i}", f"degraded {100 + i}", i) for i in range(NUM)]

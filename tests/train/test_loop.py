@@ -16,13 +16,13 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from contrapose.backbones.families import load_backbone
-from contrapose.backbones.fingerprint import noted_fingerprint
+from contrapose.backbones.families.table import load_backbone
 from contrapose.core.links import Hinge
 from contrapose.errors import UserError
 from contrapose.files import aside_of
 from contrapose.methods import DDSPO, SFT, DiffusionDPO
-from contrapose.pairs.store import read_shard, write_shard
+from contrapose.runs.fingerprint import noted_fingerprint
+from contrapose.store.pairs import read_shard, write_shard
 from contrapose.train import loop
 from contrapose.train.align import align
 from contrapose.train.loop import Diverged, TrainState, learning_rate
@@ -260,7 +260,7 @@ def test_nan_stops_before_the_step_and_keeps_the_checkpoint(
 
 
 def test_nan_in_a_latent_is_caught(run: Run, tmp_path: Path) -> None:
-    from contrapose.pairs.store import PairStore, stack, write_shard
+    from contrapose.store.pairs import PairStore, stack, write_shard
 
     shutil.copytree(run.pairs, tmp_path / "pairs")
     store = PairStore(run.pairs)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from contrapose.errors import UserError
 from contrapose.methods import DiffusionDRO
-from contrapose.pairs.mixture import Mixture
+from contrapose.store.mixture import Mixture
 from contrapose.train.align import _trainer, align
 from contrapose.train.loop import Trainer
 from contrapose.train.replay import Replay, Rollout

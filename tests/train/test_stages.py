@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.core.links import Hinge
 from contrapose.errors import UserError
 from contrapose.methods import SFT, DataDrivenDDSPO, DiffusionDPO, DiffusionDRO, RealAlign

@@ -14,8 +14,8 @@ from contrapose.core.links import IPO, Hinge, Sigmoid
 from contrapose.core.path import DiffusionPath
 from contrapose.errors import UserError
 from contrapose.methods import CHATS, DDSPO, SFT, DiffusionDPO, Method
-from contrapose.pairs.mixture import Mixture
-from contrapose.pairs.store import PairRecord
+from contrapose.store.mixture import Mixture
+from contrapose.store.pairs import PairRecord
 from contrapose.train.align import align
 from contrapose.train.data import Groups
 from contrapose.train.settings import Optimisation, Run, Watching

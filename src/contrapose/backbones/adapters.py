@@ -11,7 +11,13 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 
-from contrapose.backbones.adapter_files import (
+from contrapose.backbones.fingerprint import stored_fingerprints, weights_fingerprint
+from contrapose.backbones.folders import variant_of
+from contrapose.backbones.loading import Source
+from contrapose.backbones.networks import read_network
+from contrapose.backbones.policies import Lora
+from contrapose.errors import UserError, one_line
+from contrapose.runs.adapter_files import (
     Adapter,
     add_to,
     check_fit,
@@ -21,12 +27,8 @@ from contrapose.backbones.adapter_files import (
     stored_adapter,
     usual_rank,
 )
-from contrapose.backbones.fingerprint import noted_fingerprint, stored_fingerprints, weights_fingerprint
-from contrapose.backbones.folders import variant_of
-from contrapose.backbones.loading import FULL_FOLDER, Source, one_line
-from contrapose.backbones.networks import read_network
-from contrapose.backbones.policies import Lora
-from contrapose.errors import UserError
+from contrapose.runs.fingerprint import noted_fingerprint
+from contrapose.runs.names import FULL_FOLDER
 
 _NAME = "default_0"  # of the first adapters that diffusers loads
 

@@ -6,7 +6,7 @@ import copy
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -14,10 +14,10 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from contrapose.backbones import saving
 from contrapose.backbones.adapters import check_run, frozen_policy, put_on, starting_lora
 from contrapose.backbones.coherence import check_fit
 from contrapose.backbones.fingerprint import weights_fingerprint
+from contrapose.backbones.generation import Generation
 from contrapose.backbones.loading import Loading, Source, open_pipeline, release
 from contrapose.backbones.policies import ATTENTION_PROJECTIONS, FullPolicies, Lora, LoraPolicies, Policies
 from contrapose.backbones.text_encoders import encoders_digest, tokenizers_digest
@@ -25,21 +25,10 @@ from contrapose.core.group import Condition, join
 from contrapose.core.path import Density, Path, Space
 from contrapose.errors import UserError
 from contrapose.ranges import Pixels, check
+from contrapose.runs import saving
 
 _READING = 1  # to be counted up when a family's `read` changes, so that nothing kept from before is used
 Settings = TypeVar("Settings", bound=Any)  # a dataclass with `steps` and `guidance_scale`
-
-
-@dataclass(frozen=True, eq=False)
-class Generation:
-    """One call of the sampler: conditions, starting noise [b, c, h, w], one random stream an image, and how."""
-
-    condition: Condition
-    unconditional: Condition
-    noise: Tensor
-    streams: list[torch.Generator]
-    steps: int
-    guidance_scale: float
 
 
 class Backbone(ABC):
@@ -121,6 +110,11 @@ class Backbone(ABC):
         height, width = (size, size) if isinstance(size, int) else size
         return (self.network.config.in_channels, height, width)
 
+    @property
+    def unit(self) -> int:
+        """Pixels of an image's side for each of a latent's."""
+        return int(self.pipe.vae_scale_factor)
+
     @classmethod
     @abstractmethod
     def level_of(cls, time: float, config: Any) -> float:
@@ -191,13 +185,13 @@ class Backbone(ABC):
         sides = re.fullmatch(r"(\d{1,10})x(\d{1,10})", size)
         if not sides:
             raise UserError(f"size {size}: write WIDTHxHEIGHT, such as 832x1216")
-        factor, (width, height) = self.pipe.vae_scale_factor, map(int, sides.groups())
+        width, height = map(int, sides.groups())
         for side in (width, height):
             check(f"size {size}: side", side, Pixels)
-        unit = factor * self.patch
-        if width % unit or height % unit or min(width, height) < unit:
-            raise UserError(f"size {size}: this model makes images whose sides are multiples of {unit}")
-        return (self.latent_shape[0], height // factor, width // factor)
+        step = self.unit * self.patch
+        if width % step or height % step or min(width, height) < step:
+            raise UserError(f"size {size}: this model makes images whose sides are multiples of {step}")
+        return (self.latent_shape[0], height // self.unit, width // self.unit)
 
     def with_usual(self, settings: Settings) -> Settings:
         """The settings of a sampler with steps and guidance scale spelled out where they are left to the model."""
@@ -325,15 +319,15 @@ class Backbone(ABC):
     def generate(self, generation: Generation, output: Literal["latent", "pil", "np"] = "latent") -> Any:
         """What the stock pipeline makes of this noise: latents [b, c, h, w] in the denoiser's scale, or images."""
         self._place(self.denoiser_part, *(() if output == "latent" else ("vae",)))
-        factor, (height, width) = self.pipe.vae_scale_factor, generation.noise.shape[-2:]
+        height, width = generation.noise.shape[-2:]
         conditions = (_cast(c, self.dtype, self.device) for c in (generation.condition, generation.unconditional))
         made = self.pipe(
             **self.call_arguments(*conditions, generation.guidance_scale),
             latents=self.pack(generation.noise.to(self.device)),
             generator=generation.streams,
             num_inference_steps=generation.steps,
-            height=height * factor,
-            width=width * factor,
+            height=height * self.unit,
+            width=width * self.unit,
             output_type=output,
         ).images
         return self.unpack(made, height, width) if output == "latent" else made

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from contrapose.backbones.adapter_files import DENOISERS
-from contrapose.backbones.families import BY_PIPELINE
-from contrapose.backbones.loading import FULL_FOLDER, PEFT_CONFIG, Loading, Source, find
+from contrapose.backbones.families.table import BY_PIPELINE
+from contrapose.backbones.loading import Loading, Source, find
 from contrapose.contents import digest_of, digest_of_parts, file_digest
 from contrapose.errors import UserError
+from contrapose.runs.adapter_files import DENOISERS
+from contrapose.runs.names import FULL_FOLDER, PEFT_CONFIG
 
 _TEXTS = (".json", ".txt", ".model")  # configurations and vocabularies
 

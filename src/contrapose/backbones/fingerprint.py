@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from contrapose.backbones.adapter_files import adapter_file
-from contrapose.backbones.loading import FINISHED, Source
+from contrapose.backbones.loading import Source
 from contrapose.errors import UserError
 
-BASE_NOTE = "base_fingerprint"  # a run's note of the model that it was trained on
 _VALUES = 64  # looked at in each tensor, evenly spaced
 
 
@@ -34,23 +30,6 @@ def stored_fingerprints(folder: Path, parts: Iterable[str]) -> set[str]:
     parts = list(parts)
     ends = {f.name.split(".")[1].split("-")[0] for part in parts for f in (folder / part).glob("*.*.safetensors")}
     return {weights_fingerprint(Source(str(folder), folder, "", variant), parts) for variant in (None, *sorted(ends))}
-
-
-def noted_fingerprint(run: Path) -> str | None:
-    """The digest of the model that a run was trained on, where it tells."""
-    path = adapter_file(run)
-    if path is None:
-        return base_of_run(run)
-    with suppress(SafetensorError, OSError), safe_open(path, "pt") as header:
-        return (header.metadata() or {}).get(BASE_NOTE)
-    return None
-
-
-def base_of_run(run: Path) -> str | None:
-    """The same as the run's own summary tells it, whatever weights are beside that."""
-    with suppress(OSError, ValueError, AttributeError, RecursionError):
-        return json.loads((run / FINISHED).read_text(encoding="utf-8")).get(BASE_NOTE)
-    return None
 
 
 def _files(source: Source, parts: Iterable[str]) -> list[Path]:

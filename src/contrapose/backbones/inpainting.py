@@ -12,8 +12,8 @@ from PIL import Image
 
 from contrapose.backbones.coherence import check_tokenizers
 from contrapose.backbones.folders import read_index
-from contrapose.backbones.loading import Source, located, one_line, read_networks
-from contrapose.errors import UserError
+from contrapose.backbones.loading import Source, located, read_networks
+from contrapose.errors import UserError, one_line
 
 _UNUSED = {"safety_checker": None, "requires_safety_checker": False}  # black images would be the worst of losers
 

@@ -34,12 +34,9 @@ from contrapose.backbones.coherence import check_tokenizers
 from contrapose.backbones.folders import INDEX, check_parts, is_absent, networks_of, read_index, variant_of
 from contrapose.backbones.networks import check_finite, read_network
 from contrapose.backbones.single_file import pipeline_of_checkpoint
-from contrapose.errors import UserError
+from contrapose.errors import UserError, one_line
 from contrapose.ranges import Tokens, checked
 
-LORA_FILE = "pytorch_lora_weights.safetensors"
-PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-FULL_FOLDER, FINISHED = "model", "finished.json"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _NEEDED_BY: dict[str, str] = {"nf4": "bitsandbytes", "int8": "bitsandbytes", "torchao-int8": "torchao"}
 _SMALL_FILES = "".join(f' --include "{files}"' for files in ("*.json", "*.txt", "*.model"))
@@ -301,9 +298,3 @@ def release(pipe: DiffusionPipeline, parts: Iterable[str]) -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def one_line(error: object) -> str:
-    """What an error says, in one line of 300 letters at most; its kind where it says nothing."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) < 300 else text[:300] + " ..."

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.coherence import TEXT_WIDTHS
-from contrapose.backbones.families import BY_PIPELINE
+from contrapose.backbones.families.table import BY_PIPELINE
 from contrapose.backbones.folders import INDEX, check_parts, class_of, is_absent, read_index
-from contrapose.backbones.loading import Loading, Source, check_family, one_line, told_of_hub
+from contrapose.backbones.loading import Loading, Source, check_family, told_of_hub
 from contrapose.backbones.single_file import pipeline_of_checkpoint
 from contrapose.core.group import Condition
-from contrapose.errors import UserError
+from contrapose.errors import UserError, one_line
 
 CONFIGS = Path(__file__).parent / "configs"
 SHIPPED = tuple(sorted(folder.name for folder in CONFIGS.iterdir()))

@@ -10,8 +10,8 @@ from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import follow, quiet_libraries
 from contrapose.errors import UserError
 from contrapose.methods import METHODS
+from contrapose.publish.hub import check_access, publish
 from contrapose.train.align import align_stage
-from contrapose.train.hub import check_access, publish
 from contrapose.train.settings import CONVERTER, LINKS, Run
 from contrapose.train.stages import stages
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from contrapose.backbones.base import Backbone
-from contrapose.backbones.families import reader_of
-from contrapose.pairs.prompts import Prompt
+from contrapose.backbones.families.table import reader_of
+from contrapose.store.prompts import Prompt
 
 
 def tell_cut(path: Path, prompts: Sequence[Prompt], backbone: Backbone) -> None:

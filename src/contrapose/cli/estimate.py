@@ -12,9 +12,9 @@ from rich.table import Table
 from contrapose.cli.options import REQUIRED, parse
 from contrapose.cli.progress import quiet_libraries
 from contrapose.errors import UserError
+from contrapose.estimate.estimate import Estimate, Setup, estimate
+from contrapose.estimate.fitting import CARDS, Verdict, fit
 from contrapose.files import replacing
-from contrapose.train.estimate import Estimate, Setup, estimate
-from contrapose.train.fitting import CARDS, Verdict, fit
 
 GIB, TERA = 2**30, 1e12
 

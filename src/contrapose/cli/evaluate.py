@@ -16,7 +16,7 @@ from PIL import Image
 from contrapose import runfile
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.digests import model_digest
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import Loading
 from contrapose.cli.options import REQUIRED, parse
 from contrapose.cli.progress import Bar, quiet_libraries

@@ -10,15 +10,16 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from contrapose import runfile
-from contrapose.backbones import kohya
-from contrapose.backbones.adapter_files import adapter_file
-from contrapose.backbones.fingerprint import base_of_run, noted_fingerprint
 from contrapose.backbones.loading import DTYPES
 from contrapose.cli.options import parse
 from contrapose.cli.progress import quiet_libraries
 from contrapose.errors import UserError
 from contrapose.files import check_file, one_writer, replacing
-from contrapose.train.folder import FINISHED, RUN_FILE, policy_folders
+from contrapose.runs import kohya
+from contrapose.runs.adapter_files import adapter_file
+from contrapose.runs.fingerprint import base_of_run, noted_fingerprint
+from contrapose.runs.names import FINISHED
+from contrapose.train.folder import RUN_FILE, policy_folders
 from contrapose.train.settings import CONVERTER, Run
 
 FORMATS = {"kohya": kohya.convert}

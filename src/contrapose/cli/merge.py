@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from contrapose.backbones.merge import Merge
-from contrapose.backbones.merge import merge as merge_runs
 from contrapose.cli.options import REQUIRED, parse
 from contrapose.cli.progress import quiet_libraries
+from contrapose.guiding.merge import Merge
+from contrapose.guiding.merge import merge as merge_runs
 
 
 @dataclass(frozen=True)

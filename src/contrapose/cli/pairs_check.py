@@ -8,12 +8,12 @@ from typing import Annotated
 
 import tyro
 
-from contrapose.backbones.families import prompt_reader
+from contrapose.backbones.families.table import prompt_reader
 from contrapose.cli.options import parse
 from contrapose.cli.progress import follow, quiet_libraries
 from contrapose.errors import UserError
-from contrapose.pairs.check import Findings, check
-from contrapose.pairs.store import PairStore
+from contrapose.store.check import Findings, check
+from contrapose.store.pairs import PairStore
 
 
 @dataclass(frozen=True)

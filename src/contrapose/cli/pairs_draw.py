@@ -8,15 +8,15 @@ from typing import Annotated
 
 import tyro
 
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.cli.cut_prompts import tell_cut
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import follow, quiet_libraries
-from contrapose.curate.degraders import DEGRADERS
-from contrapose.curate.draw import Draw, draw_pairs, plan_pairs
-from contrapose.pairs.prompts import num_duplicates, read_prompts
+from contrapose.degrade.degraders import DEGRADERS
+from contrapose.draw.pairs import Draw, draw_pairs, plan_pairs
+from contrapose.store.prompts import num_duplicates, read_prompts
 
 
 @dataclass(frozen=True)

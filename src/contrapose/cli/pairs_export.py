@@ -8,15 +8,15 @@ from typing import Annotated
 
 import tyro
 
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import parse
 from contrapose.cli.progress import follow, quiet_libraries
-from contrapose.curate.exports import Export, digest_of_export, export_pairs, is_exported
 from contrapose.errors import UserError
+from contrapose.exchange.exports import Export, digest_of_export, export_pairs, is_exported
 from contrapose.files import check_file, one_writer
-from contrapose.pairs.store import PairStore
+from contrapose.store.pairs import PairStore
 
 
 @dataclass(frozen=True)

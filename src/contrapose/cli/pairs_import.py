@@ -8,13 +8,13 @@ from typing import Annotated
 
 import tyro
 
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import parse
 from contrapose.cli.progress import Bar, follow, quiet_libraries
-from contrapose.curate.imports import Import, import_pairs, plan_import, read_listing
-from contrapose.curate.shards import SKIPPED
+from contrapose.exchange.imports import Import, import_pairs, plan_import, read_listing
+from contrapose.store.shards import SKIPPED
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,18 @@ from typing import Annotated
 import tyro
 
 from contrapose import runfile
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import Bar, quiet_libraries
-from contrapose.curate.captions import Captioner
-from contrapose.curate.filters import FILTERS
-from contrapose.curate.real import CONVERTER, Real, make_pairs, told_counts
-from contrapose.curate.shards import SKIPPED
-from contrapose.curate.spoil import SPOILERS
 from contrapose.errors import UserError
-from contrapose.pairs.store import PairStore
+from contrapose.photographs.captions import Captioner
+from contrapose.photographs.filters import FILTERS
+from contrapose.photographs.real import CONVERTER, Real, make_pairs, told_counts
+from contrapose.photographs.spoil import SPOILERS
+from contrapose.store.pairs import PairStore
+from contrapose.store.shards import SKIPPED
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import REQUIRED, choice, parse
@@ -20,8 +20,8 @@ from contrapose.cli.progress import quiet_libraries
 from contrapose.core.guidance import GUIDANCES, MAX_SCALE
 from contrapose.errors import UserError
 from contrapose.files import check_folder
+from contrapose.guiding.play import Play, Player, enlarged
 from contrapose.ranges import Range, checked
-from contrapose.sample.play import Play, Player, enlarged
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from rich.console import Console
 
-from contrapose.backbones.families import BY_PIPELINE
+from contrapose.backbones.families.table import BY_PIPELINE
 from contrapose.backbones.loading import find as find_model
 from contrapose.cli.options import parse
 from contrapose.errors import UserError

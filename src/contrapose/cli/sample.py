@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from contrapose.backbones.families import load_backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.cli.cut_prompts import tell_cut
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import follow, quiet_libraries
 from contrapose.core.guidance import GUIDANCES
-from contrapose.pairs.prompts import read_prompts
-from contrapose.sample.images import Sampling, sample_images
+from contrapose.guiding.images import Sampling, sample_images
+from contrapose.store.prompts import read_prompts
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from contrapose.backbones.families import load_backbone
-from contrapose.backbones.guide import guide
+from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.cli.cut_prompts import tell_cut
 from contrapose.cli.device import OnDevice
@@ -18,10 +17,11 @@ from contrapose.core.guidance import GUIDANCES
 from contrapose.errors import UserError
 from contrapose.evaluate.run import Judge
 from contrapose.files import check_folder, one_writer
-from contrapose.pairs.prompts import Prompt, read_prompts
+from contrapose.guiding.guide import guide
+from contrapose.guiding.guided import settled
+from contrapose.guiding.images import Sampling, sample_images
 from contrapose.report.sweep import claim, folder_of, read_scales, read_sweep, sum_up, write_page
-from contrapose.sample.guided import settled
-from contrapose.sample.images import Sampling, sample_images
+from contrapose.store.prompts import Prompt, read_prompts
 from contrapose.worlds.shapes import suite
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from contrapose.contents import digest_of_parts, file_digest
 from contrapose.errors import UserError
-from contrapose.pairs.prompts import read_prompts
+from contrapose.store.prompts import read_prompts
 
 _FOLDER = re.compile(r"[0-9]+")
 _IMAGE = re.compile(r"([0-9]+)\.png")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from contrapose import files
 from contrapose.errors import UserError
-from contrapose.pairs import prompts
+from contrapose.store import prompts
 
 _SCHEMA = pa.schema(
     [

@@ -13,11 +13,11 @@ import numpy as np
 
 from contrapose.documents import load_yaml
 from contrapose.errors import UserError
-from contrapose.pairs.store import PairRecord, PairStore
+from contrapose.guiding.images import SETTINGS
 from contrapose.report.evidence import Judged
 from contrapose.report.numbers import count, size
 from contrapose.report.runs import RUN_FILE, Fact, RunFolder
-from contrapose.sample.images import SETTINGS
+from contrapose.store.pairs import PairRecord, PairStore
 
 _PACKAGES = ("contrapose", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "scipy", "pillow")
 _NUM_PAIRS_SHOWN = 6

@@ -29,6 +29,8 @@ from contrapose.evaluate.run import UNTAGGED, Judge, evaluate_images
 from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.summary import Settings, read_summary, summarize, write_summary
 from contrapose.files import write_text
+from contrapose.guiding.images import CONVERTER, Sampling, inputs_of
+from contrapose.guiding.images import SETTINGS as OF_IMAGES
 from contrapose.ranges import Number, check, checked
 from contrapose.report.drawing import QUIET, SERIES, drawing
 from contrapose.report.evidence import ROWS, SUMMARY, Evidence, Judged, headlines, spoken
@@ -36,8 +38,6 @@ from contrapose.report.examples import Example, Shown, choose, embedded, example
 from contrapose.report.numbers import Scale
 from contrapose.report.plots import Plot
 from contrapose.report.provenance import sampling, settings_of, versions
-from contrapose.sample.images import CONVERTER, Sampling, inputs_of
-from contrapose.sample.images import SETTINGS as OF_IMAGES
 
 JUDGED = "judged.yaml"
 PAGE = "page.html"

@@ -16,17 +16,18 @@ from torch.utils.tensorboard import SummaryWriter
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.coherence import check_space
-from contrapose.backbones.families import load_backbone
-from contrapose.backbones.fingerprint import BASE_NOTE
-from contrapose.backbones.loading import DTYPES, FINISHED
+from contrapose.backbones.embeddings import Embeddings
+from contrapose.backbones.families.table import load_backbone
+from contrapose.backbones.loading import DTYPES
 from contrapose.errors import UserError
 from contrapose.files import appending, check_folder, one_writer, replacing
 from contrapose.methods import name_of
-from contrapose.pairs.mixture import Mixture
-from contrapose.pairs.store import PairStore
 from contrapose.processes import num_processes, rank
-from contrapose.sample.embeddings import Embeddings
-from contrapose.train.card import final_metrics, hub_id, last_name, write_card
+from contrapose.publish.card import final_metrics, hub_id, last_name, write_card
+from contrapose.runs.fingerprint import BASE_NOTE
+from contrapose.runs.names import FINISHED
+from contrapose.store.mixture import Mixture
+from contrapose.store.pairs import PairStore
 from contrapose.train.checkpoint import Stateful
 from contrapose.train.data import Groups
 from contrapose.train.folder import (

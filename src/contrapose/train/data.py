@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from contrapose.backbones.embeddings import Embeddings
 from contrapose.core.group import Composition, Condition, Group, Pick
 from contrapose.core.path import Path
 from contrapose.errors import UserError
-from contrapose.pairs.mixture import Mixture
-from contrapose.pairs.store import stack
-from contrapose.sample.embeddings import Embeddings
-from contrapose.sample.noise import random_seed
+from contrapose.seeds import seed_of
+from contrapose.store.mixture import Mixture
+from contrapose.store.pairs import stack
 from contrapose.train.replay import Entry, Replay
 
 
@@ -57,7 +57,7 @@ class Order:
         return self._current[1][offset]
 
     def _epoch(self, epoch: int) -> list[int]:
-        return self._store.epoch(self._records, torch.Generator().manual_seed(random_seed(*self._seed, epoch)))
+        return self._store.epoch(self._records, torch.Generator().manual_seed(seed_of(*self._seed, epoch)))
 
 
 class Groups:
@@ -186,7 +186,7 @@ class Groups:
         return Batch(group, send(times, device), send(noise, device))
 
     def _stream(self, *parts: object) -> torch.Generator:
-        return torch.Generator().manual_seed(random_seed(self.seed, *parts))
+        return torch.Generator().manual_seed(seed_of(self.seed, *parts))
 
     def _other(self, own: int, stream: torch.Generator) -> int:
         """A training record of the same shape and another prompt, uniformly; the record itself where none is asked."""
@@ -234,7 +234,7 @@ def _by_size(store: Mixture, records: Sequence[int]) -> dict[tuple[int, ...], li
 def _split(store: Mixture, seed: int, holdout: int) -> tuple[list[int], list[int]]:
     """Records held out and records to train on: whole prompts, until `holdout` records are out."""
     prompts = sorted({record.prompt for record in store.records})
-    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(random_seed(seed, "holdout"))).tolist()
+    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed_of(seed, "holdout"))).tolist()
     by_prompt: dict[str, list[int]] = {}
     for index, record in enumerate(store.records):
         by_prompt.setdefault(record.prompt, []).append(index)

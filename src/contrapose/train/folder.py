@@ -17,12 +17,12 @@ from safetensors import SafetensorError, safe_open
 
 from contrapose import metrics, runfile
 from contrapose.backbones.digests import model_digest, run_digest
-from contrapose.backbones.loading import FINISHED, FULL_FOLDER
 from contrapose.contents import digest_of_parts
 from contrapose.documents import load_json
 from contrapose.errors import UserError
 from contrapose.files import replacing
-from contrapose.pairs.mixture import Mixture
+from contrapose.runs.names import FINISHED, FULL_FOLDER
+from contrapose.store.mixture import Mixture
 from contrapose.train.checkpoint import BrokenCheckpoint, Stateful, load_training, save_training
 from contrapose.train.settings import CONVERTER, Run
 from contrapose.train.stages import Stage

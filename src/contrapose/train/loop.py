@@ -18,7 +18,7 @@ from contrapose.backbones.base import Backbone
 from contrapose.core.group import Condition
 from contrapose.core.objective import Outcome
 from contrapose.errors import UserError
-from contrapose.sample.noise import random_seed
+from contrapose.seeds import seed_of
 from contrapose.train.data import Batch, Groups
 from contrapose.train.diagnostics import of_batch, of_held_out
 from contrapose.train.on_policy import LAGGED, Rollouts
@@ -84,7 +84,7 @@ class Trainer:
         """
         o = self.run.optimisation
         for step in range(start, o.steps):
-            torch.manual_seed(random_seed(self.run.seed, "step", step))  # for anything random inside the network
+            torch.manual_seed(seed_of(self.run.seed, "step", step))  # for anything random inside the network
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(o, step)
             if self.rollouts:

@@ -15,7 +15,7 @@ from contrapose.core.group import OnPolicy
 from contrapose.core.objective import Predict
 from contrapose.core.path import Space
 from contrapose.core.solver import grid, trajectory
-from contrapose.sample.noise import starting_noise
+from contrapose.seeds import starting_noise
 from contrapose.train.data import Groups, send
 from contrapose.train.replay import Replay, Rollout
 

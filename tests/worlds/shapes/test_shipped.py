@@ -7,7 +7,7 @@ import pytest
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from contrapose.sample.noise import generator, starting_noise
+from contrapose.seeds import generator, starting_noise
 from contrapose.worlds.shapes import suite
 from contrapose.worlds.shapes.blueprint import shipped_model
 from contrapose.worlds.shapes.grammar import TAGS, prompts

@@ -30,7 +30,7 @@ from contrapose.files import one_writer, replacing
 from contrapose.methods import DDSPO, DiffusionDPO, Method
 from contrapose.ranges import AtLeast0, Batch, Count, Few, Positive, Range, Seed, Share, checked
 from contrapose.runfile import claim, converter
-from contrapose.sample.noise import random_seed
+from contrapose.seeds import seed_of
 from contrapose.worlds.gaussians.denoiser import sample
 from contrapose.worlds.gaussians.measure import Scores, score
 from contrapose.worlds.gaussians.modes import Modes, Neighbours, Points, draw_pairs
@@ -172,10 +172,10 @@ def run_seed(settings: Toy, seed: int) -> tuple[dict[Key, Scores], dict[str, Poi
 
     # Every row gets the same starting noise, so that rows differ by their denoisers alone.
     def stream(*purpose: object) -> torch.Generator:
-        return torch.Generator().manual_seed(random_seed("toy", seed, *purpose))
+        return torch.Generator().manual_seed(seed_of("toy", seed, *purpose))
 
     reference = fit_reference(
-        modes, width=settings.width, num_steps=settings.reference_steps, seed=random_seed("toy", seed, "reference")
+        modes, width=settings.width, num_steps=settings.reference_steps, seed=seed_of("toy", seed, "reference")
     )
     drawn: dict[Key, Points] = {
         ("clean data", 0): modes.clean(labels, stream("clean")),
@@ -192,7 +192,7 @@ def run_seed(settings: Toy, seed: int) -> tuple[dict[Key, Scores], dict[str, Poi
                 num_steps=settings.num_steps,
                 batch=settings.batch,
                 rate=settings.rate,
-                seed=random_seed("toy", seed, "align", num_pairs),
+                seed=seed_of("toy", seed, "align", num_pairs),
             ).policies["trainee"]
             drawn[name, num_pairs] = sample(trainee, labels, stream("samples"))
         if num_pairs == settings.shown:

@@ -47,7 +47,7 @@ def meaning_of(metadata: Mapping[str, Any]) -> Meaning:
         prompt = metadata.get("prompt")
         raise UserError(
             f"prompt {prompt!r}: its metadata is not of the shapes world ('contrapose shapes prompts' writes such); "
-            "no other is judged from the command line today; contrapose.evaluate.scorers score any image in Python"
+            "no other is judged from the command line today; contrapose.judges.scorers score any image in Python"
         )
     return meaning
 

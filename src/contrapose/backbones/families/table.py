@@ -1,0 +1,151 @@
+"""Which backbone a model is; one line a family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from transformers import AutoTokenizer
+
+from contrapose.backbones.adapters import apply_adapter, check_run
+from contrapose.backbones.base import Backbone
+from contrapose.backbones.families.flux import Flux
+from contrapose.backbones.families.pixart import PixArtSigma
+from contrapose.backbones.families.sana import Sana
+from contrapose.backbones.families.stable_diffusion import StableDiffusion, StableDiffusionXL
+from contrapose.backbones.families.stable_diffusion_3 import StableDiffusion3
+from contrapose.backbones.families.z_image import ZImage
+from contrapose.backbones.fingerprint import stored_fingerprints
+from contrapose.backbones.loading import (
+    Loading,
+    Source,
+    check_device,
+    find,
+    open_pipeline,
+    quantization,
+    tokenizer_folder,
+    why_unreadable,
+)
+from contrapose.errors import UserError
+from contrapose.runs.fingerprint import noted_fingerprint
+
+FAMILIES: tuple[type[Backbone], ...] = (
+    StableDiffusion,
+    StableDiffusionXL,
+    StableDiffusion3,
+    Sana,
+    PixArtSigma,
+    Flux,
+    ZImage,
+)
+BY_PIPELINE = {pipeline.__name__: family for family in FAMILIES for pipeline in family.pipelines}
+
+
+def load_backbone(
+    model: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    adapter: Path | None = None,
+    loading: Loading | None = None,
+    network_dtype: torch.dtype | None = None,
+) -> Backbone:
+    """The backbone of a model folder, hub id or checkpoint file, with an aligned run's weights on top.
+
+    Parts move to `device` when they are first used. `network_dtype` is the denoiser's precision where it differs from
+    the other parts'. Raises `UserError` when the model is of no known family, or a part of it or of the run is missing.
+    """
+    loading = loading or Loading()
+    check_device(device)
+    source = find(model, BY_PIPELINE, loading.variant)
+    family = BY_PIPELINE[source.pipeline]
+    if loading.text_length is not None and family.text_length is None:
+        raise UserError(f"text_length: {model} reads a fixed number of tokens; leave the setting out")
+    part = family.denoiser_part
+    dtypes = {"default": dtype, part: network_dtype or dtype}
+    if loading.quantize != "none" and source.path.is_file():
+        raise UserError(f"quantize: {model} is one file, which diffusers does not quantise; use a model folder")
+    quantized = {} if loading.quantize == "none" else {part: quantization(loading.quantize, dtype)}
+    pipe = open_pipeline(source, _pipeline_of(source), dtypes, family.unused_parts, quantized)
+    if adapter is not None:
+        check_run(adapter, source, part)
+        apply_adapter(pipe, part, adapter)
+    return family(source, pipe, device, loading)
+
+
+def _pipeline_of(source: Source) -> type[DiffusionPipeline]:
+    return next(p for p in BY_PIPELINE[source.pipeline].pipelines if p.__name__ == source.pipeline)
+
+
+def family_of(pipe: DiffusionPipeline) -> type[Backbone]:
+    """The family of a pipeline: its own class, or one that has the same network, such as its inpainting.
+
+    Raises `UserError` for a pipeline of no known family.
+    """
+    own = BY_PIPELINE.get(type(pipe).__name__)
+    if own is not None:
+        return own
+    stems = {name.removesuffix("Pipeline"): family for name, family in BY_PIPELINE.items()}
+    found = [stem for stem in stems if type(pipe).__name__.startswith(stem)]
+    if not found:
+        raise UserError(f"a {type(pipe).__name__} is not supported (known: {', '.join(BY_PIPELINE)})")
+    return stems[max(found, key=len)]  # StableDiffusionXL before StableDiffusion
+
+
+def check_origin(pipe: DiffusionPipeline, part: str, runs: Iterable[Path]) -> None:
+    """Raise `UserError` for a run that was trained on another model than the folder that the pipeline was read from.
+
+    Accepted where either does not tell: runs without the note, and pipelines of a hub id or put together from parts.
+    """
+    folder = Path(pipe.config.get("_name_or_path") or "")
+    if not (folder / part).is_dir() or not (folder / "vae").is_dir():
+        return
+    ours = stored_fingerprints(folder, (part, "vae"))
+    for run in runs:
+        theirs = noted_fingerprint(run)
+        if theirs is not None and ours and theirs not in ours:
+            raise UserError(f"{run}: was trained on another model ({theirs}) than {folder} ({', '.join(sorted(ours))})")
+
+
+@dataclass(frozen=True)
+class PromptReader:
+    """What the largest text encoder reads of a prompt: `limit` tokens as `count` counts them; the rest is cut."""
+
+    count: Callable[[str], int]
+    limit: int
+
+    def __call__(self, prompts: Iterable[str]) -> list[str]:
+        """The prompts of which something is cut."""
+        return [prompt for prompt in prompts if self.count(prompt) > self.limit]
+
+
+def prompt_reader(model: str | Path, loading: Loading | None = None) -> PromptReader:
+    """The reader of a model of which no network is loaded.
+
+    Raises `UserError` when the model, or its tokenizer, cannot be found.
+    """
+    loading = loading or Loading()
+    source = find(model, BY_PIPELINE, loading.variant)
+    try:
+        folder = tokenizer_folder(source, _pipeline_of(source))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # a broken file makes these libraries raise anything at all
+        raise UserError(f"{model}: its tokenizer cannot be loaded: {why_unreadable(source.path, error)}") from error
+    return _reader(BY_PIPELINE[source.pipeline], tokenizer, loading)
+
+
+def reader_of(backbone: Backbone) -> PromptReader:
+    """The reader of a model that is loaded."""
+    parts = backbone.pipe.components.items()
+    tokenizers = {name: part for name, part in parts if name.startswith("tokenizer") and part is not None}
+    return _reader(type(backbone), tokenizers[max(tokenizers)], backbone.loading)
+
+
+def _reader(family: type[Backbone], tokenizer: Any, loading: Loading) -> PromptReader:
+    set_limit = loading.text_length or family.text_length
+    limit = min(filter(None, (set_limit, tokenizer.model_max_length)))
+    return PromptReader(partial(family.tokens_of, tokenizer), limit)

@@ -1,0 +1,1 @@
+"""Where data lies: files, archives and tables, and the images in them."""

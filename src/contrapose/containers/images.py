@@ -1,0 +1,131 @@
+"""Images that users have: opened with care, since they come from anywhere, and looked at several at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import struct
+import threading
+import warnings
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from PIL import Image, UnidentifiedImageError
+
+from contrapose.containers.stored import InFile, Stored
+from contrapose.store.buckets import Size, as_rgb
+
+IMAGES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".mpo", ".webp", ".gif"),
+    *(".bmp", ".dib", ".tif", ".tiff"),
+)
+UNREAD = (
+    *(".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jxl", ".ppm", ".pgm", ".tga", ".psd", ".svg", ".eps"),
+    *(".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".ico"),
+)
+"""Endings of images that are counted and left out, since their formats are not read."""
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # others, such as EPS, run programs
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
+NUM_THREADS = min(8, os.cpu_count() or 1)
+_WARNINGS = threading.Lock()  # `warnings.catch_warnings` is for the whole process
+T, R = TypeVar("T"), TypeVar("R")
+
+
+class Skip(Exception):
+    """Why one pair or photograph cannot be used."""
+
+
+def unread(name: str) -> str:
+    """Why an image with one of the endings `UNREAD` is left out."""
+    return f"{name}: its format is not read ({', '.join(_FORMATS)} are); save it as one of those"
+
+
+def read_image(where: Path | Stored, max_pixels: int | None = None) -> Image.Image:
+    """The image upright and in RGB, an animation's first frame; what says its format is the content, never the name.
+
+    Raises `Skip`, with the image's name but never a place on this machine, when it is empty, broken, of no known
+    format, or of more than `max_pixels` pixels, which is told before they are decoded. That limit is PIL's own, about
+    89 million, unless it is given, and twice that at most.
+    """
+    stored = InFile(where) if isinstance(where, Path) else where
+    try:
+        data = stored.read()
+        if not data:
+            raise Skip(f"{stored.name}: is empty")
+        with _opened(io.BytesIO(data), stored.name, max_pixels) as image:
+            image.load()
+            with _quiet(), suppress(*UNREADABLE):
+                image.getexif()  # which PIL keeps: broken ones warn here, and matter to nobody
+            return as_rgb(image)
+    except Image.DecompressionBombError:
+        raise Skip(f"{stored.name}: has more pixels than PIL's limit of {Image.MAX_IMAGE_PIXELS}") from None
+    except UnidentifiedImageError:
+        raise Skip(f"{stored.name}: cannot be read (cannot identify it as any of {', '.join(_FORMATS)})") from None
+    except UNREADABLE as error:
+        told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = " ".join(told.replace(str(stored.path), stored.path.name).split())
+        raise Skip(f"{stored.name}: cannot be read ({reason})") from None
+
+
+def _opened(file: io.BytesIO, name: str, max_pixels: int | None) -> Image.Image:
+    """The image before it is decoded, its size being within the limit."""
+    limit, told = (Image.MAX_IMAGE_PIXELS, "PIL's limit of ") if max_pixels is None else (max_pixels, "")
+    with _quiet():  # about the size, which is looked at below
+        image = Image.open(file, formats=_FORMATS)
+    if limit is not None and image.width * image.height > limit:
+        raise Skip(f"{name}: has more pixels than {told}{limit} ({Size(*image.size)})")
+    return image
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """PIL's warnings are dropped."""
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def digest(image: Image.Image) -> str:
+    """sha256 of the size and the pixels: the same for one picture in two lossless files."""
+    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+
+
+class Seen(NamedTuple):
+    """Two images' sizes and digests of their pixels."""
+
+    sizes: tuple[Size, Size]
+    digests: tuple[str, str]
+
+
+def look_at(pairs: Iterable[tuple[Path | Stored, Path | Stored]]) -> Iterator[Seen | Skip]:
+    """What is seen of each pair, in order; the pairs are asked for as they are needed."""
+    return several(_look, pairs)
+
+
+def several(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`work` of every item, in order and several at a time (decoding lets go of Python's lock), a few items ahead."""
+    pool = ThreadPoolExecutor(NUM_THREADS)
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > 2 * NUM_THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _look(pair: tuple[Path | Stored, Path | Stored]) -> Seen | Skip:
+    try:
+        first, second = (read_image(where) for where in pair)
+    except Skip as skip:
+        return skip
+    return Seen((Size(*first.size), Size(*second.size)), (digest(first), digest(second)))

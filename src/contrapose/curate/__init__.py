@@ -1,1 +1,0 @@
-"""Making pairs: degrading prompts, drawing samples, spoiling photographs, filtering."""

@@ -1,0 +1,15 @@
+"""The degraders by name; the type union is the registry, and a new one is one more line here."""
+
+from contrapose.degrade.degrader import Swap, Words
+from contrapose.degrade.given import Given
+from contrapose.degrade.llm import LlmAesthetics, LlmAlignment
+
+AnyDegrader = Words | Swap | LlmAlignment | LlmAesthetics | Given
+
+DEGRADERS: dict[str, type[AnyDegrader]] = {
+    "words": Words,
+    "swap": Swap,
+    "llm-alignment": LlmAlignment,
+    "llm-aesthetics": LlmAesthetics,
+    "given": Given,
+}

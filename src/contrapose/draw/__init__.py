@@ -1,0 +1,1 @@
+"""Prompts to pairs of the model's own samples."""

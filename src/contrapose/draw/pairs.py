@@ -1,0 +1,135 @@
+"""Draw pairs: the winner from a prompt, the loser from its degraded prompt, with the same starting noise.
+
+Both go through the pipeline's own sampler in one batch, and the sampler's final latents are what is stored; nothing is
+decoded or encoded again. A pair depends on its prompt and seed alone, and batches never reach across shards, so a run
+that was killed carries on at the first missing shard and ends with the very same files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from contrapose import runfile
+from contrapose.backbones.base import Backbone
+from contrapose.backbones.digests import model_digest
+from contrapose.backbones.embeddings import Embeddings
+from contrapose.backbones.generation import Generation
+from contrapose.backbones.loading import Loading
+from contrapose.contents import digest_of
+from contrapose.core.guidance import FreeScale
+from contrapose.degrade.degrader import Skipped, Words, choose
+from contrapose.degrade.degraders import DEGRADERS, AnyDegrader
+from contrapose.degrade.given import Given
+from contrapose.errors import UserError
+from contrapose.files import one_writer
+from contrapose.ranges import Batch, Few, Seed, Steps, checked
+from contrapose.seeds import generator, seed_of, starting_noise
+from contrapose.store.pairs import PairRecord
+from contrapose.store.prompts import prompt_id, read_prompts
+from contrapose.store.shards import begin, by_size, fill
+
+
+@dataclass(frozen=True)
+@checked
+class Draw(Loading):
+    """Everything that decides the pairs that are drawn."""
+
+    model: str
+    """Model folder or hub id."""
+    prompts: Path
+    """Prompts: .txt with one a line, or .jsonl with a field `prompt`."""
+    degrade: AnyDegrader = field(default_factory=Words)
+    """How prompts are degraded."""
+    pairs_per_prompt: Few = 1
+    """Pairs drawn for each prompt, each with its own seed and variant."""
+    steps: Steps | None = None
+    """Sampling steps; what is usual for the model when unset."""
+    guidance_scale: FreeScale | None = None
+    """Guidance scale of the drawn images, 1 is off; what is usual for the model when unset."""
+    sizes: tuple[str, ...] = ()
+    """Image sizes as WIDTHxHEIGHT; each pair takes one of them by its seed. The model's usual size when empty."""
+    seed: Seed = 0
+    """Seed of noise and of the choice among degraded variants."""
+    shard_size: Batch = 64
+    """Pairs in one file, the unit that a killed run repeats."""
+    batch_size: Batch = 16
+    """Pairs drawn at once (each is two images); does not change the pairs beyond rounding."""
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Precision of the sampler."""
+
+
+CONVERTER = runfile.converter((AnyDegrader, DEGRADERS))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The records to draw, in order, and the prompts that were left out with their reason."""
+
+    records: list[PairRecord]
+    skipped: list[dict[str, str]]
+
+
+def plan_pairs(draw: Draw) -> Plan:
+    """Read and degrade the prompts; `UserError` when nothing is left to draw."""
+    texts = list(dict.fromkeys(prompt.text for prompt in read_prompts(draw.prompts)))
+    variants = draw.degrade.variants(texts, draw.seed)
+    records, skipped = [], []
+    for text, options in zip(texts, variants, strict=True):
+        if not options:
+            reason = options.reason if isinstance(options, Skipped) else "no degraded variant could be made"
+            skipped.append({"prompt": text, "reason": reason})
+            continue
+        for number in range(draw.pairs_per_prompt):
+            seed = seed_of(draw.seed, number)
+            records.append(PairRecord(f"{prompt_id(text)}-{number}", text, choose(options, seed, text), seed))
+    if not records:
+        raise UserError(f"{draw.prompts}: none of its {len(texts)} prompts could be degraded ({skipped[0]['reason']})")
+    return Plan(records, skipped)
+
+
+def draw_pairs(draw: Draw, plan: Plan, backbone: Backbone, out: Path) -> Iterator[int]:
+    """Draw all planned pairs into `out`, yielding the number of pairs done so far; run it again to carry on.
+
+    Raises `UserError` when `out` holds pairs of other settings, or for a size that the model cannot make.
+    """
+    draw = backbone.with_usual(draw)
+    sizes: tuple[str | None, ...] = draw.sizes or (None,)
+    shapes = {size: backbone.shape_for(size) for size in sizes}
+    sized = ((sizes[seed_of(r.id, r.seed, "size") % len(sizes)], r) for r in plan.records)
+    shards = by_size(sized, sizes, draw.shard_size)
+    records = (record for _, shard in shards for record in shard)
+    embeddings = Embeddings(backbone)
+
+    def make(size: str | None, records: Sequence[PairRecord]) -> Tensor:
+        return _draw_batch(draw, backbone, embeddings, records, shapes[size])
+
+    with one_writer(out):
+        inputs = {"draw.model": model_digest(draw.model, draw), "draw.prompts": digest_of(draw.prompts)}
+        if isinstance(draw.degrade, Given) and draw.degrade.file is not None:
+            inputs["draw.degrade.file"] = digest_of(draw.degrade.file)
+        begin(out, {"draw": draw}, CONVERTER, backbone.fingerprint, records, plan.skipped, inputs)
+        yield from fill(out, shards, draw.batch_size, make)
+
+
+def _draw_batch(
+    draw: Draw, backbone: Backbone, embeddings: Embeddings, records: Sequence[PairRecord], shape: tuple[int, ...]
+) -> Tensor:
+    """Final latents [b, 2, ...]: winners and losers side by side in one sampler call."""
+    assert draw.steps is not None and draw.guidance_scale is not None
+    streams = [generator(r.prompt, r.seed) for r in records for _ in range(2)]
+    drawn = backbone.generate(
+        Generation(
+            embeddings([text for r in records for text in (r.prompt, r.degraded)]),
+            embeddings.unconditional(),
+            starting_noise(streams, shape),
+            streams,
+            draw.steps,
+            draw.guidance_scale,
+        )
+    )
+    return drawn.float().cpu().unflatten(0, (len(records), 2))

@@ -1,0 +1,265 @@
+"""What a run would cost, from the model's configuration alone: parameters, bytes by part, FLOPs, caches.
+
+The passes are metered on tensors without values (`memory.py`), one row at a time; rows add up. Bytes are of the
+training steps: text is read before them and the encoders dropped, so they count apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from contrapose.backbones.base import Backbone
+from contrapose.backbones.loading import DTYPES
+from contrapose.backbones.meta import encoder_tokens, example, example_text, skeleton
+from contrapose.core.group import OnPolicy
+from contrapose.core.objective import Objective
+from contrapose.errors import UserError
+from contrapose.estimate.memory import Cost, inference_cost, training_cost
+from contrapose.estimate.standing import Memory, Optimizer, module_bytes, quantised_bytes, state_bytes
+from contrapose.methods import METHODS
+from contrapose.ranges import Batch, Count, Rank, Tokens, checked
+from contrapose.train.settings import DEFAULT_RANK
+
+TYPICAL_TOKENS = 40  # of a prompt, where padding is not kept
+
+
+@dataclass(frozen=True)
+@checked
+class Setup:
+    """A run, as far as its cost goes."""
+
+    model: str
+    """Model folder, hub id, or the name of a shipped configuration; only configurations are read."""
+    method: str = "ddspo"
+    """Method to align with; runs that it begins with are not counted."""
+    full: bool = False
+    """Train the whole denoiser instead of LoRA adapters."""
+    lora_rank: Rank = DEFAULT_RANK
+    """Rank of the LoRA adapters."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the networks; trained weights stay in fp32."""
+    batch_size: Batch = 32
+    """Pairs for each optimiser step."""
+    micro_batch: Batch = 8
+    """Pairs that go through the network at once."""
+    size: str | None = None
+    """Size of the images as WIDTHxHEIGHT in pixels; the model's usual size when unset."""
+    text_tokens: Tokens | None = None
+    """Rows of text that the network reads; those of the longest prompt when unset."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass."""
+    split_pairs: bool = False
+    """Run winner and loser one after the other."""
+    optimizer: Optimizer = "adamw"
+    """The optimiser."""
+    quantize: Literal["none", "int8", "nf4"] = "none"
+    """Precision of the frozen network's linear layers under LoRA."""
+    prompts: Count = 1000
+    """Distinct prompts whose embeddings are cached, degraded ones among them."""
+    pairs: Count = 1000
+    """Pairs of latents on disk."""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(f"method {self.method}: not known (choose from {', '.join(METHODS)})")
+        if self.batch_size % self.micro_batch:
+            raise UserError(f"batch_size {self.batch_size} must be a multiple of micro_batch {self.micro_batch}")
+        if self.full and self.quantize != "none":
+            raise UserError("quantize is for the frozen network under LoRA; leave it or full out")
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Predictions of frozen policies and of the trainee that a pair needs."""
+        plan, trained = self.objective.plan(), self.objective.trained
+        counts = [
+            sum(len(rows) for policy, rows in plan.items() if (policy in trained) == own) for own in (False, True)
+        ]
+        return counts[0], counts[1]
+
+    @property
+    def objective(self) -> Objective:
+        """What the method computes."""
+        return METHODS[self.method]().objective()
+
+    @property
+    def on_policy(self) -> OnPolicy | None:
+        """How the method draws samples of its own, if it does."""
+        return METHODS[self.method]().composition().on_policy
+
+    @property
+    def num_others(self) -> int:
+        """Policies beside the trained ones and the reference."""
+        return len({*self.objective.frozen, *(["lagged"] if self.on_policy else [])})
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs (2 x multiply-adds): a row's forward, a row's forward and backward, a pair, an optimiser step; and once a
+    photograph or prompt for what is cached."""
+
+    forward: int
+    trained: int
+    pair: int
+    step: int
+    image: int
+    prompt: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of a run."""
+
+    setup: Setup
+    tokens: int
+    latent: tuple[int, ...]
+    parameters: dict[str, int]
+    """By part of the pipeline."""
+    trainable: int
+    memory: Memory
+    checkpointed: Memory
+    """The same with gradient checkpointing."""
+    flops: Flops
+    embeddings: int
+    """Bytes of the cached embeddings, at 40 tokens a prompt where padding is not kept."""
+    latents: int
+    """Bytes of the pairs' latents on disk."""
+    encoders: int
+    """Bytes of the text encoders, on the GPU before training alone."""
+
+
+class Skeleton:
+    """A model without values in the form that a run would train, and what its passes cost; each is metered once."""
+
+    def __init__(self, setup: Setup):
+        self.setup, self.dtype = setup, DTYPES[setup.precision]
+        self.needs_reference = bool(setup.rows[0])
+        backbone = skeleton(setup.model, torch.float32 if setup.full else self.dtype)
+        self.parameters = _parameters(backbone)
+        self.encoders = sum(n for part, n in self.parameters.items() if part.startswith("text")) * self.dtype.itemsize
+        self.shape = backbone.shape_for(setup.size)
+        self.tokens = setup.text_tokens or backbone.text_rows
+        self._quantised = {kind: quantised_bytes(backbone.network, kind) for kind in ("int8", "nf4")}
+        self._quantised["none"] = module_bytes(backbone.network)
+        if setup.full:
+            self.backbone = backbone.with_full(self.dtype, self.needs_reference, setup.objective.trained)
+        else:
+            self.backbone = backbone.with_lora(setup.lora_rank, setup.lora_rank, setup.objective.trained)
+        self.trained = self.backbone.policies.parameters()
+        self._passes: dict[bool, Cost] = {}
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        return None if self.setup.precision == "fp32" else self.dtype
+
+    def trainee(self, checkpointing: bool) -> Cost:
+        if checkpointing not in self._passes:
+            self._passes[checkpointing] = self._metered(checkpointing)
+        return self._passes[checkpointing]
+
+    def _metered(self, checkpointing: bool) -> Cost:
+        """With adapters all bytes grow with the rows, near enough; with a full trainee not, so two rows are metered."""
+        one = self._pass(1, checkpointing)
+        return one.beside(self._pass(2, checkpointing)) if self.setup.full else one
+
+    def _pass(self, rows: int, checkpointing: bool) -> Cost:
+        given = example(self.backbone, rows, self.shape, self.tokens)
+        policies = self.backbone.policies
+        module, policy = policies.modules()[0], policies.trained[0]
+        return training_cost(lambda: self.backbone.predict(policy, *given), module, self.autocast, checkpointing)
+
+    @cached_property
+    def reference(self) -> Cost:
+        policy = "reference" if self.needs_reference else self.backbone.policies.trained[0]
+        row = example(self.backbone, 1, self.shape, self.tokens)
+        return inference_cost(lambda: self.backbone.predict(policy, *row), self.autocast)
+
+    def standing(self, setup: Setup) -> Memory:
+        """Bytes that are there whatever the batch."""
+        full = setup.full
+        trained = sum(p.nbytes for p in self.trained)
+        frozen = module_bytes(self.backbone.policies.denoiser("reference")) if full and self.needs_reference else 0
+        frozen += setup.num_others * (frozen if full else trained)
+        states = sum(state_bytes(p, setup.optimizer) for p in self.trained)
+        weights = 0 if full else self._quantised[setup.quantize]
+        return Memory(weights, frozen, trained, trained, states, 0, 0)
+
+    def memory(self, setup: Setup) -> Memory:
+        """Bytes by part of this setup, which may differ from the skeleton's in what does not change the network."""
+        frozen, trainee = (rows * setup.micro_batch for rows in setup.rows)
+        at_once = -(-trainee // 2) if setup.split_pairs else trainee
+        cost = self.trainee(setup.gradient_checkpointing)
+        saved = cost.saved_for(at_once)
+        without_gradient = max(frozen, trainee if setup.split_pairs else 0)
+        peak = max(cost.peak_for(at_once), without_gradient * self.reference.peak if without_gradient else 0)
+        return replace(self.standing(setup), activations=saved, working=max(peak - saved, 0))
+
+
+@lru_cache(maxsize=8)
+def _skeleton(key: Setup) -> Skeleton:
+    return Skeleton(key)
+
+
+def skeleton_of(setup: Setup) -> Skeleton:
+    """The skeleton of a setup; setups whose network is the same share one."""
+    return _skeleton(
+        Setup(
+            setup.model, setup.method, setup.full, setup.lora_rank, setup.precision,
+            size=setup.size, text_tokens=setup.text_tokens,
+        )
+    )  # fmt: skip
+
+
+def estimate(setup: Setup) -> Estimate:
+    """What this setup costs; raises `UserError` for a model or size that is not to be had."""
+    bones = skeleton_of(setup)
+    texts, elements = bones.backbone, torch.Size(bones.shape).numel()
+    typical = min(TYPICAL_TOKENS, bones.tokens) if texts.trims_text else bones.tokens
+    return Estimate(
+        setup=setup,
+        tokens=bones.tokens,
+        latent=tuple(bones.shape),
+        parameters=bones.parameters,
+        trainable=sum(p.numel() for p in bones.trained),
+        memory=bones.memory(setup),
+        checkpointed=bones.memory(replace(setup, gradient_checkpointing=True)),
+        flops=_flops(setup, bones),
+        embeddings=setup.prompts * _row_bytes(texts, typical, bones.dtype),
+        latents=setup.pairs * 2 * 4 * elements,  # winner and loser, in float32
+        encoders=bones.encoders,
+    )
+
+
+def _flops(setup: Setup, bones: Skeleton) -> Flops:
+    frozen, trainee = setup.rows
+    cost = bones.trainee(setup.gradient_checkpointing)
+    again = trainee * cost.forward if setup.split_pairs else 0
+    pair = frozen * bones.reference.total + trainee * cost.total + again
+    image, prompt = once_flops(bones.backbone, bones.shape)
+    own = setup.on_policy
+    drawn = own.num_rollouts * own.num_steps * bones.reference.total if own else 0
+    return Flops(bones.reference.total, cost.total, pair, pair * setup.batch_size + drawn, image, prompt)
+
+
+def once_flops(backbone: Backbone, shape: tuple[int, ...]) -> tuple[int, int]:
+    """FLOPs of encoding one image whose latent has this shape, and one prompt by all text encoders at their length."""
+    pipe, meta = backbone.pipe, torch.device("meta")
+    sides = [side * pipe.vae_scale_factor for side in shape[1:]]
+    image = torch.empty(1, 3, *sides, dtype=pipe.vae.dtype, device=meta)
+    texts = {name: torch.zeros(1, length, dtype=torch.long) for name, length in encoder_tokens(backbone).items()}
+    prompts = [inference_cost(lambda n=n, t=t: getattr(pipe, n)(t.to(meta))).total for n, t in texts.items()]
+    return inference_cost(lambda: pipe.vae.encode(image)).total, sum(prompts)
+
+
+def _parameters(backbone: Backbone) -> dict[str, int]:
+    parts = {n: m for n, m in backbone.pipe.components.items() if isinstance(m, nn.Module)}
+    return {name: sum(p.numel() for p in module.parameters()) for name, module in parts.items()}
+
+
+def _row_bytes(backbone: Backbone, tokens: int, dtype: torch.dtype) -> int:
+    condition: dict[str, Any] = dict(example_text(backbone, 1, tokens))
+    return sum(v.numel() * (dtype.itemsize if v.is_floating_point() else 8) for v in condition.values())

@@ -1,0 +1,139 @@
+"""Export a store of pairs to Pick-a-Pic's Parquet, which other trainers read.
+
+Latents are decoded a batch at a time and written a row group at a time. Which side the winner is on depends on its
+record alone, so that no column order tells it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from contrapose.backbones.base import Backbone
+from contrapose.backbones.digests import model_digest
+from contrapose.backbones.loading import Loading
+from contrapose.containers.images import several
+from contrapose.contents import digest_of_parts
+from contrapose.errors import UserError
+from contrapose.exchange.listings.pick_a_pic import CAPTION, DEGRADED, IMAGE_0, IMAGE_1, LABEL_0, LABEL_1
+from contrapose.files import replacing
+from contrapose.ranges import Batch, checked
+from contrapose.seeds import seed_of
+from contrapose.store.pairs import PairRecord, PairStore, stack
+
+_MADE_OF = b"contrapose"  # in the schema's metadata
+_GROUP = 100  # rows that a reader gets at a time, as in Hugging Face's image data sets
+_SAVING: dict[str, dict[str, Any]] = {"png": {"format": "PNG"}, "jpeg": {"format": "JPEG", "quality": 95}}
+
+
+@dataclass(frozen=True)
+@checked
+class Export(Loading):
+    """How pairs are written as Parquet."""
+
+    model: str | None = None
+    """Model whose autoencoder decodes the latents; the one that the pairs were made with when unset."""
+    images: Literal["png", "jpeg"] = "png"
+    """How images are stored: png keeps every pixel, jpeg (quality 95) takes about a quarter of the space."""
+    batch_size: Batch = 4
+    """Pairs decoded at once (each is two images)."""
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Precision of the autoencoder."""
+
+
+def digest_of_export(settings: Export, store: PairStore, model: str) -> str:
+    """A digest of all that decides an export: the pairs, the model's files and the settings."""
+    chosen = {name: value for name, value in vars(settings).items() if name not in ("model", "batch_size")}
+    return digest_of_parts([store.digest, model_digest(model, settings), sorted(chosen.items())])
+
+
+def is_exported(out: Path, digest: str) -> bool:
+    """Whether a whole file is there that was made of exactly this."""
+    try:
+        return (pq.read_schema(out).metadata or {}).get(_MADE_OF) == digest.encode()
+    except (OSError, ValueError, pa.ArrowException):
+        return False
+
+
+def export_pairs(settings: Export, store: PairStore, backbone: Backbone, out: Path) -> Iterator[int]:
+    """Write all pairs to `out`, yielding the number done so far; the file is whole or absent.
+
+    Columns: uid, jpg_0, jpg_1 (image files), label_0, label_1 (the winner's preference and what is left of 1),
+    caption, and degraded_prompt where any pair has one. The schema's metadata tell `digest_of_export`. Raises
+    `UserError` for pairs of another model.
+    """
+    theirs = store.manifest.get("fingerprint", backbone.fingerprint)
+    if theirs != backbone.fingerprint:
+        raise UserError(
+            f"{store.folder}: these pairs were made with another model ({theirs}) than {backbone.source.model} "
+            f"({backbone.fingerprint}), which may decode them wrongly; name that one with --model"
+        )
+    schema = _schema(any(record.degraded for record in store.records))
+    schema = schema.with_metadata({_MADE_OF: digest_of_export(settings, store, str(backbone.source.model))})
+    done, waiting = 0, []
+    with replacing(out) as aside, pq.ParquetWriter(aside, schema) as writer:
+        for indices in _batches(store, settings.batch_size):
+            waiting += _rows(settings, store, backbone, indices)
+            done += len(indices)
+            while len(waiting) >= _GROUP or (waiting and done == len(store)):
+                writer.write_table(pa.Table.from_pylist(waiting[:_GROUP], schema))
+                del waiting[:_GROUP]
+            yield done
+
+
+def winner_side(record: PairRecord) -> int:
+    """Whether the winner becomes image 0 or image 1, by the pair's identifier and seed."""
+    return seed_of(record.id, record.seed, "side") % 2
+
+
+def _schema(degraded: bool) -> pa.Schema:
+    fields: list[tuple[str, pa.DataType]] = [
+        ("uid", pa.string()), (IMAGE_0, pa.binary()), (IMAGE_1, pa.binary()), (LABEL_0, pa.float64()),
+        (LABEL_1, pa.float64()), (CAPTION, pa.string()),
+    ]  # fmt: skip
+    return pa.schema([*fields, *([(DEGRADED, pa.string())] if degraded else [])])
+
+
+def _batches(store: PairStore, size: int) -> Iterator[list[int]]:
+    """The records in order, neighbours of one shape together."""
+    for _, same in groupby(range(len(store)), key=store.shape):
+        indices = list(same)
+        yield from (indices[first : first + size] for first in range(0, len(indices), size))
+
+
+def _rows(settings: Export, store: PairStore, backbone: Backbone, indices: Sequence[int]) -> list[dict[str, Any]]:
+    latents = torch.cat([stack(store, field, indices) for field in ("winner", "loser")])
+    pixels = (backbone.decode(latents).float().cpu() / 2 + 0.5).clamp(0, 1) * 255
+    arrays = pixels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    images = list(several(lambda array: _file(array, settings.images), arrays))
+    return [
+        _row(store.records[index], winner, loser)
+        for index, winner, loser in zip(indices, images[: len(indices)], images[len(indices) :], strict=True)
+    ]
+
+
+def _row(record: PairRecord, winner: bytes, loser: bytes) -> dict[str, Any]:
+    labels, images = (record.preference, 1 - record.preference), (winner, loser)
+    if winner_side(record) == 1:
+        labels, images = labels[::-1], images[::-1]
+    return {
+        "uid": record.id, IMAGE_0: images[0], IMAGE_1: images[1], LABEL_0: labels[0], LABEL_1: labels[1],
+        CAPTION: record.prompt, DEGRADED: record.degraded,
+    }  # fmt: skip
+
+
+def _file(array: np.ndarray, kind: str) -> bytes:
+    """An image file of pixels [H, W, 3]."""
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, **_SAVING[kind])
+    return file.getvalue()

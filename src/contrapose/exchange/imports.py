@@ -1,0 +1,225 @@
+"""Import pairs of images: checked, fitted to a bucket, encoded by the model's autoencoder and stored like drawn ones.
+
+In memory are texts and the places of images, a kilobyte or two a pair, never the images of more than a batch.
+
+What a pair becomes depends on its images, its caption and the seed alone, and its identifier on the pixels, so that a
+run that was killed carries on at the first missing shard, or refuses when an image was exchanged in between.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from contrapose import runfile
+from contrapose.backbones.base import Backbone
+from contrapose.backbones.digests import model_digest
+from contrapose.backbones.loading import Loading
+from contrapose.containers.images import NUM_THREADS, Seen, Skip, look_at, read_image
+from contrapose.containers.stored import Stored
+from contrapose.errors import UserError
+from contrapose.exchange.latents import NOTE, Ready, plan_latents, read_pairs
+from contrapose.exchange.listings import FormatName, Listed, Listing, Reading, folder_pairs, source_pairs
+from contrapose.files import one_writer
+from contrapose.ranges import Batch, Seed, checked
+from contrapose.seeds import seed_of
+from contrapose.store.buckets import Fit, Size, apply, cover, nearest, plan_fit
+from contrapose.store.fitting import Fitting
+from contrapose.store.pairs import PairRecord
+from contrapose.store.prompts import prompt_id
+from contrapose.store.shards import begin, by_size, fill
+
+
+@dataclass(frozen=True)
+@checked
+class Import(Fitting, Reading, Loading):
+    """Everything that decides the pairs that are imported."""
+
+    model: str
+    """Model folder or hub id, whose autoencoder encodes the images."""
+    winners: Path | None = None
+    """Folder of the better images, each with its caption beside it in a .txt of the same stem."""
+    losers: Path | None = None
+    """Folder of the worse images, of the same stems."""
+    metadata: Path | None = None
+    """Instead of two folders: a metadata.jsonl with image_0, image_1, prompt, prefer_0 and prefer_1."""
+    source: Path | None = None
+    """Instead of two folders: a file or folder of any of the formats below; docs/importing.md shows each."""
+    format: FormatName = "auto"
+    """Format of --source, told by its ending and columns unless named: metadata (.jsonl), pick-a-pic (.parquet files),
+    webdataset (.tar files), hpdv3 (.json), real-fake (RealAlign's .csv), kto (.csv), ddspo (.jsonl and latents)."""
+    seed: Seed = 0
+    """Seed of crops and flips."""
+    shard_size: Batch = 64
+    """Pairs in one file, the unit that a killed run repeats."""
+    batch_size: Batch = 4
+    """Pairs encoded at once (each is two images)."""
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Precision of the autoencoder."""
+
+    def __post_init__(self) -> None:
+        given = [self.source is not None, self.metadata is not None, self.winners is not None]
+        if sum(given) != 1 or (self.winners is None) != (self.losers is None):
+            raise UserError("pairs import needs one of --winners with --losers, --metadata, and --source")
+        if self.format != "auto" and self.source is None:
+            raise UserError(f"format {self.format}: is that of --source, which is not given; leave the setting out")
+
+
+CONVERTER = runfile.converter()
+_SOURCES = ("winners", "losers", "metadata", "source", "images")
+
+
+class Planned(NamedTuple):
+    """One pair to encode."""
+
+    record: PairRecord
+    images: tuple[Stored, Stored]
+    size: Size
+    fits: tuple[Fit, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The pairs to import, in order, and those that were left out with their reason."""
+
+    pairs: list[Planned] | list[Ready]
+    skipped: list[dict[str, str]]
+    format: FormatName
+
+    @property
+    def encoded(self) -> bool:
+        """Whether the pairs are latents already."""
+        return isinstance(self.pairs[0], Ready)
+
+
+def read_listing(settings: Import) -> Listing:
+    """The pairs that the settings name; no image is opened. Raises `UserError` for a listing that cannot be read."""
+    reading = Reading(**{name: getattr(settings, name) for name in Reading.__dataclass_fields__})
+    if settings.source is not None:
+        return source_pairs(settings.source, reading, settings.format)
+    if settings.metadata is not None:
+        return source_pairs(settings.metadata, reading, "metadata")
+    assert settings.winners is not None and settings.losers is not None
+    return folder_pairs(settings.winners, settings.losers, reading)
+
+
+def plan_import(
+    settings: Import, listing: Listing, backbone: Backbone, progress: Callable[[int], None] = lambda _: None
+) -> Plan:
+    """Look at every image, and find each pair's bucket and fits; `progress` is told how many pairs were looked at.
+
+    A pair's bucket is the one nearest to its winner's aspect ratio; a loser of another shape is cropped to it. Raises
+    `UserError` when no pair is left, or for a resolution that the model cannot make.
+    """
+    if listing.latents:
+        _check_images_settings(settings)
+        found, skipped = plan_latents(listing.pairs, backbone, settings.seed, progress)
+    else:
+        found, skipped = _plan_images(settings, listing.pairs, backbone, progress)
+    skipped = [*listing.skipped, *skipped]
+    if not found:
+        first = f" ({skipped[0]['pair']}: {skipped[0]['reason']})" if skipped else ""
+        source = settings.source or settings.metadata or settings.winners
+        raise UserError(f"{source}: none of its {len(skipped)} pairs can be used{first}")
+    return Plan(found, skipped, listing.format)
+
+
+def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) -> Iterator[int]:
+    """Encode all planned pairs into `out`, yielding the number of pairs done so far; run it again to carry on.
+
+    Raises `UserError` when `out` holds pairs of other settings, another model or other images.
+    """
+    settings = replace(settings, format=plan.format if settings.source else "auto")
+    by_id: dict[str, Any] = {pair.record.id: pair for pair in plan.pairs}
+    if plan.encoded:
+        notes: dict[str, Any] = {"note": NOTE}
+        sizes: Sequence[Any] = sorted({pair.size for pair in plan.pairs})
+        latents: Callable[[Sequence[Any]], Tensor] = read_pairs
+    else:
+        notes, sizes, latents = {}, settings.buckets_for(backbone), partial(_encode, backbone)
+        settings = replace(settings, resolution=settings.resolution_for(backbone))
+    shards = by_size(((pair.size, pair.record) for pair in plan.pairs), sizes, settings.shard_size)
+    records = (record for _, shard in shards for record in shard)
+
+    def make(_: Any, some: Sequence[PairRecord]) -> Tensor:
+        return latents([by_id[record.id] for record in some])
+
+    with one_writer(out):
+        model = {"import.model": model_digest(settings.model, settings)}
+        sources = [f"import.{name}" for name in _SOURCES if getattr(settings, name) is not None]
+        begin(
+            out, {"import": settings, **notes}, CONVERTER, backbone.fingerprint, records, plan.skipped, model, sources
+        )
+        yield from fill(out, shards, settings.batch_size, make)
+
+
+def _check_images_settings(settings: Import) -> None:
+    """Raise `UserError` for a setting about images that was given where there are none."""
+    for name, setting in Fitting.__dataclass_fields__.items():
+        if getattr(settings, name) != setting.default:
+            raise UserError(f"{name}: latents are taken as they are; leave the setting out")
+
+
+def _plan_images(
+    settings: Import, listed: Sequence[Listed], backbone: Backbone, progress: Callable[[int], None]
+) -> tuple[list[Planned], list[dict[str, str]]]:
+    among = settings.buckets_for(backbone)
+    pairs, skipped = [], []
+    repeats: Counter[str] = Counter()
+    for number, (pair, seen) in enumerate(zip(listed, look_at((p.winner, p.loser) for p in listed), strict=True), 1):
+        try:
+            pairs.append(_planned(settings, pair, seen, among, repeats))
+        except Skip as skip:
+            skipped.append({"pair": pair.name, "reason": str(skip)})
+        progress(number)
+    return pairs, skipped
+
+
+def _planned(
+    settings: Import, listed: Listed, seen: Seen | Skip, among: Sequence[Size], repeats: Counter[str]
+) -> Planned:
+    if isinstance(seen, Skip):
+        raise seen
+    if seen.digests[0] == seen.digests[1]:
+        raise Skip("winner and loser are the same image")
+    bucket = nearest(seen.sizes[0], among)
+    for image, size in zip((listed.winner, listed.loser), seen.sizes, strict=True):
+        scale = cover(size, bucket)
+        if scale > settings.max_scale_up:
+            raise Skip(
+                f"{image.name}: its {size} pixels would be scaled up by {scale:.2f} to cover {bucket}; "
+                f"at most {settings.max_scale_up:g} is allowed"
+            )
+    degraded = (listed.degraded,) if listed.degraded else ()
+    name = prompt_id("\0".join((listed.prompt, *seen.digests, repr(listed.preference), *degraded)))
+    seed = seed_of(settings.seed, name)
+    fits = plan_fit(seen.sizes, bucket, settings.flips(seed), settings.position(seed))
+    record = PairRecord(f"{name}-{repeats[name]}", listed.prompt, listed.degraded, seed, listed.preference)
+    repeats[name] += 1
+    return Planned(record, (listed.winner, listed.loser), bucket, fits)
+
+
+def _encode(backbone: Backbone, pairs: Sequence[Planned]) -> Tensor:
+    """Latents [b, 2, ...]: winners and losers side by side in one call of the autoencoder."""
+    jobs = [job for pair in pairs for job in zip(pair.images, pair.fits, strict=True)]
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        images = list(pool.map(lambda job: _pixels(*job), jobs))
+    return backbone.encode(torch.stack(images)).float().cpu().unflatten(0, (len(pairs), 2))
+
+
+def _pixels(where: Stored, fit: Fit) -> Tensor:
+    """The fitted image [3, H, W] in -1..1."""
+    try:
+        image = apply(read_image(where), fit)
+    except Skip as skip:  # it could be read a moment ago
+        raise UserError(f"{where.path.parent}: {skip}; run the same command again") from None
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 127.5 - 1

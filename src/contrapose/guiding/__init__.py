@@ -1,0 +1,1 @@
+"""Preference as guidance around stock pipelines, and the images that are drawn under it."""

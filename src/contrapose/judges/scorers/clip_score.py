@@ -1,0 +1,32 @@
+"""CLIPScore (Hessel et al. 2021): how well the image fits its prompt, by any CLIP model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from contrapose.judges.pretrained import Precision, fingerprint
+from contrapose.judges.scorers.scorer import Batched, Scorer
+from contrapose.judges.scorers.towers import Towers
+from contrapose.ranges import Batch, checked
+
+
+@dataclass(frozen=True)
+@checked
+class CLIPScore:
+    """score = 100 * max(cos(image, prompt), 0), of each image; torchmetrics' scale, the paper's w being 2.5.
+
+    Papers differ in the model (L/14, H/14, B/32) and their scores cannot be compared: name it with the number.
+    """
+
+    model: str = "openai/clip-vit-large-patch14"
+    """Folder or hub id of the CLIP model with its tokenizer."""
+    dtype: Precision = "fp32"
+    """Precision of the network."""
+    batch_size: Batch = 32
+    """Images in the network at a time."""
+
+    def load(self, device: str) -> Scorer:
+        """Raises `UserError` when the weights are missing or broken."""
+        towers = Towers("clipscore", self.model, self.model, self.dtype, device)
+        version = fingerprint(towers.network)
+        return Batched("clipscore", version, lambda *pairs: 100 * towers.cosine(*pairs).relu(), self.batch_size)

@@ -1,0 +1,108 @@
+"""A vision-language model through transformers, shown one image at a time with at most one question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL.Image import Image
+from torch import Tensor
+
+from contrapose.errors import UserError
+from contrapose.judges.pretrained import (
+    Precision,
+    check_words,
+    find,
+    fingerprint,
+    load_image_processor,
+    load_network,
+    reading,
+)
+
+
+class VisionLanguage:
+    """A chat model (Qwen-VL, LLaVA, Idefics3, ...) or a captioner that is asked nothing (BLIP).
+
+    Loading raises `UserError` naming `user`, what needs the model, when it is missing, broken or of an unknown kind.
+    """
+
+    def __init__(self, user: str, model: str, dtype: Precision, device: str) -> None:
+        from transformers import AutoModelForImageTextToText
+
+        folder = find(user, model)
+        with reading(user, folder):
+            self.processor = _processor(user, folder)
+        self.network = load_network(user, folder, AutoModelForImageTextToText, dtype, device)
+        self.version = fingerprint(self.network)
+        self.tokenizer = self.processor.tokenizer
+        self.tokenizer.padding_side = "left"  # answers start where the longest question ends
+        if self.tokenizer.pad_token_id is None:
+            # any token will do, as padding is masked out
+            self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether it has a chat template to put a question into."""
+        return bool(self.processor.chat_template or self.tokenizer.chat_template)
+
+    @torch.inference_mode()
+    def write(self, images: Sequence[Image], question: str, max_new_tokens: int) -> list[str]:
+        """The likeliest words one after the other, an answer per image; `question` only where it can be asked."""
+        inputs = self._inputs(images, [question] * len(images))
+        tokens = self.network.generate(**inputs, max_new_tokens=max_new_tokens, **_GREEDY)
+        read = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+        return self.tokenizer.batch_decode(tokens[:, read:], skip_special_tokens=True)
+
+    @torch.inference_mode()
+    def first_token(self, image: Image, question: str) -> Float[Tensor, " vocabulary"]:
+        """Logits of the answer's first token, before any of the model's own rules for drawing one."""
+        told = self.network.generate(
+            **self._inputs([image], [question]), max_new_tokens=1, output_logits=True, return_dict_in_generate=True,
+            **_GREEDY,
+        )  # fmt: skip
+        return told.logits[0][0].float()
+
+    def _inputs(self, images: Sequence[Image], questions: Sequence[str]) -> Any:
+        shown = [[image.convert("RGB")] for image in images]
+        if self.can_be_asked:
+            text = [self._as_chat(question) for question in questions]
+            start = self.tokenizer.bos_token
+            inputs = self.processor(
+                images=shown, text=text, padding=True, return_tensors="pt",
+                add_special_tokens=not (start and text[0].startswith(start)),  # some templates write it, some do not
+            )  # fmt: skip
+        else:
+            inputs = self.processor(images=[image for (image,) in shown], return_tensors="pt")
+        return inputs.to(self.network.device, self.network.dtype)
+
+    def _as_chat(self, question: str) -> str:
+        turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
+        return self.processor.apply_chat_template([turn], add_generation_prompt=True)
+
+
+# Not what a model's own settings for drawing say; they also warn of each other's absence.
+_GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+
+
+def _processor(user: str, folder: Path) -> Any:
+    """The model's processor without its video part, which is never used and cannot be loaded without torchvision."""
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PROCESSOR_MAPPING, AutoConfig
+
+    check_words(folder)
+    config = type(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+    if config not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise UserError(f"{user}: {folder}: a {config.model_type} is no model that tells what it sees")
+    known = PROCESSOR_MAPPING[config]
+
+    class StillImages(known):  # type: ignore[misc, valid-type]
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [part for part in super().get_attributes() if part != "video_processor"]
+
+    StillImages.__name__ = known.__name__  # which the folder's own settings name
+    processor = StillImages.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    processor.image_processor = load_image_processor(user, folder)
+    return processor

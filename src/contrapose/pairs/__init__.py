@@ -1,1 +1,0 @@
-"""The pair store: what was drawn, from which prompt, with which seed; and whether it is sound."""

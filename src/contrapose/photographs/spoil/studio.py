@@ -1,0 +1,124 @@
+"""What every kind of spoiling works with: a model, its text embeddings, and what is loaded once for all photographs.
+
+All photographs of one call have one size. Every image has a random stream of its own, so that what becomes of it does
+not depend on those beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from contrapose.backbones.base import Backbone
+from contrapose.backbones.coherence import check_space
+from contrapose.backbones.embeddings import Embeddings
+from contrapose.backbones.generation import Generation
+from contrapose.core.solver import grid, trajectory
+from contrapose.seeds import starting_noise
+
+T = TypeVar("T")
+Streams = list[torch.Generator]
+
+
+@dataclass(frozen=True)
+class Spoiled:
+    """A photograph's loser (RGB, of the photograph's size), what was changed (white; None is all), and why."""
+
+    image: Image.Image
+    mask: Image.Image | None
+    why: dict[str, str | int | float]
+
+
+class Spoiler(Protocol):
+    """One way of making losers of photographs."""
+
+    def spoil(
+        self, photos: Sequence[Image.Image], captions: Sequence[str], seeds: Sequence[int], studio: Studio
+    ) -> list[Spoiled]:
+        """A loser for each photograph, which depends on that photograph, its caption and its seed alone.
+
+        Photographs are RGB and of one size. Raises `UserError` for a size that the model cannot make.
+        """
+
+
+class Studio:
+    """A model with its sampling settings; steps and guidance scale are the family's usual ones where not given."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        embeddings: Embeddings,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+    ):
+        self.backbone, self.embeddings = backbone, embeddings
+        self.steps = backbone.steps if steps is None else steps
+        self.guidance_scale = backbone.guidance_scale if guidance_scale is None else guidance_scale
+        self._kept: dict[tuple[Any, ...], Any] = {}
+
+    def encode(self, photos: Sequence[Image.Image]) -> Tensor:
+        """Latents [b, c, h, w] of photographs, float32; `UserError` for a size that the model cannot make."""
+        self.shape_of(photos[0])
+        pixels = np.stack([np.asarray(photo) for photo in photos])
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return self.backbone.encode(images).float().to(self.backbone.device)
+
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        """RGB images of latents."""
+        pixels = (self.backbone.decode(latents).float().cpu().clamp(-1, 1) + 1) * 127.5
+        return [Image.fromarray(image) for image in pixels.round().byte().permute(0, 2, 3, 1).numpy()]
+
+    def shape_of(self, photo: Image.Image) -> tuple[int, ...]:
+        """The shape of a photograph's latent; `UserError` for a size that the model cannot make."""
+        return self.backbone.shape_for(f"{photo.width}x{photo.height}")
+
+    def walk(
+        self,
+        data: Tensor,
+        captions: Sequence[str | None],
+        streams: Streams,
+        share: float,
+        scale: float,
+        steps: int | None = None,
+        amend: Callable[[Tensor], Tensor] = lambda x0: x0,
+    ) -> Tensor:
+        """Latents with noise added up to this share of the way (0 data, 1 noise), walked back down to data.
+
+        The model denoises under the captions (None is no caption) with DPM-Solver++(2M), and `amend` changes what it
+        takes the data to be. The share is rounded to a whole number of the steps, of which so many are taken.
+        """
+        backbone, shape = self.backbone, data.shape[1:]
+        path = backbone.noising(shape)
+        shares = grid(self.steps if steps is None else steps, torch.ones(len(data)), share)
+        times = path.times(shares).to(data.device)
+        check_space(backbone, "x0", times.flatten())
+        noise = starting_noise(streams, shape).to(data.device)
+        condition, unconditional = self.embeddings(captions), self.embeddings.unconditional()
+
+        def denoised(x_t: Tensor, t: Tensor) -> Tensor:
+            predicted = backbone.guided(x_t, t, condition, unconditional, scale).float()
+            return amend(path.convert(predicted, x_t, t, backbone.space, "x0"))
+
+        *_, last = trajectory(path, times, path.add_noise(data, noise, times[0]), denoised)
+        return last.x0
+
+    def draw(self, captions: Sequence[str], streams: Streams, shape: tuple[int, ...]) -> Tensor:
+        """Latents [b, c, h, w] that the stock pipeline draws from the captions."""
+        condition, unconditional = self.embeddings(captions), self.embeddings.unconditional()
+        noise = starting_noise(streams, shape)
+        return self.backbone.generate(
+            Generation(condition, unconditional, noise, streams, self.steps, self.guidance_scale)
+        ).float()
+
+    def once(self, load: Callable[..., T], *arguments: Any) -> T:
+        """What `load` makes of these arguments, made when it is first asked for and kept."""
+        key = (load, *arguments)
+        if key not in self._kept:
+            self._kept[key] = load(*arguments)
+        return self._kept[key]

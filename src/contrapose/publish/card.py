@@ -1,0 +1,178 @@
+"""The model card of a run: what was aligned with what, how far it got, and how stock libraries load it.
+
+Cards and what else is published name files and folders of this machine by their last name alone.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from contrapose import __version__
+from contrapose.errors import UserError
+from contrapose.files import replacing
+from contrapose.methods import Method, name_of
+from contrapose.runs.names import FULL_FOLDER, PEFT_FILE
+from contrapose.store.mixture import parse
+from contrapose.store.pairs import PairStore
+from contrapose.train.folder import policy_folders, read_metrics
+from contrapose.train.settings import CONVERTER, Run
+
+CARD = "README.md"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_ARXIV = re.compile(r"arXiv[: ](\d{4}\.\d{4,5})")
+_MARKUP = re.compile(r"[\\`*\[\]|~#$!]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word is none
+_FILES = ("model", "prompts", "images", "source", "winners", "losers", "metadata")  # named by the same
+_UNTOLD = ("batch_size", "shard_size", "cache", "endpoint")  # of how pairs were drawn: decides nothing, or is private
+
+
+def write_card(folder: Path, run: Run, metrics: Mapping[str, float], repo: str | None = None) -> None:
+    """Write `README.md` into the run's folder: a hub model card with the final held-out `metrics`.
+
+    `repo` is the hub id that it will be loaded from; the folder's own name stands in when there is none. A run of
+    several policies has a folder for each, and its card says how they are used together.
+    """
+    environment = Environment(
+        loader=PackageLoader("contrapose.publish", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"plain": plain, "literal": repr}
+    card = environment.get_template("card.md.jinja").render(
+        front=yaml.safe_dump(_front_matter(run), sort_keys=False),
+        title=(repo or folder.resolve().name).rpartition("/")[2],
+        base=run.model if hub_id(run.model) else last_name(run.model),
+        source=run.model if hub_id(run.model) else f"path/to/{last_name(run.model)}",
+        where=repo or f"path/to/{folder.resolve().name}",
+        on_hub=repo is not None,
+        kind=_kind(folder, run),
+        policies=list(policy_folders(run)),
+        full_folder=FULL_FOLDER,
+        run=run.resolved(),
+        method=name_of(run.method),
+        paper=_paper(run.method),
+        pairs=[(folder.resolve().name, weight, _pair_facts(folder)) for folder, weight in parse(run.pairs)],
+        settings=list(_rows(published(run.resolved()))),
+        metrics=[(name.removeprefix("held_out/"), f"{value:.4g}") for name, value in metrics.items()],
+        version=__version__,
+    )
+    with replacing(folder / CARD) as aside:
+        aside.write_text(card, encoding="utf-8", errors="replace")
+
+
+def final_metrics(folder: Path) -> dict[str, float]:
+    """A run's last measurements on held-out pairs, overall; empty when there are none."""
+    lines = read_metrics(folder)
+    last = lines[-1] if lines else {}
+    return {name: value for name, value in last.items() if name.startswith("held_out/") and "@" not in name}
+
+
+def hub_id(model: str) -> str | None:
+    """The model's name on the hub; none for a folder or file of this machine."""
+    return model if _HUB_ID.fullmatch(model) and not Path(model).exists() else None
+
+
+def last_name(path: str) -> str:
+    """The last part of a path of any system."""
+    return PureWindowsPath(path).name or Path(path).resolve().name
+
+
+def published(run: Run) -> dict[str, Any]:
+    """The run's settings as they are written, but files and folders by their last name."""
+    paths = {*_paths(run), *(() if hub_id(run.model) else (run.model,))}
+    return without_folders(CONVERTER.unstructure(run), paths)
+
+
+def without_folders(value: Any, paths: Collection[str] = ()) -> Any:
+    """The same mappings and lists with the last name in place of each of `paths`, and of whatever else is a path."""
+    if isinstance(value, dict):
+        return {key: without_folders(v, paths) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_folders(v, paths) for v in value]
+    return last_name(value) if isinstance(value, str) and (value in paths or _is_local(value)) else value
+
+
+def plain(text: object) -> str:
+    """Any text as one line of Markdown that shows it and does nothing else."""
+    escaped = html.escape(" ".join(str(text).split()), quote=False)
+    return _MARKUP.sub(r"\\\g<0>", escaped)
+
+
+def _paths(settings: Any) -> Iterator[str]:
+    for value in (getattr(settings, f.name) for f in fields(settings)):
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, Path):
+                yield str(one)
+            elif is_dataclass(one):
+                yield from _paths(one)
+
+
+def _is_local(text: str) -> bool:
+    if text.startswith(("/", "~", "./", "../", "\\")) or _DRIVE.match(text):
+        return True
+    try:
+        return "/" in text and Path(text).exists()
+    except (OSError, ValueError):  # no path could be this long
+        return False
+
+
+def _front_matter(run: Run) -> dict[str, Any]:
+    base = {"base_model": run.model} if hub_id(run.model) else {}  # the hub links it, so only a name it knows
+    tags = ["text-to-image", "contrapose", name_of(run.method), "full" if run.full else "lora"]
+    return {**base, "library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": tags}
+
+
+def _kind(folder: Path, run: Run) -> str:
+    """How the weights are loaded: full, peft or lora."""
+    if run.full:
+        return "full"
+    return "peft" if any((folder / name / PEFT_FILE).is_file() for name in policy_folders(run) or ("",)) else "lora"
+
+
+def _paper(method: Method) -> str:
+    """The first line of the method's own file, with a link to the paper that it names."""
+    text = (sys.modules[type(method).__module__].__doc__ or "").strip().partition("\n")[0]
+    return _ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", plain(text))
+
+
+def _pair_facts(folder: Path) -> list[tuple[str, str]]:
+    """How many pairs there are and how they were drawn; nothing when they cannot be read any more."""
+    try:
+        store = PairStore(folder)
+    except (UserError, OSError):
+        return []
+    told = {key: value for key, value in _flat(store.settings) if key.rpartition(".")[2] not in _UNTOLD}
+    files = {str(value) for key, value in told.items() if key in _FILES and not hub_id(str(value))}
+    return [("number", f"{len(store):,}"), *_rows(without_folders(told, files))]
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _rows(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Dotted names and written values of what is set."""
+    for key, value in _flat(settings):
+        if value is None or value == []:
+            continue
+        if isinstance(value, bool):
+            yield key, "yes" if value else "no"
+        elif isinstance(value, list):
+            yield key, ", ".join(map(str, value))
+        else:
+            yield key, f"{value:g}" if isinstance(value, float) else str(value)

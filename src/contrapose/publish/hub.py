@@ -1,0 +1,109 @@
+"""A finished run as a repository on the Hugging Face hub, without a path of this machine in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from contrapose import __version__, runfile
+from contrapose.errors import UserError, one_line
+from contrapose.publish.card import CARD, final_metrics, published, without_folders, write_card
+from contrapose.runs.names import FULL_FOLDER, LORA_FILE, PEFT_CONFIG, PEFT_FILE
+from contrapose.train.folder import policy_folders
+from contrapose.train.settings import CONVERTER, Run
+
+_RUN_FILE = "run.yaml"
+_FILES = (CARD, _RUN_FILE, "finished.json", "metrics.jsonl")
+_WEIGHTS = (LORA_FILE, PEFT_FILE)
+# What the hub's client raises: its own errors, the system's, and those of its HTTP library, which changed with 1.0.
+_ERRORS = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
+
+
+def check_access(repo: str) -> None:
+    """Raise `UserError` unless there is a token whose user may write to `repo`; asked before anything is trained."""
+    owner, _, name = repo.partition("/")
+    if not owner or not name or "/" in name:
+        raise UserError(f"{repo}: no name of a repository; give it as user/name")
+    with _told(repo):
+        validate_repo_id(repo)
+        user = HfApi().whoami()
+    names = [user["name"], *(organisation["name"] for organisation in user.get("orgs", []))]
+    if owner not in names:
+        raise UserError(f"{repo}: your token is {user['name']}'s, who may write to {', '.join(names)} alone")
+    if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise UserError(f"{repo}: your token may only read; log in with one that may write ('hf auth login')")
+
+
+def push(folder: Path, repo: str, private: bool = True, policies: Sequence[str] = ()) -> str:
+    """Upload a run's card, settings, metrics and weights in one commit, and return the repository's address.
+
+    `policies` are the folders of a run that has several. A new repository is private unless told otherwise; one that
+    is there keeps its visibility and its other files.
+    Raises `UserError` when the folder holds no weights, or the hub refuses or cannot be reached.
+    """
+    files = [folder / name for name in _FILES if (folder / name).is_file()]
+    for place in [folder / name for name in policies] or [folder]:
+        weights = _weights(place)
+        if not weights:
+            raise UserError(f"{place}: holds no weights to upload; has the run finished?")
+        files += weights
+    contents = {path.relative_to(folder).as_posix(): _content(path, path.parent == folder) for path in files}
+    with _told(repo):
+        api = HfApi()
+        address = api.create_repo(repo, private=private, exist_ok=True)
+        additions = [CommitOperationAdd(name, content) for name, content in contents.items()]
+        api.create_commit(repo, additions, commit_message=f"A run of Contrapose {__version__}")
+    return str(address)
+
+
+def publish(folder: Path, repo: str, private: bool = True) -> str:
+    """Upload a finished run with a card that says where it is on the hub, and return the repository's address."""
+    run = runfile.read(folder / _RUN_FILE, Run, CONVERTER)
+    write_card(folder, run, final_metrics(folder), repo)
+    return push(folder, repo, private, policy_folders(run))
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files of one policy's weights; none where there are none."""
+    adapters = [folder / name for name in (*_WEIGHTS, PEFT_CONFIG) if (folder / name).is_file()]
+    whole = sorted(path for path in (folder / FULL_FOLDER).rglob("*") if path.is_file())
+    return [*adapters, *whole] if whole or any(path.name in _WEIGHTS for path in adapters) else []
+
+
+def _content(path: Path, top: bool) -> bytes | str:
+    """What is uploaded for a file: the file, by its path, or its text without the folders that it names."""
+    if top and path.name == _RUN_FILE:
+        settings = published(runfile.read(path, Run, CONVERTER))
+        return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode()
+    if path.name == "model_index.json" or path.name.endswith("config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        origins = {key: value for key, value in config.items() if key.endswith("name_or_path")}
+        if without_folders(origins) != origins:
+            return json.dumps(config | without_folders(origins), indent=2).encode()
+    return str(path)
+
+
+@contextmanager
+def _told(repo: str) -> Iterator[None]:
+    """Tell what the hub's client raises in one line, with what mends it."""
+    try:
+        yield
+    except _ERRORS as error:
+        raise UserError(f"{repo}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, LocalTokenNotFoundError):
+        return "there is no token for the hub; log in with 'hf auth login', or set HF_TOKEN"
+    if isinstance(error, HFValidationError):
+        return f"no name that the hub takes: {one_line(error)}"
+    if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+        return f"the hub refuses your token; log in with one that may write ('hf auth login'): {one_line(error)}"
+    return f"the hub cannot be reached or refuses: {one_line(error)}"

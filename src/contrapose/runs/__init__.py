@@ -1,0 +1,1 @@
+"""The run folder: its files, its weights, and what they were trained on."""

@@ -1,0 +1,379 @@
+"""The one reader of LoRA adapters: of runs, of stock diffusers and peft, and of files in other tools' names.
+
+    y += scale B A x,   scale = alpha / rank        on each layer, whatever its rank
+
+What comes out is whole: both halves of every layer, of one rank, finite, and of the layers that the file says it is of.
+Whatever puts adapters on a network, beside it or into another file gets them from here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from diffusers.utils import convert_unet_state_dict_to_peft
+from diffusers.utils.state_dict_utils import StateDictType, convert_state_dict_to_peft
+from peft.utils.other import get_pattern_key
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from contrapose.documents import load_json
+from contrapose.errors import UserError, one_line
+from contrapose.runs.names import FULL_FOLDER, LORA_FILE, PEFT_CONFIG, PEFT_FILE
+
+NUM_LAYERS = "num_layers"  # a note in the header, by which a file that has lost a layer is known
+DENOISERS = ("unet", "transformer")
+_PLAIN = re.compile(r"(unet|transformer|text_encoder(?:_[23])?)\.(.+)\.lora_(A|B)\.weight")
+_PEFT = "base_model.model."
+_BY_LAYER = re.compile(r"(?:lora_unet_|lora_transformer_|transformer\.)(.+)\.(lora_down\.weight|lora_up\.weight|alpha)")
+_ALPHAS = (".alpha", ".lora_alpha")
+# What is no LoRA, by names of which one is enough to tell.
+_OTHERS = {
+    r"dora_scale|lora_magnitude": "a DoRA, whose magnitudes are not read here",
+    r"hada_|lokr_|oft_|glora|lora_mid|\.(a1|b1)\.weight$": "a LyCORIS (LoHa, LoKr, OFT or LoCon with a middle)",
+    r"controlnet|control_model|zero_convs": "a ControlNet",
+    r"^(emb_params|string_to_param|clip_[gl]|<.+>)": "an embedding of words (textual inversion)",
+    r"lora_embedding_|modules_to_save|lora_[AB]\.bias|\.diff(_b)?$": "a LoRA with more than two matrices a layer",
+}
+
+
+class LowRank(NamedTuple):
+    """y += scale B A x on one layer; of a convolution's, A has its kernel and B is one pixel large."""
+
+    down: Tensor
+    up: Tensor
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        return len(self.down)
+
+    @property
+    def alpha(self) -> float:
+        return self.scale * self.rank
+
+    def change(self) -> Tensor:
+        """scale B A, of the shape of the layer's weight."""
+        product = self.up.flatten(1) @ self.down.flatten(1)
+        return product.reshape(len(self.up), *self.down.shape[1:]) * self.scale
+
+
+Adapter = Mapping[str, LowRank]
+Translated = tuple[dict[str, Tensor], dict[tuple[str, str], float]]
+"""Tensors by the names that diffusers and peft give them, and alphas by part and layer."""
+
+
+class Stored(NamedTuple):
+    """Adapters as they are stored: by the pipeline's part and the layer, peft's settings by part, and the notes."""
+
+    path: Path
+    parts: dict[str, dict[str, LowRank]]
+    settings: dict[str, Mapping[str, Any]]
+    notes: Mapping[str, str]
+
+    @property
+    def denoiser(self) -> str:
+        """The denoiser's part."""
+        return next(part for part in DENOISERS if part in self.parts)
+
+
+def adapter_file(where: Path) -> Path | None:
+    """The file of adapters that a path names: itself, or the one in a folder; None where there is none.
+
+    Raises `UserError` for a folder that holds several, and for one that holds them as pickles.
+    """
+    if where.is_file():
+        return where
+    for name in (LORA_FILE, PEFT_FILE):
+        if (where / name).is_file():
+            return where / name
+    files = [] if (where / FULL_FOLDER).is_dir() else sorted(where.glob("*.safetensors"))
+    if len(files) > 1:
+        raise UserError(f"{where}: holds {len(files)} files of weights; name one of them, such as {files[0].name}")
+    pickled = [where / Path(name).with_suffix(".bin") for name in (LORA_FILE, PEFT_FILE)]
+    if not files and any(path.is_file() for path in pickled):
+        raise UserError(f"{where}: its adapters are a .bin, which can run code and is never read; save .safetensors")
+    return files[0] if files else None
+
+
+def has_adapter(where: Path) -> bool:
+    """Whether a run, another folder or a file holds adapters; `UserError` as `adapter_file`."""
+    return adapter_file(where) is not None
+
+
+def read_file(where: Path, part: str = "", network: nn.Module | None = None, pipeline: Any = None) -> Stored:
+    """All adapters of a run, another folder or a file, as they are stored.
+
+    Names of other tools are those of the layers of this part's `network` with underscores, or are read as the stock
+    `pipeline` reads them, by its `lora_state_dict`. Raises `UserError` in one line that names the file, and the layer
+    where it is one, for what is broken, no LoRA, or of no denoiser.
+    """
+    path = adapter_file(where)
+    assert path is not None, "asked of what has adapters"
+    tensors, notes = _open(path)
+    _check_kind(path, tensors)
+    own = _own_names(tensors, path)
+    if own is None:
+        translated = _by_layers(tensors, part, network) if network is not None else None
+        own, alphas = translated or _translated(path, tensors, network, pipeline)
+        settings: dict[str, Mapping[str, Any]] = {}
+    else:
+        settings, alphas = _settings(path, notes), {}
+    parts = _paired(path, own)
+    for owner, layers in parts.items():
+        scales = _scales(path, owner, layers, settings.get(owner), alphas)
+        parts[owner] = {name: one._replace(scale=scales[name]) for name, one in layers.items()}
+    if not any(part in parts for part in DENOISERS):
+        raise UserError(f"{path}: is a LoRA of the text encoder alone, which trains and guides no network")
+    stored = Stored(path, parts, settings, notes)
+    _check_count(stored)
+    return stored
+
+
+def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path}: only .safetensors are read; convert it, since other files can run code")
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: truncated or broken ({one_line(error)})") from error
+
+
+def _check_kind(path: Path, names: Iterable[str]) -> None:
+    names = list(names)
+    for pattern, kind in _OTHERS.items():
+        example = next((name for name in names if re.search(pattern, name)), None)
+        if example is not None:
+            raise UserError(f"{path}: is {kind} (it has {example}); only plain LoRA is read")
+    if not any("lora" in name for name in names):
+        what = f"such as {min(names)}" if names else "as it is empty"
+        raise UserError(f"{path}: holds no adapters ({what}); a whole model is given as --model")
+
+
+def _own_names(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor] | None:
+    """Tensors as `part.layer.lora_A.weight`, which diffusers and peft write; None for other tools' names."""
+    if all(name.startswith(_PEFT) for name in tensors):
+        # peft's own files are of one network, which is no UNet: those of a UNet are a pipeline's
+        part = "unet" if any("down_blocks" in name or "up_blocks" in name for name in tensors) else "transformer"
+        tensors = {f"{part}.{name.removeprefix(_PEFT)}": value for name, value in tensors.items()}
+    odd = [name for name in tensors if not _PLAIN.fullmatch(name)]
+    if not odd:
+        return dict(tensors)
+    # one name of another tool's makes it theirs; one that is nobody's beside ours is rubbish
+    if len(odd) < len(tensors) and not any(re.search(r"lora[._](up|down)|lora_linear|alpha", name) for name in odd):
+        raise UserError(f"{path}: {min(odd)} is no part of a LoRA")
+    return None
+
+
+def _by_layers(tensors: Mapping[str, Tensor], part: str, network: nn.Module) -> Translated | None:
+    """Tensors that are named by the network's layers, as kohya's and OneTrainer's are; None where one is not."""
+    layers = {name.replace(".", "_"): name for name, _ in network.named_modules()}
+    values: dict[str, Tensor] = {}
+    alphas = {}
+    for name, value in tensors.items():
+        parsed = _BY_LAYER.fullmatch(name)
+        layer = layers.get(parsed[1].replace(".", "_")) if parsed else None
+        if parsed is None or layer is None or (parsed[2] == "alpha" and value.numel() != 1):
+            return None
+        if parsed[2] == "alpha":
+            alphas[part, layer] = float(value)
+        else:
+            values[f"{part}.{layer}.lora_{'A' if parsed[2] == 'lora_down.weight' else 'B'}.weight"] = value
+    return values, alphas
+
+
+def _translated(path: Path, tensors: Mapping[str, Tensor], network: nn.Module | None, pipeline: Any) -> Translated:
+    """Another tool's tensors by our names, and their alphas by part and layer, as the stock pipeline reads them."""
+    if not hasattr(pipeline, "lora_state_dict"):
+        reader = "export" if pipeline is None else f"a {pipeline.__name__}"
+        raise UserError(f"{path}: its layers have another tool's names ({min(tensors)}), which {reader} does not read")
+    given = {"unet_config": network.config} if network is not None else {}
+    try:
+        read = pipeline.lora_state_dict(dict(tensors), return_alphas=True, **given)
+    except Exception as error:  # the library raises what comes of names that it did not expect
+        raise UserError(
+            f"{path}: diffusers cannot read the names of its layers for a {pipeline.__name__} ({one_line(error)}); is "
+            "it of another model?"
+        ) from error
+    renamed, alphas = read if isinstance(read, tuple) else (read, None)
+    values = {_plain_name(name): value for name, value in renamed.items()}
+    layers = {(m[1], m[2]) for m in map(_PLAIN.fullmatch, values) if m}
+    scales = {}
+    for name, value in (alphas or {}).items():
+        stem = next((name.removesuffix(end) for end in _ALPHAS if name.endswith(end)), name)
+        layer = _PLAIN.fullmatch(_plain_name(stem if stem.endswith(".weight") else f"{stem}.lora.down.weight"))
+        if layer is None or (layer[1], layer[2]) not in layers:
+            raise UserError(f"{path}: {name} is an alpha of no layer")
+        scales[layer[1], layer[2]] = float(value)
+    return values, scales
+
+
+def _plain_name(name: str) -> str:
+    """One name as diffusers' older forms have it, in peft's."""
+    if _PLAIN.fullmatch(name):
+        return name
+    state: dict[str, Any] = {name: None}
+    if name.startswith("text_encoder"):
+        state = convert_state_dict_to_peft(state, StateDictType.DIFFUSERS_OLD)
+    [name] = convert_unet_state_dict_to_peft(state)
+    return name
+
+
+def _paired(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, LowRank]]:
+    """Both halves of every layer, by part; scales come later."""
+    halves: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        plain = _PLAIN.fullmatch(name)
+        if plain is None:
+            raise UserError(f"{path}: {name} is no part of a LoRA")
+        halves.setdefault((plain[1], plain[2]), {})[plain[3]] = value
+    parts: dict[str, dict[str, LowRank]] = {}
+    for (part, layer), pair in sorted(halves.items()):
+        for half, other in ("AB", "BA"):
+            if half not in pair:
+                raise UserError(f"{path}: {part}.{layer} has its lora_{other} and no lora_{half}; one half is missing")
+        down, up = pair["A"], pair["B"]
+        matrices = down.ndim == up.ndim and down.ndim in (2, 4) and up.shape[2:].numel() == 1
+        if not matrices or len(down) != up.shape[1] or not down.numel() or not up.numel():
+            shapes = f"{list(down.shape)} and {list(up.shape)}"
+            raise UserError(f"{path}: {part}.{layer} has halves of shapes {shapes}, which are no pair of one rank")
+        if not all(value.is_floating_point() and bool(value.float().isfinite().all()) for value in (down, up)):
+            raise UserError(f"{path}: {part}.{layer} has weights that are not finite (NaN or infinite)")
+        parts.setdefault(part, {})[layer] = LowRank(down, up, 1.0)
+    return parts
+
+
+def _settings(path: Path, notes: Mapping[str, str]) -> dict[str, Mapping[str, Any]]:
+    """peft's settings by part, out of the header or of the file beside it; nothing where there are none."""
+    if path.name == PEFT_FILE:
+        config = path.parent / PEFT_CONFIG
+        if not config.is_file():
+            raise UserError(f"{path}: {PEFT_CONFIG} is missing beside it, which tells its rank and alpha")
+        whole = load_json(config)
+        if not isinstance(whole, dict):
+            raise UserError(f"{config}: is no JSON object")
+        return dict.fromkeys(DENOISERS, whole)
+    if "lora_adapter_metadata" not in notes:
+        return {}
+    try:
+        whole = json.loads(notes["lora_adapter_metadata"])
+    except (ValueError, RecursionError):
+        whole = None
+    if not isinstance(whole, dict):
+        raise UserError(f"{path}: broken, its header's lora_adapter_metadata is no JSON object")
+    settings: dict[str, dict[str, Any]] = {}
+    for name, value in whole.items():
+        part, _, setting = name.partition(".")
+        settings.setdefault(part, {})[setting] = value
+    return dict(settings)
+
+
+def _scales(
+    path: Path,
+    part: str,
+    layers: Mapping[str, LowRank],
+    settings: Mapping[str, Any] | None,
+    alphas: Mapping[tuple[str, str], float],
+) -> dict[str, float]:
+    """alpha / rank of every layer: as the settings say, as the file's alphas do, or 1 where there are neither."""
+    scales = {}
+    for layer, one in layers.items():
+        alpha, root = alphas.get((part, layer), float(one.rank)), False
+        if settings is not None:
+            rank, alpha = (_setting(path, settings, name, layer) for name in ("r", "lora_alpha"))
+            if rank != one.rank:
+                raise UserError(f"{path}: {part}.{layer} has rank {one.rank}, and its header says {rank:g}")
+            root = bool(settings.get("use_rslora"))
+        if not math.isfinite(alpha) or alpha <= 0:
+            raise UserError(f"{path}: {part}.{layer} has alpha {alpha:g}, where a number above 0 is expected")
+        scales[layer] = alpha / (math.sqrt(one.rank) if root else one.rank)
+    return scales
+
+
+def _setting(path: Path, settings: Mapping[str, Any], name: str, layer: str) -> float:
+    """A layer's rank or alpha, which a pattern may set apart from the others'."""
+    patterns = settings.get("rank_pattern" if name == "r" else "alpha_pattern") or {}
+    try:
+        value = patterns.get(get_pattern_key(patterns.keys(), layer), settings.get(name))
+    except (AttributeError, TypeError, re.error):
+        raise UserError(f"{path}: broken, its header's patterns of ranks and alphas are none") from None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UserError(f"{path}: broken, its header says {name} {value!r:.40}, where a number is expected")
+    return value
+
+
+def _check_count(stored: Stored) -> None:
+    """Raise `UserError` where layers are missing that the file once had, as far as it tells."""
+    noted, there = stored.notes.get(NUM_LAYERS), len(stored.parts[stored.denoiser])
+    if noted is not None and noted != str(there):
+        raise UserError(f"{stored.path}: has adapters of {there} layers, and its header says {noted:.20}")
+    settings = stored.settings.get(stored.denoiser, {})
+    targets = settings.get("target_modules")
+    for target in targets if isinstance(targets, list) else []:
+        if not any(layer == target or layer.endswith(f".{target}") for layer in stored.parts[stored.denoiser]):
+            raise UserError(f"{stored.path}: its header names {target!s:.100}, and no layer of it is there")
+
+
+def usual_rank(layers: Adapter) -> tuple[int, float]:
+    """The rank and the alpha that most layers have."""
+    return Counter((one.rank, one.alpha) for one in layers.values()).most_common(1)[0][0]
+
+
+def check_fit(stored: Stored, part: str, network: nn.Module) -> dict[str, LowRank]:
+    """The adapters of one part; `UserError` for a layer that the network has not, or that is of another width."""
+    theirs = stored.parts.get(part)
+    if theirs is None:
+        raise UserError(f"{stored.path}: holds no adapters of this model's {part}, but of {stored.denoiser}")
+    modules = dict(network.named_modules())
+    if part.startswith("text_encoder") and not hasattr(network, "text_model"):
+        theirs = {name.removeprefix("text_model."): one for name, one in theirs.items()}  # as transformers once had it
+    for name, one in theirs.items():
+        if not _fits(modules.get(name), one):
+            raise UserError(f"{stored.path}: does not fit this model at {part}.{name}; was it trained on another one?")
+    return theirs
+
+
+def _fits(layer: nn.Module | None, one: LowRank) -> bool:
+    down, up = tuple(one.down.shape), tuple(one.up.shape)
+    if isinstance(layer, nn.Conv2d):
+        whole = (one.rank, layer.in_channels, *layer.kernel_size)
+        return down == whole and up[:2] == (layer.out_channels, one.rank) and layer.groups == 1
+    inputs, outputs = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
+    return down == (one.rank, inputs) and up == (outputs, one.rank)
+
+
+def read_adapter(where: Path, part: str, network: nn.Module, pipeline: Any = None) -> dict[str, LowRank]:
+    """A run's adapters of the denoiser by layer, in the network's precision; raises as `stored_adapter` does."""
+    layers, dtype = stored_adapter(where, part, network, pipeline)[0], network.dtype
+    return {name: LowRank(one.down.to(dtype), one.up.to(dtype), one.scale) for name, one in layers.items()}
+
+
+def stored_adapter(
+    where: Path, part: str, network: nn.Module, pipeline: Any
+) -> tuple[dict[str, LowRank], Mapping[str, Any]]:
+    """A run's adapters of the denoiser by layer as they are stored, and peft's settings of them, if there are any.
+
+    Raises `UserError` as `read_file` and `check_fit` do, and for a file that has adapters of other parts too.
+    """
+    stored = read_file(where, part, network, pipeline)
+    layers = check_fit(stored, part, network)
+    others = sorted(stored.parts.keys() - {part})
+    if others:
+        raise UserError(
+            f"{stored.path}: has adapters of the {' and '.join(others)} too, which only 'sample --adapter' puts on"
+        )
+    return layers, stored.settings.get(part, {})
+
+
+@torch.no_grad()
+def add_to(network: nn.Module, layers: Adapter) -> None:
+    """Add scale B A to the weights of the layers."""
+    for name, one in layers.items():
+        network.get_submodule(name).weight.add_(one.change().to(network.device))

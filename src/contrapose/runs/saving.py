@@ -1,0 +1,62 @@
+"""What was trained, in the forms that stock diffusers and peft load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from diffusers import ConfigMixin, DiffusionPipeline
+from peft import LoraConfig
+from torch import Tensor, nn
+
+from contrapose.files import replacing
+from contrapose.runs.adapter_files import NUM_LAYERS
+from contrapose.runs.names import FULL_FOLDER, LORA_FILE, PEFT_CONFIG, PEFT_FILE
+from contrapose.tensors import save_tensors
+
+
+def save_lora(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    config: LoraConfig,
+    part: str,
+    notes: Mapping[str, str],
+    pipeline: type[DiffusionPipeline],
+) -> None:
+    """Write adapters with rank, alpha and `notes` in the header: for the pipeline's `load_lora_weights`, or for peft.
+
+    Keys are `unet.*` or `transformer.*`. A pipeline without `load_lora_weights` (PixArt) gets peft's own files, for
+    `PeftModel.from_pretrained(pipe.transformer, folder)`.
+    """
+    settings = config.to_dict()
+    notes = {**notes, NUM_LAYERS: str(len(state) // 2)}
+    if not hasattr(pipeline, "load_lora_weights"):
+        save_tensors(
+            folder / PEFT_FILE, {f"base_model.model.{n}": v for n, v in state.items()}, {"format": "pt", **notes}
+        )
+        with replacing(folder / PEFT_CONFIG) as aside:
+            aside.write_text(_json(settings), encoding="utf-8")
+        return
+    header = {"lora_adapter_metadata": _json({f"{part}.{name}": value for name, value in settings.items()})}
+    save_tensors(folder / LORA_FILE, {f"{part}.{n}": v for n, v in state.items()}, {"format": "pt", **header, **notes})
+
+
+def tell_no_folders(pipe: DiffusionPipeline, base: str) -> None:
+    """Name `base` as what every part was read from, where diffusers would write down a folder of this machine."""
+    for component in (pipe, *pipe.components.values()):
+        if isinstance(component, ConfigMixin):
+            component.register_to_config(_name_or_path=base)
+
+
+def save_full(folder: Path, pipe: DiffusionPipeline, part: str, network: nn.Module, base: str) -> None:
+    """Write a whole pipeline folder `model/` (safetensors, sharded where large) with this network as its denoiser."""
+    setattr(pipe, part, network)
+    pipe.register_modules(**{part: network})
+    tell_no_folders(pipe, base)
+    with replacing(folder / FULL_FOLDER) as aside:
+        pipe.save_pretrained(aside)
+
+
+def _json(values: Mapping[str, object]) -> str:
+    return json.dumps(values, indent=1, sort_keys=True, default=lambda v: sorted(v) if isinstance(v, set) else str(v))

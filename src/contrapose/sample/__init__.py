@@ -1,1 +1,0 @@
-"""Images from any diffusers pipeline; an image depends on its prompt and seed alone."""

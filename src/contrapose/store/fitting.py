@@ -1,0 +1,70 @@
+"""How photographs of any shape become a bucket's size: settings that decide it, each image's cut going by its seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from contrapose.ranges import Pixels, Positive, checked
+from contrapose.seeds import seed_of
+from contrapose.store.buckets import Size, buckets
+
+_COARSEST = 12  # a bucket's sides go in steps of at most this part of the resolution, so that few pairs are alone
+
+
+class Canvas(Protocol):
+    """What a model says of the images that it makes, as a backbone does."""
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Its usual latents, without the batch."""
+        ...
+
+    @property
+    def unit(self) -> int:
+        """Pixels of an image's side for each of a latent's."""
+        ...
+
+    @property
+    def patch(self) -> int:
+        """What the sides of latents are multiples of."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+@checked
+class Fitting:
+    """How images are cut to sizes that the model trains on."""
+
+    resolution: Pixels | None = None
+    """Pixels of a square image's side; images of other shapes get as many pixels. The model's usual size when unset."""
+    crop: Literal["center", "random"] = "center"
+    """Where what sticks out of the bucket is cropped; random goes by the pair's seed, alike for both images."""
+    flip: bool = False
+    """Mirror half of the pairs by their seed, both images alike; not for prompts that say left or right."""
+    max_scale_up: Positive = 1.25
+    """An image is left out when it would have to be scaled up by more than this."""
+
+    def resolution_for(self, canvas: Canvas) -> int:
+        """The resolution, or the model's usual one."""
+        usual: int = canvas.latent_shape[-1] * canvas.unit
+        return usual if self.resolution is None else self.resolution
+
+    def buckets_for(self, canvas: Canvas) -> tuple[Size, ...]:
+        """Sides in the coarsest steps that model and resolution have in common, up to a twelfth of the latter.
+
+        Raises `UserError` for a resolution that the model cannot make.
+        """
+        resolution, least = self.resolution_for(canvas), canvas.unit * canvas.patch
+        steps = [step for step in range(least, resolution // _COARSEST + 1, least) if resolution % step == 0]
+        return buckets(resolution, steps[-1] if steps else least)
+
+    def flips(self, seed: int) -> bool:
+        """Whether the pair of this seed is mirrored."""
+        return self.flip and seed_of(seed, "flip") % 2 == 1
+
+    def position(self, seed: int) -> tuple[float, float]:
+        """Shares of the surplus that are cropped off at the left and at the top."""
+        if self.crop == "center":
+            return (0.5, 0.5)
+        return (seed_of(seed, "left") / 2**63, seed_of(seed, "top") / 2**63)

@@ -1,0 +1,95 @@
+"""Several folders of pairs as one: `real/ drawn/:0.3` takes every pair of the first, and of the second three in ten.
+
+The weight says how often an epoch sees each of a folder's pairs: 1 is once, 2 twice, and of 0.3 another random share
+of three tenths each time.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from contrapose.contents import digest_of_parts
+from contrapose.errors import UserError
+from contrapose.ranges import Range, check
+from contrapose.store.pairs import PairRecord, PairStore
+
+Weight = Annotated[float, Range(0, 1000, low_open=True)]
+"""How often an epoch sees each pair; the epoch's order is a list in memory."""
+_WEIGHTED = re.compile(r"(.+):(\d*\.?\d+)")
+
+
+def parse(folders: Path | Sequence[Path]) -> list[tuple[Path, float]]:
+    """Folders with their weights, each written FOLDER or FOLDER:WEIGHT; a folder of that very name is taken as it is.
+
+    Raises `UserError` for a weight out of its range, and for a folder that is named twice.
+    """
+    found: list[tuple[Path, float]] = []
+    for folder in [folders] if isinstance(folders, Path) else folders:
+        weighted = None if folder.exists() else _WEIGHTED.fullmatch(str(folder))
+        found.append((Path(weighted[1]), float(weighted[2])) if weighted else (folder, 1.0))
+    for folder, weight in found:
+        check(f"pairs {folder}: weight", weight, Weight)
+    twice = [folder for folder, count in Counter(f.resolve() for f, _ in found).items() if count > 1]
+    if twice or not found:
+        raise UserError(f"pairs: {twice[0].name} is named twice; give it a weight" if twice else "pairs: name a folder")
+    return found
+
+
+class Mixture:
+    """Read access to several stores as to one: `len`, `records[i]`, latents by index, and what an epoch holds."""
+
+    def __init__(self, folders: Path | Sequence[Path]):
+        named = parse(folders)
+        self.stores = [PairStore(folder) for folder, _ in named]
+        self.records: list[PairRecord] = [record for store in self.stores for record in store.records]
+        self._named = [(weight, store) for (_, weight), store in zip(named, self.stores, strict=True)]
+        self._weights = [weight for (_, weight), store in zip(named, self.stores, strict=True) for _ in store.records]
+        self._where = [(store, row) for store in self.stores for row in range(len(store))]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __str__(self) -> str:
+        return ", ".join(str(store.folder) for store in self.stores)
+
+    @property
+    def digest(self) -> str:
+        """A digest of all pairs with their folders' weights."""
+        return digest_of_parts(f"{weight:g} {store.digest}" for weight, store in self._named)
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """The shape of one record's latents."""
+        store, row = self._where[index]
+        return store.shape(row)
+
+    @property
+    def usual_shape(self) -> tuple[int, ...]:
+        """The shape that most records have."""
+        return Counter(self.shape(index) for index in range(len(self))).most_common(1)[0][0]
+
+    def latent(self, field: str, index: int) -> Tensor:
+        """The latent `winner` or `loser` of one record."""
+        store, row = self._where[index]
+        return store.latent(field, row)
+
+    def epoch(self, records: Sequence[int], generator: torch.Generator) -> list[int]:
+        """The records that an epoch over `records` sees, shuffled; every epoch is as long as every other."""
+        by_weight: dict[float, list[int]] = {}
+        for record in records:
+            by_weight.setdefault(self._weights[record], []).append(record)
+        seen: list[int] = []
+        for weight, same in by_weight.items():
+            whole = math.floor(weight)
+            seen += same * whole
+            if weight > whole:
+                some = torch.randperm(len(same), generator=generator)[: max(1, round((weight - whole) * len(same)))]
+                seen += [same[i] for i in some.tolist()]
+        return [seen[i] for i in torch.randperm(len(seen), generator=generator).tolist()]

@@ -1,0 +1,113 @@
+"""What drawing and importing pairs have in common: a claimed folder, shards of one size, killed runs carried on."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cattrs
+import torch
+from torch import Tensor
+
+from contrapose import runfile
+from contrapose.errors import UserError
+from contrapose.files import replacing
+from contrapose.store.manifest import FORMAT, MANIFEST, read_manifest
+from contrapose.store.pairs import PairRecord, count_and_digest, read_shard, shard_path, write_shard
+
+SKIPPED = "skipped.jsonl"
+log = logging.getLogger(__name__)
+S = TypeVar("S")
+
+
+def by_size(sized: Iterable[tuple[S, PairRecord]], sizes: Iterable[S], num: int) -> list[tuple[S, list[PairRecord]]]:
+    """The records of each file, at most `num`, with their size: a file holds one size, so that its latents stack."""
+    found: dict[S, list[PairRecord]] = {size: [] for size in sizes}
+    for size, record in sized:
+        found[size].append(record)
+    return [(size, same[first : first + num]) for size, same in found.items() for first in range(0, len(same), num)]
+
+
+def begin(
+    out: Path,
+    settings: dict[str, Any],
+    conv: cattrs.Converter,
+    fingerprint: str,
+    records: Iterable[PairRecord],
+    skipped: Iterable[dict[str, str]],
+    inputs: Mapping[str, str] | None = None,
+    sources: Iterable[str] = (),
+) -> None:
+    """Claim `out` by `pairs.yaml` and write what was left out; `settings` is one entry, such as `draw` or `import`.
+
+    `records` are all pairs in the order of their shards, and are gone through once. `inputs` gives what the settings
+    name (dotted, such as `draw.model`) with the digests of what lies there. `sources` are
+    settings that name what the pairs themselves were read from. Raises `UserError` when `out` holds pairs of other
+    settings, another model or other prompts.
+    """
+    num, digest = count_and_digest(records)
+    manifest = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "num_pairs": num,
+        "pairs_digest": digest,  # of the pairs as they are planned, since shards may be changed or exchanged later
+        **conv.unstructure(settings),
+    }
+    digests = {**(inputs or {}), **dict.fromkeys([*sources, "pairs_digest"], digest)}  # told in this order
+    free = ["num_pairs", *(f"{name}.batch_size" for name in settings)]  # other pairs are told by what they come from
+    runfile.claim(out / MANIFEST, manifest, conv, free, digests)
+    noted = read_manifest(out)["num_pairs"]
+    if noted != num:
+        raise UserError(
+            f"{out / MANIFEST}: num_pairs is {noted}, not {num}; delete the folder, or choose another --out"
+        )
+    write_skipped(out, skipped)
+
+
+def write_skipped(out: Path, skipped: Iterable[dict[str, str]]) -> None:
+    """Write what was left out, a line each."""
+    # half a character, as names of files and JSON can hold it, becomes its escape, which is JSON again
+    with replacing(out / SKIPPED) as aside, aside.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in skipped)
+
+
+def fill(
+    out: Path,
+    shards: Iterable[tuple[S, list[PairRecord]]],
+    batch_size: int,
+    make: Callable[[S, list[PairRecord]], Tensor],
+) -> Iterator[int]:
+    """Write every shard that is missing, yielding the number of pairs done; `make` gives latents [b, 2, ...].
+
+    Raises `UserError` naming a shard that is there and broken, or holds pairs that were not planned.
+    """
+    done = 0
+    missing = False
+    planned = set()
+    for index, (size, shard) in enumerate(shards):
+        path = shard_path(out, index)
+        planned.add(path.name)
+        if path.exists():
+            if read_shard(path).records != shard:
+                raise UserError(
+                    f"{path}: holds other pairs than were planned; delete it and run the same command again"
+                )
+        else:
+            missing = True
+            latents: list[Tensor] = []
+            for start in range(0, len(shard), batch_size):
+                some = shard[start : start + batch_size]
+                latents.append(make(size, some))
+                yield done + start + len(some)
+            pairs = torch.cat(latents)
+            write_shard(out, index, shard, {"winner": pairs[:, 0], "loser": pairs[:, 1]})
+        done += len(shard)
+        yield done
+    for path in sorted(out.glob("shard-*.safetensors")):
+        if path.name not in planned:
+            raise UserError(f"{path}: holds other pairs than were planned; take it out of the folder")
+    if not missing:
+        log.info(f"{out}: all pairs were there already")

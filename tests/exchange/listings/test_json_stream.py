@@ -1,0 +1,100 @@
+"""A JSON list is read entry by entry, whatever the chunks are that it comes in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from contrapose.errors import UserError
+from contrapose.exchange.listings import json_stream
+from contrapose.exchange.listings.json_stream import items
+
+ENTRIES = [
+    {"a": 1, "text": 'a "quoted" ] } [ text, é \U0001f600'},
+    {},
+    {"nested": [{"b": [1, 2]}, None]},
+    {"last": True},
+]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64, 1 << 20])
+@pytest.mark.parametrize("indent", [None, 4])
+def test_entries_in_chunks_of_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, indent: int | None
+) -> None:
+    monkeypatch.setattr(json_stream, "_CHUNK", chunk)
+    path = tmp_path / "list.json"
+    path.write_text("\ufeff " + json.dumps(ENTRIES, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert list(items(path)) == list(enumerate(ENTRIES, 1))
+
+
+def test_an_empty_list(tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text(" [ ] ")
+    assert list(items(tmp_path / "list.json")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "before"),
+    [
+        ('[{"a": 1}, {"b": 2', "entry 2: is cut short or not JSON", 1),
+        ('[{"a": 1}, ', "entry 2: is cut short", 1),
+        ('[{"a": 1}', "is cut short or broken after entry 1", 1),
+        ('[{"a": 1} {"b": 2}]', "is cut short or broken after entry 1", 1),
+        ('[{"a": 1}, {"b": nonsense}, {"c": 3}]', "entry 2: is cut short or not JSON", 1),
+        ('[{"a": 1}, [1]]', "entry 2: is not an object", 1),
+        ('[{"a": 1},]', "entry 2: is not an object", 1),
+        ('[{"a": 1}] {"b": 2}', "goes on after the end", 1),
+        ('{"a": 1}', "is not a JSON list", 0),
+        ("", "is not a JSON list", 0),
+        ('[{"a": ' + "[" * 100_000, "entry 1: is cut short or not JSON", 0),
+    ],
+)
+def test_what_is_no_list(tmp_path: Path, text: str, told: str, before: int) -> None:
+    (tmp_path / "list.json").write_text(text)
+    found = []
+    with pytest.raises(UserError, match=r"list\.json: ") as error:
+        found.extend(items(tmp_path / "list.json"))
+    assert told in str(error.value) and "\n" not in str(error.value)
+    seen = 0
+    with pytest.raises(UserError):
+        for seen, _ in items(tmp_path / "list.json"):  # noqa: B007
+            pass
+    assert seen == before
+
+
+def test_what_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_bytes(b'[{"a": "caf\xe9"}]')
+    with pytest.raises(UserError, match="is not UTF-8"):
+        list(items(tmp_path / "list.json"))
+    with pytest.raises(UserError, match="no such file"):
+        list(items(tmp_path / "none.json"))
+
+
+def test_an_entry_without_an_end_is_not_read_to_the_files_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_stream, "_CHUNK", 100)
+    monkeypatch.setattr(json_stream, "_LONGEST", 1000)
+    (tmp_path / "list.json").write_text('[{"a": "' + "x" * 100_000)
+    read: list[int] = []
+    more = json_stream._Text.more
+    monkeypatch.setattr(json_stream._Text, "more", lambda text: read.append(1) or more(text))
+    with pytest.raises(UserError, match="entry 1: is cut short"):
+        list(items(tmp_path / "list.json"))
+    assert len(read) < 20
+
+
+def test_one_entry_in_memory(tmp_path: Path) -> None:
+    """HPDv3 has a million entries; here are 20,000 of a kilobyte each."""
+    import tracemalloc
+
+    with (tmp_path / "list.json").open("w") as file:
+        file.write("[" + ",".join(json.dumps({"prompt": "x" * 1000, "n": n}) for n in range(20_000)) + "]")
+    tracemalloc.start()
+    last = 0
+    for last, entry in items(tmp_path / "list.json"):  # noqa: B007
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert last == 20_000
+    assert peak < 8 * json_stream._CHUNK < (tmp_path / "list.json").stat().st_size

@@ -1,0 +1,32 @@
+"""A negative prompt is read as the stock pipeline reads it: the same images."""
+
+from __future__ import annotations
+
+import stock
+import tiny
+import torch
+from diffusers import DiffusionPipeline
+from pytest import mark
+
+from contrapose.backbones.base import Backbone
+from contrapose.backbones.generation import Generation
+
+NEGATIVE = "a green star above"
+
+
+@mark.parametrize("name", [name for name in tiny.FAMILIES if name != "flux"])
+def test_in_place_of_no_prompt(name: str, pipe: DiffusionPipeline, plain: Backbone) -> None:
+    ours = {"conditions": plain.embed(stock.PROMPTS), "streams": [torch.Generator() for _ in stock.PROMPTS]}
+    scale = stock.GUIDANCE + (1 if name == "z-image" else 0)  # whose pipeline counts from 0
+
+    def made(negative: str | None) -> torch.Tensor:
+        none, start = plain.unconditional(negative), stock.noise(name, pipe)
+        return plain.generate(Generation(ours["conditions"], none, start, ours["streams"], 2, scale))
+
+    for negative in (NEGATIVE, ""):
+        expected = stock.draw(name, pipe, negative_prompt=[negative] * 2)
+        torch.testing.assert_close(made(negative), expected, atol=1e-4, rtol=1e-3)
+    none = stock.draw(name, pipe)
+    torch.testing.assert_close(made(None), none, atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(made(NEGATIVE), none, atol=1e-3)
+    assert torch.allclose(made(""), none, atol=1e-3) == (name != "sdxl"), "SDXL's no prompt is zeros, not an empty text"

@@ -1,0 +1,364 @@
+"""Scorers on tiny random networks, each against its formula written out here; and what is told when weights fail."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_vision
+import torch
+from huggingface_hub import constants
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, CLIPModel, Qwen2VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from contrapose import runfile
+from contrapose.errors import UserError
+from contrapose.judges.pretrained import find
+from contrapose.judges.scorers import SCORERS, Aesthetic, AnyScorer, CLIPScore, PickScore, YesNo
+from contrapose.judges.scorers.scorer import Batched
+from contrapose.judges.scorers.yes_no import spellings
+from contrapose.judges.vision_language import VisionLanguage
+
+MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+SIZES = [(40, 40), (90, 33), (17, 64), (32, 32), (200, 130)]
+IMAGES = [tiny_vision.noise_image(seed, size) for seed, size in enumerate(SIZES)]
+LONG = "a red circle above " * 30
+PROMPTS = ["a red circle", "two blue stars on a green square", "", "zebra!", LONG]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return tiny_vision.save_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory):
+    return tiny_vision.save_chat_model(tmp_path_factory.mktemp("chat"))
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """The aesthetic head's file, its authors' tensors for vectors of the tiny CLIP's width."""
+    made = torch.Generator().manual_seed(3)
+    widths, tensors = (tiny_vision.CLIP_WIDTH, 1024, 128, 64, 16, 1), {}
+    for place, columns, rows in zip((0, 2, 4, 6, 7), widths, widths[1:], strict=False):
+        tensors[f"layers.{place}.weight"] = torch.randn(rows, columns, generator=made) / columns**0.5
+        tensors[f"layers.{place}.bias"] = torch.randn(rows, generator=made)
+    path = tmp_path_factory.mktemp("head") / "head.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+def settings(clip, chat, head):
+    return [
+        PickScore(str(clip), str(clip)),
+        CLIPScore(str(clip)),
+        Aesthetic(str(clip), head),
+        YesNo(str(chat), dtype="fp32"),
+    ]
+
+
+def unit_vectors(folder, images, prompts):
+    """The two towers' vectors by hand: PIL's resize, one prompt at a time without padding, numpy's norms."""
+    network, tokenizer = CLIPModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    seen, read = [], []
+    for image in images:
+        side, (width, height) = tiny_vision.CLIP_SIDE, image.size
+        small = min(width, height)
+        shape = (side * width // small, side * height // small)
+        resized = np.asarray(image.convert("RGB").resize(shape, Image.Resampling.BICUBIC))
+        left, top = (shape[0] - side) // 2, (shape[1] - side) // 2
+        pixels = (resized[top : top + side, left : left + side] / 255 - MEAN) / DEVIATION
+        batch = torch.tensor(pixels).permute(2, 0, 1)[None].float()
+        with torch.no_grad():
+            told = network.vision_model(pixel_values=batch).pooler_output @ network.visual_projection.weight.T
+        seen.append(told[0].numpy().astype(np.float64))
+    for prompt in prompts:
+        ids = tokenizer(prompt)["input_ids"]
+        ids = (
+            [*ids[: tiny_vision.TEXT_LENGTH - 1], tokenizer.eos_token_id] if len(ids) > tiny_vision.TEXT_LENGTH else ids
+        )
+        with torch.no_grad():
+            hidden = network.text_model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
+            read.append((network.text_projection.weight @ hidden).numpy().astype(np.float64))
+    return tuple(np.stack([v / np.linalg.norm(v) for v in vectors]) for vectors in (seen, read))
+
+
+def test_pickscore_is_its_formula(clip):
+    seen, read = unit_vectors(clip, IMAGES, PROMPTS)
+    scores = PickScore(str(clip), str(clip)).load("cpu").score(IMAGES, PROMPTS)
+    assert scores.dtype == np.float64 and np.ptp(scores) > 1
+    assert np.allclose(scores, np.exp(3.0) * (seen * read).sum(1), atol=1e-4)
+
+
+def test_clipscore_is_its_formula_and_never_negative(clip):
+    seen, read = unit_vectors(clip, IMAGES, PROMPTS)
+    expected = 100 * (seen * read).sum(1)
+    scores = CLIPScore(str(clip)).load("cpu").score(IMAGES, PROMPTS)
+    assert expected.min() < -1 and expected.max() > 1
+    assert np.allclose(scores, np.maximum(expected, 0), atol=1e-3)
+
+
+def test_aesthetic_is_an_affine_map_of_the_image_alone(clip, head):
+    seen, _ = unit_vectors(clip, IMAGES, PROMPTS)
+    tensors = load_file(head)
+    value = seen
+    for place in (0, 2, 4, 6, 7):
+        value = value @ tensors[f"layers.{place}.weight"].double().numpy().T + tensors[f"layers.{place}.bias"].numpy()
+    scorer = Aesthetic(str(clip), head).load("cpu")
+    scores = scorer.score(IMAGES, PROMPTS)
+    assert np.allclose(scores, value[:, 0], atol=1e-4) and np.ptp(scores) > 0.01
+    assert (scores == scorer.score(IMAGES, PROMPTS[::-1])).all()
+
+
+def test_the_authors_head_is_converted_as_one_is_told(clip, head, tmp_path):
+    published = tmp_path / "published.pth"
+    torch.save(load_file(head), published)
+    with pytest.raises(UserError, match=r"published\.pth: only \.safetensors is read") as refused:
+        Aesthetic(str(clip), published).load("cpu")
+    python, *arguments = shlex.split(str(refused.value).partition("convert it once: ")[2])
+    assert python == "python" and "\n" not in str(refused.value)
+    subprocess.run([sys.executable, *arguments], check=True)
+    one, other = (Aesthetic(str(clip), path).load("cpu") for path in (head, published.with_suffix(".safetensors")))
+    assert (one.score(IMAGES, PROMPTS) == other.score(IMAGES, PROMPTS)).all() and one.version == other.version
+
+
+def chances(folder, image, question):
+    """P of each token as the answer's first, from the network itself and the conversation written by hand."""
+    network, tokenizer = Qwen2VLForConditionalGeneration.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    shown = Qwen2VLImageProcessorPil.from_pretrained(folder)(images=[image], return_tensors="pt")
+    pads = tiny_vision.IMAGE_PAD * (int(shown["image_grid_thw"].prod()) // 4)
+    asked = f"<|im_start|>user\n<|vision_start|>{pads}<|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n"
+    ids = tokenizer(asked, return_tensors="pt")["input_ids"]
+    kinds = (ids == tokenizer.convert_tokens_to_ids(tiny_vision.IMAGE_PAD)).int()
+    with torch.no_grad():
+        logits = network(input_ids=ids, mm_token_type_ids=kinds, **shown).logits[0, -1]
+    return dict(zip(tokenizer.convert_ids_to_tokens(range(len(logits))), logits.softmax(0).tolist(), strict=False))
+
+
+def test_yes_no_is_its_formula(chat):
+    scores = YesNo(str(chat), question="is it {prompt}?", dtype="fp32").load("cpu").score(IMAGES[:3], PROMPTS[:3])
+    for score, image, prompt in zip(scores, IMAGES[:3], PROMPTS[:3], strict=True):
+        p = chances(chat, image, f"is it {prompt}?")
+        yes, no = p["yes"] + p["Yes"] + p[" yes"], p["no"] + p[" No"]
+        assert score == pytest.approx(yes / (yes + no), abs=1e-5)
+    assert np.ptp(scores) > 0.001
+
+
+@pytest.mark.parametrize(("word", "expected"), [("Yes", 1), (" No", 0), ("yesterday", 0.6)])
+def test_yes_no_follows_what_the_model_would_say(chat, tmp_path, word, expected):
+    """Weights that say one word whatever they are shown; a third word leaves 3 spellings of yes to 2 of no."""
+    folder = shutil.copytree(chat, tmp_path / "rigged")
+    network = Qwen2VLForConditionalGeneration.from_pretrained(chat)
+    said = AutoTokenizer.from_pretrained(chat).convert_tokens_to_ids(word)
+    with torch.no_grad():
+        last, rows = network.model.language_model.layers[-1], network.lm_head.weight
+        for way in (last.self_attn.o_proj, last.mlp.down_proj):
+            way.weight.zero_()
+        network.model.language_model.embed_tokens.weight[:, 0] = 100.0  # outweighs what images and words add
+        network.model.language_model.norm.weight[1:] = 0
+        rows.zero_()
+        rows[said, 0] = 10.0
+    network.save_pretrained(folder)
+    scores = YesNo(str(folder), dtype="fp32").load("cpu").score(IMAGES[:2], ["", ""])
+    assert scores == pytest.approx([expected, expected], abs=1e-4)
+
+
+def test_every_spelling_counts_and_no_longer_word(chat):
+    model = VisionLanguage("test", str(chat), "fp32", "cpu")
+    assert [model.tokenizer.decode([i]) for i in spellings(model, "yes")] == ["yes", "Yes", " yes"]
+    assert [model.tokenizer.decode([i]) for i in spellings(model, "no")] == ["no", " No"]
+    with pytest.raises(UserError, match="no token for 'perhaps'"):
+        spellings(model, "perhaps")
+
+
+def test_a_score_is_of_its_image_and_prompt_alone(clip, chat, head):
+    for one in settings(clip, chat, head):
+        scorer = one.load("cpu")
+        together = scorer.score(IMAGES, PROMPTS)
+        alone = [scorer.score([image], [prompt])[0] for image, prompt in zip(IMAGES, PROMPTS, strict=True)]
+        assert np.allclose(together, alone, atol=1e-5)
+        assert np.allclose(together, scorer.score(IMAGES[::-1], PROMPTS[::-1])[::-1], atol=1e-5)
+        assert len(set(np.round(alone, 4))) > 2 and scorer.score([], []).shape == (0,)
+        assert scorer.higher_is_better and SCORERS[scorer.name] is type(one)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "CMYK"])
+def test_images_of_any_mode_and_size(clip, chat, head, mode):
+    strange = [tiny_vision.noise_image(9, size).convert(mode) for size in ((1, 1), (3, 50))]
+    for one in settings(clip, chat, head):
+        scorer = one.load("cpu")
+        same = scorer.score([image.convert("RGB") for image in strange], ["a", "b"])
+        assert (scorer.score(strange, ["a", "b"]) == same).all()
+
+
+def test_a_long_prompt_is_cut_as_published(clip):
+    scorer = CLIPScore(str(clip)).load("cpu")
+    assert scorer.score(IMAGES[:1], [LONG]) == scorer.score(IMAGES[:1], [LONG + "two yellow stars"])
+
+
+def test_images_are_prepared_by_pil_everywhere(clip, chat):
+    from contrapose.judges.scorers.towers import Towers
+
+    assert Towers("test", str(clip), str(clip), "fp32", "cpu")._images.backend == "pil"
+    assert VisionLanguage("test", str(chat), "fp32", "cpu").processor.image_processor.backend == "pil"
+
+
+def test_the_version_is_of_the_weights(clip, head, tmp_path):
+    other, moved = tiny_vision.save_clip(tmp_path / "other", seed=1), shutil.copytree(clip, tmp_path / "moved")
+    versions = [CLIPScore(str(folder)).load("cpu").version for folder in (clip, moved, other)]
+    assert versions[0] == versions[1] != versions[2]
+    assert Aesthetic(str(clip), head).load("cpu").version not in versions
+    assert CLIPScore(str(clip), dtype="bf16").load("cpu").version not in versions
+
+
+def test_settings_stand_in_a_run_file(tmp_path):
+    @dataclass(frozen=True)
+    class Holder:
+        scorer: AnyScorer
+
+    conv = runfile.converter((AnyScorer, SCORERS))
+    for cls in SCORERS.values():
+        (tmp_path / "run.yaml").write_text(runfile.to_yaml(Holder(cls()), conv))
+        assert runfile.read(tmp_path / "run.yaml", Holder, conv) == Holder(cls())
+
+
+def refusal(one, match):
+    with pytest.raises(UserError, match=match) as told:
+        one.load("cpu")
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+@pytest.fixture
+def empty_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_absent_weights_are_told_with_what_gets_them(clip, head, empty_hub):
+    for name, cls in SCORERS.items():
+        one = replace(cls(), head=head) if cls is Aesthetic else cls()
+        refusal(one, rf"^{name}: {re.escape(one.model)} is not on this machine; run 'hf download {one.model}' once")
+        refusal(replace(one, model="./no/such/folder"), rf"^{name}: ./no/such/folder: no such model folder")
+    refusal(PickScore(model=str(clip)), r"run 'hf download laion/CLIP-ViT-H-14-\S+ --include \"\*.json\"")
+    refusal(
+        Aesthetic(str(clip), Path("gone.safetensors")),
+        r"aesthetic: gone.safetensors: no such file; download https://github\S+.pth and run",
+    )
+
+
+def test_weights_in_the_hubs_cache_are_found(clip, empty_hub):
+    stored = empty_hub / "models--someone--tiny-clip"
+    shutil.copytree(clip, stored / "snapshots" / ("0" * 40))
+    (stored / "refs").mkdir()
+    (stored / "refs" / "main").write_text("0" * 40)
+    assert find("test", "someone/tiny-clip").name == "0" * 40
+    scores = CLIPScore("someone/tiny-clip").load("cpu").score(IMAGES, PROMPTS)
+    assert (scores == CLIPScore(str(clip)).load("cpu").score(IMAGES, PROMPTS)).all()
+
+
+def test_the_preparation_is_read_as_openai_published_it(clip, tmp_path):
+    """Their file names a feature extractor and gives sizes as one number."""
+    folder, side = shutil.copytree(clip, tmp_path / "published"), tiny_vision.CLIP_SIDE
+    steps = {"do_center_crop": True, "do_normalize": True, "do_resize": True, "resample": 3}
+    kind = {"feature_extractor_type": "CLIPFeatureExtractor", "size": side, "crop_size": side}
+    told = {**steps, **kind, "image_mean": MEAN, "image_std": DEVIATION}
+    (folder / "preprocessor_config.json").write_text(json.dumps(told))
+    scores = CLIPScore(str(folder)).load("cpu").score(IMAGES, PROMPTS)
+    assert (scores == CLIPScore(str(clip)).load("cpu").score(IMAGES, PROMPTS)).all()
+
+
+def test_broken_weights_are_told(clip, chat, tmp_path):
+    def spoiled(name, change, source=clip):
+        folder = shutil.copytree(source, tmp_path / name)
+        change(folder)
+        return folder
+
+    def cut(folder):
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+
+    def lose_a_tensor(folder):
+        tensors = load_file(folder / "model.safetensors")
+        del tensors["visual_projection.weight"]
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    def pickle_weights(folder):
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+
+    def lose_words(folder):
+        for path in folder.glob("*tokenizer.json"):
+            path.unlink()
+
+    def lose_preparation(folder):
+        (folder / "preprocessor_config.json").unlink()
+
+    refusal(CLIPScore(str(spoiled("cut", cut))), r"clipscore: .*cut: cannot be loaded")
+    refusal(
+        CLIPScore(str(spoiled("lost", lose_a_tensor))),
+        r"clipscore: .*lost: a tensor is missing, such as visual_projection.weight",
+    )
+    refusal(CLIPScore(str(spoiled("pickled", pickle_weights))), r"cannot be loaded .*safetensors")
+    refusal(CLIPScore(str(spoiled("mute", lose_words))), r"it has no vocabulary")
+    refusal(CLIPScore(str(spoiled("blind", lose_preparation))), r"cannot be loaded")
+    refusal(YesNo(str(spoiled("chat", cut, chat))), r"yes-no: .*chat: cannot be loaded")
+    refusal(YesNo(str(spoiled("chat-mute", lose_words, chat))), r"it has no vocabulary")
+
+
+class Trap:
+    """Code in a pickle: reading it would leave a file behind."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+def test_a_head_is_never_run_and_must_fit(clip, head, tmp_path):
+    torch.save({"layers.0.weight": Trap(tmp_path / "sprung")}, tmp_path / "trap.pth")
+    (tmp_path / "page.pth").write_text("<html>not found</html>")
+    torch.save({"weight": torch.zeros(1, 768)}, tmp_path / "first-version.pth")
+    for name in ("trap", "page", "first-version"):
+        refusal(Aesthetic(str(clip), tmp_path / f"{name}.pth"), rf"aesthetic: .*{name}.pth: only .safetensors is read")
+    assert not (tmp_path / "sprung").exists()
+    wide = {name: torch.zeros(1024, 768) if name == "layers.0.weight" else value
+            for name, value in load_file(head).items()}  # fmt: skip
+    save_file(wide, tmp_path / "wide.safetensors")
+    refusal(Aesthetic(str(clip), tmp_path / "wide.safetensors"), r"must be the head for vectors of 24")
+
+
+def test_weights_that_are_no_numbers_are_told(clip, head, tmp_path):
+    for source, name in ((clip / "model.safetensors", "visual_projection.weight"), (head, "layers.7.bias")):
+        folder = shutil.copytree(source.parent, tmp_path / source.stem)
+        tensors = load_file(source)
+        tensors[name][0] = float("nan")
+        save_file(tensors, folder / source.name, {"format": "pt"})
+    refusal(
+        CLIPScore(str(tmp_path / "model")), r"clipscore: .*model: a tensor is not finite .*visual_projection.weight"
+    )
+    refusal(Aesthetic(str(clip), tmp_path / "head" / head.name), r"aesthetic: .*: a tensor is not finite .*4.bias")
+
+
+def test_a_score_that_is_no_number_is_told():
+    scorer = Batched("clipscore", "", lambda images, prompts: torch.full((len(images),), float("nan")))
+    with pytest.raises(UserError, match="clipscore: a score is not a number"):
+        scorer.score(IMAGES[:1], PROMPTS[:1])
+
+
+def test_only_a_chat_model_that_sees_can_be_asked(clip, tmp_path):
+    blip = tiny_vision.save_blip(tmp_path / "blip")
+    refusal(YesNo(str(blip)), r"has no chat template, so it cannot be asked")
+    refusal(YesNo(str(clip)), r"yes-no: .*a clip is no model that tells what it sees")

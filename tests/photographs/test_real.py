@@ -1,0 +1,281 @@
+"""Pairs of photographs: the stages in order, every reason told, and a killed run's result that of an unbroken one."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_vision
+import torch
+import yaml
+from PIL import Image
+
+from contrapose.backbones.embeddings import Embeddings
+from contrapose.backbones.families.table import load_backbone
+from contrapose.errors import UserError
+from contrapose.judges.scorers import CLIPScore
+from contrapose.photographs import real as real_module
+from contrapose.photographs.filters import CaptionLength, Colourfulness, ScorerGap, Size, TopK
+from contrapose.photographs.gallery import Gallery
+from contrapose.photographs.real import Real, make_pairs, stages_of
+from contrapose.photographs.spoil import Studio
+from contrapose.photographs.spoil.degrade import Degrade
+from contrapose.photographs.spoil.redraw import Redraw
+from contrapose.store.buckets import Size as Pixels
+from contrapose.store.check import Findings, check
+from contrapose.store.pairs import PairStore
+
+SIZES = [(40, 40), (60, 40), (40, 60), (64, 64), (44, 40), (33, 48), (80, 60), (36, 36), (50, 50), (39, 57)]
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_model):
+    return load_backbone(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return CLIPScore(str(tiny_vision.save_clip(tmp_path_factory.mktemp("clip"))))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Ten photographs of several sizes with captions, and one for each reason to be left out."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number, size in enumerate(SIZES):
+        _write(folder, f"p{number}", tiny_vision.noise_image(number, size), f"a red circle number {number}")
+    (folder / "below").mkdir()
+    _write(folder, "below/q", tiny_vision.noise_image(50, (48, 48)), "two blue stars")
+    tiny_vision.noise_image(3, SIZES[3]).save(folder / "copy.jpg", quality=90)
+    (folder / "copy.txt").write_text("the same again")
+    _write(folder, "long", tiny_vision.noise_image(51, (120, 36)), "a green square")
+    _write(folder, "mute", tiny_vision.noise_image(52), None)
+    _write(folder, "small", tiny_vision.noise_image(53, (12, 12)), "a small star")
+    _write(folder, "word", tiny_vision.noise_image(54), "star")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8 no image")
+    return folder
+
+
+def _write(folder, name, image, caption):
+    image.save(folder / f"{name}.png")
+    if caption:
+        (folder / f"{name}.txt").write_text(caption, encoding="utf-8")
+
+
+@pytest.fixture
+def settings(photos, tiny_model):
+    return Real(
+        str(tiny_model), photos, spoil=Redraw(0.6), resolution=32, steps=3, shard_size=3, batch_size=2, flip=True,
+        crop="random", filters=(Size(max_aspect=2.0), CaptionLength()),
+    )  # fmt: skip
+
+
+def made(settings, backbone, out):
+    progress = list(make_pairs(settings, backbone, out))
+    return PairStore(out), progress
+
+
+def left_out(out):
+    lines = [json.loads(line) for line in (out / "skipped.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {line["photo"]: (line["kind"], line["reason"]) for line in lines}
+
+
+def contents(out):
+    files = (path for path in out.rglob("*") if path.is_file())
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+def counts(out):
+    stages = yaml.safe_load((out / "pairs.yaml").read_text())["stages"]
+    return {stage["stage"]: (stage["before"], stage["after"]) for stage in stages}
+
+
+def test_a_folder_becomes_pairs(settings, backbone, tmp_path):
+    store, progress = made(settings, backbone, tmp_path / "out")
+    reasons = left_out(tmp_path / "out")
+    assert {name: kind for name, (kind, _) in reasons.items()} == {
+        "broken.jpg": "unreadable", "mute.png": "no caption", "small.png": "too small", "p3.png": "near duplicate",
+        "long.png": "size", "word.png": "caption-length",
+    }  # fmt: skip
+    assert reasons["p3.png"][1] == "is nearly the same picture as copy.jpg"
+    assert {record.prompt for record in store.records} == {
+        "the same again", "two blue stars", *(f"a red circle number {number}" for number in range(10) if number != 3)
+    }  # fmt: skip
+    assert counts(tmp_path / "out") == {
+        "photos": (17, 13), "size": (13, 12), "caption-length": (12, 11), "losers": (11, 11)
+    }  # fmt: skip
+    assert len({(4, *shape[1:]) for shape in store.shapes}) > 1 and store.settings["resolution"] == 32
+    assert [p.stage for p in progress if p.done == (p.total or 17)] == [
+        "photos", "size", "caption-length", "losers", "encoding", "encoding"
+    ]  # fmt: skip
+    *_, found = check(store)
+    assert isinstance(found, Findings) and not found.problems
+
+
+def test_what_is_stored_is_what_was_made(settings, backbone, tmp_path):
+    """Both images have the bucket's size, and the latents are theirs."""
+    store, _ = made(settings, backbone, tmp_path / "out")
+    for index, record in enumerate(store.records):
+        for side in ("winner", "loser"):
+            image = Image.open(tmp_path / "out/images" / f"{record.id}.{side}.png")
+            assert tuple(2 * n for n in store.shape(index)[:0:-1]) == image.size
+            pixels = torch.from_numpy(np.asarray(image).astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+            assert torch.allclose(store.latent(side, index), backbone.encode(pixels)[0], atol=1e-4)
+
+
+def test_the_loser_is_the_spoilers_of_the_cut_photograph(settings, backbone, tmp_path):
+    store, _ = made(replace(settings, batch_size=3), backbone, tmp_path / "out")
+    gallery, studio = Gallery(tmp_path / "out/images", settings.images), Studio(backbone, Embeddings(backbone), 3, 7.5)
+    for index, record in enumerate(store.records[:4]):
+        size = Pixels(*(2 * n for n in store.shape(index)[:0:-1]))
+        winner, loser = (gallery.stored(record.id, side, size) for side in ("winner", "loser"))
+        [again] = settings.spoil.spoil([winner], [record.prompt], [record.seed], studio)
+        difference = np.asarray(again.image, dtype=int) - np.asarray(loser)
+        assert abs(difference).max() <= 1
+
+
+def test_why_and_mask_are_kept(settings, backbone, tmp_path):
+    made(replace(settings, spoil=real_module.Inpaint()), backbone, tmp_path / "out")
+    rows = [json.loads(line) for line in (tmp_path / "out/candidates/03-losers.jsonl").read_text().splitlines()]
+    assert {row["why"]["kind"] for row in rows} == {"inpaint"}
+    for row in rows:
+        assert Image.open(tmp_path / "out/images" / f"{row['id']}.mask.png").mode == "L"
+
+
+def test_batches_do_not_matter(settings, backbone, tmp_path):
+    stores = [made(replace(settings, batch_size=n), backbone, tmp_path / f"{n}")[0] for n in (1, 5)]
+    assert stores[0].records == stores[1].records
+    for index in range(len(stores[0])):
+        for side in ("winner", "loser"):
+            assert torch.allclose(stores[0].latent(side, index), stores[1].latent(side, index), atol=0.05)
+    names = [table.name for table in (tmp_path / "1/candidates").iterdir()]
+    for name in names:
+        assert (tmp_path / "1/candidates" / name).read_bytes() == (tmp_path / "5/candidates" / name).read_bytes()
+
+
+def test_losers_are_made_when_a_filter_needs_them(settings, clip):
+    early, late, gap = Colourfulness(), TopK(3, clip), ScorerGap(clip)
+    assert stages_of(replace(settings, filters=(early, gap, late))) == ["photos", early, "losers", gap, late]
+    assert stages_of(replace(settings, filters=(early, late))) == ["photos", early, late, "losers"]
+    assert stages_of(replace(settings, filters=())) == ["photos", "losers"]
+
+
+def test_order_changes_the_counts(settings, backbone, clip, tmp_path):
+    """The three best pairs of the colourful, or the colourful ones of the three best."""
+    some = (Colourfulness(reading="pair"), TopK(6, clip))
+    found = {}
+    for name, filters in {"there": some, "back": some[::-1]}.items():
+        made(replace(settings, filters=filters, spoil=Degrade()), backbone, tmp_path / name)
+        found[name] = counts(tmp_path / name)
+    assert list(found["there"]) == ["photos", "losers", "colourfulness", "top-k"]
+    assert list(found["back"]) == ["photos", "top-k", "losers", "colourfulness"]
+    assert found["back"]["top-k"] == (13, 6) and found["there"]["losers"] == (13, 13) != found["back"]["losers"]
+    assert found["there"]["top-k"][1] > found["back"]["colourfulness"][1] > 0
+    num_losers = {name: len(list((tmp_path / name / "images").glob("*.loser.png"))) for name in found}
+    assert num_losers == {"there": 13, "back": 6}, "nothing is spoiled in vain"
+
+
+def test_a_scorer_is_asked_once(settings, backbone, clip, tmp_path, monkeypatch):
+    """The gap's numbers of the winners serve the best of them too."""
+    asked = Counter()
+    load = CLIPScore.load
+
+    def counted(self, device):
+        scorer = load(self, device)
+        return replace(
+            scorer, measure=lambda images, prompts: (asked.update(prompts), scorer.measure(images, prompts))[1]
+        )
+
+    monkeypatch.setattr(CLIPScore, "load", counted)
+    filters = (ScorerGap(clip, threshold=-1000.0), TopK(5, clip))
+    store, _ = made(replace(settings, filters=filters, spoil=Degrade()), backbone, tmp_path / "out")
+    assert len(store) == 5 and set(asked.values()) == {2}
+
+
+class Killed(BaseException):
+    """What no handler catches."""
+
+
+def _kill(monkeypatch, owner, name, call):
+    """Make the `call`-th call of a function the last one."""
+    whole, calls = getattr(owner, name), iter(range(1000))
+
+    def dying(*args, **kwargs):
+        if next(calls) == call:
+            raise Killed
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, dying)
+
+
+KILLS = [
+    ("contrapose.photographs.looking", "_row", 5),
+    ("contrapose.photographs.spoil.redraw.Redraw", "spoil", 0),
+    ("contrapose.photographs.spoil.redraw.Redraw", "spoil", 4),
+    ("contrapose.photographs.gallery.Gallery", "keep", 6),
+    ("contrapose.photographs.sifting", "scored", 1),
+    ("contrapose.photographs.sifting", "scored", 5),
+    ("contrapose.photographs.filters", "_gaps", 0),
+    ("contrapose.store.shards", "write_shard", 0),
+    ("contrapose.store.shards", "write_shard", 2),
+]
+
+
+def _owner(path):
+    import importlib
+
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError:
+        module, _, name = path.rpartition(".")
+        return getattr(importlib.import_module(module), name)
+
+
+@pytest.fixture(scope="module")
+def unbroken(photos, tiny_model, backbone, clip, tmp_path_factory):
+    """Settings with every kind of stage, and what an unbroken run makes with them."""
+    filters = (Size(max_aspect=2.0), ScorerGap(clip, threshold=-1000.0), TopK(8, clip))
+    settings = Real(
+        str(tiny_model), photos, None, Redraw(0.6), filters, resolution=32, steps=2, shard_size=3, batch_size=2
+    )
+    out = tmp_path_factory.mktemp("unbroken") / "out"
+    made(settings, backbone, out)
+    return settings, contents(out)
+
+
+@pytest.mark.parametrize(("owner", "name", "call"), KILLS, ids=[f"{name}-{call}" for _, name, call in KILLS])
+def test_a_killed_run_carries_on(unbroken, backbone, tmp_path, monkeypatch, owner, name, call):
+    settings, expected = unbroken
+    with monkeypatch.context() as patch:
+        _kill(patch, _owner(owner), name, call)
+        with pytest.raises(Killed):
+            made(settings, backbone, tmp_path / "out")
+    for table in (tmp_path / "out/candidates").glob(".*.partial"):
+        with table.open("ab") as file:
+            file.write(b'{"id": "cut sho')
+    made(settings, backbone, tmp_path / "out")
+    assert contents(tmp_path / "out") == expected
+
+
+def test_a_finished_run_does_nothing(unbroken, backbone, tmp_path, monkeypatch):
+    settings, _ = unbroken
+    made(settings, backbone, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    for owner, name in (
+        ("contrapose.photographs.looking", "_row"),
+        ("contrapose.photographs.spoil.redraw.Redraw", "spoil"),
+    ):
+        _kill(monkeypatch, _owner(owner), name, 0)
+    made(replace(settings, batch_size=7), backbone, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_broken_table_is_told(settings, backbone, tmp_path):
+    made(settings, backbone, tmp_path / "out")
+    table = tmp_path / "out/candidates/03-losers.jsonl"
+    table.write_text(table.read_text().replace('"seed"', '"sead"', 1))
+    with pytest.raises(UserError, match=r"03-losers.jsonl line 1 is broken; delete the folder"):
+        made(settings, backbone, tmp_path / "out")

@@ -1,0 +1,228 @@
+"""What pairs of photographs cannot be made of, in one line each; captions that are written; and flat memory."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny_vision
+from PIL import Image
+
+from contrapose.backbones.families.table import load_backbone
+from contrapose.containers.images import digest
+from contrapose.containers.stored import InFile
+from contrapose.errors import UserError
+from contrapose.judges.scorers import CLIPScore, PickScore
+from contrapose.photographs import looking, real
+from contrapose.photographs.candidates import Table
+from contrapose.photographs.captions import Captioner
+from contrapose.photographs.filters import CaptionLength, ScorerGap, Size, TopK
+from contrapose.photographs.photos import Look, Photo
+from contrapose.photographs.real import Real, make_pairs
+from contrapose.photographs.spoil.degrade import Degrade
+from contrapose.store.pairs import PairStore
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_model):
+    return load_backbone(tiny_model)
+
+
+@pytest.fixture
+def settings(tiny_model, tmp_path):
+    """Four photographs, the last two without captions."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(4):
+        tiny_vision.noise_image(number).save(folder / f"{number}.png")
+        if number < 2:
+            (folder / f"{number}.txt").write_text("a red circle", encoding="utf-8")
+    return Real(str(tiny_model), folder, spoil=Degrade(), resolution=32)
+
+
+def refused(settings, backbone, out):
+    with pytest.raises(UserError) as told:
+        list(make_pairs(settings, backbone, out))
+    assert len(str(told.value).splitlines()) == 1
+    return str(told.value)
+
+
+def make(settings, backbone, out):
+    list(make_pairs(settings, backbone, out))
+    return PairStore(out)
+
+
+def test_what_is_told_before_anything_is_written(settings, backbone, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    cases = {
+        "no such file or folder": {"images": tmp_path / "none"},
+        "holds no photographs": {"images": tmp_path / "empty"},
+        "multiples of 2": {"resolution": 31},
+        "nowhere": {"filters": (TopK(3, CLIPScore("nowhere/nothing")),)},
+        "pickscore": {"filters": (Size(), ScorerGap(PickScore()))},
+        "captions": {"captioner": Captioner("nowhere/nothing")},
+    }
+    for told, change in cases.items():
+        assert told in refused(replace(settings, **change), backbone, out), told
+        assert not out.exists(), told
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"batch_size": 0}, "batch_size 0"), ({"shard_size": 0}, "shard_size"), ({"near_duplicates": 64}, "near_dup")],
+)
+def test_settings_that_mean_nothing(settings, change, told):
+    with pytest.raises(UserError, match=told):
+        replace(settings, **change)
+
+
+def test_other_settings_are_refused(settings, backbone, tmp_path):
+    make(settings, backbone, tmp_path / "out")
+    told = refused(replace(settings, spoil=Degrade(severities=(1,)), seed=1), backbone, tmp_path / "out")
+    assert "spoil.severities, seed differ" in told
+
+
+def test_other_pairs_are_left_alone(settings, backbone, tiny_pairs):
+    before = {path: path.read_bytes() for path in tiny_pairs.iterdir()}
+    assert "not made of photographs" in refused(settings, backbone, tiny_pairs)
+    assert {path: path.read_bytes() for path in tiny_pairs.iterdir()} == before
+
+
+def test_nothing_is_left(settings, backbone, tmp_path):
+    told = refused(replace(settings, filters=(CaptionLength(min_words=9),)), backbone, tmp_path / "out")
+    assert "none of its 4 photographs can be used (2 no caption, 2 caption-length)" in told
+    assert len((tmp_path / "out/skipped.jsonl").read_text().splitlines()) == 4
+    make(settings, backbone, tmp_path / "out")  # mended
+    assert len(PairStore(tmp_path / "out")) == 2
+
+
+def test_a_photograph_that_was_exchanged(settings, backbone, tmp_path, monkeypatch):
+    def looked(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Degrade, "spoil", looked)
+        with pytest.raises(KeyboardInterrupt):
+            make(settings, backbone, tmp_path / "out")
+    tiny_vision.noise_image(9).save(settings.images / "1.png")
+    assert "was made from another content of images" in refused(settings, backbone, tmp_path / "out")
+    candidate = next(row for row in Table(tmp_path / "out/candidates/00-photos.jsonl").kept if row.name == "1.png")
+    with pytest.raises(UserError, match=r"1\.png was exchanged since it was looked at"):
+        candidate.cut(settings.images)
+    (settings.images / "1.png").unlink()
+    with pytest.raises(UserError, match=r"1\.png: cannot be read"):
+        candidate.cut(settings.images)
+
+
+def _add_photograph(folder):
+    tiny_vision.noise_image(9).save(folder / "9.png")
+
+
+CHANGES = {
+    "one more": _add_photograph,
+    "one less": lambda folder: (folder / "0.png").unlink(),
+    "another name": lambda folder: (folder / "0.png").rename(folder / "00.png"),
+    "another caption": lambda folder: (folder / "0.txt").write_text("a blue square"),
+    "a caption more": lambda folder: (folder / "3.txt").write_text("a blue square"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_finished_folder_is_not_that_of_other_photographs(settings, backbone, tmp_path, change):
+    make(settings, backbone, tmp_path / "out")
+    change(settings.images)
+    assert "was made from another content of images" in refused(settings, backbone, tmp_path / "out")
+
+
+def test_the_same_photographs_in_another_folder_carry_on(settings, backbone, tmp_path, caplog):
+    inside = settings.images / "pairs"
+    make(settings, backbone, inside)
+    shutil.copytree(settings.images, tmp_path / "moved")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "moved/pairs").glob("shard-*")}
+    with caplog.at_level("INFO"):
+        make(replace(settings, images=tmp_path / "moved"), backbone, tmp_path / "moved/pairs")
+    assert "all pairs were there already" in caplog.text
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "moved/pairs").glob("shard-*")}
+
+
+def test_a_listing_that_changed(settings, backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr(looking, "_ROWS", 1)
+    row, calls = looking._row, iter(range(9))
+
+    def stopping(*arguments):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return row(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(looking, "_row", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            make(settings, backbone, tmp_path / "out")
+    (settings.images / "0.png").unlink()
+    assert "was made from another content of images" in refused(settings, backbone, tmp_path / "out")
+
+
+def test_an_image_that_is_gone(settings, backbone, tmp_path):
+    make(settings, backbone, tmp_path / "out")
+    for path in (*(tmp_path / "out").glob("shard-*"), *(tmp_path / "out/images").glob("*.loser.png")):
+        path.unlink()
+    assert "loser.png: gone or broken" in refused(settings, backbone, tmp_path / "out")
+
+
+def test_a_loser_that_is_the_photograph(settings, backbone, tmp_path, monkeypatch):
+    spoil = Degrade.spoil
+
+    def lazy(self, photos, captions, seeds, studio):
+        return [
+            replace(made, image=photo)
+            for made, photo in zip(spoil(self, photos, captions, seeds, studio), photos, strict=True)
+        ]
+
+    monkeypatch.setattr(Degrade, "spoil", lazy)
+    assert "2 no caption, 2 unspoiled" in refused(settings, backbone, tmp_path / "out")
+
+
+def test_captions_are_written_where_there_are_none(settings, backbone, tmp_path, tmp_path_factory):
+    captioner = Captioner(str(tiny_vision.save_blip(tmp_path_factory.mktemp("blip"))), max_new_tokens=5)
+    store = make(replace(settings, captioner=captioner, filters=()), backbone, tmp_path / "out")
+    rows = {row.name: row.caption for row in Table(tmp_path / "out/candidates/01-captions.jsonl").kept}
+    assert rows["0.png"] == rows["1.png"] == "a red circle"
+
+    images = [
+        Image.open(settings.images / f"{number}.png").resize((32, 32), Image.Resampling.LANCZOS) for number in (2, 3)
+    ]
+    assert [rows["2.png"], rows["3.png"]] == captioner.load("cpu").write(images)
+    assert {record.prompt for record in store.records} == set(rows.values())
+    config = Path(captioner.model) / "config.json"
+    config.write_text(config.read_text() + " ")
+    told = refused(replace(settings, captioner=captioner, filters=()), backbone, tmp_path / "out")
+    assert "was made from another content of captioner.model" in told
+
+
+def test_memory_is_flat(settings, backbone, tmp_path, monkeypatch):
+    """Ten times the photographs, of which the last filter leaves none: the peak stays where it was."""
+    place, seen = InFile(settings.images / "0.png"), Look(real.Size(40, 40), digest(tiny_vision.noise_image(0)), 0)
+    changed = replace(settings, filters=(CaptionLength(max_words=5),), near_duplicates=None)
+
+    def peak(num):
+        def photos(*_):
+            return (Photo(f"{n}.png", place, f"a caption of photograph {n} that says too much") for n in range(num))
+
+        monkeypatch.setattr(real, "list_photos", photos)
+        monkeypatch.setattr(looking, "look_at_photos", lambda some: ((photo, seen) for photo in some))
+        gc.collect()
+        tracemalloc.start()
+        told = refused(changed, backbone, tmp_path / f"{num}")
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert f"none of its {num} photographs" in told
+        return found
+
+    peak(100)
+    few, many = peak(2_000), peak(20_000)
+    assert many < few + 100_000

@@ -1,0 +1,145 @@
+"""Backbones on the tiny pipelines, and the stock pipelines beside them."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import shutil
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import aligned
+import pytest
+import stock
+import tiny
+import torch
+from breaking import Spoil
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from contrapose.backbones.base import Backbone
+from contrapose.backbones.families.table import load_backbone
+from contrapose.backbones.generation import Generation
+
+RANK, ALPHA = 4, 10.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _frozen_modules() -> Iterator[None]:
+    """What libraries have made is set apart: to look through it takes a collection half a second each time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(params=tiny.FAMILIES)
+def name(request: pytest.FixtureRequest) -> str:
+    """A family's name in `tiny.FAMILIES`."""
+    return request.param
+
+
+@pytest.fixture
+def folder(name: str, tiny_family: Callable[[str], Path]) -> Path:
+    return tiny_family(name)
+
+
+@pytest.fixture(scope="session")
+def loaded(tiny_family: Callable[[str], Path]) -> Callable[[str], Backbone]:
+    """A family's backbone as loaded, shared by all tests: look at it, and leave it as it is."""
+    return lru_cache(lambda name: load_backbone(tiny_family(name)))
+
+
+@pytest.fixture(scope="session")
+def stocked(tiny_family: Callable[[str], Path]) -> Callable[[str], DiffusionPipeline]:
+    """A family's stock pipeline, shared by all tests: look at it, and leave it as it is."""
+    return lru_cache(lambda name: stock.load(name, tiny_family(name)))
+
+
+@pytest.fixture
+def plain(name: str, loaded: Callable[[str], Backbone]) -> Backbone:
+    return loaded(name)
+
+
+@pytest.fixture
+def pipe(name: str, stocked: Callable[[str], DiffusionPipeline]) -> DiffusionPipeline:
+    return stocked(name)
+
+
+@pytest.fixture(params=["lora", "full"])
+def backbone(request: pytest.FixtureRequest, plain: Backbone) -> Backbone:
+    """A backbone of its own for the test, ready to be trained."""
+    torch.manual_seed(0)
+    fresh = copy.deepcopy(plain)
+    return fresh.with_lora(RANK, ALPHA) if request.param == "lora" else fresh.with_full(torch.float32)
+
+
+@pytest.fixture
+def generation(name: str, pipe: DiffusionPipeline) -> Callable[..., Generation]:
+    """What `stock.draw` asks for, in our words."""
+
+    def ask(backbone: Backbone, scale: float = stock.GUIDANCE, prompts: list[str] = stock.PROMPTS) -> Generation:
+        streams = [torch.Generator().manual_seed(row) for row in range(len(prompts))]
+        start = stock.noise(name, pipe, len(prompts))
+        return Generation(backbone.embed(prompts), backbone.unconditional(), start, streams, 2, scale)
+
+    return ask
+
+
+Aligned = tuple[Path, Path, dict[str, nn.Module]]
+
+
+@pytest.fixture(scope="session")
+def aligned_runs(
+    loaded: Callable[[str], Backbone],
+    stocked: Callable[[str], DiffusionPipeline],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, str], Aligned]:
+    """A family's positive and negative run, of adapters or whole, and the networks that they are."""
+
+    @lru_cache
+    def written(name: str, kind: str) -> Aligned:
+        folder, base, part = tmp_path_factory.mktemp("aligned"), stocked(name), loaded(name).denoiser_part
+        runs = [
+            aligned.write_run(loaded(name), kind, seed, folder / side)
+            for seed, side in enumerate(("positive", "negative"))
+        ]
+        networks = [aligned.network_of(getattr(base, part), run, part) for run in runs]
+        return *runs, dict(zip(("positive", "negative"), networks, strict=True))
+
+    return written
+
+
+@pytest.fixture(params=["lora", "full"])
+def runs(
+    request: pytest.FixtureRequest, name: str, aligned_runs: Callable[[str, str], tuple[Path, Path, dict]]
+) -> aligned.Runs:
+    """Two runs of this family, as adapters or as whole networks."""
+    return aligned.Runs(request.param, *aligned_runs(name, request.param))
+
+
+@pytest.fixture
+def broken(
+    tiny_family: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, Spoil], Path]:
+    """A copy of a tiny model with something wrong in it, at a path that says nothing of what it is."""
+
+    def make(family: str, spoil: Spoil) -> Path:
+        model = shutil.copytree(tiny_family(family), tmp_path_factory.mktemp("a") / "b")
+        spoil(model)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def whole_adapter(
+    tiny_model: Path, loaded: Callable[[str], Backbone], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return aligned.write_run(loaded("sd"), "lora", 0, tmp_path_factory.mktemp("runs") / "lora")
+
+
+@pytest.fixture
+def adapter_run(whole_adapter: Path, tmp_path: Path) -> Path:
+    """A run of adapters on every projection of the tiny model, to be changed."""
+    return shutil.copytree(whole_adapter, tmp_path / "run")

@@ -1,0 +1,256 @@
+"""A file of kohya's form does to a model what the run did, read by the rule that other tools follow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from diffusers import DiffusionPipeline
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from contrapose.backbones.families.table import load_backbone
+from contrapose.errors import UserError
+from contrapose.runs.kohya import convert
+from contrapose.runs.names import LORA_FILE
+
+RANK, ALPHA = 4, 5.3  # no float16, and no power of two away from the rank
+PREFIXES = {
+    "sd": "lora_unet_",
+    "sdxl": "lora_unet_",
+    "sd3": "lora_transformer_",
+    "sana": "lora_transformer_",
+    "flux": "lora_transformer_",
+    "pixart": "transformer.",
+    "z-image": "diffusion_model.",
+}
+READ_BY_DIFFUSERS = ("sd", "sdxl", "flux", "z-image")
+NOTES = {"base": "tiny", "method": "ddspo"}
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """A tiny model, a folder with random adapters for it, and one call of its denoiser with and without them."""
+
+    model: Path
+    run: Path
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    base: Tensor
+    aligned: Tensor
+
+
+def _load(model: Path, name: str) -> DiffusionPipeline:
+    pipe = DiffusionPipeline.from_pretrained(model, use_safetensors=True, **tiny.LOAD.get(name, {}))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _network(pipe: DiffusionPipeline) -> nn.Module:
+    return pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+
+
+def _draw(pipe: DiffusionPipeline, name: str) -> Tensor:
+    call = {"num_inference_steps": 2, "output_type": "latent", **tiny.CALL.get(name, {})}
+    return pipe(["a red circle"], generator=torch.Generator().manual_seed(0), **call).images
+
+
+@torch.no_grad()
+def _answer(network: nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> Tensor:
+    answer = network(*arguments[0], **arguments[1])[0]
+    return torch.stack(answer) if isinstance(answer, (list, tuple)) else answer
+
+
+def _align(name: str, folder: Path) -> Aligned:
+    pipe, calls = _load(tiny.save(name, folder / "model"), name), []
+    network = _network(pipe)
+    network.register_forward_pre_hook(lambda _, *given: calls.append(given), with_kwargs=True)
+    _draw(pipe, name)
+    backbone = load_backbone(folder / "model").with_lora(RANK, ALPHA)
+    stream = torch.Generator().manual_seed(1)
+    for parameter in backbone.policies.parameters():
+        parameter.data = 0.2 * torch.randn(parameter.shape, generator=stream)
+    backbone.save(folder / "run", NOTES)
+    aligned = _answer(backbone.policies.denoiser("trainee"), calls[0])
+    return Aligned(folder / "model", folder / "run", calls[0], _answer(network, calls[0]), aligned)
+
+
+@pytest.fixture(scope="module")
+def align(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Aligned]:
+    """A family's model with random adapters, made once."""
+    made: dict[str, Aligned] = {}
+
+    def align(name: str) -> Aligned:
+        if name not in made:
+            made[name] = _align(name, tmp_path_factory.mktemp("kohya") / name)
+        return made[name]
+
+    return align
+
+
+def _merge(path: Path, network: nn.Module, prefix: str) -> None:
+    """What ComfyUI does at strength 1: W + alpha / rank * up @ down, for every layer that it knows by name."""
+    tensors = load_file(path)
+    for name, module in network.named_modules():
+        stem = prefix + (name if prefix.endswith(".") else name.replace(".", "_"))
+        if f"{stem}.lora_up.weight" in tensors:
+            up, down, alpha = (tensors.pop(f"{stem}.{n}") for n in ("lora_up.weight", "lora_down.weight", "alpha"))
+            module.weight.data += alpha.item() / down.shape[0] * up.float() @ down.float()
+    assert not tensors
+
+
+def _header(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return file.metadata()
+
+
+@pytest.mark.parametrize("name", PREFIXES)
+def test_another_reader_gets_the_trained_network(name: str, align: Callable[[str], Aligned], tmp_path: Path) -> None:
+    made, out = align(name), tmp_path / "lora.safetensors"
+    num_layers = convert(made.run, out, torch.float32)
+    assert len(load_file(out)) == 3 * num_layers > 0
+    pipe = _load(made.model, name)
+    _merge(out, _network(pipe), PREFIXES[name])
+    difference = (_answer(_network(pipe), made.arguments) - made.aligned).abs().max()
+    assert difference < 1e-5 * made.aligned.abs().max().clamp(min=1)
+    assert (made.aligned - made.base).abs().max() > 1e-2, "the test must see the adapters"
+
+
+@pytest.mark.parametrize("name", READ_BY_DIFFUSERS)
+def test_stock_diffusers_draws_the_same_with_either_file(
+    name: str, align: Callable[[str], Aligned], tmp_path: Path
+) -> None:
+    made, out = align(name), tmp_path / "lora.safetensors"
+    convert(made.run, out, torch.float32)
+    ours, theirs = _load(made.model, name), _load(made.model, name)
+    ours.load_lora_weights(made.run)
+    theirs.load_lora_weights(out)
+    expected = _draw(ours, name)
+    assert (_draw(theirs, name) - expected).abs().max() < 2e-5
+    assert (_draw(_load(made.model, name), name) - expected).abs().max() > 1e-2
+
+
+def test_the_weights_are_rounded_once_and_alpha_never(align: Callable[[str], Aligned], tmp_path: Path) -> None:
+    made = align("sd")
+    convert(made.run, tmp_path / "fp32.safetensors", torch.float32)
+    exact = load_file(tmp_path / "fp32.safetensors")
+    for dtype in (torch.float16, torch.bfloat16):
+        convert(made.run, tmp_path / "half.safetensors", dtype)
+        for key, value in load_file(tmp_path / "half.safetensors").items():
+            expected = torch.tensor(ALPHA) if key.endswith(".alpha") else exact[key].to(dtype)
+            assert value.dtype == expected.dtype
+            assert torch.equal(value, expected)
+
+
+# The header
+
+
+def _run_of_one_layer(folder: Path, layer: str, width: int) -> Path:
+    folder.mkdir()
+    part = layer.partition(".")[0]
+    tensors = {f"{layer}.lora_A.weight": torch.ones(2, width), f"{layer}.lora_B.weight": torch.ones(8, 2)}
+    config = json.dumps({f"{part}.r": 2, f"{part}.lora_alpha": 3.0})
+    save_file(tensors, folder / LORA_FILE, metadata={"lora_adapter_metadata": config, **NOTES})
+    return folder
+
+
+ATTENTION = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+
+
+@pytest.mark.parametrize(
+    ("layer", "width", "base", "architecture"),
+    [
+        (ATTENTION, 768, "sd_v1", "stable-diffusion-v1/lora"),
+        (ATTENTION, 1024, "sd_v2", None),
+        (ATTENTION, 2048, "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
+        (ATTENTION, 32, None, None),
+        ("transformer.single_transformer_blocks.0.attn.to_k", 3072, "flux1", "flux-1/lora"),
+        ("transformer.transformer_blocks.0.attn.to_k", 1536, None, None),
+    ],
+)
+def test_the_header_names_the_model_where_the_layers_tell(
+    tmp_path: Path, layer: str, width: int, base: str | None, architecture: str | None
+) -> None:
+    run = _run_of_one_layer(tmp_path / "run", layer, width)
+    assert convert(run, tmp_path / "red.safetensors", torch.float16) == 1
+    header = _header(tmp_path / "red.safetensors")
+    assert header.get("ss_base_model_version") == base
+    assert header.get("modelspec.architecture") == architecture
+    assert (header.get("modelspec.title") == "red") is (architecture is not None)
+    told = {"ss_network_module": "networks.lora", "ss_network_dim": "2", "ss_network_alpha": "3", **NOTES}
+    assert told.items() <= header.items()
+    assert not any("/" in value for value in header.values() if value != architecture), "no path of this machine"
+
+
+# What cannot be exported
+
+
+def test_broken_runs(tmp_path: Path) -> None:
+    out = tmp_path / "lora.safetensors"
+    with pytest.raises(UserError, match="no such run"):
+        convert(tmp_path / "none", out)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has the run finished"):
+        convert(tmp_path / "empty", out)
+    (tmp_path / "full" / "model").mkdir(parents=True)
+    with pytest.raises(UserError, match="trained in full"):
+        convert(tmp_path / "full", out)
+    run = _run_of_one_layer(tmp_path / "run", ATTENTION, 768)
+    whole = (run / LORA_FILE).read_bytes()
+    (run / LORA_FILE).write_bytes(whole[:-10])
+    with pytest.raises(UserError, match="broken"):
+        convert(run, out)
+    save_file({"unet.conv.lora_magnitude": torch.ones(2)}, run / LORA_FILE)
+    with pytest.raises(UserError, match="is a DoRA"):
+        convert(run, out)
+    assert not out.exists()
+
+
+def test_weights_beyond_the_precision(tmp_path: Path) -> None:
+    run = _run_of_one_layer(tmp_path / "run", ATTENTION, 768)
+    with safe_open(run / LORA_FILE, "pt") as file:
+        header = file.metadata()
+    save_file({name: value * 1e6 for name, value in load_file(run / LORA_FILE).items()}, run / LORA_FILE, header)
+    with pytest.raises(UserError, match="cannot hold"):
+        convert(run, tmp_path / "lora.safetensors", torch.float16)
+    assert convert(run, tmp_path / "lora.safetensors", torch.bfloat16) == 1
+
+
+@pytest.mark.parametrize("name", PREFIXES)
+def test_it_is_read_again_as_an_adapter(name: str, align: Callable[[str], Aligned], tmp_path: Path) -> None:
+    """Also where stock diffusers does not."""
+    made, out = align(name), tmp_path / "lora.safetensors"
+    convert(made.run, out, torch.float32)
+    network = load_backbone(made.model, adapter=out).network
+    difference = (_answer(network, made.arguments) - made.aligned).abs().max()
+    assert difference < 1e-5 * made.aligned.abs().max().clamp(min=1)
+
+
+def test_text_encoders_layers_are_written_too(tiny_model: Path, tmp_path: Path) -> None:
+    layer = "text_encoder.encoder.layers.0.self_attn.{}_proj.lora_{}.weight"
+    random = torch.Generator().manual_seed(0)
+    tensors = {
+        layer.format(name, half): torch.randn(shape, generator=random)
+        for name in ("q", "out")
+        for half, shape in (("A", (4, 32)), ("B", (32, 4)))
+    }
+    unet = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_{}.weight"
+    tensors |= {unet.format(half): torch.ones(shape) for half, shape in (("A", (4, 32)), ("B", (32, 4)))}
+    (tmp_path / "stock").mkdir()
+    save_file(tensors, tmp_path / "stock" / LORA_FILE)
+    assert convert(tmp_path / "stock", tmp_path / "lora.safetensors", torch.float32) == 3
+    texts = []
+    for adapter in (tmp_path / "stock", tmp_path / "lora.safetensors"):
+        pipe = _load(tiny_model, "sd")
+        pipe.load_lora_weights(adapter)
+        texts.append(pipe.encode_prompt("a red circle", "cpu", 1, False)[0])
+        assert torch.allclose(
+            load_backbone(tiny_model, adapter=adapter).embed(["a red circle"])["text"], texts[-1], atol=1e-5
+        )
+    assert torch.allclose(*texts, atol=1e-5)
