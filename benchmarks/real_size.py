@@ -29,7 +29,7 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.backbones.meta import example_text, skeleton
 from contrapose.cli.progress import quiet_libraries
-from contrapose.estimate.estimate import Setup, estimate
+from contrapose.estimate.estimate import Setup, estimate_run
 from contrapose.methods import DDSPO
 from contrapose.store.mixture import Mixture
 from contrapose.store.pairs import MANIFEST, PairRecord, write_shard
@@ -79,7 +79,7 @@ def measure(model: str, full: bool, args: argparse.Namespace, work: Path) -> lis
         model, full=full, lora_rank=RANK, precision=args.dtype, batch_size=args.pairs, micro_batch=args.pairs,
         size=args.size, gradient_checkpointing=args.checkpointing,
     )  # fmt: skip
-    expected = estimate(setup)
+    expected = estimate_run(setup)
     dtype = DTYPES[args.dtype]
     backbone = random_backbone(model, dtype, args.device, full)
     pairs = random_pairs(work / f"{Path(model).name}-{full}", expected.latent, 4 * args.pairs)

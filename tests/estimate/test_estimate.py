@@ -18,7 +18,7 @@ from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.meta import SHIPPED, example, skeleton
 from contrapose.cli.main import main
 from contrapose.errors import UserError
-from contrapose.estimate.estimate import Setup, estimate, once_flops, skeleton_of
+from contrapose.estimate.estimate import Setup, estimate_run, once_flops, skeleton_of
 from contrapose.estimate.fitting import CARDS, bases, fit, ways
 from contrapose.estimate.memory import inference_cost, saved_bytes, training_cost
 from contrapose.estimate.standing import quantised_bytes, state_bytes
@@ -172,9 +172,9 @@ def test_every_saving_saves():
 
 
 def test_time_is_what_memory_costs():
-    usual = estimate(SMALL).flops
-    checkpointed = estimate(replace(SMALL, gradient_checkpointing=True)).flops
-    split = estimate(replace(SMALL, split_pairs=True)).flops
+    usual = estimate_run(SMALL).flops
+    checkpointed = estimate_run(replace(SMALL, gradient_checkpointing=True)).flops
+    split = estimate_run(replace(SMALL, split_pairs=True)).flops
     assert usual.step < split.step and usual.step < checkpointed.step
     assert split.pair - usual.pair == pytest.approx(2 * usual.forward, rel=0.02)
     assert 2.0 < usual.trained / usual.forward < 2.4
@@ -184,16 +184,16 @@ def test_time_is_what_memory_costs():
 def test_the_backward_of_a_full_trainee_costs_two_forwards():
     """Depthwise convolutions too, of which SANA is full."""
     for model in ("sd15", "sana-1600m"):
-        flops = estimate(Setup(model, size="256x256", precision="bf16", full=True)).flops
+        flops = estimate_run(Setup(model, size="256x256", precision="bf16", full=True)).flops
         assert 2.9 < flops.trained / flops.forward < 3.1
 
 
 def test_full_holds_a_copy_gradients_and_moments():
-    found = estimate(replace(SMALL, full=True)).memory
+    found = estimate_run(replace(SMALL, full=True)).memory
     weights = 4 * PARAMETERS["sd15"]
     assert (found.weights, found.trained, found.gradients, found.optimizer) == (0, weights, weights, 2 * weights)
     assert weights / 2 < found.reference < 0.51 * weights
-    assert estimate(replace(SMALL, full=True, method="sft")).memory.reference == 0
+    assert estimate_run(replace(SMALL, full=True, method="sft")).memory.reference == 0
 
 
 def test_optimizer_states():
@@ -212,7 +212,7 @@ def test_only_linear_layers_are_quantised():
 
 
 def test_caches():
-    found = estimate(replace(SMALL, prompts=10, pairs=3))
+    found = estimate_run(replace(SMALL, prompts=10, pairs=3))
     assert found.embeddings == 10 * 77 * 768 * 2
     assert found.latents == 3 * 2 * 4 * (4 * 32 * 32)
 
@@ -311,7 +311,7 @@ def test_a_broken_configuration_is_refused_by_name(folders, tmp_path):
 def test_further_policies_and_rollouts_cost_what_they_are(full: bool) -> None:
     """A lagged policy is one more frozen copy, or adapter; each rollout is a forward a step."""
     usual, own, fits = (
-        estimate(replace(SMALL, method=name, full=full)) for name in ("diffusion-dpo", "diffusion-dro", "ddspo-data")
+        estimate_run(replace(SMALL, method=name, full=full)) for name in ("diffusion-dpo", "diffusion-dro", "ddspo-data")
     )
     copy = usual.memory.reference if full else usual.memory.trained
     assert own.memory.reference - usual.memory.reference == copy

@@ -12,7 +12,7 @@ from rich.table import Table
 from contrapose.cli.options import REQUIRED, parse
 from contrapose.cli.progress import quiet_libraries
 from contrapose.errors import UserError
-from contrapose.estimate.estimate import Estimate, Setup, estimate
+from contrapose.estimate.estimate import Estimate, Setup, estimate_run
 from contrapose.estimate.fitting import CARDS, Verdict, fit
 from contrapose.files import replacing
 
@@ -33,7 +33,7 @@ def main(arguments: list[str], prog: str) -> None:
     quiet_libraries()
     if command.json is not None and not command.json.parent.is_dir():
         raise UserError(f"{command.json}: its folder does not exist")
-    found = estimate(command.setup)
+    found = estimate_run(command.setup)
     verdicts = [fit(command.setup, card) for card in CARDS]
     for table in (_counts(found), _memory(found)):
         Console(highlight=False).print(table)

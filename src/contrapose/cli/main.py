@@ -168,3 +168,7 @@ def _fail(message: str, code: int) -> int:
         f"[red]contrapose:[/red] {escape(' '.join(message.split()))}", soft_wrap=True
     )
     return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

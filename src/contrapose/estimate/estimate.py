@@ -214,7 +214,7 @@ def skeleton_of(setup: Setup) -> Skeleton:
     )  # fmt: skip
 
 
-def estimate(setup: Setup) -> Estimate:
+def estimate_run(setup: Setup) -> Estimate:
     """What this setup costs; raises `UserError` for a model or size that is not to be had."""
     bones = skeleton_of(setup)
     texts, elements = bones.backbone, torch.Size(bones.shape).numel()
