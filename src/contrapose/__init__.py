@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Where each public name lives, as the imports above say for editors; imported when first used, since torch takes seconds.
+# Where each public name lives, as above for editors; imported when it is first used, since torch takes seconds.
 _HOMES = {
     "load_backbone": "backbones.families.table",
     "Draw": "draw.pairs",

@@ -311,7 +311,8 @@ def test_a_broken_configuration_is_refused_by_name(folders, tmp_path):
 def test_further_policies_and_rollouts_cost_what_they_are(full: bool) -> None:
     """A lagged policy is one more frozen copy, or adapter; each rollout is a forward a step."""
     usual, own, fits = (
-        estimate_run(replace(SMALL, method=name, full=full)) for name in ("diffusion-dpo", "diffusion-dro", "ddspo-data")
+        estimate_run(replace(SMALL, method=name, full=full))
+        for name in ("diffusion-dpo", "diffusion-dro", "ddspo-data")
     )
     copy = usual.memory.reference if full else usual.memory.trained
     assert own.memory.reference - usual.memory.reference == copy
