@@ -28,7 +28,7 @@ from contrapose.runs.kohya import convert
 from contrapose.guiding.merge import Merge, merge
 from contrapose.store.pairs import PairRecord, write_shard
 from contrapose.backbones.embeddings import Embeddings
-from contrapose.train.checkpoint import save_training
+from contrapose.train.checkpoint import Weights, save_training
 
 out = Path(sys.argv[1])
 notes = {"method": "sft", "base": "tiny", "pairs": "some", "base_fingerprint": "0"}
@@ -47,7 +47,7 @@ convert(out / "lora", out / "kohya.safetensors")
 whole = load_backbone(out / ".models" / "sd").with_full(torch.float32, needs_reference=False)
 whole.save(out / "whole", notes)
 write_shard(out / "pairs", 0, [PairRecord("1", "a", "b", 0)], {n: torch.ones(1, 4) for n in ("winner", "loser")})
-save_training(out / "step.safetensors", 1, **{name: torch.nn.Linear(2, 2) for name in ("trainee", "average", "b")})
+save_training(out / "step.safetensors", 1, **{n: Weights([torch.ones(2)]) for n in ("trainee", "average", "b")})
 """
 
 

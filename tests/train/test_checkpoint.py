@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from contrapose.errors import UserError
-from contrapose.train.checkpoint import BrokenCheckpoint, load_training, save_training
+from contrapose.train.checkpoint import BrokenCheckpoint, Moments, Stateful, Weights, load_training, save_training
 
 
 def _parts(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -39,8 +39,12 @@ def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
     return parts
 
 
+def _stateful(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Stateful]:
+    return {"model": Weights(list(model.parameters())), "optimizer": Moments(optimizer)}
+
+
 def _save(path: Path, step: int, parts: tuple[nn.Module, torch.optim.Optimizer]) -> None:
-    save_training(path, step, model=parts[0], optimizer=parts[1])
+    save_training(path, step, **_stateful(*parts))
 
 
 def _equal(ours: tuple[nn.Module, torch.optim.Optimizer], theirs: tuple[nn.Module, torch.optim.Optimizer]) -> bool:
@@ -55,7 +59,7 @@ def _equal(ours: tuple[nn.Module, torch.optim.Optimizer], theirs: tuple[nn.Modul
 def test_round_trip_is_bit_exact(trained: tuple[nn.Module, torch.optim.Optimizer], tmp_path: Path) -> None:
     _save(tmp_path / "step.safetensors", 3, trained)
     fresh = _parts(1)
-    assert load_training(tmp_path / "step.safetensors", model=fresh[0], optimizer=fresh[1]) == 3
+    assert load_training(tmp_path / "step.safetensors", **_stateful(*fresh)) == 3
     assert fresh[1].state[next(fresh[0].parameters())]["step"] == 3
     assert _equal(trained, fresh)
     _train(*trained, range(3, 6))
@@ -66,7 +70,7 @@ def test_round_trip_is_bit_exact(trained: tuple[nn.Module, torch.optim.Optimizer
 def test_moments_keep_the_memory_layout(trained: tuple[nn.Module, torch.optim.Optimizer], tmp_path: Path) -> None:
     _save(tmp_path / "step.safetensors", 3, trained)
     fresh = _parts(1)
-    load_training(tmp_path / "step.safetensors", model=fresh[0], optimizer=fresh[1])
+    load_training(tmp_path / "step.safetensors", **_stateful(*fresh))
     weight = fresh[0][0].weight
     for value in (weight, fresh[1].state[weight]["exp_avg"], fresh[1].state[weight]["exp_avg_sq"]):
         assert value.is_contiguous(memory_format=torch.channels_last)
@@ -79,14 +83,14 @@ def test_settings_of_the_optimiser_are_the_new_runs(
     _save(tmp_path / "step.safetensors", 3, trained)
     model, optimizer = _parts(1)
     optimizer.param_groups[0]["lr"] = 0.5
-    load_training(tmp_path / "step.safetensors", model=model, optimizer=optimizer)
+    load_training(tmp_path / "step.safetensors", **_stateful(model, optimizer))
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
 def test_before_the_first_step(tmp_path: Path) -> None:
     parts = _parts(0)
     _save(tmp_path / "step.safetensors", 0, parts)
-    assert load_training(tmp_path / "step.safetensors", model=parts[0], optimizer=parts[1]) == 0
+    assert load_training(tmp_path / "step.safetensors", **_stateful(*parts)) == 0
 
 
 def _rewritten(path: Path, change: Callable[[dict[str, Tensor]], None], **header: object) -> None:
@@ -119,8 +123,8 @@ BREAKING: dict[str, Callable[[Path], object]] = {
     "step no number": lambda path: _rewritten(path, lambda _: None, step="3"),
     "no optimiser": lambda path: _rewritten(path, _drop("optimizer/")),
     "no model": lambda path: _rewritten(path, _drop("model/")),
-    "other shape": lambda path: _rewritten(path, lambda t: t.update({"model/0.bias": torch.zeros(3)})),
-    "not a number": lambda path: _rewritten(path, lambda t: t["model/0.bias"].fill_(torch.nan)),
+    "other shape": lambda path: _rewritten(path, lambda t: t.update({"model/1": torch.zeros(3)})),
+    "not a number": lambda path: _rewritten(path, lambda t: t["model/1"].fill_(torch.nan)),
 }
 
 
@@ -134,7 +138,7 @@ def test_a_broken_one_is_named_and_changes_nothing(
     model, optimizer = _parts(1)
     before = [p.clone() for p in model.parameters()]
     with pytest.raises(BrokenCheckpoint, match=r"step\.safetensors: ") as caught:
-        load_training(path, model=model, optimizer=optimizer)
+        load_training(path, **_stateful(model, optimizer))
     assert "\n" not in str(caught.value)
     assert all(map(torch.equal, before, model.parameters()))
 

@@ -151,7 +151,7 @@ def test_a_replay_buffer_comes_back_whole() -> None:
         for i in range(4)
     ]
     replay.add(new)
-    other.load_state_dict(replay.state_dict())
+    other.load(replay.state())
     assert [rollout.record for rollout in other.rollouts] == [1, 2, 3]
     for ours, theirs in zip(replay.rollouts, other.rollouts, strict=True):
         assert ours.blank == theirs.blank

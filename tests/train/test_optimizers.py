@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from contrapose.errors import UserError
-from contrapose.train.checkpoint import load_training, save_training
+from contrapose.train.checkpoint import Moments, Weights, load_training, save_training
 from contrapose.train.optimizers import build_optimizer
 from contrapose.train.settings import Optimisation
 
@@ -72,8 +72,9 @@ def test_resumed_is_uninterrupted(settings: Optimisation, prepared: Accelerator,
     (whole, its), (resumed, theirs) = parts
     _train(whole, its, range(3))
     for step in (3, 6):  # twice, as what was restored is saved again
-        save_training(tmp_path / "step.safetensors", step, net=whole, optimizer=its)
-        assert load_training(tmp_path / "step.safetensors", net=resumed, optimizer=theirs) == step
+        save_training(tmp_path / "step.safetensors", step, net=Weights(list(whole.parameters())), moments=Moments(its))
+        restored = {"net": Weights(list(resumed.parameters())), "moments": Moments(theirs)}
+        assert load_training(tmp_path / "step.safetensors", **restored) == step
         states = zip(whole.parameters(), resumed.parameters(), strict=True)
         assert all(_same(its.state[a], theirs.state[b]) for a, b in states)
         assert _train(whole, its, range(step, step + 3)) == _train(resumed, theirs, range(step, step + 3))

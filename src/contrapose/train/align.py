@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from contrapose.backbones.base import Backbone
@@ -28,7 +27,7 @@ from contrapose.runs.fingerprint import BASE_NOTE
 from contrapose.runs.names import FINISHED
 from contrapose.store.mixture import Mixture
 from contrapose.store.pairs import PairStore
-from contrapose.train.checkpoint import Stateful
+from contrapose.train.checkpoint import Moments, Scaler, Stateful, Weights
 from contrapose.train.data import Groups
 from contrapose.train.folder import (
     METRICS,
@@ -173,17 +172,14 @@ def _check_shapes(store: PairStore, model: str, backbone: Backbone) -> None:
 
 
 def _parts(trainer: Trainer) -> dict[str, Stateful]:
-    parts: dict[str, Stateful] = {
-        "trainee": nn.ParameterList(trainer.parameters),
-        "optimizer": trainer.optimizer,
-    }
+    parts: dict[str, Stateful] = {"trainee": Weights(trainer.parameters), "optimizer": Moments(trainer.optimizer)}
     if trainer.accelerator.scaler is not None:
-        parts["scaler"] = trainer.accelerator.scaler
+        parts["scaler"] = Scaler(trainer.accelerator.scaler)
     if trainer.groups.replay is not None:
         lagged = trainer.backbone.policies.frozen_parameters(LAGGED)
-        parts |= {LAGGED: nn.ParameterList(lagged), "replay": trainer.groups.replay}
+        parts |= {LAGGED: Weights(lagged), "replay": trainer.groups.replay}
     if trainer.average:
-        parts["average"] = nn.ParameterList(nn.Parameter(a, requires_grad=False) for a in trainer.average)
+        parts["average"] = Weights(trainer.average)
     return parts
 
 

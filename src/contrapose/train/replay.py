@@ -45,7 +45,7 @@ class Replay:
         rollout = self.rollouts[int(torch.randint(len(self.rollouts), (), generator=generator))]
         return Entry(rollout, int(torch.randint(len(rollout.t), (), generator=generator)))
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
         """Every rollout's tensors by its place."""
         return {
             f"{place}.{name}": torch.as_tensor(value).contiguous()
@@ -53,8 +53,8 @@ class Replay:
             for name, value in vars(rollout).items()
         }
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put rollouts back that `state_dict` gave."""
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Put rollouts back that `state` gave."""
         places: dict[int, dict[str, Tensor]] = {}
         for key, value in state.items():
             place, _, name = key.partition(".")
