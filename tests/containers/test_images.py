@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from contrapose.containers.images import Seen, Skip, look_at, read_image, several
+from contrapose.containers.images import Seen, look_at, read_image, several
+from contrapose.containers.left_out import Skip
 from contrapose.containers.stored import InFile, InParquet, InTar
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from contrapose.containers.left_out import LeftOut
 from contrapose.containers.stored import InTar
 from contrapose.errors import UserError
 from contrapose.exchange.listings import Reading, source_pairs
-from contrapose.photographs.photos import Photo, SkippedPhoto, list_photos
+from contrapose.photographs.photos import Photo, list_photos
 
 Members = list[tuple[str, bytes]]
 _SIZE = slice(124, 136)  # of a header: eleven octal digits, or a big-endian number marked by its first byte
@@ -136,19 +137,19 @@ def test_files_of_one_key_that_stand_apart_are_told_so(tmp_path: Path) -> None:
         return sorted(files, key=lambda file: file[0].partition(".")[2])
 
     found = list(list_photos(_tar(tmp_path / "a.tar", apart(_photos(0, 1)))))
-    reasons = [photo.reason for photo in found if isinstance(photo, SkippedPhoto)]
+    reasons = [photo.reason for photo in found if isinstance(photo, LeftOut)]
     assert len(reasons) == 2 and all("stand elsewhere in the tar" in reason for reason in reasons)
     listing = source_pairs(
         _tar(tmp_path / "b.tar", sorted(_pairs(0, 1), key=lambda f: f[0].partition(".")[2])), Reading()
     )
-    assert listing.pairs == [] and "tar --sort=name" in listing.skipped[-1]["reason"]
+    assert listing.pairs == [] and "tar --sort=name" in listing.left_out[-1].reason
 
 
 def test_a_key_ends_at_the_first_dot_which_is_said(tmp_path: Path) -> None:
     [photo] = list_photos(
         _tar(tmp_path / "a.tar", [("img_1.0.png", _picture("red")), ("img_1.1.png", _picture("red"))])
     )
-    assert isinstance(photo, SkippedPhoto) and "its key ends at the first dot" in photo.reason
+    assert isinstance(photo, LeftOut) and "its key ends at the first dot" in photo.reason
 
 
 BOM = b"\xef\xbb\xbf"

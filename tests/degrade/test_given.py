@@ -32,7 +32,7 @@ def test_ddspos_own_files_are_taken(tmp_path):
     assert "does not have it" in got[3].reason
     plan = plan_pairs(Draw("a model", file, Given(file), pairs_per_prompt=2))
     assert {record.degraded for record in plan.records if record.prompt == "two cats"} == {"cats"}
-    assert [line["prompt"] for line in plan.skipped] == ["nice"]
+    assert [entry.name for entry in plan.left_out] == ["nice"]
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,7 @@ def test_prompts_that_cannot_be_degraded_are_told(draw: Draw, backbone: Backbone
     (tmp_path / "p.txt").write_text("cat\na red circle\na red circle\n猫 と 犬\n")
     store = _drawn(replace(draw, prompts=tmp_path / "p.txt"), backbone, tmp_path / "out")
     assert [r.prompt for r in store.records] == ["a red circle", "猫 と 犬"]
-    assert '"prompt": "cat"' in (tmp_path / "out" / "skipped.jsonl").read_text()
+    assert '"name": "cat"' in (tmp_path / "out" / "skipped.jsonl").read_text()
 
 
 def test_nothing_to_draw(draw: Draw, tmp_path: Path) -> None:

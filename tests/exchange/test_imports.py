@@ -70,7 +70,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 
 
 def _reasons(plan: Plan) -> dict[str, str]:
-    return {skipped["pair"]: skipped["reason"] for skipped in plan.skipped}
+    return {entry.name: entry.reason for entry in plan.left_out}
 
 
 def test_mixed_sizes(settings: Import, backbone: Backbone, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_traps(settings: Import, backbone: Backbone, tmp_path: Path, trap: str) 
     assert len(store) == 9
     (line,) = (tmp_path / "out" / "skipped.jsonl").read_text(encoding="utf-8").splitlines()
     told = json.loads(line)
-    assert told["pair"] == "p1"
+    assert told["name"] == "p1"
     assert reason in told["reason"]
     assert str(tmp_path) not in line
 
@@ -344,7 +344,7 @@ def imported(settings: Import, tmp_path: Path, capsys: pytest.CaptureFixture[str
     (tmp_path / "good" / "p9.txt").unlink()
     where = ["--winners", settings.winners, "--losers", settings.losers, "--out", tmp_path / "out", "--device", "cpu"]
     _run("pairs", "import", "--model", settings.model, *where, "--resolution", 32, "--max-scale-up", 2)
-    assert "left out 1 of 10 pairs; the reasons are in" in capsys.readouterr().out
+    assert "left out 1 of 10 pairs (1 no caption); the reasons are in" in capsys.readouterr().out
     return tmp_path / "out"
 
 

@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _reasons(listing: Listing) -> dict[str, str]:
-    return {skipped["pair"]: skipped["reason"] for skipped in listing.skipped}
+    return {entry.name: entry.reason for entry in listing.left_out}
 
 
 # Two folders
@@ -37,7 +37,7 @@ def test_folders(folder: Path) -> None:
     for noise in (".p1.png", "notes.md", "p1.json"):
         (folder / "good" / noise).touch()
     listing = folder_pairs(folder / "good", folder / "bad")
-    assert listing.skipped == []
+    assert listing.left_out == []
     assert [(pair.name, pair.prompt, pair.preference) for pair in listing.pairs] == [
         (f"p{number}", f"a red circle no. {number}", 1.0) for number in range(3)
     ]

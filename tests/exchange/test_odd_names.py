@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from contrapose.containers.images import Skip, read_image
+from contrapose.containers.images import read_image
+from contrapose.containers.left_out import SKIPPED, LeftOut, Skip, write_left_out
 from contrapose.errors import UserError
 from contrapose.exchange.listings import Reading, folder_pairs, source_pairs
-from contrapose.photographs.photos import Photo, SkippedPhoto, list_photos
-from contrapose.store.shards import SKIPPED, write_skipped
+from contrapose.photographs.photos import Photo, list_photos
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 
@@ -35,7 +35,7 @@ def _write(path: Path, data: bytes | str) -> Path:
 
 
 def _reasons(source: Path) -> dict[str, str]:
-    return {photo.name: photo.reason for photo in list_photos(source) if isinstance(photo, SkippedPhoto)}
+    return {photo.name: photo.reason for photo in list_photos(source) if isinstance(photo, LeftOut)}
 
 
 def _metadata(folder: Path, **fields: object) -> Path:
@@ -68,7 +68,7 @@ def test_images_of_other_formats_are_counted(tmp_path: Path) -> None:
     _write(tmp_path / "good" / "b.txt", "a picture")
     listing = folder_pairs(tmp_path / "good", tmp_path / "bad")
     assert [pair.name for pair in listing.pairs] == ["b"]
-    assert "a.heic: its format is not read" in listing.skipped[0]["reason"]
+    assert "a.heic: its format is not read" in listing.left_out[0].reason
 
 
 @pytest.mark.parametrize(("winner", "text", "loser"), [(NFC, NFC, NFD), (NFD, NFC, NFC), (NFC, NFD, NFD)])
@@ -98,8 +98,8 @@ def test_both_ways_to_write_an_accent_are_one_name_in_a_table(tmp_path: Path, sa
 
 
 def test_a_path_of_windows_is_told_what_it_is(tmp_path: Path) -> None:
-    [skipped] = source_pairs(_metadata(tmp_path, image_0="images\\0.png"), Reading()).skipped
-    assert skipped["reason"] == "images\\0.png: no such file; write / between folders, not \\"
+    [skipped] = source_pairs(_metadata(tmp_path, image_0="images\\0.png"), Reading()).left_out
+    assert skipped.reason == "images\\0.png: no such file; write / between folders, not \\"
 
 
 def test_folders_deeper_than_python_can_call(tmp_path: Path) -> None:
@@ -147,9 +147,9 @@ def test_the_folder_that_is_written_is_no_source(tmp_path: Path) -> None:
 
 def test_half_a_character_is_told_in_a_file_that_can_be_read(tmp_path: Path) -> None:
     table = _write(tmp_path / "p.jsonl", '{"file_name": "\\ud83d.png", "text": "a"}\n{"file_name": "b\\udcff.png"}')
-    reasons = [photo.reason for photo in list_photos(table) if isinstance(photo, SkippedPhoto)]
+    reasons = [photo.reason for photo in list_photos(table) if isinstance(photo, LeftOut)]
     assert reasons == ["\ud83d.png: no such file", "b\udcff.png: no such file"]
-    write_skipped(tmp_path, ({"reason": reason} for reason in reasons))
+    write_left_out(tmp_path, (LeftOut("name", "kind", reason) for reason in reasons))
     lines = (tmp_path / SKIPPED).read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["reason"] for line in lines] == reasons
 
@@ -171,7 +171,7 @@ def test_a_degraded_prompt_may_be_left_out(tmp_path: Path, degraded: str | None,
     pq.write_table(pa.Table.from_pylist([row, {**row, "degraded_prompt": "x\0"}]), tmp_path / "a.parquet")
     listing = source_pairs(tmp_path / "a.parquet", Reading())
     assert [pair.degraded for pair in listing.pairs] == [kept]
-    assert "holds a NUL" in listing.skipped[0]["reason"]
+    assert "holds a NUL" in listing.left_out[0].reason
 
 
 @pytest.mark.parametrize("columns", [{"caption": [None, "", "x"], "text": ["a", "a", "y"]}, {"text": ["a", "a", "x"]}])

@@ -47,7 +47,7 @@ def test_pick_a_pic_in_and_out(tiny_model: Path, tmp_path: Path, capsys: pytest.
     assert _run("pairs", "import", *common, "--source", tmp_path / "set", "--out", tmp_path / "pairs") == 0
     assert "left out 2 of 5 pairs" in capsys.readouterr().out
     skipped = [json.loads(line) for line in (tmp_path / "pairs" / "skipped.jsonl").read_text().splitlines()]
-    assert [row["pair"].rpartition(" ")[2] for row in skipped] == ["3", "5"]
+    assert [row["name"].rpartition(" ")[2] for row in skipped] == ["3", "5"]
     assert str(tmp_path) not in str(skipped)
     manifest = yaml.safe_load((tmp_path / "pairs" / "pairs.yaml").read_text())
     assert manifest["import"]["format"] == "pick-a-pic"

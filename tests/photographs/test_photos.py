@@ -18,9 +18,10 @@ import pytest
 from PIL import Image
 
 from contrapose.containers.images import read_image
+from contrapose.containers.left_out import LeftOut
 from contrapose.errors import UserError
 from contrapose.exchange.listings import listed
-from contrapose.photographs.photos import Photo, SkippedPhoto, list_photos
+from contrapose.photographs.photos import Photo, list_photos
 
 COLOURS = ("red", "lime", "blue", "white", "black")
 NAMED = {"red": (255, 0, 0), "lime": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255), "black": (0, 0, 0)}
@@ -43,7 +44,7 @@ def _found(source: Path, split: str | None = None) -> list[tuple[str, str, str |
     colours = {value: name for name, value in NAMED.items()}
     found = []
     for photo in list_photos(source, split):
-        if isinstance(photo, SkippedPhoto):
+        if isinstance(photo, LeftOut):
             found.append((photo.name, "skipped", photo.reason))
         else:
             found.append((photo.name, colours[read_image(photo.image).getpixel((1, 1))], photo.caption))

@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance
 from scipy.fft import dct
 from sklearn.datasets import load_sample_images
 
-from contrapose.containers.images import Skip
+from contrapose.containers.left_out import Skip
 from contrapose.containers.stored import InFile
 from contrapose.photographs.photos import Look, NearDuplicates, Photo, fingerprint, list_photos, look_at_photos
 from contrapose.worlds.shapes.render import Object, render

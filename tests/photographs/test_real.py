@@ -80,7 +80,7 @@ def made(settings, backbone, out):
 
 def left_out(out):
     lines = [json.loads(line) for line in (out / "skipped.jsonl").read_text(encoding="utf-8").splitlines()]
-    return {line["photo"]: (line["kind"], line["reason"]) for line in lines}
+    return {line["name"]: (line["kind"], line["reason"]) for line in lines}
 
 
 def contents(out):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from contrapose.errors import UserError
-from contrapose.store.buckets import Size, apply, as_rgb, buckets, cover, nearest, plan_fit
+from contrapose.pixels import Size, as_rgb
+from contrapose.store.buckets import apply, buckets, cover, nearest, plan_fit
 
 SIZES = st.builds(Size, st.integers(1, 3000), st.integers(1, 3000))
 UNITS = st.sampled_from([2, 8, 16, 32, 64])

@@ -39,8 +39,8 @@ def draw(command: Command) -> None:
     plan = plan_pairs(command.draw)
     prompts = read_prompts(command.draw.prompts)
     repeated = num_duplicates(prompts)
-    if repeated or plan.skipped:
-        left_out = f"{repeated} repeated prompts and {len(plan.skipped)} that cannot be degraded"
+    if repeated or plan.left_out:
+        left_out = f"{repeated} repeated prompts and {len(plan.left_out)} that cannot be degraded"
         print(f"{command.draw.prompts}: left out {left_out}")
     backbone = load_backbone(command.draw.model, DTYPES[command.draw.dtype], command.device, loading=command.draw)
     tell_cut(command.draw.prompts, prompts, backbone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +14,8 @@ from contrapose.backbones.loading import DTYPES
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import parse
 from contrapose.cli.progress import Bar, follow, quiet_libraries
+from contrapose.containers.left_out import SKIPPED, told_counts
 from contrapose.exchange.imports import Import, import_pairs, plan_import, read_listing
-from contrapose.store.shards import SKIPPED
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def bring_in(command: Command) -> None:
     backbone = load_backbone(settings.model, DTYPES[settings.dtype], command.device, loading=settings)
     with Bar("looking at images", len(listing.pairs)) as bar:
         plan = plan_import(settings, listing, backbone, bar)
-    if plan.skipped:
-        total = len(plan.skipped) + len(plan.pairs)
-        print(f"left out {len(plan.skipped)} of {total} pairs; the reasons are in {out / SKIPPED}")
+    if plan.left_out:
+        total = len(plan.left_out) + len(plan.pairs)
+        told = told_counts(Counter(entry.kind for entry in plan.left_out))
+        print(f"left out {len(plan.left_out)} of {total} pairs ({told}); the reasons are in {out / SKIPPED}")
     follow("encoding pairs", len(plan.pairs), import_pairs(settings, plan, backbone, out))

@@ -15,13 +15,13 @@ from contrapose.backbones.loading import DTYPES
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import Bar, quiet_libraries
+from contrapose.containers.left_out import SKIPPED, count_left_out, told_counts
 from contrapose.errors import UserError
 from contrapose.photographs.captions import Captioner
 from contrapose.photographs.filters import FILTERS
-from contrapose.photographs.real import CONVERTER, Real, make_pairs, told_counts
+from contrapose.photographs.real import CONVERTER, Real, make_pairs
 from contrapose.photographs.spoil import SPOILERS
 from contrapose.store.pairs import PairStore
-from contrapose.store.shards import SKIPPED
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,6 @@ def make(command: Command) -> None:
         with Bar(stage) as bar:
             for state in states:
                 bar(state.done, state.total)
-    told = told_counts(out)
+    told = told_counts(count_left_out(out))
     left_out = f"; left out {told}: the reasons are in {out / SKIPPED}" if told else ""
     print(f"{out}: {len(PairStore(out))} pairs{left_out}")

@@ -18,8 +18,9 @@ from typing import NamedTuple, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
+from contrapose.containers.left_out import Skip
 from contrapose.containers.stored import InFile, Stored
-from contrapose.store.buckets import Size, as_rgb
+from contrapose.pixels import Size, as_rgb
 
 IMAGES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".mpo", ".webp", ".gif"),
@@ -35,10 +36,6 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError
 NUM_THREADS = min(8, os.cpu_count() or 1)
 _WARNINGS = threading.Lock()  # `warnings.catch_warnings` is for the whole process
 T, R = TypeVar("T"), TypeVar("R")
-
-
-class Skip(Exception):
-    """Why one pair or photograph cannot be used."""
 
 
 def unread(name: str) -> str:
@@ -57,20 +54,28 @@ def read_image(where: Path | Stored, max_pixels: int | None = None) -> Image.Ima
     try:
         data = stored.read()
         if not data:
-            raise Skip(f"{stored.name}: is empty")
+            raise _unreadable(f"{stored.name}: is empty")
         with _opened(io.BytesIO(data), stored.name, max_pixels) as image:
             image.load()
             with _quiet(), suppress(*UNREADABLE):
                 image.getexif()  # which PIL keeps: broken ones warn here, and matter to nobody
             return as_rgb(image)
     except Image.DecompressionBombError:
-        raise Skip(f"{stored.name}: has more pixels than PIL's limit of {Image.MAX_IMAGE_PIXELS}") from None
+        raise Skip(
+            f"{stored.name}: has more pixels than PIL's limit of {Image.MAX_IMAGE_PIXELS}", "unreadable"
+        ) from None
     except UnidentifiedImageError:
-        raise Skip(f"{stored.name}: cannot be read (cannot identify it as any of {', '.join(_FORMATS)})") from None
+        raise Skip(
+            f"{stored.name}: cannot be read (cannot identify it as any of {', '.join(_FORMATS)})", "unreadable"
+        ) from None
     except UNREADABLE as error:
         told = getattr(error, "strerror", None) or str(error) or type(error).__name__
         reason = " ".join(told.replace(str(stored.path), stored.path.name).split())
-        raise Skip(f"{stored.name}: cannot be read ({reason})") from None
+        raise _unreadable(f"{stored.name}: cannot be read ({reason})") from None
+
+
+def _unreadable(reason: str) -> Skip:
+    return Skip(reason, "unreadable")
 
 
 def _opened(file: io.BytesIO, name: str, max_pixels: int | None) -> Image.Image:
@@ -79,7 +84,7 @@ def _opened(file: io.BytesIO, name: str, max_pixels: int | None) -> Image.Image:
     with _quiet():  # about the size, which is looked at below
         image = Image.open(file, formats=_FORMATS)
     if limit is not None and image.width * image.height > limit:
-        raise Skip(f"{name}: has more pixels than {told}{limit} ({Size(*image.size)})")
+        raise _unreadable(f"{name}: has more pixels than {told}{limit} ({Size(*image.size)})")
     return image
 
 

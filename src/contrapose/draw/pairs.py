@@ -20,6 +20,7 @@ from contrapose.backbones.digests import model_digest
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.generation import Generation
 from contrapose.backbones.loading import Loading
+from contrapose.containers.left_out import LeftOut
 from contrapose.contents import digest_of
 from contrapose.core.guidance import FreeScale
 from contrapose.degrade.degrader import Skipped, Words, choose
@@ -71,25 +72,25 @@ class Plan:
     """The records to draw, in order, and the prompts that were left out with their reason."""
 
     records: list[PairRecord]
-    skipped: list[dict[str, str]]
+    left_out: list[LeftOut]
 
 
 def plan_pairs(draw: Draw) -> Plan:
     """Read and degrade the prompts; `UserError` when nothing is left to draw."""
     texts = list(dict.fromkeys(prompt.text for prompt in read_prompts(draw.prompts)))
     variants = draw.degrade.variants(texts, draw.seed)
-    records, skipped = [], []
+    records, left_out = [], []
     for text, options in zip(texts, variants, strict=True):
         if not options:
             reason = options.reason if isinstance(options, Skipped) else "no degraded variant could be made"
-            skipped.append({"prompt": text, "reason": reason})
+            left_out.append(LeftOut(text, "not degraded", reason))
             continue
         for number in range(draw.pairs_per_prompt):
             seed = seed_of(draw.seed, number)
             records.append(PairRecord(f"{prompt_id(text)}-{number}", text, choose(options, seed, text), seed))
     if not records:
-        raise UserError(f"{draw.prompts}: none of its {len(texts)} prompts could be degraded ({skipped[0]['reason']})")
-    return Plan(records, skipped)
+        raise UserError(f"{draw.prompts}: none of its {len(texts)} prompts could be degraded ({left_out[0].reason})")
+    return Plan(records, left_out)
 
 
 def draw_pairs(draw: Draw, plan: Plan, backbone: Backbone, out: Path) -> Iterator[int]:
@@ -112,7 +113,7 @@ def draw_pairs(draw: Draw, plan: Plan, backbone: Backbone, out: Path) -> Iterato
         inputs = {"draw.model": model_digest(draw.model, draw), "draw.prompts": digest_of(draw.prompts)}
         if isinstance(draw.degrade, Given) and draw.degrade.file is not None:
             inputs["draw.degrade.file"] = digest_of(draw.degrade.file)
-        begin(out, {"draw": draw}, CONVERTER, backbone.fingerprint, records, plan.skipped, inputs)
+        begin(out, {"draw": draw}, CONVERTER, backbone.fingerprint, records, plan.left_out, inputs)
         yield from fill(out, shards, draw.batch_size, make)
 
 

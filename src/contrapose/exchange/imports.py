@@ -24,15 +24,17 @@ from contrapose import runfile
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.digests import model_digest
 from contrapose.backbones.loading import Loading
-from contrapose.containers.images import NUM_THREADS, Seen, Skip, look_at, read_image
+from contrapose.containers.images import NUM_THREADS, Seen, look_at, read_image
+from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.containers.stored import Stored
 from contrapose.errors import UserError
 from contrapose.exchange.latents import NOTE, Ready, plan_latents, read_pairs
 from contrapose.exchange.listings import FormatName, Listed, Listing, Reading, folder_pairs, source_pairs
 from contrapose.files import one_writer
+from contrapose.pixels import Size
 from contrapose.ranges import Batch, Seed, checked
 from contrapose.seeds import seed_of
-from contrapose.store.buckets import Fit, Size, apply, cover, nearest, plan_fit
+from contrapose.store.buckets import Fit, apply, cover, nearest, plan_fit
 from contrapose.store.fitting import Fitting
 from contrapose.store.pairs import PairRecord
 from contrapose.store.prompts import prompt_id
@@ -92,7 +94,7 @@ class Plan:
     """The pairs to import, in order, and those that were left out with their reason."""
 
     pairs: list[Planned] | list[Ready]
-    skipped: list[dict[str, str]]
+    left_out: list[LeftOut]
     format: FormatName
 
     @property
@@ -122,15 +124,15 @@ def plan_import(
     """
     if listing.latents:
         _check_images_settings(settings)
-        found, skipped = plan_latents(listing.pairs, backbone, settings.seed, progress)
+        found, left_out = plan_latents(listing.pairs, backbone, settings.seed, progress)
     else:
-        found, skipped = _plan_images(settings, listing.pairs, backbone, progress)
-    skipped = [*listing.skipped, *skipped]
+        found, left_out = _plan_images(settings, listing.pairs, backbone, progress)
+    left_out = [*listing.left_out, *left_out]
     if not found:
-        first = f" ({skipped[0]['pair']}: {skipped[0]['reason']})" if skipped else ""
+        first = f" ({left_out[0].name}: {left_out[0].reason})" if left_out else ""
         source = settings.source or settings.metadata or settings.winners
-        raise UserError(f"{source}: none of its {len(skipped)} pairs can be used{first}")
-    return Plan(found, skipped, listing.format)
+        raise UserError(f"{source}: none of its {len(left_out)} pairs can be used{first}")
+    return Plan(found, left_out, listing.format)
 
 
 def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) -> Iterator[int]:
@@ -157,7 +159,7 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) ->
         model = {"import.model": model_digest(settings.model, settings)}
         sources = [f"import.{name}" for name in _SOURCES if getattr(settings, name) is not None]
         begin(
-            out, {"import": settings, **notes}, CONVERTER, backbone.fingerprint, records, plan.skipped, model, sources
+            out, {"import": settings, **notes}, CONVERTER, backbone.fingerprint, records, plan.left_out, model, sources
         )
         yield from fill(out, shards, settings.batch_size, make)
 
@@ -171,17 +173,20 @@ def _check_images_settings(settings: Import) -> None:
 
 def _plan_images(
     settings: Import, listed: Sequence[Listed], backbone: Backbone, progress: Callable[[int], None]
-) -> tuple[list[Planned], list[dict[str, str]]]:
+) -> tuple[list[Planned], list[LeftOut]]:
     among = settings.buckets_for(backbone)
-    pairs, skipped = [], []
+    pairs: list[Planned] = []
+    left_out: list[LeftOut] = []
     repeats: Counter[str] = Counter()
-    for number, (pair, seen) in enumerate(zip(listed, look_at((p.winner, p.loser) for p in listed), strict=True), 1):
-        try:
-            pairs.append(_planned(settings, pair, seen, among, repeats))
-        except Skip as skip:
-            skipped.append({"pair": pair.name, "reason": str(skip)})
+    seen_pairs = look_at((pair.winner, pair.loser) for pair in listed)
+    for number, (pair, seen) in enumerate(zip(listed, seen_pairs, strict=True), 1):
+        planned = attempt(pair.name, _planned, settings, pair, seen, among, repeats)
+        if isinstance(planned, LeftOut):
+            left_out.append(planned)
+        else:
+            pairs.append(planned)
         progress(number)
-    return pairs, skipped
+    return pairs, left_out
 
 
 def _planned(
@@ -190,14 +195,15 @@ def _planned(
     if isinstance(seen, Skip):
         raise seen
     if seen.digests[0] == seen.digests[1]:
-        raise Skip("winner and loser are the same image")
+        raise Skip("winner and loser are the same image", "same image")
     bucket = nearest(seen.sizes[0], among)
     for image, size in zip((listed.winner, listed.loser), seen.sizes, strict=True):
         scale = cover(size, bucket)
         if scale > settings.max_scale_up:
             raise Skip(
                 f"{image.name}: its {size} pixels would be scaled up by {scale:.2f} to cover {bucket}; "
-                f"at most {settings.max_scale_up:g} is allowed"
+                f"at most {settings.max_scale_up:g} is allowed",
+                "too small",
             )
     degraded = (listed.degraded,) if listed.degraded else ()
     name = prompt_id("\0".join((listed.prompt, *seen.digests, repr(listed.preference), *degraded)))

@@ -18,7 +18,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from contrapose.backbones.base import Backbone
-from contrapose.containers.images import Skip
+from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.containers.stored import Stored
 from contrapose.errors import UserError
 from contrapose.exchange.listings import Listed
@@ -40,20 +40,22 @@ class Ready(NamedTuple):
 
 def plan_latents(
     listed: Sequence[Listed], backbone: Backbone, seed: int, progress: Callable[[int], None]
-) -> tuple[list[Ready], list[dict[str, str]]]:
+) -> tuple[list[Ready], list[LeftOut]]:
     """The pairs that can be stored, in order, and the others with their reason; every file is read once.
 
     Raises `UserError` for a latent that the model cannot have drawn.
     """
-    pairs, skipped = [], []
+    pairs: list[Ready] = []
+    left_out: list[LeftOut] = []
     repeats: Counter[str] = Counter()
     for number, pair in enumerate(listed, 1):
-        try:
-            pairs.append(_ready(pair, backbone, seed, repeats))
-        except Skip as skip:
-            skipped.append({"pair": pair.name, "reason": str(skip)})
+        ready = attempt(pair.name, _ready, pair, backbone, seed, repeats)
+        if isinstance(ready, LeftOut):
+            left_out.append(ready)
+        else:
+            pairs.append(ready)
         progress(number)
-    return pairs, skipped
+    return pairs, left_out
 
 
 def read_pairs(pairs: Sequence[Ready]) -> Tensor:

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from contrapose.containers.images import Skip, digest, read_image
+from contrapose.containers.images import digest, read_image
+from contrapose.containers.left_out import LeftOut, Skip
 from contrapose.containers.stored import InFile, InParquet, InTar, Stored
 from contrapose.errors import UserError
 from contrapose.files import naming_a_full_disk
@@ -59,15 +60,6 @@ class Candidate:
         if identity(self.name, digest(image)) != self.id:
             raise UserError(f"{root}: {self.name} was exchanged since it was looked at; {mend}")
         return apply(image, plan_fit([Size(*image.size)], self.bucket, self.flip, self.position)[0])
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A photograph that goes no further: what kind of reason, in a word or two, and the reason itself."""
-
-    name: str
-    kind: str
-    reason: str
 
 
 Row = Candidate | LeftOut

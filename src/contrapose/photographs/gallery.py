@@ -9,9 +9,10 @@ from typing import Literal
 from PIL import Image
 
 from contrapose.containers.images import UNREADABLE
+from contrapose.containers.left_out import LeftOut
 from contrapose.errors import UserError
 from contrapose.files import replacing
-from contrapose.photographs.candidates import Candidate, LeftOut, Row
+from contrapose.photographs.candidates import Candidate, Row
 from contrapose.photographs.spoil.studio import Spoiled
 from contrapose.store.buckets import Size
 

@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from contrapose.containers.images import Skip
-from contrapose.photographs.candidates import Candidate, LeftOut, Row, Table, groups, identity, write_table
-from contrapose.photographs.photos import CAPTIONS, Look, NearDuplicates, Photo, SkippedPhoto, look_at_photos
+from contrapose.containers.left_out import LeftOut, Skip
+from contrapose.photographs.candidates import Candidate, Row, Table, groups, identity, write_table
+from contrapose.photographs.photos import CAPTIONS, Look, NearDuplicates, Photo, look_at_photos
 from contrapose.seeds import seed_of
 from contrapose.store.buckets import Size, cover, nearest
 from contrapose.store.fitting import Fitting
 
 _ROWS = 32  # written at a time
-Listing = Iterator[Photo | SkippedPhoto]
+Listing = Iterator[Photo | LeftOut]
 
 
 class Looking(NamedTuple):
@@ -46,12 +46,12 @@ def look(path: Path, listing: Listing, how: Looking) -> Iterator[int]:
 
 def _rows(listing: Listing, how: Looking, near: NearDuplicates | None) -> Iterator[Row]:
     """A row for each photograph, in order; those that cannot be listed wait for the look at those before them."""
-    waiting: deque[tuple[int, SkippedPhoto]] = deque()
+    waiting: deque[tuple[int, LeftOut]] = deque()
 
     def photos() -> Iterator[Photo]:
         num = 0
         for listed in listing:
-            if isinstance(listed, SkippedPhoto):
+            if isinstance(listed, LeftOut):
                 waiting.append((num, listed))
             else:
                 num += 1
@@ -59,18 +59,14 @@ def _rows(listing: Listing, how: Looking, near: NearDuplicates | None) -> Iterat
 
     for number, (photo, seen) in enumerate(look_at_photos(photos())):
         while waiting and waiting[0][0] <= number:
-            yield _unusable(waiting.popleft()[1])
+            yield waiting.popleft()[1]
         yield _row(photo, seen, how, near)
-    yield from (_unusable(skipped) for _, skipped in waiting)
-
-
-def _unusable(skipped: SkippedPhoto) -> LeftOut:
-    return LeftOut(skipped.name, "unusable", skipped.reason)
+    yield from (skipped for _, skipped in waiting)
 
 
 def _row(photo: Photo, seen: Look | Skip, how: Looking, near: NearDuplicates | None) -> Row:
     if isinstance(seen, Skip):
-        return LeftOut(photo.name, "unreadable", str(seen))
+        return seen.of(photo.name)
     if photo.caption is None and how.needs_caption:
         places = f"in a .txt of its stem, or under {', '.join(CAPTIONS)} in a table"
         return LeftOut(photo.name, "no caption", f"has no caption ({places}); write one, or name a captioner")

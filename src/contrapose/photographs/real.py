@@ -13,11 +13,9 @@ that near duplicates are told by.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -29,6 +27,7 @@ from contrapose.backbones.digests import model_digest
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.loading import Loading
 from contrapose.containers.images import several
+from contrapose.containers.left_out import SKIPPED, LeftOut, told_counts, write_left_out
 from contrapose.contents import digest_of
 from contrapose.core.guidance import FreeScale
 from contrapose.errors import UserError
@@ -48,7 +47,7 @@ from contrapose.ranges import Batch, Range, Seed, Steps, checked
 from contrapose.store.buckets import Size
 from contrapose.store.fitting import Fitting
 from contrapose.store.pairs import MANIFEST, PairRecord
-from contrapose.store.shards import SKIPPED, begin, fill, write_skipped
+from contrapose.store.shards import begin, fill
 
 SETTINGS, OF_MODEL = "real.yaml", "model.yaml"
 
@@ -180,8 +179,8 @@ class _Run:
             if num != total:
                 raise UserError(f"{table.path}: holds {num} rows for {total} photographs; {BROKEN}")
         if not self.num_left(number):
-            write_skipped(self.out, self.skipped())
-            told = f"none of its {len(self.tables[0])} photographs can be used ({told_counts(self.out)})"
+            counts = write_left_out(self.out, self.left_out())
+            told = f"none of its {len(self.tables[0])} photographs can be used ({told_counts(counts)})"
             self._unclaim(number)
             raise UserError(f"{self.settings.images}: {told}; the reasons are in {self.out / SKIPPED}")
 
@@ -209,11 +208,9 @@ class _Run:
             return spoil(path, before, self.among, s.spoil, self.gallery, self.studio, s.batch_size)
         return sift(path, before, stage, self.gallery, device, s.batch_size)
 
-    def skipped(self) -> Iterator[dict[str, str]]:
+    def left_out(self) -> Iterator[LeftOut]:
         """Every photograph that was left out, stage by stage."""
-        for table in self.tables:
-            for row in table.left_out():
-                yield {"photo": row.name, "kind": row.kind, "reason": row.reason}
+        return chain.from_iterable(table.left_out() for table in self.tables)
 
     def store(self) -> Iterator[Progress]:
         """Encode what is left."""
@@ -224,7 +221,7 @@ class _Run:
         ]
         records = (candidate.record for candidate in by_bucket(last, self.among))
         settings = {"real": s, "stages": counts}
-        begin(self.out, settings, CONVERTER, self.backbone.fingerprint, records, self.skipped(), self.inputs)
+        begin(self.out, settings, CONVERTER, self.backbone.fingerprint, records, self.left_out(), self.inputs)
         same_size = groups(by_bucket(last, self.among), s.shard_size, lambda candidate: candidate.bucket)
         shards = ((some[0].bucket, [candidate.record for candidate in some]) for some in same_size)
         total = self.num_left(-1)
@@ -236,10 +233,3 @@ class _Run:
         sides = [(record.id, side, size) for record in records for side in BOTH]
         images = list(several(lambda one: self.gallery.stored(*one), sides))
         return self.studio.encode(images).cpu().unflatten(0, (len(records), 2))
-
-
-def told_counts(out: Path) -> str:
-    """How many photographs were left out for which kind of reason, the most frequent first."""
-    with (out / SKIPPED).open(encoding="utf-8") as file:
-        kinds = Counter(json.loads(line)["kind"] for line in file)
-    return ", ".join(f"{num} {kind}" for kind, num in kinds.most_common())

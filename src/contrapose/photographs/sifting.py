@@ -10,8 +10,9 @@ from pathlib import Path
 from PIL import Image
 
 from contrapose.containers.images import several
+from contrapose.containers.left_out import LeftOut
 from contrapose.judges.scorers import Scorer
-from contrapose.photographs.candidates import Candidate, LeftOut, Row, Table, by_bucket, groups, write_table
+from contrapose.photographs.candidates import Candidate, Row, Table, by_bucket, groups, write_table
 from contrapose.photographs.captions import Captioner
 from contrapose.photographs.filters import NAMES, AnyFilter, Side, scored
 from contrapose.photographs.gallery import Gallery

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from contrapose.pixels import Size
 from contrapose.ranges import Pixels, Positive, checked
 from contrapose.seeds import seed_of
-from contrapose.store.buckets import Size, buckets
+from contrapose.store.buckets import buckets
 
 _COARSEST = 12  # a bucket's sides go in steps of at most this part of the resolution, so that few pairs are alone
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,12 +12,11 @@ import torch
 from torch import Tensor
 
 from contrapose import runfile
+from contrapose.containers.left_out import LeftOut, write_left_out
 from contrapose.errors import UserError
-from contrapose.files import replacing
 from contrapose.store.manifest import FORMAT, MANIFEST, read_manifest
 from contrapose.store.pairs import PairRecord, count_and_digest, read_shard, shard_path, write_shard
 
-SKIPPED = "skipped.jsonl"
 log = logging.getLogger(__name__)
 S = TypeVar("S")
 
@@ -37,7 +35,7 @@ def begin(
     conv: cattrs.Converter,
     fingerprint: str,
     records: Iterable[PairRecord],
-    skipped: Iterable[dict[str, str]],
+    left_out: Iterable[LeftOut],
     inputs: Mapping[str, str] | None = None,
     sources: Iterable[str] = (),
 ) -> None:
@@ -64,14 +62,7 @@ def begin(
         raise UserError(
             f"{out / MANIFEST}: num_pairs is {noted}, not {num}; delete the folder, or choose another --out"
         )
-    write_skipped(out, skipped)
-
-
-def write_skipped(out: Path, skipped: Iterable[dict[str, str]]) -> None:
-    """Write what was left out, a line each."""
-    # half a character, as names of files and JSON can hold it, becomes its escape, which is JSON again
-    with replacing(out / SKIPPED) as aside, aside.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in skipped)
+    write_left_out(out, left_out)
 
 
 def fill(

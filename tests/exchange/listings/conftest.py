@@ -38,4 +38,4 @@ def listed() -> Callable[..., Listing]:
 
 @pytest.fixture
 def reasons() -> Callable[[Listing], dict[str, str]]:
-    return lambda listing: {skipped["pair"]: skipped["reason"] for skipped in listing.skipped}
+    return lambda listing: {entry.name: entry.reason for entry in listing.left_out}

@@ -37,7 +37,7 @@ REAL = "uid,prompt,real_image_path,fake_image_path"
 
 def test_the_real_image_won(read: Callable[..., Listing]) -> None:
     listing = read(REAL, 'a,"a cat, ""sitting"",\nasleep",real/0.png,fake/0.png', "b,a dog,real/1.png,fake/1.png")
-    assert (listing.format, listing.skipped) == ("real-fake", [])
+    assert (listing.format, listing.left_out) == ("real-fake", [])
     assert [(pair.name, pair.prompt) for pair in listing.pairs] == [
         ("line 3", 'a cat, "sitting",\nasleep'), ("line 4", "a dog"),
     ]  # fmt: skip

@@ -132,7 +132,7 @@ def test_traps(folder: Path, tiny_model: Path, backbone: Backbone, trap: str) ->
     spoil(folder / "latents")
     assert len(_imported(folder, tiny_model, backbone)) == NUM - 1
     (line,) = (folder / "out" / "skipped.jsonl").read_text().splitlines()
-    assert json.loads(line)["pair"] == "line 2" and reason in json.loads(line)["reason"]
+    assert json.loads(line)["name"] == "line 2" and reason in json.loads(line)["reason"]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def read(folder: Path, listed: Callable[..., Listing]) -> Callable[..., Listing]
 
 def test_the_first_path_won(read: Callable[..., Listing]) -> None:
     listing = read(_entry(0), _entry(1, "flux", "sdxl"))
-    assert (listing.format, listing.skipped) == ("hpdv3", [])
+    assert (listing.format, listing.left_out) == ("hpdv3", [])
     assert [(pair.name, pair.prompt, pair.preference) for pair in listing.pairs] == [
         ("entry 1", "a tree 0", 1.0), ("entry 2", "a tree 1", 1.0),
     ]  # fmt: skip

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from contrapose.containers.images import Skip, look_at
+from contrapose.containers.images import look_at
+from contrapose.containers.left_out import Skip
 from contrapose.errors import UserError
 from contrapose.exchange.listings import Listing
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from contrapose.containers.left_out import LeftOut
 from contrapose.errors import UserError
 from contrapose.exchange.listings import ddspo, folders, hpdv3, kto, metadata, pick_a_pic, real_fake, webdataset
 from contrapose.exchange.listings.detect import detect, place
-from contrapose.exchange.listings.listed import Left, Listed, Reading, inside
+from contrapose.exchange.listings.listed import Listed, Reading, inside
 
 __all__ = ["FORMATS", "FormatName", "Listed", "Listing", "Reading", "folder_pairs", "inside", "source_pairs"]
 
@@ -24,7 +25,7 @@ FormatName = Literal["auto", "metadata", "pick-a-pic", "webdataset", "hpdv3", "r
 class Format(NamedTuple):
     """How one format is read, and which settings of `Reading` it takes."""
 
-    pairs: Callable[[Path, Reading], Iterator[Listed | Left]]
+    pairs: Callable[[Path, Reading], Iterator[Listed | LeftOut]]
     takes: frozenset[str]
 
 
@@ -45,7 +46,7 @@ class Listing:
     """The pairs in order, and those that were left out with their reason; `format` is auto for two folders."""
 
     pairs: list[Listed]
-    skipped: list[dict[str, str]]
+    left_out: list[LeftOut]
     format: FormatName = "auto"
 
     @property
@@ -73,14 +74,15 @@ def source_pairs(source: Path, reading: Reading, format: FormatName = "auto") ->
     return _listing(FORMATS[name].pairs(place(source), reading), name)
 
 
-def _listing(found: Iterable[Listed | Left], format: str) -> Listing:
-    pairs, skipped = [], []
+def _listing(found: Iterable[Listed | LeftOut], format: str) -> Listing:
+    pairs: list[Listed] = []
+    left_out: list[LeftOut] = []
     for one in found:
-        if isinstance(one, Left):
-            skipped.append({"pair": one.name, "reason": one.reason})
+        if isinstance(one, LeftOut):
+            left_out.append(one)
         else:
             pairs.append(one)
-    return Listing(pairs, skipped, format)
+    return Listing(pairs, left_out, format)
 
 
 def _check_taken(reading: Reading, takes: frozenset[str], what: str) -> None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from contrapose.exchange.listings.listed import Left, Listed, Reading, caption, one, stored
+from contrapose.containers.left_out import LeftOut, attempt
+from contrapose.exchange.listings.listed import Listed, Reading, caption, stored
 from contrapose.exchange.listings.metadata import field
 from contrapose.store.prompts import Prompt, read_prompts
 
 
-def pairs(path: Path, reading: Reading) -> Iterator[Listed | Left]:
+def pairs(path: Path, reading: Reading) -> Iterator[Listed | LeftOut]:
     """The listing's lines, by the places of their latents; raises `UserError` naming the line that lacks a field."""
     for row in read_prompts(path):
-        yield one(f"line {row.line}", _pair, path, row)
+        yield attempt(f"line {row.line}", _pair, path, row)
 
 
 def _pair(path: Path, row: Prompt) -> Listed:

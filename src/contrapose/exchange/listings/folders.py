@@ -6,14 +6,15 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from contrapose.containers.images import IMAGES, UNREAD, Skip, unread
+from contrapose.containers.images import IMAGES, UNREAD, unread
+from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.containers.stored import InFile
 from contrapose.errors import UserError
-from contrapose.exchange.listings.listed import Left, Listed, Missing, inside, is_hidden, one, text
+from contrapose.exchange.listings.listed import Listed, Missing, inside, is_hidden, text
 from contrapose.store.prompts import is_writable
 
 
-def pairs(winners: Path, losers: Path) -> Iterator[Listed | Left]:
+def pairs(winners: Path, losers: Path) -> Iterator[Listed | LeftOut]:
     """Images of the same stem in both folders, the caption in `winners/STEM.txt`.
 
     Raises `UserError` when a folder is missing or holds no images.
@@ -25,7 +26,7 @@ def pairs(winners: Path, losers: Path) -> Iterator[Listed | Left]:
         return Listed(stem, _caption(winners, stem), winner, loser)
 
     for stem in sorted({*left, *right}):
-        yield one(stem, listed, stem)
+        yield attempt(stem, listed, stem)
 
 
 def _by_stem(folder: Path) -> dict[str, list[Path]]:
@@ -57,8 +58,8 @@ def _caption(folder: Path, stem: str) -> str:
     try:
         path = inside(folder, name)
     except Missing:
-        raise Skip(f"no caption {name} beside the winner") from None
+        raise Skip(f"no caption {name} beside the winner", "no caption") from None
     said = text(InFile(path))
     if not said or not is_writable(said):
-        raise Skip(f"{name}: holds no caption")
+        raise Skip(f"{name}: holds no caption", "no caption")
     return " ".join(said.split())

@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from contrapose.containers.images import Skip
+from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.errors import UserError
 from contrapose.exchange.listings.json_stream import items
-from contrapose.exchange.listings.listed import Left, Listed, Reading, caption, one, stored
+from contrapose.exchange.listings.listed import Listed, Reading, caption, stored
 
 
-def pairs(path: Path, reading: Reading) -> Iterator[Listed | Left]:
+def pairs(path: Path, reading: Reading) -> Iterator[Listed | LeftOut]:
     """The list's entries, read one by one; `reading.only_models` keeps those whose images are both of these models.
 
     Raises `UserError` naming the entry that lacks a field, or after which the file is broken.
     """
     for number, entry in items(path):
         name, where = f"entry {number}", f"{path}: entry {number}"
-        yield one(name, _pair, path, name, where, entry, reading)
+        yield attempt(name, _pair, path, name, where, entry, reading)
 
 
 def _pair(path: Path, name: str, where: str, entry: dict[str, Any], reading: Reading) -> Listed:

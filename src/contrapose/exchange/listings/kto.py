@@ -9,17 +9,17 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from contrapose.containers.images import Skip
+from contrapose.containers.left_out import LeftOut, Skip
 from contrapose.containers.stored import Stored
 from contrapose.errors import UserError
-from contrapose.exchange.listings.listed import Left, Listed, Reading, caption, number, stored
+from contrapose.exchange.listings.listed import Listed, Reading, caption, number, stored
 from contrapose.exchange.listings.tables import rows
 
 COLUMNS = ("file_path", "caption", "label")
 _WORDS = {True: "liked", False: "disliked"}
 
 
-def pairs(path: Path, reading: Reading) -> Iterator[Listed | Left]:
+def pairs(path: Path, reading: Reading) -> Iterator[Listed | LeftOut]:
     """Each pair when its second image is met, and at the end the images that found no partner.
 
     Raises `UserError` naming the line that is broken, or whose label is neither 1 nor 0.
@@ -31,7 +31,7 @@ def pairs(path: Path, reading: Reading) -> Iterator[Listed | Left]:
             text = caption(row["caption"])
             image = stored(reading.folder(path), row["file_path"], "file_path", f"{path}: line {line}")
         except Skip as skip:
-            yield Left(f"line {line}", str(skip))
+            yield skip.of(f"line {line}")
             continue
         partners = waiting[text, not liked]
         if partners:
@@ -42,7 +42,11 @@ def pairs(path: Path, reading: Reading) -> Iterator[Listed | Left]:
             waiting[text, liked].append((line, image))
     for (_, liked), lonely in waiting.items():
         for line, _ in lonely:
-            yield Left(f"line {line}", f"{_WORDS[liked]}, but no {_WORDS[not liked]} image of its caption is left")
+            yield LeftOut(
+                f"line {line}",
+                "no partner",
+                f"{_WORDS[liked]}, but no {_WORDS[not liked]} image of its caption is left",
+            )
 
 
 def _liked(label: str, where: str) -> bool:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, ParamSpec
+from typing import Any, Literal
 
-from contrapose.containers.images import Skip
+from contrapose.containers.left_out import Skip
 from contrapose.containers.stored import InFile, InTar, Stored, TooLarge
 from contrapose.errors import UserError
 from contrapose.store.prompts import is_writable
 
 Ties = Literal["drop", "half"]
-P = ParamSpec("P")
 _LONGEST_TEXT = 1 << 16  # bytes of a caption or label
 _HIDDEN = (".", "__MACOSX")
 
@@ -33,14 +31,6 @@ class Listed:
     loser: Stored
     preference: float = 1.0
     degraded: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """One pair that cannot be used, and why."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +51,6 @@ class Reading:
         return self.images or listing.parent
 
 
-def one(name: str, make: Callable[P, Listed], *args: P.args, **kwargs: P.kwargs) -> Listed | Left:
-    """What `make` gives, or why it is skipped."""
-    try:
-        return make(*args, **kwargs)
-    except Skip as skip:
-        return Left(name, str(skip))
-
-
 def judged(
     name: str, prompt: str, images: tuple[Stored, Stored], shares: tuple[float, float], ties: Ties, degraded: str = ""
 ) -> Listed:
@@ -77,7 +59,7 @@ def judged(
     Raises `Skip` for a tie unless those are kept.
     """
     if shares[0] == shares[1] and ties == "drop":
-        raise Skip("a tie; it is kept with --ties half")
+        raise Skip("a tie; it is kept with --ties half", "tie")
     winner, loser = images if shares[0] >= shares[1] else reversed(images)
     return Listed(name, prompt, winner, loser, max(shares) / sum(shares) if any(shares) else 0.5, degraded)
 
@@ -85,7 +67,7 @@ def judged(
 def caption(text: Any) -> str:
     """The text as it is; raises `Skip` when it is none, or holds what nothing later could read or write."""
     if not isinstance(text, str) or not text.strip():
-        raise Skip("has no caption")
+        raise Skip("has no caption", "no caption")
     if not is_writable(text):
         raise Skip("its caption holds a NUL or half a character")
     return text

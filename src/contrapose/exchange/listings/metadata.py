@@ -6,18 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from contrapose.containers.left_out import LeftOut, attempt
 from contrapose.errors import UserError
-from contrapose.exchange.listings.listed import Left, Listed, Reading, judged, one, stored
+from contrapose.exchange.listings.listed import Listed, Reading, judged, stored
 from contrapose.store.prompts import Prompt, read_prompts
 
 
-def pairs(path: Path, reading: Reading) -> Iterator[Listed | Left]:
+def pairs(path: Path, reading: Reading) -> Iterator[Listed | LeftOut]:
     """The larger of two shares wins, and the winner's preference is its part of both; equal shares are a tie.
 
     Raises `UserError` naming the line where a field is missing or is not what it should be.
     """
     for row in read_prompts(path):
-        yield one(f"line {row.line}", _pair, path, row, reading)
+        yield attempt(f"line {row.line}", _pair, path, row, reading)
 
 
 def _pair(path: Path, row: Prompt, reading: Reading) -> Listed:

@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from contrapose.containers.images import Skip
+from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.containers.stored import InParquet
 from contrapose.errors import UserError
-from contrapose.exchange.listings.listed import Left, Listed, Reading, caption, first_share, judged, one
+from contrapose.exchange.listings.listed import Listed, Reading, caption, first_share, judged
 from contrapose.store.prompts import is_writable
 
 IMAGE_0, IMAGE_1, LABEL_0, LABEL_1, CAPTION = "jpg_0", "jpg_1", "label_0", "label_1", "caption"
@@ -25,7 +25,7 @@ _HAS_LABEL = "has_label"  # False where nobody was asked
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}.*\.parquet")  # as Hugging Face names a data set's files
 
 
-def pairs(source: Path, reading: Reading) -> Iterator[Listed | Left]:
+def pairs(source: Path, reading: Reading) -> Iterator[Listed | LeftOut]:
     """The rows of one file, or of all in a folder or its `data/`; captions and labels are read, no image.
 
     Raises `UserError` for a file that is broken or has other columns, for a label that is no number, and for a folder
@@ -51,7 +51,7 @@ def files(source: Path, split: str | None = None) -> list[Path]:
     return found if split is None else [path for path in found if splits[path] == split]
 
 
-def _of_file(path: Path, reading: Reading) -> Iterator[Listed | Left]:
+def _of_file(path: Path, reading: Reading) -> Iterator[Listed | LeftOut]:
     try:
         table = pq.ParquetFile(path)
         columns = _columns(path, table)
@@ -60,7 +60,7 @@ def _of_file(path: Path, reading: Reading) -> Iterator[Listed | Left]:
             for row, fields in enumerate(_fields(table, group, columns)):
                 number += 1
                 name = f"{path.name} row {number}"
-                yield one(name, _pair, path, name, (group, row), fields, reading)
+                yield attempt(name, _pair, path, name, (group, row), fields, reading)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
     except BROKEN as error:

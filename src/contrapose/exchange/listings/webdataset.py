@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from contrapose.containers.images import Skip
+from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.containers.stored import InTar
 from contrapose.errors import UserError
 from contrapose.exchange.listings.listed import (
-    Left,
     Listed,
     Reading,
     caption,
@@ -22,7 +21,6 @@ from contrapose.exchange.listings.listed import (
     is_hidden,
     judged,
     number,
-    one,
     text,
 )
 
@@ -46,7 +44,7 @@ class Sample(NamedTuple):
     time: int
 
 
-def pairs(source: Path, reading: Reading) -> Iterator[Listed | Left]:
+def pairs(source: Path, reading: Reading) -> Iterator[Listed | LeftOut]:
     """The samples of one tar, or of all in a folder, by the places of their bytes; no image is read.
 
     Raises `UserError` for a tar that is compressed, cut short or broken, and for a label that is no number.
@@ -54,7 +52,7 @@ def pairs(source: Path, reading: Reading) -> Iterator[Listed | Left]:
     for path in sorted(source.glob("*.tar")) if source.is_dir() else [source]:
         for sample in samples(path):
             name = f"{path.name}:{sample.key}"
-            yield one(name, pair, name, f"{path}: {sample.key}", sample, reading)
+            yield attempt(name, pair, name, f"{path}: {sample.key}", sample, reading)
 
 
 def samples(path: Path) -> Iterator[Sample]:

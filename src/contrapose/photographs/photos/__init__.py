@@ -3,7 +3,7 @@
 from contrapose.photographs.photos.digest import count_and_digest
 from contrapose.photographs.photos.duplicates import NearDuplicates
 from contrapose.photographs.photos.looking import Look, fingerprint, look_at_photos
-from contrapose.photographs.photos.photo import CAPTIONS, Photo, SkippedPhoto
+from contrapose.photographs.photos.photo import CAPTIONS, Photo
 from contrapose.photographs.photos.sources import list_photos
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "Look",
     "NearDuplicates",
     "Photo",
-    "SkippedPhoto",
     "count_and_digest",
     "fingerprint",
     "list_photos",

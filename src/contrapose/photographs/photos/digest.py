@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 
+from contrapose.containers.left_out import LeftOut
 from contrapose.containers.stored import InFile, Stored
 from contrapose.contents import file_digest
-from contrapose.photographs.photos.photo import Photo, SkippedPhoto
+from contrapose.photographs.photos.photo import Photo
 
 _ENDS = 2  # pieces read of each image file: a hundred thousand must be known again in seconds
 
 
-def count_and_digest(listing: Iterable[Photo | SkippedPhoto]) -> tuple[int, str]:
+def count_and_digest(listing: Iterable[Photo | LeftOut]) -> tuple[int, str]:
     """How many photographs are listed, and a digest of their names, captions and files in their order.
 
     An image counts by its size, its start and its end; what became of its pixels is told when it is opened.
@@ -23,7 +24,7 @@ def count_and_digest(listing: Iterable[Photo | SkippedPhoto]) -> tuple[int, str]
     num, digest = 0, hashlib.sha256()
     archive = functools.cache(_file)
     for photo in listing:
-        said = (photo.reason,) if isinstance(photo, SkippedPhoto) else (photo.caption, *_place(photo.image, archive))
+        said = (photo.reason,) if isinstance(photo, LeftOut) else (photo.caption, *_place(photo.image, archive))
         digest.update(repr((photo.name, *said)).encode("utf-8", "surrogatepass") + b"\n")
         num += 1
     return num, digest.hexdigest()[:16]

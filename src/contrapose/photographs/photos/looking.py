@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn
 
-from contrapose.containers.images import Skip, digest, read_image, several
+from contrapose.containers.images import digest, read_image, several
+from contrapose.containers.left_out import Skip
 from contrapose.photographs.photos.photo import Photo
 from contrapose.store.buckets import Size
 

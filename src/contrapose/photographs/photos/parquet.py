@@ -8,17 +8,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from contrapose.containers.left_out import LeftOut
 from contrapose.containers.stored import InParquet
 from contrapose.errors import UserError
 from contrapose.exchange.listings import pick_a_pic
 from contrapose.exchange.listings.listed import Reading
-from contrapose.photographs.photos.photo import CAPTIONS, Photo, SkippedPhoto, best_of, caption_in
+from contrapose.photographs.photos.photo import CAPTIONS, Photo, best_of, caption_in
 
 IMAGE = "image"
 _ROWS = 1024  # whose captions are in memory at once
 
 
-def parquet_photos(path: Path, label: str) -> Iterator[Photo | SkippedPhoto]:
+def parquet_photos(path: Path, label: str) -> Iterator[Photo | LeftOut]:
     """The rows' images, by their places; images are not read.
 
     Raises `UserError` for a file that is broken or has no images, and for a Pick-a-Pic label that is no number.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from contrapose.containers.images import Skip
+from contrapose.containers.left_out import LeftOut, Skip
 from contrapose.containers.stored import Stored
-from contrapose.exchange.listings.listed import Left, Listed, caption
+from contrapose.exchange.listings.listed import Listed, caption
 
 CAPTIONS = ("caption", "text", "prompt")
 
@@ -20,14 +20,6 @@ class Photo:
     name: str
     image: Stored
     caption: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class SkippedPhoto:
-    """One that cannot be used, and why."""
-
-    name: str
-    reason: str
 
 
 def one_line(text: Any) -> str | None:
@@ -44,10 +36,10 @@ def caption_in(row: Mapping[str, Any]) -> str | None:
     return next((text for text in said if text), None)
 
 
-def best_of(name: str, pair: Listed | Left) -> Photo | SkippedPhoto:
+def best_of(name: str, pair: Listed | LeftOut) -> Photo | LeftOut:
     """The image that was liked better; a tie has none."""
-    if isinstance(pair, Left):
-        return SkippedPhoto(name, pair.reason)
+    if isinstance(pair, LeftOut):
+        return replace(pair, name=name)
     if pair.preference == 0.5:
-        return SkippedPhoto(name, "a tie: neither of its images was liked better")
+        return LeftOut(name, "tie", "a tie: neither of its images was liked better")
     return Photo(name, pair.winner, one_line(pair.prompt))

@@ -10,17 +10,18 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from contrapose.containers.images import IMAGES, UNREAD, Skip, unread
+from contrapose.containers.images import IMAGES, UNREAD, unread
+from contrapose.containers.left_out import LeftOut, Skip
 from contrapose.containers.stored import InFile, InParquet
 from contrapose.errors import UserError
 from contrapose.exchange.listings.listed import inside, is_hidden, text
 from contrapose.exchange.listings.pick_a_pic import files
 from contrapose.photographs.photos.parquet import parquet_photos
-from contrapose.photographs.photos.photo import Photo, SkippedPhoto, one_line
+from contrapose.photographs.photos.photo import Photo, one_line
 from contrapose.photographs.photos.tables import csv_photos, hpdv3_photos, jsonl_photos
 from contrapose.photographs.photos.tars import tar_photos
 
-Found = Iterator[Photo | SkippedPhoto]
+Found = Iterator[Photo | LeftOut]
 _READERS: dict[str, Callable[[Path, str], Found]] = {
     ".csv": csv_photos,
     ".jsonl": jsonl_photos,
@@ -38,7 +39,7 @@ _READ = (
 )
 
 
-def list_photos(source: Path, split: str | None = None, skip: Path | None = None) -> Iterator[Photo | SkippedPhoto]:
+def list_photos(source: Path, split: str | None = None, skip: Path | None = None) -> Iterator[Photo | LeftOut]:
     """The photographs of a file or folder in the order of their names, which is the same on every machine.
 
     A folder is one of images, .parquet or .tar files, and those below it are walked through, but for `skip`; where one
@@ -89,14 +90,16 @@ def _of_folder(root: Path, skip: Path | None) -> Found:
             levels.append(_level(root, part))
 
 
-def _level(root: Path, folder: Path) -> Iterator[Photo | SkippedPhoto | Path]:
+def _level(root: Path, folder: Path) -> Iterator[Photo | LeftOut | Path]:
     """What one folder holds, the folders below it by their paths."""
     try:
         entries = _entries(folder)
     except OSError as error:
         if folder == root:
             raise UserError(f"{folder}: cannot be read ({error.strerror}); name a readable folder") from None
-        yield SkippedPhoto(folder.relative_to(root).as_posix(), f"is a folder that cannot be read ({error.strerror})")
+        yield LeftOut(
+            folder.relative_to(root).as_posix(), "unusable", f"is a folder that cannot be read ({error.strerror})"
+        )
         return
     metadata = [entry.name for entry in entries if entry.name in _METADATA]
     if len(metadata) > 1:
@@ -110,17 +113,17 @@ def _level(root: Path, folder: Path) -> Iterator[Photo | SkippedPhoto | Path]:
         yield from _of_entry(root, entry)
 
 
-def _of_entry(root: Path, entry: os.DirEntry[str]) -> Iterator[Photo | SkippedPhoto | Path]:
+def _of_entry(root: Path, entry: os.DirEntry[str]) -> Iterator[Photo | LeftOut | Path]:
     path = Path(entry.path)
     name, ending = path.relative_to(root).as_posix(), path.suffix.lower()
     if entry.is_dir(follow_symlinks=False):
         yield path
     elif entry.is_symlink() and path.is_dir():
-        yield SkippedPhoto(name, "is a link to a folder, which is not followed")
+        yield LeftOut(name, "unusable", "is a link to a folder, which is not followed")
     elif ending in IMAGES:
         yield _of_image(root, name)
     elif ending in UNREAD:
-        yield SkippedPhoto(name, unread(path.name))
+        yield LeftOut(name, "unusable", unread(path.name))
     elif ending in _IN_FOLDERS:
         yield from _of_listing(root, path)
     else:
@@ -132,19 +135,21 @@ def _of_listing(root: Path, path: Path) -> Found:
     try:
         inside(root, name)
     except Skip as skip:
-        yield SkippedPhoto(name, str(skip))
+        yield skip.of(name)
         return
     yield from _READERS[path.suffix.lower()](path, name)
 
 
-def _of_image(root: Path, name: str) -> Photo | SkippedPhoto:
+def _of_image(root: Path, name: str) -> Photo | LeftOut:
     try:
         name.encode("utf-8")
         return Photo(name, InFile(inside(root, name)), _caption(root, name))
     except UnicodeEncodeError:  # which neither run files nor tables can hold
-        return SkippedPhoto(os.fsencode(name).decode("utf-8", "backslashreplace"), "its name is not UTF-8; rename it")
+        return LeftOut(
+            os.fsencode(name).decode("utf-8", "backslashreplace"), "unusable", "its name is not UTF-8; rename it"
+        )
     except Skip as skip:
-        return SkippedPhoto(name, str(skip))
+        return skip.of(name)
 
 
 def _caption(root: Path, name: str) -> str | None:

@@ -10,29 +10,29 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from contrapose.containers.images import Skip
+from contrapose.containers.left_out import LeftOut, Skip
 from contrapose.errors import UserError
 from contrapose.exchange.listings.json_stream import items
 from contrapose.exchange.listings.listed import stored
 from contrapose.exchange.listings.tables import header, rows
-from contrapose.photographs.photos.photo import CAPTIONS, Photo, SkippedPhoto, caption_in, one_line
+from contrapose.photographs.photos.photo import CAPTIONS, Photo, caption_in, one_line
 
 FILES = ("file_path", "image", "file_name", "real_image_path")
 REAL = "real_images"  # HPDv3's word for the source of its photographs
 
 
-def csv_photos(path: Path, label: str) -> Iterator[Photo | SkippedPhoto]:
+def csv_photos(path: Path, label: str) -> Iterator[Photo | LeftOut]:
     """The rows' images; raises `UserError` naming the line that is broken, or when no column names files."""
     _file_column(path, header(path))
     yield from _photos(path, label, rows(path, ()))
 
 
-def jsonl_photos(path: Path, label: str) -> Iterator[Photo | SkippedPhoto]:
+def jsonl_photos(path: Path, label: str) -> Iterator[Photo | LeftOut]:
     """The lines' images; raises `UserError` naming the line that is no JSON object or names no file."""
     yield from _photos(path, label, _objects(path))
 
 
-def hpdv3_photos(path: Path, label: str) -> Iterator[Photo | SkippedPhoto]:
+def hpdv3_photos(path: Path, label: str) -> Iterator[Photo | LeftOut]:
     """The images whose model is `real_images`, winners and losers alike, captioned by their prompts.
 
     Raises `UserError` naming the entry that is broken or has no `path1` and `path2`.
@@ -50,18 +50,18 @@ def hpdv3_photos(path: Path, label: str) -> Iterator[Photo | SkippedPhoto]:
                 yield _photo(path, name, entry[key], one_line(entry.get("prompt")), key, where)
 
 
-def _photos(path: Path, label: str, table: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[Photo | SkippedPhoto]:
+def _photos(path: Path, label: str, table: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[Photo | LeftOut]:
     for line, row in table:
         where = f"{path}: line {line}"
         column = _file_column(where, row)
         yield _photo(path, f"{label} line {line}", row[column], caption_in(row), column, where)
 
 
-def _photo(path: Path, name: str, file: Any, caption: str | None, key: str, where: str) -> Photo | SkippedPhoto:
+def _photo(path: Path, name: str, file: Any, caption: str | None, key: str, where: str) -> Photo | LeftOut:
     try:
         return Photo(name, stored(path.parent, file, key, where), caption)
     except Skip as skip:
-        return SkippedPhoto(name, str(skip))
+        return skip.of(name)
 
 
 def _file_column(where: Path | str, names: Iterable[str]) -> str:

@@ -6,17 +6,18 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from contrapose.containers.images import IMAGES, Skip
+from contrapose.containers.images import IMAGES
+from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.containers.stored import InTar
-from contrapose.exchange.listings.listed import Reading, one, text
+from contrapose.exchange.listings.listed import Reading, text
 from contrapose.exchange.listings.webdataset import APART, Sample, pair, samples
-from contrapose.photographs.photos.photo import Photo, SkippedPhoto, best_of, caption_in, one_line
+from contrapose.photographs.photos.photo import Photo, best_of, caption_in, one_line
 from contrapose.store.prompts import is_writable
 
 _ENDINGS = tuple(ending.removeprefix(".") for ending in IMAGES)
 
 
-def tar_photos(path: Path, label: str) -> Iterator[Photo | SkippedPhoto]:
+def tar_photos(path: Path, label: str) -> Iterator[Photo | LeftOut]:
     """The samples' images by the places of their bytes; the keys of this one tar are in memory.
 
     Raises `UserError` for a tar that is compressed, cut short or broken, and for a Pick-a-Pic label that is no number.
@@ -24,17 +25,21 @@ def tar_photos(path: Path, label: str) -> Iterator[Photo | SkippedPhoto]:
     for sample in samples(path):
         name = f"{label}:{sample.key}" + (f" ({sample.time})" if sample.time > 1 else "")
         if "jpg_0" in sample.fields:
-            yield best_of(name, one(name, pair, name, f"{path}: {sample.key}", sample, Reading(ties="half")))
+            yield best_of(name, attempt(name, pair, name, f"{path}: {sample.key}", sample, Reading(ties="half")))
         else:
-            yield _photo(name, sample) if is_writable(name) else SkippedPhoto(name, "its name is not UTF-8; rename it")
+            yield (
+                _photo(name, sample)
+                if is_writable(name)
+                else LeftOut(name, "unusable", "its name is not UTF-8; rename it")
+            )
 
 
-def _photo(name: str, sample: Sample) -> Photo | SkippedPhoto:
+def _photo(name: str, sample: Sample) -> Photo | LeftOut:
     fields = {field.lower(): stored for field, stored in sample.fields.items()}
     image = next((fields[ending] for ending in _ENDINGS if ending in fields), None)
     if image is None:
         hint = APART if sample.time > 1 else "a name is KEY.ENDING, and its key ends at the first dot"
-        return SkippedPhoto(name, f"holds no image that is read, but {', '.join(sorted(fields))}; {hint}")
+        return LeftOut(name, "unusable", f"holds no image that is read, but {', '.join(sorted(fields))}; {hint}")
     return Photo(name, image, _caption(fields))
 
 
