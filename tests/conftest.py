@@ -1,4 +1,7 @@
-"""For every test: one thread a worker, array shapes checked in `core`, and what cannot run here is skipped."""
+"""For every test: one thread a worker, array shapes checked in `core`, and what cannot run here is skipped.
+
+Nothing here imports diffusers before a fixture needs it: the tests of the theory start in a second.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,6 @@ if importlib.util.find_spec("beartype"):
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # workers times threads would be more than the cores
 
-import tiny
-
-pytest_plugins = ("pipelines",)
 WEIGHTS = "CONTRAPOSE_WEIGHTS"  # a folder of published weights
 
 
@@ -53,6 +53,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of one family's tiny random pipeline, by its name in `tiny.FAMILIES`."""
+    import tiny
+
     folder = tmp_path_factory.mktemp("families")
     return lambda name: folder / name if (folder / name).exists() else tiny.save(name, folder / name)
 
@@ -72,6 +74,8 @@ def tiny_v_model(tiny_family: Callable[[str], Path]) -> Path:
 @pytest.fixture(scope="session")
 def wider_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline whose UNet is wider, so that nothing trained on `tiny_model` fits it."""
+    import tiny
+
     torch.manual_seed(2)
     folder = tmp_path_factory.mktemp("tiny") / "wider"
     tiny.build_sd(widths=(16, 48)).save_pretrained(folder)

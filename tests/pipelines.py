@@ -26,7 +26,7 @@ RANK, ALPHA = 4, 10.0
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _frozen_modules() -> Iterator[None]:
+def frozen_modules() -> Iterator[None]:
     """What libraries have made is set apart: to look through it takes a collection half a second each time."""
     gc.freeze()
     yield

@@ -1,0 +1,3 @@
+"""This room's tests work on the tiny pipelines."""
+
+from pipelines import *  # noqa: F403 (fixtures)
