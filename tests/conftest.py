@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of one family's tiny random pipeline, by its name in `tiny.FAMILIES`."""
+    """The folder of one family's tiny random pipeline, by its name in `families`."""
     import tiny
 
     folder = tmp_path_factory.mktemp("families")
@@ -74,11 +74,11 @@ def tiny_v_model(tiny_family: Callable[[str], Path]) -> Path:
 @pytest.fixture(scope="session")
 def wider_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline whose UNet is wider, so that nothing trained on `tiny_model` fits it."""
-    import tiny
+    import tiny_pipelines
 
     torch.manual_seed(2)
     folder = tmp_path_factory.mktemp("tiny") / "wider"
-    tiny.build_sd(widths=(16, 48)).save_pretrained(folder)
+    tiny_pipelines.build_sd(widths=(16, 48)).save_pretrained(folder)
     return folder
 
 

@@ -10,9 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import aligned
+import families
 import pytest
 import stock
-import tiny
 import torch
 from breaking import Spoil
 from diffusers import DiffusionPipeline
@@ -33,9 +33,9 @@ def frozen_modules() -> Iterator[None]:
     gc.unfreeze()
 
 
-@pytest.fixture(params=tiny.FAMILIES)
+@pytest.fixture(params=families.NAMES)
 def name(request: pytest.FixtureRequest) -> str:
-    """A family's name in `tiny.FAMILIES`."""
+    """A family's name in `families`."""
     return request.param
 
 

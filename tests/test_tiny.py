@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import families
 import numpy as np
 import pytest
 import tiny
@@ -24,7 +25,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], DiffusionP
     def load(name: str) -> DiffusionPipeline:
         if name not in folders:
             folders[name] = tiny.save(name, tmp_path_factory.mktemp("families") / name)
-        pipe = DiffusionPipeline.from_pretrained(folders[name], use_safetensors=True, **tiny.LOAD.get(name, {}))
+        pipe = DiffusionPipeline.from_pretrained(folders[name], use_safetensors=True, **families.of(name).load)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -32,20 +33,22 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], DiffusionP
 
 
 def _draw(name: str, pipe: DiffusionPipeline, prompts: tuple[str, ...] = PROMPTS, **options: Any) -> Any:
-    call = {"num_inference_steps": 2, "output_type": "np", **tiny.CALL.get(name, {}), **options}
+    call = {"num_inference_steps": 2, "output_type": "np", **families.of(name).call, **options}
     return pipe(list(prompts), generator=torch.Generator().manual_seed(0), **call).images
 
 
 def _guided(name: str, scale: float) -> dict[str, Any]:
-    return {"true_cfg_scale": scale, "negative_prompt": ["", ""]} if name == "flux" else {"guidance_scale": scale}
+    if families.of(name).twice:
+        return {"guidance_scale": scale}
+    return {"true_cfg_scale": scale, "negative_prompt": ["", ""]}
 
 
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize("name", families.NAMES)
 def test_draws(name: str, load: Callable[[str], DiffusionPipeline]) -> None:
     pipe = load(name)
-    assert type(pipe) is type(tiny.FAMILIES[name]())
+    assert type(pipe) is type(families.of(name).build())
     images = _draw(name, pipe)
-    side = 32 if name == "sana" else 16
+    side = families.of(name).call.get("height", 16)
     assert images.shape == (2, side, side, 3)
     assert np.isfinite(images).all()
     assert images.std() > 0.05
@@ -53,7 +56,7 @@ def test_draws(name: str, load: Callable[[str], DiffusionPipeline]) -> None:
     assert 0.1 < latents.std() < 10
 
 
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize("name", families.NAMES)
 def test_reacts_to_the_prompt_and_to_guidance(name: str, load: Callable[[str], DiffusionPipeline]) -> None:
     pipe = load(name)
     plain = _draw(name, pipe, output_type="latent")
@@ -68,11 +71,11 @@ def test_reacts_to_the_prompt_and_to_guidance(name: str, load: Callable[[str], D
     assert torch.equal(_draw(name, pipe, output_type="latent"), plain)
 
 
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize("name", families.NAMES)
 def test_reads_any_text(name: str, load: Callable[[str], DiffusionPipeline]) -> None:
     pipe = load(name)
     assert np.isfinite(_draw(name, pipe, STRANGE, num_inference_steps=1)).all()
-    built = tiny.FAMILIES[name]()
+    built = families.of(name).build()
     for part, tokenizer in pipe.components.items():
         if part.startswith("tokenizer") and tokenizer is not None:
             options = {"padding": "max_length", "max_length": 20, "truncation": True}
@@ -85,7 +88,7 @@ def test_reads_any_text(name: str, load: Callable[[str], DiffusionPipeline]) -> 
             assert saved["attention_mask"][0][0] == 1, "not padded on the right"
 
 
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize("name", families.NAMES)
 def test_gradients_are_the_same_when_checkpointed(name: str, load: Callable[[str], DiffusionPipeline]) -> None:
     pipe = load(name)
     denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
@@ -111,15 +114,16 @@ def test_gradients_are_the_same_when_checkpointed(name: str, load: Callable[[str
 
 def test_builds_the_same_weights_each_time_and_leaves_the_generator_alone() -> None:
     before = torch.get_rng_state()
-    for name, build in tiny.FAMILIES.items():
-        for first, second in zip(_weights(build()).items(), _weights(build()).items(), strict=True):
-            assert first[0] == second[0]
-            assert torch.equal(first[1], second[1]), name
+    for family in families.FAMILIES:
+        weights, again = _weights(family.build()), _weights(family.build())
+        assert weights.keys() == again.keys()
+        assert all(torch.equal(weights[name], again[name]) for name in weights), family.name
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_chat_template_can_leave_thinking_out(load: Callable[[str], DiffusionPipeline]) -> None:
-    tokenizer = load("z-image").tokenizer
+    [name] = families.names(chat=True)
+    tokenizer = load(name).tokenizer
     options = {"tokenize": False, "add_generation_prompt": True}
     asked = tokenizer.apply_chat_template([{"role": "user", "content": "a red circle"}], **options)
     assert asked == "<|im_start|>user\na red circle<|im_end|>\n<|im_start|>assistant\n"
@@ -129,7 +133,7 @@ def test_the_chat_template_can_leave_thinking_out(load: Callable[[str], Diffusio
 
 
 def test_a_folder_is_small(tmp_path: Path) -> None:
-    for name in tiny.FAMILIES:
+    for name in families.NAMES:
         folder = tiny.save(name, tmp_path / name)
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 2e6, name
 

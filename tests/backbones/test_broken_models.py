@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import families
 import pytest
 from breaking import Spoil, edit, refused, scheduled, write
 
@@ -22,6 +23,7 @@ from contrapose.errors import UserError
 
 DEEP = "[" * 100_000 + "]" * 100_000
 FACTOR = "scaling_factor"
+CHAT = families.names(chat=True)[0]
 TABLE: dict[str, tuple[str, Spoil, str]] = {
     "index deep": ("sd", write("model_index.json", DEEP), "model_index.json: not readable as JSON"),
     "index class a number": ("sd", edit("model_index.json", _class_name=7), "a 7 is not supported"),
@@ -83,10 +85,10 @@ TABLE: dict[str, tuple[str, Spoil, str]] = {
     "config of a fraction": ("sd", edit("unet/config.json", downsample_padding=1.5), "downsample_padding is 1.5"),
     "config of negative heads": ("sd", edit("text_encoder/config.json", num_attention_heads=-1), "_heads is -1, where"),
     "config of no groups": ("sd", edit("vae/config.json", norm_num_groups=True), "norm_num_groups is True, where"),
-    "config of text": ("z-image", edit("transformer/config.json", rope_theta="x"), "rope_theta is 'x'"),
+    "config of text": (CHAT, edit("transformer/config.json", rope_theta="x"), "rope_theta is 'x'"),
     "text config of no number": ("sd", edit("text_encoder/config.json", layer_norm_eps=None), "layer_norm_eps is None"),
     "text config without an end": ("sd", edit("text_encoder/config.json", eos_token_id=None), "says no eos_token_id"),
-    "shift of text": ("z-image", scheduled(max_shift="x"), "the ends of its shift"),
+    "shift of text": (CHAT, scheduled(max_shift="x"), "the ends of its shift"),
     "shift without an end": ("flux", scheduled(max_shift=None), "the ends of its shift"),
     "class name a number": ("sd", edit("unet/config.json", _class_name=5, cross_attention_dim=64), "unet"),
     "side text": ("sd", edit("unet/config.json", sample_size="64"), "unet/config.json: sample_size is '64'"),
@@ -144,8 +146,8 @@ TABLE: dict[str, tuple[str, Spoil, str]] = {
     "flow of text": ("sd3", scheduled(shift="3"), "cannot be loaded"),
     "flow shift 0": ("sd3", scheduled(shift=0), "its shift is not above 0"),
     "flow shift negative": ("sana", scheduled(flow_shift=-3.0), "its shift is not above 0"),
-    "chat template missing": ("z-image", lambda f: (f / "tokenizer/chat_template.jinja").unlink(), "tokenizer cannot"),
-    "chat template broken": ("z-image", write("tokenizer/chat_template.jinja", "{% for"), "tokenizer cannot read"),
+    "chat template missing": (CHAT, lambda f: (f / "tokenizer/chat_template.jinja").unlink(), "tokenizer cannot"),
+    "chat template broken": (CHAT, write("tokenizer/chat_template.jinja", "{% for"), "tokenizer cannot read"),
     "no padding": ("sana", edit("tokenizer/tokenizer_config.json", pad_token=None), "tokenizer cannot read a prompt"),
 }  # fmt: skip
 
@@ -173,7 +175,7 @@ def test_a_text_encoder_of_another_model(
     family: str, part: str, broken: Callable[[str, Spoil], Path], tiny_family: Callable[[str], Path]
 ) -> None:
     """Whole in itself, and of another width than the network reads."""
-    other = {"sd": "flux", "sana": "z-image", "flux": "sd3"}[family]
+    other = {"sd": "flux", "sana": CHAT, "flux": "sd3"}[family]
     theirs = {"sd": "text_encoder", "sana": "text_encoder", "flux": "text_encoder_3"}[family]
 
     def exchange(folder: Path) -> None:

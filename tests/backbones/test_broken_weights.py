@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import families
 import pytest
 import torch
 from breaking import Spoil, Tensors, refused, weights
@@ -67,7 +68,7 @@ PARTS = {
     "sd": {"unet": NETWORK, "vae": NETWORK, "text_encoder": TEXT},
     "sana": {"transformer": NETWORK, "vae": NETWORK, "text_encoder": TEXT},
     "sd3": {"text_encoder_2": TEXT, "text_encoder_3": TEXT},
-    "z-image": {"text_encoder": TEXT},
+    families.names(chat=True)[0]: {"text_encoder": TEXT},
 }
 CHANGES: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "half of the tensors": (_half, "tensors are missing, such as"),

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import families
 import pytest
 import tiny_vision
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
@@ -50,7 +51,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("family", ["sd", "sana", "z-image"])
+@pytest.mark.parametrize("family", ["sd", "sana", *families.names(chat=True)])
 @pytest.mark.parametrize("reader", READERS)
 def test_of_models(
     reader: str, family: str, tiny_family: Callable[[str], Path], tmp_path: Path, terminal: list[str]

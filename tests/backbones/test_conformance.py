@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import families
 import pytest
 import stock
 import torch
@@ -73,7 +74,7 @@ def test_gradients_only_where_they_belong(backbone: Backbone, inputs: dict[str, 
     assert all(p.grad is None for p in others)
 
 
-@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "sana", "pixart", "flux", "z-image"])
+@pytest.mark.parametrize("name", families.DISTINCT)
 def test_all_that_is_trained_is_reached(backbone: Backbone, inputs: dict[str, Any]) -> None:
     """After a first step, when no adapter is zero any more."""
     _train_one_step(backbone, inputs)
@@ -102,7 +103,7 @@ def test_a_step_moves_the_trainee_alone(backbone: Backbone, inputs: dict[str, An
     assert (_predict(backbone, "trainee", inputs) - before).abs().max() > 1e-5
 
 
-@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "sana", "pixart", "flux", "z-image"])
+@pytest.mark.parametrize("name", families.DISTINCT)
 def test_the_order_of_policies_does_not_matter(backbone: Backbone, inputs: dict[str, Any]) -> None:
     """Adapters are switched on and off on one module: a policy must not depend on which was asked before."""
     _train_one_step(backbone, inputs)
@@ -112,7 +113,7 @@ def test_the_order_of_policies_does_not_matter(backbone: Backbone, inputs: dict[
         assert torch.equal(answer, answers[names.index(name)][1])
 
 
-@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "sana", "pixart", "flux", "z-image"])
+@pytest.mark.parametrize("name", families.DISTINCT)
 def test_state_round_trip(backbone: Backbone, inputs: dict[str, Any]) -> None:
     _train_one_step(backbone, inputs)
     state = {name: value.clone() for name, value in backbone.policies.state().items()}
@@ -126,7 +127,7 @@ def test_state_round_trip(backbone: Backbone, inputs: dict[str, Any]) -> None:
 @torch.no_grad()
 def _agree(name: str, backbone: Backbone, calls: list[stock.Call]) -> None:
     for call in calls:
-        x_t, t, condition, expected = stock.MEANING[name](call)
+        x_t, t, condition, expected = families.of(name).meaning(call)
         for policy in ("reference", "trainee"):
             ours = backbone.predict(policy, x_t, t, condition)
             assert ours.shape == expected.shape

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import families
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -49,7 +50,7 @@ def test_a_copy_is_the_same(model: Path, plain: Backbone) -> None:
 
 
 def test_models_differ(name: str, plain: Backbone, loaded: Callable[[str], Backbone]) -> None:
-    others = {n: loaded(n).fingerprint for n in ("sd", "sd-v", "sdxl", "sd3", "sd3-no-t5", "sana", "flux")}
+    others = {n: loaded(n).fingerprint for n in families.NAMES}
     assert [n for n, print in others.items() if print == plain.fingerprint] == [n for n in others if n == name]
     assert re.fullmatch("[0-9a-f]{16}", plain.fingerprint)
 
@@ -77,7 +78,7 @@ def test_one_weight_of_a_text_encoder(model: Path, plain: Backbone) -> None:
     assert changed.text_settings != plain.text_settings
 
 
-@pytest.mark.parametrize("name", ["sdxl", "z-image"])
+@pytest.mark.parametrize("name", ["sdxl", *families.names(attention="single")])
 def test_the_tokenizer_decides_the_text(model: Path, plain: Backbone) -> None:
     [path] = (model / "tokenizer").glob("tokenizer.json")
     text = path.read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import families
 import pytest
 import stock
 import torch
@@ -15,9 +16,6 @@ from torch import Tensor
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.generation import Generation
 from contrapose.errors import UserError
-
-# The scale that a user of the stock pipeline writes: Z-Image counts from 0.
-STOCK_SCALE = {"z-image": -1.0}
 
 
 def _calls(name: str, pipe: DiffusionPipeline, draw: Callable[[], Any]) -> list[stock.Call]:
@@ -55,7 +53,7 @@ def test_the_denoiser_is_asked_the_same(
     prompts = [*stock.PROMPTS, "", "猫 on a mat 🎨 Été\n\t<s>", "word " * 600]
     asked = generation(plain, scale, prompts)
     ours = _calls(name, plain.pipe, lambda: plain.generate(asked))
-    users = scale + STOCK_SCALE.get(name, 0.0)
+    users = families.of(name).scale(scale)
     theirs = _calls(name, pipe, lambda: stock.draw(name, pipe, prompts, guidance_scale=users))
     for our, their in zip(ours, theirs, strict=True):
         got, expected = (_tensors(_without_padding(call.inputs)) for call in (our, their))
@@ -66,13 +64,18 @@ def test_the_denoiser_is_asked_the_same(
             torch.testing.assert_close(got[where], value, atol=1e-5, rtol=0, msg=where)
 
 
+def _in_rows(name: str, call: stock.Call) -> Any:
+    """What a call predicts from, an entry a row; packed latents are rows as they are."""
+    return call.inputs["hidden_states"] if families.of(name).packed else families.of(name).meaning(call)[0]
+
+
 def test_guidance_has_a_row_for_no_prompt(name: str, plain: Backbone, generation: Callable[..., Generation]) -> None:
     """Twice the rows with guidance and once without, as everywhere; FLUX has guidance as an input."""
     rows = {}
     for scale in (1.0, 2.0):
         calls = _calls(name, plain.pipe, lambda scale=scale: plain.generate(generation(plain, scale)))
-        rows[scale] = [len(stock.MEANING[name](call)[0]) for call in calls] if name != "flux" else [2, 2]
-    assert rows == {1.0: [2, 2], 2.0: [2, 2] if name == "flux" else [4, 4]}
+        rows[scale] = [len(_in_rows(name, call)) for call in calls]
+    assert rows == {1.0: [2, 2], 2.0: [4, 4] if families.of(name).twice else [2, 2]}
 
 
 @pytest.mark.parametrize("output", ["latent", "np"])
@@ -80,10 +83,10 @@ def test_the_images_are_the_stock_pipelines(
     name: str, output: Any, plain: Backbone, pipe: DiffusionPipeline, generation: Callable[..., Generation]
 ) -> None:
     made = torch.as_tensor(plain.generate(generation(plain), output))
-    scale = stock.GUIDANCE + STOCK_SCALE.get(name, 0.0)
+    scale = families.of(name).scale(stock.GUIDANCE)
     expected = stock.draw(name, pipe, guidance_scale=scale, output_type=output)
-    if name == "flux" and output == "latent":
-        expected = stock.unpacked(expected, *made.shape[-2:])
+    if output == "latent":
+        expected = stock.as_images(name, expected, made)
     torch.testing.assert_close(made, torch.as_tensor(expected), atol=3e-5, rtol=1e-5)
 
 
@@ -111,8 +114,7 @@ def test_what_is_left_to_the_model_is_spelled_out(plain: Backbone) -> None:
 
 def test_the_usual_shape(name: str, plain: Backbone, pipe: DiffusionPipeline) -> None:
     """Of the image that the stock pipeline draws when no size is asked for."""
-    side = 1024 if name == "z-image" else pipe.default_sample_size * pipe.vae_scale_factor if name == "flux" else None
-    side = side or stock.denoiser_of(pipe).config.sample_size * pipe.vae_scale_factor
+    side = families.of(name).usual or stock.denoiser_of(pipe).config.sample_size * pipe.vae_scale_factor
     channels = stock.noise(name, pipe).shape[1]
     assert plain.latent_shape == (channels, side // pipe.vae_scale_factor, side // pipe.vae_scale_factor)
     assert plain.shape_for(None) == plain.latent_shape

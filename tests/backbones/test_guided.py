@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import families
 import pytest
 import stock
 import torch
@@ -11,21 +12,16 @@ from diffusers import DiffusionPipeline
 
 from contrapose.backbones.base import Backbone
 
-# The scale that a user of the stock pipeline writes: Z-Image counts from 0.
-STOCK_SCALE = {"z-image": stock.GUIDANCE - 1}
-LAST = ("z-image",)  # whose rows without a prompt come last
-
 
 def test_it_is_guided_as_by_the_stock_pipeline(name: str, plain: Backbone, pipe: DiffusionPipeline) -> None:
     with stock.recorded(stock.denoiser_of(pipe)) as calls:
-        stock.draw(name, pipe, guidance_scale=STOCK_SCALE.get(name, stock.GUIDANCE))
+        stock.draw(name, pipe, guidance_scale=families.of(name).scale(stock.GUIDANCE))
     condition, unconditional = plain.embed(stock.PROMPTS), plain.unconditional()
     for call in calls:
-        x_t, t, _, answer = stock.MEANING[name](call)
-        if name == "flux":
-            expected = answer
-        else:
-            c, u = answer.chunk(2) if name in LAST else answer.chunk(2)[::-1]
+        x_t, t, _, answer = families.of(name).meaning(call)
+        expected = answer
+        if families.of(name).twice:
+            u, c = families.of(name).halves(answer)
             expected = u + stock.GUIDANCE * (c - u)
         made = plain.guided(x_t[:2], t[:2], condition, unconditional, stock.GUIDANCE)
         torch.testing.assert_close(made, expected, atol=1e-4, rtol=1e-4)
@@ -38,7 +34,7 @@ def test_without_guidance_the_prompt_alone_is_asked(name: str, plain: Backbone, 
     with stock.recorded(plain.network) as calls:
         made = plain.guided(x_t, t, condition, plain.unconditional(), 1.0)
     assert len(calls) == 1 and not made.requires_grad
-    if name != "flux":
+    if families.of(name).twice:
         with torch.no_grad():
             assert torch.equal(made, plain.denoise(plain.network, x_t, t, condition))
 

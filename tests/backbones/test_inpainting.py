@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
+import tiny_pipelines
 import torch
 from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
 from PIL import Image
@@ -25,7 +25,7 @@ CAPTIONS = ["a red circle", "two blue squares"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(9)
-        parts = tiny.build_sd().components
+        parts = tiny_pipelines.build_sd().components
         unet = UNet2DConditionModel.from_config(parts["unet"].config, in_channels=9)
     pipe = StableDiffusionInpaintPipeline(**{**parts, "unet": unet}, requires_safety_checker=False)
     where = tmp_path_factory.mktemp("models") / "inpainting"

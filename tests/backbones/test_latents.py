@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import families
 import pytest
 import stock
 import torch
@@ -26,8 +27,8 @@ def test_encode_and_decode(name: str, plain: Backbone, pipe: DiffusionPipeline) 
     assert latents.shape == stock.noise(name, pipe).shape
     encoded = pipe.vae.encode(images)
     mean = encoded.latent if isinstance(pipe.vae, AutoencoderDC) else encoded.latent_dist.mean
-    shift = 0.1159 if name in ("flux", "z-image") else 0.0609 if name.startswith("sd3") else 0.0
-    torch.testing.assert_close(latents, (mean - shift) * config.scaling_factor, atol=1e-6, rtol=1e-6)
+    expected = (mean - families.of(name).latent_shift) * config.scaling_factor
+    torch.testing.assert_close(latents, expected, atol=1e-6, rtol=1e-6)
     decoded = plain.decode(latents)
     assert decoded.shape == images.shape
     torch.testing.assert_close(decoded, pipe.vae.decode(mean).sample, atol=1e-5, rtol=1e-5)
@@ -37,9 +38,7 @@ def test_encode_and_decode(name: str, plain: Backbone, pipe: DiffusionPipeline) 
 def test_decoded_latents_are_the_pipelines_image(name: str, plain: Backbone, pipe: DiffusionPipeline) -> None:
     """The very pixels that the stock pipeline makes of its last latents."""
     image = stock.draw(name, pipe, output_type="pt")
-    latents = stock.draw(name, pipe)
-    if name == "flux":
-        latents = stock.unpacked(latents, *stock.noise(name, pipe).shape[-2:])
+    latents = stock.as_images(name, stock.draw(name, pipe), stock.noise(name, pipe))
     ours = (plain.decode(latents) / 2 + 0.5).clamp(0, 1)
     torch.testing.assert_close(ours, image, atol=1e-5, rtol=0)
 
@@ -83,8 +82,7 @@ def test_what_the_stock_pipeline_heeds_of_the_autoencoder(
     (model / "vae/config.json").write_text(json.dumps(config | changes))
     backbone, pipe = load_backbone(model), stock.load(name, model)
     image, latents = stock.draw(name, pipe, output_type="pt"), stock.draw(name, pipe)
-    if name == "flux":
-        latents = stock.unpacked(latents, *stock.noise(name, pipe).shape[-2:])
+    latents = stock.as_images(name, latents, stock.noise(name, pipe))
     torch.testing.assert_close((backbone.decode(latents) / 2 + 0.5).clamp(0, 1), image, atol=1e-5, rtol=0)
 
     pictures = torch.rand(2, 3, 16, 32, generator=torch.Generator().manual_seed(5)) * 2 - 1

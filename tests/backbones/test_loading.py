@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import families
 import pytest
 import stock
 import torch
@@ -162,8 +163,8 @@ def test_run_without_weights(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_the_families_own(name: str, plain: Backbone, pipe: DiffusionPipeline) -> None:
-    family = {"sd-v": "sd", "sd3-no-t5": "sd3"}.get(name, name)
-    names = dict(zip(("sd", "sdxl", "sd3", "sana", "pixart", "flux", "z-image"), FAMILIES, strict=True))
+    family = families.of(name).variant_of or name
+    names = dict(zip(families.DISTINCT, FAMILIES, strict=True))
     assert type(plain) is names[family]
     assert type(plain.pipe) is type(pipe)
     assert type(plain.network) is type(stock.denoiser_of(pipe))
@@ -185,7 +186,7 @@ def _encoders(backbone: Backbone) -> list[str]:
     return [part for part in backbone.encoder_parts if getattr(backbone.pipe, part) is not None]
 
 
-@pytest.mark.parametrize("name", ["sd", "sd3", "sd3-no-t5", "sana", "z-image"])
+@pytest.mark.parametrize("name", ["sd", "sd3", "sd3-no-t5", *families.names(masked=True)])
 def test_releasing(folder: Path) -> None:
     backbone = load_backbone(folder)
     backbone.release_encoders(keep_text=True)
@@ -196,7 +197,7 @@ def test_releasing(folder: Path) -> None:
     assert _encoders(backbone) == []
 
 
-@pytest.mark.parametrize("name", ["sd", "sd3", "z-image"])
+@pytest.mark.parametrize("name", families.one_of_each("attention"))
 def test_a_variant(name: str, stocked: Callable[[str], DiffusionPipeline], tmp_path: Path) -> None:
     """Weights that are there as fp16 alone are found when one asks for them."""
     stocked(name).save_pretrained(tmp_path, variant="fp16")
@@ -209,7 +210,7 @@ def test_a_variant(name: str, stocked: Callable[[str], DiffusionPipeline], tmp_p
     _refused(str(tmp_path), tmp_path, loading=Loading(variant="bf16"))
 
 
-@pytest.mark.parametrize("name", ["sd", "sd-v", "sdxl", "sd3", "sd3-no-t5", "sana", "pixart", "z-image"])
+@pytest.mark.parametrize("name", families.names(twice=True))
 def test_guidance_is_an_input_of_few_networks(folder: Path) -> None:
     with pytest.raises(UserError, match=r"distilled_guidance: .* takes no guidance") as told:
         load_backbone(folder).feed_guidance(2.0)

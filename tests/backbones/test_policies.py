@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import aligned
+import families
 import pytest
 import stock
 import torch
+from meanings import Meaning
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -26,10 +28,9 @@ from contrapose.errors import UserError
 from contrapose.guiding.merge import Merge, merge
 from contrapose.train.checkpoint import load_training, save_training
 
-DISTINCT = ["sd", "sdxl", "sd3", "sana", "pixart", "flux", "z-image"]  # by their networks
 BEGINNINGS = [("lora", None), ("lora", "lora"), ("full", None), ("full", "lora"), ("full", "full")]
 Runs = Callable[[str, str, int], Path]
-Witness = Callable[[str, Path | None], list[stock.Meaning]]
+Witness = Callable[[str, Path | None], list[Meaning]]
 
 
 @pytest.fixture(scope="session")
@@ -54,12 +55,12 @@ def witness(tiny_family: Callable[[str], Path]) -> Witness:
     """x_t, t, condition and the stock pipeline's answers with a run's weights, or without any."""
 
     @lru_cache
-    def recorded(name: str, run: Path | None) -> list[stock.Meaning]:
+    def recorded(name: str, run: Path | None) -> list[Meaning]:
         folder = tiny_family(name)
         pipe = stock.load(name, folder) if run is None else stock.load_run(name, folder, run)
         with stock.recorded(stock.denoiser_of(pipe)) as calls:
             stock.draw(name, pipe)
-        return [stock.MEANING[name](call) for call in calls[-1:]]
+        return [families.of(name).meaning(call) for call in calls[-1:]]
 
     return recorded
 
@@ -96,11 +97,11 @@ def _move(backbone: Backbone, seed: int = 7) -> None:
 
 
 @torch.no_grad()
-def _answers(backbone: Backbone, policy: str, calls: list[stock.Meaning]) -> Tensor:
+def _answers(backbone: Backbone, policy: str, calls: list[Meaning]) -> Tensor:
     return torch.stack([backbone.predict(policy, *call[:3]) for call in calls])
 
 
-def _apart(answers: Tensor, calls: list[stock.Meaning]) -> float:
+def _apart(answers: Tensor, calls: list[Meaning]) -> float:
     return aligned.apart(answers, torch.stack([call[3] for call in calls]))
 
 
@@ -144,7 +145,7 @@ def _header(run: Path) -> dict[str, Any]:
     return {"r": told["r"], "alpha": told["lora_alpha"], "layers": sorted(told["target_modules"])}
 
 
-@pytest.mark.parametrize("name", DISTINCT)
+@pytest.mark.parametrize("name", families.DISTINCT)
 @pytest.mark.parametrize(("kind", "begin"), [("lora", "lora"), ("full", "lora"), ("full", "full")])
 def test_they_begin_alike_in_bf16(name: str, kind: str, begin: str, folder: Path, run_of: Runs, witness: Any) -> None:
     """In the layout of a run, a copy as well: adapters on a bf16 base, or float32 weights beside bf16 ones."""
@@ -162,12 +163,12 @@ def test_they_begin_alike_in_bf16(name: str, kind: str, begin: str, folder: Path
     assert not torch.equal(moved, first)
 
 
-def _half_answers(backbone: Backbone, policies: tuple[str, ...], calls: list[stock.Meaning]) -> list[Tensor]:
+def _half_answers(backbone: Backbone, policies: tuple[str, ...], calls: list[Meaning]) -> list[Tensor]:
     with torch.autocast("cpu", torch.bfloat16):
         return [_answers(backbone, policy, calls) for policy in policies]
 
 
-@pytest.mark.parametrize("name", DISTINCT)
+@pytest.mark.parametrize("name", families.DISTINCT)
 def test_frozen_policies_predict_as_their_runs(
     name: str, kind: str, train: Any, run_of: Runs, witness: Witness
 ) -> None:
@@ -195,7 +196,7 @@ def test_frozen_policies_predict_as_their_runs(
         assert torch.equal(_answers(backbone, policy, witness(name, run)), first[policy]), policy
 
 
-@pytest.mark.parametrize("name", DISTINCT)
+@pytest.mark.parametrize("name", families.DISTINCT)
 def test_a_copy_is_the_trainee_until_the_next(name: str, kind: str, train: Any, witness: Any, tmp_path: Path) -> None:
     backbone, calls = train(kind, frozen={"lagged": None}), witness(name, None)
     policies = backbone.policies

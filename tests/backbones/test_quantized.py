@@ -6,13 +6,13 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
+import families
 import pytest
 import torch
 
 from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import Loading
 
-SIZES = {"sana": "32x32", "flux": "16x16", "z-image": "16x16"}
 FAMILIES = ["sd", "sd3", "sana", "flux"]
 
 
@@ -20,7 +20,7 @@ def _trains(folder: Path, name: str, kind: str, device: str, saved: Path) -> Non
     loading = Loading(quantize=kind)  # type: ignore[arg-type]
     backbone = load_backbone(folder, torch.bfloat16, device, loading=loading).with_lora(4, 4.0)
     plain = load_backbone(folder, torch.bfloat16, device).with_lora(4, 4.0)
-    shape = backbone.shape_for(SIZES.get(name))
+    shape = backbone.shape_for(families.of(name).size)
     x_t, t = torch.randn(2, *shape, device=device), backbone.noising(shape).at_level(0.5, 2).to(device)
     condition = {n: v.to(device) if v.is_floating_point() else v for n, v in backbone.embed(["a", "b"]).items()}
     with torch.no_grad():

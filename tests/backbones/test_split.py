@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import families
 import pytest
-import tiny
 import torch
 from torch import Tensor
 
@@ -17,7 +17,6 @@ from contrapose.backbones.families.table import load_backbone
 from contrapose.core.group import Group
 from contrapose.methods import DDSPO, DiffusionDPO
 
-SIZES = {"sana": "32x32", "flux": "16x16", "z-image": "16x16"}
 PROMPTS, DEGRADED = ["a red circle", "two blue squares above a green star"], ["a circle", "two above green"]
 
 
@@ -44,7 +43,7 @@ def exact(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> Backbone:
 
 def _arguments(name: str, backbone: Backbone) -> tuple[Any, ...]:
     random = torch.Generator().manual_seed(1)
-    shape = backbone.shape_for(SIZES.get(name))
+    shape = backbone.shape_for(families.of(name).size)
     latents = torch.randn(2, 2, *shape, generator=random)
     prompts = {"prompt": backbone.embed(PROMPTS), "degraded": backbone.embed(DEGRADED)}
     group = Group(latents, prompts, torch.tensor([[1.0, 0.0]] * 2))
@@ -62,7 +61,7 @@ def _gradients(backbone: Backbone, objective: Any, arguments: tuple[Any, ...]) -
 
 
 @pytest.mark.parametrize("method", [DDSPO(beta=50.0), DiffusionDPO(beta=50.0)], ids=["ddspo", "diffusion-dpo"])
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize("name", families.NAMES)
 def test_split_gradient_is_the_plain_one(name: str, method: Any, exact: Backbone) -> None:
     arguments = _arguments(name, exact)
     plain = _gradients(exact, method.objective(), arguments)

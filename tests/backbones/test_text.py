@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import families
 import pytest
 import stock
 import torch
@@ -19,10 +20,7 @@ from contrapose.backbones.loading import Loading
 from contrapose.core.group import Condition, join
 from contrapose.errors import UserError
 
-MASKED = ("sana", "pixart", "z-image")
 STRANGE = ["", "猫 on a mat 🎨 Été\n\t<s>", "word " * 2000]
-# Rows of text of a stock call, and the tokens of it that the largest encoder reads.
-ROWS = {"sd": 24, "sd-v": 24, "sdxl": 24, "sd3": 24 + 256, "sd3-no-t5": 24 + 256, "flux": 512}
 
 
 def _same(first: Condition, second: Condition, tolerance: float = 0.0) -> None:
@@ -37,9 +35,10 @@ def test_any_text_is_read(name: str, plain: Backbone) -> None:
     for value in condition.values():
         assert value.isfinite().all()
     text = condition["text"]
-    assert text.shape[1] == ROWS.get(name, plain.tokens), "the longest prompt fills what the network reads"
+    rows = families.of(name).text_rows or plain.tokens
+    assert text.shape[1] == rows, "the longest prompt fills what the network reads"
     assert not torch.equal(text[0], text[1])
-    assert ("length" in condition) == (name in MASKED)
+    assert ("length" in condition) == families.of(name).masked
     if "length" in condition:
         assert condition["length"][4] == plain.tokens
         assert 0 < condition["length"][2] <= condition["length"][0] < condition["length"][1] < 60
@@ -50,7 +49,7 @@ def test_reading_together_is_reading_alone(plain: Backbone) -> None:
     _same(plain.embed(prompts), join([plain.embed([prompt]) for prompt in prompts]), 1e-5)
 
 
-@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("name", families.names(masked=True))
 def test_short_prompts_are_short(plain: Backbone) -> None:
     """A prompt of twenty tokens must not cost three hundred, and nothing stands beyond its end."""
     condition = plain.embed(["a red circle " * 2, "a red circle " * 6])
@@ -80,7 +79,7 @@ def test_a_padded_batch_predicts_as_each_prompt_alone(name: str, backbone: Backb
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("name", families.names(masked=True))
 @pytest.mark.parametrize("backbone", ["lora"], indirect=True)
 def test_what_is_beyond_a_length_is_never_read(name: str, backbone: Backbone) -> None:
     condition = dict(backbone.embed(stock.PROMPTS))
@@ -119,25 +118,25 @@ def test_the_cache_outlives_the_encoders(folder: Path, plain: Backbone, tmp_path
 
 def test_settings_that_decide_the_text(name: str, folder: Path, plain: Backbone, loaded: Any) -> None:
     """Two models with the same encoders share embeddings; another length, precision or model does not."""
-    others = {n: loaded(n).text_settings for n in stock.MEANING}
+    others = {n: loaded(n).text_settings for n in families.NAMES}
     assert [n for n in others if others[n] == plain.text_settings] == [name]
     assert load_backbone(folder, network_dtype=torch.bfloat16).text_settings == plain.text_settings
     assert load_backbone(folder, torch.bfloat16).text_settings != plain.text_settings
-    if name not in ("sd", "sd-v", "sdxl"):
+    if not families.of(name).fixed_text:
         shorter = load_backbone(folder, loading=Loading(text_length=40))
         assert shorter.text_settings != plain.text_settings
-        assert shorter.embed(["word " * 2000])["text"].shape[1] == 40 + ROWS.get(name, 256) % 256 % 512
+        assert shorter.embed(["word " * 2000])["text"].shape[1] == 40 + (families.of(name).text_rows or 0) % 256
         assert shorter.fingerprint == plain.fingerprint
 
 
-@pytest.mark.parametrize("name", ["sd3", "flux", "sana", "pixart", "z-image"])
+@pytest.mark.parametrize("name", families.names(fixed_text=False, variant_of=None))
 def test_another_text_length_predicts_and_generates(name: str, folder: Path, generation: Callable[..., Any]) -> None:
     backbone = load_backbone(folder, loading=Loading(text_length=40))
     made = backbone.generate(generation(backbone))
     assert made.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["sd", "sd-v", "sdxl"])
+@pytest.mark.parametrize("name", families.names(fixed_text=True))
 def test_clip_has_one_length(folder: Path) -> None:
     with pytest.raises(UserError, match=r"^text_length: .* fixed number of tokens"):
         load_backbone(folder, loading=Loading(text_length=40))
@@ -165,7 +164,7 @@ def test_the_reader_tells_what_is_cut(folder: Path, plain: Backbone) -> None:
     assert not _last_word_is_read(plain, fits + 1)
 
 
-@pytest.mark.parametrize("name", ["sd3", "flux", "sana", "pixart", "z-image"])
+@pytest.mark.parametrize("name", families.names(fixed_text=False, variant_of=None))
 def test_the_reader_knows_the_length_that_is_set(folder: Path) -> None:
     prompts = ["a red circle", "a red circle " * 7, "a red circle " * 20]
     assert prompt_reader(folder, Loading(text_length=50))(prompts) == prompts[2:]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
+import families
 import pytest
 import stock
 import torch
@@ -20,7 +21,7 @@ from contrapose.backbones.families.table import load_backbone
 from contrapose.cli.main import main
 from contrapose.core.group import Condition
 
-ENCODERS = {"sd": 1, "sdxl": 2, "sd3": 2, "flux": 1}  # text encoders that the stock pipeline puts adapters on
+ENCODERS = {f.name: f.text_adapters for f in families.FAMILIES if f.text_adapters and f.variant_of is None}
 PROMPT = "a red circle"
 
 

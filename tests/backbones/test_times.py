@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import families
 import numpy as np
 import pytest
 import torch
@@ -14,25 +15,23 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.times import shift_of
 from contrapose.core.path import DiffusionPath, FlowPath
 
-FLOW = ("sd3", "sd3-no-t5", "sana", "flux", "z-image")
-EULER = ("sd3", "sd3-no-t5", "z-image")
 STEPS = 1000
 
 
 def test_the_space_is_what_the_network_predicts(name: str, plain: Backbone) -> None:
-    assert plain.space == ("v" if name == "sd-v" else "velocity" if name in FLOW else "eps")
+    assert plain.space == families.of(name).space
 
 
 def test_the_usual_density(name: str, plain: Backbone) -> None:
     """Uniform for SANA and the discrete paths, logit-normal for the others, as their trainers have it."""
     path = plain.path
-    assert isinstance(path, FlowPath if name in FLOW else DiffusionPath)
-    assert path.density == ("logit-normal" if name in FLOW and name != "sana" else "uniform")
+    assert isinstance(path, FlowPath if families.of(name).flow else DiffusionPath)
+    assert path.density == families.of(name).density
     assert plain.noising(density="uniform").density == "uniform"
     assert plain.noising(density="logit-normal").density == "logit-normal"
 
 
-@pytest.mark.parametrize("name", ["sd", "sd-v", "sdxl", "pixart"])
+@pytest.mark.parametrize("name", families.names(table="betas"))
 def test_the_discrete_path_is_the_schedulers(name: str, folder: Path, plain: Backbone) -> None:
     """x_t from our path is x_t from the scheduler that trained the model."""
     scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
@@ -43,7 +42,7 @@ def test_the_discrete_path_is_the_schedulers(name: str, folder: Path, plain: Bac
     torch.testing.assert_close(plain.path.truth(x0, eps, t, "v"), velocity, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("name", EULER)
+@pytest.mark.parametrize("name", families.names(table="static"))
 def test_the_table_is_the_schedulers(plain: Backbone, pipe: DiffusionPipeline) -> None:
     scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
     assert scheduler.config.shift == 3.0
@@ -107,7 +106,7 @@ def test_unshifted_times_are_those_that_ddspo_trains_sana_at(plain: Backbone, pi
     torch.testing.assert_close(shifted, torch.tensor([0.136, 0.5, 0.75, 0.9, 0.983]), atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("name", FLOW)
+@pytest.mark.parametrize("name", families.names(flow=True))
 def test_velocity_takes_the_scheduler_to_the_data(plain: Backbone, pipe: DiffusionPipeline) -> None:
     """With the true velocity, one step of the sampler from the noise is the data: the sign is theirs."""
     x0, eps = torch.randn(2, 1, 16, 8, 8, generator=torch.Generator().manual_seed(2))
@@ -118,7 +117,7 @@ def test_velocity_takes_the_scheduler_to_the_data(plain: Backbone, pipe: Diffusi
     torch.testing.assert_close(scheduler.step(velocity, scheduler.timesteps[0], eps).prev_sample, x0, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", FLOW)
+@pytest.mark.parametrize("name", families.names(flow=True))
 def test_times_are_drawn_from_the_table_or_as_they_are(plain: Backbone) -> None:
     drawn = plain.noising().draw_times(50, torch.Generator().manual_seed(0))
     assert torch.isin(drawn, plain.path.table).all()

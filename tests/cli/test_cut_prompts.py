@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import families
 import pytest
 
 from contrapose.backbones.families.table import load_backbone, prompt_reader, reader_of
@@ -47,7 +48,7 @@ def test_nothing_is_said_of_prompts_that_fit(
     assert "tokens" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "sd3-no-t5", "sana", "pixart", "flux", "z-image"])
+@pytest.mark.parametrize("name", families.NAMES)
 def test_the_loaded_models_reader_is_the_folders(name: str, tiny_family: Callable[[str], Path]) -> None:
     ours, folders = reader_of(load_backbone(tiny_family(name))), prompt_reader(tiny_family(name))
     assert ours.limit == folders.limit

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 
+import families
 import pytest
 import tiny
 import torch
@@ -101,7 +102,7 @@ def test_lora_trains_two_thin_matrices_a_projection():
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("families")
-    return {name: tiny.save(name, root / name) for name in ("sd", "sdxl", "sd3", "sana", "pixart", "flux", "z-image")}
+    return {name: tiny.save(name, root / name) for name in families.DISTINCT}
 
 
 def kept_for_real(folder: Path, tokens: int) -> int:
@@ -130,13 +131,13 @@ def kept_without_values(folder: Path, tokens: int) -> int:
     return training_cost(lambda: backbone.predict("trainee", *row), backbone.policies.modules()[0], None, False).saved
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl"])
+@pytest.mark.parametrize("family", families.names(fixed_text=True, variant_of=None))
 def test_bytes_kept_are_those_of_a_real_network(folders, family):
     tokens = skeleton(folders[family]).text_rows
     assert kept_without_values(folders[family], tokens) == kept_for_real(folders[family], tokens)
 
 
-@pytest.mark.parametrize("family", ["sd3", "sana", "pixart", "flux", "z-image"])
+@pytest.mark.parametrize("family", families.names(fixed_text=False, variant_of=None))
 def test_bytes_kept_are_nearly_those_of_a_real_network(folders, family):
     """Attention's normalisers are padded on a GPU and not on a CPU."""
     folder = folders[family]

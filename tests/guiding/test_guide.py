@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import aligned
+import families
 import pytest
 import stock
 import torch
@@ -18,7 +19,6 @@ from contrapose.backbones.base import Backbone
 
 EXACT = 1e-5  # of the largest value: products of adapters are rounded otherwise than those of whole weights
 IMAGE = 1e-4  # the same after two steps of the sampler and its guidance scale
-HAVE_NO_ROWS = ("flux",)
 
 
 def _drawn(name: str, pipe: DiffusionPipeline, steps: int = 2, **guidance: Any) -> tuple[Tensor, list[int]]:
@@ -43,7 +43,7 @@ def test_off_is_the_base(name: str, pipe: DiffusionPipeline, runs: aligned.Runs)
     after, asked_after = _drawn(name, pipe)
     assert torch.equal(off, base)
     assert torch.equal(after, base)
-    assert rows == asked == asked_after == [2 if name in HAVE_NO_ROWS else 4] * 2
+    assert rows == asked == asked_after == [4 if families.of(name).twice else 2] * 2
     assert _untouched(stock.denoiser_of(pipe))
 
 
@@ -83,12 +83,11 @@ def test_one_step_by_hand(
     told = {policy: aligned.answered(net, call.inputs) for policy, net in {**runs.networks, "base": network}.items()}
     expected = sum(share * told[policy] for policy, share in shares.items())
     assert apart(in_rows(call.output), expected) < EXACT
-    if name in HAVE_NO_ROWS:
+    if not families.of(name).twice:
         return
 
     def through(rows: Tensor) -> Tensor:
-        first, second = rows.chunk(2)
-        none, given = (second, first) if name == "z-image" else (first, second)
+        none, given = families.of(name).halves(rows)
         return none + stock.GUIDANCE * (given - none)
 
     mixed = sum(share * through(told[policy]) for policy, share in shares.items())
@@ -97,7 +96,7 @@ def test_one_step_by_hand(
 
 def test_batched_is_sequential(name: str, pipe: DiffusionPipeline, runs: aligned.Runs) -> None:
     """Adapters in one forward of three times the rows; whole networks, and what saves memory, in one each."""
-    rows = 2 if name in HAVE_NO_ROWS else 4
+    rows = 4 if families.of(name).twice else 2
     outputs = {}
     for batched in (True, False):
         with stock.recorded(stock.denoiser_of(pipe)) as calls:
@@ -110,7 +109,7 @@ def test_batched_is_sequential(name: str, pipe: DiffusionPipeline, runs: aligned
 
 def _levels(name: str, calls: list[stock.Call]) -> list[float]:
     """Noise levels of calls, from what the family's times mean."""
-    times = [float(stock.MEANING[name](call)[1].flatten()[0]) for call in calls]
+    times = [float(families.of(name).meaning(call)[1].flatten()[0]) for call in calls]
     return [time / 999 if max(times) > 1 else time for time in times]
 
 
@@ -121,7 +120,7 @@ def test_outside_the_interval_nothing_more_is_asked(name: str, pipe: DiffusionPi
     assert levels == sorted(levels, reverse=True)
     interval = ((levels[2] + levels[3]) / 2, (levels[0] + levels[1]) / 2)  # the two in the middle
     _, asked = _drawn(name, pipe, 4, positive=runs.positive, interval=interval, scale=2.5)
-    rows = 2 if name in HAVE_NO_ROWS else 4
+    rows = 4 if families.of(name).twice else 2
     inside = [2 * rows] if runs.kind == "lora" else [rows, rows]
     assert asked == [rows, *inside, *inside, rows]
 

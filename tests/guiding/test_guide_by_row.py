@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import aligned
+import families
 import pytest
 import stock
-import tiny
 import torch
 from aligned import apart, in_rows
 from diffusers import DiffusionPipeline
@@ -20,7 +20,7 @@ from contrapose.core.guidance import CHATS
 from contrapose.errors import UserError
 
 EXACT = 1e-5  # of the largest value
-WITH_ROWS = [name for name in tiny.FAMILIES if name != "flux"]
+WITH_ROWS = families.names(twice=True)
 
 
 @pytest.fixture(params=["lora", "full"])
@@ -29,8 +29,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 def _halves(name: str, rows: Tensor) -> dict[str, Tensor]:
-    first, second = rows.chunk(2)
-    return {"none": second, "given": first} if name == "z-image" else {"none": first, "given": second}
+    return dict(zip(("none", "given"), families.of(name).halves(rows), strict=True))
 
 
 def _guided(name: str, pipe: DiffusionPipeline, **guidance: Any) -> tuple[stock.Call, list[int]]:
@@ -124,7 +123,7 @@ def test_without_classifier_free_guidance(
 ) -> None:
     """One prompt or two: there are no rows that a negative policy could predict."""
     positive, negative, _ = aligned_runs(name, "lora")
-    off = 0.0 if name == "z-image" else 1.0
+    off = families.of(name).cfg_off
     for prompts in (stock.PROMPTS, stock.PROMPTS[:1]):
         guided = contrapose.guide(pipe, positive, negative, "npo")
         with pytest.raises(UserError, match=r"set the guidance scale above 1$"), guided:
@@ -133,7 +132,7 @@ def test_without_classifier_free_guidance(
 
 
 @pytest.mark.parametrize("method", ["npo", "chats"])
-@pytest.mark.parametrize("name", ["sd", "sana", "z-image"])
+@pytest.mark.parametrize("name", ["sd", "sana", *families.names(unconditional="last")])
 def test_off_and_batched(name: str, pipe: DiffusionPipeline, aligned_runs: Callable[..., Any], method: str) -> None:
     """Strength 0 is the base to the bit; half of it asks base and policy, together or one after the other."""
     positive, negative, _ = aligned_runs(name, "lora")

@@ -13,7 +13,7 @@ from typing import Any
 import aligned
 import pytest
 import stock
-import tiny
+import tiny_pipelines
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline
 from safetensors import safe_open
@@ -142,7 +142,8 @@ def test_a_pipeline_of_no_known_family(run: Path, sd: DiffusionPipeline) -> None
 def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of the tiny one's shape and other weights."""
     folder = tmp_path_factory.mktemp("twin")
-    tiny._seeded(99, tiny.build_sd).save_pretrained(folder)
+    torch.manual_seed(99)
+    tiny_pipelines.build_sd().save_pretrained(folder)
     return folder
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import families
 import pytest
 import torch
 import yaml
@@ -96,7 +97,7 @@ def test_a_scale_of_one_is_off(settings: Sampling, backbone: Backbone, tmp_path:
     assert not _differ(_sampled(replace(settings, nag_scale=1.0), backbone, tmp_path / "off"), base)
 
 
-@pytest.mark.parametrize("name", ["sana", "sdxl", "z-image", "flux"])
+@pytest.mark.parametrize("name", ["sana", "sdxl", *families.one_of_each("unconditional")])
 def test_what_attention_reads(name: str, tiny_family: Any) -> None:
     """The cache's embeddings are what the pipeline's own encoders give."""
     backbone = load_backbone(tiny_family(name))

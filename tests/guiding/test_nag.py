@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import families
 import stock
-import tiny
 import torch
 from aligned import in_rows
 from pytest import fixture, mark, raises
@@ -12,25 +12,24 @@ import contrapose
 from contrapose.backbones.families.table import load_backbone
 from contrapose.errors import UserError
 
-JOINT = ("sd3", "sd3-no-t5", "flux")
 PROMPT, NEGATIVE = stock.PROMPTS
-FILLED = 32  # Z-Image fills up text and image to multiples of it
 
 
-@fixture(params=tiny.FAMILIES)
+@fixture(params=families.NAMES)
 def name(request):
     return request.param
 
 
 def _no_cfg(name):
-    return {"guidance_scale": 0.0 if name == "z-image" else 1.0}
+    return {"guidance_scale": families.of(name).cfg_off}
 
 
 def _outputs(name, network):
     """Output layers of the attention that reads the text, in order."""
-    if name == "z-image":
+    attention = families.of(name).attention
+    if attention == "single":
         return [block.attention.to_out[0] for block in network.layers]
-    if name in JOINT:
+    if attention == "joint":
         return [block.attn.to_out[0] for block in network.transformer_blocks]
     return [layer.to_out[0] for name, layer in network.named_modules() if name.endswith("attn2")]
 
@@ -39,14 +38,14 @@ def _attended(name, pipe, **prompt):
     """What of the image reached the first such layer at the first step."""
     seen = []
     layer = _outputs(name, stock.denoiser_of(pipe))[0]
-    image = slice(0, FILLED if name == "z-image" else None)
+    image = slice(0, families.of(name).filled)
     hook = layer.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0][:, image]))
     stock.draw(name, pipe, **{"prompts": [PROMPT], **_no_cfg(name), **prompt})
     hook.remove()
     return seen
 
 
-@mark.parametrize("name", [name for name in tiny.FAMILIES if name not in JOINT], indirect=True)
+@mark.parametrize("name", [f.name for f in families.FAMILIES if f.attention != "joint"], indirect=True)
 def test_one_layer_by_hand(name, pipe, folder):
     """Where text and image attend to both: test_nag_joint.py."""
     [positive, *_] = _attended(name, pipe)
@@ -94,13 +93,12 @@ def test_it_acts_and_leaves_nothing_behind(name, pipe):
         raise KeyboardInterrupt
 
     with raises(KeyboardInterrupt), contrapose.nag(pipe, NEGATIVE):
-        stock.draw(name, pipe, [PROMPT], callback_on_step_end=stop) if name != "pixart" else stop()
+        stock.draw(name, pipe, [PROMPT], callback_on_step_end=stop) if families.of(name).watched else stop()
     assert _marks(pipe) == marks and torch.equal(stock.draw(name, pipe, [PROMPT]), base)
 
 
 def _start(name, pipe):
-    start = stock.noise(name, pipe)
-    return stock.packed(start) if name == "flux" else start
+    return stock.as_called(name, stock.noise(name, pipe))
 
 
 def _marks(pipe):
@@ -109,16 +107,15 @@ def _marks(pipe):
     return [(len(m._forward_pre_hooks), len(m._forward_hooks), vars(m).get("forward")) for m in modules]
 
 
-@mark.parametrize("name", [name for name in tiny.FAMILIES if name != "flux"], indirect=True)
+@mark.parametrize("name", families.names(twice=True), indirect=True)
 def test_rows_without_a_prompt_stay_as_they_were(name, pipe):
     network = stock.denoiser_of(pipe)
     with stock.recorded(network) as base:
         stock.draw(name, pipe)
     with contrapose.nag(pipe), stock.recorded(network) as guided:
         stock.draw(name, pipe)
-    (without, given), (still, moved) = (in_rows(calls[0].output).chunk(2) for calls in (base, guided))
-    if name == "z-image":  # the other half first
-        without, given, still, moved = given, without, moved, still
+    without, given = families.of(name).halves(in_rows(base[0].output))
+    still, moved = families.of(name).halves(in_rows(guided[0].output))
     torch.testing.assert_close(still, without, atol=1e-4, rtol=1e-3)
     assert not torch.allclose(moved, given, atol=1e-3)
 
@@ -134,17 +131,17 @@ def test_an_image_does_not_depend_on_its_batch(name, pipe):
     torch.testing.assert_close(together[:1], alone, atol=1e-4, rtol=1e-3)
 
 
-@mark.parametrize("name", ["sd", "sdxl", "sd3", "sana", "flux", "z-image"], indirect=True)
+@mark.parametrize("name", [name for name in families.DISTINCT if name != "pixart"], indirect=True)
 def test_half_precision(name, folder):
     pipe = stock.load(name, folder, torch_dtype=torch.bfloat16)
-    start = _start(name, pipe).to(torch.float32 if name == "z-image" else torch.bfloat16)
+    start = _start(name, pipe).to(torch.float32 if families.of(name).attention == "single" else torch.bfloat16)
     base = stock.draw(name, pipe, latents=start)
     with contrapose.nag(pipe, NEGATIVE, scale=9.0):
         guided = stock.draw(name, pipe, latents=start)
     assert guided.isfinite().all() and not torch.equal(guided, base)
 
 
-@mark.parametrize("name", ["sd", "sana", "sd3", "flux", "z-image"], indirect=True)
+@mark.parametrize("name", ["sana", "flux", *families.one_of_each("attention")], indirect=True)
 def test_beside_guidance_by_preference(name, pipe, folder, tmp_path):
     torch.manual_seed(0)
     backbone = load_backbone(folder).with_lora(4, 4)
@@ -179,7 +176,7 @@ def test_what_cannot_work_is_told_before(name, folder):
 
 
 @mark.parametrize("negative", ["", " ".join(["a green star"] * 5), " ".join(["a green star"] * 20)])
-@mark.parametrize("name", ["z-image"], indirect=True)
+@mark.parametrize("name", families.names(attention="single"), indirect=True)
 def test_texts_of_any_length_beside_one_image(name, pipe, negative):
     """The image sees the negative text as if that were its prompt, though its own prompts take other places."""
     start = torch.randn(2, 16, 8, 16, generator=torch.Generator().manual_seed(0))  # 32 patches, so nothing to fill up

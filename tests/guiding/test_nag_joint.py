@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import families
 import stock
 import torch
 from diffusers import DiffusionPipeline
@@ -17,7 +18,7 @@ SCALE, TAU, ALPHA = 3.0, 1.01, 0.4
 Turns = dict[str, Any]  # FLUX's rotations of places
 
 
-@fixture(params=["sd3", "sd3-no-t5", "flux"])
+@fixture(params=families.names(attention="joint"))
 def name(request):
     return request.param
 

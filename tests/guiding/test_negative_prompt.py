@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import families
 import stock
-import tiny
 import torch
 from diffusers import DiffusionPipeline
 from pytest import mark
@@ -14,10 +14,10 @@ from contrapose.backbones.generation import Generation
 NEGATIVE = "a green star above"
 
 
-@mark.parametrize("name", [name for name in tiny.FAMILIES if name != "flux"])
+@mark.parametrize("name", families.names(twice=True))
 def test_in_place_of_no_prompt(name: str, pipe: DiffusionPipeline, plain: Backbone) -> None:
     ours = {"conditions": plain.embed(stock.PROMPTS), "streams": [torch.Generator() for _ in stock.PROMPTS]}
-    scale = stock.GUIDANCE + (1 if name == "z-image" else 0)  # whose pipeline counts from 0
+    scale = stock.GUIDANCE + 1 - families.of(name).cfg_off  # some pipelines count from 0
 
     def made(negative: str | None) -> torch.Tensor:
         none, start = plain.unconditional(negative), stock.noise(name, pipe)
@@ -29,4 +29,4 @@ def test_in_place_of_no_prompt(name: str, pipe: DiffusionPipeline, plain: Backbo
     none = stock.draw(name, pipe)
     torch.testing.assert_close(made(None), none, atol=1e-4, rtol=1e-3)
     assert not torch.allclose(made(NEGATIVE), none, atol=1e-3)
-    assert torch.allclose(made(""), none, atol=1e-3) == (name != "sdxl"), "SDXL's no prompt is zeros, not an empty text"
+    assert torch.allclose(made(""), none, atol=1e-3) == families.of(name).empty_is_none

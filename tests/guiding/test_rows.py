@@ -77,7 +77,7 @@ def test_all_rows_once_is_the_call_itself() -> None:
         ((), {"hidden_states": _batch(1), "timestep": torch.tensor([7.0, 7.0])}),
         ((), {"x": list(_batch(1)), "t": torch.tensor([7.0, 7.0])}),
     ],
-    ids=["second", "number", "named", "all named", "z-image"],
+    ids=["second", "number", "named", "all named", "listed"],
 )
 def test_the_time(inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
     call = Call(inputs, named)

@@ -6,14 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import families
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 
 from contrapose.cli.main import main
-
-SIZES = {"sana": "32x32", "flux": "16x16", "z-image": "16x16"}  # whose usual size is not in their configuration
 
 
 def _run(*arguments: object) -> None:
@@ -32,7 +30,7 @@ def drawn(tiny_family: Callable[[str], Path], prompts_file: Path, tmp_path_facto
     def draw(name: str) -> tuple[Path, Path]:
         model, pairs = tiny_family(name), work / name
         if not pairs.exists():
-            size = ["--sizes", SIZES[name]] if name in SIZES else []
+            size = ["--sizes", families.of(name).size] if families.of(name).size else []
             _run("pairs", "draw", "--model", model, "--prompts", prompts_file, "--out", pairs, "--steps", 2, *size)
             _run("pairs", "check", pairs)
         return model, pairs
@@ -41,7 +39,7 @@ def drawn(tiny_family: Callable[[str], Path], prompts_file: Path, tmp_path_facto
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize("name", families.NAMES)
 def test_draw_align_sample(drawn: Callable[[str], tuple[Path, Path]], name: str, kind: str, tmp_path: Path) -> None:
     model, pairs = drawn(name)
     run, prompts = tmp_path / "run", tmp_path / "test.txt"
@@ -52,7 +50,7 @@ def test_draw_align_sample(drawn: Callable[[str], tuple[Path, Path]], name: str,
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert metrics[0]["loss"] == pytest.approx(np.log(2), abs=1e-6), "trainee and reference start alike"
     assert metrics[1]["drift"] > 0
-    size = ["--size", SIZES[name]] if name in SIZES else []
+    size = ["--size", families.of(name).size] if families.of(name).size else []
     for folder, adapter in (("base", []), ("aligned", ["--adapter", run])):
         out = ["--out", tmp_path / folder, "--seeds", 1, "--steps", 2, *size]
         _run("sample", "--model", model, "--prompts", prompts, *adapter, *out)
@@ -74,7 +72,7 @@ METHODS = [
 
 
 @pytest.mark.parametrize(("method", "how"), METHODS, ids=[f"{m}{'-full' * bool(how)}" for m, how in METHODS])
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize("name", families.NAMES)
 def test_every_method(
     drawn: Callable[[str], tuple[Path, Path]], name: str, method: str, how: list[object], tmp_path: Path
 ) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+import families
 import numpy as np
 import pytest
 import stock
-import tiny
+import tiny_pipelines
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionInpaintPipeline, UNet2DConditionModel
 from PIL import Image
@@ -67,7 +68,7 @@ def far(one: Image.Image, other: Image.Image) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", SPOILERS)
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize("name", families.NAMES)
 def test_every_kind_spoils_on_every_family(name: str, kind: str, studios: Callable[[str], Studio]) -> None:
     """Of the photograph's size, unlike it, told why, and alone as in a batch."""
     studio, spoiler, given = studios(name), SPOILERS[kind](), photos(name)
@@ -81,7 +82,7 @@ def test_every_kind_spoils_on_every_family(name: str, kind: str, studios: Callab
     assert far(alone.image, together[1].image).max() <= 1 and alone.why == together[1].why
 
 
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize("name", families.NAMES)
 def test_a_walk_alone_is_as_in_a_batch(name: str, studios: Callable[[str], Studio]) -> None:
     studio = studios(name)
     data, streams = studio.encode(photos(name)), [generator(*each) for each in zip(CAPTIONS, SEEDS, strict=True)]
@@ -244,7 +245,7 @@ def test_a_model_made_for_inpainting(studios: Callable[[str], Studio], tmp_path:
     """Named by a setting, loaded once, and asked with the paper's steps and guidance scale."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(9)
-        parts = tiny.build_sd().components
+        parts = tiny_pipelines.build_sd().components
         unet = UNet2DConditionModel.from_config(parts["unet"].config, in_channels=9)
     StableDiffusionInpaintPipeline(**{**parts, "unet": unet}).save_pretrained(tmp_path / "inpainting")
     model = str(tmp_path / "inpainting")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import families
 import pytest
 import tiny
 import torch
@@ -22,16 +23,6 @@ from contrapose.runs.kohya import convert
 from contrapose.runs.names import LORA_FILE
 
 RANK, ALPHA = 4, 5.3  # no float16, and no power of two away from the rank
-PREFIXES = {
-    "sd": "lora_unet_",
-    "sdxl": "lora_unet_",
-    "sd3": "lora_transformer_",
-    "sana": "lora_transformer_",
-    "flux": "lora_transformer_",
-    "pixart": "transformer.",
-    "z-image": "diffusion_model.",
-}
-READ_BY_DIFFUSERS = ("sd", "sdxl", "flux", "z-image")
 NOTES = {"base": "tiny", "method": "ddspo"}
 
 
@@ -47,7 +38,7 @@ class Aligned:
 
 
 def _load(model: Path, name: str) -> DiffusionPipeline:
-    pipe = DiffusionPipeline.from_pretrained(model, use_safetensors=True, **tiny.LOAD.get(name, {}))
+    pipe = DiffusionPipeline.from_pretrained(model, use_safetensors=True, **families.of(name).load)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -57,7 +48,7 @@ def _network(pipe: DiffusionPipeline) -> nn.Module:
 
 
 def _draw(pipe: DiffusionPipeline, name: str) -> Tensor:
-    call = {"num_inference_steps": 2, "output_type": "latent", **tiny.CALL.get(name, {})}
+    call = {"num_inference_steps": 2, "output_type": "latent", **families.of(name).call}
     return pipe(["a red circle"], generator=torch.Generator().manual_seed(0), **call).images
 
 
@@ -110,19 +101,19 @@ def _header(path: Path) -> dict[str, str]:
         return file.metadata()
 
 
-@pytest.mark.parametrize("name", PREFIXES)
+@pytest.mark.parametrize("name", families.DISTINCT)
 def test_another_reader_gets_the_trained_network(name: str, align: Callable[[str], Aligned], tmp_path: Path) -> None:
     made, out = align(name), tmp_path / "lora.safetensors"
     num_layers = convert(made.run, out, torch.float32)
     assert len(load_file(out)) == 3 * num_layers > 0
     pipe = _load(made.model, name)
-    _merge(out, _network(pipe), PREFIXES[name])
+    _merge(out, _network(pipe), families.of(name).kohya)
     difference = (_answer(_network(pipe), made.arguments) - made.aligned).abs().max()
     assert difference < 1e-5 * made.aligned.abs().max().clamp(min=1)
     assert (made.aligned - made.base).abs().max() > 1e-2, "the test must see the adapters"
 
 
-@pytest.mark.parametrize("name", READ_BY_DIFFUSERS)
+@pytest.mark.parametrize("name", families.names(kohya_read=True, variant_of=None))
 def test_stock_diffusers_draws_the_same_with_either_file(
     name: str, align: Callable[[str], Aligned], tmp_path: Path
 ) -> None:
@@ -222,7 +213,7 @@ def test_weights_beyond_the_precision(tmp_path: Path) -> None:
     assert convert(run, tmp_path / "lora.safetensors", torch.bfloat16) == 1
 
 
-@pytest.mark.parametrize("name", PREFIXES)
+@pytest.mark.parametrize("name", families.DISTINCT)
 def test_it_is_read_again_as_an_adapter(name: str, align: Callable[[str], Aligned], tmp_path: Path) -> None:
     """Also where stock diffusers does not."""
     made, out = align(name), tmp_path / "lora.safetensors"

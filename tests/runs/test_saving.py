@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import families
 import pytest
 import stock
-import tiny
 import torch
 from diffusers import DiffusionPipeline
 from safetensors import safe_open
@@ -41,7 +41,7 @@ def _difference(first: Tensor, second: Tensor) -> float:
     return float((first - second).abs().max())
 
 
-@pytest.mark.parametrize("name", [name for name in tiny.FAMILIES if name != "sd-v"])
+@pytest.mark.parametrize("name", [name for name in families.NAMES if name != "sd-v"])
 def test_what_is_saved_draws_the_same(
     name: str,
     folder: Path,
