@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from contrapose.guiding.merge import Merge as Merge
     from contrapose.guiding.merge import merge as merge
     from contrapose.guiding.nag import nag as nag
-    from contrapose.judges.scorers import Aesthetic as Aesthetic
-    from contrapose.judges.scorers import CLIPScore as CLIPScore
-    from contrapose.judges.scorers import PickScore as PickScore
-    from contrapose.judges.scorers import YesNo as YesNo
+    from contrapose.judges.aesthetic import Aesthetic as Aesthetic
+    from contrapose.judges.clip_score import CLIPScore as CLIPScore
+    from contrapose.judges.pick_score import PickScore as PickScore
+    from contrapose.judges.yes_no import YesNo as YesNo
     from contrapose.methods import CHATS as CHATS
     from contrapose.methods import DDSPO as DDSPO
     from contrapose.methods import SFT as SFT
@@ -70,10 +70,10 @@ _HOMES = {
     "Merge": "guiding.merge",
     "merge": "guiding.merge",
     "nag": "guiding.nag",
-    "Aesthetic": "judges.scorers",
-    "CLIPScore": "judges.scorers",
-    "PickScore": "judges.scorers",
-    "YesNo": "judges.scorers",
+    "Aesthetic": "judges.aesthetic",
+    "CLIPScore": "judges.clip_score",
+    "PickScore": "judges.pick_score",
+    "YesNo": "judges.yes_no",
     "CHATS": "methods",
     "DDSPO": "methods",
     "DataDrivenDDSPO": "methods",

@@ -17,7 +17,8 @@ from contrapose.backbones.families.table import load_backbone, prompt_reader
 from contrapose.backbones.meta import skeleton
 from contrapose.degrade.local_writer import LocalWriter
 from contrapose.errors import UserError
-from contrapose.judges.scorers import CLIPScore, YesNo
+from contrapose.judges.clip_score import CLIPScore
+from contrapose.judges.yes_no import YesNo
 from contrapose.photographs.spoil.segmenter import Segmenter
 
 # Every name that transformers looks for in `auto_map`.
@@ -80,7 +81,7 @@ OTHERS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_of_scorers_and_writers(kind: str, tmp_path: Path, terminal: list[str]) -> None:
+def test_of_judges_and_writers(kind: str, tmp_path: Path, terminal: list[str]) -> None:
     """They are read, or refused in one line."""
     save, load = OTHERS[kind]
     save(tmp_path / "plain")

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_vision
+import yaml
+from judging import as_prompts
 from PIL import Image
 
 from contrapose.cli.main import main
+from contrapose.judges.colours import colourfulness
 from contrapose.worlds.shapes import blueprint, suite
 from contrapose.worlds.shapes.grammar import prompts
 
@@ -21,7 +25,7 @@ Judging = Callable[..., int]
 
 def write_images(folder: Path, lines: list[dict], seed: int = 0, wrong: int = 0) -> Path:
     """Renders that are right for their prompts, but for the first `wrong`, which are black."""
-    for number, image_seed, image in suite.ceiling_images(lines, [seed]):
+    for number, image_seed, image in suite.ceiling_images(as_prompts(lines), [seed]):
         samples = folder / f"{number:05d}" / "samples"
         samples.mkdir(parents=True)
         (samples.parent / "metadata.jsonl").write_text(json.dumps(lines[number]) + "\n", encoding="utf-8")
@@ -72,7 +76,7 @@ def test_again_says_so_and_judges_nothing(
     assert correct(tmp_path / "out")["base"] == 0.5
     assert correct(tmp_path / "out")["better"] == 1
     before = files(tmp_path / "out")
-    monkeypatch.setattr("contrapose.cli.evaluate.evaluate_images", None)
+    monkeypatch.setattr("contrapose.evaluate.evidence.evaluate_images", None)
     assert judging() == 0
     told = capsys.readouterr().out
     assert "judged already" in told
@@ -111,7 +115,7 @@ def test_another_autoencoder_or_base_is_refused(
     config = other / "vae/config.json"
     config.write_text(config.read_text() + "\n")
     capsys.readouterr()
-    refused(capsys, judging("--autoencoder", str(other)), "another content of autoencoder")
+    refused(capsys, judging("--autoencoder", str(other)), "another content of suite.autoencoder")
 
 
 def test_models_may_be_added_and_all_are_judged_again(judging: Judging, images: Path, tmp_path: Path) -> None:
@@ -153,7 +157,7 @@ def test_prompts_of_another_world(
     judging: Judging, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (images / "base/00000/metadata.jsonl").write_text('{"prompt": "a dog", "include": [{"class": "dog", "count": 1}]}')
-    refused(capsys, judging(models=("base",)), "no other is judged from the command line today")
+    refused(capsys, judging(models=("base",)), "judged by '--suite scores'")
     assert not (tmp_path / "out").exists()
 
 
@@ -177,5 +181,65 @@ def test_the_ceiling_is_right(judging: Judging, tmp_path: Path) -> None:
     assert judging(models=("base",)) == 0
     drawn = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out/ceiling").glob("*/samples/0000.png"))]
     assert len(drawn) == len(LINES)
-    for (_, _, render), image in zip(suite.ceiling_images(LINES, [0]), drawn, strict=True):
+    for (_, _, render), image in zip(suite.ceiling_images(as_prompts(LINES), [0]), drawn, strict=True):
         assert np.abs(render.astype(float) - image).mean() < 20
+
+
+def scored(out: Path, metric: str) -> dict[str, float]:
+    models = json.loads((out / "summary.json").read_text())["models"]
+    return {name: scores["metrics"][metric]["overall"]["value"] for name, scores in models.items()}
+
+
+def test_judges_score_images_of_any_prompts(
+    judging: Judging, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a floor and a ceiling, which scores have not; the report shows them and how they came."""
+    for number, path in enumerate(sorted(images.glob("*/*/metadata.jsonl"))):
+        path.write_text(json.dumps({"prompt": f"a photograph of {number % len(LINES)} dogs"}) + "\n", encoding="utf-8")
+    clip = tiny_vision.save_clip(tmp_path / "clip")
+    flags = ["--suite", "scores", "--judges", "colourfulness", "clipscore", "--judges.1.model", str(clip)]
+    assert judging(*flags) == 0
+    assert "against base" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert list(summary["models"]) == ["base", "better"]
+    assert list(summary["metrics"]) == ["colourfulness", "clipscore"]
+    pixels = [Image.open(path) for path in sorted((images / "better").glob("*/samples/*.png"))]
+    expected = np.mean([colourfulness(image) for image in pixels])
+    assert scored(tmp_path / "out", "colourfulness")["better"] == pytest.approx(expected)
+    assert judging(*flags) == 0
+    assert "judged already" in capsys.readouterr().out
+    refused(capsys, judging(*flags, "--judges.1.batch-size", "2"), "(suite.judges differ)")
+    tiny_vision.save_clip(tmp_path / "clip", seed=1)
+    refused(capsys, judging(*flags), "another content of judge.jury")
+    assert main(["report", "--evidence", "out", "--out", "page.html"]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "--suite scores --judges colourfulness clipscore --judges.1.model" in page
+    assert "floor" not in page
+
+
+@pytest.mark.parametrize(
+    ("flags", "naming"),
+    [
+        (["--suite", "nothing"], "shapes, scores"),
+        (["--suite", "scores"], "needs a judge"),
+        (["--suite", "scores", "--judges", "nobody"], "pickscore, clipscore"),
+        (["--suite", "scores", "--judges", "colourfulness", "colourfulness"], "two of them give colourfulness"),
+    ],
+)
+def test_suites_and_judges_that_are_none(
+    judging: Judging, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], naming: str
+) -> None:
+    refused(capsys, judging(*flags), naming)
+    assert not (tmp_path / "out").exists()
+
+
+def test_evidence_of_an_earlier_version_is_told(
+    judging: Judging, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert judging() == 0
+    path = tmp_path / "out/evidence.yaml"
+    values = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(values | {"suite": "shapes"}))
+    capsys.readouterr()
+    refused(capsys, judging(), "delete its folder and evaluate again")
+    refused(capsys, main(["report", "--evidence", "out", "--out", "page.html"]), "delete its folder and evaluate again")

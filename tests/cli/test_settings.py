@@ -13,7 +13,7 @@ from declared import Setting, read_into, required_of, settings_in, spellings
 
 from contrapose.cli.main import COMMANDS, main
 from contrapose.documents import dump_yaml
-from contrapose.judges.scorers import SCORERS
+from contrapose.judges.table import JUDGES
 from contrapose.methods import METHODS
 from contrapose.photographs import real
 from contrapose.photographs.filters import FILTERS
@@ -89,7 +89,7 @@ def _reals() -> Iterator[Any]:
     for spoiler in SPOILERS.values():
         yield real.Real("x", Path("x"), spoil=spoiler(), captioner=real.Captioner())
     for kind in FILTERS.values():
-        scorers = [{"scorer": scorer()} for scorer in SCORERS.values()] if kind in _OF_ANY_SCORER else [{}]
+        scorers = [{"scorer": scorer()} for scorer in JUDGES.values()] if kind in _OF_ANY_SCORER else [{}]
         yield real.Real("x", Path("x"), filters=tuple(kind(**scorer) for scorer in scorers))
 
 

@@ -89,7 +89,7 @@ def test_again_does_nothing_and_carries_on(
     before, lost = _files(out), out / "scale-1/00002/samples/0000.png"
     lost.unlink()
     with monkeypatch.context() as patched:
-        patched.setattr("contrapose.report.sweep.evaluate_images", None)  # judged already
+        patched.setattr("contrapose.evaluate.sweep.evaluate_images", None)  # judged already
         capsys.readouterr()
         assert main(line) == 0
     assert "finished already" in capsys.readouterr().out

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from judging import Measure, PerImage, as_prompts
 from PIL import Image
 
 from contrapose.cli.main import main
-from contrapose.evaluate.rows import Measure
+from contrapose.evaluate import sweep
 from contrapose.guiding.images import Sampling
-from contrapose.report import sweep
 from contrapose.worlds.shapes import suite
 from contrapose.worlds.shapes.grammar import prompts
 
@@ -32,7 +32,7 @@ CONTENTS = {
 
 def write_images(folder: Path, broken: int) -> Path:
     """Renders that are right for their prompts, but for the first `broken`, which are black."""
-    for number, seed, image in suite.ceiling_images(LINES, [0]):
+    for number, seed, image in suite.ceiling_images(as_prompts(LINES), [0]):
         samples = folder / f"{number:05d}" / "samples"
         samples.mkdir(parents=True)
         (samples.parent / "metadata.jsonl").write_text(json.dumps(LINES[number]) + "\n", encoding="utf-8")
@@ -63,7 +63,8 @@ def write_sweep(folder: Path) -> None:
         sweep.claim(folder, Sampling("m", Path("p.txt"), positive=Path("run"), steps=1))
     for scale in (0.0, 1.0):
         write_images(sweep.folder_of(folder, scale), 2)
-    sweep.sum_up(folder, [0.0, 1.0], "", lambda image, _: [Measure("correct", float(image.mean() > 0))])
+    judge = PerImage(lambda image, _: [Measure("correct", float(image.mean() > 0))])
+    sweep.sum_up(folder, [0.0, 1.0], "", judge)
 
 
 @pytest.fixture

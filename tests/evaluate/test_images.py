@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from judging import Measure, PerImage, as_prompts
 from PIL import Image
 
 from contrapose.errors import UserError
-from contrapose.evaluate.images import prompt_folders
-from contrapose.evaluate.rows import Measure
+from contrapose.evaluate.images import metadata_of, prompt_folders
 from contrapose.evaluate.run import evaluate_images
 
 
@@ -40,14 +40,15 @@ def images(tmp_path) -> Path:
 
 
 def read_all(directory: Path) -> list:
-    return [(f.name, seed, image) for f in prompt_folders(directory) for seed, image in f.images()]
+    return [(f.name, seed, np.asarray(image)) for f in prompt_folders(directory) for seed, image in f.images()]
 
 
 def test_reading_in_order(images):
     got = read_all(images)
     assert [(name, seed) for name, seed, _ in got] == [("00002", 0), ("00002", 1), ("00010", 0), ("00010", 1)]
     assert got[1][2].shape == (4, 6, 3) and got[1][2].dtype == np.uint8 and (got[1][2] == 21).all()
-    assert next(prompt_folders(images)).metadata == {"tag": "colors", "prompt": "prompt 2", "include": []}
+    line = {"tag": "colors", "prompt": "prompt 2", "include": []}
+    assert metadata_of(next(prompt_folders(images)).prompt) == line
 
 
 def test_any_number_of_digits_is_a_seed(images):
@@ -152,24 +153,26 @@ def test_no_folders(tmp_path):
         read_all(tmp_path)
 
 
-def test_evaluate_images_makes_a_row_for_each_image_and_measure(images, tmp_path):
+def test_evaluate_images_makes_a_row_for_each_image_and_measure(images, tmp_path, monkeypatch):
     write_prompt(tmp_path / "other", 0, "untagged", tag=None)
     told: list[tuple[int, int]] = []
 
     def judge(image, metadata):
         return [Measure("brightness", float(image.mean()), metadata["prompt"]), Measure("one", 1.0)]
 
+    monkeypatch.setattr("contrapose.evaluate.run._AT_ONCE", 3)
     rows = evaluate_images(
-        {"a": images, "b": tmp_path / "other"}, judge, progress=lambda done, total: told.append((done, total))
+        {"a": images, "b": tmp_path / "other"}, PerImage(judge), progress=lambda done, total: told.append((done, total))
     )
-    assert told == [(i, 6) for i in range(1, 7)] and len(rows) == 12
+    assert told == [(3, 6), (4, 6), (6, 6)] and len(rows) == 12
     assert rows[2][:1] + rows[2][2:] == ("a", "colors", 1, "brightness", 21.0, "prompt 2")
     assert rows[-1].tag == "all"
 
 
 def test_the_floor_is_judged_by_other_prompts(images):
-    lines = [{"prompt": "x", "tag": "t"}, {"prompt": "y", "tag": "t"}]
-    rows = evaluate_images({"floor": images}, lambda i, m: [Measure("m", 0.0, m["prompt"])], prompts={"floor": lines})
+    prompts = as_prompts([{"prompt": "x", "tag": "t"}, {"prompt": "y", "tag": "t"}])
+    judge = PerImage(lambda image, line: [Measure("m", 0.0, line["prompt"])])
+    rows = evaluate_images({"floor": images}, judge, prompts={"floor": prompts})
     assert [row.reason for row in rows] == ["x", "x", "y", "y"] and rows[0].tag == "t"
     with pytest.raises(UserError, match="1 prompts"):
-        evaluate_images({"floor": images}, lambda i, m: [], prompts={"floor": lines[:1]})
+        evaluate_images({"floor": images}, judge, prompts={"floor": prompts[:1]})

@@ -9,15 +9,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from contrapose.errors import UserError
-from contrapose.evaluate.rows import Row, paired, prompt_id, read_rows, write_rows
+from contrapose.evaluate.rows import EvidenceRow, paired, prompt_id, read_rows, write_rows
 
 
-def rows(model: str, values: dict[tuple[str, int], float], metric: str = "correct") -> list[Row]:
-    return [Row(model, name, "colors", seed, metric, value) for (name, seed), value in values.items()]
+def rows(model: str, values: dict[tuple[str, int], float], metric: str = "correct") -> list[EvidenceRow]:
+    return [EvidenceRow(model, name, "colors", seed, metric, value) for (name, seed), value in values.items()]
 
 
 def test_rows_survive_the_disk(tmp_path):
-    written = [Row("a", "00000-1", "colors", 3, "correct", 0.1 + 0.2, "expected cat"), Row("b", "é", "t", 0, "m", -1.0)]
+    written = [
+        EvidenceRow("a", "00000-1", "colors", 3, "correct", 0.1 + 0.2, "expected cat"),
+        EvidenceRow("b", "é", "t", 0, "m", -1.0),
+    ]
     write_rows(written, tmp_path / "deep" / "rows.parquet")
     assert read_rows(tmp_path / "deep" / "rows.parquet") == written
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["rows.parquet"]
@@ -27,7 +30,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "rows.parquet"
     write_rows(rows("a", {("p", 0): 1.0}), path)
     with pytest.raises(pa.ArrowException):
-        write_rows([Row("a", "p", "t", "not a seed", "m", 1.0)], path)  # type: ignore[arg-type]
+        write_rows([EvidenceRow("a", "p", "t", "not a seed", "m", 1.0)], path)  # type: ignore[arg-type]
     assert len(read_rows(path)) == 1
 
 
@@ -77,4 +80,4 @@ def test_paired_refuses_what_would_spoil_the_numbers():
     with pytest.raises(UserError, match="finite"):
         paired(rows("a", {("p", 0): math.nan}) + good, "a", "b", "correct")
     with pytest.raises(UserError, match="tagged"):
-        paired([Row("a", "p", "counting", 0, "correct", 1.0), *good], "a", "b", "correct")
+        paired([EvidenceRow("a", "p", "counting", 0, "correct", 1.0), *good], "a", "b", "correct")

@@ -15,7 +15,6 @@ from contrapose.evaluate.statistics import (
     mean_of_tags,
     prompt_means,
     sign_flip,
-    wilson,
     wins,
 )
 
@@ -110,15 +109,6 @@ def test_a_tie_is_half_a_win():
     assert wins(a, b).tolist() == [0.5, 1.0, 0.0, 1.0]
     assert wins(a, b, tolerance=0.2).tolist() == [0.5, 1.0, 0.0, 0.5]
     assert (wins(a, b) + wins(b, a)).tolist() == [1.0] * 4
-
-
-def test_wilson():
-    interval = wilson(15, 50)  # R: prop.test(15, 50, correct = FALSE)
-    assert (interval.low, interval.high) == pytest.approx((0.1910, 0.4375), abs=1e-4)
-    assert wilson(0, 20).low == 0 and wilson(20, 20).high == 1
-    assert wilson(0, 20).high == pytest.approx(1.959964**2 / (20 + 1.959964**2))
-    with pytest.raises(ValueError):
-        wilson(3, 2)
 
 
 def test_holm():

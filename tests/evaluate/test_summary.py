@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from contrapose.errors import UserError
-from contrapose.evaluate.rows import Row
+from contrapose.evaluate.rows import EvidenceRow
 from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.summary import Metric, Settings, Summary, read_summary, summarize, write_summary
 
 
-def model(name: str, shift: float, seed: int = 0, metrics=("correct", "artefact_rate")) -> list[Row]:
+def model(name: str, shift: float, seed: int = 0, metrics=("correct", "artefact_rate")) -> list[EvidenceRow]:
     rng = np.random.default_rng(seed)
     return [
-        Row(name, f"p{number}", "a" if number < 12 else "b", image, metric, float(rng.normal()) + shift)
+        EvidenceRow(name, f"p{number}", "a" if number < 12 else "b", image, metric, float(rng.normal()) + shift)
         for metric in metrics
         for number in range(18)
         for image in range(2)
@@ -24,7 +24,7 @@ def model(name: str, shift: float, seed: int = 0, metrics=("correct", "artefact_
 
 
 ROWS = model("base", 0) + model("same", 0) + model("better", 1) + model("floor", -9, 1) + model("ceiling", 9, 1)
-SETTINGS = Settings(base="base", lower_is_better=frozenset({"artefact_rate"}), replicates=400)
+SETTINGS = Settings(base="base", higher_is_better={"artefact_rate": False}, replicates=400)
 
 
 @pytest.fixture(scope="module")

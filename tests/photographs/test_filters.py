@@ -13,6 +13,7 @@ from PIL import Image
 
 from contrapose.containers.stored import InFile
 from contrapose.errors import UserError
+from contrapose.judges.colours import Colours, colourfulness
 from contrapose.photographs.candidates import Candidate
 from contrapose.photographs.filters import (
     BOTH,
@@ -20,12 +21,10 @@ from contrapose.photographs.filters import (
     AestheticScore,
     CaptionLength,
     Colourfulness,
-    Colours,
     Photograph,
     ScorerGap,
     Size,
     TopK,
-    colourfulness,
     needs_loser,
     scored,
 )

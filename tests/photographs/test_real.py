@@ -16,7 +16,7 @@ from PIL import Image
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.families.table import load_backbone
 from contrapose.errors import UserError
-from contrapose.judges.scorers import CLIPScore
+from contrapose.judges.clip_score import CLIPScore
 from contrapose.photographs import real as real_module
 from contrapose.photographs.filters import CaptionLength, Colourfulness, ScorerGap, Size, TopK
 from contrapose.photographs.gallery import Gallery

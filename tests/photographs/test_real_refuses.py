@@ -16,7 +16,8 @@ from contrapose.backbones.families.table import load_backbone
 from contrapose.containers.images import digest
 from contrapose.containers.stored import InFile
 from contrapose.errors import UserError
-from contrapose.judges.scorers import CLIPScore, PickScore
+from contrapose.judges.clip_score import CLIPScore
+from contrapose.judges.pick_score import PickScore
 from contrapose.photographs import looking, real
 from contrapose.photographs.candidates import Table
 from contrapose.photographs.captions import Captioner

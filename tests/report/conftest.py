@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from judging import Measure, PerImage
 from PIL import Image
 
 from contrapose import runfile
 from contrapose.draw import pairs as draw
-from contrapose.evaluate.rows import Measure, write_rows
+from contrapose.evaluate.evidence import Evidence
+from contrapose.evaluate.rows import write_rows
 from contrapose.evaluate.run import evaluate_images
 from contrapose.evaluate.summary import Settings, summarize, write_summary
 from contrapose.guiding import images
 from contrapose.methods import DDSPO, SFT
-from contrapose.report.page import Evidence, Report, render
+from contrapose.report.page import Report, render
 from contrapose.store.pairs import MANIFEST, PairRecord, write_shard
 from contrapose.train import settings as training
 
@@ -28,6 +30,7 @@ BREAKOUT = '"><img src=x onerror=alert(1)>'
 TAGS = ("counting", "single_object", "position")
 PROMPTS = [f"a red circle {i}" for i in range(10)] + [SCRIPT, BREAKOUT]
 NUM_STEPS = 40
+SUITE = {"name": "shapes", "autoencoder": "model"}
 
 
 @dataclass(frozen=True)
@@ -144,9 +147,8 @@ def judge(image: np.ndarray, metadata: dict[str, str]) -> list[Measure]:
 def write_evidence(folder: Path) -> Evidence:
     folders = {name: write_images(folder / f"of-{name}", wrong) for name, wrong in (("base", 0.7), ("ddspo", 0.1))}
     judged = {**folders, "floor": folders["base"], "ceiling": write_images(folder / "ceiling", 0.0)}
-    rows = evaluate_images(judged, judge)
-    lower = frozenset({"artefact_rate"})
+    rows = evaluate_images(judged, PerImage(judge))
     write_rows(rows, folder / "evidence" / "rows.parquet")
-    summary = summarize(rows, Settings(base="base", lower_is_better=lower, replicates=300))
+    summary = summarize(rows, Settings(base="base", higher_is_better={"artefact_rate": False}, replicates=300))
     write_summary(summary, folder / "evidence" / "summary.json")
-    return Evidence(f"Scale 1 {BREAKOUT}", folder / "evidence", folders)
+    return Evidence(f"Scale 1 {BREAKOUT}", folder / "evidence", folders, SUITE)

@@ -13,8 +13,8 @@ import yaml
 
 from contrapose import runfile
 from contrapose.cli.main import main
+from contrapose.evaluate.evidence import CONVERTER, EVIDENCE, Record
 from contrapose.evaluate.rows import read_rows, write_rows
-from contrapose.report.evidence import CONVERTER, EVIDENCE, Record
 
 Change = Callable[[Path], None]
 DEEP = b"[" * 100_000
@@ -161,6 +161,9 @@ BROKEN: dict[str, dict[str, Change]] = {
         "title a list": say(title=[1]),
         "NUL": say(images__base="a\0b"),
         "unknown": say(more=1),
+        "a suite without settings": say(suite="shapes"),
+        "suite a list": say(suite=["shapes"]),
+        "suite without a name": say(suite={}),
         "replicates text": say(replicates="x"),
         "a stranger": say(images__stranger="/nowhere"),
     },
@@ -217,7 +220,7 @@ CASES = [(file, name) for file, changes in BROKEN.items() for name in changes]
 def places(shared) -> dict[str, Path]:
     """Each file's path."""
     evidence = shared.evidence
-    record = Record(evidence.title, "shapes", dict(evidence.images), "base", "model", 300)
+    record = Record(evidence.title, dict(evidence.suite), dict(evidence.images), "base", 300)
     runfile.write_claim(evidence.folder / EVIDENCE, record, CONVERTER, {})
     of_run = {name: shared.run / name for name in ("run.yaml", "metrics.jsonl", "finished.json")}
     of_evidence = {name: evidence.folder / name for name in (EVIDENCE, "summary.json", "rows.parquet")}

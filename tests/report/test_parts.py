@@ -88,7 +88,7 @@ def test_printed_commands_are_understood(project, monkeypatch):
     parsed = []
     modules = {"draw": cli_draw, "align": cli_align, "sample": cli_sample, "evaluate": cli_evaluate}
     for name, module in modules.items():
-        monkeypatch.setattr(module, name, parsed.append)
+        monkeypatch.setattr(module, "judge" if name == "evaluate" else name, parsed.append)
     evidence = Judged(project.evidence)
     for line in commands(project.pairs, [read_run(project.run)], [evidence, evidence]):
         words = shlex.split(line.removeprefix("contrapose ").removeprefix("pairs "))

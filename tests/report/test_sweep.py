@@ -8,22 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from judging import Measure, PerImage
 from PIL import Image
 
 from contrapose.errors import UserError
-from contrapose.evaluate.rows import Measure
 from contrapose.evaluate.statistics import Interval
+from contrapose.evaluate.sweep import claim, folder_of, read_scales, sum_up
 from contrapose.guiding.images import Sampling
-from contrapose.report.sweep import (
-    Line,
-    claim,
-    folder_of,
-    read_scales,
-    read_sweep,
-    render,
-    sum_up,
-    write_page,
-)  # fmt: skip
+from contrapose.report.sweep import SweepLine, read_sweep, render, write_page
 
 SCRIPT = "<script>alert(1)</script>"
 PROMPTS = ["a red circle", SCRIPT, '"><img src=x onerror=alert(1)>', "two stars"]
@@ -44,7 +36,7 @@ def write_sweep(
     """A sweep whose images are right the more often, the stronger it is."""
     settings = Sampling(SCRIPT, Path("p.txt"), positive=Path("run"), steps=17)
     with pytest.MonkeyPatch.context() as patched:  # neither the model nor the run is there
-        patched.setattr("contrapose.report.sweep.inputs_of", lambda _: {})
+        patched.setattr("contrapose.evaluate.sweep.inputs_of", lambda _: {})
         claim(folder, settings)
     for scale in scales:
         for number, prompt in enumerate(prompts):
@@ -54,7 +46,7 @@ def write_sweep(
             right = np.random.default_rng([seed, number]).random() < 0.3 + 0.2 * scale
             grey = np.full((8, 8, 3), 200 if right else 50, dtype=np.uint8)
             Image.fromarray(grey).save(place / "samples/0000.png")
-    sum_up(folder, scales, label, judge if judged else None, frozenset({"artefact_rate"}))
+    sum_up(folder, scales, label, PerImage(judge, {"artefact_rate": False}) if judged else None)
     return folder
 
 
@@ -91,8 +83,8 @@ def test_mean_lowest_and_highest() -> None:
     def run(values: dict[float, float]) -> dict[float, Interval]:
         return {scale: Interval(value, value - 1, value + 1) for scale, value in values.items()}
 
-    assert Line("A", [run({0: 3.0})]).points == {0: Interval(3.0, 2.0, 4.0)}
-    several = Line("A", [run({0: 3.0, 1: 5.0}), run({0: 6.0}), run({0: 0.0, 1: 1.0})])
+    assert SweepLine("A", [run({0: 3.0})]).points == {0: Interval(3.0, 2.0, 4.0)}
+    several = SweepLine("A", [run({0: 3.0, 1: 5.0}), run({0: 6.0}), run({0: 0.0, 1: 1.0})])
     assert several.points == {0: Interval(3.0, 0.0, 6.0)}
 
 

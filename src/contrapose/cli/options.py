@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import tyro
@@ -89,3 +90,15 @@ def choice(arguments: list[str], flag: str, table: Mapping[str, T], default: str
     if name not in table:
         raise UserError(f"{flag} {name}: not known (choose from {', '.join(table)})")
     return table[name], rest
+
+
+def several(arguments: list[str], flag: str, table: Mapping[str, T]) -> tuple[list[T], list[str]]:
+    """Take `flag NAME ...` out of the arguments: the table's entries of these names, and what is left."""
+    if flag not in arguments:
+        return [], arguments
+    start = arguments.index(flag) + 1
+    names = list(takewhile(lambda argument: not argument.startswith("-"), arguments[start:]))
+    for name in names:
+        if name not in table:
+            raise UserError(f"{flag} {name}: not known (choose from {', '.join(table)})")
+    return [table[name] for name in names], arguments[: start - 1] + arguments[start + len(names) :]

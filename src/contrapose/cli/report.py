@@ -9,8 +9,8 @@ import tyro
 
 from contrapose.cli.options import REQUIRED, parse
 from contrapose.errors import UserError
+from contrapose.evaluate.evidence import read_evidence
 from contrapose.ranges import CountOrNone, checked
-from contrapose.report.evidence import read_evidence
 from contrapose.report.page import Report, write_report
 
 

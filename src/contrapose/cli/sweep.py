@@ -15,14 +15,15 @@ from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import Bar, follow, quiet_libraries
 from contrapose.core.guidance import GUIDANCES
 from contrapose.errors import UserError
-from contrapose.evaluate.run import Judge
+from contrapose.evaluate.sweep import claim, folder_of, read_scales, sum_up
 from contrapose.files import check_folder, one_writer
 from contrapose.guiding.guide import guide
 from contrapose.guiding.guided import settled
 from contrapose.guiding.images import Sampling, sample_images
-from contrapose.report.sweep import claim, folder_of, read_scales, read_sweep, sum_up, write_page
+from contrapose.judges.judge import Judge
+from contrapose.report.sweep import read_sweep, write_page
 from contrapose.store.prompts import Prompt, read_prompts
-from contrapose.worlds.shapes import suite
+from contrapose.worlds.suites import SUITES
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def sweep(command: Command) -> None:
     if not (settings.positive or settings.negative):
         raise UserError("a sweep needs a run to guide by: name one with --positive")
     guided = {w: replace(settings, guidance=replace(settings.guidance, scale=w)) for w in read_scales(command.scales)}
-    judge = _judge(command.suite, prompts)
+    judge = _judge(command.suite, prompts, command.device)
     backbone = load_backbone(settings.model, DTYPES[settings.dtype], command.device, settings.adapter, settings)
     tell_cut(settings.prompts, prompts, backbone)
     with guide(backbone.pipe, settings.positive, settings.negative, settings.guidance):  # its complaints first
@@ -82,8 +83,8 @@ def sweep(command: Command) -> None:
             done = sample_images(one, backbone, folder_of(command.out, scale))
             follow(f"sampling at w = {scale:g}", len(prompts) * settings.seeds, done)
         with Bar("judging images") if judge else nullcontext() as bar:
-            new = sum_up(command.out, list(guided), command.label, judge, suite.LOWER_IS_BETTER, bar)
-        if not new:
+            is_new = sum_up(command.out, list(guided), command.label, judge, bar)
+        if not is_new:
             print(f"{command.out}: this sweep was finished already")
         print(write_page([read_sweep(command.out)], command.out).resolve())
 
@@ -98,15 +99,15 @@ def compare(command: Comparison) -> None:
         print(write_page(sweeps, command.out).resolve())
 
 
-def _judge(name: str | None, prompts: list[Prompt]) -> Judge | None:
+def _judge(name: str | None, prompts: list[Prompt], device: str) -> Judge | None:
     """The suite's judge; `UserError` when a suite was asked for that cannot judge these prompts."""
     if name == "none":
         return None
+    suite = SUITES[name or "shapes"]()
     try:
-        for prompt in prompts:
-            suite.meaning_of({"prompt": prompt.text, **prompt.fields})
+        suite.check(prompts)
     except UserError:
         if name is not None:
             raise
         return None
-    return suite.judge
+    return suite.load(device)

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from contrapose.contents import digest_of_parts, file_digest
 from contrapose.errors import UserError
-from contrapose.store.prompts import read_prompts
+from contrapose.store.prompts import Prompt, read_prompts
 
 _FOLDER = re.compile(r"[0-9]+")
 _IMAGE = re.compile(r"([0-9]+)\.png")
@@ -32,15 +30,15 @@ class PromptFolder:
     """One prompt and its images: `samples` maps seed to file, in order of seed."""
 
     path: Path
-    metadata: dict[str, Any]
+    prompt: Prompt
     samples: dict[int, Path]
 
     @property
     def name(self) -> str:
         return self.path.name
 
-    def images(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yield (seed, RGB pixels [h, w, 3]), reading each file when its turn comes."""
+    def images(self) -> Iterator[tuple[int, Image.Image]]:
+        """Yield (seed, RGB image), reading each file when its turn comes."""
         for seed, path in self.samples.items():
             yield seed, read_image(path)
 
@@ -48,26 +46,31 @@ class PromptFolder:
 def prompt_folders(directory: Path) -> Iterator[PromptFolder]:
     """Yield the prompts of a folder of images in the order of their numbers; other names in it are left alone.
 
-    Raises `UserError` naming the folder or file, and the mend, when something is missing or broken.
+    Raises `UserError` naming the folder or file, and the fix, when something is missing or broken.
     """
     if not directory.is_dir():
         raise UserError(f"{directory}: no such folder of images; sample images into it first")
-    paths = sorted((p for p in directory.iterdir() if _FOLDER.fullmatch(p.name)), key=lambda p: (int(p.name), p.name))
+    paths = [path for path in directory.iterdir() if _FOLDER.fullmatch(path.name)]
     if not paths:
         raise UserError(f"{directory}: holds no folders 00000, 00001, ...; name a folder in GenEval's layout")
-    for path in paths:
-        yield PromptFolder(path, _metadata(path, directory), _samples(path, directory))
+    for path in sorted(paths, key=lambda path: (int(path.name), path.name)):
+        yield PromptFolder(path, _prompt(path, directory), _samples(path, directory))
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """RGB pixels [h, w, 3].
+def metadata_of(prompt: Prompt) -> dict[str, Any]:
+    """A prompt as the JSON object of its line, which is GenEval's for prompts of a world."""
+    return {"prompt": prompt.text, **prompt.fields}
+
+
+def read_image(path: Path) -> Image.Image:
+    """The image of a file, in RGB.
 
     Raises `UserError` naming a file that is broken, of another format than PNG, JPEG and WebP, or of more pixels than
-    PIL's limit (about 89 million), which is told before they are decoded.
+    PIL's limit (about 89 million); these are counted before they are decoded.
     """
     try:
         with _opened(path) as image:
-            return np.asarray(image.convert("RGB"))
+            return image.convert("RGB")
     # Pillow tells of broken files with all of these.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).replace(str(path), path.name)
@@ -93,12 +96,12 @@ def digest_of_images(directory: Path) -> str:
     """
     parts: list[str] = []
     for folder in prompt_folders(directory):
-        parts += [folder.name, json.dumps(folder.metadata, sort_keys=True)]
+        parts += [folder.name, json.dumps(metadata_of(folder.prompt), sort_keys=True)]
         parts += [f"{seed} {file_digest(path)}" for seed, path in folder.samples.items()]
     return digest_of_parts(parts)
 
 
-def _metadata(folder: Path, directory: Path) -> dict[str, Any]:
+def _prompt(folder: Path, directory: Path) -> Prompt:
     path = folder / "metadata.jsonl"
     if not path.is_file():
         raise UserError(f"{path}: missing; each folder needs its prompt as one JSON object")
@@ -106,7 +109,7 @@ def _metadata(folder: Path, directory: Path) -> dict[str, Any]:
     prompts = read_prompts(path)
     if len(prompts) != 1:
         raise UserError(f"{path}: holds {len(prompts)} lines; one JSON object was expected")
-    return {"prompt": prompts[0].text, **prompts[0].fields}
+    return prompts[0]
 
 
 def _samples(folder: Path, directory: Path) -> dict[int, Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from contrapose import files
 from contrapose.errors import UserError
 from contrapose.store import prompts
+
+Key = tuple[str, int]
+"""(prompt_id, seed), which is one image of every model."""
 
 _SCHEMA = pa.schema(
     [
@@ -30,15 +33,7 @@ _SCHEMA = pa.schema(
 )
 
 
-class Measure(NamedTuple):
-    """What a judge says of one image: one metric's value, and why where a verdict has reasons."""
-
-    metric: str
-    value: float
-    reason: str | None = None
-
-
-class Row(NamedTuple):
+class EvidenceRow(NamedTuple):
     """One image's value of one metric."""
 
     model: str
@@ -66,14 +61,14 @@ def prompt_id(folder: str, prompt: str) -> str:
     return f"{folder}-{prompts.prompt_id(prompt)[:8]}"
 
 
-def write_rows(rows: Iterable[Row], path: Path) -> None:
+def write_rows(rows: Iterable[EvidenceRow], path: Path) -> None:
     """Write rows as a parquet file, whole or not at all."""
     table = pa.Table.from_pylist([row._asdict() for row in rows], schema=_SCHEMA)
     with files.replacing(path) as aside:
         pq.write_table(table, aside)
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[EvidenceRow]:
     """Rows from a parquet file; `UserError` when it is missing, broken or of another make."""
     try:
         table = pq.read_table(path, partitioning=None)
@@ -90,19 +85,19 @@ def read_rows(path: Path) -> list[Row]:
         raise _unreadable(path, f"columns are not rows' ({str(error).splitlines()[0]})") from None
     if not all(map(math.isfinite, columns["value"])):
         raise _unreadable(path, "holds a value that is no finite number")
-    return [Row(*values) for values in zip(*columns.values(), strict=True)]
+    return [EvidenceRow(*values) for values in zip(*columns.values(), strict=True)]
 
 
 def _unreadable(path: Path, reason: str) -> UserError:
     return UserError(f"{path}: {reason}; delete it and run the command that made it again")
 
 
-def select(rows: Iterable[Row], model: str, metric: str) -> dict[tuple[str, int], Row]:
+def select(rows: Iterable[EvidenceRow], model: str, metric: str) -> dict[Key, EvidenceRow]:
     """One model's rows of one metric by (prompt_id, seed).
 
     Raises `UserError` for an image that was judged twice, and for a value that is not a finite number.
     """
-    chosen: dict[tuple[str, int], Row] = {}
+    chosen: dict[Key, EvidenceRow] = {}
     for row in rows:
         if row.model != model or row.metric != metric:
             continue
@@ -115,20 +110,15 @@ def select(rows: Iterable[Row], model: str, metric: str) -> dict[tuple[str, int]
     return chosen
 
 
-def paired(rows: Sequence[Row], a: str, b: str, metric: str) -> Paired:
+def paired(rows: Sequence[EvidenceRow], a: str, b: str, metric: str) -> Paired:
     """Two models' values of a metric side by side.
 
     Raises `UserError` when they were not judged on the same (prompt_id, seed) set, naming an example.
     """
-    of_a, of_b = select(rows, a, metric), select(rows, b, metric)
-    for one, other, ours, theirs in ((a, b, of_a, of_b), (b, a, of_b, of_a)):
-        alone = sorted(ours.keys() - theirs.keys())
-        if alone:
-            name, seed = alone[0]
-            raise UserError(
-                f"{one} and {other} cannot be compared on {metric}: prompt {name}, seed {seed} is missing from {other} "
-                f"({len(alone)} missing in all); sample both with the same prompts and seeds"
-            )
+    of_a = select(rows, a, metric)
+    of_b = select(rows, b, metric)
+    _check_same_images(metric, (a, of_a), (b, of_b))
+    _check_same_images(metric, (b, of_b), (a, of_a))
     if not of_a:
         raise UserError(f"{a} and {b} cannot be compared on {metric}: neither has rows of it")
     keys = sorted(of_a)
@@ -144,3 +134,16 @@ def paired(rows: Sequence[Row], a: str, b: str, metric: str) -> Paired:
         a=np.array([of_a[key].value for key in keys]),
         b=np.array([of_b[key].value for key in keys]),
     )
+
+
+def _check_same_images(
+    metric: str, model: tuple[str, Mapping[Key, EvidenceRow]], other: tuple[str, Mapping[Key, EvidenceRow]]
+) -> None:
+    """Raise `UserError` where a model was judged on images that the other one was not judged on."""
+    missing = sorted(model[1].keys() - other[1].keys())
+    if missing:
+        name, seed = missing[0]
+        raise UserError(
+            f"{model[0]} and {other[0]} cannot be compared on {metric}: prompt {name}, seed {seed} is missing from "
+            f"{other[0]} ({len(missing)} missing in all); sample both with the same prompts and seeds"
+        )

@@ -2,55 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+from PIL.Image import Image
 
 from contrapose.errors import UserError
 from contrapose.evaluate.images import PromptFolder, prompt_folders
-from contrapose.evaluate.rows import Measure, Row, prompt_id
+from contrapose.evaluate.rows import EvidenceRow, prompt_id
+from contrapose.judges.judge import Judge
+from contrapose.store.prompts import Prompt
 
-Judge = Callable[[NDArray[np.uint8], Mapping[str, Any]], Sequence[Measure]]
 UNTAGGED = "all"  # the tag of a prompt whose metadata names none
+_AT_ONCE = 16  # images that are handed to the judge together
 
 
 def evaluate_images(
     models: Mapping[str, Path],
     judge: Judge,
     *,
-    prompts: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    prompts: Mapping[str, Sequence[Prompt]] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Row]:
+) -> list[EvidenceRow]:
     """Judge every image of every model's folder (GenEval's layout).
 
-    `prompts` gives a model other metadata lines than its folders', in their order: the floor judges a model's images by
-    shuffled prompts. `progress` is told (images done, images in all) after each image.
+    `prompts` gives a model other prompts than its folders', in their order: the floor judges a model's images by
+    shuffled prompts. `progress` is told (images done, images in all) after each batch.
     Raises `UserError` for broken folders before the first image is judged.
     """
     folders = {model: list(prompt_folders(path)) for model, path in models.items()}
-    lines = {model: _lines(model, those, prompts or {}) for model, those in folders.items()}
+    judged_by = {model: _prompts_of(model, those, prompts or {}) for model, those in folders.items()}
     total = sum(len(folder.samples) for those in folders.values() for folder in those)
-    rows: list[Row] = []
+    rows: list[EvidenceRow] = []
     done = 0
     for model, those in folders.items():
-        for folder, line in zip(those, lines[model], strict=True):
-            identity, tag = prompt_id(folder.name, line["prompt"]), str(line.get("tag", UNTAGGED))
-            for seed, image in folder.images():
-                rows += [Row(model, identity, tag, seed, *measure) for measure in judge(image, line)]
-                done += 1
-                if progress:
-                    progress(done, total)
+        samples = _samples(those, judged_by[model])
+        while batch := list(islice(samples, _AT_ONCE)):
+            rows += _judged(model, batch, judge)
+            done += len(batch)
+            if progress:
+                progress(done, total)
     return rows
 
 
-def _lines(
-    model: str, folders: Sequence[PromptFolder], prompts: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> Sequence[Mapping[str, Any]]:
+class _Sample(NamedTuple):
+    """One image, and the prompt that it is judged by."""
+
+    folder: str
+    prompt: Prompt
+    seed: int
+    image: Image
+
+
+def _samples(folders: Sequence[PromptFolder], prompts: Sequence[Prompt]) -> Iterator[_Sample]:
+    for folder, prompt in zip(folders, prompts, strict=True):
+        for seed, image in folder.images():
+            yield _Sample(folder.name, prompt, seed, image)
+
+
+def _judged(model: str, batch: Sequence[_Sample], judge: Judge) -> Iterator[EvidenceRow]:
+    """The rows of a batch: image by image, and of each its metrics."""
+    metrics = judge([sample.image for sample in batch], [sample.prompt for sample in batch])
+    for index, sample in enumerate(batch):
+        identity = prompt_id(sample.folder, sample.prompt.text)
+        tag = str(sample.prompt.fields.get("tag", UNTAGGED))
+        for metric, marks in metrics.items():
+            yield EvidenceRow(
+                model, identity, tag, sample.seed, metric, float(marks.values[index]), marks.reason(index)
+            )
+
+
+def _prompts_of(
+    model: str, folders: Sequence[PromptFolder], prompts: Mapping[str, Sequence[Prompt]]
+) -> Sequence[Prompt]:
     if model not in prompts:
-        return [folder.metadata for folder in folders]
+        return [folder.prompt for folder in folders]
     if len(prompts[model]) != len(folders):
         raise UserError(
             f"{model}: {len(prompts[model])} prompts were given for {len(folders)} folders; give one for each"

@@ -11,7 +11,6 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from contrapose.ranges import Number, Range, checked
 
@@ -30,9 +29,13 @@ class Interval:
     low: Number
     high: Number
 
+    def scaled(self, factor: float) -> Interval:
+        """The same in another unit."""
+        return Interval(self.value * factor, self.low * factor, self.high * factor)
+
 
 @dataclass(frozen=True)
-class Estimate:
+class TagIntervals:
     """The mean of the tags' means, and each tag's own mean."""
 
     overall: Interval
@@ -57,7 +60,7 @@ def prompt_means(values: NDArray[np.float64], prompt_ids: Sequence[str], tags: S
     return PromptMeans(sums / np.bincount(index), tuple(tags[i] for i in first))
 
 
-def bootstrap(means: PromptMeans, *, replicates: int = REPLICATES, level: float = LEVEL, seed: int = 0) -> Estimate:
+def bootstrap(means: PromptMeans, *, replicates: int = REPLICATES, level: float = LEVEL, seed: int = 0) -> TagIntervals:
     """Cluster bootstrap over prompts, stratified by tag, with percentile intervals.
 
     A replicate draws each tag's n_g prompts anew with replacement: m*_g = mean of the drawn m_p, and overall
@@ -65,16 +68,18 @@ def bootstrap(means: PromptMeans, *, replicates: int = REPLICATES, level: float 
     of two models and win rates are per-prompt values as scores are, so the same function serves them.
     """
     rng = np.random.default_rng(seed)
-    groups = _by_tag(means)
+    by_tag = _by_tag(means)
     drawn: dict[str, NDArray[np.float64]] = {}
-    for tag, values in groups.items():
-        blocks = [values[rng.integers(len(values), size=(rows, len(values)), dtype=np.int32)].mean(axis=1)
-                  for rows in _blocks(replicates, len(values))]  # fmt: skip
+    for tag, values in by_tag.items():
+        blocks = []
+        for rows in _blocks(replicates, len(values)):
+            chosen = rng.integers(len(values), size=(rows, len(values)), dtype=np.int32)
+            blocks.append(values[chosen].mean(axis=1))
         drawn[tag] = np.concatenate(blocks)
     # Each tag's rows were drawn independently, so row k of every tag together is one replicate of the whole.
     overall = np.mean(list(drawn.values()), axis=0)
-    intervals = {tag: _percentiles(float(values.mean()), drawn[tag], level) for tag, values in groups.items()}
-    return Estimate(_percentiles(mean_of_tags(means), overall, level), intervals)
+    intervals = {tag: _percentiles(float(values.mean()), drawn[tag], level) for tag, values in by_tag.items()}
+    return TagIntervals(_percentiles(mean_of_tags(means), overall, level), intervals)
 
 
 def mean_of_tags(means: PromptMeans) -> float:
@@ -104,21 +109,6 @@ def wins(a: NDArray[np.float64], b: NDArray[np.float64], tolerance: float = 0.0)
     """Per image, 1 where a > b, 0 where a < b, and 1/2 for a tie, |a - b| <= tolerance."""
     difference = a - b
     return np.where(np.abs(difference) <= tolerance, 0.5, (difference > 0).astype(np.float64))
-
-
-def wilson(successes: float, number: int, level: float = LEVEL) -> Interval:
-    """Wilson's interval for a share p = successes/n; ties may count as half successes.
-
-    (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n),  z = the normal quantile of (1 + level)/2.
-    """
-    if number < 1 or not 0 <= successes <= number:
-        raise ValueError(f"{successes} successes of {number}")
-    z = float(ndtri((1 + level) / 2))
-    share = successes / number
-    centre = share + z**2 / (2 * number)
-    reach = z * np.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
-    scale = 1 + z**2 / number
-    return Interval(share, max(0.0, float(centre - reach) / scale), min(1.0, float(centre + reach) / scale))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,1 +1,1 @@
-"""What scores an image."""
+"""What scores an image: published networks on this machine, and formulas."""

@@ -6,14 +6,13 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from contrapose.backbones.networks import read_network
 from contrapose.errors import UserError
-
-Precision = Literal["fp32", "fp16", "bf16"]
+from contrapose.judges.judge import Precision
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _VALUES = 64  # of each tensor that a fingerprint looks at, evenly spaced

@@ -12,8 +12,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from contrapose.errors import UserError
+from contrapose.judges.judge import Precision
 from contrapose.judges.pretrained import (
-    Precision,
     check_words,
     find,
     fingerprint,
@@ -59,11 +59,11 @@ class VisionLanguage:
     @torch.inference_mode()
     def first_token(self, image: Image, question: str) -> Float[Tensor, " vocabulary"]:
         """Logits of the answer's first token, before any of the model's own rules for drawing one."""
-        told = self.network.generate(
+        answer = self.network.generate(
             **self._inputs([image], [question]), max_new_tokens=1, output_logits=True, return_dict_in_generate=True,
             **_GREEDY,
         )  # fmt: skip
-        return told.logits[0][0].float()
+        return answer.logits[0][0].float()
 
     def _inputs(self, images: Sequence[Image], questions: Sequence[str]) -> Any:
         shown = [[image.convert("RGB")] for image in images]

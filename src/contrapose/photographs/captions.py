@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL.Image import Image
 
-from contrapose.judges.pretrained import Precision
+from contrapose.judges.judge import Precision
 from contrapose.judges.vision_language import VisionLanguage
 from contrapose.ranges import Batch, Tokens, checked
 

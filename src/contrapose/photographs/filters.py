@@ -1,6 +1,6 @@
 """Which candidates become pairs: filters in the order in which they are declared, each over what the last one kept.
 
-A filter tells what it needs: nothing but what the listing tells, or a scorer's number of the winner, or of winner and
+A filter tells what it needs: nothing but what the listing tells, or a judge's number of the winner, or of winner and
 loser. It sees the whole table of its stage, one candidate at a time and as often as it likes, and gives each a reason
 to be left out, or none. A new filter is one class and one line in `FILTERS`.
 """
@@ -8,20 +8,23 @@ to be left out, or none. A new filter is one class and one line in `FILTERS`.
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import ClassVar, Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from contrapose.errors import UserError
-from contrapose.judges.scorers import Aesthetic, AnyScorer, PickScore, Scorer, YesNo
+from contrapose.judges.aesthetic import Aesthetic
+from contrapose.judges.colours import Colours
+from contrapose.judges.judge import Judge, JudgeSettings, score
+from contrapose.judges.pick_score import PickScore
+from contrapose.judges.table import AnyJudge
+from contrapose.judges.yes_no import YesNo
 from contrapose.photographs.candidates import Candidate
 from contrapose.ranges import AtLeast0, AtLeast1, Count, CountOrNone, Number, Share, checked
+from contrapose.store.prompts import Prompt
 
 Side = Literal["winner", "loser"]
 Reasons = Iterator[str | None]
@@ -29,32 +32,26 @@ WINNER: tuple[Side, ...] = ("winner",)
 BOTH: tuple[Side, ...] = ("winner", "loser")
 
 
-class Loadable(Protocol):
-    """A scorer's settings."""
-
-    def load(self, device: str) -> Scorer: ...
-
-
 class Filter(Protocol):
     """Why candidates are left out."""
 
     @property
-    def scorer(self) -> Loadable | None:
-        """What gives the numbers that the filter goes by; none when the listing tells enough."""
+    def scorer(self) -> JudgeSettings | None:
+        """The judge that gives the numbers that the filter goes by; none when the listing tells enough."""
         ...
 
     @property
     def sides(self) -> tuple[Side, ...]:
-        """The images that the scorer looks at; with the loser among them, the losers are made before this filter."""
+        """The images that the judge looks at; with the loser among them, the losers are made before this filter."""
         ...
 
     def reasons(self, table: Iterable[Candidate], measure: str) -> Reasons:
-        """Why each candidate is left out, None keeping it; `measure` names the scorer in `score_of`."""
+        """Why each candidate is left out, None keeping it; `measure` names the judge in `score_of`."""
         ...
 
 
 def score_of(candidate: Candidate, side: Side, measure: str) -> float:
-    """What the scorer of this name said of one side."""
+    """What the judge of this name said of one side."""
     return candidate.scores[f"{side} {measure}"]
 
 
@@ -114,31 +111,6 @@ class CaptionLength:
         return f"its caption has {words} words; {self.min_words} to {self.max_words} are asked for"
 
 
-def colourfulness(image: Image.Image) -> float:
-    """sqrt(std_rg^2 + std_yb^2) + 0.3 sqrt(mean_rg^2 + mean_yb^2), rg = R - G, yb = (R + G)/2 - B, of 0..255.
-
-    Hasler & Suesstrunk 2003, "Measuring colourfulness in natural images", M3: 0 is grey, 109 extremely so.
-    """
-    red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), dtype=np.float64), -1, 0)
-    rg, yb = red - green, (red + green) / 2 - blue
-    return float(math.hypot(rg.std(), yb.std()) + 0.3 * math.hypot(rg.mean(), yb.mean()))
-
-
-@dataclass(frozen=True)
-class Colours:
-    """`colourfulness` as a scorer; there is nothing to load."""
-
-    name: ClassVar[str] = "colourfulness"
-    version: ClassVar[str] = "1"
-    higher_is_better: ClassVar[bool] = True
-
-    def load(self, device: str) -> Scorer:
-        return self
-
-    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> NDArray[np.float64]:
-        return np.array([colourfulness(image) for image in images])
-
-
 @dataclass(frozen=True)
 @checked
 class Colourfulness:
@@ -181,10 +153,10 @@ class ScorerGap:
     leave out losers that came out better, and no more.
     """
 
-    scorer: AnyScorer = field(default_factory=PickScore)
+    scorer: AnyJudge = field(default_factory=PickScore)
     """What scores both."""
     threshold: Number = 0.02
-    """In the scorer's own unit. PickScore's is the raw one, about 19 to 23."""
+    """In the judge's own unit. PickScore's is the raw one, about 19 to 23."""
 
     sides: ClassVar[tuple[Side, ...]] = BOTH
 
@@ -199,7 +171,7 @@ class TopK:
 
     k: Count = 512
     """How many are kept; RealAlign trains on 512."""
-    scorer: AnyScorer = field(default_factory=PickScore)
+    scorer: AnyJudge = field(default_factory=PickScore)
     """What scores the winner."""
 
     sides: ClassVar[tuple[Side, ...]] = WINNER
@@ -265,16 +237,22 @@ def needs_loser(some: AnyFilter) -> bool:
 
 
 def scored(
-    batch: Sequence[Candidate], images: Sequence[dict[Side, Image.Image]], scorer: Scorer, measure: str
+    batch: Sequence[Candidate], images: Sequence[dict[Side, Image.Image]], judge: Judge, measure: str
 ) -> list[Candidate]:
-    """The candidates with the scorer's numbers of the images that are given of each."""
-    jobs = [(place, side) for place, own in enumerate(images) for side in own]
-    captions = [batch[place].caption or "" for place, _ in jobs]
-    numbers = scorer.score([images[place][side] for place, side in jobs], captions) if jobs else []
-    found: list[dict[str, float]] = [{} for _ in batch]
-    for (place, side), number in zip(jobs, numbers, strict=True):
-        found[place][f"{side} {measure}"] = float(number)
-    return [replace(c, scores=c.scores | own) for c, own in zip(batch, found, strict=True)]
+    """The candidates with the judge's numbers of the images that are given of each."""
+    places = []
+    pixels = []
+    for place, sides in enumerate(images):
+        for side, image in sides.items():
+            places.append((place, side))
+            pixels.append(image)
+    if not pixels:
+        return list(batch)
+    scores: list[dict[str, float]] = [{} for _ in batch]
+    captions = [Prompt(batch[place].caption or "") for place, _ in places]
+    for (place, side), number in zip(places, score(judge, pixels, captions), strict=True):
+        scores[place][f"{side} {measure}"] = float(number)
+    return [replace(candidate, scores=candidate.scores | more) for candidate, more in zip(batch, scores, strict=True)]
 
 
 def _over(table: Iterable[Candidate], measure: str, threshold: float, told: str = "") -> Reasons:

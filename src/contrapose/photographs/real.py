@@ -32,7 +32,7 @@ from contrapose.contents import digest_of
 from contrapose.core.guidance import FreeScale
 from contrapose.errors import UserError
 from contrapose.files import one_writer
-from contrapose.judges.scorers import SCORERS, AnyScorer
+from contrapose.judges.table import JUDGES, AnyJudge
 from contrapose.photographs.candidates import BROKEN, Table, by_bucket, groups
 from contrapose.photographs.captions import Captioner
 from contrapose.photographs.filters import BOTH, FILTERS, NAMES, AnyFilter, CaptionLength, needs_loser
@@ -86,7 +86,7 @@ class Real(Fitting, Loading):
     """Precision of the model."""
 
 
-CONVERTER = runfile.converter((AnyScorer, SCORERS), (AnyFilter, FILTERS), (AnySpoiler, SPOILERS))
+CONVERTER = runfile.converter((AnyJudge, JUDGES), (AnyFilter, FILTERS), (AnySpoiler, SPOILERS))
 
 
 class Progress(NamedTuple):

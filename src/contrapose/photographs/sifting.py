@@ -11,7 +11,7 @@ from PIL import Image
 
 from contrapose.containers.images import several
 from contrapose.containers.left_out import LeftOut
-from contrapose.judges.scorers import Scorer
+from contrapose.judges.judge import Judge
 from contrapose.photographs.candidates import Candidate, Row, Table, by_bucket, groups, write_table
 from contrapose.photographs.captions import Captioner
 from contrapose.photographs.filters import NAMES, AnyFilter, Side, scored
@@ -50,9 +50,9 @@ def _told(candidate: Candidate, caption: str) -> Row:
     return replace(candidate, caption=caption)
 
 
-def measure_of(some: AnyFilter, scorer: Scorer) -> str:
-    """The name under which a scorer's numbers stand in the tables: two of other settings or weights never share it."""
-    return f"{scorer.name} {seed_of(some.scorer, scorer.version):016x}"
+def measure_of(some: AnyFilter, judge: Judge) -> str:
+    """The name under which a judge's numbers stand in the tables: two of other settings or weights never share it."""
+    return f"{judge.name} {seed_of(some.scorer, judge.version):016x}"
 
 
 def sift(path: Path, before: Table, some: AnyFilter, gallery: Gallery, device: str, batch_size: int) -> Iterator[int]:
@@ -61,12 +61,12 @@ def sift(path: Path, before: Table, some: AnyFilter, gallery: Gallery, device: s
         return
     measure, table = "", before
     if some.scorer is not None:
-        scorer = some.scorer.load(device)
-        measure, table = measure_of(some, scorer), Table(path.with_name(f".{path.name}.measured"))
+        judge = some.scorer.load(device)
+        measure, table = measure_of(some, judge), Table(path.with_name(f".{path.name}.measured"))
 
         def measured(so_far: Table) -> Iterator[list[Candidate]]:
             waiting = islice(before.kept, len(so_far), None)
-            return _measured(waiting, some.sides, gallery, scorer, measure, batch_size)
+            return _measured(waiting, some.sides, gallery, judge, measure, batch_size)
 
         yield from write_table(table.path, measured)
 
@@ -83,14 +83,14 @@ def sift(path: Path, before: Table, some: AnyFilter, gallery: Gallery, device: s
 
 
 def _measured(
-    waiting: Iterable[Candidate], sides: tuple[Side, ...], gallery: Gallery, scorer: Scorer, measure: str, num: int
+    waiting: Iterable[Candidate], sides: tuple[Side, ...], gallery: Gallery, judge: Judge, measure: str, num: int
 ) -> Iterator[list[Candidate]]:
     def opened(candidate: Candidate) -> tuple[Candidate, dict[Side, Image.Image]]:
         missing = [side for side in sides if f"{side} {measure}" not in candidate.scores]
         return candidate, {side: gallery.image(candidate, side) for side in missing}
 
     for some in groups(several(opened, waiting), num):
-        yield scored([candidate for candidate, _ in some], [images for _, images in some], scorer, measure)
+        yield scored([candidate for candidate, _ in some], [images for _, images in some], judge, measure)
 
 
 def spoil(

@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 # Matplotlib knows no CSS, so it is given colours that stand for CSS's; the style sheet defines the variables.
 TEXT, FRAME, QUIET = "#010203", "#010204", "#010205"
 SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06")
+MARKERS = "osD^vP"
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), "-", "--")
 _CSS = {TEXT: "currentColor", FRAME: "var(--line)", QUIET: "var(--quiet)"} | {
     color: f"var(--series-{number})" for number, color in enumerate(SERIES, start=1)
 }

@@ -1,63 +1,17 @@
-"""An evidence folder (`evidence.yaml`, `summary.json` and `rows.parquet`) as the report's tables."""
+"""An evaluation or a sweep as the report's tables."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
-from contrapose import runfile
 from contrapose.errors import UserError
-from contrapose.evaluate.rows import Row, read_rows
+from contrapose.evaluate.evidence import Evidence, read_judged
 from contrapose.evaluate.statistics import Interval
-from contrapose.evaluate.summary import CEILING, FLOOR, MEND, Scores, Summary, read_summary
-from contrapose.ranges import Count, checked
+from contrapose.evaluate.summary import BOUNDS, CEILING, FLOOR, ModelScores
 from contrapose.report.numbers import PERCENT, Cell, Scale, p_value, scale_of
-from contrapose.report.plots import Estimate
 
-EVIDENCE, ROWS, SUMMARY = "evidence.yaml", "rows.parquet", "summary.json"
 OVERALL = "overall"
-CONVERTER = runfile.converter()
 _TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")  # GenEval's own order
-
-
-@dataclass(frozen=True)
-@checked
-class Record:
-    """What `evidence.yaml` says: what was judged, and how."""
-
-    title: str
-    suite: str
-    images: dict[str, Path]
-    base: str | None = None
-    autoencoder: str | None = None
-    """Model whose autoencoder the ceiling passed through."""
-    replicates: Count | None = None
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """One evaluation: models that were judged on the same prompts and seeds."""
-
-    title: str
-    folder: Path
-    """Folder with `rows.parquet` and `summary.json`."""
-    images: Mapping[str, Path] = field(default_factory=dict)
-    """Each model's folder of images, from which examples are shown; the others are shown in numbers alone."""
-
-
-def read_evidence(folder: Path) -> Evidence:
-    """A finished evaluation.
-
-    Raises `UserError` naming the folder or file, and the mend, for what is none.
-    """
-    path = folder / EVIDENCE
-    if not path.is_file():
-        raise UserError(f"{folder}: no {EVIDENCE}, so this is no finished evidence; run 'contrapose evaluate' again")
-    record = runfile.read(path, Record, CONVERTER)
-    return Evidence(record.title, folder, record.images)
 
 
 class Gain(NamedTuple):
@@ -92,21 +46,23 @@ class MetricTable(NamedTuple):
 
 
 class Judged:
-    """What an evidence folder says. Raises `UserError` naming the folder or file, and the mend, for what is none."""
+    """What an evaluation says, table by table.
+
+    Raises `UserError` naming the folder or file, and the fix, where one is missing or broken.
+    """
 
     def __init__(self, evidence: Evidence):
-        self.title, self.folder, self.images = evidence.title, evidence.folder, evidence.images
-        if not self.folder.is_dir():
-            raise UserError(f"{self.folder}: no such folder of evidence; name one made by 'contrapose evaluate'")
-        self.summary: Summary = read_summary(self.folder / SUMMARY)
+        self.evidence = evidence
+        self.title = evidence.title
+        self.folder = evidence.folder
+        self.images = evidence.images
+        self.summary, self.rows = read_judged(self.folder)
         self._scales: dict[str, Scale] = {}
-        self.rows: list[Row] = read_rows(self.folder / ROWS)
-        _check_rows(self.folder / ROWS, self.rows, self.summary)
-        strange = [model for model in self.images if model not in self.summary.models]
-        if strange:
-            known = ", ".join(self.summary.models)
+        unknown = [model for model in self.images if model not in self.summary.models]
+        if unknown:
+            models = ", ".join(self.summary.models)
             raise UserError(
-                f"{self.folder}: no model {strange[0]!r} was judged, though its images are given; known: {known}"
+                f"{self.folder}: no model {unknown[0]!r} was judged, though its images are given; known: {models}"
             )
 
     @property
@@ -126,77 +82,70 @@ class Judged:
     def scale(self, metric: str) -> Scale:
         """How the metric's numbers are written, worked out once of all rows."""
         if metric not in self._scales:
-            self._scales[metric] = self._scale(metric)
+            intervals = [scores.metrics[metric].overall for scores in self._judged_by(metric).values()]
+            intervals += [compared[metric].difference for compared in self.summary.comparisons.values()]
+            values = [row.value for row in self.rows if row.metric == metric]
+            self._scales[metric] = scale_of(values, intervals)
         return self._scales[metric]
 
-    def _scale(self, metric: str) -> Scale:
-        intervals = [scores.metrics[metric].overall for scores in self._judged_by(metric).values()]
-        intervals += [compared[metric].difference for compared in self.summary.comparisons.values()]
-        return scale_of([row.value for row in self.rows if row.metric == metric], intervals)
-
     def tags(self) -> list[str]:
-        found = dict.fromkeys(tag for scores in self.summary.models.values() for tag in scores.tags)
-        return [tag for tag in _TAGS if tag in found] + [tag for tag in found if tag not in _TAGS]
+        """The categories of prompts, GenEval's first and in its order."""
+        tags = dict.fromkeys(tag for scores in self.summary.models.values() for tag in scores.tags)
+        of_geneval = [tag for tag in _TAGS if tag in tags]
+        return of_geneval + [tag for tag in tags if tag not in _TAGS]
 
     def table(self, metric: str) -> MetricTable:
+        """Every model's scores by one metric, and beside them what sets it apart from the base."""
         models = self._judged_by(metric)
         rows = {name: self._row(name, metric) for name in models}
-        counts = tuple((tag, max(scores.tags.get(tag, 0) for scores in models.values())) for tag in self.tags())
+        counts: list[tuple[str, int]] = []
+        for tag in self.tags():
+            counts.append((tag, max(scores.tags.get(tag, 0) for scores in models.values())))
         return MetricTable(
             metric,
             self.scale(metric).unit,
             self.summary.metrics[metric].higher_is_better,
-            counts,
-            tuple(row for name, row in rows.items() if name not in (FLOOR, CEILING)),
+            tuple(counts),
+            tuple(row for name, row in rows.items() if name not in BOUNDS),
             tuple(rows[name] for name in (CEILING, FLOOR) if name in rows),
         )
 
-    def _judged_by(self, metric: str) -> dict[str, Scores]:
+    def _judged_by(self, metric: str) -> dict[str, ModelScores]:
         return {name: scores for name, scores in self.summary.models.items() if metric in scores.metrics}
 
     def _row(self, model: str, metric: str) -> ModelRow:
-        scale, scores = self.scale(metric), self.summary.models[model].metrics[metric]
+        scale = self.scale(metric)
+        scores = self.summary.models[model].metrics[metric]
         roles = {
             self.base: "the base" if self.base != "base" else "",
             FLOOR: "same images, shuffled prompts",
             CEILING: "what could be reached",
         }
         cells = tuple(scale.cell(scores.tags[tag]) if tag in scores.tags else None for tag in self.tags())
-        return ModelRow(
-            model, roles.get(model, ""), scale.cell(scores.overall), cells, self._gain(model, metric, scale)
-        )
+        return ModelRow(model, roles.get(model, ""), scale.cell(scores.overall), cells, self._gain(model, metric))
 
-    def _gain(self, model: str, metric: str, scale: Scale) -> Gain | None:
+    def _gain(self, model: str, metric: str) -> Gain | None:
         compared = self.summary.comparisons.get(model, {}).get(metric)
         if compared is None:
             return None
-        sure = compared.p_holm < 1 - self.summary.level
-        better = _direction(compared.difference) if sure else 0
+        verdict = 0
+        if compared.p_holm < 1 - self.summary.level:
+            verdict = _sign(compared.difference)
         if not self.summary.metrics[metric].higher_is_better:
-            better = -better
-        difference, win_rate = scale.cell(compared.difference, signed=True), PERCENT.cell(compared.win_rate)
-        return Gain(difference, p_value(compared.p_holm), win_rate, better)
+            verdict = -verdict
+        difference = self.scale(metric).cell(compared.difference, signed=True)
+        return Gain(difference, p_value(compared.p_holm), PERCENT.cell(compared.win_rate), verdict)
 
-    def differences(self, metric: str) -> list[tuple[str, list[Estimate]]]:
-        """For the forest plot: the overall difference and each tag's, in the unit that is shown."""
+    def differences(self, metric: str) -> list[tuple[str, dict[str, Interval]]]:
+        """For the forest plot: by model the overall difference, and each tag's, in the unit that is shown."""
         factor = self.scale(metric).factor
         compared = {model: comparisons[metric] for model, comparisons in self.summary.comparisons.items()}
-        found = [(OVERALL, [_estimate(model, one.difference, factor) for model, one in compared.items()])]
+        overall = {model: one.difference.scaled(factor) for model, one in compared.items()}
+        differences = [(OVERALL, overall)]
         for tag in self.tags():
-            of_tag = {model: one.tags[tag] for model, one in compared.items() if tag in one.tags}
-            found.append((spoken(tag), [_estimate(model, interval, factor) for model, interval in of_tag.items()]))
-        return found
-
-
-def _check_rows(path: Path, rows: list[Row], summary: Summary) -> None:
-    """Raise `UserError` for rows that are not those that the summary sums up."""
-    images = {(row.model, row.metric, row.prompt_id, row.seed) for row in rows}
-    counted = Counter((model, metric) for model, metric, *_ in images)
-    wanted = {
-        (model, metric): scores.num_images for model, scores in summary.models.items() for metric in scores.metrics
-    }
-    if counted != wanted or len(rows) != len(images):
-        raise UserError(f"{path}: does not hold the rows that {SUMMARY} sums up; {MEND}")
+            of_tag = {model: one.tags[tag].scaled(factor) for model, one in compared.items() if tag in one.tags}
+            differences.append((spoken(tag), of_tag))
+        return differences
 
 
 def spoken(tag: str) -> str:
@@ -206,7 +155,7 @@ def spoken(tag: str) -> str:
 def headlines(judged: Judged) -> list[str]:
     """One sentence for each model that was compared."""
     table = judged.table(judged.metrics[0])
-    by_name = {row.model: row for row in table.models}
+    scores = {row.model: row.overall for row in table.models}
     sentences = []
     for row in table.models:
         if row.gain is None or judged.base is None:
@@ -214,7 +163,7 @@ def headlines(judged: Judged) -> list[str]:
         words = {1: "better than", 0: "not clearly different from", -1: "worse than"}[row.gain.verdict]
         sentences.append(
             f"{row.model} is {words} {judged.base}: {row.overall.value}{table.unit} against "
-            f"{by_name[judged.base].overall.value}{table.unit}, a difference of {row.gain.difference.value} "
+            f"{scores[judged.base].value}{table.unit}, a difference of {row.gain.difference.value} "
             f"{row.gain.difference.interval}, Holm's p {_equals(row.gain.p)}, win rate {row.gain.win_rate.value}%."
         )
     return sentences
@@ -224,10 +173,6 @@ def _equals(p: str) -> str:
     return p if p.startswith("<") else f"= {p}"
 
 
-def _direction(interval: Interval) -> int:
-    """Where an interval lies that does not hold 0."""
+def _sign(interval: Interval) -> int:
+    """1 or -1 for an interval above or below 0, and 0 for one that holds it."""
     return (interval.low > 0) - (interval.high < 0)
-
-
-def _estimate(model: str, interval: Interval, factor: float) -> Estimate:
-    return Estimate(model, interval.value * factor, interval.low * factor, interval.high * factor)

@@ -13,15 +13,12 @@ from PIL import Image
 
 from contrapose.errors import UserError
 from contrapose.evaluate.images import PromptFolder, prompt_folders, read_image
-from contrapose.evaluate.rows import Row, prompt_id, select
+from contrapose.evaluate.rows import EvidenceRow, Key, prompt_id, select
 from contrapose.evaluate.summary import FLOOR
 from contrapose.report.evidence import Judged
 
 LARGEST = 256  # pixels of a thumbnail's longer side
 _PIXEL_ART = 128  # up to this side, pixels are shown as squares rather than blurred
-
-Key = tuple[str, int]
-"""(prompt_id, seed)"""
 
 
 class Shown(NamedTuple):
@@ -56,51 +53,56 @@ def examples(judged: Judged, number: int, seed: int) -> list[Example]:
     rows = {model: select(judged.rows, model, metric) for model in folders}
     chosen = choose(_shared(judged, folders, rows), judged.tags(), number, seed)
     percent = judged.scale(metric).unit == "%"
-    found = []
+    shown = []
     for (name, image_seed), tag in chosen.items():
-        shown = tuple(
-            _shown(model, folders[model][name].samples[image_seed], rows[model][name, image_seed], percent)
-            for model in folders
-        )
-        prompt = next(iter(folders.values()))[name].metadata["prompt"]
-        found.append(Example(prompt, tag, image_seed, shown))
-    return found
+        images = []
+        for model, by_id in folders.items():
+            images.append(_shown(model, by_id[name].samples[image_seed], rows[model][name, image_seed], percent))
+        prompt = next(iter(folders.values()))[name].prompt.text
+        shown.append(Example(prompt, tag, image_seed, tuple(images)))
+    return shown
 
 
 def choose(tag_of: Mapping[Key, str], tags: Sequence[str], number: int, seed: int) -> dict[Key, str]:
     """Draw from the tags in turn, another prompt each time while there are any; the lot knows nothing of the images."""
-    queues = []
+    queues: list[list[Key]] = []
     for index, tag in enumerate(tags):
-        keys = sorted(key for key, its in tag_of.items() if its == tag)
+        keys = sorted(key for key, its_tag in tag_of.items() if its_tag == tag)
         order = np.random.default_rng([seed, index]).permutation(len(keys))
-        drawn = [keys[i] for i in order]
-        first = {name: key for key in reversed(drawn) for name in (key[0],)}
-        fresh = [key for key in drawn if first[key[0]] == key]
-        queues.append([*fresh, *(key for key in drawn if first[key[0]] != key)])
-    turns = [
-        key for turn in range(max(map(len, queues), default=0)) for queue in queues for key in queue[turn : turn + 1]
-    ]
+        fresh: dict[str, Key] = {}
+        repeated = []
+        for place in order:
+            name, _ = keys[place]
+            if name in fresh:
+                repeated.append(keys[place])
+            else:
+                fresh[name] = keys[place]
+        queues.append([*fresh.values(), *repeated])
+    turns: list[Key] = []
+    for turn in range(max(map(len, queues), default=0)):
+        turns += [queue[turn] for queue in queues if turn < len(queue)]
     taken = set(turns[:number])
     return {key: tag_of[key] for queue in queues for key in queue if key in taken}
 
 
 def _by_id(path: Path) -> dict[str, PromptFolder]:
-    return {prompt_id(folder.name, folder.metadata["prompt"]): folder for folder in prompt_folders(path)}
+    return {prompt_id(folder.name, folder.prompt.text): folder for folder in prompt_folders(path)}
 
 
 def _shared(
-    judged: Judged, folders: Mapping[str, Mapping[str, PromptFolder]], rows: Mapping[str, Mapping[Key, Row]]
+    judged: Judged, folders: Mapping[str, Mapping[str, PromptFolder]], rows: Mapping[str, Mapping[Key, EvidenceRow]]
 ) -> dict[Key, str]:
     """The (prompt, seed) that every model has both judged and on disk, and their tags."""
     shared: set[Key] | None = None
     for model, by_id in folders.items():
-        there = {(name, seed) for name, folder in by_id.items() for seed in folder.samples} & rows[model].keys()
-        if not there:
+        on_disk = {(name, seed) for name, folder in by_id.items() for seed in folder.samples}
+        judged_too = on_disk & rows[model].keys()
+        if not judged_too:
             raise UserError(
                 f"{judged.images[model]}: these images of {model!r} are not those that {judged.folder} judged; "
                 "evaluate this folder, or name the one that was"
             )
-        shared = there if shared is None else shared & there
+        shared = judged_too if shared is None else shared & judged_too
     if not shared:
         raise UserError(
             f"{judged.folder}: the image folders share no prompt and seed; sample all models on the same ones"
@@ -109,17 +111,19 @@ def _shared(
     return {key: first[key].tag for key in shared}
 
 
-def _shown(model: str, path: Path, row: Row, percent: bool) -> Shown:
+def _shown(model: str, path: Path, row: EvidenceRow, percent: bool) -> Shown:
     data, pixelated = embedded(path)
-    mark, words = ("✓", "right") if row.value == 1 else ("✗", "wrong")
+    reasons = tuple((row.reason or "").splitlines())
     if not percent:
-        mark, words = "", f"{row.metric} {row.value:.3g}"
-    return Shown(model, data, pixelated, mark, words, tuple((row.reason or "").splitlines()))
+        return Shown(model, data, pixelated, "", f"{row.metric} {row.value:.3g}", reasons)
+    if row.value == 1:
+        return Shown(model, data, pixelated, "✓", "right", reasons)
+    return Shown(model, data, pixelated, "✗", "wrong", reasons)
 
 
 def embedded(path: Path) -> tuple[str, bool]:
     """A data URL of the image, at most 256 pixels wide and high, and whether its pixels are to stay visible."""
-    image = Image.fromarray(read_image(path))
+    image = read_image(path)
     pixelated = max(image.size) <= _PIXEL_ART
     image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

@@ -15,9 +15,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from contrapose import __version__
+from contrapose.evaluate.evidence import Evidence
 from contrapose.files import check_file, one_writer, write_text
 from contrapose.ranges import CountOrNone, Seed, checked
-from contrapose.report.evidence import Evidence, Judged, MetricTable, headlines, spoken
+from contrapose.report.evidence import Judged, MetricTable, headlines, spoken
 from contrapose.report.examples import Example, examples
 from contrapose.report.numbers import count
 from contrapose.report.plots import Plot, by_level, curves, forest

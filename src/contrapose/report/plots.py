@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from contrapose.report.drawing import FRAME, QUIET, SERIES, TEXT, drawing
+from contrapose.evaluate.statistics import Interval
+from contrapose.report.drawing import DASHES, FRAME, MARKERS, QUIET, SERIES, TEXT, drawing
 from contrapose.report.numbers import MINUS
 from contrapose.report.runs import RunFolder
 
-_WIDTH, _HEIGHT = 330, 225
-_MARKERS, _DASHES = "osD^vP", ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), "-", "--")
+_WIDTH = 330
+_HEIGHT = 225
 _MOST_POINTS = 240  # of a curve; longer ones are averaged, which keeps the page small
 
 
-class Line(NamedTuple):
+class Curve(NamedTuple):
     """A metric that a panel shows, and its name there."""
 
     metric: str
@@ -31,7 +32,7 @@ class Panel(NamedTuple):
 
     key: str
     title: str
-    lines: tuple[Line, ...]
+    lines: tuple[Curve, ...]
     caption: str
     zero: float | None = None  # the value at which nothing has been learned yet
 
@@ -45,35 +46,35 @@ class Plot(NamedTuple):
 
 
 PANELS = (
-    Panel("loss", "Loss", (Line("loss", "training"), Line("held_out/loss", "held out")), "Lower is better."),
+    Panel("loss", "Loss", (Curve("loss", "training"), Curve("held_out/loss", "held out")), "Lower is better."),
     Panel(
         "gain",
         "Error against the reference",
-        (Line("winner_error_gain", "winner"), Line("loser_error_gain", "loser")),
+        (Curve("winner_error_gain", "winner"), Curve("loser_error_gain", "loser")),
         "Reference's error minus the trainee's. Above 0 the trainee explains that side's target better.",
         0.0,
     ),
     Panel(
         "error",
         "Error",
-        (Line("winner_error", "winner"), Line("loser_error", "loser")),
+        (Curve("winner_error", "winner"), Curve("loser_error", "loser")),
         "Mean squared error to the target.",
     ),
     Panel(
         "accuracy",
         "Implicit accuracy",
-        (Line("accuracy", "training"), Line("held_out/accuracy", "held out")),
+        (Curve("accuracy", "training"), Curve("held_out/accuracy", "held out")),
         "Share of pairs in which the winner has the higher implicit reward; 0.5 is chance.",
         0.5,
     ),
     Panel(
         "drift",
         "Drift",
-        (Line("drift", "training"), Line("held_out/drift", "held out")),
+        (Curve("drift", "training"), Curve("held_out/drift", "held out")),
         "Mean squared distance between the trainee's and the reference's predictions.",
     ),
-    Panel("grad", "Gradient norm", (Line("grad_norm", "norm"),), "Of a whole step's gradient, before clipping."),
-    Panel("rate", "Learning rate", (Line("learning_rate", "learning rate"),), "As the schedule gave it to each step."),
+    Panel("grad", "Gradient norm", (Curve("grad_norm", "norm"),), "Of a whole step's gradient, before clipping."),
+    Panel("rate", "Learning rate", (Curve("learning_rate", "learning rate"),), "As the schedule gave it to each step."),
 )
 
 
@@ -110,13 +111,14 @@ def _curve(run: RunFolder, panel: Panel, key: str) -> Plot:
 
 def _draw(axes: Axes, steps: Sequence[float], values: Sequence[float], number: int, label: str, noisy: bool) -> None:
     """A line, with a mark for each measurement when there are few; noisy values lie faintly under their mean."""
-    style = {"color": SERIES[number], "linestyle": _DASHES[number], "linewidth": 1.8, "label": label}
+    style = {"color": SERIES[number], "linestyle": DASHES[number], "linewidth": 1.8, "label": label}
     if not noisy or len(steps) < 30:
-        axes.plot(steps, values, marker=_MARKERS[number] if len(steps) < 30 else None, markersize=3.5, **style)
+        axes.plot(steps, values, marker=MARKERS[number] if len(steps) < 30 else None, markersize=3.5, **style)
         return
-    steps, values = _thinned(np.asarray(steps)), _thinned(np.asarray(values))
-    axes.plot(steps, values, color=SERIES[number], linewidth=0.8, alpha=0.3)
-    axes.plot(steps, running_mean(values, max(3, len(values) // 20)), **style)
+    few_steps = _thinned(np.asarray(steps))
+    few_values = _thinned(np.asarray(values))
+    axes.plot(few_steps, few_values, color=SERIES[number], linewidth=0.8, alpha=0.3)
+    axes.plot(few_steps, running_mean(few_values, max(3, len(few_values) // 20)), **style)
 
 
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:
@@ -126,6 +128,7 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def _thinned(values: np.ndarray) -> np.ndarray:
+    """At most `_MOST_POINTS` values, each the mean of its share of all."""
     parts = np.array_split(values, min(len(values), _MOST_POINTS))
     return np.array([part.mean() for part in parts])
 
@@ -136,7 +139,7 @@ def by_level(run: RunFolder, key: str) -> list[Plot]:
         ("accuracy", "Implicit accuracy by noise level", 0.5, "Where in the noise the winner is told from the loser."),
         ("margin", "Margin by noise level", 0.0, "Winner's implicit reward minus the loser's."),
     )
-    found = []
+    plots = []
     for name, title, zero, caption in panels:
         measured = run.levels(name)
         steps = sorted(measured)
@@ -149,47 +152,37 @@ def by_level(run: RunFolder, key: str) -> list[Plot]:
             for step in chosen:
                 number = len(SERIES[:3]) - 1 - chosen[::-1].index(step)  # the last step keeps its colour and mark
                 values = measured[step]
-                style = {"color": SERIES[number], "linestyle": _DASHES[number], "marker": _MARKERS[number]}
+                style = {"color": SERIES[number], "linestyle": DASHES[number], "marker": MARKERS[number]}
                 plot.axes.plot(
                     list(values), list(values.values()), markersize=4, linewidth=1.8, label=f"step {step:g}", **style
                 )
             plot.axes.set_xticks(list(measured[chosen[-1]]))
             plot.axes.set_xlabel("noise level (0 is data, 1 is noise)")
             _legend(plot.axes, len(chosen))
-        found.append(Plot(title, plot.svg, f"{caption} Held-out pairs; at the end {last}."))
-    return found
+        plots.append(Plot(title, plot.svg, f"{caption} Held-out pairs; at the end {last}."))
+    return plots
 
 
-class Estimate(NamedTuple):
-    """One model's difference from the base, in the unit that is shown."""
-
-    model: str
-    value: float
-    low: float
-    high: float
-
-
-def forest(rows: Sequence[tuple[str, Sequence[Estimate]]], models: Sequence[str], unit: str, key: str) -> Markup:
-    """Differences from the base with their intervals, one line for each row (overall, or a category) and model."""
-    step = 1 / (len(models) + 1)
-    label = "; ".join(
-        f"{e.model} {name}: {e.value:+.3g} [{e.low:+.3g}, {e.high:+.3g}]" for name, es in rows for e in es
-    )
-    with drawing(key, f"Differences from the base. {label}", 400, 90 + len(rows) * (16 + 13 * len(models))) as plot:
+def forest(rows: Sequence[tuple[str, Mapping[str, Interval]]], models: Sequence[str], unit: str, key: str) -> Markup:
+    """Differences from the base with their intervals: a row for all prompts and for each category, a line a model."""
+    spoken = []
+    for name, differences in rows:
+        for model, difference in differences.items():
+            spoken.append(f"{model} {name}: {difference.value:+.3g} [{difference.low:+.3g}, {difference.high:+.3g}]")
+    height = 90 + len(rows) * (16 + 13 * len(models))
+    with drawing(key, f"Differences from the base. {'; '.join(spoken)}", 400, height) as plot:
         axes = plot.axes
+        step = 1 / (len(models) + 1)  # a row is one unit high, and its models share it evenly
         axes.axvline(0, color=TEXT, linewidth=1)
-        for index, (_, estimates) in enumerate(rows):
-            for e in estimates:
-                number = list(models).index(e.model)
+        for index, (_, differences) in enumerate(rows):
+            for model, difference in differences.items():
+                number = list(models).index(model)
+                color = SERIES[number % len(SERIES)]
                 y = index + (number + 1) * step - 0.5
-                axes.plot(
-                    [e.low, e.high], [y, y], color=SERIES[number % len(SERIES)], linewidth=2, solid_capstyle="butt"
-                )
-                axes.plot(
-                    [e.value], [y], _MARKERS[number % len(_MARKERS)], color=SERIES[number % len(SERIES)], markersize=5.5
-                )
+                axes.plot([difference.low, difference.high], [y, y], color=color, linewidth=2, solid_capstyle="butt")
+                axes.plot([difference.value], [y], MARKERS[number % len(MARKERS)], color=color, markersize=5.5)
         for number, model in enumerate(models):
-            mark = {"marker": _MARKERS[number % len(_MARKERS)], "color": SERIES[number % len(SERIES)]}
+            mark = {"marker": MARKERS[number % len(MARKERS)], "color": SERIES[number % len(SERIES)]}
             axes.plot([], [], linewidth=2, label=model, **mark)
         axes.axhline(0.5, color=FRAME, linewidth=1.2)
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])

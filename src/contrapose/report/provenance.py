@@ -100,9 +100,22 @@ def _pairs(store: PairStore, folder: Path) -> list[str]:
 
 
 def _evaluation(judged: Judged) -> str:
-    images = [word for model, folder in judged.images.items() for word in ("--images", f"{model}={folder}")]
-    settings = ["--base", str(judged.base), "--replicates", str(judged.summary.replicates), "--title", judged.title]
-    return _command("evaluate", [*images, *settings], judged.folder)
+    words = _suite(judged.evidence.suite)
+    for model, folder in judged.images.items():
+        words += ["--images", f"{model}={folder}"]
+    words += ["--base", str(judged.base), "--replicates", str(judged.summary.replicates), "--title", judged.title]
+    return _command("evaluate", words, judged.folder)
+
+
+def _suite(settings: Mapping[str, Any]) -> list[str]:
+    """A suite's settings as flags: those of its judges, where it has some, follow their names by number."""
+    words = ["--suite", str(settings["name"])] if "name" in settings else []
+    judges = settings.get("judges") or []
+    if judges:
+        words += ["--judges", *(str(judge["name"]) for judge in judges)]
+    for number, judge in enumerate(judges):
+        words += _flags({key: value for key, value in judge.items() if key != "name"}, f"judges.{number}.")
+    return words + _flags({key: value for key, value in settings.items() if key not in ("name", "judges")})
 
 
 def _command(name: str, words: list[str], out: Path) -> str:

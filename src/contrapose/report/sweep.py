@@ -1,17 +1,9 @@
-"""A sweep over strengths of guidance: its folder, and the page of scores and images by strength.
-
-sweep/images.yaml      the settings that all strengths share, with digests of what they name in inputs.yaml
-      scale-0.5/       the images at w = 0.5, in GenEval's layout
-      rows.parquet     what the judge said of each image, where there was one
-      summary.json     the summary of these rows, and under `sweep` the label and the scales
-      judged.yaml      digests of the images that were judged
-      page.html
-"""
+"""The page of a sweep over strengths of guidance: scores and images by strength, of one sweep or of several."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,48 +11,27 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from contrapose import __version__, runfile
-from contrapose.core.guidance import Strength
-from contrapose.documents import dump_yaml, load_json, load_yaml
+from contrapose import __version__
 from contrapose.errors import UserError
-from contrapose.evaluate.images import digest_of_images, prompt_folders
-from contrapose.evaluate.rows import write_rows
-from contrapose.evaluate.run import UNTAGGED, Judge, evaluate_images
+from contrapose.evaluate.evidence import SUMMARY, Evidence
+from contrapose.evaluate.images import prompt_folders
+from contrapose.evaluate.run import UNTAGGED
 from contrapose.evaluate.statistics import Interval
-from contrapose.evaluate.summary import Settings, read_summary, summarize, write_summary
+from contrapose.evaluate.summary import write_summary
+from contrapose.evaluate.sweep import FIX, folder_of, name_of, read_record
 from contrapose.files import write_text
-from contrapose.guiding.images import CONVERTER, Sampling, inputs_of
-from contrapose.guiding.images import SETTINGS as OF_IMAGES
-from contrapose.ranges import Number, check, checked
-from contrapose.report.drawing import QUIET, SERIES, drawing
-from contrapose.report.evidence import ROWS, SUMMARY, Evidence, Judged, headlines, spoken
+from contrapose.report.drawing import DASHES, MARKERS, QUIET, SERIES, drawing
+from contrapose.report.evidence import Judged, headlines, spoken
 from contrapose.report.examples import Example, Shown, choose, embedded, examples
-from contrapose.report.numbers import Scale
+from contrapose.report.numbers import Cell, Scale
 from contrapose.report.plots import Plot
 from contrapose.report.provenance import sampling, settings_of, versions
 
-JUDGED = "judged.yaml"
 PAGE = "page.html"
-NUM_EXAMPLES, EXAMPLE_SEED = 6, 0
-_MARKERS, _DASHES = "osD^vP", ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), "-", "--")
-_CONVERTER = runfile.converter()
-_MEND = "delete it and run 'contrapose sweep' again"
+NUM_EXAMPLES = 6
+EXAMPLE_SEED = 0
 Points = dict[float, Interval]
 """Score by strength."""
-
-
-@dataclass(frozen=True)
-@checked
-class Known:
-    """What `summary.json` says under `sweep`."""
-
-    label: str
-    scales: tuple[Number, ...]
-    judged: bool
-
-    def __post_init__(self) -> None:
-        if not self.scales or len(set(map(_name, self.scales))) < len(self.scales):
-            raise UserError("scales are no different numbers")
 
 
 class Sweep(NamedTuple):
@@ -72,7 +43,7 @@ class Sweep(NamedTuple):
     judged: Judged | None
 
 
-class Line(NamedTuple):
+class SweepLine(NamedTuple):
     """The sweeps of one label: each training seed's own scores, and what is drawn for all of them."""
 
     label: str
@@ -83,96 +54,25 @@ class Line(NamedTuple):
         """One run's scores with their intervals; of several, the mean, the lowest and the highest."""
         if len(self.runs) == 1:
             return self.runs[0]
-        shared = [scale for scale in self.runs[0] if all(scale in run for run in self.runs)]
-        of = {scale: [run[scale].value for run in self.runs] for scale in shared}
-        return {scale: Interval(sum(v) / len(v), min(v), max(v)) for scale, v in of.items()}
-
-    def as_json(self) -> dict[str, Any]:
-        runs = [{scale: asdict(interval) for scale, interval in run.items()} for run in self.runs]
-        return {"label": self.label, "runs": runs}
-
-
-def read_scales(text: str) -> list[float]:
-    """Strengths in rising order from `0,0.5,1`; `UserError` for what is no list of different numbers."""
-    try:
-        scales = [float(part) + 0.0 for part in text.split(",")]  # + 0.0: there is but one zero
-    except ValueError:
-        raise UserError(f"--scales {text}: write numbers separated by commas, such as 0,0.5,1,2") from None
-    for scale in scales:
-        check("--scales", scale, Strength)
-    if len({_name(scale) for scale in scales}) < len(scales):
-        raise UserError(f"--scales {text}: a strength is named twice")
-    return sorted(scales)
-
-
-def folder_of(out: Path, scale: float) -> Path:
-    return out / f"scale-{scale:g}"
-
-
-def _name(scale: float) -> str:
-    return f"w = {scale:g}"
-
-
-def claim(out: Path, settings: Sampling) -> None:
-    """Write what all strengths share into the sweep's folder; `UserError` when it holds a sweep of other settings."""
-    shared = CONVERTER.unstructure(settings)
-    del shared["guidance"]["scale"]
-    runfile.claim(out / OF_IMAGES, shared, CONVERTER, free=["batch_size"], inputs=inputs_of(settings))
-
-
-def sum_up(
-    out: Path,
-    scales: Sequence[float],
-    label: str,
-    judge: Judge | None,
-    lower_is_better: Collection[str] = (),
-    progress: Callable[[int, int], None] | None = None,
-) -> bool:
-    """Judge the images of all strengths and write the folder's summary; False where that was done already."""
-    known = Known(label or out.absolute().name, tuple(scales), judge is not None)
-    folders = {scale: folder_of(out, scale) for scale in scales}
-    digests = {folder.name: digest_of_images(folder) for folder in folders.values()} if judge else {}
-    if _is_summed_up(out, known, digests):
-        if progress:
-            num_images = sum(scores.num_images for scores in read_summary(out / SUMMARY).models.values())
-            progress(num_images, num_images)
-        return False
-    summary = None
-    if judge is not None:
-        rows = evaluate_images({_name(scale): folder for scale, folder in folders.items()}, judge, progress=progress)
-        base = _name(0) if 0 in scales else None
-        summary = summarize(rows, Settings(base=base, lower_is_better=frozenset(lower_is_better)))
-        write_rows(rows, out / ROWS)
-    write_summary(summary, out / SUMMARY, {"sweep": _CONVERTER.unstructure(known)})
-    write_text(out / JUDGED, dump_yaml(digests))  # last: what was killed before is judged again
-    return True
-
-
-def _is_summed_up(out: Path, known: Known, digests: Mapping[str, str]) -> bool:
-    """Whether the folder's summary is of these strengths and of the images that are there now."""
-    if not (out / SUMMARY).is_file() or not (out / JUDGED).is_file():
-        return False
-    return _known(out) == known and load_yaml(out / JUDGED, _MEND) == digests
-
-
-def _known(folder: Path) -> Known:
-    """What a sweep's summary says of itself; `UserError` for a folder that holds no finished sweep."""
-    path = folder / SUMMARY
-    values = load_json(path, _MEND) if path.is_file() else None
-    if not isinstance(values, dict) or "sweep" not in values:
-        raise UserError(f"{folder}: holds no finished sweep; make it with 'contrapose sweep'")
-    return runfile.structured(path, values["sweep"], Known, _CONVERTER, _MEND)
+        points: Points = {}
+        for scale in self.runs[0]:
+            if all(scale in run for run in self.runs):
+                values = [run[scale].value for run in self.runs]
+                points[scale] = Interval(sum(values) / len(values), min(values), max(values))
+        return points
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """Raises `UserError` naming the folder, and the mend, for one that holds no finished sweep."""
-    known = _known(folder)
-    images = {scale: folder_of(folder, scale) for scale in known.scales}
-    named = {_name(scale): path for scale, path in images.items()}
-    judged = Judged(Evidence(known.label, folder, named)) if known.judged else None
-    if judged and any(set(scores.metrics) != set(judged.metrics) for scores in judged.summary.models.values()):
-        raise UserError(f"{folder / SUMMARY}: a strength lacks a metric; {_MEND}")
-    return Sweep(folder, known.label, images, judged)
+    """A finished sweep; raises `UserError` naming the folder, and the fix, for one that holds none."""
+    record = read_record(folder)
+    images = {scale: folder_of(folder, scale) for scale in record.scales}
+    if not record.judged:
+        return Sweep(folder, record.label, images, None)
+    judged = Judged(Evidence(record.label, folder, {name_of(scale): path for scale, path in images.items()}))
+    for scores in judged.summary.models.values():
+        if set(scores.metrics) != set(judged.metrics):
+            raise UserError(f"{folder / SUMMARY}: a strength lacks a metric; {FIX}")
+    return Sweep(folder, record.label, images, judged)
 
 
 def write_page(sweeps: Sequence[Sweep], out: Path) -> Path:
@@ -183,13 +83,24 @@ def write_page(sweeps: Sequence[Sweep], out: Path) -> Path:
     _check(sweeps, out)
     page = render(sweeps)
     if len(sweeps) > 1:
-        lines = {metric: [line.as_json() for line in _lines(sweeps, metric)] for metric in _metrics(sweeps)}
+        lines: dict[str, list[dict[str, Any]]] = {}
+        for metric in _metrics(sweeps):
+            lines[metric] = [_as_data(line) for line in _lines(sweeps, metric)]
         write_summary(None, out / SUMMARY, {"sweeps": [str(sweep.folder) for sweep in sweeps], "lines": lines})
     write_text(out / PAGE, page)
     return out / PAGE
 
 
+def _as_data(line: SweepLine) -> dict[str, Any]:
+    """A line as JSON holds it."""
+    runs = []
+    for run in line.runs:
+        runs.append({scale: asdict(interval) for scale, interval in run.items()})
+    return {"label": line.label, "runs": runs}
+
+
 def _check(sweeps: Sequence[Sweep], out: Path) -> None:
+    """Raise `UserError` for sweeps that cannot be compared, and for an `out` that is one of them."""
     first = sweeps[0]
     for other in sweeps[1:]:
         if _prompts(other) != _prompts(first):
@@ -199,29 +110,30 @@ def _check(sweeps: Sequence[Sweep], out: Path) -> None:
         if out.resolve() in (other.folder.resolve(), first.folder.resolve()):
             raise UserError(f"{out}: holds a sweep itself; name another folder for the comparison")
     for label in {sweep.label for sweep in sweeps}:
-        if not set.intersection(*(set(sweep.images) for sweep in sweeps if sweep.label == label)):
+        strengths = [set(sweep.images) for sweep in sweeps if sweep.label == label]
+        if not set.intersection(*strengths):
             raise UserError(
                 f"the sweeps labelled {label} share no strength, so that they have no mean; label them apart"
             )
 
 
 def _prompts(sweep: Sweep) -> list[str]:
-    return [folder.metadata["prompt"] for folder in prompt_folders(next(iter(sweep.images.values())))]
+    return [folder.prompt.text for folder in prompt_folders(next(iter(sweep.images.values())))]
 
 
 def _metrics(sweeps: Sequence[Sweep]) -> list[str]:
     return sweeps[0].judged.metrics if sweeps[0].judged else []
 
 
-def _lines(sweeps: Sequence[Sweep], metric: str) -> list[Line]:
+def _lines(sweeps: Sequence[Sweep], metric: str) -> list[SweepLine]:
     """One line for each label, in the order of their first sweeps."""
-    found: dict[str, list[Points]] = {}
+    runs_of: dict[str, list[Points]] = {}
     for sweep in sweeps:
         assert sweep.judged is not None
         models = sweep.judged.summary.models
-        points = {scale: models[_name(scale)].metrics[metric].overall for scale in sweep.images}
-        found.setdefault(sweep.label, []).append(points)
-    return [Line(label, runs) for label, runs in found.items()]
+        points = {scale: models[name_of(scale)].metrics[metric].overall for scale in sweep.images}
+        runs_of.setdefault(sweep.label, []).append(points)
+    return [SweepLine(label, runs) for label, runs in runs_of.items()]
 
 
 def render(sweeps: Sequence[Sweep]) -> str:
@@ -270,17 +182,19 @@ def _is_run_itself(sweep: Sweep) -> bool:
 
 def _best(sweeps: Sequence[Sweep]) -> list[str]:
     """Where each line is best by the first metric, in a sentence."""
-    found = []
+    sentences = []
     for metric in _metrics(sweeps)[:1]:
-        scale, sign = _scale(sweeps, metric), 1 if _higher(sweeps, metric) else -1
+        scale = _scale(sweeps, metric)
+        sign = 1 if _higher(sweeps, metric) else -1
         for line in _lines(sweeps, metric):
-            told = {w: f"{scale.text(point.value)}{scale.unit} at w = {w:g}" for w, point in line.points.items()}
-            best = max(line.points, key=lambda w: sign * line.points[w].value)
-            others = " and ".join(told[w] for w in (0.0, 1.0) if w in told and w != best)
+            scores = {w: f"{scale.text(point.value)}{scale.unit} at w = {w:g}" for w, point in line.points.items()}
+            signed = {w: sign * point.value for w, point in line.points.items()}
+            best = max(signed, key=signed.__getitem__)
+            others = [scores[w] for w in (0.0, 1.0) if w in scores and w != best]
             runs = f" (mean of {len(line.runs)} runs)" if len(line.runs) > 1 else ""
-            against = f", against {others}" if others else ""
-            found.append(f"{line.label}{runs}: {spoken(metric)} is best with {told[best]}{against}.")
-    return found
+            against = f", against {' and '.join(others)}" if others else ""
+            sentences.append(f"{line.label}{runs}: {spoken(metric)} is best with {scores[best]}{against}.")
+    return sentences
 
 
 def _higher(sweeps: Sequence[Sweep], metric: str) -> bool:
@@ -291,20 +205,26 @@ def _higher(sweeps: Sequence[Sweep], metric: str) -> bool:
 def _table(sweeps: Sequence[Sweep]) -> dict[str, Any]:
     """The first metric of every line by strength."""
     metric = _metrics(sweeps)[0]
-    scale, lines = _scale(sweeps, metric), _lines(sweeps, metric)
+    scale = _scale(sweeps, metric)
+    lines = _lines(sweeps, metric)
     strengths = sorted({w for line in lines for w in line.points})
-    cells = [[scale.cell(line.points[w]) if w in line.points else None for w in strengths] for line in lines]
-    return {"head": ["label", "runs", *map(_name, strengths)], "rows": list(zip(lines, cells, strict=True))}
+    rows: list[tuple[SweepLine, list[Cell | None]]] = []
+    for line in lines:
+        rows.append((line, [scale.cell(line.points[w]) if w in line.points else None for w in strengths]))
+    return {"head": ["label", "runs", *map(name_of, strengths)], "rows": rows}
 
 
 def _plot(sweeps: Sequence[Sweep], metric: str) -> Plot:
-    scale, lines, first = _scale(sweeps, metric), _lines(sweeps, metric), metric == _metrics(sweeps)[0]
-    title = f"{spoken(metric)}{f' ({scale.unit})' if scale.unit else ''} by strength of guidance"
-    told = "; ".join(
-        f"{line.label}: " + ", ".join(f"{scale.text(p.value)} at {w:g}" for w, p in line.points.items())
-        for line in lines
-    )
-    with drawing(f"plot-{metric}", f"{title}. {told}", *((560, 340) if first else (360, 250))) as plot:
+    scale = _scale(sweeps, metric)
+    lines = _lines(sweeps, metric)
+    unit = f" ({scale.unit})" if scale.unit else ""
+    title = f"{spoken(metric)}{unit} by strength of guidance"
+    scores = []
+    for line in lines:
+        of_line = ", ".join(f"{scale.text(point.value)} at {w:g}" for w, point in line.points.items())
+        scores.append(f"{line.label}: {of_line}")
+    width, height = (560, 340) if metric == _metrics(sweeps)[0] else (360, 250)
+    with drawing(f"plot-{metric}", f"{title}. {'; '.join(scores)}", width, height) as plot:
         axes = plot.axes
         if all(map(_is_run_itself, sweeps)):
             axes.axvline(1, color=QUIET, linewidth=1.1, linestyle=":")
@@ -329,17 +249,23 @@ def _caption(sweeps: Sequence[Sweep], metric: str, sizes: Sequence[int]) -> str:
     return " ".join(parts)
 
 
-def _draw(axes: Axes, line: Line, number: int, factor: float) -> None:
+def _draw(axes: Axes, line: SweepLine, number: int, factor: float) -> None:
     """One run with its intervals; of several the mean, a band from the lowest to the highest, and each faintly."""
-    points, style = line.points, {"color": SERIES[number], "linestyle": _DASHES[number], "marker": _MARKERS[number]}
-    value, low, high = ([factor * getattr(point, end) for point in points.values()] for end in ("value", "low", "high"))
-    axes.plot(list(points), value, linewidth=2, markersize=4.5, label=line.label, **style)
+    color = SERIES[number]
+    strengths = list(line.points)
+    points = list(line.points.values())
+    low = [factor * point.low for point in points]
+    high = [factor * point.high for point in points]
+    axes.plot(
+        strengths, [factor * point.value for point in points], linewidth=2, markersize=4.5, label=line.label,
+        color=color, linestyle=DASHES[number], marker=MARKERS[number],
+    )  # fmt: skip
     if len(line.runs) == 1:
-        axes.vlines(list(points), low, high, color=SERIES[number], linewidth=1.3)
+        axes.vlines(strengths, low, high, color=color, linewidth=1.3)
         return
-    axes.fill_between(list(points), low, high, color=SERIES[number], alpha=0.15, linewidth=0)
+    axes.fill_between(strengths, low, high, color=color, alpha=0.15, linewidth=0)
     for run in line.runs:
-        axes.plot(list(run), [factor * p.value for p in run.values()], color=SERIES[number], linewidth=0.8, alpha=0.5)
+        axes.plot(list(run), [factor * point.value for point in run.values()], color=color, linewidth=0.8, alpha=0.5)
 
 
 def _lay_out(axes: Axes, scales: Sequence[float]) -> None:
@@ -355,15 +281,20 @@ def _grid(sweep: Sweep) -> list[Example]:
     """A few prompts by lot, with one seed each, at every strength."""
     if sweep.judged is not None:
         return examples(sweep.judged, NUM_EXAMPLES, EXAMPLE_SEED)
-    folders = {scale: {folder.name: folder for folder in prompt_folders(path)} for scale, path in sweep.images.items()}
-    keys = [{(name, seed) for name, one in of.items() for seed in one.samples} for of in folders.values()]
+    folders = {}
+    keys = []
+    for scale, path in sweep.images.items():
+        folders[scale] = {folder.name: folder for folder in prompt_folders(path)}
+        keys.append({(name, seed) for name, folder in folders[scale].items() for seed in folder.samples})
     shared = set.intersection(*keys)
     if not shared:
         raise UserError(f"{sweep.folder}: its strengths share no prompt and seed; run 'contrapose sweep' again")
     first = next(iter(folders.values()))
-    found = []
+    rows = []
     for name, seed in choose(dict.fromkeys(shared, UNTAGGED), [UNTAGGED], NUM_EXAMPLES, EXAMPLE_SEED):
-        there = {scale: of[name].samples[seed] for scale, of in folders.items()}
-        shown = tuple(Shown(_name(scale), *embedded(path), "", "", ()) for scale, path in there.items())
-        found.append(Example(first[name].metadata["prompt"], "", seed, shown))
-    return found
+        shown = []
+        for scale, by_name in folders.items():
+            data, pixelated = embedded(by_name[name].samples[seed])
+            shown.append(Shown(name_of(scale), data, pixelated, "", "", ()))
+        rows.append(Example(first[name].prompt.text, "", seed, tuple(shown)))
+    return rows

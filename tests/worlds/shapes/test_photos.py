@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from judging import as_prompt
+from PIL import Image
 
 from contrapose.worlds.shapes.grammar import TAGS, canonical_meanings, split_of
 from contrapose.worlds.shapes.photos import photographs
-from contrapose.worlds.shapes.suite import judge
+from contrapose.worlds.shapes.suite import ShapesJudge
 
 PHOTOS = list(photographs(240, seed=3))
 MEANINGS = [meaning for tag in TAGS for meaning in canonical_meanings(tag)]
@@ -15,8 +16,10 @@ MEANINGS = [meaning for tag in TAGS for meaning in canonical_meanings(tag)]
 def test_captions_are_true():
     """Those that the six categories can judge; a caption of two meanings may be either."""
     told = {wording: meaning for meaning in MEANINGS for wording in meaning.wordings()}
-    judged = [judge(p.image, told[p.caption].metadata(p.caption))[0].value for p in PHOTOS if p.caption in told]
-    assert len(judged) > 100 and np.mean(judged) > 0.98
+    photos = [photo for photo in PHOTOS if photo.caption in told]
+    images = [Image.fromarray(photo.image) for photo in photos]
+    lines = [as_prompt(told[photo.caption].metadata(photo.caption)) for photo in photos]
+    assert len(photos) > 100 and ShapesJudge()(images, lines)["correct"].values.mean() > 0.98
 
 
 def test_nothing_of_dev_or_test_is_among_them():

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from diffusers import StableDiffusionPipeline
+from judging import as_prompts
+from PIL import Image
 from safetensors.torch import load_file
 
 from contrapose.seeds import generator, starting_noise
+from contrapose.store.prompts import Prompt
 from contrapose.worlds.shapes import suite
 from contrapose.worlds.shapes.blueprint import shipped_model
 from contrapose.worlds.shapes.grammar import TAGS, prompts
@@ -39,11 +42,10 @@ def test_it_paints_what_is_asked_for_far_above_chance(pipe: StableDiffusionPipel
         guidance_scale=3.0,
         output_type="np",
     ).images
-    painted = [np.rint(image * 255).astype(np.uint8) for image in images]
+    painted = [Image.fromarray(np.rint(image * 255).astype(np.uint8)) for image in images]
 
-    def score(judged_by: list) -> float:
-        judged = [suite.judge(image, line) for image, line in zip(painted, judged_by, strict=True)]
-        return float(np.mean([m.value for measures in judged for m in measures if m.metric == "correct"]))
+    def score(judged_by: list[Prompt]) -> float:
+        return float(suite.ShapesJudge()(painted, judged_by)["correct"].values.mean())
 
-    assert score(lines) > 0.4
-    assert score(suite.floor_metadata(lines)) < 0.2
+    assert score(as_prompts(lines)) > 0.4
+    assert score(suite.shuffled(as_prompts(lines))) < 0.2

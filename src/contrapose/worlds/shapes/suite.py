@@ -3,100 +3,180 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from contrapose.errors import UserError
-from contrapose.evaluate.rows import Measure
+from contrapose.evaluate.images import metadata_of
 from contrapose.evaluate.verdict import verdict
+from contrapose.judges.judge import Marks
+from contrapose.store.prompts import Prompt
 from contrapose.worlds.shapes.detector import THRESHOLDS, ShapesDetector, artefact_rate, shape_fidelity
 from contrapose.worlds.shapes.grammar import NUMBERS, RELATIONS, Meaning, Thing
 from contrapose.worlds.shapes.render import COLORS, SHAPES, render
 from contrapose.worlds.shapes.scenes import scene_of
 
-LOWER_IS_BETTER = frozenset({"artefact_rate"})
+if TYPE_CHECKING:
+    from contrapose.backbones.base import Backbone
+
+_AT_ONCE = 32  # renders that go through the autoencoder together
 
 
-def judge(image: NDArray[np.uint8], metadata: Mapping[str, Any]) -> list[Measure]:
-    """`correct` (0 or 1, with the verdict's reason), `shape_fidelity` and `artefact_rate` of one image.
+class ShapesJudge:
+    """`correct` (0 or 1, with the verdict's reason), `shape_fidelity` and `artefact_rate`, by an analytic detector."""
 
-    Raises `UserError` when the metadata speaks of things that this world does not have.
-    """
-    meaning_of(metadata)
-    detector = ShapesDetector()
-    found = detector.detect(image)
-    judged = verdict(image, metadata, found, detector.color, THRESHOLDS)
-    return [
-        Measure("correct", float(judged.correct), judged.reason or None),
-        Measure("shape_fidelity", shape_fidelity(found)),
-        Measure("artefact_rate", artefact_rate(image, found)),
-    ]
+    name = "shapes"
+    version = "1"
+    higher_is_better: ClassVar[dict[str, bool]] = {"correct": True, "shape_fidelity": True, "artefact_rate": False}
+
+    def __call__(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> dict[str, Marks]:
+        """Raises `UserError` when a prompt speaks of things that this world does not have."""
+        detector = ShapesDetector()
+        verdicts = []
+        fidelities = []
+        artefacts = []
+        for image, prompt in zip(images, prompts, strict=True):
+            meaning_of(prompt)
+            pixels = np.asarray(image.convert("RGB"))
+            objects = detector.detect(pixels)
+            verdicts.append(verdict(pixels, metadata_of(prompt), objects, detector.color, THRESHOLDS))
+            fidelities.append(shape_fidelity(objects))
+            artefacts.append(artefact_rate(pixels, objects))
+        return {
+            "correct": Marks(
+                np.array([float(verdict.correct) for verdict in verdicts]),
+                [verdict.reason or None for verdict in verdicts],
+            ),
+            "shape_fidelity": Marks(np.array(fidelities)),
+            "artefact_rate": Marks(np.array(artefacts)),
+        }
 
 
-def meaning_of(metadata: Mapping[str, Any]) -> Meaning:
-    """The meaning that a GenEval line states; raises `UserError` when the grammar cannot say it."""
+def _shipped() -> str:
+    from contrapose.worlds.shapes.blueprint import shipped_model
+
+    return str(shipped_model())
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The suite "shapes": GenEval's verdict by the shapes world's analytic detector, for prompts of this world."""
+
+    autoencoder: str = field(default_factory=_shipped)
+    """Model whose autoencoder the ceiling's renders pass through."""
+
+    @property
+    def bounds(self) -> Shapes:
+        return self
+
+    def load(self, device: str) -> ShapesJudge:
+        return ShapesJudge()
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        for prompt in prompts:
+            meaning_of(prompt)
+
+    def inputs(self) -> dict[str, str]:
+        from contrapose.backbones.digests import model_digest
+        from contrapose.backbones.loading import Loading
+
+        return {"autoencoder": model_digest(self.autoencoder, Loading())}
+
+    def floor(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        return shuffled(prompts)
+
+    def draw_ceiling(self, prompts: Sequence[Prompt], seeds: Sequence[int], out: Path) -> None:
+        """Right renders of every prompt, through the autoencoder: no model that paints in its latents can do better."""
+        from contrapose.backbones.families.table import load_backbone
+
+        for number, prompt in enumerate(prompts):
+            (out / f"{number:05d}" / "samples").mkdir(parents=True)
+            line = json.dumps(metadata_of(prompt), ensure_ascii=False) + "\n"
+            (out / f"{number:05d}" / "metadata.jsonl").write_text(line, encoding="utf-8")
+        backbone = load_backbone(self.autoencoder)
+        renders = list(ceiling_images(prompts, seeds))
+        for first in range(0, len(renders), _AT_ONCE):
+            batch = renders[first : first + _AT_ONCE]
+            decoded = _through_autoencoder(backbone, [pixels for _, _, pixels in batch])
+            for (number, seed, _), pixels in zip(batch, decoded, strict=True):
+                Image.fromarray(pixels).save(out / f"{number:05d}" / "samples" / f"{seed:04d}.png", format="PNG")
+
+
+def _through_autoencoder(backbone: Backbone, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """RGB images [b, h, w, 3], encoded and decoded."""
+    import torch
+
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    decoded = backbone.decode(backbone.encode(pixels)).clamp(-1, 1)
+    return ((decoded + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def meaning_of(prompt: Prompt) -> Meaning:
+    """The meaning that a prompt's GenEval line states; raises `UserError` when the grammar cannot say it."""
     try:
-        meaning = _stated(metadata["include"])
+        meaning = _stated(prompt.fields["include"])
     except (KeyError, TypeError, IndexError, ValueError):
         meaning = None
     if meaning is None:
-        prompt = metadata.get("prompt")
         raise UserError(
-            f"prompt {prompt!r}: its metadata is not of the shapes world ('contrapose shapes prompts' writes such); "
-            "no other is judged from the command line today; contrapose.judges.scorers score any image in Python"
+            f"prompt {prompt.text!r}: its metadata is not of the shapes world ('contrapose shapes prompts' writes "
+            "such); images of other prompts are judged by '--suite scores'"
         )
     return meaning
 
 
-def floor_metadata(lines: Sequence[Mapping[str, Any]], seed: int = 0) -> list[Mapping[str, Any]]:
-    """The lines shuffled among the images, such that no image meets a line that means what its own does.
+def shuffled(prompts: Sequence[Prompt], seed: int = 0) -> list[Prompt]:
+    """The prompts in another order, such that none stands where one of its meaning stood.
 
-    Judged so, a model shows what chance alone scores. Raises `UserError` when one meaning holds over half the lines.
+    Judged so, a model shows what chance alone scores. Raises `UserError` when one meaning holds over half the prompts.
     """
-    keys = [meaning_of(line).key for line in lines]
-    if lines and 2 * max(Counter(keys).values()) > len(keys):
+    keys = [meaning_of(prompt).key for prompt in prompts]
+    if prompts and 2 * max(Counter(keys).values()) > len(keys):
         raise UserError(
             "prompts cannot be shuffled: over half of them mean the same; use a prompt file with more meanings"
         )
     rng = np.random.default_rng(seed)
-    order = [int(i) for i in rng.permutation(len(lines))]
+    order = [int(index) for index in rng.permutation(len(prompts))]
     for here in range(len(order)):
         if keys[order[here]] == keys[here]:
-            # At most half the lines share this meaning, so some place can take the line and give up its own.
-            places = [p for p, o in enumerate(order) if keys[here] not in (keys[p], keys[o])]
-            there = int(rng.choice(places))
-            order[here], order[there] = order[there], order[here]
-    return [lines[index] for index in order]
+            # At most half the prompts share this meaning, so some place can take the prompt and give up its own.
+            places = [place for place, index in enumerate(order) if keys[here] not in (keys[place], keys[index])]
+            place = int(rng.choice(places))
+            order[here], order[place] = order[place], order[here]
+    return [prompts[index] for index in order]
 
 
-def ceiling_images(
-    lines: Sequence[Mapping[str, Any]], seeds: Sequence[int]
-) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
-    """Yield (line's index, seed, a render that is right for the line); it depends on the prompt and the seed alone.
-
-    The caller passes them through the autoencoder: no model that paints in its latents can do better.
-    """
-    for index, line in enumerate(lines):
-        meaning = meaning_of(line)
-        prompt = int.from_bytes(hashlib.sha256(str(line["prompt"]).encode()).digest()[:8], "big")
+def ceiling_images(prompts: Sequence[Prompt], seeds: Sequence[int]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+    """Yield (prompt's index, seed, a render that is right for it), which depends on the prompt and the seed alone."""
+    for index, prompt in enumerate(prompts):
+        meaning = meaning_of(prompt)
+        entropy = int.from_bytes(hashlib.sha256(prompt.text.encode()).digest()[:8], "big")
         for seed in seeds:
-            yield index, seed, render(scene_of(meaning, np.random.default_rng([prompt, seed])))
+            yield index, seed, render(scene_of(meaning, np.random.default_rng([entropy, seed])))
 
 
 def _stated(include: Sequence[Mapping[str, Any]]) -> Meaning | None:
+    """What GenEval's clauses mean; None where this world's grammar has no words for it."""
     things = tuple(Thing(clause["class"], clause.get("color")) for clause in include)
     counts = [clause["count"] for clause in include]
     if any(thing.shape not in SHAPES or thing.color not in (*COLORS, None) for thing in things):
         return None
+    if "position" in include[0]:
+        return None
     if len(things) == 1:
-        return Meaning(things, count=counts[0]) if counts[0] in (1, *NUMBERS) and "position" not in include[0] else None
-    if len(things) != 2 or counts != [1, 1] or "position" in include[0]:
+        return Meaning(things, count=counts[0]) if counts[0] in (1, *NUMBERS) else None
+    if len(things) != 2 or counts != [1, 1]:
         return None
     if "position" not in include[1]:
         return Meaning(things)
     relation, target = include[1]["position"]
+    # a clause's position is told of the second thing, and a meaning names the first one's
     return Meaning(things[::-1], relation=relation) if relation in RELATIONS and target == 0 else None

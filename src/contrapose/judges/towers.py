@@ -10,7 +10,8 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
-from contrapose.judges.pretrained import Precision, find, load_image_processor, load_network, load_tokenizer
+from contrapose.judges.judge import Precision
+from contrapose.judges.pretrained import find, load_image_processor, load_network, load_tokenizer
 
 _SMALL = ' --include "*.json" --include "*.txt"'  # a processor's files; its weights are not read
 
@@ -35,23 +36,23 @@ class Towers:
     def see(self, images: Sequence[Image]) -> Float[Tensor, "b d"]:
         """Unit vectors of RGB images."""
         pixels = self._images(images=list(images), return_tensors="pt")["pixel_values"]
-        told = self.network.get_image_features(pixel_values=pixels.to(self.network.device, self.network.dtype))
-        return _unit(told)
+        return _unit(self.network.get_image_features(pixel_values=pixels.to(self.network.device, self.network.dtype)))
 
     def read(self, prompts: Sequence[str]) -> Float[Tensor, "b d"]:
         """Unit vectors of prompts, all padded to one length, so that a batch computes what each would alone."""
         tokens = self._tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=self._text_length, return_tensors="pt"
         ).to(self.network.device)
-        told = self.network.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
-        return _unit(told)
+        return _unit(
+            self.network.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+        )
 
     def cosine(self, images: Sequence[Image], prompts: Sequence[str]) -> Float[Tensor, " b"]:
         """cos(image, prompt) of each pair."""
         return (self.see(images) * self.read(prompts)).sum(-1)
 
 
-def _unit(told: object) -> Float[Tensor, "b d"]:
-    features = getattr(told, "pooler_output", told)  # a tensor until transformers 5
+def _unit(output: object) -> Float[Tensor, "b d"]:
+    features = getattr(output, "pooler_output", output)  # a tensor until transformers 5
     assert isinstance(features, torch.Tensor)
     return F.normalize(features.float(), dim=-1)

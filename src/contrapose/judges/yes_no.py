@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
 from PIL.Image import Image
-from torch import Tensor
 
 from contrapose.errors import UserError
-from contrapose.judges.pretrained import Precision
-from contrapose.judges.scorers.scorer import Batched, Scorer
-from contrapose.judges.vision_language import VisionLanguage
+from contrapose.judges.judge import Judge, Precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from contrapose.judges.vision_language import VisionLanguage
 
 PHOTOGRAPH = "Is this image a photograph, rather than a drawing, painting, anime or rendering? Answer yes or no."
 
@@ -31,19 +33,26 @@ class YesNo:
     dtype: Precision = "bf16"
     """Precision of the network."""
 
-    def load(self, device: str) -> Scorer:
+    def load(self, device: str) -> Judge:
         """Raises `UserError` when the weights are missing or broken, or the model cannot be asked."""
+        import torch
+
+        from contrapose.judges.batched import Batched
+        from contrapose.judges.vision_language import VisionLanguage
+
         model = VisionLanguage("yes-no", self.model, self.dtype, device)
         if not model.can_be_asked:
             raise UserError(f"yes-no: {self.model} has no chat template, so it cannot be asked; use a chat model")
-        yes, no = (spellings(model, word) for word in ("yes", "no"))
+        yes = spellings(model, "yes")
+        no = spellings(model, "no")
 
         def sure(images: list[Image], prompts: list[str]) -> Tensor:
-            logits = [
-                model.first_token(image, self.question.replace("{prompt}", prompt))
-                for image, prompt in zip(images, prompts, strict=True)
-            ]
-            return torch.stack([(row[yes].logsumexp(0) - row[no].logsumexp(0)).sigmoid() for row in logits])
+            answers = []
+            for image, prompt in zip(images, prompts, strict=True):
+                logits = model.first_token(image, self.question.replace("{prompt}", prompt))
+                # P(yes) / (P(yes) + P(no)), each the sum over its spellings
+                answers.append((logits[yes].logsumexp(0) - logits[no].logsumexp(0)).sigmoid())
+            return torch.stack(answers)
 
         return Batched("yes-no", model.version, sure)
 
@@ -51,11 +60,11 @@ class YesNo:
 def spellings(model: VisionLanguage, word: str) -> list[int]:
     """The tokens that are this word alone, with or without a space or capitals; `UserError` if it has none."""
     tokenizer = model.tokenizer
-    found = [
-        index
-        for token, index in tokenizer.get_vocab().items()
-        if word in token.lower() and tokenizer.convert_tokens_to_string([token]).strip().lower() == word
-    ]
-    if not found:
+    tokens = []
+    for token, index in tokenizer.get_vocab().items():
+        # the cheap test first: a vocabulary has 150,000 tokens
+        if word in token.lower() and tokenizer.convert_tokens_to_string([token]).strip().lower() == word:
+            tokens.append(index)
+    if not tokens:
         raise UserError(f"yes-no: the model has no token for '{word}'; use another")
-    return sorted(found)
+    return sorted(tokens)

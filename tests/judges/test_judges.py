@@ -1,4 +1,4 @@
-"""Scorers on tiny random networks, each against its formula written out here; and what is told when weights fail."""
+"""Judges on tiny random networks, each against its formula written out here; and what is told when weights fail."""
 
 from __future__ import annotations
 
@@ -23,11 +23,18 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from contrapose import runfile
 from contrapose.errors import UserError
+from contrapose.judges.aesthetic import Aesthetic
+from contrapose.judges.batched import Batched
+from contrapose.judges.clip_score import CLIPScore
+from contrapose.judges.colours import Colours
+from contrapose.judges.judge import Judge, Jury
+from contrapose.judges.judge import score as score_of
+from contrapose.judges.pick_score import PickScore
 from contrapose.judges.pretrained import find
-from contrapose.judges.scorers import SCORERS, Aesthetic, AnyScorer, CLIPScore, PickScore, YesNo
-from contrapose.judges.scorers.scorer import Batched
-from contrapose.judges.scorers.yes_no import spellings
+from contrapose.judges.table import JUDGES, AnyJudge
 from contrapose.judges.vision_language import VisionLanguage
+from contrapose.judges.yes_no import YesNo, spellings
+from contrapose.store.prompts import Prompt
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SIZES = [(40, 40), (90, 33), (17, 64), (32, 32), (200, 130)]
@@ -61,11 +68,16 @@ def head(tmp_path_factory):
 
 def settings(clip, chat, head):
     return [
+        Colours(),
         PickScore(str(clip), str(clip)),
         CLIPScore(str(clip)),
         Aesthetic(str(clip), head),
         YesNo(str(chat), dtype="fp32"),
     ]
+
+
+def score(judge: Judge, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
+    return score_of(judge, images, [Prompt(text) for text in prompts])
 
 
 def unit_vectors(folder, images, prompts):
@@ -96,7 +108,7 @@ def unit_vectors(folder, images, prompts):
 
 def test_pickscore_is_its_formula(clip):
     seen, read = unit_vectors(clip, IMAGES, PROMPTS)
-    scores = PickScore(str(clip), str(clip)).load("cpu").score(IMAGES, PROMPTS)
+    scores = score(PickScore(str(clip), str(clip)).load("cpu"), IMAGES, PROMPTS)
     assert scores.dtype == np.float64 and np.ptp(scores) > 1
     assert np.allclose(scores, np.exp(3.0) * (seen * read).sum(1), atol=1e-4)
 
@@ -104,7 +116,7 @@ def test_pickscore_is_its_formula(clip):
 def test_clipscore_is_its_formula_and_never_negative(clip):
     seen, read = unit_vectors(clip, IMAGES, PROMPTS)
     expected = 100 * (seen * read).sum(1)
-    scores = CLIPScore(str(clip)).load("cpu").score(IMAGES, PROMPTS)
+    scores = score(CLIPScore(str(clip)).load("cpu"), IMAGES, PROMPTS)
     assert expected.min() < -1 and expected.max() > 1
     assert np.allclose(scores, np.maximum(expected, 0), atol=1e-3)
 
@@ -116,9 +128,9 @@ def test_aesthetic_is_an_affine_map_of_the_image_alone(clip, head):
     for place in (0, 2, 4, 6, 7):
         value = value @ tensors[f"layers.{place}.weight"].double().numpy().T + tensors[f"layers.{place}.bias"].numpy()
     scorer = Aesthetic(str(clip), head).load("cpu")
-    scores = scorer.score(IMAGES, PROMPTS)
+    scores = score(scorer, IMAGES, PROMPTS)
     assert np.allclose(scores, value[:, 0], atol=1e-4) and np.ptp(scores) > 0.01
-    assert (scores == scorer.score(IMAGES, PROMPTS[::-1])).all()
+    assert (scores == score(scorer, IMAGES, PROMPTS[::-1])).all()
 
 
 def test_the_authors_head_is_converted_as_one_is_told(clip, head, tmp_path):
@@ -130,7 +142,7 @@ def test_the_authors_head_is_converted_as_one_is_told(clip, head, tmp_path):
     assert python == "python" and "\n" not in str(refused.value)
     subprocess.run([sys.executable, *arguments], check=True)
     one, other = (Aesthetic(str(clip), path).load("cpu") for path in (head, published.with_suffix(".safetensors")))
-    assert (one.score(IMAGES, PROMPTS) == other.score(IMAGES, PROMPTS)).all() and one.version == other.version
+    assert (score(one, IMAGES, PROMPTS) == score(other, IMAGES, PROMPTS)).all() and one.version == other.version
 
 
 def chances(folder, image, question):
@@ -147,11 +159,11 @@ def chances(folder, image, question):
 
 
 def test_yes_no_is_its_formula(chat):
-    scores = YesNo(str(chat), question="is it {prompt}?", dtype="fp32").load("cpu").score(IMAGES[:3], PROMPTS[:3])
-    for score, image, prompt in zip(scores, IMAGES[:3], PROMPTS[:3], strict=True):
+    scores = score(YesNo(str(chat), question="is it {prompt}?", dtype="fp32").load("cpu"), IMAGES[:3], PROMPTS[:3])
+    for value, image, prompt in zip(scores, IMAGES[:3], PROMPTS[:3], strict=True):
         p = chances(chat, image, f"is it {prompt}?")
         yes, no = p["yes"] + p["Yes"] + p[" yes"], p["no"] + p[" No"]
-        assert score == pytest.approx(yes / (yes + no), abs=1e-5)
+        assert value == pytest.approx(yes / (yes + no), abs=1e-5)
     assert np.ptp(scores) > 0.001
 
 
@@ -170,7 +182,7 @@ def test_yes_no_follows_what_the_model_would_say(chat, tmp_path, word, expected)
         rows.zero_()
         rows[said, 0] = 10.0
     network.save_pretrained(folder)
-    scores = YesNo(str(folder), dtype="fp32").load("cpu").score(IMAGES[:2], ["", ""])
+    scores = score(YesNo(str(folder), dtype="fp32").load("cpu"), IMAGES[:2], ["", ""])
     assert scores == pytest.approx([expected, expected], abs=1e-4)
 
 
@@ -185,12 +197,12 @@ def test_every_spelling_counts_and_no_longer_word(chat):
 def test_a_score_is_of_its_image_and_prompt_alone(clip, chat, head):
     for one in settings(clip, chat, head):
         scorer = one.load("cpu")
-        together = scorer.score(IMAGES, PROMPTS)
-        alone = [scorer.score([image], [prompt])[0] for image, prompt in zip(IMAGES, PROMPTS, strict=True)]
+        together = score(scorer, IMAGES, PROMPTS)
+        alone = [score(scorer, [image], [prompt])[0] for image, prompt in zip(IMAGES, PROMPTS, strict=True)]
         assert np.allclose(together, alone, atol=1e-5)
-        assert np.allclose(together, scorer.score(IMAGES[::-1], PROMPTS[::-1])[::-1], atol=1e-5)
-        assert len(set(np.round(alone, 4))) > 2 and scorer.score([], []).shape == (0,)
-        assert scorer.higher_is_better and SCORERS[scorer.name] is type(one)
+        assert np.allclose(together, score(scorer, IMAGES[::-1], PROMPTS[::-1])[::-1], atol=1e-5)
+        assert len(set(np.round(alone, 4))) > 2 and score(scorer, [], []).shape == (0,)
+        assert scorer.higher_is_better and JUDGES[scorer.name] is type(one)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "CMYK"])
@@ -198,20 +210,34 @@ def test_images_of_any_mode_and_size(clip, chat, head, mode):
     strange = [tiny_vision.noise_image(9, size).convert(mode) for size in ((1, 1), (3, 50))]
     for one in settings(clip, chat, head):
         scorer = one.load("cpu")
-        same = scorer.score([image.convert("RGB") for image in strange], ["a", "b"])
-        assert (scorer.score(strange, ["a", "b"]) == same).all()
+        same = score(scorer, [image.convert("RGB") for image in strange], ["a", "b"])
+        assert (score(scorer, strange, ["a", "b"]) == same).all()
 
 
 def test_a_long_prompt_is_cut_as_published(clip):
     scorer = CLIPScore(str(clip)).load("cpu")
-    assert scorer.score(IMAGES[:1], [LONG]) == scorer.score(IMAGES[:1], [LONG + "two yellow stars"])
+    assert score(scorer, IMAGES[:1], [LONG]) == score(scorer, IMAGES[:1], [LONG + "two yellow stars"])
 
 
 def test_images_are_prepared_by_pil_everywhere(clip, chat):
-    from contrapose.judges.scorers.towers import Towers
+    from contrapose.judges.towers import Towers
 
     assert Towers("test", str(clip), str(clip), "fp32", "cpu")._images.backend == "pil"
     assert VisionLanguage("test", str(chat), "fp32", "cpu").processor.image_processor.backend == "pil"
+
+
+def test_a_jury_says_what_each_of_its_judges_says(clip, head):
+    judges = [judge.load("cpu") for judge in (PickScore(str(clip), str(clip)), Aesthetic(str(clip), head), Colours())]
+    jury = Jury(judges)
+    prompts = [Prompt(text) for text in PROMPTS]
+    marks = jury(IMAGES, prompts)
+    assert list(marks) == list(jury.higher_is_better) == ["pickscore", "aesthetic", "colourfulness"]
+    for judge in judges:
+        assert (marks[judge.name].values == score_of(judge, IMAGES, prompts)).all()
+        assert marks[judge.name].reason(0) is None
+    assert jury.version not in (Jury(judges[:2]).version, Jury(judges[1:]).version)
+    with pytest.raises(UserError, match="two of them give aesthetic"):
+        Jury([judges[1], judges[1]])
 
 
 def test_the_version_is_of_the_weights(clip, head, tmp_path):
@@ -225,10 +251,10 @@ def test_the_version_is_of_the_weights(clip, head, tmp_path):
 def test_settings_stand_in_a_run_file(tmp_path):
     @dataclass(frozen=True)
     class Holder:
-        scorer: AnyScorer
+        scorer: AnyJudge
 
-    conv = runfile.converter((AnyScorer, SCORERS))
-    for cls in SCORERS.values():
+    conv = runfile.converter((AnyJudge, JUDGES))
+    for cls in JUDGES.values():
         (tmp_path / "run.yaml").write_text(runfile.to_yaml(Holder(cls()), conv))
         assert runfile.read(tmp_path / "run.yaml", Holder, conv) == Holder(cls())
 
@@ -247,7 +273,9 @@ def empty_hub(tmp_path, monkeypatch):
 
 
 def test_absent_weights_are_told_with_what_gets_them(clip, head, empty_hub):
-    for name, cls in SCORERS.items():
+    for name, cls in JUDGES.items():
+        if cls is Colours:  # a formula
+            continue
         one = replace(cls(), head=head) if cls is Aesthetic else cls()
         refusal(one, rf"^{name}: {re.escape(one.model)} is not on this machine; run 'hf download {one.model}' once")
         refusal(replace(one, model="./no/such/folder"), rf"^{name}: ./no/such/folder: no such model folder")
@@ -264,8 +292,8 @@ def test_weights_in_the_hubs_cache_are_found(clip, empty_hub):
     (stored / "refs").mkdir()
     (stored / "refs" / "main").write_text("0" * 40)
     assert find("test", "someone/tiny-clip").name == "0" * 40
-    scores = CLIPScore("someone/tiny-clip").load("cpu").score(IMAGES, PROMPTS)
-    assert (scores == CLIPScore(str(clip)).load("cpu").score(IMAGES, PROMPTS)).all()
+    scores = score(CLIPScore("someone/tiny-clip").load("cpu"), IMAGES, PROMPTS)
+    assert (scores == score(CLIPScore(str(clip)).load("cpu"), IMAGES, PROMPTS)).all()
 
 
 def test_the_preparation_is_read_as_openai_published_it(clip, tmp_path):
@@ -275,8 +303,8 @@ def test_the_preparation_is_read_as_openai_published_it(clip, tmp_path):
     kind = {"feature_extractor_type": "CLIPFeatureExtractor", "size": side, "crop_size": side}
     told = {**steps, **kind, "image_mean": MEAN, "image_std": DEVIATION}
     (folder / "preprocessor_config.json").write_text(json.dumps(told))
-    scores = CLIPScore(str(folder)).load("cpu").score(IMAGES, PROMPTS)
-    assert (scores == CLIPScore(str(clip)).load("cpu").score(IMAGES, PROMPTS)).all()
+    scores = score(CLIPScore(str(folder)).load("cpu"), IMAGES, PROMPTS)
+    assert (scores == score(CLIPScore(str(clip)).load("cpu"), IMAGES, PROMPTS)).all()
 
 
 def test_broken_weights_are_told(clip, chat, tmp_path):
@@ -355,7 +383,7 @@ def test_weights_that_are_no_numbers_are_told(clip, head, tmp_path):
 def test_a_score_that_is_no_number_is_told():
     scorer = Batched("clipscore", "", lambda images, prompts: torch.full((len(images),), float("nan")))
     with pytest.raises(UserError, match="clipscore: a score is not a number"):
-        scorer.score(IMAGES[:1], PROMPTS[:1])
+        score(scorer, IMAGES[:1], PROMPTS[:1])
 
 
 def test_only_a_chat_model_that_sees_can_be_asked(clip, tmp_path):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from contrapose.judges.pretrained import Precision, fingerprint
-from contrapose.judges.scorers.scorer import Batched, Scorer
-from contrapose.judges.scorers.towers import Towers
+from contrapose.judges.judge import Judge, Precision
 from contrapose.ranges import Batch, checked
 
 
@@ -25,8 +23,12 @@ class CLIPScore:
     batch_size: Batch = 32
     """Images in the network at a time."""
 
-    def load(self, device: str) -> Scorer:
+    def load(self, device: str) -> Judge:
         """Raises `UserError` when the weights are missing or broken."""
+        from contrapose.judges.batched import Batched
+        from contrapose.judges.pretrained import fingerprint
+        from contrapose.judges.towers import Towers
+
         towers = Towers("clipscore", self.model, self.model, self.dtype, device)
         version = fingerprint(towers.network)
         return Batched("clipscore", version, lambda *pairs: 100 * towers.cosine(*pairs).relu(), self.batch_size)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from safetensors.torch import load_file
-from torch import nn
-
-from contrapose.backbones.networks import check_finite
 from contrapose.errors import UserError
-from contrapose.judges.pretrained import Precision, fingerprint, reading
-from contrapose.judges.scorers.scorer import Batched, Scorer
-from contrapose.judges.scorers.towers import Towers
+from contrapose.judges.judge import Judge, Precision
 from contrapose.ranges import Batch, checked
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _PUBLISHED = "sac+logos+ava1-l14-linearMSE"
 HEAD = f"{_PUBLISHED}.safetensors"
@@ -45,8 +43,12 @@ class Aesthetic:
     batch_size: Batch = 32
     """Images in the network at a time."""
 
-    def load(self, device: str) -> Scorer:
+    def load(self, device: str) -> Judge:
         """Raises `UserError` when the weights are missing or broken, or the head is for another CLIP model."""
+        from contrapose.judges.batched import Batched
+        from contrapose.judges.pretrained import fingerprint
+        from contrapose.judges.towers import Towers
+
         if not self.head.is_file():
             command = _CONVERT.format(published=f"{_PUBLISHED}.pth", head=self.head)
             raise UserError(f"aesthetic: {self.head}: no such file; download {ADDRESS} and run once: {command}")
@@ -57,7 +59,16 @@ class Aesthetic:
 
 
 def load_head(path: Path, width: int) -> nn.Sequential:
-    """The head over vectors of this width; `UserError` for a file that is no head for them, or no .safetensors."""
+    """The head over vectors of this width.
+
+    Raises `UserError` for a file that is not the head of such vectors, or not .safetensors.
+    """
+    from safetensors.torch import load_file
+    from torch import nn
+
+    from contrapose.backbones.networks import check_finite
+    from contrapose.judges.pretrained import reading
+
     if path.suffix != ".safetensors":
         command = _CONVERT.format(published=path, head=path.with_suffix(".safetensors"))
         raise UserError(
@@ -67,7 +78,10 @@ def load_head(path: Path, width: int) -> nn.Sequential:
     head = nn.Sequential(*(nn.Linear(*ends) for ends in pairwise(sizes)))
     with reading("aesthetic", path, mend=f"it must be the head for vectors of {width}, as from {ADDRESS}"):
         stored = load_file(path)
-        names = {f"{i}.{end}": f"layers.{place}.{end}" for i, place in enumerate(_PLACES) for end in ("weight", "bias")}
-        head.load_state_dict({ours: stored[theirs] for ours, theirs in names.items()})
+        renamed = {}
+        for number, place in enumerate(_PLACES):
+            for end in ("weight", "bias"):
+                renamed[f"{number}.{end}"] = stored[f"layers.{place}.{end}"]
+        head.load_state_dict(renamed)
     check_finite(f"aesthetic: {path}", head)
     return head.eval().requires_grad_(False)

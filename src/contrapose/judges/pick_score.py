@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from contrapose.judges.pretrained import Precision, fingerprint
-from contrapose.judges.scorers.scorer import Batched, Scorer
-from contrapose.judges.scorers.towers import Towers
+from contrapose.judges.judge import Judge, Precision
 from contrapose.ranges import Batch, checked
 
 
@@ -27,8 +25,12 @@ class PickScore:
     batch_size: Batch = 16
     """Images in the network at a time."""
 
-    def load(self, device: str) -> Scorer:
+    def load(self, device: str) -> Judge:
         """Raises `UserError` when the weights are missing or broken."""
+        from contrapose.judges.batched import Batched
+        from contrapose.judges.pretrained import fingerprint
+        from contrapose.judges.towers import Towers
+
         towers = Towers("pickscore", self.model, self.processor, self.dtype, device)
         scale = towers.network.logit_scale.float().exp()
         version = fingerprint(towers.network)

@@ -1,0 +1,214 @@
+"""An evaluation: models that were judged on the same prompts and seeds, as a folder.
+
+evidence/evidence.yaml   what was judged, and how, with digests of what it names in inputs.yaml
+         rows.parquet    what the judge said of each image
+         summary.json    the summary of these rows
+         ceiling/        the images of the ceiling, where the suite has one
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from contrapose import runfile
+from contrapose.documents import load_yaml
+from contrapose.errors import UserError
+from contrapose.evaluate.images import digest_of_images, prompt_folders
+from contrapose.evaluate.rows import EvidenceRow, read_rows, write_rows
+from contrapose.evaluate.run import evaluate_images
+from contrapose.evaluate.statistics import REPLICATES, Replicates
+from contrapose.evaluate.suites import Bounds, Suite
+from contrapose.evaluate.summary import (
+    BOUNDS,
+    CEILING,
+    FIX,
+    FLOOR,
+    Settings,
+    Summary,
+    read_summary,
+    summarize,
+    write_summary,
+)
+from contrapose.files import one_writer, replacing
+from contrapose.judges.judge import Judge
+from contrapose.ranges import checked
+from contrapose.store.prompts import Prompt
+
+EVIDENCE = "evidence.yaml"
+ROWS = "rows.parquet"
+SUMMARY = "summary.json"
+CONVERTER = runfile.converter()
+
+Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
+"""From the name of a piece of work to what is told (images done, images in all) while it lasts."""
+
+
+def _silently(title: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+@checked
+class Record:
+    """What `evidence.yaml` says: what was judged, and how."""
+
+    title: str
+    suite: dict[str, Any]
+    """The suite's name and its settings, as they stand in a file."""
+    images: dict[str, Path]
+    base: str | None = None
+    replicates: Replicates = REPLICATES
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.suite.get("name"), str):
+            raise UserError("suite has no name")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where an evaluation lies, and what it is called."""
+
+    title: str
+    folder: Path
+    """Folder with `rows.parquet` and `summary.json`."""
+    images: Mapping[str, Path] = field(default_factory=dict)
+    """Each model's folder of images, from which examples are shown; the others are shown in numbers alone."""
+    suite: Mapping[str, Any] = field(default_factory=dict)
+    """The suite's name and its settings, as they stand in a file."""
+
+
+def read_evidence(folder: Path) -> Evidence:
+    """A finished evaluation.
+
+    Raises `UserError` naming the folder or file, and the fix, for a folder that holds none.
+    """
+    path = folder / EVIDENCE
+    if not path.is_file():
+        raise UserError(f"{folder}: no {EVIDENCE}, so this is no finished evidence; run 'contrapose evaluate' again")
+    record = read_record(path)
+    return Evidence(record.title, folder, record.images, record.suite)
+
+
+def read_record(path: Path) -> Record:
+    """What `evidence.yaml` says; `UserError` naming the file and the setting where it is broken or too old."""
+    values = load_yaml(path)
+    if isinstance(values, dict) and isinstance(values.get("suite"), str):
+        raise UserError(f"{path}: written before suites had settings; delete its folder and evaluate again")
+    return runfile.structured(path, values, Record, CONVERTER)
+
+
+def read_judged(folder: Path) -> tuple[Summary, list[EvidenceRow]]:
+    """The summary and the rows of a folder of evidence, or of a sweep.
+
+    Raises `UserError` naming the folder or file, and the fix, where one is missing, broken, or not of the other.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of evidence; name one made by 'contrapose evaluate'")
+    summary = read_summary(folder / SUMMARY)
+    rows = read_rows(folder / ROWS)
+    _check_rows(folder / ROWS, rows, summary)
+    return summary, rows
+
+
+def _check_rows(path: Path, rows: Sequence[EvidenceRow], summary: Summary) -> None:
+    """Raise `UserError` for rows that are not those that the summary sums up."""
+    images = {(row.model, row.metric, row.prompt_id, row.seed) for row in rows}
+    counted = Counter((model, metric) for model, metric, *_ in images)
+    expected: dict[tuple[str, str], int] = {}
+    for model, scores in summary.models.items():
+        for metric in scores.metrics:
+            expected[model, metric] = scores.num_images
+    if counted != expected or len(rows) != len(images):
+        raise UserError(f"{path}: does not hold the rows that {SUMMARY} sums up; {FIX}")
+
+
+def named_folders(pairs: Sequence[str]) -> dict[str, Path]:
+    """`NAME=FOLDER` arguments as a mapping; `UserError` for anything else, or a name used twice."""
+    folders: dict[str, Path] = {}
+    for pair in pairs:
+        name, equals, folder = pair.partition("=")
+        if not (name and equals and folder):
+            raise UserError(f"--images {pair}: write NAME=FOLDER")
+        if name in folders or name in BOUNDS:
+            raise UserError(f"--images {pair}: the name {name} is taken")
+        folders[name] = Path(folder)
+    return folders
+
+
+def evaluate(
+    record: Record, suite: Suite, out: Path, device: str = "cpu", progress: Progress = _silently
+) -> tuple[Summary, bool]:
+    """Judge every image of the record's folders into `out`; the summary, and whether anything was judged anew.
+
+    Raises `UserError` for images that cannot be judged or compared, and for a folder that holds an evaluation by other
+    settings, or of other images of a model; nothing is written then.
+    """
+    if record.base not in record.images:
+        raise UserError(f"--base {record.base}: no images of that name (given: {', '.join(record.images)})")
+    inputs = {f"images.{name}": digest_of_images(folder) for name, folder in record.images.items()}
+    inputs |= {f"suite.{name}": digest for name, digest in suite.inputs().items()}
+    for folder in record.images.values():
+        suite.check([prompt_folder.prompt for prompt_folder in prompt_folders(folder)])
+    judge = suite.load(device)
+    inputs[f"judge.{judge.name}"] = judge.version
+    with one_writer(out):
+        summary = _judged_before(record, suite, out, inputs)
+        if summary is not None:
+            runfile.write_claim(out / EVIDENCE, record, CONVERTER, inputs)  # the title may be another
+            return summary, False
+        rows, summary = _judge(record, suite.bounds, judge, out / CEILING, progress)
+        # only now: images that cannot be judged leave nothing that refuses their fix
+        runfile.write_claim(out / EVIDENCE, record, CONVERTER, inputs)
+        write_rows(rows, out / ROWS)
+        write_summary(summary, out / SUMMARY)
+        return summary, True
+
+
+def _judged_before(record: Record, suite: Suite, out: Path, inputs: Mapping[str, str]) -> Summary | None:
+    """What the folder says of these very images; None where they are still to be judged.
+
+    Raises `UserError` for a folder of other settings, or of other images of a model.
+    """
+    path = out / EVIDENCE
+    if not path.exists():
+        return None
+    before = read_record(path)
+    added = {f"images.{name}" for name in record.images.keys() - before.images.keys()}
+    either = {f"images.{name}" for name in record.images.keys() | before.images.keys()}
+    noted = {name: digest for name, digest in inputs.items() if name not in added}
+    runfile.claim(path, record, CONVERTER, free=["title", *either], inputs=noted)
+    if load_yaml(out / runfile.INPUTS) != inputs or not (out / ROWS).exists() or not (out / SUMMARY).exists():
+        return None
+    summary, _ = read_judged(out)
+    bounds = BOUNDS if suite.bounds else ()
+    return summary if set(summary.models) == {*record.images, *bounds} else None
+
+
+def _judge(
+    record: Record, bounds: Bounds | None, judge: Judge, ceiling: Path, progress: Progress
+) -> tuple[list[EvidenceRow], Summary]:
+    """Judge all models, and the bounds, whose ceiling is drawn anew."""
+    assert record.base is not None
+    settings = Settings(record.base, judge.higher_is_better, record.replicates)
+    base = list(prompt_folders(record.images[record.base]))
+    prompts = [folder.prompt for folder in base]
+    models = dict(record.images)
+    shuffled: dict[str, Sequence[Prompt]] = {}
+    if bounds:
+        models[FLOOR] = record.images[record.base]
+        shuffled[FLOOR] = bounds.floor(prompts)
+    with progress("judging images") as bar:
+        rows = evaluate_images(models, judge, prompts=shuffled, progress=bar)
+    if bounds is None:
+        return rows, summarize(rows, settings)
+    seeds = sorted({seed for folder in base for seed in folder.samples})
+    with replacing(ceiling) as aside:
+        bounds.draw_ceiling(prompts, seeds, aside)
+        with progress("judging the ceiling") as bar:
+            rows += evaluate_images({CEILING: aside}, judge, progress=bar)
+        return rows, summarize(rows, settings)  # here: what cannot be summed up leaves no ceiling

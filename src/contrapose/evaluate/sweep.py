@@ -1,0 +1,123 @@
+"""A sweep over strengths of guidance, as a folder.
+
+sweep/images.yaml      the settings that all strengths share, with digests of what they name in inputs.yaml
+      scale-0.5/       the images at w = 0.5, in GenEval's layout
+      rows.parquet     what the judge said of each image, where there was one
+      summary.json     the summary of these rows, and under `sweep` the label and the scales
+      judged.yaml      digests of the images that were judged
+      page.html        written by the report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from contrapose import runfile
+from contrapose.core.guidance import Strength
+from contrapose.documents import dump_yaml, load_json, load_yaml
+from contrapose.errors import UserError
+from contrapose.evaluate.evidence import ROWS, SUMMARY
+from contrapose.evaluate.images import digest_of_images
+from contrapose.evaluate.rows import write_rows
+from contrapose.evaluate.run import evaluate_images
+from contrapose.evaluate.summary import Settings, read_summary, summarize, write_summary
+from contrapose.files import write_text
+from contrapose.guiding.images import CONVERTER, Sampling, inputs_of
+from contrapose.guiding.images import SETTINGS as OF_IMAGES
+from contrapose.judges.judge import Judge
+from contrapose.ranges import Number, check, checked
+
+JUDGED = "judged.yaml"
+FIX = "delete it and run 'contrapose sweep' again"
+_CONVERTER = runfile.converter()
+
+
+@dataclass(frozen=True)
+@checked
+class SweepRecord:
+    """What `summary.json` says under `sweep`."""
+
+    label: str
+    scales: tuple[Number, ...]
+    judged: bool
+
+    def __post_init__(self) -> None:
+        if not self.scales or len(set(map(name_of, self.scales))) < len(self.scales):
+            raise UserError("scales are no different numbers")
+
+
+def name_of(scale: float) -> str:
+    """What the images at one strength are called in rows and summary."""
+    return f"w = {scale:g}"
+
+
+def folder_of(out: Path, scale: float) -> Path:
+    """The folder of the images at one strength."""
+    return out / f"scale-{scale:g}"
+
+
+def read_scales(text: str) -> list[float]:
+    """Strengths in rising order from `0,0.5,1`; `UserError` for what is not a list of different numbers."""
+    try:
+        scales = [float(part) + 0.0 for part in text.split(",")]  # + 0.0: there is but one zero
+    except ValueError:
+        raise UserError(f"--scales {text}: write numbers separated by commas, such as 0,0.5,1,2") from None
+    for scale in scales:
+        check("--scales", scale, Strength)
+    if len({name_of(scale) for scale in scales}) < len(scales):
+        raise UserError(f"--scales {text}: a strength is named twice")
+    return sorted(scales)
+
+
+def claim(out: Path, settings: Sampling) -> None:
+    """Write what all strengths share into the sweep's folder; `UserError` when it holds a sweep of other settings."""
+    shared = CONVERTER.unstructure(settings)
+    del shared["guidance"]["scale"]
+    runfile.claim(out / OF_IMAGES, shared, CONVERTER, free=["batch_size"], inputs=inputs_of(settings))
+
+
+def sum_up(
+    out: Path,
+    scales: Sequence[float],
+    label: str,
+    judge: Judge | None,
+    progress: Callable[[int, int], None] | None = None,
+) -> bool:
+    """Judge the images of all strengths and write the folder's summary; False where that was done already."""
+    record = SweepRecord(label or out.absolute().name, tuple(scales), judge is not None)
+    folders = {scale: folder_of(out, scale) for scale in scales}
+    digests: dict[str, str] = {}
+    if judge is not None:
+        digests = {folder.name: digest_of_images(folder) for folder in folders.values()}
+    if _is_summed_up(out, record, digests):
+        if progress:
+            num_images = sum(scores.num_images for scores in read_summary(out / SUMMARY).models.values())
+            progress(num_images, num_images)
+        return False
+    summary = None
+    if judge is not None:
+        rows = evaluate_images({name_of(scale): folder for scale, folder in folders.items()}, judge, progress=progress)
+        base = name_of(0) if 0 in scales else None
+        summary = summarize(rows, Settings(base, judge.higher_is_better))
+        write_rows(rows, out / ROWS)
+    write_summary(summary, out / SUMMARY, {"sweep": _CONVERTER.unstructure(record)})
+    write_text(out / JUDGED, dump_yaml(digests))  # last: what was killed before is judged again
+    return True
+
+
+def _is_summed_up(out: Path, record: SweepRecord, digests: Mapping[str, str]) -> bool:
+    """Whether the folder's summary is of these strengths and of the images that are there now."""
+    if not (out / SUMMARY).is_file() or not (out / JUDGED).is_file():
+        return False
+    return read_record(out) == record and load_yaml(out / JUDGED, FIX) == digests
+
+
+def read_record(folder: Path) -> SweepRecord:
+    """What a sweep's summary says of itself; `UserError` for a folder that holds no finished sweep."""
+    path = folder / SUMMARY
+    values = load_json(path, FIX) if path.is_file() else None
+    if not isinstance(values, dict) or "sweep" not in values:
+        raise UserError(f"{folder}: holds no finished sweep; make it with 'contrapose sweep'")
+    return runfile.structured(path, values["sweep"], SweepRecord, _CONVERTER, FIX)

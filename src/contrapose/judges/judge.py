@@ -1,0 +1,93 @@
+"""What every judge is, and several judges as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from contrapose.contents import digest_of_parts
+from contrapose.errors import UserError
+from contrapose.store.prompts import Prompt
+
+Precision = Literal["fp32", "fp16", "bf16"]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """One metric of a batch: a number for each image, and why, from a judge that has reasons."""
+
+    values: NDArray[np.float64]
+    """Shape [b]."""
+    reasons: Sequence[str | None] = ()
+    """As many as values, or none at all."""
+
+    def reason(self, index: int) -> str | None:
+        """Why image `index` of the batch has its value; None where the judge does not say."""
+        return self.reasons[index] if self.reasons else None
+
+
+class Judge(Protocol):
+    """Gives each image named numbers, which depend on the image and its prompt alone."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str:
+        """A digest of all that the numbers come from, such as weights: those of different versions do not compare."""
+        ...
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        """The names of the numbers, the one that matters most first, and whether a larger one is better."""
+        ...
+
+    def __call__(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> dict[str, Marks]:
+        """The numbers by name, an entry for each image; images are of any size and mode.
+
+        Raises `UserError` for a prompt that lacks what the judge goes by, and for a number that is not finite.
+        """
+        ...
+
+
+class JudgeSettings(Protocol):
+    """The settings of a judge, as they stand in a file."""
+
+    def load(self, device: str) -> Judge:
+        """The judge itself; raises `UserError` when the weights that it needs are missing or broken."""
+        ...
+
+
+class Jury:
+    """Several judges as one, which says what each of them says.
+
+    Raises `UserError` where two judges give numbers of one name.
+    """
+
+    name = "jury"
+
+    def __init__(self, judges: Sequence[Judge]) -> None:
+        self.judges = tuple(judges)
+        self.version = digest_of_parts(f"{judge.name} {judge.version}" for judge in judges)
+        self.higher_is_better: dict[str, bool] = {}
+        for judge in judges:
+            for metric, is_better in judge.higher_is_better.items():
+                if metric in self.higher_is_better:
+                    raise UserError(f"judges: two of them give {metric}; name each judge once")
+                self.higher_is_better[metric] = is_better
+
+    def __call__(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> dict[str, Marks]:
+        marks: dict[str, Marks] = {}
+        for judge in self.judges:
+            marks |= judge(images, prompts)
+        return marks
+
+
+def score(judge: Judge, images: Sequence[Image], prompts: Sequence[Prompt]) -> NDArray[np.float64]:
+    """The one number that a judge of scores gives each image, which it gives under its own name."""
+    return judge(images, prompts)[judge.name].values

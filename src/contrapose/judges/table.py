@@ -1,0 +1,22 @@
+"""Every judge that can be named in settings; a new one is one file and one line here.
+
+A judge's settings are a frozen dataclass that can stand in a run file; `load` reads its weights from this machine. Its
+module imports torch in `load` alone, so that a command's help need not wait for it.
+"""
+
+from __future__ import annotations
+
+from contrapose.judges.aesthetic import Aesthetic
+from contrapose.judges.clip_score import CLIPScore
+from contrapose.judges.colours import Colours
+from contrapose.judges.pick_score import PickScore
+from contrapose.judges.yes_no import YesNo
+
+AnyJudge = PickScore | CLIPScore | Aesthetic | YesNo | Colours
+JUDGES: dict[str, type[AnyJudge]] = {
+    "pickscore": PickScore,
+    "clipscore": CLIPScore,
+    "aesthetic": Aesthetic,
+    "yes-no": YesNo,
+    "colourfulness": Colours,
+}

@@ -1,0 +1,55 @@
+"""Judges for tests: what a function says of one image and its GenEval line, as a judge of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL.Image import Image
+
+from contrapose.evaluate.images import metadata_of
+from contrapose.judges.judge import Marks
+from contrapose.store.prompts import Prompt
+
+
+class Measure(NamedTuple):
+    """One image's value of one metric."""
+
+    metric: str
+    value: float
+    reason: str | None = None
+
+
+class PerImage:
+    """A judge by a function of RGB pixels [h, w, 3] and a line's JSON object."""
+
+    name = "per-image"
+    version = "1"
+
+    def __init__(
+        self,
+        measure: Callable[[np.ndarray, dict[str, Any]], Sequence[Measure]],
+        higher_is_better: Mapping[str, bool] | None = None,
+    ) -> None:
+        self.measure = measure
+        self.higher_is_better = dict(higher_is_better or {})
+
+    def __call__(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> dict[str, Marks]:
+        marks: dict[str, list[Measure]] = {}
+        for image, prompt in zip(images, prompts, strict=True):
+            for measure in self.measure(np.asarray(image), metadata_of(prompt)):
+                marks.setdefault(measure.metric, []).append(measure)
+        return {
+            metric: Marks(np.array([one.value for one in ones]), [one.reason for one in ones])
+            for metric, ones in marks.items()
+        }
+
+
+def as_prompt(line: Mapping[str, Any]) -> Prompt:
+    """A GenEval line as a prompt."""
+    return Prompt(line["prompt"], {name: value for name, value in line.items() if name != "prompt"})
+
+
+def as_prompts(lines: Sequence[Mapping[str, Any]]) -> list[Prompt]:
+    return [as_prompt(line) for line in lines]
