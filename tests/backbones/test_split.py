@@ -14,7 +14,7 @@ from torch import Tensor
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
-from contrapose.core.group import Group
+from contrapose.core.group import Group, Sample
 from contrapose.methods import DDSPO, DiffusionDPO
 
 PROMPTS, DEGRADED = ["a red circle", "two blue squares above a green star"], ["a circle", "two above green"]
@@ -46,9 +46,13 @@ def _arguments(name: str, backbone: Backbone) -> tuple[Any, ...]:
     shape = backbone.shape_for(families.of(name).size)
     latents = torch.randn(2, 2, *shape, generator=random)
     prompts = {"prompt": backbone.embed(PROMPTS), "degraded": backbone.embed(DEGRADED)}
-    group = Group(latents, prompts, torch.tensor([[1.0, 0.0]] * 2))
     path = backbone.noising(shape)
-    return group, path.draw_times(2, random), torch.randn(2, *shape, generator=random), path
+    noise, t = torch.randn(2, *shape, generator=random), path.draw_times(2, random)
+    samples = {
+        name: Sample(latents[:, place], noise, torch.full((2,), 1.0 - place))
+        for place, name in enumerate(("winner", "loser"))
+    }
+    return Group(samples, prompts, t), path
 
 
 def _gradients(backbone: Backbone, objective: Any, arguments: tuple[Any, ...]) -> list[Tensor]:
@@ -78,10 +82,11 @@ def _norm(tensors: list[Tensor]) -> float:
 @pytest.mark.parametrize("name", ["sd", "flux"])
 def test_a_pending_backward_survives_the_reference(name: str, backbone: Backbone) -> None:
     """peft freezes adapters when it switches them off."""
-    group, t, noise, path = _arguments(name, backbone)
-    condition = group.prompts["prompt"]
-    answer = backbone.predict("trainee", path.add_noise(group.latents[:, 0], noise, t), t, condition)
+    group, path = _arguments(name, backbone)
+    condition, winner = group.prompts["prompt"], group.samples["winner"]
+    x_t = path.add_noise(winner.latent, winner.noise, group.t)
+    answer = backbone.predict("trainee", x_t, group.t, condition)
     with torch.no_grad():
-        backbone.predict("reference", noise, t, condition)
+        backbone.predict("reference", winner.noise, group.t, condition)
     answer.square().mean().backward()
     assert all(p.grad is not None for p in backbone.policies.parameters())

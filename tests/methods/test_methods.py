@@ -1,4 +1,4 @@
-"""Every method against its paper's formula, written out here, and against its count of predictions.
+"""Every method against its paper's formula, written out here in double precision, and its count of predictions.
 
 A new method is tested by a line in METHODS.
 """
@@ -6,13 +6,18 @@ A new method is tested by a line in METHODS.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from contrapose.core.compose import OwnState, compose
 from contrapose.core.group import Group, Pick
 from contrapose.core.links import IPO, Hinge, Sigmoid
+from contrapose.core.moving import Every
+from contrapose.core.objective import Objective, Outcome
 from contrapose.core.path import DiffusionPath
 from contrapose.errors import UserError
 from contrapose.methods import (
@@ -25,32 +30,34 @@ from contrapose.methods import (
     DiffusionDRO,
     Method,
     RealAlign,
-    before,
     name_of,
 )
 
 BETA, B, D = 6.0, 4, 12  # B pairs of D numbers each
-ABAR = torch.linspace(0.99, 0.02, 1000)
+ABAR = torch.linspace(0.99, 0.02, 1000, dtype=torch.float64)
+FIELDS = ("winner", "loser", "prompt", "degraded", "own x0", "own eps")
 RECORDS = {
-    name: torch.randn(B, D, generator=torch.Generator().manual_seed(i)) for i, name in enumerate(("winner", "loser"))
-} | {
-    name: torch.randn(B, D, generator=torch.Generator().manual_seed(7 + i))
-    for i, name in enumerate(("prompt", "degraded", "own x0", "own eps"))
+    name: torch.randn(B, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    for seed, name in enumerate(FIELDS)
 }
-NOISE = torch.randn(B, D, generator=torch.Generator().manual_seed(21))
+NOISE = torch.randn(B, D, generator=torch.Generator().manual_seed(21), dtype=torch.float64)
 T = torch.tensor([5, 300, 600, 990])
 OTHER = [1, 2, 3, 0]
+TRAINED = {
+    name: torch.tensor(strength, dtype=torch.float64, requires_grad=True)
+    for name, strength in {"trainee": 0.9, "positive": 0.7, "negative": 0.8}.items()
+}
+FROZEN = {"reference": 0.5, "lagged": 0.6, "winner": 0.55, "loser": 0.45}
 
 
 def network(policy: str, x_t: Tensor, t: Tensor, prompt: Tensor) -> Tensor:
-    strength = {"reference": 0.5, "trainee": 0.9, "positive": 0.7, "negative": 0.8}.get(policy) or len(policy) / 10
-    return torch.tanh(strength * x_t + prompt) + t[:, None] / 1000
+    return torch.tanh((TRAINED | FROZEN)[policy] * x_t + prompt) + t[:, None].double() / 1000
 
 
-def error(policy: str, i: int, x0: Tensor, target: Tensor, noise: Tensor = NOISE) -> float:
-    """mse of one pair's prediction under its own prompt, by plain loops."""
+def error(policy: str, i: int, x0: Tensor, target: Tensor, noise: Tensor = NOISE) -> Tensor:
+    """mse of one pair's prediction under its own prompt."""
     prediction = noised_prediction(policy, i, x0, RECORDS["prompt"][i], noise)
-    return sum((float(a) - float(b)) ** 2 for a, b in zip(target, prediction, strict=True)) / D
+    return sum((a - b) ** 2 for a, b in zip(target, prediction, strict=True)) / D
 
 
 def noised_prediction(policy: str, i: int, x0: Tensor, prompt: Tensor, noise: Tensor = NOISE) -> Tensor:
@@ -59,51 +66,51 @@ def noised_prediction(policy: str, i: int, x0: Tensor, prompt: Tensor, noise: Te
     return network(policy, x_t[None], T[i : i + 1], prompt[None])[0]
 
 
-def margin(i: int, x_w: Tensor, x_l: Tensor, e_w: Tensor, e_l: Tensor) -> float:
+def margin(i: int, x_w: Tensor, x_l: Tensor, e_w: Tensor, e_l: Tensor) -> Tensor:
     """-(beta / 2) [ (mse_w - mse_l)_theta - (mse_w - mse_l)_ref ]"""
     of_trainee = error("trainee", i, x_w, e_w) - error("trainee", i, x_l, e_l)
     of_reference = error("reference", i, x_w, e_w) - error("reference", i, x_l, e_l)
     return -0.5 * BETA * (of_trainee - of_reference)
 
 
-def dpo_margin(i: int) -> float:
+def dpo_margin(i: int) -> Tensor:
     return margin(i, RECORDS["winner"][i], RECORDS["loser"][i], NOISE[i], NOISE[i])
 
 
-def ddspo_margin(i: int, x_l: Tensor, degraded: Tensor) -> float:
+def ddspo_margin(i: int, x_l: Tensor, degraded: Tensor) -> Tensor:
     x_w = RECORDS["winner"][i]
     e_w = noised_prediction("reference", i, x_w, RECORDS["prompt"][i])
     return margin(i, x_w, x_l, e_w, noised_prediction("reference", i, x_l, degraded))
 
 
-def paired(i: int) -> float:
+def paired(i: int) -> Tensor:
     return ddspo_margin(i, RECORDS["loser"][i], RECORDS["degraded"][i])
 
 
-def not_paired(i: int) -> float:
+def not_paired(i: int) -> Tensor:
     return ddspo_margin(i, RECORDS["winner"][OTHER[i]], RECORDS["degraded"][i])
 
 
-def random_positive(i: int) -> float:
+def random_positive(i: int) -> Tensor:
     """Another record's winner with its own prompt, strictly paired (Sec. 4.4)."""
     return ddspo_margin(i, RECORDS["winner"][OTHER[i]], RECORDS["prompt"][OTHER[i]])
 
 
-def data_driven(i: int) -> float:
+def data_driven(i: int) -> Tensor:
     x_w, x_l, c = RECORDS["winner"][i], RECORDS["loser"][i], RECORDS["prompt"][i]
     return margin(i, x_w, x_l, noised_prediction("winner", i, x_w, c), noised_prediction("loser", i, x_l, c))
 
 
-def dro(i: int, m: float, renoised: bool) -> float:
+def dro(i: int, m: float, renoised: bool) -> Tensor:
     """max(0, m + [mse(n, theta(xr)) - mse(n, ref(xr))] - [mse(e_pol, theta(xp)) - mse(e_pol, ref(xp))])"""
     x_r, x_p, noise = RECORDS["winner"][i], RECORDS["own x0"][i], NOISE if renoised else RECORDS["own eps"]
     e_pol = noised_prediction("lagged", i, x_p, RECORDS["prompt"][i]) if renoised else noise[i]
     real = error("trainee", i, x_r, NOISE[i]) - error("reference", i, x_r, NOISE[i])
     own = error("trainee", i, x_p, e_pol, noise) - error("reference", i, x_p, e_pol, noise)
-    return max(0.0, m + real - own)
+    return F.relu(m + real - own)
 
 
-def chats(i: int, paper_beta: float) -> float:
+def chats(i: int, paper_beta: float) -> Tensor:
     """-B [ (mse_w^+ - mse_w^ref) + (mse_l^- - mse_l^ref) ], without the half of the DPO family"""
     gains = [
         error(policy, i, RECORDS[side][i], NOISE[i]) - error("reference", i, RECORDS[side][i], NOISE[i])
@@ -112,8 +119,8 @@ def chats(i: int, paper_beta: float) -> float:
     return -paper_beta * sum(gains)
 
 
-def nll(m: float) -> float:
-    return -math.log(1 / (1 + math.exp(-m)))
+def nll(m: Tensor) -> Tensor:
+    return torch.log1p(torch.exp(-m))
 
 
 # method, loss of pair i by the paper, rows a pair of trainee and of reference
@@ -121,8 +128,8 @@ METHOD_TABLE = [
     (DDSPO(beta=BETA), lambda i: nll(paired(i)), 2, 3),
     (DDSPO(beta=BETA, losers="not-paired"), lambda i: nll(not_paired(i)), 2, 3),
     (DDSPO(beta=BETA, losers="random-positive"), lambda i: nll(random_positive(i)), 2, 3),
-    (DDSPO(beta=BETA, weighting="linear"), lambda i: nll(paired(i)) * float(T[i]) / 999, 2, 3),
-    (DDSPO(beta=BETA, link=Hinge(margin=0.4)), lambda i: max(0.0, 0.4 - paired(i)), 2, 3),
+    (DDSPO(beta=BETA, weighting="linear"), lambda i: nll(paired(i)) * (T[i].float() / 999), 2, 3),
+    (DDSPO(beta=BETA, link=Hinge(margin=0.4)), lambda i: F.relu(0.4 - paired(i)), 2, 3),
     (DiffusionDPO(beta=BETA), lambda i: nll(dpo_margin(i)), 2, 2),
     (DiffusionDPO(beta=BETA, link=IPO()), lambda i: (dpo_margin(i) - 0.5) ** 2, 2, 2),
     (
@@ -144,54 +151,77 @@ each_method = pytest.mark.parametrize(
 )
 
 
-def evaluate(method: Method):
+class Stored:
+    """The records as a composition takes them."""
+
+    def latent(self, pick: Pick) -> Tensor:
+        field = RECORDS[pick.field]
+        return field if pick.whose == "own" else field[OTHER]
+
+    def label(self, sample: str) -> Tensor:
+        return torch.full((B,), float(sample == "winner"), dtype=torch.float64)
+
+    def scores(self, pick: Pick) -> dict[str, Tensor]:
+        return {}
+
+    def condition(self, slot: str, pick: Pick) -> dict[str, Tensor]:
+        return {"embedding": self.latent(pick)}
+
+
+def a_group(method: Method) -> Group:
+    composition = method.composition()
+    drawn = OwnState(T, RECORDS["own x0"], RECORDS["own eps"]) if composition.on_policy else None
+    return compose(composition, Stored(), T, NOISE, drawn)
+
+
+def evaluate(method: Method, split: bool = False) -> tuple[Outcome, list[tuple[str, int]]]:
     """The method's loss on the records as its own composition asks, with an account of the calls."""
-    composition, objective = method.composition(), method.objective()
-    rows = {"own": list(range(B)), "other": OTHER}
-
-    def field(pick: Pick) -> Tensor:
-        return RECORDS[pick.field][rows[pick.whose]]
-
-    labels = torch.zeros(B, len(objective.samples))
-    labels[:, 0] = 1
-    latents, noise = [field(pick) for pick in composition.latents], NOISE
-    if composition.on_policy:
-        latents.append(RECORDS["own x0"])
-        noise = NOISE if composition.on_policy.renoised else torch.stack([NOISE, RECORDS["own eps"]], 1)
-    group = Group(
-        torch.stack(latents, 1),
-        {slot: {"embedding": field(pick)} for slot, pick in composition.prompts.items()},
-        labels,
-    )
     calls: list[tuple[str, int]] = []
 
     def predict(policy, x_t, t, condition):
         calls.append((policy, len(x_t)))
         return network(policy, x_t, t, condition["embedding"])
 
-    return objective(group, T, noise, DiffusionPath(ABAR), "eps", predict), calls
+    objective = replace(method.objective(), split=split)
+    return objective(a_group(method), DiffusionPath(ABAR), "eps", predict), calls
 
 
 @each_method
 def test_loss_is_the_papers_formula(method, formula, num_trainee, num_reference):
     outcome, _ = evaluate(method)
-    assert outcome.loss.tolist() == pytest.approx([formula(i) for i in range(B)], rel=1e-4, abs=1e-6)
+    assert outcome.loss.tolist() == pytest.approx([formula(i).item() for i in range(B)], rel=1e-12, abs=1e-15)
+
+
+@each_method
+@pytest.mark.parametrize("split", [False, True])
+def test_gradient_is_that_of_the_papers_formula(method, formula, num_trainee, num_reference, split):
+    """The whole at once, or one side after the other: plain autograd through the formula gives the same."""
+    weights = [TRAINED[policy] for policy in method.objective().trained]
+    expected = torch.autograd.grad(sum(formula(i) for i in range(B)), weights)
+    for part in evaluate(method, split)[0].parts:
+        part.sum().backward()
+    ours = [float(weight.grad) for weight in weights]
+    for weight in weights:
+        weight.grad = None
+    assert all(float(slope) != 0 for slope in expected)
+    assert ours == pytest.approx([float(slope) for slope in expected], rel=1e-11)
 
 
 @each_method
 def test_predictions_are_asked_for_once_in_one_stacked_call_a_policy(method, formula, num_trainee, num_reference):
     _, calls = evaluate(method)
-    trained = method.objective().trained
-    expected = [("reference", num_reference * B)] if num_reference else []
-    expected = sorted([*expected, *((policy, B) for policy in method.objective().frozen)])
-    assert calls == [*expected, *((policy, num_trainee * B // len(trained)) for policy in trained)]
+    plan, trained = method.objective().plan(), method.objective().trained
+    frozen = [policy for policy in plan if policy not in trained]
+    assert calls == [(policy, len(plan[policy]) * B) for policy in [*frozen, *trained]]
+    assert len(plan.get("reference", ())) == num_reference
+    assert sum(len(plan[policy]) for policy in trained) == num_trainee
 
 
 @each_method
 def test_composition_offers_what_the_objective_looks_at(method, formula, num_trainee, num_reference):
     composition, plan = method.composition(), method.objective().plan()
     rows = [row for rows in plan.values() for row in rows]
-    assert {row.sample for row in rows} == set(range(len(composition.latents) + bool(composition.on_policy)))
+    assert {row.sample for row in rows} == {*composition.samples, *(["own"] if composition.on_policy else [])}
     assert {row.slot for row in rows} == set(composition.prompts)
 
 
@@ -218,18 +248,30 @@ def test_published_strengths():
 
 
 def test_each_policy_of_chats_learns_from_its_own_side():
-    """A step up in either reward is a step down in the loss, whoever makes it."""
     outcome, _ = evaluate(CHATS(beta=BETA))
-    assert outcome.rewards.shape == (B, 2)
+    assert outcome.measured.rewards.shape == (B, 2)
     composition = CHATS(dropout=0.3).composition()
     assert composition.dropout == {"dropped": 0.3} and composition.fields == {"winner", "loser", "prompt"}
 
 
 def test_what_a_method_needs_first():
-    assert before(RealAlign()) == {"start": DiffusionDRO()}
-    assert before(DataDrivenDDSPO()) == {"winner": SFT("winner"), "loser": SFT("loser")}
-    assert set(before(DataDrivenDDSPO())) == set(DataDrivenDDSPO().objective().frozen)
-    assert before(DDSPO()) == {}
+    assert RealAlign().before == {"start": DiffusionDRO()}
+    assert DataDrivenDDSPO().before == {"winner": SFT("winner"), "loser": SFT("loser")}
+    assert set(DataDrivenDDSPO().before) == set(DataDrivenDDSPO().objective().frozen)
+    assert DDSPO().before == {}
+
+
+def test_methods_say_why_they_are_not_swapped():
+    """What a method declares is none of its settings."""
+    assert {cls for cls in METHODS.values() if cls.instead_of_swap} == {SFT, CHATS, DiffusionDRO}
+    assert not any("instead_of_swap" in vars(cls()) for cls in METHODS.values())
+
+
+@pytest.mark.parametrize("samples", ["trajectory", "renoised"])
+def test_the_policy_that_draws_follows_the_trainee(samples):
+    method = DiffusionDRO(samples=samples, sync_every=3)
+    assert method.objective().moving == {"lagged": Every(3)}
+    assert method.composition().on_policy.policy in method.objective().frozen
 
 
 def test_every_method_has_one_name():
@@ -244,18 +286,15 @@ def test_settings_of_rollouts_that_make_no_sense_are_refused(settings):
 
 def test_with_the_policy_up_to_date_the_renoised_variant_has_no_gradient_from_its_own_samples():
     """Then e_pol is the trainee's own answer, and what is left of the term is its drift from the reference."""
-    scale = torch.tensor(0.9, requires_grad=True)
+    scale = torch.tensor(0.9, dtype=torch.float64, requires_grad=True)
 
     def predict(policy, x_t, t, condition):
         return torch.tanh({"reference": 0.5, "trainee": scale, "lagged": scale.detach()}[policy] * x_t)
 
-    def gradient(winner_alone: bool) -> float:
-        method, c = DiffusionDRO(real_margin=5.0, samples="renoised"), {"embedding": RECORDS["prompt"]}
-        group = Group(
-            torch.stack([RECORDS["winner"], RECORDS["own x0"]], 1), {"prompt": c}, torch.tensor([[1.0, 0.0]] * B)
-        )
-        objective = SFT().objective() if winner_alone else method.objective()
-        loss = objective(group, T, NOISE, DiffusionPath(ABAR), "eps", predict).loss.sum()
+    def gradient(objective: Objective) -> float:
+        group = a_group(DiffusionDRO(real_margin=5.0, samples="renoised"))
+        loss = objective(group, DiffusionPath(ABAR), "eps", predict).loss.sum()
         return float(torch.autograd.grad(loss, scale)[0])
 
-    assert gradient(False) == pytest.approx(gradient(True), rel=1e-5)
+    dro = DiffusionDRO(real_margin=5.0, samples="renoised").objective()
+    assert gradient(dro) == pytest.approx(gradient(SFT().objective()), rel=1e-10)

@@ -68,7 +68,7 @@ def test_prompts_are_dropped_as_often_as_asked(tmp_path: Path, write_store: Call
     store = Mixture(write_store(tmp_path, records, latents, shard_size=400))
     path = DiffusionPath(torch.linspace(0.999, 0.005, 1000))
     groups = Groups(store, CHATS(dropout=0.3).composition(), Numbered(), path, 0, 0)  # type: ignore[arg-type]
-    group = groups.training_batch(range(400), torch.device("cpu")).group
+    group = groups.training_batch(range(400), torch.device("cpu"))
     kept, dropped = (group.prompts[slot]["text"] for slot in ("prompt", "dropped"))
     assert (kept >= 0).all()
     assert ((dropped == kept) | (dropped == -1)).all()

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from contrapose.core.group import Composition
+from contrapose.core.group import Composition, Group
 from contrapose.core.path import DiffusionPath
 from contrapose.errors import UserError
 from contrapose.methods import DDSPO, SFT
 from contrapose.store.mixture import Mixture
 from contrapose.store.pairs import PairRecord
-from contrapose.train.data import Batch, Groups
+from contrapose.train.data import Groups
 
 Write = Callable[..., Path]
 CPU = torch.device("cpu")
@@ -48,13 +48,18 @@ def _groups(store: Mixture, composition: Composition | None = None, seed: int = 
     return Groups(store, composition or DDSPO().composition(), Numbered(), PATH, seed, holdout)
 
 
-def _batch(groups: Groups, positions: Sequence[int]) -> Batch:
+def _batch(groups: Groups, positions: Sequence[int]) -> Group:
     return groups.training_batch(positions, CPU)
 
 
-def _tensors(batch: Batch) -> list[Tensor]:
-    slots = [batch.group.prompts[slot]["text"] for slot in sorted(batch.group.prompts)]
-    return [batch.group.latents, batch.group.labels, batch.t, batch.noise, *slots]
+def _tensors(group: Group) -> list[Tensor]:
+    slots = [group.prompts[slot]["text"] for slot in sorted(group.prompts)]
+    samples = [value for s in group.samples.values() for value in (s.latent, s.noise, s.label)]
+    return [group.t, *samples, *slots]
+
+
+def _held(group: Group, sample: str) -> list[int]:
+    return _numbers(group.samples[sample].latent)
 
 
 def _numbers(values: Tensor) -> list[int]:
@@ -76,15 +81,15 @@ def test_a_position_does_not_depend_on_its_batch(store: Mixture, losers: str, si
 def test_each_epoch_sees_every_training_pair_once(store: Mixture) -> None:
     groups = _groups(store)
     size = len(groups.training)
-    epochs = [_numbers(_batch(groups, range(n * size, (n + 1) * size)).group.latents[:, 0]) for n in range(2)]
+    epochs = [_held(_batch(groups, range(n * size, (n + 1) * size)), "winner") for n in range(2)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == groups.training
     assert epochs[0] != epochs[1] != groups.training
 
 
 def test_another_seed_is_another_stream(store: Mixture) -> None:
     ours, theirs = (_batch(_groups(store, seed=seed, holdout=0), range(8)) for seed in (0, 1))
-    assert not torch.equal(ours.noise, theirs.noise)
-    assert _numbers(ours.group.latents) != _numbers(theirs.group.latents)
+    assert not torch.equal(ours.samples["winner"].noise, theirs.samples["winner"].noise)
+    assert _held(ours, "winner") != _held(theirs, "winner")
 
 
 def test_holdout_is_disjoint(store: Mixture) -> None:
@@ -92,7 +97,7 @@ def test_holdout_is_disjoint(store: Mixture) -> None:
     assert len(groups.held_out) == 4
     assert set(groups.held_out).isdisjoint(groups.training)
     assert sorted([*groups.held_out, *groups.training]) == list(range(NUM))
-    seen = {n for p in range(80) for n in _numbers(_batch(groups, [p]).group.latents[:, 0])}
+    seen = {n for p in range(80) for n in _held(_batch(groups, [p]), "winner")}
     assert seen == set(groups.training)
 
 
@@ -113,17 +118,17 @@ def test_held_out_batches_are_always_the_same(store: Mixture, losers: str) -> No
 
 
 def test_winner_and_loser_are_of_one_record(store: Mixture) -> None:
-    batch = _batch(_groups(store), range(16)).group
-    own = _numbers(batch.latents[:, 0])
-    assert _numbers(batch.latents[:, 1]) == [100 + n for n in own]
+    batch = _batch(_groups(store), range(16))
+    own = _held(batch, "winner")
+    assert _held(batch, "loser") == [100 + n for n in own]
     assert _numbers(batch.prompts["prompt"]["text"]) == own
     assert _numbers(batch.prompts["degraded"]["text"]) == [100 + n for n in own]
 
 
 def test_not_paired_takes_another_records_winner(store: Mixture) -> None:
     groups = _groups(store, DDSPO(losers="not-paired").composition())
-    batch = _batch(groups, range(320)).group
-    own, other = _numbers(batch.latents[:, 0]), _numbers(batch.latents[:, 1])
+    batch = _batch(groups, range(320))
+    own, other = _held(batch, "winner"), _held(batch, "loser")
     assert all(a != b for a, b in zip(own, other, strict=True)), "a partner is never the record itself"
     assert set(other) == set(groups.training), "any training pair, and none held out"
     assert _numbers(batch.prompts["degraded"]["text"]) == [100 + n for n in own]
@@ -131,8 +136,8 @@ def test_not_paired_takes_another_records_winner(store: Mixture) -> None:
 
 def test_random_positive_takes_another_records_winner_with_its_own_prompt(store: Mixture) -> None:
     groups = _groups(store, DDSPO(losers="random-positive").composition())
-    batch = _batch(groups, range(320)).group
-    own, other = _numbers(batch.latents[:, 0]), _numbers(batch.latents[:, 1])
+    batch = _batch(groups, range(320))
+    own, other = _held(batch, "winner"), _held(batch, "loser")
     assert _numbers(batch.prompts["prompt"]["text"]) == own
     assert _numbers(batch.prompts["degraded"]["text"]) == other, "one partner a group: its image and its prompt"
     assert all(a != b for a, b in zip(own, other, strict=True))
@@ -140,22 +145,25 @@ def test_random_positive_takes_another_records_winner_with_its_own_prompt(store:
 
 
 def test_sft_on_losers(store: Mixture) -> None:
-    batch = _batch(_groups(store, SFT(side="loser").composition()), range(8)).group
-    assert set(batch.prompts) == {"prompt"}
-    assert _numbers(batch.latents[:, 0]) == [100 + n for n in _numbers(batch.prompts["prompt"]["text"])]
+    batch = _batch(_groups(store, SFT(side="loser").composition()), range(8))
+    assert set(batch.prompts) == {"prompt"} and set(batch.samples) == {"loser"}
+    assert _held(batch, "loser") == [100 + n for n in _numbers(batch.prompts["prompt"]["text"])]
 
 
 def test_ties_stay_ties(store: Mixture) -> None:
     """A field's mistake: ties kept as wins."""
-    batch = _batch(_groups(store, holdout=0), range(NUM)).group
-    for number, labels in zip(_numbers(batch.latents[:, 0]), batch.labels.tolist(), strict=True):
-        assert labels == ([0.5, 0.5] if number == 3 else [1.0, 0.0])
+    samples = _batch(_groups(store, holdout=0), range(NUM)).samples
+    labels = torch.stack([samples["winner"].label, samples["loser"].label], 1).tolist()
+    for number, of_pair in zip(_numbers(samples["winner"].latent), labels, strict=True):
+        assert of_pair == ([0.5, 0.5] if number == 3 else [1.0, 0.0])
 
 
 def test_noise_is_normal_and_times_cover_the_path(store: Mixture) -> None:
     batch = _batch(_groups(store), range(400))
-    assert abs((batch.noise.abs() > 1).float().mean() - 0.3173) < 0.01
-    assert batch.noise.flatten(1)[:, 0].unique().numel() == 400
+    noise = batch.samples["winner"].noise
+    assert abs((noise.abs() > 1).float().mean() - 0.3173) < 0.01
+    assert noise.flatten(1)[:, 0].unique().numel() == 400
+    assert noise is batch.samples["loser"].noise
     assert batch.t.min() < 20
     assert batch.t.max() > 979
     assert abs(batch.t.float().mean() - 499.5) < 45
@@ -189,7 +197,7 @@ def test_micro_batches_are_of_one_size_and_leave_nothing_out(mixed: Mixture) -> 
     batches = groups.micro_batches(range(16), 3)
     assert sorted(position for batch in batches for position in batch) == list(range(16))
     assert all(len(batch) <= 3 for batch in batches)
-    shapes = {_batch(groups, batch).group.latents.shape[2:] for batch in batches}
+    shapes = {_batch(groups, batch).samples["winner"].latent.shape[1:] for batch in batches}
     assert shapes == {(4, 8, 8), (4, 4, 16)}
     held_out = groups.held_out_batches(3)
     assert sorted(record for batch in held_out for record in batch) == sorted(groups.held_out)
@@ -209,8 +217,9 @@ def test_a_position_is_the_same_whatever_the_micro_batch(mixed: Mixture) -> None
 def test_another_records_winner_is_of_the_same_size(mixed: Mixture) -> None:
     groups = _groups(mixed, DDSPO(losers="not-paired").composition())
     for batch in groups.micro_batches(range(32), 8):
-        winners, losers = _batch(groups, batch).group.latents.unbind(1)
-        assert all(a != b and (a < 10) == (b < 10) for a, b in zip(_numbers(winners), _numbers(losers), strict=True))
+        group = _batch(groups, batch)
+        sides = zip(_held(group, "winner"), _held(group, "loser"), strict=True)
+        assert all(a != b and (a < 10) == (b < 10) for a, b in sides)
 
 
 def test_pairs_without_degraded_prompts_are_refused_where_they_are_needed(tmp_path: Path, write_store: Write) -> None:

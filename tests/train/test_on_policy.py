@@ -50,22 +50,22 @@ def test_a_state_is_what_the_policy_predicted_where_it_passed(run: Run, tmp_path
     trainer = _trainer_of(replace(run, caption_dropout=0.0), tmp_path)
     groups, cpu = trainer.groups, torch.device("cpu")
     trainer.rollouts.draw(0, cpu)
-    batch = groups.training_batch(range(6), cpu)
-    assert batch.noise.shape == batch.group.latents.shape, "each sample has its own"
-    x0, eps = batch.group.latents[:, 1], batch.noise[:, 1]
-    x_t = groups.path.add_noise(x0, eps, batch.t)
-    again = trainer.backbone.predict("lagged", x_t, batch.t, batch.group.prompts["prompt"])
-    torch.testing.assert_close(again, eps, atol=2e-4, rtol=1e-3)
-    assert len({int(t) for t in batch.t}) > 1
+    group = groups.training_batch(range(6), cpu)
+    own = group.samples["own"]
+    assert not torch.equal(own.noise, group.samples["winner"].noise), "each sample has its own"
+    x_t = groups.path.add_noise(own.latent, own.noise, group.t)
+    again = trainer.backbone.predict("lagged", x_t, group.t, group.prompts["prompt"])
+    torch.testing.assert_close(again, own.noise, atol=2e-4, rtol=1e-3)
+    assert len({int(t) for t in group.t}) > 1
 
 
 def test_the_real_image_is_of_the_same_prompt_as_the_own_sample(run: Run, tmp_path: Path) -> None:
     trainer = _trainer_of(run, tmp_path)
     trainer.rollouts.draw(0, torch.device("cpu"))
     records = [groups_record for groups_record, _ in (trainer.groups._place(p) for p in range(8))]
-    batch = trainer.groups.training_batch(range(8), torch.device("cpu"))
+    group = trainer.groups.training_batch(range(8), torch.device("cpu"))
     winners = torch.stack([trainer.groups.store.latent("winner", r) for r in records]).float()
-    assert torch.equal(batch.group.latents[:, 0], winners)
+    assert torch.equal(group.samples["winner"].latent, winners)
     assert set(records) <= {rollout.record for rollout in trainer.groups.replay.rollouts}
 
 
@@ -74,8 +74,8 @@ def test_the_photograph_is_better_whatever_it_was_stored_with(run: Run, tmp_path
     trainer.rollouts.draw(0, torch.device("cpu"))
     store = trainer.groups.store
     store.records[:] = [replace(record, preference=0.5) for record in store.records]
-    labels = trainer.groups.training_batch(range(3), torch.device("cpu")).group.labels
-    assert torch.equal(labels, torch.tensor([[1.0, 0.0]] * 3))
+    samples = trainer.groups.training_batch(range(3), torch.device("cpu")).samples
+    assert {name: sample.label.tolist() for name, sample in samples.items()} == {"winner": [1.0] * 3, "own": [0.0] * 3}
 
 
 def test_at_the_start_the_loss_is_the_margin(run: Run, tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_renoised_samples_are_noised_like_the_real_ones(run: Run, tmp_path: Path
     method = replace(METHOD, samples="renoised", sync_every=sync_every)
     trainer = _trainer_of(replace(run, method=method), tmp_path)
     trainer.rollouts.draw(0, torch.device("cpu"))
-    batch = trainer.groups.training_batch(range(4), torch.device("cpu"))
-    assert batch.noise.ndim == batch.group.latents.ndim - 1, "shared"
+    samples = trainer.groups.training_batch(range(4), torch.device("cpu")).samples
+    assert samples["own"].noise is samples["winner"].noise, "shared"
     assert len(list(align(replace(run, method=method), tmp_path / "out"))) == FAST.steps + 1
 
 

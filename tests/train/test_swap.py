@@ -57,8 +57,8 @@ def _gradient(store: Mixture, method: Method, swap: bool, moved: float = 0.0) ->
         return networks[policy](x_t + condition["text"][:, :, None, None])
 
     groups = _groups(store, method, swap)
-    batch = groups.training_batch(range(6), torch.device("cpu"))
-    method.objective()(batch.group, batch.t, batch.noise, groups.path, "eps", predict).loss.sum().backward()
+    group = groups.training_batch(range(6), torch.device("cpu"))
+    method.objective()(group, groups.path, "eps", predict).loss.sum().backward()
     return torch.cat([p.grad.flatten() for p in trainee.parameters() if p.grad is not None])
 
 
@@ -77,13 +77,15 @@ def test_the_gradient_turns_round_at_the_start(store: Mixture, method: Method, l
 
 def test_labels_alone_are_exchanged(store: Mixture) -> None:
     """The images, the prompts, the times and the noise of a position stay; a tie stays a tie."""
-    batches = [_groups(store, DDSPO(), swap).training_batch(range(NUM), torch.device("cpu")) for swap in (False, True)]
-    plain, swapped = (batch.group for batch in batches)
-    assert torch.equal(swapped.labels, plain.labels.flip(1))
-    assert sorted(swapped.labels[:, 0].tolist()) == [0.0] * (NUM - 1) + [0.5]
-    assert torch.equal(swapped.latents, plain.latents)
+    groups = [_groups(store, DDSPO(), swap).training_batch(range(NUM), torch.device("cpu")) for swap in (False, True)]
+    plain, swapped = groups
+    for name, other in (("winner", "loser"), ("loser", "winner")):
+        ours, theirs = swapped.samples[name], plain.samples[name]
+        assert torch.equal(ours.label, plain.samples[other].label)
+        assert torch.equal(ours.latent, theirs.latent) and torch.equal(ours.noise, theirs.noise)
+    assert sorted(swapped.samples["winner"].label.tolist()) == [0.0] * (NUM - 1) + [0.5]
     assert all(torch.equal(swapped.prompts[slot]["text"], plain.prompts[slot]["text"]) for slot in plain.prompts)
-    assert all(torch.equal(getattr(batches[0], name), getattr(batches[1], name)) for name in ("t", "noise"))
+    assert torch.equal(plain.t, swapped.t)
 
 
 def test_dpo_swapped_is_dpo_on_exchanged_images(tmp_path: Path, write_store: Callable[..., Path]) -> None:

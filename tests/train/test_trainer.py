@@ -18,11 +18,10 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from contrapose.backbones.loading import DTYPES
-from contrapose.core.group import Group
+from contrapose.core.group import Group, Sample
 from contrapose.core.path import DiffusionPath
 from contrapose.errors import UserError
 from contrapose.methods import DDSPO
-from contrapose.train.data import Batch
 from contrapose.train.loop import Trainer, learning_rate
 from contrapose.train.settings import Optimisation, Run
 
@@ -63,17 +62,20 @@ class Groups:
     def held_out_batches(self, size: int) -> list[list[int]]:
         return self.micro_batches(range(100, 105), size)
 
-    def training_batch(self, positions: Sequence[int], device: torch.device) -> Batch:
-        ones = [self._one(position) for position in positions]
-        latents, noise, text = (torch.stack(values) for values in zip(*ones, strict=True))
+    def training_batch(self, positions: Sequence[int], device: torch.device) -> Group:
+        drawn = [self._draw(position) for position in positions]
+        latents, noise, text = (torch.stack(values) for values in zip(*drawn, strict=True))
         prompts = {"prompt": {"text": text[:, 0]}, "degraded": {"text": text[:, 1]}}
-        labels = torch.tensor([1.0, 0.0]).repeat(len(ones), 1)
-        return Batch(Group(latents, prompts, labels), torch.tensor(positions) * 150 % 1000, noise)
+        samples = {
+            name: Sample(latents[:, place], noise, torch.full((len(drawn),), 1.0 - place))
+            for place, name in enumerate(("winner", "loser"))
+        }
+        return Group(samples, prompts, torch.tensor(positions) * 150 % 1000)
 
-    def held_out_batch(self, level: float, device: torch.device, owns: Sequence[int]) -> Batch:
+    def held_out_batch(self, level: float, device: torch.device, owns: Sequence[int]) -> Group:
         return replace(self.training_batch(owns, device), t=self.path.at_level(level, len(owns)))
 
-    def _one(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _draw(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
         random = torch.Generator().manual_seed(position)
         size = (4, 8, 8) if position % 3 else (4, 4, 12)
         shapes = ((2, *size), size, (2, 4))

@@ -44,8 +44,8 @@ class Policies(Protocol):
     def load_state(self, state: dict[str, Tensor], policy: str = "trainee") -> None:
         """Put weights back that `state` gave."""
 
-    def copy(self, source: str = "trainee", to: str = "lagged") -> None:
-        """Give a frozen policy the weights of another of its form, in place."""
+    def copy(self, source: str = "trainee", to: str = "lagged", kept: float = 0.0) -> None:
+        """Give a frozen policy the weights of another of its form, in place; the share `kept` of its own stays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +158,8 @@ class LoraPolicies:
             set_peft_model_state_dict(self._module, state, adapter_name=policy)
 
     @torch.no_grad()
-    def copy(self, source: str = "trainee", to: str = "lagged") -> None:
-        torch._foreach_copy_(self._adapters[to], self._adapters[source])
+    def copy(self, source: str = "trainee", to: str = "lagged", kept: float = 0.0) -> None:
+        _follow(self._adapters[to], self._adapters[source], kept)
 
 
 class FullPolicies:
@@ -204,8 +204,17 @@ class FullPolicies:
         self._modules[policy].load_state_dict(state)
 
     @torch.no_grad()
-    def copy(self, source: str = "trainee", to: str = "lagged") -> None:
-        torch._foreach_copy_(self.frozen_parameters(to), list(self._modules[source].parameters()))
+    def copy(self, source: str = "trainee", to: str = "lagged", kept: float = 0.0) -> None:
+        _follow(self.frozen_parameters(to), list(self._modules[source].parameters()), kept)
+
+
+def _follow(ours: list[nn.Parameter], theirs: list[nn.Parameter], kept: float) -> None:
+    """w' = kept w + (1 - kept) w_theirs, in the precision that ours are stored in."""
+    if kept == 0:
+        torch._foreach_copy_(ours, theirs)
+        return
+    for mine, other in zip(ours, theirs, strict=True):
+        mine.copy_(torch.lerp(other.float(), mine.float(), kept))
 
 
 def _frozen(module: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -1,4 +1,4 @@
-"""A batch of comparisons, and how one is composed of records."""
+"""A batch of groups: what is compared. And how one is composed of records."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 # What a backbone made of prompts: named tensors with one leading row a prompt. Whole numbers are lengths of what is
@@ -28,27 +28,47 @@ def _padded(values: Sequence[Tensor]) -> list[Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
-    """`b` prompts with the `m` samples that are compared under each, and labels for the `n` sides of the comparison.
+class Sample:
+    """One sample of each of `b` groups, and the noise under which it is looked at."""
 
-    Time and noise are shared inside a group. `prompts` holds the named prompt slots (`prompt`, `degraded`).
+    latent: Float[Tensor, "b ..."]
+    noise: Float[Tensor, "b ..."]
+    label: Float[Tensor, " b"]
+    """Its share of preference: 1 and 0 for a decided pair, halves for a tie; 1 or 0 for a like or a dislike."""
+    scores: Mapping[str, Float[Tensor, " b"]] = field(default_factory=dict)
+    """What judges say of it, by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """`b` prompts, and under each of them samples of the same names, all at the group's own time.
+
+    A pair has the samples `winner` and `loser`; the samples of a larger group are named as its store names them. As a
+    rule they share their noise, so that two of them differ in nothing else. `prompts` holds the named prompt slots
+    (`prompt`, `degraded`).
     """
 
-    latents: Float[Tensor, "b m ..."]
+    samples: Mapping[str, Sample]
     prompts: Mapping[str, Condition]
-    labels: Float[Tensor, "b n"]
+    t: Num[Tensor, " b"]
 
 
 class Pick(NamedTuple):
-    """One field of a pair record: the group's own record, or another one drawn at random."""
+    """One field of a record, a sample or a prompt: of the group's own record, or of another one drawn at random."""
 
     whose: Literal["own", "other"]
-    field: Literal["winner", "loser", "prompt", "degraded"]
+    field: str
+
+
+OWN = "own"
+"""The sample that a policy drew itself."""
+_PAIR = {"winner": Pick("own", "winner"), "loser": Pick("own", "loser")}
+_PROMPT = {"prompt": Pick("own", "prompt")}
 
 
 @dataclass(frozen=True)
 class OnPolicy:
-    """A further sample of each group, drawn by the policy `lagged` under the group's own prompt: how it is drawn.
+    """A further sample of each group, `own`, drawn by a policy under the group's own prompt: how it is drawn.
 
     Of each trajectory `num_states` states are kept; its final sample is what a group gets when `renoised`, and else a
     state, as the data and the noise that the policy predicted there.
@@ -56,22 +76,33 @@ class OnPolicy:
 
     num_steps: int
     num_states: int
-    num_rollouts: int  # new ones for each optimiser step
-    buffer_size: int  # rollouts that are kept
-    sync_every: int  # optimiser steps after which the lagged policy is the trainee again
+    num_rollouts: int
+    """New ones for each optimiser step."""
+    buffer_size: int
+    """Rollouts that are kept."""
     renoised: bool
+    policy: str = "lagged"
+    """The policy that draws."""
+    stand_in: str = "loser"
+    """The record's sample that takes its place where none is drawn: in held-out groups."""
 
 
 @dataclass(frozen=True)
 class Composition:
-    """What a group is made of: its samples in order, and its prompt slots."""
+    """What a group is made of: its samples and its prompt slots, by name."""
 
-    latents: tuple[Pick, ...] = (Pick("own", "winner"), Pick("own", "loser"))
-    prompts: Mapping[str, Pick] = field(default_factory=lambda: {"prompt": Pick("own", "prompt")})
-    dropout: Mapping[str, float] = field(default_factory=dict)  # how often a slot holds no prompt
+    samples: Mapping[str, Pick] = field(default_factory=lambda: _PAIR)
+    prompts: Mapping[str, Pick] = field(default_factory=lambda: _PROMPT)
+    dropout: Mapping[str, float] = field(default_factory=dict)
+    """How often a slot holds no prompt."""
     on_policy: OnPolicy | None = None
+
+    @property
+    def picks(self) -> tuple[Pick, ...]:
+        """All that is taken from records."""
+        return (*self.samples.values(), *self.prompts.values())
 
     @property
     def fields(self) -> frozenset[str]:
         """The record fields that must be present."""
-        return frozenset(pick.field for pick in (*self.latents, *self.prompts.values()))
+        return frozenset(pick.field for pick in self.picks)

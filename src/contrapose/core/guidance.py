@@ -19,13 +19,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from contrapose.core.shares import Shares, mix
 from contrapose.errors import UserError
 from contrapose.ranges import Range, Share, checked
 
 Schedule = Literal["constant", "linear", "cosine"]
 Course = Callable[[float], float]  # w's factor by noise level, where none of the named schedules will do
-Shares = dict[str, float]
-BASE: Shares = {"base": 1.0}
+BASE: Shares[str] = {"base": 1.0}
 MAX_SCALE = 1000.0
 Strength = Annotated[float, Range(-MAX_SCALE, MAX_SCALE)]
 """What a difference of predictions is multiplied by."""
@@ -79,7 +79,7 @@ class Guidance(ABC):
             return self.scale * level
         return self.scale * (1 - math.cos(math.pi * level)) / 2 if self.schedule == "cosine" else self.scale
 
-    def shares(self, level: float, conditional: bool = True, course: Course | None = None) -> Shares:
+    def shares(self, level: float, conditional: bool = True, course: Course | None = None) -> Shares[str]:
         """Each policy's share of the prediction; only those that are not zero, and the base if its spread is wanted."""
         w = self.strength(level, course)
         if not w:
@@ -88,7 +88,7 @@ class Guidance(ABC):
         return {policy: share for policy, share in self.at(w, conditional).items() if share or policy in wanted}
 
     @abstractmethod
-    def at(self, w: float, conditional: bool) -> Shares:
+    def at(self, w: float, conditional: bool) -> Shares[str]:
         """Shares at strength w."""
 
 
@@ -103,7 +103,7 @@ class PGD(Guidance):
     formula of the paper and not here.
     """
 
-    def at(self, w: float, conditional: bool) -> Shares:
+    def at(self, w: float, conditional: bool) -> Shares[str]:
         return {"base": 1 - w, "positive": w}
 
 
@@ -116,7 +116,7 @@ class ContrastivePGD(Guidance):
 
     needs_negative = True
 
-    def at(self, w: float, conditional: bool) -> Shares:
+    def at(self, w: float, conditional: bool) -> Shares[str]:
         return {"base": 1.0, "positive": w, "negative": -w}
 
 
@@ -131,7 +131,7 @@ class DiffusionNPO(Guidance):
     needs_negative = True
     by_row = True
 
-    def at(self, w: float, conditional: bool) -> Shares:
+    def at(self, w: float, conditional: bool) -> Shares[str]:
         return {"base": 1 - w, ("positive" if conditional else "negative"): w}
 
 
@@ -152,17 +152,15 @@ GUIDANCES: dict[str, type[AnyGuidance]] = {"pgd": PGD, "cpgd": ContrastivePGD, "
 
 
 def combine(
-    predictions: Mapping[str, Float[Tensor, "b ..."]], shares: Shares, rescale: float = 0.0
+    predictions: Mapping[str, Float[Tensor, "b ..."]], shares: Shares[str], rescale: float = 0.0
 ) -> Float[Tensor, "b ..."]:
     """sum of share x prediction, brought back to the base's standard deviation as far as `rescale` says (0 to 1).
 
     One policy alone is given back as it is, to the bit.
     """
-    if len(shares) == 1 and next(iter(shares.values())) == 1.0:
-        return predictions[next(iter(shares))]
-    first, *rest = (share * predictions[policy] for policy, share in shares.items())
-    mixed = sum(rest, first)
-    if not rescale or "base" not in predictions:
+    mixed = mix(predictions, shares)
+    alone = len(shares) == 1 and 1.0 in shares.values()
+    if alone or not rescale or "base" not in predictions:
         return mixed
     axes = tuple(range(1, mixed.ndim))
     spread = predictions["base"].std(axes, keepdim=True) / mixed.std(axes, keepdim=True).clamp_min(1e-8)

@@ -1,11 +1,12 @@
-"""From rewards to a loss: how a comparison's outcome is scored.
+"""From what was measured to a loss: how a comparison is scored, one number a group.
 
-Rewards and labels have shape [b, n]; side 0 is the winner. Labels are shares of preference that sum to one: (1, 0) for
-a decided pair, (0.5, 0.5) for a tie.
+A link reads `Measured`: rewards r, errors T, R and D, labels, scores, all [b, n] for `n` sides, in the order of the
+objective. Links for pairs compare the first side with the second, under the labels of both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol, runtime_checkable
 
@@ -13,27 +14,40 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from contrapose.core.measured import Measured
 from contrapose.ranges import Positive, Range, checked
 
 
 @runtime_checkable
 class Link(Protocol):
-    """A loss per group from its rewards and labels."""
+    """A loss a group from what was measured of it; each group is scored alone."""
 
-    def __call__(self, rewards: Float[Tensor, "b n"], labels: Float[Tensor, "b n"]) -> Float[Tensor, " b"]: ...
+    def __call__(self, measured: Measured) -> Float[Tensor, " b"]: ...
 
 
-def _margin(rewards: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
-    assert rewards.shape[1] == 2, "a pairwise link compares two sides"
-    return rewards[:, 0] - rewards[:, 1]
+@runtime_checkable
+class Guard(Protocol):
+    """What is kept of each side's slope, 0 to 1, from what was measured of its group."""
+
+    def __call__(self, measured: Measured) -> Float[Tensor, "b n"]: ...
+
+
+def weighted_sum(rewards: Float[Tensor, "b n"], weights: Sequence[float]) -> Float[Tensor, " b"]:
+    """m = sum_i a_i r_i; weights of (1, -1) make it a pair's margin r_w - r_l."""
+    assert rewards.shape[1] == len(weights), "a weight for each side"
+    return (rewards * rewards.new_tensor(weights)).sum(1)
+
+
+def _margin(measured: Measured) -> Float[Tensor, " b"]:
+    return weighted_sum(measured.rewards, (1.0, -1.0))
 
 
 @dataclass(frozen=True)
 class Identity:
-    """loss = -mean r: plain regression to the target; labels, of however many sides, play no part."""
+    """loss = -mean r: plain regression to the truth; labels, of however many sides, play no part."""
 
-    def __call__(self, rewards: Float[Tensor, "b n"], labels: Float[Tensor, "b _"]) -> Float[Tensor, " b"]:
-        return -rewards.mean(1)
+    def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
+        return -measured.rewards.mean(1)
 
 
 @dataclass(frozen=True)
@@ -46,10 +60,10 @@ class Sigmoid:
 
     smoothing: Annotated[float, Range(0, 0.5)] = 0.0
 
-    def __call__(self, rewards: Float[Tensor, "b n"], labels: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
-        margin = _margin(rewards)
-        p = (1 - self.smoothing) * labels[:, 0] + self.smoothing * labels[:, 1]
-        return -p * F.logsigmoid(margin) - (1 - p) * F.logsigmoid(-margin)
+    def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
+        m = _margin(measured)
+        p = (1 - self.smoothing) * measured.labels[:, 0] + self.smoothing * measured.labels[:, 1]
+        return -p * F.logsigmoid(m) - (1 - p) * F.logsigmoid(-m)
 
 
 @dataclass(frozen=True)
@@ -62,9 +76,10 @@ class IPO:
 
     margin: Positive = 0.5
 
-    def __call__(self, rewards: Float[Tensor, "b n"], labels: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
-        m = _margin(rewards)
-        return labels[:, 0] * (m - self.margin).square() + labels[:, 1] * (m + self.margin).square()
+    def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
+        m = _margin(measured)
+        winner, loser = measured.labels.unbind(1)
+        return winner * (m - self.margin).square() + loser * (m + self.margin).square()
 
 
 @dataclass(frozen=True)
@@ -74,17 +89,40 @@ class Hinge:
 
     margin: Positive = 1.0
 
-    def __call__(self, rewards: Float[Tensor, "b n"], labels: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
-        m = _margin(rewards)
-        return labels[:, 0] * (self.margin - m).relu() + labels[:, 1] * (self.margin + m).relu()
+    def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
+        m = _margin(measured)
+        winner, loser = measured.labels.unbind(1)
+        return winner * (self.margin - m).relu() + loser * (self.margin + m).relu()
 
 
 @dataclass(frozen=True)
-class Together:
-    """loss = -log sigmoid(r_w + r_l): each side fits its own images, with a policy of its own (CHATS, ICML 2025)."""
+class Signed:
+    """loss = -log sigmoid(sum_i a_i r_i): sides with weights of their own, whatever their labels.
 
-    def __call__(self, rewards: Float[Tensor, "b n"], labels: Float[Tensor, "b _"]) -> Float[Tensor, " b"]:
-        return -F.logsigmoid(rewards.sum(1))
+    (1, -1) is Diffusion-DPO's decided pair; (1, 1) is CHATS, whose sides have a policy each (ICML 2025).
+    """
+
+    weights: tuple[float, ...] = (1.0, -1.0)
+
+    def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
+        return -F.logsigmoid(weighted_sum(measured.rewards, self.weights))
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """Another link's loss, of whose slope each side keeps the share that a guard says (SDPO, cooling weights).
+
+    The guard reads the numbers alone: no gradient flows through its answer.
+    """
+
+    link: Link
+    guard: Guard
+
+    def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
+        kept = self.guard(measured.detached())
+        return self.link(measured.scaled(kept))
 
 
 PairLink = Sigmoid | IPO | Hinge
+LINKS: dict[str, type[PairLink]] = {"sigmoid": Sigmoid, "ipo": IPO, "hinge": Hinge}
+"""Links that a setting may choose, by name."""

@@ -1,32 +1,59 @@
-"""THE page: a group of samples -> the predictions it needs -> implicit rewards -> a loss.
+"""THE page: a group of samples -> the predictions it needs -> what they measure -> a loss.
 
-    predictions   every (policy, sample, prompt slot) that target and reward ask for, once, one stacked call a policy
-    errors        mse(target, trainee) and mse(target, reference) for each side of the comparison
-    rewards       r = (beta / 2) (mse(target, reference) - mse(target, trainee))                         reward.py
-    loss          link(r, labels), times the weight of the noise level                                    links.py
-    parts         losses with the loss's gradient, each backpropagated before the next: the loss itself, or one a sample
+    sides         what is compared: on each side a trained policy, a sample, a prompt slot, and the truth for it
+    predictions   every (policy, sample, slot) that the sides ask for, once, in one stacked call a policy
+    errors        T = mse(truth, trainee), R = mse(truth, reference), D = mse(trainee, reference), for each side
+    rewards       r = (beta / 2) (R - T)                                                                 reward.py
+    loss          link(r, T, R, D, labels, scores), times the weight of the noise level                   links.py
+    parts         losses with the loss's gradient, each backpropagated before the next: the loss itself, or one a side
 
-Every method of the field is a choice of samples, target, reference and link; see `contrapose.methods`.
+Every method of the field is a choice of sides, reference and link; see `contrapose.methods`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Float
 from torch import Tensor
 
 from contrapose.core.group import Condition, Group, join
 from contrapose.core.links import Link
+from contrapose.core.measured import Measured
+from contrapose.core.moving import Following
 from contrapose.core.path import Path, Space
-from contrapose.core.reward import implicit_reward, mean_square
-from contrapose.core.targets import Row, Target
+from contrapose.core.reward import at_least_single, implicit_reward, mean_square
+from contrapose.core.running import Running
+from contrapose.core.shares import Shares, mix
 
 Weighting = Literal["none", "linear", "sigmoid"]
+
+
+class Row(NamedTuple):
+    """One prediction: this policy's, on this sample of the group, under this prompt slot."""
+
+    policy: str
+    sample: str
+    slot: str = "prompt"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: a policy that is trained to explain the truth for this sample, under this slot."""
+
+    sample: str
+    policy: str = "trainee"
+    slot: str = "prompt"
+    truth: Shares[Row] | None = None
+    """Shares of predictions of policies that are not trained; None is the noise that was added."""
+
+    @property
+    def row(self) -> Row:
+        """The trained policy's prediction."""
+        return Row(self.policy, self.sample, self.slot)
 
 
 @runtime_checkable
@@ -38,19 +65,17 @@ class Predict(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one evaluation of the objective found; all detached but `parts`, and `loss` where it is the only part.
+    """Result of one evaluation. Everything is detached but `parts`, and `loss` where that is the only part.
 
-    The gradients of `parts` add up to that of `loss`. Each is to be backpropagated before the next is asked for, and
-    they are read once; a part of several is no loss by its value.
+    Iterate `parts` once and call backward on each before taking the next: their gradients sum to the gradient of
+    `loss`, their values do not sum to its value.
     """
 
     loss: Float[Tensor, " b"]
     parts: Iterable[Float[Tensor, " b"]]
-    rewards: Float[Tensor, "b n"]
-    trainee_error: Float[Tensor, "b n"]
-    reference_error: Float[Tensor, "b n"] | None
-    drift: Float[Tensor, "b n"] | None  # mse(trainee, reference): how far the trainee has gone
-    level: Float[Tensor, " b"]
+    measured: Measured
+    followed: Mapping[str, Float[Tensor, " b"]]
+    """What the objective's running numbers follow, by their names."""
 
 
 def weight(kind: Weighting, level: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -64,151 +89,189 @@ def weight(kind: Weighting, level: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A batch of groups at its noise level, and the denoiser of `space` that is asked about it in `measure`.
-
-    Noise is shared by a group's samples, or, with one axis more, each one's own.
-    """
+    """A batch of groups, and the denoiser of `space` that is asked about it; its answers are told in `measure`."""
 
     group: Group
-    t: Num[Tensor, " b"]
-    noise: Float[Tensor, "b ..."] | Float[Tensor, "b m ..."]
     path: Path
     space: Space
     measure: Space
     predict: Predict
 
-    def ask(self, rows: Sequence[Row]) -> dict[Row, Tensor]:
-        """One policy's predictions, in one stacked call."""
-        x_t = [self.path.add_noise(*self._sample(row.sample), self.t) for row in rows]
+    def ask(self, rows: Iterable[Row]) -> dict[Row, Float[Tensor, "b ..."]]:
+        """These predictions: each once, in one stacked call a policy."""
+        distinct = list(dict.fromkeys(rows))
+        answers: dict[Row, Tensor] = {}
+        for policy in dict.fromkeys(row.policy for row in distinct):
+            answers |= self._ask_policy(policy, [row for row in distinct if row.policy == policy])
+        return answers
+
+    def _ask_policy(self, policy: str, rows: Sequence[Row]) -> dict[Row, Float[Tensor, "b ..."]]:
+        samples = [self.group.samples[row.sample] for row in rows]
+        x_t = [self.path.add_noise(sample.latent, sample.noise, self.group.t) for sample in samples]
         condition = join([self.group.prompts[row.slot] for row in rows])
-        stacked = self.predict(rows[0].policy, torch.cat(x_t), self.t.repeat(len(rows)), condition)
-        answers = stacked.float().chunk(len(rows))
+        stacked = self.predict(policy, torch.cat(x_t), self.group.t.repeat(len(rows)), condition)
+        answers = at_least_single(stacked).chunk(len(rows))
         return {
-            row: self.path.convert(answer, x, self.t, self.space, self.measure)
+            row: self.path.convert(answer, x, self.group.t, self.space, self.measure)
             for row, answer, x in zip(rows, answers, x_t, strict=True)
         }
 
-    def truth(self, sample: int) -> Float[Tensor, "b ..."]:
-        """What should be predicted for the noise that was added."""
-        return self.path.truth(*self._sample(sample), self.t, self.measure)
-
-    def _sample(self, sample: int) -> tuple[Tensor, Tensor]:
-        """Its data and its noise."""
-        own = self.noise.ndim == self.group.latents.ndim
-        return self.group.latents[:, sample], self.noise[:, sample] if own else self.noise
+    def added_noise(self, name: str) -> Float[Tensor, "b ..."]:
+        """What should be predicted for the noise that was added to a sample."""
+        sample = self.group.samples[name]
+        return self.path.truth(sample.latent, sample.noise, self.group.t, self.measure)
 
 
-def errors(truths: Sequence[Tensor], answers: Sequence[Tensor]) -> Float[Tensor, "b n"]:
-    """mse(truth, answer), side by side."""
-    return torch.stack([mean_square(truth - answer) for truth, answer in zip(truths, answers, strict=True)], 1)
+class Fixed(NamedTuple):
+    """What no step of the trainee changes: each side's truth, and where there is a reference its answer and R."""
+
+    truths: list[Tensor]
+    references: list[Tensor] | None
+    reference_error: Float[Tensor, "b n"] | None
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A method, made computable.
+    """A method, made computable. Raises `ValueError` where a truth asks a policy that is trained.
 
-    `samples` names the sample that each side of the comparison looks at: (0, 1) for a pair, (0,) for a single, (0, 0)
-    where both sides share one image. `trainees` and `slots` name the policy that is trained on each side and the prompt
-    it is asked under. `space` is where errors are measured; None is the backbone's own. `split` takes
-    the gradient one sample at a time: half a pair's activations, one forward of the trainee more, the same gradient.
+    `reference` names the policy that rewards are measured against, on every side. `space` is where errors are measured;
+    None is the backbone's own. `split` takes the gradient one side at a time: one side's activations in memory, one
+    forward of the trainee more, the same gradient. `moving` are frozen policies that follow the trainee, and `running`
+    numbers that follow a batch's means, for the link to read.
     """
 
-    target: Target
+    sides: tuple[Side, ...]
     link: Link
     beta: float
-    samples: tuple[int, ...] = (0, 1)
     reference: str | None = "reference"
     weighting: Weighting = "none"
     space: Space | None = None
     split: bool = False
-    trainees: tuple[str, ...] = ("trainee", "trainee")
-    slots: tuple[str, ...] = ("prompt", "prompt")
+    moving: Mapping[str, Following] = field(default_factory=dict)
+    running: Mapping[str, Running] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        trained = [row for side in self.sides for row in side.truth or () if row.policy in self.trained]
+        if trained:
+            raise ValueError(f"a truth is asked of {trained[0].policy}, which is trained; ask a copy that follows it")
 
     @property
     def trained(self) -> tuple[str, ...]:
         """The distinct policies that are trained."""
-        return tuple(dict.fromkeys(self.trainees[: len(self.samples)]))
+        return tuple(dict.fromkeys(side.policy for side in self.sides))
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """The further policies that are asked, neither trained nor the reference."""
-        return tuple(policy for policy in self.plan() if policy not in (*self.trained, self.reference))
-
-    def trainee_rows(self) -> list[Row]:
-        """Each side's prediction by the policy that is trained on it."""
-        return [Row(self.trainees[side], sample, self.slots[side]) for side, sample in enumerate(self.samples)]
+        """The further policies that are asked or that follow the trainee, neither trained nor the reference."""
+        policies = dict.fromkeys([*self.plan(), *self.moving])
+        return tuple(policy for policy in policies if policy not in (*self.trained, self.reference))
 
     def plan(self) -> dict[str, tuple[Row, ...]]:
         """The distinct predictions that one evaluation needs, by policy; frozen policies first."""
-        trained = self.trainee_rows()
-        rows = [self.target.row(side, sample) for side, sample in enumerate(self.samples)]
-        rows += [row._replace(policy=self.reference) for row in trained if self.reference]
-        distinct = dict.fromkeys(row for row in [*rows, *trained] if row)
-        policies = sorted({row.policy for row in distinct}, key=lambda p: (p in self.trained, p))
+        trained = [side.row for side in self.sides]
+        truths = [row for side in self.sides for row in side.truth or ()]
+        references = [row._replace(policy=self.reference) for row in trained if self.reference]
+        distinct = dict.fromkeys([*truths, *references, *trained])
+        policies = sorted({row.policy for row in distinct}, key=lambda policy: (policy in self.trained, policy))
         return {policy: tuple(row for row in distinct if row.policy == policy) for policy in policies}
 
     def __call__(
-        self,
-        group: Group,
-        t: Num[Tensor, " b"],
-        noise: Float[Tensor, "b ..."] | Float[Tensor, "b m ..."],
-        path: Path,
-        space: Space,
-        predict: Predict,
+        self, group: Group, path: Path, space: Space, predict: Predict, running: Mapping[str, float] | None = None
     ) -> Outcome:
-        """Loss and diagnostics of one batch of groups; gradients flow through the trainee alone."""
-        scene = Scene(group, t, noise, path, space, self.space or space, predict)
-        truths, references = self._constants(scene)
-        reference_error = errors(truths, references) if references else None
-        look = partial(self._look, scene, truths, reference_error)
-        level, sides = path.level(t), range(len(self.samples))
+        """Loss and measures of one batch of groups; gradients flow through the trained policies alone.
 
-        def score(rewards: Tensor) -> Tensor:
-            return self.link(rewards, group.labels) * weight(self.weighting, level)
-
-        trained = self.trainee_rows()
-        by_row = [[side for side in sides if trained[side] == row] for row in dict.fromkeys(trained)]
+        `running` holds the objective's running numbers as they stand; without it they are where they start.
+        """
+        scene = Scene(group, path, space, self.space or space, predict)
+        if running is None:
+            running = {name: mean.start for name, mean in self.running.items()}
+        fixed = self._fixed(scene)
+        by_row = self._sides_by_row()
         # Several trainees share one module: each is to be taken back before another is switched on.
         split = (self.split or len(self.trained) > 1) and len(by_row) > 1 and torch.is_grad_enabled()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not split):
-            rewards, trainee_error, answers = look(list(sides))
-            loss = score(rewards)
-        parts: Iterable[Tensor] = (loss,)
-        if split:
-            slopes = _slopes(score, rewards)
-            parts = ((slopes[:, some] * look(some)[0]).sum(1) for some in by_row)
-        drift = errors([answer.detach() for answer in answers], references) if references else None
-        return Outcome(loss, parts, rewards.detach(), trainee_error.detach(), reference_error, drift, level)
+            measured = self._measure(scene, fixed, list(range(len(self.sides))), running)
+            loss = self._loss(measured)
+        parts = self._parts(scene, fixed, by_row, measured) if split else (loss,)
+        numbers = measured.detached()
+        followed = {name: mean.of(numbers) for name, mean in self.running.items()}
+        return Outcome(loss, parts, numbers, followed)
+
+    def _loss(self, measured: Measured) -> Float[Tensor, " b"]:
+        return self.link(measured) * weight(self.weighting, measured.level)
 
     @torch.no_grad()
-    def _constants(self, scene: Scene) -> tuple[list[Tensor], list[Tensor]]:
-        """What no step changes: the truth for each side, and the reference's answer if there is a reference."""
-        known = {
-            row: answer
-            for policy, rows in self.plan().items()
-            if policy not in self.trained
-            for row, answer in scene.ask(rows).items()
-        }
-        rows = [self.target.row(side, sample) for side, sample in enumerate(self.samples)]
-        truths = [known[row] if row else scene.truth(s) for row, s in zip(rows, self.samples, strict=True)]
-        references = [row._replace(policy=self.reference) for row in self.trainee_rows()] if self.reference else []
-        return truths, [known[row] for row in references]
+    def _fixed(self, scene: Scene) -> Fixed:
+        plan = self.plan()
+        answers = scene.ask(row for policy in plan if policy not in self.trained for row in plan[policy])
+        truths = [mix(answers, side.truth) if side.truth else scene.added_noise(side.sample) for side in self.sides]
+        if self.reference is None:
+            return Fixed(truths, None, None)
+        references = [answers[side.row._replace(policy=self.reference)] for side in self.sides]
+        return Fixed(truths, references, _errors(truths, references))
 
-    def _look(
-        self, scene: Scene, truths: list[Tensor], reference_error: Tensor | None, sides: list[int]
-    ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n"], list[Tensor]]:
-        """The trainee's rewards on these sides, its errors, and its answers."""
-        rows = [self.trainee_rows()[side] for side in sides]
-        found: dict[Row, Tensor] = {}
-        for policy in dict.fromkeys(row.policy for row in rows):
-            found |= scene.ask([row for row in dict.fromkeys(rows) if row.policy == policy])
-        answers = [found[row] for row in rows]
-        error = errors([truths[side] for side in sides], answers)
-        against = None if reference_error is None else reference_error[:, sides]
-        return implicit_reward(self.beta, error, against), error, answers
+    def _sides_by_row(self) -> list[list[int]]:
+        """The sides' places, those together that look at the same prediction of the trainee."""
+        rows = [side.row for side in self.sides]
+        return [[place for place, row in enumerate(rows) if row == distinct] for distinct in dict.fromkeys(rows)]
+
+    def _measure(self, scene: Scene, fixed: Fixed, places: Sequence[int], running: Mapping[str, float]) -> Measured:
+        """The numbers of the sides at these places, with the trainee's gradient where that is being recorded."""
+        sides = [self.sides[place] for place in places]
+        samples = [scene.group.samples[side.sample] for side in sides]
+        answers = scene.ask(side.row for side in sides)
+        ours = [answers[side.row] for side in sides]
+        truths = [fixed.truths[place] for place in places]
+        trainee_error = _errors(truths, ours)
+        reference_error = drift = None
+        if fixed.references is not None and fixed.reference_error is not None:
+            reference_error = fixed.reference_error[:, places]
+            drift = _errors(ours, [fixed.references[place] for place in places])
+        return Measured(
+            rewards=implicit_reward(self.beta, trainee_error, reference_error),
+            T=trainee_error,
+            R=reference_error,
+            D=drift,
+            overlap=_overlap(truths, ours),
+            labels=torch.stack([sample.label for sample in samples], 1),
+            level=scene.path.level(scene.group.t),
+            scores={name: torch.stack([sample.scores[name] for sample in samples], 1) for name in samples[0].scores},
+            running=running,
+        )
+
+    def _parts(
+        self, scene: Scene, fixed: Fixed, by_row: Sequence[Sequence[int]], measured: Measured
+    ) -> Iterator[Float[Tensor, " b"]]:
+        """For each of the trainee's predictions, the sum of slope x number over the sides that look at it.
+
+        The chain rule: the loss is a function of the sides' r, T and D, and only they depend on the trainee.
+        """
+        slopes = self._slopes(measured)
+        for places in by_row:
+            live = self._measure(scene, fixed, places, measured.running).live()
+            part = torch.stack([slopes[name][:, places] * live[name] for name in slopes])
+            yield part.sum((0, 2))
+
+    def _slopes(self, measured: Measured) -> dict[str, Float[Tensor, "b n"]]:
+        """d loss / d r, T and D, each where the link reads it."""
+        leaves = {name: value.detach().requires_grad_() for name, value in measured.live().items()}
+        loss = self._loss(measured.with_live(leaves)).sum()
+        slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        return {name: slope for name, slope in zip(leaves, slopes, strict=True) if slope is not None}
 
 
-def _slopes(score: Callable[[Tensor], Tensor], rewards: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
-    """d loss / d r."""
-    rewards = rewards.detach().requires_grad_()
-    return torch.autograd.grad(score(rewards).sum(), rewards)[0]
+def _errors(
+    truths: Sequence[Float[Tensor, "b ..."]], answers: Sequence[Float[Tensor, "b ..."]]
+) -> Float[Tensor, "b n"]:
+    """mse(truth, answer), side by side."""
+    return torch.stack([mean_square(truth - answer) for truth, answer in zip(truths, answers, strict=True)], 1)
+
+
+@torch.no_grad()
+def _overlap(
+    truths: Sequence[Float[Tensor, "b ..."]], answers: Sequence[Float[Tensor, "b ..."]]
+) -> Float[Tensor, "b n n"]:
+    """The mean over elements of the product of each two sides' residuals, truth - answer."""
+    residuals = [at_least_single(truth - answer).flatten(1) for truth, answer in zip(truths, answers, strict=True)]
+    flat = torch.stack(residuals, 1)
+    return flat @ flat.mT / flat.shape[2]

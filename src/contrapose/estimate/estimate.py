@@ -94,7 +94,7 @@ class Setup:
     @property
     def num_others(self) -> int:
         """Policies beside the trained ones and the reference."""
-        return len({*self.objective.frozen, *(["lagged"] if self.on_policy else [])})
+        return len(self.objective.frozen)
 
 
 @dataclass(frozen=True)

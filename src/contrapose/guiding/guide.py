@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from contrapose.backbones.adapters import check_weights, whole_network
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import check_origin, family_of
-from contrapose.core.guidance import CHATS, GUIDANCES, Course, Guidance, Shares, combine
+from contrapose.core.guidance import CHATS, GUIDANCES, Course, Guidance, combine
+from contrapose.core.shares import Shares
 from contrapose.errors import UserError, one_line
 from contrapose.guiding.proxy import with_proxy
 from contrapose.guiding.row_adapters import RowAdapters, eagerly, is_compiled
@@ -226,9 +227,9 @@ class _Guided:
                 "true_cfg_scale above 1"
             )
 
-    def _known(self, shares: Shares) -> Shares:
+    def _known(self, shares: Shares[str]) -> Shares[str]:
         """Without a positive run the base is the positive policy."""
-        known: Shares = {}
+        known: dict[str, float] = {}
         for policy, share in shares.items():
             name = policy if policy in self.policies else "base"
             known[name] = known.get(name, 0.0) + share

@@ -1,8 +1,6 @@
-"""One short file a paper. The union below is the registry: a method is a frozen dataclass with an objective."""
+"""One short file a paper. The union and the names below are the registry; `method.py` says what a method is."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 from contrapose.methods.chats import CHATS
 from contrapose.methods.ddspo import DDSPO
@@ -28,8 +26,3 @@ METHODS: dict[str, type[Method]] = {
 def name_of(method: Method) -> str:
     """The method's name in `METHODS`."""
     return next(name for name, cls in METHODS.items() if type(method) is cls)
-
-
-def before(method: Method) -> Mapping[str, Method]:
-    """The runs that a method needs first, by what they are to it: where it starts, or a policy that it asks."""
-    return getattr(method, "before", {})

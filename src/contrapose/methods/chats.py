@@ -16,18 +16,19 @@ and sampled with the empty text, on SDXL too; `--negative-prompt ""` is theirs i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from contrapose.core.group import Composition, Pick
-from contrapose.core.links import Together
-from contrapose.core.objective import Objective
+from contrapose.core.links import Signed
+from contrapose.core.objective import Objective, Side
 from contrapose.core.path import Space
-from contrapose.core.targets import ForwardNoise
+from contrapose.methods.method import AlignmentMethod
 from contrapose.ranges import Positive, Share, checked
 
 
 @dataclass(frozen=True)
 @checked
-class CHATS:
+class CHATS(AlignmentMethod):
     """A policy for winners and one for losers, under one loss."""
 
     beta: Positive = 2000.0
@@ -37,15 +38,11 @@ class CHATS:
     space: Space | None = None
     """Where errors are measured; the model's own prediction space when unset."""
 
+    instead_of_swap: ClassVar[str | None] = "exchange its two policies in sampling instead"
+
     def objective(self) -> Objective:
-        return Objective(
-            ForwardNoise(),
-            Together(),
-            self.beta,
-            space=self.space,
-            trainees=("positive", "negative"),
-            slots=("prompt", "dropped"),
-        )
+        sides = (Side("winner", policy="positive"), Side("loser", policy="negative", slot="dropped"))
+        return Objective(sides, Signed((1.0, 1.0)), self.beta, space=self.space)
 
     def composition(self) -> Composition:
         own = Pick("own", "prompt")

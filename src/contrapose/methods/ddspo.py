@@ -20,23 +20,24 @@ from typing import Literal
 
 from contrapose.core.group import Composition, Pick
 from contrapose.core.links import PairLink, Sigmoid
-from contrapose.core.objective import Objective, Weighting
+from contrapose.core.objective import Objective, Row, Side, Weighting
 from contrapose.core.path import Space
-from contrapose.core.targets import PromptContrast
+from contrapose.methods.method import AlignmentMethod
 from contrapose.ranges import Positive, checked
 
 Losers = Literal["paired", "not-paired", "random-positive"]
 
-_COMPOSITIONS: dict[Losers, tuple[tuple[Pick, ...], Pick]] = {
-    "paired": ((Pick("own", "winner"), Pick("own", "loser")), Pick("own", "degraded")),
-    "not-paired": ((Pick("own", "winner"), Pick("other", "winner")), Pick("own", "degraded")),
-    "random-positive": ((Pick("own", "winner"), Pick("other", "winner")), Pick("other", "prompt")),
+# The loser's sample, and the degraded prompt.
+_LOSERS: dict[Losers, tuple[Pick, Pick]] = {
+    "paired": (Pick("own", "loser"), Pick("own", "degraded")),
+    "not-paired": (Pick("other", "winner"), Pick("own", "degraded")),
+    "random-positive": (Pick("other", "winner"), Pick("other", "prompt")),
 }
 
 
 @dataclass(frozen=True)
 @checked
-class DDSPO:
+class DDSPO(AlignmentMethod):
     """Stepwise contrast of the reference's score on a prompt and on its degraded prompt."""
 
     beta: Positive = 16000.0
@@ -52,8 +53,15 @@ class DDSPO:
     """Where errors are measured; the model's own prediction space when unset."""
 
     def objective(self) -> Objective:
-        return Objective(PromptContrast(), self.link, self.beta, weighting=self.weighting, space=self.space)
+        sides = (
+            Side("winner", truth={Row("reference", "winner", "prompt"): 1.0}),
+            Side("loser", truth={Row("reference", "loser", "degraded"): 1.0}),
+        )
+        return Objective(sides, self.link, self.beta, weighting=self.weighting, space=self.space)
 
     def composition(self) -> Composition:
-        latents, degraded = _COMPOSITIONS[self.losers]
-        return Composition(latents, {"prompt": Pick("own", "prompt"), "degraded": degraded})
+        loser, degraded = _LOSERS[self.losers]
+        return Composition(
+            samples={"winner": Pick("own", "winner"), "loser": loser},
+            prompts={"prompt": Pick("own", "prompt"), "degraded": degraded},
+        )

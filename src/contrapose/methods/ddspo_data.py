@@ -17,16 +17,16 @@ from dataclasses import dataclass, field
 
 from contrapose.core.group import Composition
 from contrapose.core.links import PairLink, Sigmoid
-from contrapose.core.objective import Objective, Weighting
+from contrapose.core.objective import Objective, Row, Side, Weighting
 from contrapose.core.path import Space
-from contrapose.core.targets import PolicyContrast
+from contrapose.methods.method import AlignmentMethod
 from contrapose.methods.sft import SFT
 from contrapose.ranges import Positive, checked
 
 
 @dataclass(frozen=True)
 @checked
-class DataDrivenDDSPO:
+class DataDrivenDDSPO(AlignmentMethod):
     """Stepwise contrast of two policies' scores, one fitted on winners and one on losers."""
 
     beta: Positive = 8000.0
@@ -40,11 +40,15 @@ class DataDrivenDDSPO:
 
     @property
     def before(self) -> dict[str, SFT]:
-        """The policies that this contrasts."""
+        """The two policies whose scores are contrasted."""
         return {"winner": SFT("winner"), "loser": SFT("loser")}
 
     def objective(self) -> Objective:
-        return Objective(PolicyContrast(), self.link, self.beta, weighting=self.weighting, space=self.space)
+        sides = (
+            Side("winner", truth={Row("winner", "winner", "prompt"): 1.0}),
+            Side("loser", truth={Row("loser", "loser", "prompt"): 1.0}),
+        )
+        return Objective(sides, self.link, self.beta, weighting=self.weighting, space=self.space)
 
     def composition(self) -> Composition:
         return Composition()

@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 
 from contrapose.core.group import Composition
 from contrapose.core.links import PairLink, Sigmoid
-from contrapose.core.objective import Objective, Weighting
+from contrapose.core.objective import Objective, Side, Weighting
 from contrapose.core.path import Space
-from contrapose.core.targets import ForwardNoise
+from contrapose.methods.method import AlignmentMethod
 from contrapose.ranges import Positive, checked
 
 
 @dataclass(frozen=True)
 @checked
-class DiffusionDPO:
+class DiffusionDPO(AlignmentMethod):
     """Winner over loser, both measured against the noise that was added."""
 
     beta: Positive = 5000.0
@@ -37,7 +37,8 @@ class DiffusionDPO:
     """Where errors are measured; the model's own prediction space when unset."""
 
     def objective(self) -> Objective:
-        return Objective(ForwardNoise(), self.link, self.beta, weighting=self.weighting, space=self.space)
+        sides = (Side("winner"), Side("loser"))
+        return Objective(sides, self.link, self.beta, weighting=self.weighting, space=self.space)
 
     def composition(self) -> Composition:
         return Composition()

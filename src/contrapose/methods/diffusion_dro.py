@@ -13,10 +13,10 @@ dropped, an average of the weights (.9999). With SD3.5: `samples = renoised`, 10
 LoRA rank 32. Diffusion-DRO's own runs train the whole UNet of SD1.5 in bf16 at 1e-4, 1600 steps of 16 micro-steps, on
 500 images of Pick-a-Pic, and bring the policy up to date every 16 micro-steps, which is `sync_every = 1`.
 
-With `renoised` and `sync_every = 1` the policy is the learner itself: the policy's error is zero, and so is its
-gradient, and what the term still says is mse(ref, theta) on the policy's own samples, that is how far the hinge is
-open: fine-tuning on real images that a drift from the reference keeps going. Synced less often, the term also pulls
-away from the older policy.
+With `renoised`, the authors use the current trainee as the policy, which is `sync_every = 1`. Its error on its own
+samples is then zero and has no gradient; the term only adds mse(ref, theta) to the hinge. The method becomes SFT on
+real images that continues as long as the hinge is open. Synced less often, the term also pulls away from the older
+policy.
 
 Differs from the authors' code: each rollout of a batch is solved on its own grid, where both of theirs take row 0's
 noise levels for every row while the network is told each row's own. SD3.5's rollouts are DPM-Solver++ on a shifted grid
@@ -27,19 +27,20 @@ theirs use each once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from contrapose.core.group import Composition, OnPolicy, Pick
+from contrapose.core.group import OWN, Composition, OnPolicy, Pick
 from contrapose.core.links import Hinge
-from contrapose.core.objective import Objective
-from contrapose.core.targets import ForwardNoise, OwnScore
+from contrapose.core.moving import Every
+from contrapose.core.objective import Objective, Row, Side
 from contrapose.errors import UserError
+from contrapose.methods.method import AlignmentMethod
 from contrapose.ranges import Batch, Count, Positive, Steps, checked
 
 
 @dataclass(frozen=True)
 @checked
-class DiffusionDRO:
+class DiffusionDRO(AlignmentMethod):
     """Real images against the policy's own samples, under a hinge."""
 
     real_margin: Positive = 1e-3
@@ -58,17 +59,26 @@ class DiffusionDRO:
     buffer: Batch = 32
     """Trajectories that are kept; the oldest leave."""
 
+    instead_of_swap: ClassVar[str | None] = "its second samples are the policy's own"
+
     def __post_init__(self) -> None:
         if self.states > self.rollout_steps:
             raise UserError(f"states {self.states}: a trajectory has {self.rollout_steps} (rollout_steps); keep fewer")
 
     def objective(self) -> Objective:
         """beta = 2 makes a reward the plain difference of two errors."""
-        target = OwnScore() if self.samples == "renoised" else ForwardNoise()
-        return Objective(target, Hinge(self.real_margin), beta=2.0)
+        # A state's noise is the lagged policy's prediction already; a renoised sample's is not, and is asked for.
+        own = Side(OWN, truth={Row("lagged", OWN): 1.0}) if self.samples == "renoised" else Side(OWN)
+        moving = {"lagged": Every(self.sync_every)}
+        return Objective((Side("winner"), own), Hinge(self.real_margin), beta=2.0, moving=moving)
 
     def composition(self) -> Composition:
         on_policy = OnPolicy(
-            self.rollout_steps, self.states, self.rollouts, self.buffer, self.sync_every, self.samples == "renoised"
+            num_steps=self.rollout_steps,
+            num_states=self.states,
+            num_rollouts=self.rollouts,
+            buffer_size=self.buffer,
+            renoised=self.samples == "renoised",
+            policy="lagged",
         )
-        return Composition((Pick("own", "winner"),), on_policy=on_policy)
+        return Composition({"winner": Pick("own", "winner")}, on_policy=on_policy)

@@ -22,12 +22,13 @@ from contrapose.core.objective import Objective, Weighting
 from contrapose.core.path import Space
 from contrapose.methods.diffusion_dpo import DiffusionDPO
 from contrapose.methods.diffusion_dro import DiffusionDRO
+from contrapose.methods.method import AlignmentMethod
 from contrapose.ranges import Positive, checked
 
 
 @dataclass(frozen=True)
 @checked
-class RealAlign:
+class RealAlign(AlignmentMethod):
     """Diffusion-DPO on real over spoiled images, from where Diffusion-DRO on the real ones ended."""
 
     beta: Positive = 2000.0
@@ -43,7 +44,7 @@ class RealAlign:
 
     @property
     def before(self) -> dict[str, DiffusionDRO]:
-        """What this begins at."""
+        """The run that this one begins at."""
         return {"start": self.stage1}
 
     @property

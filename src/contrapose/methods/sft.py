@@ -8,24 +8,26 @@ With `side = loser` it fits what should be avoided, as cPGD's negative module ne
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from contrapose.core.group import Composition, Pick
 from contrapose.core.links import Identity
-from contrapose.core.objective import Objective
-from contrapose.core.targets import ForwardNoise
+from contrapose.core.objective import Objective, Side
+from contrapose.methods.method import AlignmentMethod
 
 
 @dataclass(frozen=True)
-class SFT:
+class SFT(AlignmentMethod):
     """Plain denoising regression on the winners, or the losers."""
 
     side: Literal["winner", "loser"] = "winner"
     """Which image of each pair is fitted."""
 
+    instead_of_swap: ClassVar[str | None] = "use --side loser instead"
+
     def objective(self) -> Objective:
         """beta = 2 makes the reward -mse and the loss the plain mean squared error."""
-        return Objective(ForwardNoise(), Identity(), beta=2.0, samples=(0,), reference=None)
+        return Objective((Side(self.side),), Identity(), beta=2.0, reference=None)
 
     def composition(self) -> Composition:
-        return Composition(latents=(Pick("own", self.side),))
+        return Composition({self.side: Pick("own", self.side)})

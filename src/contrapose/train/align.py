@@ -41,7 +41,6 @@ from contrapose.train.folder import (
     save_checkpoint,
 )
 from contrapose.train.loop import Diverged, Trainer, TrainState
-from contrapose.train.on_policy import LAGGED
 from contrapose.train.settings import Run
 from contrapose.train.stages import Stage, stages
 
@@ -141,8 +140,7 @@ def _add_policies(stage: Stage, backbone: Backbone, dtype: torch.dtype) -> None:
     """The policies that the method trains, and those that it asks."""
     run, objective = stage.run, stage.run.method.objective()
     frozen: dict[str, Path | None] = dict(stage.policies)
-    if run.method.composition().on_policy:
-        frozen[LAGGED] = None
+    frozen.update(dict.fromkeys(objective.moving))
     if run.full:
         needs_reference = objective.reference is not None
         backbone.with_full(dtype, needs_reference, objective.trained, stage.start, frozen)
@@ -175,9 +173,12 @@ def _parts(trainer: Trainer) -> dict[str, Stateful]:
     parts: dict[str, Stateful] = {"trainee": Weights(trainer.parameters), "optimizer": Moments(trainer.optimizer)}
     if trainer.accelerator.scaler is not None:
         parts["scaler"] = Scaler(trainer.accelerator.scaler)
+    for policy in trainer.objective.moving:
+        parts[policy] = Weights(trainer.backbone.policies.frozen_parameters(policy))
+    if trainer.objective.running:
+        parts["running"] = trainer.running
     if trainer.groups.replay is not None:
-        lagged = trainer.backbone.policies.frozen_parameters(LAGGED)
-        parts |= {LAGGED: Weights(lagged), "replay": trainer.groups.replay}
+        parts["replay"] = trainer.groups.replay
     if trainer.average:
         parts["average"] = Weights(trainer.average)
     return parts

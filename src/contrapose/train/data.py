@@ -6,13 +6,14 @@ count change nothing, and resuming needs no more than the step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from contrapose.backbones.embeddings import Embeddings
+from contrapose.core.compose import OwnState, compose
 from contrapose.core.group import Composition, Condition, Group, Pick
 from contrapose.core.path import Path
 from contrapose.errors import UserError
@@ -20,15 +21,6 @@ from contrapose.seeds import seed_of
 from contrapose.store.mixture import Mixture
 from contrapose.store.pairs import stack
 from contrapose.train.replay import Entry, Replay
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Groups with their times and noise, which a group's samples share or, with one axis more, have each their own."""
-
-    group: Group
-    t: Tensor
-    noise: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +55,12 @@ class Order:
 class Groups:
     """Groups by training position.
 
-    `swap` exchanges the labels, (1 - p, p) for (p, 1 - p): each side keeps its image, its target and the prompt, and
-    the other one is preferred. In Diffusion-DPO that is to exchange the images; in DDSPO the trainee is to explain
-    e_ref(x_t^l, t, c-) better than e_ref(x_t^w, t, c), still under the prompt c.
+    `swap` reverses the preference: labels (p, 1 - p) become (1 - p, p). Images, truths and prompts stay where they are.
+    In Diffusion-DPO that is to exchange the images; in DDSPO the trainee is to explain e_ref(x_t^l, t, c-) better than
+    e_ref(x_t^w, t, c), still under the prompt c.
 
-    `caption_dropout` is how often all of a group's slots hold no prompt. With a `replay` buffer the policy's own
-    sample, and with it the record, come from there; held-out groups have their loser in its place.
+    `caption_dropout` is how often all of a group's slots hold no prompt. With a `replay` buffer, a training position
+    takes its record and the policy's sample from the buffer; held-out groups use their stored loser instead.
     """
 
     replay: Replay | None = None
@@ -92,7 +84,7 @@ class Groups:
         if "degraded" in composition.fields and not all(record.degraded for record in store.records):
             raise UserError(f"{store}: these pairs have no degraded prompts; draw pairs, or use diffusion-dpo")
         self._by_size = _by_size(store, self.training)
-        self._pairs_up = any(p.whose == "other" for p in (*composition.latents, *composition.prompts.values()))
+        self._pairs_up = any(pick.whose == "other" for pick in composition.picks)
         lonely = min((len({store.records[i].prompt for i in same}) for same in self._by_size.values()), default=0)
         if self._pairs_up and lonely < 2:
             raise UserError(f"{store}: this kind of loser needs training pairs of at least two prompts of each size")
@@ -122,25 +114,26 @@ class Groups:
             by_shape.setdefault(self.store.shape(record), []).append(number)
         return [same[i : i + size] for same in by_shape.values() for i in range(0, len(same), size)]
 
-    def training_batch(self, positions: Sequence[int], device: torch.device) -> Batch:
+    def training_batch(self, positions: Sequence[int], device: torch.device) -> Group:
         """The groups at these positions of the endless shuffled stream of training pairs."""
         places = [self._place(position) for position in positions]
         entries = [entry for _, entry in places if entry is not None]
         blank = [self._blank("caption", position) for position in positions]
         streams = [self._stream("position", position) for position in positions]
-        return self._batch([record for record, _ in places], streams, blank, device, entries)
+        return self._compose([record for record, _ in places], streams, blank, device, entries)
 
-    def held_out_batch(self, level: float, device: torch.device, owns: Sequence[int]) -> Batch:
+    def held_out_batch(self, level: float, device: torch.device, owns: Sequence[int]) -> Group:
         """Held-out pairs at one noise level, always with the same noise."""
         streams = [self._stream("held out", own, level) for own in owns]
-        batch = self._batch(owns, streams, [False] * len(owns), device, [])
-        return Batch(batch.group, self.path.at_level(level, len(owns)).to(device), batch.noise)
+        group = self._compose(owns, streams, [False] * len(owns), device, [])
+        return replace(group, t=self.path.at_level(level, len(owns)).to(device))
 
     def rollout_batch(self, numbers: Sequence[int], device: torch.device) -> Seen:
         """What the rollouts of these numbers, of one shape, see."""
         records = [self._rolled_out(number) for number in numbers]
         blank = [self._blank("rollout caption", number) for number in numbers]
-        condition = self._condition(Pick("own", "prompt"), records, records, blank, device)
+        stored = _Stored(self, records, records, {"prompt": blank}, device)
+        condition = stored.condition("prompt", Pick("own", "prompt"))
         streams = [self._stream("rollout", number) for number in numbers]
         return Seen(records, blank, condition, self.store.shape(records[0]), streams)
 
@@ -156,34 +149,24 @@ class Groups:
         share = self.caption_dropout
         return bool(share) and float(torch.rand((), generator=self._stream(purpose, number))) < share
 
-    def _batch(
+    def _compose(
         self,
         owns: Sequence[int],
         streams: Sequence[torch.Generator],
         blank: Sequence[bool],
         device: torch.device,
         entries: Sequence[Entry],
-    ) -> Batch:
+    ) -> Group:
+        """One group a stream, whose numbers are drawn in a fixed order: partner, time, noise, dropped prompts."""
         others = [self._other(own, stream) for own, stream in zip(owns, streams, strict=True)]
         times = torch.cat([self.path.draw_times(1, stream) for stream in streams])
-        latents = [self._latents(pick, owns, others) for pick in self.composition.latents]
-        noise = torch.stack([torch.randn(latents[0].shape[1:], generator=stream) for stream in streams])
+        shape = self.store.shape(owns[0])
+        noise = torch.stack([torch.randn(shape, generator=stream) for stream in streams])
         if entries:
-            latents.append(_stacked(entries, "x0"))
             blank = [entry.rollout.blank for entry in entries]
-            if not self.composition.on_policy.renoised:
-                times, noise = _stacked(entries, "t"), torch.stack([noise, _stacked(entries, "eps")], 1)
-        elif self.replay is not None:
-            latents.append(self._latents(Pick("own", "loser"), owns, others))
-        prompts = {
-            slot: self._condition(pick, owns, others, self._dropped(slot, streams, blank), device)
-            for slot, pick in self.composition.prompts.items()
-        }
-        # A photograph is better than what the policy drew, whatever it was compared with when it was stored.
-        shares = torch.tensor([1.0 if entries else self.store.records[own].preference for own in owns])
-        labels = torch.stack([1 - shares, shares] if self.swap else [shares, 1 - shares], 1)
-        group = Group(send(torch.stack(latents, 1), device), prompts, send(labels, device))
-        return Batch(group, send(times, device), send(noise, device))
+        dropped = {slot: self._dropped(slot, streams, blank) for slot in self.composition.prompts}
+        stored = _Stored(self, owns, others, dropped, device)
+        return compose(self.composition, stored, send(times, device), send(noise, device), _states(entries, device))
 
     def _stream(self, *parts: object) -> torch.Generator:
         return torch.Generator().manual_seed(seed_of(self.seed, *parts))
@@ -198,10 +181,6 @@ class Groups:
             if self.store.records[other].prompt != self.store.records[own].prompt:
                 return other
 
-    def _latents(self, pick: Pick, owns: Sequence[int], others: Sequence[int]) -> Tensor:
-        chosen = owns if pick.whose == "own" else others
-        return stack(self.store, pick.field, chosen).float()
-
     def _dropped(self, slot: str, streams: Sequence[torch.Generator], blank: Sequence[bool]) -> list[bool]:
         """Which groups' slot holds no prompt."""
         share = self.composition.dropout.get(slot)
@@ -210,18 +189,48 @@ class Groups:
         drawn = [float(torch.rand((), generator=stream)) < share for stream in streams]
         return [own or whole for own, whole in zip(drawn, blank, strict=True)]
 
-    def _condition(
-        self, pick: Pick, owns: Sequence[int], others: Sequence[int], dropped: Sequence[bool], device: torch.device
-    ) -> Condition:
-        chosen = zip(owns if pick.whose == "own" else others, dropped, strict=True)
-        texts = [None if without else getattr(self.store.records[index], pick.field) for index, without in chosen]
-        condition = self.embeddings(texts)
-        return {name: send(v, device) if v.is_floating_point() else v for name, v in condition.items()}
+
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """The fields of `b` stored records and of their partners, as a composition takes them; see `compose.Fields`."""
+
+    groups: Groups
+    owns: Sequence[int]
+    others: Sequence[int]
+    dropped: Mapping[str, Sequence[bool]]
+    """For each slot, which of the groups' prompts are left out."""
+    device: torch.device
+
+    def latent(self, pick: Pick) -> Tensor:
+        return send(stack(self.groups.store, pick.field, self._chosen(pick)).float(), self.device)
+
+    def label(self, sample: str) -> Tensor:
+        shares = torch.tensor([self.groups.store.records[own].preference for own in self.owns])
+        is_winner = (sample == "winner") != self.groups.swap
+        return send(shares if is_winner else 1 - shares, self.device)
+
+    def scores(self, pick: Pick) -> Mapping[str, Tensor]:
+        return {}
+
+    def condition(self, slot: str, pick: Pick) -> Condition:
+        prompts = [getattr(self.groups.store.records[index], pick.field) for index in self._chosen(pick)]
+        without = self.dropped[slot]
+        texts = [None if left_out else prompt for prompt, left_out in zip(prompts, without, strict=True)]
+        condition = self.groups.embeddings(texts)
+        return {name: send(v, self.device) if v.is_floating_point() else v for name, v in condition.items()}
+
+    def _chosen(self, pick: Pick) -> Sequence[int]:
+        return self.owns if pick.whose == "own" else self.others
 
 
-def _stacked(entries: Sequence[Entry], name: str) -> Tensor:
-    """One tensor of each entry's state."""
-    return torch.stack([getattr(entry.rollout, name)[entry.state] for entry in entries])
+def _states(entries: Sequence[Entry], device: torch.device) -> OwnState | None:
+    """The states that these entries of the buffer keep, one a group; None where there is none."""
+    if not entries:
+        return None
+    t, x0, eps = (
+        torch.stack([getattr(entry.rollout, name)[entry.state] for entry in entries]) for name in ("t", "x0", "eps")
+    )
+    return OwnState(send(t, device), send(x0, device), send(eps, device))
 
 
 def _by_size(store: Mixture, records: Sequence[int]) -> dict[tuple[int, ...], list[int]]:

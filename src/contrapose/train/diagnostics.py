@@ -20,18 +20,19 @@ def accuracy(rewards: Tensor) -> Tensor:
 
 def of_batch(outcome: Outcome) -> dict[str, Tensor]:
     """A micro-batch's means, still on the device; each is weighted by the number of groups later."""
-    found = {"loss": outcome.loss.detach().mean()}
-    for name, side in (("winner", 0), ("loser", -1)):
-        if outcome.reference_error is not None:
-            found[f"{name}_error_gain"] = (outcome.reference_error - outcome.trainee_error)[:, side].mean()
+    measured = outcome.measured
+    means = {"loss": outcome.loss.detach().mean()}
+    for name, side in (("winner", 0), ("loser", -1)):  # the first side and the last, which may be one
+        if measured.R is not None:
+            means[f"{name}_error_gain"] = (measured.R - measured.T)[:, side].mean()
         else:
-            found[f"{name}_error"] = outcome.trainee_error[:, side].mean()
-    if outcome.rewards.shape[1] > 1:
-        found["accuracy"] = accuracy(outcome.rewards)
-        found["margin"] = (outcome.rewards[:, 0] - outcome.rewards[:, 1]).mean()
-    if outcome.drift is not None:
-        found["drift"] = outcome.drift.mean()
-    return found
+            means[f"{name}_error"] = measured.T[:, side].mean()
+    if measured.rewards.shape[1] > 1:
+        means["accuracy"] = accuracy(measured.rewards)
+        means["margin"] = (measured.rewards[:, 0] - measured.rewards[:, -1]).mean()
+    if measured.D is not None:
+        means["drift"] = measured.D.mean()
+    return means
 
 
 @torch.no_grad()
@@ -40,12 +41,16 @@ def of_held_out(measure: Callable[[float], list[Outcome]]) -> dict[str, float]:
     means: dict[str, Tensor] = {}
     for level in LEVELS:
         outcomes = measure(level)
-        counts = torch.tensor([len(o.loss) for o in outcomes], dtype=torch.float32, device=outcomes[0].loss.device)
-        per_batch = [of_batch(o) for o in outcomes]
+        sizes = [len(outcome.loss) for outcome in outcomes]
+        counts = torch.tensor(sizes, dtype=torch.float32, device=outcomes[0].loss.device)
+        per_batch = [of_batch(outcome) for outcome in outcomes]
         for name in per_batch[0]:
-            values = torch.stack([b[name] for b in per_batch])
+            values = torch.stack([batch[name] for batch in per_batch])
             means[f"{name}@{level}"] = (values * counts).sum() / counts.sum()
     numbers = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
     names = dict.fromkeys(name.partition("@")[0] for name in numbers)
-    overall = {n: sum(numbers[f"{n}@{level}"] for level in LEVELS) / len(LEVELS) for n in names}
+    overall = {}
+    for name in names:
+        of_levels = [numbers[f"{name}@{level}"] for level in LEVELS]
+        overall[name] = sum(of_levels) / len(of_levels)
     return overall | numbers

@@ -1,6 +1,7 @@
 """The training loop: a generator that yields after every optimiser step; logging and saving are its caller's.
 
-Nothing random is carried from step to step, so weights, moments and the step's number are the whole state of a run.
+Nothing random is carried from step to step, so weights, moments, running numbers and the step's number are the whole
+state of a run.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from contrapose.backbones.base import Backbone
-from contrapose.core.group import Condition
+from contrapose.core.group import Condition, Group
 from contrapose.core.objective import Outcome
+from contrapose.core.running import RunningNumbers
 from contrapose.errors import UserError
 from contrapose.seeds import seed_of
-from contrapose.train.data import Batch, Groups
+from contrapose.train.data import Groups
 from contrapose.train.diagnostics import of_batch, of_held_out
-from contrapose.train.on_policy import LAGGED, Rollouts
+from contrapose.train.on_policy import Rollouts
 from contrapose.train.optimizers import build_optimizer
 from contrapose.train.settings import Optimisation, Run
+
+_FOLLOWED = "mean/"  # before the metrics that running numbers follow
 
 
 class Diverged(UserError):
@@ -60,6 +64,7 @@ class Trainer:
         self.run, self.backbone, self.groups, self.accelerator = run, backbone, groups, accelerator
         o = run.optimisation
         self.objective = replace(run.method.objective(), split=run.split_pairs)
+        self.running = RunningNumbers(self.objective.running)
         if o.batch_size < o.micro_batch * accelerator.num_processes:
             raise UserError(
                 f"batch_size {o.batch_size} leaves some of {accelerator.num_processes} processes without work"
@@ -87,8 +92,9 @@ class Trainer:
             torch.manual_seed(seed_of(self.run.seed, "step", step))  # for anything random inside the network
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(o, step)
+            self._move_policies(step)
             if self.rollouts:
-                self._roll_out(self.rollouts, step)
+                self.rollouts.draw(step, self.accelerator.device)
             metrics = self._accumulate(step)
             most = o.max_grad_norm or math.inf  # an infinite norm is measured, and scales by 1
             norm = self.accelerator.clip_grad_norm_(self.parameters, most)
@@ -96,6 +102,7 @@ class Trainer:
             self._check(step, numbers)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
+            self.running.update({name: numbers[_FOLLOWED + name] for name in self.objective.running})
             if self.average:
                 decay = min(o.ema_decay, (1 + step) / (10 + step))
                 torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
@@ -112,11 +119,14 @@ class Trainer:
 
         return of_held_out(measure)
 
-    def _roll_out(self, rollouts: Rollouts, step: int) -> None:
-        """The step's new samples of the lagged policy, which is first brought up to date when that is due."""
-        if step and step % rollouts.settings.sync_every == 0:
-            self.backbone.policies.copy("trainee", LAGGED)
-        rollouts.draw(step, self.accelerator.device)
+    def _move_policies(self, step: int) -> None:
+        """Bring the policies that follow the trainee to where they are before this step; all begin as the trainee."""
+        if step == 0:
+            return
+        for policy, following in self.objective.moving.items():
+            kept = following(step)
+            if kept < 1:
+                self.backbone.policies.copy(self.objective.trained[0], policy, kept)
 
     def _accumulate(self, step: int) -> dict[str, Tensor]:
         """Gradients and metrics of one effective batch, shared out over processes and micro-batches."""
@@ -127,7 +137,8 @@ class Trainer:
             outcome = self._outcome(self.groups.training_batch(positions, acc.device))
             for part in outcome.parts:
                 acc.backward(part.sum() / o.batch_size)
-            for name, value in of_batch(outcome).items():
+            followed = {_FOLLOWED + name: values.mean() for name, values in outcome.followed.items()}
+            for name, value in (of_batch(outcome) | followed).items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(positions) / o.batch_size
         if acc.num_processes > 1:
             self._sum_over_processes(sums)
@@ -141,8 +152,9 @@ class Trainer:
         for name, value in sums.items():
             sums[name] = self.accelerator.reduce(value, "sum")
 
-    def _outcome(self, batch: Batch) -> Outcome:
-        return self.objective(batch.group, batch.t, batch.noise, self.groups.path, self.backbone.space, self._predict)
+    def _outcome(self, group: Group) -> Outcome:
+        space, running = self.backbone.space, self.running.values
+        return self.objective(group, self.groups.path, space, self._predict, running)
 
     def _predict(self, policy: str, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The backbone's, under an autocast of its own, since a split pair's parts are predicted when asked for."""

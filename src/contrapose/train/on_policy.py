@@ -1,6 +1,6 @@
-"""Samples of the policy itself: rollouts of `lagged`, an earlier copy of the trainee.
+"""Samples of the policy itself: rollouts of an earlier copy of the trainee, which follows it on a schedule.
 
-A rollout depends on (seed, its number) and the lagged policy's weights alone, and the state that a training position
+A rollout depends on (seed, its number) and that policy's weights alone, and the state that a training position
 gets on (seed, position) and the buffer; a resumed run, which has weights and buffer back, goes on as if never stopped.
 """
 
@@ -18,8 +18,6 @@ from contrapose.core.solver import grid, trajectory
 from contrapose.seeds import starting_noise
 from contrapose.train.data import Groups, send
 from contrapose.train.replay import Replay, Rollout
-
-LAGGED = "lagged"
 
 
 class Rollouts:
@@ -47,14 +45,18 @@ class Rollouts:
         times = send(path.times(grid(self.settings.num_steps, offsets)), device)
 
         def denoised(x_t: Tensor, t: Tensor) -> Tensor:
-            return path.convert(self.predict(LAGGED, x_t, t, seen.condition).float(), x_t, t, self.space, "x0")
+            prediction = self.predict(self.settings.policy, x_t, t, seen.condition).float()
+            return path.convert(prediction, x_t, t, self.space, "x0")
 
         noise = send(starting_noise(seen.streams, seen.shape), device)
         states = list(trajectory(path, times, noise, denoised))
-        found = states[-1:] if self.settings.renoised else states
-        kept = min(self.settings.num_states, len(found))
-        chosen = torch.stack([torch.randperm(len(found), generator=stream)[:kept] for stream in seen.streams])
-        t, x_t, x0 = (_pick([getattr(state, name) for state in found], chosen) for name in ("t", "x_t", "x0"))
+        if self.settings.renoised:
+            states = states[-1:]
+        kept = min(self.settings.num_states, len(states))
+        chosen = torch.stack([torch.randperm(len(states), generator=stream)[:kept] for stream in seen.streams])
+        t = _pick([state.t for state in states], chosen)
+        x_t = _pick([state.x_t for state in states], chosen)
+        x0 = _pick([state.x0 for state in states], chosen)
         return [
             Rollout(record, blank, t[i], x0[i], path.convert(x0[i], x_t[i], t[i], "x0", "eps"))
             for i, (record, blank) in enumerate(zip(seen.records, seen.blank, strict=True))
@@ -63,5 +65,5 @@ class Rollouts:
 
 def _pick(values: list[Tensor], chosen: Tensor) -> Tensor:
     """Of n values [b, ...] each row's chosen ones, [b, k, ...], on the CPU."""
-    whole = torch.stack([value.cpu() for value in values], 1)
-    return whole[torch.arange(len(whole))[:, None], chosen]
+    by_row = torch.stack([value.cpu() for value in values], 1)
+    return by_row[torch.arange(len(by_row))[:, None], chosen]

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from contrapose import runfile
 from contrapose.backbones.loading import Loading
-from contrapose.core.links import IPO, Hinge, PairLink, Sigmoid
+from contrapose.core.links import LINKS, PairLink
 from contrapose.errors import UserError
-from contrapose.methods import CHATS, METHODS, SFT, DiffusionDRO, Method, before, name_of
+from contrapose.methods import METHODS, Method, name_of
 from contrapose.ranges import (
     AtLeast0,
     Batch,
@@ -26,12 +26,6 @@ from contrapose.ranges import (
 
 DEFAULT_RANK = 16
 Folders = Path | tuple[Path, ...]
-LINKS: dict[str, type] = {"sigmoid": Sigmoid, "ipo": IPO, "hinge": Hinge}
-_UNSWAPPED: dict[type, str] = {
-    SFT: "use --side loser instead",
-    CHATS: "exchange its two policies in sampling instead",
-    DiffusionDRO: "its second samples are the policy's own",
-}
 
 
 @dataclass(frozen=True)
@@ -170,16 +164,17 @@ class Run(Loading):
         for name, setting in {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}.items():
             if self.full and setting is not None:
                 raise UserError(f"{name} is unused with full fine-tuning; leave one of the two out")
-        for method, instead in _UNSWAPPED.items():
-            if self.swap and isinstance(self.method, method):
-                raise UserError(f"swap: {name_of(self.method)} prefers neither side to the other; {instead}")
+        instead = self.method.instead_of_swap
+        if self.swap and instead:
+            raise UserError(f"swap: {name_of(self.method)} prefers neither side to the other; {instead}")
         self._check_first()
         if self.full and self.quantize != "none":
             raise UserError(f"quantize {self.quantize}: a quantised network cannot be trained whole; use LoRA")
 
     def _check_first(self) -> None:
         """Nothing is set for runs that there are none of."""
-        wanted, name = before(self.method), name_of(self.method)
+        wanted = self.method.before
+        name = name_of(self.method)
         unused = [setting for setting, value in vars(self.first).items() if value is not None]
         if unused and (not wanted or self.policies):
             raise UserError(f"{', '.join(unused)}: {name} begins with no other run here; leave this out")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from contrapose.methods import before, name_of
+from contrapose.methods import name_of
 from contrapose.train.settings import Run
 
 
@@ -36,11 +36,11 @@ def stages(run: Run, out: Path) -> list[Stage]:
     """In the order in which they are trained; the last one is the run itself."""
     if run.policies:
         return [Stage(run, out, run.start, dict(zip(("winner", "loser"), run.policies, strict=True)))]
-    earlier = {role: Stage(_earlier(run, role), out / role, run.start) for role in before(run.method)}
+    earlier = {role: Stage(_earlier(run, role), out / role, run.start) for role in run.method.before}
     folders = {role: stage.folder for role, stage in earlier.items()}
     start = folders.pop("start", run.start)
     return [*earlier.values(), Stage(run, out, start, folders)]
 
 
 def _earlier(run: Run, role: str) -> Run:
-    return replace(run.first.of(run), method=before(run.method)[role], swap=False)
+    return replace(run.first.of(run), method=run.method.before[role], swap=False)

@@ -51,6 +51,15 @@ class Backbone:
         self.policies |= {"reference": reference.requires_grad_(False), "trainee": copy.deepcopy(reference)}
         self.policies["trainee"].requires_grad_(True)
 
+    @torch.no_grad()
+    def follow(self, policy: str, kept: float) -> None:
+        """Move a policy to the trainee, but for the share of its own weights that is kept; a new one is a copy."""
+        trainee = self.policies["trainee"]
+        if policy not in self.policies:
+            self.policies[policy] = copy.deepcopy(trainee).requires_grad_(False)
+        for ours, theirs in zip(self.policies[policy].parameters(), trainee.parameters(), strict=True):
+            ours.copy_(torch.lerp(theirs, ours, kept))
+
     def predict(self, policy: str, x_t: Points, t: Tensor, condition: Condition) -> Points:
         return self.policies[policy](x_t, t, condition["label"])
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from contrapose.core.group import Composition, Group, OnPolicy
+from contrapose.core.compose import OwnState, compose
+from contrapose.core.group import Condition, OnPolicy, Pick
+from contrapose.core.running import RunningNumbers
 from contrapose.core.solver import grid, trajectory
-from contrapose.methods import Method, before
+from contrapose.methods import Method
 from contrapose.worlds.gaussians.denoiser import Backbone, Denoiser, diffusion_path
-from contrapose.worlds.gaussians.modes import Modes, Pairs
+from contrapose.worlds.gaussians.modes import Modes, Pairs, Points
 
 
 def fit_reference(
@@ -39,31 +41,46 @@ def fit_reference(
     return denoiser.eval()
 
 
-def compose(pairs: Pairs, composition: Composition, num_sides: int, own: Tensor, random: torch.Generator) -> Group:
-    """A batch of groups from the records `own`, as the method's composition asks; side 0 is the winner."""
+@dataclass(frozen=True, eq=False)
+class _PairFields:
+    """The fields of the pairs at these places, and of their partners, as a composition takes them."""
+
+    pairs: Pairs
+    places: Mapping[str, Tensor]
+    """Of each group's own pair, and of another one."""
+
+    def latent(self, pick: Pick) -> Points:
+        return self._field(pick)
+
+    def label(self, sample: str) -> Tensor:
+        decided = 1.0 if sample == "winner" else 0.0
+        return torch.full((len(self.places["own"]),), decided)
+
+    def scores(self, pick: Pick) -> Mapping[str, Tensor]:
+        return {}
+
+    def condition(self, slot: str, pick: Pick) -> Condition:
+        return {"label": self._field(pick)}
+
+    def _field(self, pick: Pick) -> Tensor:
+        values: Tensor = getattr(self.pairs, pick.field)
+        return values[self.places[pick.whose]]
+
+
+def draw_places(pairs: Pairs, own: Tensor, random: torch.Generator) -> dict[str, Tensor]:
+    """The places of these pairs and, for each, of another one."""
     count = len(pairs.prompt)
-    other = (own + torch.randint(1, max(count, 2), own.shape, generator=random)) % count
-    rows = {"own": own, "other": other}
-    labels = torch.zeros(len(own), num_sides)
-    labels[:, 0] = 1.0
-    return Group(
-        latents=torch.stack([getattr(pairs, pick.field)[rows[pick.whose]] for pick in composition.latents], 1),
-        prompts={
-            slot: {"label": getattr(pairs, pick.field)[rows[pick.whose]]} for slot, pick in composition.prompts.items()
-        },
-        labels=labels,
-    )
+    step = torch.randint(1, max(count, 2), own.shape, generator=random)
+    return {"own": own, "other": (own + step) % count}
 
 
-def own_samples(
-    backbone: Backbone, settings: OnPolicy, labels: Tensor, random: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A state of the lagged policy's trajectory for each label: its time, and data and noise as predicted there."""
+def own_samples(backbone: Backbone, settings: OnPolicy, labels: Tensor, random: torch.Generator) -> OwnState:
+    """A state of the drawing policy's trajectory for each label."""
     path, condition = backbone.path, {"label": labels}
     times = path.times(grid(settings.num_steps, torch.rand(len(labels), generator=random)))
 
     def denoised(x_t: Tensor, t: Tensor) -> Tensor:
-        return path.convert(backbone.predict("lagged", x_t, t, condition), x_t, t, backbone.space, "x0")
+        return path.convert(backbone.predict(settings.policy, x_t, t, condition), x_t, t, backbone.space, "x0")
 
     noise = torch.randn(len(labels), 2, generator=random)
     states = list(trajectory(path, times, noise, denoised))
@@ -71,7 +88,7 @@ def own_samples(
     if settings.renoised:
         which = torch.full_like(which, len(states) - 1)
     t, x_t, x0 = (torch.stack(values)[which, torch.arange(len(labels))] for values in zip(*states, strict=True))
-    return t, x0, path.convert(x0, x_t, t, "x0", "eps")
+    return OwnState(t, x0, path.convert(x0, x_t, t, "x0", "eps"))
 
 
 def align(
@@ -82,24 +99,26 @@ def align(
     Runs that the method begins with are as long as itself.
     """
     how = {"num_steps": num_steps, "batch": batch, "rate": rate, "seed": seed}
-    earlier = {r: align(reference, first, pairs, **how).policies["trainee"] for r, first in before(method).items()}
+    earlier = {role: align(reference, first, pairs, **how).policies["trainee"] for role, first in method.before.items()}
     random = torch.Generator().manual_seed(seed)
-    backbone, objective = Backbone(earlier.pop("start", reference), **earlier), method.objective()
-    composition, num_sides = method.composition(), len(objective.samples)
+    backbone = Backbone(earlier.pop("start", reference), **earlier)
+    objective = method.objective()
+    composition = method.composition()
+    running = RunningNumbers(objective.running)
     optimizer = torch.optim.AdamW(backbone.policies["trainee"].parameters(), lr=rate, weight_decay=1e-2)
     for step in range(num_steps):
         own = torch.randint(len(pairs.prompt), (batch,), generator=random)
-        t, noise = backbone.path.draw_times(batch, random), torch.randn(batch, 2, generator=random)
-        group = compose(pairs, composition, num_sides, own, random)
-        if settings := composition.on_policy:
-            if step % settings.sync_every == 0:
-                backbone.policies["lagged"] = copy.deepcopy(backbone.policies["trainee"]).requires_grad_(False)
-            at, x0, eps = own_samples(backbone, settings, pairs.prompt[own], random)
-            group = replace(group, latents=torch.cat([group.latents, x0[:, None]], 1))
-            if not settings.renoised:
-                t, noise = at, torch.stack([noise, eps], 1)
-        outcome = objective(group, t, noise, backbone.path, backbone.space, backbone.predict)
+        t = backbone.path.draw_times(batch, random)
+        noise = torch.randn(batch, 2, generator=random)
+        fields = _PairFields(pairs, draw_places(pairs, own, random))
+        for policy, following in objective.moving.items():
+            backbone.follow(policy, following(step) if step else 0.0)
+        on_policy = composition.on_policy
+        drawn = own_samples(backbone, on_policy, pairs.prompt[own], random) if on_policy else None
+        group = compose(composition, fields, t, noise, drawn)
+        outcome = objective(group, backbone.path, backbone.space, backbone.predict, running.values)
         optimizer.zero_grad()
         outcome.loss.mean().backward()
         optimizer.step()
+        running.update({name: float(values.mean()) for name, values in outcome.followed.items()})
     return backbone

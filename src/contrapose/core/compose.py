@@ -1,0 +1,75 @@
+"""From records to a group: the one place where a composition is filled in, for trainer, toy and tests alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor
+
+from contrapose.core.group import OWN, Composition, Condition, Group, OnPolicy, Pick, Sample
+
+
+@runtime_checkable
+class Fields(Protocol):
+    """What records hold, for `b` groups at once."""
+
+    def latent(self, pick: Pick) -> Float[Tensor, "b ..."]:
+        """The latents of one of their samples."""
+
+    def label(self, sample: str) -> Float[Tensor, " b"]:
+        """The share of preference that the group's own record gives to its sample of this name."""
+
+    def scores(self, pick: Pick) -> Mapping[str, Float[Tensor, " b"]]:
+        """What judges say of one of their samples, by the judge's name."""
+
+    def condition(self, slot: str, pick: Pick) -> Condition:
+        """One of their prompts, as it is to be read in this slot."""
+
+
+@dataclass(frozen=True, eq=False)
+class OwnState:
+    """A state of a policy's own trajectory for each of `b` groups: its time, and data and noise as predicted there."""
+
+    t: Num[Tensor, " b"]
+    x0: Float[Tensor, "b ..."]
+    eps: Float[Tensor, "b ..."]
+
+
+def compose(
+    composition: Composition,
+    fields: Fields,
+    t: Num[Tensor, " b"],
+    noise: Float[Tensor, "b ..."],
+    drawn: OwnState | None = None,
+) -> Group:
+    """The groups that a composition makes of these records, at times `t` and under noise that their samples share.
+
+    A composition with samples of the policy's own takes them from `drawn`, and from the records without it.
+    """
+    samples = {
+        name: Sample(fields.latent(pick), noise, fields.label(name), fields.scores(pick))
+        for name, pick in composition.samples.items()
+    }
+    on_policy = composition.on_policy
+    if on_policy and drawn:
+        samples = _with_drawn(samples, drawn, noise, on_policy)
+        # a state on the trajectory is looked at where it is, and its prompt's other samples with it
+        t = t if on_policy.renoised else drawn.t
+    elif on_policy:
+        pick = Pick("own", on_policy.stand_in)
+        samples[OWN] = Sample(fields.latent(pick), noise, fields.label(pick.field), fields.scores(pick))
+    prompts = {slot: fields.condition(slot, pick) for slot, pick in composition.prompts.items()}
+    return Group(samples, prompts, t)
+
+
+def _with_drawn(
+    samples: Mapping[str, Sample], drawn: OwnState, noise: Float[Tensor, "b ..."], on_policy: OnPolicy
+) -> dict[str, Sample]:
+    """The policy's own sample beside the records', which are better, whatever they were compared with when stored."""
+    better = {name: replace(sample, label=torch.ones_like(sample.label)) for name, sample in samples.items()}
+    worse = torch.zeros(len(drawn.x0), dtype=drawn.x0.dtype, device=drawn.x0.device)
+    return {**better, OWN: Sample(drawn.x0, noise if on_policy.renoised else drawn.eps, worse)}

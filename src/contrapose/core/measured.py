@@ -1,0 +1,62 @@
+"""What is known of a comparison once all predictions are there: all that a link sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from jaxtyping import Float
+from torch import Tensor
+
+LIVE = ("rewards", "T", "D")
+"""The fields that depend on the trainee, through which the gradient flows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """`b` groups with `n` sides each; errors are means over a sample's elements, in the objective's space.
+
+    Rewards follow from T and R, but count as read by themselves: a link's slopes are taken in r, T and D, each where
+    the link reads it.
+    """
+
+    rewards: Float[Tensor, "b n"]
+    """r = (beta / 2) (R - T)."""
+    T: Float[Tensor, "b n"]
+    """mse(truth, trainee)."""
+    R: Float[Tensor, "b n"] | None
+    """mse(truth, reference); None without a reference."""
+    D: Float[Tensor, "b n"] | None
+    """mse(trainee, reference), how far the trainee has gone; None without a reference."""
+    overlap: Float[Tensor, "b n n"]
+    """Mean product of two sides' residuals, truth - trainee, without gradient; its diagonal is T."""
+    labels: Float[Tensor, "b n"]
+    """Each side's share of preference: (1, 0) for a decided pair, halves for a tie; 1 or 0 for a like or a dislike."""
+    level: Float[Tensor, " b"]
+    """Noise level, 0 for data and 1 for noise."""
+    scores: Mapping[str, Float[Tensor, "b n"]] = field(default_factory=dict)
+    """What judges say of the samples, by name."""
+    running: Mapping[str, float] = field(default_factory=dict)
+    """Means over earlier batches, by name (`running.Running`)."""
+
+    def live(self) -> dict[str, Float[Tensor, "b n"]]:
+        """What depends on the trainee, by name; D only where there is a reference."""
+        values = {name: getattr(self, name) for name in LIVE}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def with_live(self, live: Mapping[str, Float[Tensor, "b n"]]) -> Measured:
+        """The same groups, with these numbers in the place of those that `live` gave."""
+        return replace(self, rewards=live["rewards"], T=live["T"], D=live.get("D"))
+
+    def detached(self) -> Measured:
+        """The same numbers without gradient."""
+        return self.with_live({name: value.detach() for name, value in self.live().items()})
+
+    def scaled(self, kept: Float[Tensor, "b n"]) -> Measured:
+        """The same numbers, with each side's gradient multiplied by what is `kept` of it."""
+
+        def scale(value: Tensor) -> Tensor:
+            fixed = value.detach()
+            return fixed + kept * (value - fixed)
+
+        return self.with_live({name: scale(value) for name, value in self.live().items()})
