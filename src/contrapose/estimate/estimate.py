@@ -6,6 +6,7 @@ training steps: text is read before them and the encoders dropped, so they count
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -74,12 +75,15 @@ class Setup:
 
     @property
     def rows(self) -> tuple[int, int]:
-        """Predictions of frozen policies and of the trainee that a pair needs."""
-        plan, trained = self.objective.plan(), self.objective.trained
-        counts = [
-            sum(len(rows) for policy, rows in plan.items() if (policy in trained) == own) for own in (False, True)
-        ]
-        return counts[0], counts[1]
+        """Predictions of frozen policies and of trained ones that a pair needs."""
+        num_frozen = 0
+        num_trained = 0
+        for policy, rows in self.objective.plan().items():
+            if policy in self.objective.trained:
+                num_trained += len(rows)
+            else:
+                num_frozen += len(rows)
+        return num_frozen, num_trained
 
     @property
     def objective(self) -> Objective:
@@ -99,27 +103,34 @@ class Setup:
 
 @dataclass(frozen=True)
 class Flops:
-    """FLOPs (2 x multiply-adds): a row's forward, a row's forward and backward, a pair, an optimiser step; and once a
-    photograph or prompt for what is cached."""
+    """FLOPs of a run, two for every multiply-add."""
 
     forward: int
+    """One row through a frozen network."""
     trained: int
+    """One row through the trainee, forward and backward."""
     pair: int
     step: int
+    """One step of the optimiser, with what the method draws for it."""
     image: int
+    """Encoding one image, whose latents are then kept."""
     prompt: int
+    """Encoding one prompt, whose embeddings are then kept."""
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """The cost of a run."""
+class RunCost:
+    """What a run costs."""
 
     setup: Setup
     tokens: int
+    """Rows of text that the network reads."""
     latent: tuple[int, ...]
+    """Shape of one image's latents."""
     parameters: dict[str, int]
-    """By part of the pipeline."""
+    """Their number by part of the pipeline."""
     trainable: int
+    """Number of trained parameters."""
     memory: Memory
     checkpointed: Memory
     """The same with gradient checkpointing."""
@@ -136,11 +147,13 @@ class Skeleton:
     """A model without values in the form that a run would train, and what its passes cost; each is metered once."""
 
     def __init__(self, setup: Setup):
-        self.setup, self.dtype = setup, DTYPES[setup.precision]
+        self.setup = setup
+        self.dtype = DTYPES[setup.precision]
         self.needs_reference = bool(setup.rows[0])
         backbone = skeleton(setup.model, torch.float32 if setup.full else self.dtype)
         self.parameters = _parameters(backbone)
-        self.encoders = sum(n for part, n in self.parameters.items() if part.startswith("text")) * self.dtype.itemsize
+        of_encoders = [count for part, count in self.parameters.items() if part.startswith("text")]
+        self.encoders = sum(of_encoders) * self.dtype.itemsize
         self.shape = backbone.shape_for(setup.size)
         self.tokens = setup.text_tokens or backbone.text_rows
         self._quantised = {kind: quantised_bytes(backbone.network, kind) for kind in ("int8", "nf4")}
@@ -157,69 +170,81 @@ class Skeleton:
         return None if self.setup.precision == "fp32" else self.dtype
 
     def trainee(self, checkpointing: bool) -> Cost:
+        """One row through the trainee, forward and backward."""
         if checkpointing not in self._passes:
             self._passes[checkpointing] = self._metered(checkpointing)
         return self._passes[checkpointing]
 
     def _metered(self, checkpointing: bool) -> Cost:
-        """With adapters all bytes grow with the rows, near enough; with a full trainee not, so two rows are metered."""
-        one = self._pass(1, checkpointing)
-        return one.beside(self._pass(2, checkpointing)) if self.setup.full else one
+        one_row = self._pass(1, checkpointing)
+        if not self.setup.full:
+            return one_row  # with adapters, all bytes grow with the rows, near enough
+        return one_row.beside(self._pass(2, checkpointing))
 
     def _pass(self, rows: int, checkpointing: bool) -> Cost:
-        given = example(self.backbone, rows, self.shape, self.tokens)
+        """Forward and backward of so many rows."""
+        inputs = example(self.backbone, rows, self.shape, self.tokens)
         policies = self.backbone.policies
-        module, policy = policies.modules()[0], policies.trained[0]
-        return training_cost(lambda: self.backbone.predict(policy, *given), module, self.autocast, checkpointing)
+        module = policies.modules()[0]
+        policy = policies.trained[0]
+        return training_cost(lambda: self.backbone.predict(policy, *inputs), module, self.autocast, checkpointing)
 
     @cached_property
     def reference(self) -> Cost:
+        """One row through a frozen network."""
         policy = "reference" if self.needs_reference else self.backbone.policies.trained[0]
         row = example(self.backbone, 1, self.shape, self.tokens)
         return inference_cost(lambda: self.backbone.predict(policy, *row), self.autocast)
 
     def standing(self, setup: Setup) -> Memory:
         """Bytes that are there whatever the batch."""
-        full = setup.full
-        trained = sum(p.nbytes for p in self.trained)
-        frozen = module_bytes(self.backbone.policies.denoiser("reference")) if full and self.needs_reference else 0
-        frozen += setup.num_others * (frozen if full else trained)
-        states = sum(state_bytes(p, setup.optimizer) for p in self.trained)
-        weights = 0 if full else self._quantised[setup.quantize]
-        return Memory(weights, frozen, trained, trained, states, 0, 0)
+        trained = sum(parameter.nbytes for parameter in self.trained)
+        states = sum(state_bytes(parameter, setup.optimizer) for parameter in self.trained)
+        if setup.full:
+            weights = 0
+            reference = module_bytes(self.backbone.policies.denoiser("reference")) if self.needs_reference else 0
+            copies = reference * (1 + setup.num_others)
+        else:
+            weights = self._quantised[setup.quantize]
+            copies = trained * setup.num_others  # adapters on the same network
+        return Memory(weights, copies, trained, gradients=trained, optimizer=states, activations=0, working=0)
 
     def memory(self, setup: Setup) -> Memory:
         """Bytes by part of this setup, which may differ from the skeleton's in what does not change the network."""
-        frozen, trainee = (rows * setup.micro_batch for rows in setup.rows)
-        at_once = -(-trainee // 2) if setup.split_pairs else trainee
+        num_frozen, num_trained = setup.rows
+        with_gradient = num_trained * setup.micro_batch
+        without_gradient = num_frozen * setup.micro_batch
+        if setup.split_pairs:
+            # every trained row is predicted once without gradient, then half of them at a time with it
+            without_gradient = max(without_gradient, with_gradient)
+            with_gradient = math.ceil(with_gradient / 2)
         cost = self.trainee(setup.gradient_checkpointing)
-        saved = cost.saved_for(at_once)
-        without_gradient = max(frozen, trainee if setup.split_pairs else 0)
-        peak = max(cost.peak_for(at_once), without_gradient * self.reference.peak if without_gradient else 0)
+        saved = cost.saved_for(with_gradient)
+        peak = cost.peak_for(with_gradient)
+        if without_gradient:
+            peak = max(peak, without_gradient * self.reference.peak)
         return replace(self.standing(setup), activations=saved, working=max(peak - saved, 0))
 
 
-@lru_cache(maxsize=8)
-def _skeleton(key: Setup) -> Skeleton:
-    return Skeleton(key)
+_skeleton = lru_cache(maxsize=8)(Skeleton)
 
 
 def skeleton_of(setup: Setup) -> Skeleton:
     """The skeleton of a setup; setups whose network is the same share one."""
-    return _skeleton(
-        Setup(
-            setup.model, setup.method, setup.full, setup.lora_rank, setup.precision,
-            size=setup.size, text_tokens=setup.text_tokens,
-        )
+    of_network = Setup(
+        setup.model, setup.method, setup.full, setup.lora_rank, setup.precision,
+        size=setup.size, text_tokens=setup.text_tokens,
     )  # fmt: skip
+    return _skeleton(of_network)
 
 
-def estimate_run(setup: Setup) -> Estimate:
+def estimate_run(setup: Setup) -> RunCost:
     """What this setup costs; raises `UserError` for a model or size that is not to be had."""
     bones = skeleton_of(setup)
-    texts, elements = bones.backbone, torch.Size(bones.shape).numel()
+    texts = bones.backbone
+    elements = torch.Size(bones.shape).numel()
     typical = min(TYPICAL_TOKENS, bones.tokens) if texts.trims_text else bones.tokens
-    return Estimate(
+    return RunCost(
         setup=setup,
         tokens=bones.tokens,
         latent=tuple(bones.shape),
@@ -235,14 +260,16 @@ def estimate_run(setup: Setup) -> Estimate:
 
 
 def _flops(setup: Setup, bones: Skeleton) -> Flops:
-    frozen, trainee = setup.rows
+    num_frozen, num_trained = setup.rows
     cost = bones.trainee(setup.gradient_checkpointing)
-    again = trainee * cost.forward if setup.split_pairs else 0
-    pair = frozen * bones.reference.total + trainee * cost.total + again
+    pair = num_frozen * bones.reference.total + num_trained * cost.total
+    if setup.split_pairs:
+        pair += num_trained * cost.forward  # predicted once more, without gradient
+    step = pair * setup.batch_size
+    if setup.on_policy:
+        step += setup.on_policy.num_rollouts * setup.on_policy.num_steps * bones.reference.total
     image, prompt = once_flops(bones.backbone, bones.shape)
-    own = setup.on_policy
-    drawn = own.num_rollouts * own.num_steps * bones.reference.total if own else 0
-    return Flops(bones.reference.total, cost.total, pair, pair * setup.batch_size + drawn, image, prompt)
+    return Flops(bones.reference.total, cost.total, pair, step, image, prompt)
 
 
 def once_flops(backbone: Backbone, shape: tuple[int, ...]) -> tuple[int, int]:

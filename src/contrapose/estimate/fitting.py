@@ -13,7 +13,7 @@ USABLE = 0.95  # of a card: the driver keeps some, and the allocator's fragments
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CardFit:
     """Whether a run fits on a card of so many GiB: `changes` are the settings that make it fit, None when none do."""
 
     card: int
@@ -22,13 +22,15 @@ class Verdict:
     """Needed with the changes, or as it is when none help."""
 
     def __str__(self) -> str:
-        need = f"{self.bytes / 2**30:.1f} GiB"
+        size = f"{self.bytes / 2**30:.1f} GiB"
         if self.changes is None:
-            return f"does not fit ({need} as it is)"
-        return f"fits ({need})" if not self.changes else f"with {', '.join(self.changes)} ({need})"
+            return f"does not fit ({size} as it is)"
+        if self.changes:
+            return f"with {', '.join(self.changes)} ({size})"
+        return f"fits ({size})"
 
 
-def fit(setup: Setup, card: int) -> Verdict:
+def fit(setup: Setup, card: int) -> CardFit:
     """The first way in `ways` that fits on a card of so many GiB."""
     budget = card * 2**30 * USABLE
     for base_changes, base in bases(setup):
@@ -38,8 +40,8 @@ def fit(setup: Setup, card: int) -> Verdict:
         for changes, way in ways(base):
             needed = _needed(way)
             if needed <= budget:
-                return Verdict(card, (*base_changes, *changes), needed)
-    return Verdict(card, None, _needed(setup))
+                return CardFit(card, (*base_changes, *changes), needed)
+    return CardFit(card, None, _needed(setup))
 
 
 def bases(setup: Setup) -> Iterator[tuple[tuple[str, ...], Setup]]:
@@ -47,16 +49,19 @@ def bases(setup: Setup) -> Iterator[tuple[tuple[str, ...], Setup]]:
     changes: tuple[str, ...] = ()
     yield changes, setup
     if setup.precision == "fp32":
-        setup, changes = replace(setup, precision="bf16"), ("--precision bf16",)
+        setup = replace(setup, precision="bf16")
+        changes = ("--precision bf16",)
         yield changes, setup
     if setup.full:
         if setup.optimizer == "adamw":
             yield (*changes, "--optimizer adamw-8bit"), replace(setup, optimizer="adamw-8bit")
-        setup, changes = replace(setup, full=False), (*changes, "LoRA (no --full)")
+        setup = replace(setup, full=False)
+        changes = (*changes, "LoRA (no --full)")
         yield changes, setup
-    kinds = ("int8", "nf4")
-    for kind in kinds[kinds.index(setup.quantize) + 1 if setup.quantize in kinds else 0 :]:
-        yield (*changes, f"--quantize {kind}"), replace(setup, quantize=kind)
+    if setup.quantize == "none":
+        yield (*changes, "--quantize int8"), replace(setup, quantize="int8")
+    if setup.quantize != "nf4":
+        yield (*changes, "--quantize nf4"), replace(setup, quantize="nf4")
 
 
 def ways(setup: Setup) -> Iterator[tuple[tuple[str, ...], Setup]]:
@@ -64,12 +69,16 @@ def ways(setup: Setup) -> Iterator[tuple[tuple[str, ...], Setup]]:
     changes: tuple[str, ...] = ()
     yield changes, setup
     if not setup.gradient_checkpointing:
-        setup, changes = replace(setup, gradient_checkpointing=True), ("--gradient-checkpointing",)
+        setup = replace(setup, gradient_checkpointing=True)
+        changes = ("--gradient-checkpointing",)
         yield changes, setup
-    for size in (n for n in range(setup.micro_batch - 1, 0, -1) if setup.batch_size % n == 0):
-        yield (*changes, f"--micro-batch {size}"), replace(setup, micro_batch=size)
-    if setup.rows[1] > 1 and not setup.split_pairs:
-        changes = (*changes, "--micro-batch 1") if setup.micro_batch > 1 else changes
+    for size in range(setup.micro_batch - 1, 0, -1):
+        if setup.batch_size % size == 0:
+            yield (*changes, f"--micro-batch {size}"), replace(setup, micro_batch=size)
+    _, num_trained = setup.rows
+    if num_trained > 1 and not setup.split_pairs:
+        if setup.micro_batch > 1:
+            changes = (*changes, "--micro-batch 1")
         yield (*changes, "--split-pairs"), replace(setup, micro_batch=1, split_pairs=True)
 
 

@@ -51,7 +51,7 @@ class Cost:
     peak_fixed: int = 0
 
     def beside(self, two: Cost) -> Cost:
-        """The same, knowing what two rows cost: bytes lie on a line."""
+        """The same, knowing what two rows cost: bytes(n) = fixed + n slope, so fixed = 2 bytes(1) - bytes(2)."""
         return replace(self, saved_fixed=2 * self.saved - two.saved, peak_fixed=2 * self.peak - two.peak)
 
     def saved_for(self, rows: int) -> int:
@@ -63,11 +63,14 @@ class Cost:
         return self.peak_fixed + rows * (self.peak - self.peak_fixed)
 
 
-def _convolution_backward(gradient: Tensor, given: Tensor, weight: Tensor, *rest: Any, **_: Any) -> int:
+def _convolution_backward(gradient: Tensor, inputs: Tensor, weight: Tensor, *rest: Any, **_: Any) -> int:
     """As much as the forward for either gradient that is asked for; PyTorch's own formula forgets the groups."""
-    transposed, wanted = rest[4], rest[7]
-    forward = 2 * (given if transposed else gradient).numel() * weight[0].numel()
-    return forward * (wanted[0] + wanted[1])
+    # convolution_backward(gradient, inputs, weight, bias, stride, padding, dilation, transposed, ..., groups, mask)
+    transposed = rest[4]
+    of_inputs, of_weight, _of_bias = rest[7]
+    larger = inputs if transposed else gradient
+    forward = 2 * larger.numel() * weight[0].numel()
+    return int(forward * (of_inputs + of_weight))
 
 
 _FORMULAS = {**flop_registry, torch.ops.aten.convolution_backward: _convolution_backward}
@@ -81,30 +84,35 @@ class Meter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.flops = self.bytes = self.peak = 0
-        self._known: set[int] = set()
+        self.flops = 0
+        self.bytes = 0
+        self.peak = 0
+        self._alive: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = {_key(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        made = func(*args, **kwargs)
-        for tensor in (t for t in tree_leaves(made) if isinstance(t, Tensor) and t.device.type == "meta"):
+        of_arguments = {_key(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
+        result = func(*args, **kwargs)
+        for tensor in tree_leaves(result):
+            if not isinstance(tensor, Tensor) or tensor.device.type != "meta":
+                continue
             key = _key(tensor)
-            if key not in given and key not in self._known:
+            if key not in of_arguments and key not in self._alive:
                 self._add(key, tensor.untyped_storage())
         self.peak = max(self.peak, self.bytes)
         if formula := _FORMULAS.get(func.overloadpacket):
-            self.flops += formula(*args, **kwargs, out_val=made)
-        return made
+            self.flops += formula(*args, **kwargs, out_val=result)
+        return result
 
     def _add(self, key: int, storage: torch.UntypedStorage) -> None:
+        """Count a storage until its last tensor is gone."""
         size = storage.nbytes()
-        self._known.add(key)
+        self._alive.add(key)
         self.bytes += size
         weakref.finalize(storage, self._remove, key, size)
 
     def _remove(self, key: int, size: int) -> None:
-        self._known.discard(key)
+        self._alive.discard(key)
         self.bytes -= size
 
 
@@ -117,11 +125,22 @@ class AsOnGPU(TorchFunctionMode):
         self.cache: dict[int, Tensor] | None = {} if cached else None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
-        wanted = self.dtype if name in _PRODUCTS else torch.float32 if name in _PRECISE else None
-        if self.dtype is not None and wanted is not None:
-            args, kwargs = tree_map(lambda v: self._cast(v, wanted), (args, kwargs))
-        return (_attention if name == "scaled_dot_product_attention" else func)(*args, **kwargs)
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        dtype = self._dtype_of(name)
+        if dtype is not None:
+            args, kwargs = tree_map(lambda value: self._cast(value, dtype), (args, kwargs))
+        if name == "scaled_dot_product_attention":
+            return _attention(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _dtype_of(self, function: str) -> torch.dtype | None:
+        """The precision that autocast gives a function's arguments; None where it leaves them alone."""
+        if self.dtype is None:
+            return None
+        if function in _PRODUCTS:
+            return self.dtype
+        return torch.float32 if function in _PRECISE else None
 
     def _cast(self, value: Any, dtype: torch.dtype) -> Any:
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == dtype:
@@ -148,10 +167,11 @@ def _attention(
 
 def saved_bytes(run: Callable[[], Tensor], parameters: Iterable[Tensor]) -> tuple[int, Tensor]:
     """Bytes of the distinct storages that a forward pass keeps for its backward pass, parameters aside; its result."""
-    own, kept = {_key(p) for p in parameters}, {}
+    of_parameters = {_key(parameter) for parameter in parameters}
+    kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        if _key(tensor) not in own:
+        if _key(tensor) not in of_parameters:
             kept[_key(tensor)] = tensor.untyped_storage()
         return tensor
 
@@ -164,7 +184,7 @@ def training_cost(
     predict: Callable[[], Tensor], module: nn.Module, dtype: torch.dtype | None, checkpointing: bool
 ) -> Cost:
     """Forward and backward of the mean square of a prediction; `dtype` is autocast's, None without it."""
-    trained = [p for p in module.parameters() if p.requires_grad]
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)  # they are there from the second micro-batch on
     module.train()
@@ -185,8 +205,12 @@ def training_cost(
 
 def _checkpoint(dtype: torch.dtype | None, block: Callable[..., Any], *arguments: Any) -> Any:
     """As the networks checkpoint their blocks, with the stand-ins in force when the block runs again."""
-    again = lambda: (nullcontext(), AsOnGPU(dtype))  # noqa: E731
-    return checkpoint(block.__call__, *arguments, use_reentrant=False, context_fn=again)
+
+    def contexts() -> tuple[nullcontext[None], AsOnGPU]:
+        """Around the forward pass, and around the same once more."""
+        return nullcontext(), AsOnGPU(dtype)
+
+    return checkpoint(block.__call__, *arguments, use_reentrant=False, context_fn=contexts)
 
 
 @torch.no_grad()

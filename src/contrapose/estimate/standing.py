@@ -48,18 +48,22 @@ def quantised_bytes(module: nn.Module, kind: str) -> int:
     """
     linear = [part.weight for part in module.modules() if isinstance(part, nn.Linear)]
     counted = {id(weight) for weight in linear}
-    rest = sum(p.nbytes for p in (*module.parameters(), *module.buffers()) if id(p) not in counted)
-    if kind == "nf4":
-        return rest + sum(math.ceil(w.numel() / 2) + 4 * math.ceil(w.numel() / 64) for w in linear)
-    return rest + sum(w.numel() + 4 * w.shape[0] for w in linear)
+    total = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()) if id(tensor) not in counted)
+    for weight in linear:
+        if kind == "nf4":
+            total += math.ceil(weight.numel() / 2) + 4 * math.ceil(weight.numel() / 64)
+        else:
+            total += weight.numel() + 4 * weight.shape[0]
+    return total
 
 
 def state_bytes(parameter: Tensor, optimizer: Optimizer) -> int:
     """The optimiser's state of one tensor: two moments in float32 or 8 bits, or a row and a column of the second."""
     count = parameter.numel()
     if optimizer == "adafactor":
-        factored = parameter.ndim > 1
-        return 4 * (count // parameter.shape[-1] + count // parameter.shape[-2]) if factored else 4 * count
+        if parameter.ndim < 2:
+            return 4 * count
+        return 4 * (count // parameter.shape[-1] + count // parameter.shape[-2])
     if optimizer == "adamw-8bit" and count >= 4096:  # bitsandbytes leaves small tensors in float32
-        return 2 * count + 8 * -(-count // 256)  # and keeps a scale for every block of 256
+        return 2 * count + 8 * math.ceil(count / 256)  # and keeps a float32 scale of each moment for every 256 values
     return 8 * count
