@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal, Protocol
 
 import yaml
 
@@ -18,6 +18,7 @@ from contrapose.errors import UserError
 
 MOST_BYTES = 1 << 20  # of a YAML file
 MOST_LEVELS = 32  # of lists and mappings inside each other
+_MARK = b"\xef\xbb\xbf"
 _SHOWN = 200  # characters of a reader's own words
 
 
@@ -99,24 +100,33 @@ def load_json(path: Path, mend: str = "") -> Any:
         raise UserError(f"{path}: not readable as JSON: {_short(str(error))}{_ending(mend)}") from None
 
 
-def json_lines(path: Path, mend: str = "") -> Iterator[tuple[int, dict[str, Any]]]:
+class Opened(Protocol):
+    """A path, here or on another machine, whose bytes can be read."""
+
+    def open(self, mode: Literal["rb"], /) -> IO[bytes]: ...
+
+
+def json_lines(path: Opened, mend: str = "") -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a file of JSON lines with their lines' numbers, counted from 1; blank lines are passed over.
 
-    Raises `UserError` naming the file and the line when it is missing, not UTF-8, broken, or holds something else than
-    objects.
+    Byte order marks are dropped, of joined files too. Raises `UserError` naming the file and the line when it is
+    missing, not UTF-8, broken, or holds something else than objects.
     """
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, _object(path, number, line, mend)
+                text = line.removeprefix(_MARK).strip()
+                if text:
+                    yield number, _object(path, number, text, mend)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
 
 
-def _object(path: Path, number: int, line: bytes, mend: str) -> dict[str, Any]:
+def _object(path: Opened, number: int, line: bytes, mend: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        if b"\0" in line:
+            raise ValueError("it holds a NUL character")
+        row = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: line {number}: not readable as JSON: {_short(str(error))}{_ending(mend)}") from None
     if not isinstance(row, dict):

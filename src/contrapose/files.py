@@ -249,3 +249,11 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def is_writable(text: str) -> bool:
+    """Whether every file can hold a text: it has no NUL and no half of a surrogate pair, such as JSON's "\\ud83d"."""
+    try:
+        return b"\0" not in text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False

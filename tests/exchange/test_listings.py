@@ -152,9 +152,9 @@ def test_a_path_may_wander_inside(listed: Callable[..., Listing]) -> None:
         (_row(1, float("nan"), 0), "line 3: `prefer_0` is nan"),
         (_row(1, 10**400, 0), "line 3: `prefer_0` is 1000"),
         (_row(1, image_0=3), "line 3: `image_0` is 3; write the name of a file"),
-        ({"prompt": "a cat", "image_0": "a.png"}, "line 3: has no `image_1` field (fields found: image_0)"),
-        ({"image_0": "a.png"}, "line 3: has no `prompt` field"),
-        ('{"prompt": ', "line 3: is not one JSON object"),
+        ({"prompt": "a cat", "image_0": "a.png"}, "line 3: has no `image_1` field (fields found: prompt, image_0)"),
+        ({"image_0": "a.png", "image_1": "b.png"}, "line 3: has no `prompt` field"),
+        ('{"prompt": ', "line 3: not readable as JSON"),
     ],
 )
 def test_a_listing_that_is_wrong_is_the_users_to_mend(

@@ -225,8 +225,9 @@ def test_splits_in_folders_are_never_mixed(tmp_path: Path) -> None:
         path = tmp_path / "default" / split / "0000.parquet"
         path.parent.mkdir(parents=True)
         pq.write_table(pa.table({"image": [_picture()], "text": ["a"]}), path)
-    with pytest.raises(UserError, match="has the splits test, train in folders; name one of them"):
+    with pytest.raises(UserError, match="has the splits test, train; choose one with --split"):
         list(list_photos(tmp_path))
-    with pytest.raises(UserError, match=r"has no split train .*name that folder"):
-        list(list_photos(tmp_path, "train"))
+    assert [photo.name for photo in list_photos(tmp_path, "train")] == ["default/train/0000.parquet row 1"]
+    with pytest.raises(UserError, match=r"has no split dev \(found: test, train\)"):
+        list(list_photos(tmp_path, "dev"))
     assert len(list(list_photos(tmp_path / "default" / "train"))) == 1

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from contrapose.containers import row
 from contrapose.containers.images import read_image
 from contrapose.containers.left_out import LeftOut
 from contrapose.errors import UserError
-from contrapose.exchange.listings import listed
 from contrapose.photographs.photos import Photo, list_photos
 
 COLOURS = ("red", "lime", "blue", "white", "black")
@@ -152,7 +152,7 @@ def test_tables_do_not_leave_their_folder(tmp_path: Path, kind: str, name: str) 
     assert state == "skipped" and reason is not None and ("leaves the folder" in reason or "leads out" in reason)
 
 
-@pytest.mark.parametrize("caption", [None, 3, ["a", "b"], "half \ud83d", "a\0b"])
+@pytest.mark.parametrize("caption", [None, 3, [], [1, " "], "half \ud83d", "a\0b"])
 def test_captions_that_are_none(tmp_path: Path, caption: object) -> None:
     _write(tmp_path / "1.png", _image("red"))
     table = _table(tmp_path / "t.jsonl", [{"file_name": "1.png", "text": caption}])
@@ -316,19 +316,19 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "prompts": (lambda f: _write(f / "p.txt", "a cat\n"), r"p\.txt: is no source of photographs; .*tables \(\.csv"),
     "prompts.jsonl": (lambda f: _write(f / "p.jsonl", '{"prompt": "a"}'), "line 1: names no image file .found: prompt"),
     "pairs": (lambda f: _write(f / "m.jsonl", '{"image_0": "a", "image_1": "b"}'), "found: image_0, image_1"),
-    "broken": (lambda f: _write(f / "m.jsonl", '\n{"file_name": '), r"m\.jsonl: line 2: is not one JSON object"),
-    "latin": (lambda f: _write(f / "m.jsonl", b'{"text": "\xe9"}'), r"line 1: is not one JSON object \('utf-8'"),
-    "a list": (lambda f: _write(f / "m.jsonl", "[1]"), "line 1: is not a JSON object"),
+    "broken": (lambda f: _write(f / "m.jsonl", '\n{"file_name": '), r"m\.jsonl: line 2: not readable as JSON"),
+    "latin": (lambda f: _write(f / "m.jsonl", b'{"text": "\xe9"}'), r"line 1: not readable as JSON: 'utf-8'"),
+    "a list": (lambda f: _write(f / "m.jsonl", "[1]"), "line 1: not a JSON object"),
     "no name": (lambda f: _write(f / "m.jsonl", '{"file_name": 3}'), "line 1: `file_name` is 3; write the name"),
     "columns": (lambda f: _write(f / "t.csv", "a;file_name\n1;x.png\n"), "names no image file .found: a;file_name"),
     "commas": (lambda f: _write(f / "t.csv", "file_name,text\nx.png,a, b\n"), "line 2: has 3 fields"),
     "empty.csv": (lambda f: _write(f / "t.csv", ""), r"t\.csv: is empty"),
-    "prompts.json": (lambda f: _write(f / "p.json", '[{"prompt": "a"}]'), "entry 1: has no `path1` and `path2`"),
+    "prompts.json": (lambda f: _write(f / "p.json", '[{"prompt": "a"}]'), "names no image file .found: prompt"),
     "no list": (lambda f: _write(f / "p.json", '{"prompt": "a"}'), "is not a JSON list"),
     "cut list": (lambda f: _write(f / "p.json", json.dumps([_entry(model1="a")])[:-9]), "entry 1: is cut short"),
     "drawn alone": (lambda f: _write(f / "p.json", json.dumps([_entry(model1="sd3")])), "holds no photographs"),
     "no parquet": (lambda f: _write(f / "p.parquet", b"PAR1"), r"p\.parquet: is cut short or no Parquet"),
-    "no image": (lambda f: _parquet(f / "p.parquet", {"url": ["a"], "text": ["b"]}), "has no column image"),
+    "no image": (lambda f: _parquet(f / "p.parquet", {"url": ["a"], "text": ["b"]}), "names no image file .found: url"),
     "paths": (lambda f: _parquet(f / "p.parquet", {"image": ["a.png"]}), "its column image is of string; write"),
     "half a pair": (
         lambda f: _parquet(f / "p.parquet", {"jpg_0": [b"a"], "jpg_1": [b"b"], "caption": ["c"]}),
@@ -375,7 +375,7 @@ def _peak(source: Path, num: int) -> int:
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_memory_is_flat(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without asking the disk for every file, which takes most of the time, and more when memory is traced."""
-    monkeypatch.setattr(listed, "inside", lambda folder, name: folder / name)
+    monkeypatch.setattr(row, "inside", lambda folder, name: folder / name)
     few, many = (_peak(_listing(tmp_path / f"{num}.{kind}", num), num) for num in (5_000, 50_000))
     assert many < 1.1 * few + 20_000
     assert many < 1_000_000

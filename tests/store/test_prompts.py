@@ -68,11 +68,11 @@ def test_prompt_id_is_sha256_of_the_text():
         ("p.txt", "a\n\nb\0c", ["line 3", "NUL"]),
         ("p.txt", "", ["no prompts"]),
         ("p.txt", "\n \n", ["no prompts"]),
-        ("p.csv", "a cat", [".txt", ".jsonl"]),
+        ("p.md", "a cat", [".txt", ".jsonl", ".parquet"]),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": "b"', ["line 2", "JSON"]),
         ("p.jsonl", '["a"]', ["line 1", "object"]),
         ("p.jsonl", "[" * 100_000, ["line 1"]),
-        ("p.jsonl", '{"text": "a", "id": 3}', ["line 1", "`prompt`", "text, id"]),
+        ("p.jsonl", '{"words": "a", "id": 3}', ["line 1", "`prompt`", "words, id"]),
         ("p.jsonl", '{"prompt": 7}', ["line 1", "string"]),
         ("p.jsonl", '{"prompt": " "}', ["line 1"]),
         ("p.jsonl", r'{"prompt": "a\u0000b"}', ["line 1", "NUL"]),
@@ -91,7 +91,7 @@ def test_bad_input_is_named(tmp_path, name, data, parts):
 
 
 def test_missing_file_and_folder_are_named(tmp_path):
-    with pytest.raises(UserError, match="no such prompt file"):
+    with pytest.raises(UserError, match="no such file; check the path"):
         read_prompts(tmp_path / "none.txt")
     (tmp_path / "folder.txt").mkdir()
     with pytest.raises(UserError, match="cannot be read"):

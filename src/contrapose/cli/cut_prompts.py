@@ -14,9 +14,9 @@ def tell_cut(path: Path, prompts: Sequence[Prompt], backbone: Backbone) -> None:
     """Say in one line how many of a file's prompts the text encoder will not read to their end, if there are any."""
     reader = reader_of(backbone)
     too_long = set(reader(dict.fromkeys(prompt.text for prompt in prompts)))
-    lines = [prompt.line for prompt in prompts if prompt.text in too_long]
-    if lines:
+    places = [prompt.place for prompt in prompts if prompt.text in too_long]
+    if places:
         print(
-            f"{path}: {len(lines)} of {len(prompts)} prompts have more than the {reader.limit} tokens that the text "
-            f"encoder reads, and are cut there; the first is on line {lines[0]}"
+            f"{path}: {len(places)} of {len(prompts)} prompts have more than the {reader.limit} tokens that the text "
+            f"encoder reads, and are cut there; the first is {places[0]}"
         )

@@ -21,8 +21,8 @@ from contrapose.exchange.imports import Import, import_pairs, plan_import, read_
 @dataclass(frozen=True)
 class Command(OnDevice):
     """Import pairs of images that you have, of any sizes: two folders with the same stems (--winners, --losers), or
-    a file or folder of another format (--source): metadata.jsonl, Pick-a-Pic's Parquet, webdataset tars, HPDv3's JSON,
-    CSV tables of RealAlign and of Diffusion-KTO, or DDSPO's prepared latents."""
+    a file or folder of another format (--source), here or at hf://datasets/...: chosen and rejected, Pick-a-Pic, HPDv3
+    and HPDv2, tables of RealAlign and of Diffusion-KTO, or DDSPO's prepared latents."""
 
     settings: Annotated[Import, tyro.conf.arg(name="")]
     out: Path

@@ -13,12 +13,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
 from contrapose.containers.left_out import Skip
+from contrapose.containers.places import Place
 from contrapose.containers.stored import InFile, Stored
 from contrapose.pixels import Size, as_rgb
 
@@ -35,7 +35,8 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # others, such as EPS,
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
 NUM_THREADS = min(8, os.cpu_count() or 1)
 _WARNINGS = threading.Lock()  # `warnings.catch_warnings` is for the whole process
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def unread(name: str) -> str:
@@ -43,14 +44,14 @@ def unread(name: str) -> str:
     return f"{name}: its format is not read ({', '.join(_FORMATS)} are); save it as one of those"
 
 
-def read_image(where: Path | Stored, max_pixels: int | None = None) -> Image.Image:
+def read_image(where: Place | Stored, max_pixels: int | None = None) -> Image.Image:
     """The image upright and in RGB, an animation's first frame; what says its format is the content, never the name.
 
     Raises `Skip`, with the image's name but never a place on this machine, when it is empty, broken, of no known
     format, or of more than `max_pixels` pixels, which is told before they are decoded. That limit is PIL's own, about
     89 million, unless it is given, and twice that at most.
     """
-    stored = InFile(where) if isinstance(where, Path) else where
+    stored = InFile(where) if isinstance(where, Place) else where
     try:
         data = stored.read()
         if not data:
@@ -108,7 +109,7 @@ class Seen(NamedTuple):
     digests: tuple[str, str]
 
 
-def look_at(pairs: Iterable[tuple[Path | Stored, Path | Stored]]) -> Iterator[Seen | Skip]:
+def look_at(pairs: Iterable[tuple[Place | Stored, Place | Stored]]) -> Iterator[Seen | Skip]:
     """What is seen of each pair, in order; the pairs are asked for as they are needed."""
     return several(_look, pairs)
 
@@ -128,7 +129,7 @@ def several(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         pool.shutdown(cancel_futures=True)
 
 
-def _look(pair: tuple[Path | Stored, Path | Stored]) -> Seen | Skip:
+def _look(pair: tuple[Place | Stored, Place | Stored]) -> Seen | Skip:
     try:
         first, second = (read_image(where) for where in pair)
     except Skip as skip:

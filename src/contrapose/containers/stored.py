@@ -9,11 +9,12 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from contrapose.containers.places import Place, size_of
 
 _MOST_BYTES = 1 << 30  # of an image file, so that no file takes all memory
 
@@ -29,7 +30,7 @@ class TooLarge(OSError):
 class InFile:
     """A file of its own."""
 
-    path: Path
+    path: Place
 
     @property
     def name(self) -> str:
@@ -37,7 +38,7 @@ class InFile:
 
     def read(self, most: int = _MOST_BYTES) -> bytes:
         """The file's bytes; `TooLarge` when they are more than `most`."""
-        size = self.path.stat().st_size
+        size = size_of(self.path)
         if size > most:
             raise TooLarge(size, most)
         return self.path.read_bytes()
@@ -47,7 +48,7 @@ class InFile:
 class InTar:
     """A member of an uncompressed tar, by the place of its bytes."""
 
-    path: Path
+    path: Place
     member: str
     offset: int
     size: int
@@ -69,7 +70,7 @@ class InTar:
 class InParquet:
     """A cell of a Parquet table that holds an image file, as bytes or as Hugging Face's {bytes, path}."""
 
-    path: Path
+    path: Place
     column: str
     group: int
     row: int
@@ -99,7 +100,7 @@ _ROWS = 32  # decoded at a time: several images that are looked at together are 
 
 
 @lru_cache(maxsize=4)  # a pair's two columns, and the next group's, as those looked at together may be of both
-def _column(path: Path, group: int, column: str) -> _Column:
+def _column(path: Place, group: int, column: str) -> _Column:
     return _Column(path, group, column)
 
 
@@ -109,13 +110,13 @@ class _Column:
     What is in memory is a page of the file, Parquet's smallest unit: 1,024 rows or fewer.
     """
 
-    def __init__(self, path: Path, group: int, column: str):
+    def __init__(self, path: Place, group: int, column: str):
         self._place = path, group, column
         self._restart()
 
     def _restart(self) -> None:
         path, group, column = self._place
-        file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+        file = pq.ParquetFile(path.open("rb"), buffer_size=1 << 20, pre_buffer=False)
         self._batches = file.iter_batches(_ROWS, row_groups=[group], columns=[column], use_threads=False)
         self._kept: deque[tuple[int, Any]] = deque(maxlen=2)
         self._next = 0

@@ -32,7 +32,7 @@ class Given:
 
 
 def _degraded(line: Prompt, file: Path) -> list[str]:
-    where = f"{file}: line {line.line}"
+    where = f"{file}: {line.place}"
     field = next((name for name in FIELDS if name in line.fields), None)
     if field is None:
         raise UserError(f"{where}: has neither `{FIELDS[0]}` nor `{FIELDS[1]}`; write the prompt's degraded ones there")

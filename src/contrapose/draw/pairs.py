@@ -21,7 +21,7 @@ from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.generation import Generation
 from contrapose.backbones.loading import Loading
 from contrapose.containers.left_out import LeftOut
-from contrapose.contents import digest_of
+from contrapose.containers.places import digest_at
 from contrapose.core.guidance import FreeScale
 from contrapose.degrade.degrader import Skipped, Words, choose
 from contrapose.degrade.degraders import DEGRADERS, AnyDegrader
@@ -110,9 +110,9 @@ def draw_pairs(draw: Draw, plan: Plan, backbone: Backbone, out: Path) -> Iterato
         return _draw_batch(draw, backbone, embeddings, records, shapes[size])
 
     with one_writer(out):
-        inputs = {"draw.model": model_digest(draw.model, draw), "draw.prompts": digest_of(draw.prompts)}
+        inputs = {"draw.model": model_digest(draw.model, draw), "draw.prompts": digest_at(draw.prompts)}
         if isinstance(draw.degrade, Given) and draw.degrade.file is not None:
-            inputs["draw.degrade.file"] = digest_of(draw.degrade.file)
+            inputs["draw.degrade.file"] = digest_at(draw.degrade.file)
         begin(out, {"draw": draw}, CONVERTER, backbone.fingerprint, records, plan.left_out, inputs)
         yield from fill(out, shards, draw.batch_size, make)
 

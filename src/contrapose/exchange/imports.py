@@ -32,7 +32,7 @@ from contrapose.exchange.latents import NOTE, Ready, plan_latents, read_pairs
 from contrapose.exchange.listings import FormatName, Listed, Listing, Reading, folder_pairs, source_pairs
 from contrapose.files import one_writer
 from contrapose.pixels import Size
-from contrapose.ranges import Batch, Seed, checked
+from contrapose.ranges import Batch, Count, Seed, checked
 from contrapose.seeds import seed_of
 from contrapose.store.buckets import Fit, apply, cover, nearest, plan_fit
 from contrapose.store.fitting import Fitting
@@ -57,8 +57,10 @@ class Import(Fitting, Reading, Loading):
     source: Path | None = None
     """Instead of two folders: a file or folder of any of the formats below; docs/importing.md shows each."""
     format: FormatName = "auto"
-    """Format of --source, told by its ending and columns unless named: metadata (.jsonl), pick-a-pic (.parquet files),
-    webdataset (.tar files), hpdv3 (.json), real-fake (RealAlign's .csv), kto (.csv), ddspo (.jsonl and latents)."""
+    """Format of --source, told by the fields of its first row unless named: metadata, pick-a-pic, webdataset
+    (tars), hpdv3, hpdv2, real-fake (RealAlign's), kto, chosen (with rejected and prompt, as TRL's), ddspo (latents)."""
+    limit: Count | None = None
+    """Pairs that are looked at, at most, of the first ones; all when unset."""
     seed: Seed = 0
     """Seed of crops and flips."""
     shard_size: Batch = 64
@@ -107,11 +109,11 @@ def read_listing(settings: Import) -> Listing:
     """The pairs that the settings name; no image is opened. Raises `UserError` for a listing that cannot be read."""
     reading = Reading(**{name: getattr(settings, name) for name in Reading.__dataclass_fields__})
     if settings.source is not None:
-        return source_pairs(settings.source, reading, settings.format)
+        return source_pairs(settings.source, reading, settings.format, settings.limit)
     if settings.metadata is not None:
-        return source_pairs(settings.metadata, reading, "metadata")
+        return source_pairs(settings.metadata, reading, "metadata", settings.limit)
     assert settings.winners is not None and settings.losers is not None
-    return folder_pairs(settings.winners, settings.losers, reading)
+    return folder_pairs(settings.winners, settings.losers, reading, settings.limit)
 
 
 def plan_import(

@@ -21,7 +21,7 @@ from contrapose.backbones.digests import model_digest, run_digest
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.generation import Generation
 from contrapose.backbones.loading import Loading
-from contrapose.contents import digest_of
+from contrapose.containers.places import digest_at
 from contrapose.core.group import Condition
 from contrapose.core.guidance import GUIDANCES, AnyGuidance
 from contrapose.errors import UserError
@@ -105,7 +105,7 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator
 
 def inputs_of(settings: Sampling) -> dict[str, str]:
     """Digests of all that the settings name, by the names of the settings; `UserError` for what is not there."""
-    inputs = {"model": model_digest(settings.model, settings), "prompts": digest_of(settings.prompts)}
+    inputs = {"model": model_digest(settings.model, settings), "prompts": digest_at(settings.prompts)}
     for name in ("adapter", "positive", "negative"):
         run = getattr(settings, name)
         if run is not None:

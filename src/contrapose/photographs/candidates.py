@@ -21,11 +21,10 @@ from contrapose.containers.images import digest, read_image
 from contrapose.containers.left_out import LeftOut, Skip
 from contrapose.containers.stored import InFile, InParquet, InTar, Stored
 from contrapose.errors import UserError
-from contrapose.files import naming_a_full_disk
+from contrapose.files import is_writable, naming_a_full_disk
 from contrapose.seeds import seed_of
 from contrapose.store.buckets import Size, apply, plan_fit
 from contrapose.store.pairs import PairRecord
-from contrapose.store.prompts import is_writable
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from contrapose.contents import digest_of_parts, file_digest
 from contrapose.errors import UserError
+from contrapose.files import is_writable
 from contrapose.store.manifest import MADE, MANIFEST, read_manifest
-from contrapose.store.prompts import is_writable
 from contrapose.tensors import save_tensors
 
 _SIDES = ["loser", "winner"]

@@ -1,24 +1,33 @@
-"""Reading prompts from `.txt` (one per line) and `.jsonl` (a `prompt` field, as GenEval's metadata lines have)."""
+"""Reading prompts: one a line of a `.txt`, or a column of any container, such as GenEval's and PartiPrompts' files."""
+
+from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from contrapose.containers.places import Place, place_of
+from contrapose.containers.readers import READERS, file_rows, files_of, readable
+from contrapose.containers.row import Row
+from contrapose.containers.stored import Stored
 from contrapose.errors import UserError
 
+COLUMNS = ("prompt", "Prompt", "caption", "text")
 _MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt and whatever else its line said; `fields` never holds `prompt` itself. `line` counts from 1."""
+    """One prompt and whatever else its row said; `fields` never holds the prompt itself.
+
+    `place` is its line, entry or row within the file.
+    """
 
     text: str
     fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    line: int = field(default=0, compare=False)
+    place: str = field(default="", compare=False)
 
 
 def prompt_id(text: str) -> str:
@@ -27,31 +36,16 @@ def prompt_id(text: str) -> str:
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Return the file's prompts in order, duplicates kept; UserError names the file, the line and the mend."""
-    path = Path(path)
-    parsers = {".txt": _from_text, ".jsonl": _from_json}
-    parse = parsers.get(path.suffix.lower())
-    if parse is None:
-        raise UserError(f"{path}: prompts are read from .txt (one per line) or .jsonl; write them alone into one")
-    prompts = []
-    for number, line in _lines(path):
-        where = f"{path}: line {number}"
-        prompt = parse(line, where)
-        if "\0" in prompt.text:
-            raise UserError(f"{where}: the prompt holds a NUL character; remove it")
-        _check_whole("the prompt", prompt.text, where)
-        prompts.append(replace(prompt, line=number))
+    """Return the file's prompts in order, duplicates kept; UserError names the file, the place and the fix.
+
+    They are the lines of a .txt, or the first of the columns `prompt`, `Prompt`, `caption` and `text` in a table, JSON
+    lines, a JSON list (whose entries may be texts) or a Parquet file; other columns become `fields`.
+    """
+    place = place_of(Path(path))
+    prompts = list(_of_text(place) if place.suffix.lower() == ".txt" else _of_rows(place))
     if not prompts:
-        raise UserError(f"{path}: holds no prompts; write at least one line")
+        raise UserError(f"{place}: holds no prompts; write at least one")
     return prompts
-
-
-def is_writable(text: str) -> bool:
-    """Whether every file can hold a text: it has no NUL and no half of a surrogate pair, such as JSON's "\\ud83d"."""
-    try:
-        return b"\0" not in text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
 
 
 def num_duplicates(prompts: Sequence[Prompt]) -> int:
@@ -59,14 +53,18 @@ def num_duplicates(prompts: Sequence[Prompt]) -> int:
     return len(prompts) - len({prompt.text for prompt in prompts})
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _of_text(path: Place) -> Iterator[Prompt]:
+    for number, line in _lines(path):
+        text = line.strip()
+        where = f"{path}: line {number}"
+        _check_text("the prompt", text, where)
+        yield Prompt(text, place=f"line {number}")
+
+
+def _lines(path: Place) -> Iterator[tuple[int, str]]:
     """Yield (number, text) for every line that is not blank; byte order marks, of joined files too, are dropped."""
-    try:
+    with readable(path):
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such prompt file; check the path") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name a readable file") from None
     data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     # Split as bytes, so that a bad byte is told with its line and U+2028 stays inside its prompt.
     for number, raw in enumerate(data.split(b"\n"), start=1):
@@ -79,29 +77,29 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _from_text(line: str, where: str) -> Prompt:
-    return Prompt(line.strip())
+def _of_rows(source: Place) -> Iterator[Prompt]:
+    known = source.suffix.lower() in READERS
+    if not known and not source.is_dir():
+        endings = ", ".join([".txt", *READERS])
+        raise UserError(f"{source}: prompts are read from {endings}; write them alone into a .txt, one a line")
+    for path in files_of(source):
+        for row in file_rows(path):
+            yield _of_row(row)
 
 
-def _from_json(line: str, where: str) -> Prompt:
-    if "\0" in line:
-        raise UserError(f"{where}: holds a NUL character; remove it")
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: is not one JSON object ({error}); mend or remove the line") from None
-    if not isinstance(row, dict):
-        raise UserError(f'{where}: is not a JSON object; write {{"prompt": "..."}}')
-    text = row.pop("prompt", None)
-    if text is None:
-        found = ", ".join(row) or "none"
-        raise UserError(f"{where}: has no `prompt` field (fields found: {found}); add one")
+def _of_row(row: Row) -> Prompt:
+    column = next((name for name in COLUMNS if name in row.fields), None)
+    if column is None:
+        raise UserError(f"{row.where}: has no `{COLUMNS[0]}` field (fields found: {row.field_names}); add one")
+    text = row.fields[column]
     if not isinstance(text, str) or not text.strip():
-        raise UserError(f"{where}: `prompt` is not a string with words in it; mend or remove the line")
-    for name, value in row.items():
+        raise UserError(f"{row.where}: `{column}` is not a string with words in it; fix or remove it")
+    _check_text("the prompt", text, row.where)
+    others = {name: value for name, value in row.fields.items() if name != column and not isinstance(value, Stored)}
+    for name, value in others.items():
         for part in _texts([name, value]):
-            _check_whole(f"field {name!a}", part, where)
-    return Prompt(text, row)
+            _check_whole(f"field {name!a}", part, row.where)
+    return Prompt(text, others, row.place)
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -115,6 +113,13 @@ def _texts(value: Any) -> Iterator[str]:
             waiting += value
         elif isinstance(value, dict):
             waiting += [*value, *value.values()]
+
+
+def _check_text(what: str, text: str, where: str) -> None:
+    """Raise `UserError` for a prompt that no later file could hold."""
+    if "\0" in text:
+        raise UserError(f"{where}: {what} holds a NUL character; remove it")
+    _check_whole(what, text, where)
 
 
 def _check_whole(what: str, text: str, where: str) -> None:

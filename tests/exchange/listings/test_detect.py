@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 from typing import Any, get_args
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from contrapose.errors import UserError
-from contrapose.exchange.listings import FORMATS, FormatName, Reading, folder_pairs
-from contrapose.exchange.listings.detect import detect
+from contrapose.exchange.listings import FORMATS, FormatName, Reading, detect, folder_pairs
 
 FILES = {
     "a.jsonl": ('\ufeff\n{"prompt": "a", "image_0": "0", "image_1": "1"}', "metadata"),
     "b.jsonl": ('{"prompt": "a", "pos_file": "0"}', "ddspo"),
-    "c.csv": ("\ufeffuid,prompt,real_image_path,fake_image_path", "real-fake"),
-    "d.csv": ("file_path, caption, label", "kto"),
+    "c.csv": ("\ufeffuid,prompt,real_image_path,fake_image_path\n1,2,3,4", "real-fake"),
+    "d.csv": ("file_path, caption, label\n1,2,3", "kto"),
     "e.json": ('[{"path1": "a"}, broken', "hpdv3"),
-    "f.PARQUET": ("", "pick-a-pic"),
-    "g.tar": ("", "webdataset"),
+    "f.json": ('[{"human_preference": [1, 0]}]', "hpdv2"),
+    "g.jsonl": ('{"prompt": "a", "chosen": "0", "rejected": "1"}', "chosen"),
+    "h.tsv": ("image_0\timage_1\n0\t1", "metadata"),
+    "i.csv": ("jpg_0,jpg_1,label_0,caption\n0,1,1,a", "pick-a-pic"),
+    "j.jsonl": ('{"jpg_0": "a"}', "webdataset"),
 }
 
 
@@ -33,10 +38,17 @@ def test_files(tmp_path: Path, name: str) -> None:
 
 
 def test_folders(tmp_path: Path) -> None:
-    for format, file in {"pick-a-pic": "data/train.parquet", "webdataset": "0.tar", "ddspo": "metadata.jsonl"}.items():
-        (tmp_path / format / file).parent.mkdir(parents=True)
-        (tmp_path / format / file).write_text('{"prompt": "a", "pos_file": "0"}')
-        assert detect(tmp_path / format) == format
+    (tmp_path / "ddspo").mkdir()
+    (tmp_path / "ddspo" / "metadata.jsonl").write_text('{"prompt": "a", "pos_file": "0"}')
+    assert detect(tmp_path / "ddspo") == "ddspo"
+    (tmp_path / "table" / "data").mkdir(parents=True)
+    row = {"jpg_0": b"a", "jpg_1": b"b", "label_0": 1, "caption": "a"}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "table" / "data" / "train.parquet")
+    assert detect(tmp_path / "table") == "pick-a-pic"
+    (tmp_path / "tars").mkdir()
+    with tarfile.open(tmp_path / "tars" / "0.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("0.jpg_0.jpg"))
+    assert detect(tmp_path / "tars") == "webdataset"
 
 
 @pytest.mark.parametrize(
@@ -44,12 +56,17 @@ def test_folders(tmp_path: Path) -> None:
     [
         ("none.csv", None, "no such file or folder"),
         ("a.xlsx", "", "its format is not known by its ending"),
-        ("a.csv", "image,text", "has no real_image_path or label (found: image, text), so it lists no pairs"),
+        (
+            "a.csv",
+            "image,text\n1,2",
+            "has the fields of no format (found: image, text), so it lists no pairs; formats have",
+        ),
         ("a.csv", "", "is empty"),
-        ("a.jsonl", '{"prompt": "a"}', "has no image_0 or pos_file (found: prompt)"),
-        ("a.jsonl", "[1]", "its first line is not one JSON object"),
-        ("a.jsonl", "", "has no image_0 or pos_file (found: nothing)"),
-        ("a.json", "[]", "has no path1 (found: nothing)"),
+        ("a.jsonl", '{"prompt": "a"}', "has the fields of no format (found: prompt)"),
+        ("a.jsonl", "[1]", "line 1: not a JSON object"),
+        ("a.jsonl", "", "holds no rows"),
+        ("a.json", "[]", "holds no rows"),
+        ("a.csv", "image,text", "holds no rows"),
         ("a.json", "{}", "is not a JSON list"),
     ],
 )

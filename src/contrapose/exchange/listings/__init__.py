@@ -1,44 +1,48 @@
-"""Which pairs of images there are: every format that people have them in, one file each.
+"""Which pairs of images there are: every format that people have them in, one file each over the rows of a container.
 
-A pair that cannot be used is left out with its reason; a file that is no listing is the user's to mend. What is in
+A pair that cannot be used is left out with its reason; a file that is no listing is the user's to fix. What is in
 memory are texts and the places of images, never the images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
 
 from contrapose.containers.left_out import LeftOut
+from contrapose.containers.places import Place, place_of
+from contrapose.containers.readers import rows_of
 from contrapose.errors import UserError
-from contrapose.exchange.listings import ddspo, folders, hpdv3, kto, metadata, pick_a_pic, real_fake, webdataset
-from contrapose.exchange.listings.detect import detect, place
-from contrapose.exchange.listings.listed import Listed, Reading, inside
+from contrapose.exchange.listings import folders
+from contrapose.exchange.listings.chosen import CHOSEN
+from contrapose.exchange.listings.ddspo import DDSPO
+from contrapose.exchange.listings.hpdv2 import HPDV2
+from contrapose.exchange.listings.hpdv3 import HPDV3
+from contrapose.exchange.listings.kto import KTO
+from contrapose.exchange.listings.listed import Format, Listed, Reading
+from contrapose.exchange.listings.metadata import METADATA
+from contrapose.exchange.listings.pick_a_pic import PICK_A_PIC, WEBDATASET
+from contrapose.exchange.listings.real_fake import REAL_FAKE
 
-__all__ = ["FORMATS", "FormatName", "Listed", "Listing", "Reading", "folder_pairs", "inside", "source_pairs"]
+__all__ = ["FORMATS", "FormatName", "Listed", "Listing", "Reading", "detect", "folder_pairs", "source_pairs"]
 
-FormatName = Literal["auto", "metadata", "pick-a-pic", "webdataset", "hpdv3", "real-fake", "kto", "ddspo"]
-
-
-class Format(NamedTuple):
-    """How one format is read, and which settings of `Reading` it takes."""
-
-    pairs: Callable[[Path, Reading], Iterator[Listed | LeftOut]]
-    takes: frozenset[str]
-
-
-FORMATS: dict[str, Format] = {
-    "metadata": Format(metadata.pairs, frozenset({"ties", "images"})),
-    "pick-a-pic": Format(pick_a_pic.pairs, frozenset({"ties", "split"})),
-    "webdataset": Format(webdataset.pairs, frozenset({"ties"})),
-    "hpdv3": Format(hpdv3.pairs, frozenset({"images", "only_models"})),
-    "real-fake": Format(real_fake.pairs, frozenset({"images"})),
-    "kto": Format(kto.pairs, frozenset({"images"})),
-    "ddspo": Format(ddspo.pairs, frozenset()),
+FORMATS: dict[str, Format] = {  # the first one whose fields are all there is the format of a row
+    "metadata": METADATA,
+    "pick-a-pic": PICK_A_PIC,
+    "webdataset": WEBDATASET,
+    "hpdv3": HPDV3,
+    "hpdv2": HPDV2,
+    "real-fake": REAL_FAKE,
+    "kto": KTO,
+    "chosen": CHOSEN,
+    "ddspo": DDSPO,
 }
-assert set(get_args(FormatName)) == {"auto", *FORMATS}
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[("auto", *FORMATS)]
 
 
 @dataclass(frozen=True)
@@ -52,36 +56,53 @@ class Listing:
     @property
     def latents(self) -> bool:
         """Whether the places are those of latents, not of images."""
-        return self.format == "ddspo"
+        return self.format != "auto" and FORMATS[self.format].latents
 
 
-def folder_pairs(winners: Path, losers: Path, reading: Reading | None = None) -> Listing:
-    """Images of the same stem in two folders, the caption in `winners/STEM.txt`.
+def folder_pairs(winners: Place, losers: Place, reading: Reading | None = None, limit: int | None = None) -> Listing:
+    """Images of the same stem in two folders, the caption beside the winner; `limit` pairs at most are looked at.
 
     Raises `UserError` when a folder is missing or holds no images, or for a setting that folders do not take.
     """
     _check_taken(reading or Reading(), frozenset(), "two folders")
-    return _listing(folders.pairs(winners, losers), "auto")
+    return _listing(folders.pairs(place_of(winners), place_of(losers)), "auto", limit)
 
 
-def source_pairs(source: Path, reading: Reading, format: FormatName = "auto") -> Listing:
-    """The pairs of a file or folder, whose format is told from its ending and columns when it is not given.
+def source_pairs(source: Place, reading: Reading, format: FormatName = "auto", limit: int | None = None) -> Listing:
+    """The pairs of a file or folder, whose format is told from its first row when it is not given.
 
     Raises `UserError` naming file and row for what cannot be read, and for a setting that the format does not take.
     """
-    name = detect(source) if format == "auto" else format
-    _check_taken(reading, FORMATS[name].takes, name)
-    return _listing(FORMATS[name].pairs(place(source), reading), name)
+    name = detect(source, reading.split) if format == "auto" else format
+    chosen = FORMATS[name]
+    _check_taken(reading, chosen.takes, name)
+    rows = rows_of(source, chosen.needs, reading.split)
+    return _listing(chosen.pairs(rows, reading), name, limit)
 
 
-def _listing(found: Iterable[Listed | LeftOut], format: str) -> Listing:
+def detect(source: Place, split: str | None = None) -> FormatName:
+    """The name of the source's format; raises `UserError` when its first row is of none."""
+    first = next(rows_of(source, (), split), None)
+    names = set() if first is None else {*first.fields, *first.kinds}
+    for name, format in FORMATS.items():
+        if names.issuperset(format.told_by):
+            return name
+    if first is None:
+        raise UserError(f"{source}: holds no rows, so it lists no pairs; name the file that lists them")
+    told = "; ".join(f"{name}: {', '.join(format.told_by)}" for name, format in FORMATS.items())
+    found = ", ".join(sorted(names)) or "nothing"
+    what = f"has the fields of no format (found: {found}), so it lists no pairs"
+    raise UserError(f"{first.source}: {what}; formats have {told}")
+
+
+def _listing(listed: Iterable[Listed | LeftOut], format: FormatName, limit: int | None) -> Listing:
     pairs: list[Listed] = []
     left_out: list[LeftOut] = []
-    for one in found:
-        if isinstance(one, LeftOut):
-            left_out.append(one)
+    for pair in islice(listed, limit):
+        if isinstance(pair, LeftOut):
+            left_out.append(pair)
         else:
-            pairs.append(one)
+            pairs.append(pair)
     return Listing(pairs, left_out, format)
 
 

@@ -6,26 +6,17 @@ prompt. They do not say which model drew them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from contrapose.containers.row import Row
+from contrapose.exchange.listings.listed import Format, Listed, Reading, each
 
-from contrapose.containers.left_out import LeftOut, attempt
-from contrapose.exchange.listings.listed import Listed, Reading, caption, stored
-from contrapose.exchange.listings.metadata import field
-from contrapose.store.prompts import Prompt, read_prompts
+FILES = ("pos_file", "neg_file")
+COLUMNS = ("prompt", "neg_prompt", *FILES)
 
 
-def pairs(path: Path, reading: Reading) -> Iterator[Listed | LeftOut]:
-    """The listing's lines, by the places of their latents; raises `UserError` naming the line that lacks a field."""
-    for row in read_prompts(path):
-        yield attempt(f"line {row.line}", _pair, path, row)
+def _pair(row: Row, reading: Reading) -> Listed:
+    degraded = row.caption("neg_prompt")
+    winner, loser = (row.image(key, row.source.parent / "latents") for key in FILES)
+    return Listed(row.name, row.caption("prompt"), winner, loser, degraded=degraded)
 
 
-def _pair(path: Path, row: Prompt) -> Listed:
-    name = f"line {row.line}"
-    where = f"{path}: {name}"
-    degraded = caption(field(row, "neg_prompt", where))
-    winner, loser = (
-        stored(path.parent / "latents", field(row, key, where), key, where) for key in ("pos_file", "neg_file")
-    )
-    return Listed(name, row.text, winner, loser, degraded=degraded)
+DDSPO = Format(("pos_file",), each(_pair, COLUMNS), COLUMNS, latents=True)

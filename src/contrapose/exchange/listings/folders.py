@@ -4,62 +4,81 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import PurePath
 
+from contrapose.containers.folders import CAPTION, said_beside, sidecars
 from contrapose.containers.images import IMAGES, UNREAD, unread
 from contrapose.containers.left_out import LeftOut, Skip, attempt
+from contrapose.containers.places import Entry, Place, entries, inside
+from contrapose.containers.readers import readable
+from contrapose.containers.row import caption_of, read_text
 from contrapose.containers.stored import InFile
 from contrapose.errors import UserError
-from contrapose.exchange.listings.listed import Listed, Missing, inside, is_hidden, text
-from contrapose.store.prompts import is_writable
+from contrapose.exchange.listings.listed import Listed
 
 
-def pairs(winners: Path, losers: Path) -> Iterator[Listed | LeftOut]:
-    """Images of the same stem in both folders, the caption in `winners/STEM.txt`.
+def pairs(winners: Place, losers: Place) -> Iterator[Listed | LeftOut]:
+    """Images of the same stem in both folders, the caption in `winners/STEM.txt` or another sidecar.
 
     Raises `UserError` when a folder is missing or holds no images.
     """
-    left, right = _by_stem(winners), _by_stem(losers)
+    left = _Images(winners)
+    right = _Images(losers)
 
-    def listed(stem: str) -> Listed:
-        winner, loser = (_only(found.get(stem, []), folder) for folder, found in ((winners, left), (losers, right)))
-        return Listed(stem, _caption(winners, stem), winner, loser)
+    def pair(stem: str) -> Listed:
+        winner, loser = left.only(stem), right.only(stem)
+        return Listed(stem, left.caption(winner.path.name), winner, loser)
 
-    for stem in sorted({*left, *right}):
-        yield attempt(stem, listed, stem)
-
-
-def _by_stem(folder: Path) -> dict[str, list[Path]]:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name one that holds images")
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in (*IMAGES, *UNREAD) and not is_hidden(path.name):
-            # macOS writes accents as letters of their own; both ways to write a name are one name
-            found.setdefault(unicodedata.normalize("NFC", path.stem), []).append(path)
-    if not found:
-        raise UserError(f"{folder}: holds no images ({', '.join(IMAGES)}); name the folder that they are in")
-    return found
+    for stem in sorted({*left.by_stem, *right.by_stem}):
+        yield attempt(stem, pair, stem)
 
 
-def _only(paths: list[Path], folder: Path) -> InFile:
-    if not paths:
-        raise Skip(f"no image of this name in {folder.name}")
-    if len(paths) > 1:
-        raise Skip(f"several images of this name in {folder.name}: {', '.join(path.name for path in paths)}")
-    if paths[0].suffix.lower() in UNREAD:
-        raise Skip(unread(paths[0].name))
-    return InFile(inside(folder, paths[0].name))
+class _Images:
+    """The images of a folder by their stems, in which both ways to write an accent are one name."""
 
+    def __init__(self, folder: Place):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; name one that holds images")
+        with readable(folder):
+            held = entries(folder)
+        self.folder = folder
+        self.beside = sidecars(held)
+        self.by_stem: dict[str, list[Entry]] = {}
+        for entry in held:
+            if entry.place.suffix.lower() in (*IMAGES, *UNREAD):
+                stem = unicodedata.normalize("NFC", PurePath(entry.name).stem)
+                self.by_stem.setdefault(stem, []).append(entry)
+        if not self.by_stem:
+            raise UserError(f"{folder}: holds no images ({', '.join(IMAGES)}); name the folder that they are in")
 
-def _caption(folder: Path, stem: str) -> str:
-    """The caption file's text in one line."""
-    name = f"{stem}.txt"
-    try:
-        path = inside(folder, name)
-    except Missing:
-        raise Skip(f"no caption {name} beside the winner", "no caption") from None
-    said = text(InFile(path))
-    if not said or not is_writable(said):
-        raise Skip(f"{name}: holds no caption", "no caption")
-    return " ".join(said.split())
+    def only(self, stem: str) -> InFile:
+        """The one image of this stem; raises `Skip` when there is none, or several."""
+        images = self.by_stem.get(stem, [])
+        if not images:
+            raise Skip(f"no image of this name in {self.folder.name}", "no partner")
+        if len(images) > 1:
+            names = ", ".join(image.name for image in images)
+            raise Skip(f"several images of this name in {self.folder.name}: {names}")
+        if images[0].place.suffix.lower() in UNREAD:
+            raise Skip(unread(images[0].name), "unreadable")
+        return InFile(inside(self.folder, images[0].name))
+
+    def caption(self, name: str) -> str:
+        """What the sidecars of an image say, in one line; raises `Skip` where that is nothing."""
+        said = said_beside(self.folder, PurePath(name), self.beside)
+        texts = [said[key] for key in (CAPTION, "text", "prompt") if key in said]
+        for text in texts:
+            try:
+                return " ".join(caption_of(text).split())
+            except Skip:
+                continue
+        raise self._why_none(f"{PurePath(name).stem}.txt")
+
+    def _why_none(self, sidecar: str) -> Skip:
+        """Why there is no caption: what is wrong with the usual sidecar, if it is there."""
+        try:
+            read_text(InFile(inside(self.folder, sidecar)))
+        except Skip as skip:
+            missing = skip.kind == "missing"
+            return Skip(f"no caption {sidecar} beside the winner", "no caption") if missing else skip
+        return Skip(f"{sidecar}: holds no caption", "no caption")

@@ -1,4 +1,4 @@
-"""Diffusion-KTO's CSV, a line an image: file_path, caption, label (1 liked, 0 disliked).
+"""Diffusion-KTO's table, a row an image: file_path, caption, label (1 liked, 0 disliked).
 
 The liked and the disliked images of one caption become pairs in the order of the table, first with first.
 """
@@ -6,50 +6,51 @@ The liked and the disliked images of one caption become pairs in the order of th
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
-from contrapose.containers.left_out import LeftOut, Skip
+from contrapose.containers.left_out import LeftOut, attempt
+from contrapose.containers.row import Row
 from contrapose.containers.stored import Stored
 from contrapose.errors import UserError
-from contrapose.exchange.listings.listed import Listed, Reading, caption, number, stored
-from contrapose.exchange.listings.tables import rows
+from contrapose.exchange.listings.listed import Format, Listed, Reading
 
 COLUMNS = ("file_path", "caption", "label")
 _WORDS = {True: "liked", False: "disliked"}
 
 
-def pairs(path: Path, reading: Reading) -> Iterator[Listed | LeftOut]:
-    """Each pair when its second image is met, and at the end the images that found no partner.
-
-    Raises `UserError` naming the line that is broken, or whose label is neither 1 nor 0.
-    """
-    waiting: dict[tuple[str, bool], deque[tuple[int, Stored]]] = defaultdict(deque)
-    for line, row in rows(path, COLUMNS):
-        liked = _liked(row["label"], f"{path}: line {line}")
-        try:
-            text = caption(row["caption"])
-            image = stored(reading.folder(path), row["file_path"], "file_path", f"{path}: line {line}")
-        except Skip as skip:
-            yield skip.of(f"line {line}")
+def _pairs(rows: Iterable[Row], reading: Reading) -> Iterator[Listed | LeftOut]:
+    """Each pair when its second image is met, and at the end the images that have no partner."""
+    waiting: dict[tuple[str, bool], deque[tuple[str, Stored]]] = defaultdict(deque)
+    for row in rows:
+        liked = _liked(row)
+        captioned = attempt(row.name, _captioned, row, reading)
+        if isinstance(captioned, LeftOut):
+            yield captioned
             continue
-        partners = waiting[text, not liked]
-        if partners:
-            found = (line, image), partners.popleft()
-            (first, winner), (second, loser) = found if liked else reversed(found)
-            yield Listed(f"lines {first} and {second}", text, winner, loser)
-        else:
-            waiting[text, liked].append((line, image))
+        caption, image = captioned
+        partners = waiting[caption, not liked]
+        if not partners:
+            waiting[caption, liked].append((row.place, image))
+            continue
+        images = (row.place, image), partners.popleft()
+        (first, winner), (second, loser) = images if liked else reversed(images)
+        numbers = [place.removeprefix("line ") for place in (first, second)]
+        yield Listed(f"lines {numbers[0]} and {numbers[1]}", caption, winner, loser)
     for (_, liked), lonely in waiting.items():
-        for line, _ in lonely:
-            yield LeftOut(
-                f"line {line}",
-                "no partner",
-                f"{_WORDS[liked]}, but no {_WORDS[not liked]} image of its caption is left",
-            )
+        reason = f"{_WORDS[liked]}, but no {_WORDS[not liked]} image of its caption is left"
+        for place, _ in lonely:
+            yield LeftOut(place, "no partner", reason)
 
 
-def _liked(label: str, where: str) -> bool:
-    if number(label) not in (0.0, 1.0):
-        raise UserError(f"{where}: `label` is {label!r}; write a number: 1 for liked, 0 for disliked")
-    return number(label) == 1.0
+def _captioned(row: Row, reading: Reading) -> tuple[str, Stored]:
+    return row.caption("caption"), row.image("file_path", reading.folder(row))
+
+
+def _liked(row: Row) -> bool:
+    label = row.number("label")
+    if type(label) not in (int, float) or label not in (0.0, 1.0):
+        raise UserError(f"{row.where}: `label` is {label!r}; write a number: 1 for liked, 0 for disliked")
+    return bool(label == 1.0)
+
+
+KTO = Format(("file_path", "label"), _pairs, COLUMNS, frozenset({"images", "split"}))

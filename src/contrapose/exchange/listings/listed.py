@@ -1,21 +1,19 @@
-"""What every listing gives: pairs by their names and places, and what was left out with its reason."""
+"""What a format is, and what every listing gives: pairs by their names and places, never an image."""
 
 from __future__ import annotations
 
-import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from contrapose.containers.left_out import Skip
-from contrapose.containers.stored import InFile, InTar, Stored, TooLarge
+from contrapose.containers.left_out import LeftOut, Skip, attempt
+from contrapose.containers.places import Place, place_of
+from contrapose.containers.row import Row
+from contrapose.containers.stored import Stored
 from contrapose.errors import UserError
-from contrapose.store.prompts import is_writable
 
 Ties = Literal["drop", "half"]
-_LONGEST_TEXT = 1 << 16  # bytes of a caption or label
-_HIDDEN = (".", "__MACOSX")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +42,46 @@ class Reading:
     only_models: tuple[str, ...] = ()
     """Of HPDv3, only pairs whose images are both of these models, such as real_images or flux; all when empty."""
     split: str | None = None
-    """Which of several splits of a Parquet data set, such as train."""
+    """Which of several splits of a data set in Parquet, such as train."""
 
-    def folder(self, listing: Path) -> Path:
+    def folder(self, row: Row) -> Place:
         """The folder that image files are named from, and never leave."""
-        return self.images or listing.parent
+        return place_of(self.images) if self.images else row.source.parent
+
+
+Pairs = Callable[[Iterable[Row], Reading], Iterator[Listed | LeftOut]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a row of any container becomes a pair."""
+
+    told_by: tuple[str, ...]
+    """The fields by which a row tells that it is of this format."""
+    pairs: Pairs
+    """The pairs of the rows in order; raises `UserError` naming the row that is not what it should be."""
+    needs: tuple[str, ...] = ()
+    """The columns that a table must have."""
+    takes: frozenset[str] = frozenset({"split"})
+    """The settings of `Reading` that have a use."""
+    latents: bool = False
+    """Whether the places are those of latents, not of images."""
+
+
+def each(pair: Callable[[Row, Reading], Listed], needs: Iterable[str]) -> Pairs:
+    """The pairs of a format in which a row of these fields is a pair, or is left out where `pair` raises `Skip`."""
+    fields = tuple(needs)
+
+    def complete(row: Row, reading: Reading) -> Listed:
+        for key in fields:
+            row.check(key)
+        return pair(row, reading)
+
+    def pairs(rows: Iterable[Row], reading: Reading) -> Iterator[Listed | LeftOut]:
+        for row in rows:
+            yield attempt(row.name, complete, row, reading)
+
+    return pairs
 
 
 def judged(
@@ -64,35 +97,6 @@ def judged(
     return Listed(name, prompt, winner, loser, max(shares) / sum(shares) if any(shares) else 0.5, degraded)
 
 
-def caption(text: Any) -> str:
-    """The text as it is; raises `Skip` when it is none, or holds what nothing later could read or write."""
-    if not isinstance(text, str) or not text.strip():
-        raise Skip("has no caption", "no caption")
-    if not is_writable(text):
-        raise Skip("its caption holds a NUL or half a character")
-    return text
-
-
-def text(stored: Stored) -> str:
-    """A caption or label file, without a byte order mark; raises `Skip` when it is too long for one, or not UTF-8."""
-    name = stored.member if isinstance(stored, InTar) else stored.name
-    try:
-        data = stored.read(_LONGEST_TEXT)
-    except TooLarge:
-        raise Skip(f"{name}: is too long for a text") from None
-    except OSError as error:
-        raise Skip(f"{name}: cannot be read ({error.strerror or error})") from None
-    try:
-        return data.decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        raise Skip(f"{name}: is not readable as UTF-8") from None
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder in an archive is hidden, as are those that macOS adds; nobody means them."""
-    return any(part.startswith(_HIDDEN) for part in name.split("/") if part not in (".", ".."))
-
-
 def first_share(label: Any, key: str, where: str) -> tuple[float, float]:
     """The shares of both images, of a label that is the first one's: 1 it won, 0 it lost, 0.5 a tie.
 
@@ -104,46 +108,9 @@ def first_share(label: Any, key: str, where: str) -> tuple[float, float]:
     return float(label), 1.0 - label
 
 
-def number(text: str) -> float | str:
-    """The number that a text file's field spells; the text itself when it spells none."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def stored(folder: Path, name: Any, key: str, where: str) -> InFile:
-    """The file that a listing names; raises `Skip` when it is missing, and `UserError` when that is no name at all."""
-    if not isinstance(name, str) or not name:
-        raise UserError(f"{where}: `{key}` is {name!r}; write the name of a file")
-    return InFile(inside(folder, name))
-
-
-class Missing(Skip):
-    """There is no file of this name."""
-
-
-def inside(folder: Path, name: str) -> Path:
-    """The file of this name in or below the folder; raises `Missing`, and `Skip` when it leads out of the folder.
-
-    Both ways to write an accent, as a letter of its own or not, are one name.
-    """
-    for form in dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))):
-        path = folder / form
-        try:
-            resolved = path.resolve()
-            if not resolved.is_relative_to(_resolved(folder.absolute())):
-                points_out = Path(name).is_absolute() or ".." in Path(name).parts
-                how = "leaves the folder" if points_out else "is a link that leads out of the folder"
-                raise Skip(f"{name}: {how}")
-            if resolved.is_file():
-                return path
-        except (OSError, RuntimeError, ValueError):  # a loop of links, a name too long, a NUL
-            continue
-    raise Missing(f"{name}: no such file" + ("; write / between folders, not \\" if "\\" in name else ""))
-
-
-@lru_cache(maxsize=16)
-def _resolved(folder: Path) -> Path:
-    """Looked up once, not for each of a million files."""
-    return folder.resolve()
+def share(row: Row, key: str) -> float:
+    """One image's share of a preference; raises `UserError` for what is no number from 0 to a billion."""
+    value = row.number(key)
+    if type(value) not in (int, float) or not 0 <= value <= 1e9:
+        raise UserError(f"{row.where}: `{key}` is {value!r}; write a number, such as 1 over 0, or equal ones for a tie")
+    return float(value)

@@ -6,9 +6,9 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import fields
-from pathlib import Path
 
 from contrapose.containers.left_out import LeftOut
+from contrapose.containers.places import Place, Remote
 from contrapose.containers.stored import InFile, Stored
 from contrapose.contents import file_digest
 from contrapose.photographs.photos.photo import Photo
@@ -30,15 +30,17 @@ def count_and_digest(listing: Iterable[Photo | LeftOut]) -> tuple[int, str]:
     return num, digest.hexdigest()[:16]
 
 
-def _place(image: Stored, archive: Callable[[Path], str]) -> tuple[object, ...]:
+def _place(image: Stored, archive: Callable[[Place], str]) -> tuple[object, ...]:
     """What an image is known by: its file's content, and where it is in a tar or table."""
     if isinstance(image, InFile):
         return (_file(image.path, _ENDS),)
     return archive(image.path), *(getattr(image, field.name) for field in fields(image)[1:])
 
 
-def _file(path: Path, pieces: int | None = None) -> str:
+def _file(path: Place, pieces: int | None = None) -> str:
     try:
+        if isinstance(path, Remote):
+            return path.version()
         return file_digest(path) if pieces is None else file_digest(path, pieces)
     except OSError as error:  # such an image is left out with its reason, and may be readable the next time
         return f"unreadable {error.errno}"

@@ -1,0 +1,83 @@
+"""Folders of images with their captions beside them: in STEM.txt, STEM.caption, NAME.txt, NAME.caption or STEM.json."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from contrapose.containers.images import UNREAD, unread
+from contrapose.containers.left_out import Skip
+from contrapose.containers.places import Entry, Place, inside
+from contrapose.containers.row import Row, read_text
+from contrapose.containers.stored import InFile
+
+IMAGE, CAPTION = "image", "caption"
+_TEXTS = (".txt", ".caption")
+_SIDECARS = (*_TEXTS, ".json")
+
+
+def image_row(root: Place, name: str, beside: Mapping[str, str]) -> Row:
+    """The row of an image whose name is told from `root`, with what its sidecars say.
+
+    It has `image`, `caption` where a sidecar is a text, and the fields of a sidecar that is JSON. Raises `Skip` for a
+    format that is not read, and for a link that leads out of `root`.
+    """
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:  # which neither run files nor tables can hold
+        raise Skip("its name is not UTF-8; rename it") from None
+    path = PurePath(name)
+    if path.suffix.lower() in UNREAD:
+        raise Skip(unread(path.name), "unreadable")
+    image = InFile(inside(root, name))
+    return Row(root, name, {**said_beside(root, path, beside), IMAGE: image}, joint="", loose=True)
+
+
+def sidecars(held: Sequence[Entry]) -> dict[str, str]:
+    """The names of the files of a folder that may say something of its images, by how they are looked up."""
+    return {_key(entry.name): entry.name for entry in held if entry.place.suffix.lower() in _SIDECARS}
+
+
+def said_beside(root: Place, name: PurePath, beside: Mapping[str, str]) -> dict[str, Any]:
+    """What the sidecars of the image of this name say: the first text with words in it, and the fields of a JSON file.
+
+    Sidecars that cannot be used say nothing.
+    """
+    fields: dict[str, Any] = {}
+    for looked_up in _candidates(name.name):
+        if looked_up not in beside or CAPTION in fields:
+            continue
+        try:
+            text = read_text(InFile(inside(root, (name.parent / beside[looked_up]).as_posix())))
+        except Skip:
+            continue
+        if looked_up.endswith(".json"):
+            fields = parsed_fields(text) | fields
+        elif text:
+            fields[CAPTION] = text
+    return fields
+
+
+def _candidates(name: str) -> list[str]:
+    """The names that an image's sidecar may have, best first."""
+    stem = PurePath(name).stem
+    texts = [f"{base}{ending}" for ending in _TEXTS for base in (stem, name)]
+    return [_key(sidecar) for sidecar in (*texts, f"{stem}.json")]
+
+
+def _key(name: str) -> str:
+    """How a sidecar is looked up: both ways to write an accent are one name, and its ending may be in capitals."""
+    path = PurePath(name)
+    return unicodedata.normalize("NFC", f"{path.stem}{path.suffix.lower()}")
+
+
+def parsed_fields(text: str) -> dict[str, Any]:
+    """The fields of a JSON object, none where it is something else or broken."""
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}

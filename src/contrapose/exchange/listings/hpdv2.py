@@ -1,0 +1,37 @@
+"""HPDv2's training list: {prompt, image_path: [a, b], human_preference: [1, 0]}; `file_path` is another name of it."""
+
+from __future__ import annotations
+
+from contrapose.containers.left_out import Skip
+from contrapose.containers.places import inside
+from contrapose.containers.row import Row
+from contrapose.containers.stored import InFile
+from contrapose.errors import UserError
+from contrapose.exchange.listings.listed import Format, Listed, Reading, each, judged
+
+PREFERENCE = "human_preference"
+COLUMNS = ("prompt", PREFERENCE)
+_PATHS = ("image_path", "file_path")
+
+
+def _pair(row: Row, reading: Reading) -> Listed:
+    """The image with the larger number won. Lists of more than two, as in its test set, are left out."""
+    key = next((key for key in _PATHS if key in row.fields), _PATHS[0])
+    paths = row.need(key)
+    preference = row.need(PREFERENCE)
+    if not isinstance(paths, list) or not isinstance(preference, list) or len(paths) != len(preference):
+        raise UserError(f"{row.where}: `{key}` and `{PREFERENCE}` are no two lists of one length; write a list of each")
+    if len(paths) != 2:
+        raise Skip(f"ranks {len(paths)} images, not two", "other number of images")
+    for number in preference:
+        if type(number) not in (int, float) or not 0 <= number <= 1:
+            raise UserError(f"{row.where}: `{PREFERENCE}` is {preference!r}; write [1, 0] or [0, 1]")
+    for path in paths:
+        if not isinstance(path, str) or not path:
+            raise UserError(f"{row.where}: `{key}` is {paths!r}; write the names of two files")
+    first, second = (InFile(inside(reading.folder(row), path)) for path in paths)
+    shares = float(preference[0]), float(preference[1])
+    return judged(row.name, row.caption("prompt"), (first, second), shares, reading.ties)
+
+
+HPDV2 = Format((PREFERENCE,), each(_pair, COLUMNS), COLUMNS, frozenset({"ties", "images", "split"}))
