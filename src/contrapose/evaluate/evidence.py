@@ -48,10 +48,6 @@ Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None] | N
 """From the name of a piece of work to what is told (images done, images in all) while it lasts."""
 
 
-def _silently(title: str) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
 @dataclass(frozen=True)
 @checked
 class Record:
@@ -141,7 +137,7 @@ def named_folders(pairs: Sequence[str]) -> dict[str, Path]:
 
 
 def evaluate(
-    record: Record, suite: Suite, out: Path, device: str = "cpu", progress: Progress = _silently
+    record: Record, suite: Suite, out: Path, device: str = "cpu", progress: Progress = lambda title: nullcontext()
 ) -> tuple[Summary, bool]:
     """Judge every image of the record's folders into `out`; the summary, and whether anything was judged anew.
 

@@ -127,13 +127,11 @@ def paired(rows: Sequence[EvidenceRow], a: str, b: str, metric: str) -> Paired:
             raise UserError(
                 f"{a} and {b}: prompt {key[0]} is tagged {of_a[key].tag} in one and {of_b[key].tag} in the other"
             )
-    return Paired(
-        prompt_ids=tuple(name for name, _ in keys),
-        tags=tuple(of_a[key].tag for key in keys),
-        seeds=tuple(seed for _, seed in keys),
-        a=np.array([of_a[key].value for key in keys]),
-        b=np.array([of_b[key].value for key in keys]),
-    )
+    rows_a = [of_a[key] for key in keys]
+    values_a = [row.value for row in rows_a]
+    values_b = [of_b[key].value for key in keys]
+    prompt_ids, tags, seeds = zip(*((row.prompt_id, row.tag, row.seed) for row in rows_a), strict=True)
+    return Paired(prompt_ids, tags, seeds, np.array(values_a), np.array(values_b))
 
 
 def _check_same_images(

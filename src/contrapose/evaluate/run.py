@@ -57,6 +57,7 @@ class _Sample(NamedTuple):
 
 
 def _samples(folders: Sequence[PromptFolder], prompts: Sequence[Prompt]) -> Iterator[_Sample]:
+    """Every image of the folders, read when its turn comes."""
     for folder, prompt in zip(folders, prompts, strict=True):
         for seed, image in folder.images():
             yield _Sample(folder.name, prompt, seed, image)
@@ -64,7 +65,9 @@ def _samples(folders: Sequence[PromptFolder], prompts: Sequence[Prompt]) -> Iter
 
 def _judged(model: str, batch: Sequence[_Sample], judge: Judge) -> Iterator[EvidenceRow]:
     """The rows of a batch: image by image, and of each its metrics."""
-    metrics = judge([sample.image for sample in batch], [sample.prompt for sample in batch])
+    images = [sample.image for sample in batch]
+    prompts = [sample.prompt for sample in batch]
+    metrics = judge(images, prompts)
     for index, sample in enumerate(batch):
         identity = prompt_id(sample.folder, sample.prompt.text)
         tag = str(sample.prompt.fields.get("tag", UNTAGGED))

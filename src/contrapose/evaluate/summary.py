@@ -7,6 +7,7 @@ the mean of the tags' means. Models and metrics appear in the order of their fir
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,6 +142,7 @@ def summarize(rows: Sequence[EvidenceRow], settings: Settings = Settings()) -> S
     scores: dict[str, ModelScores] = {}
     for model in models:
         scores[model] = _scores([row for row in rows if row.model == model], settings)
+    comparisons = {model: _comparison(rows, model, metrics, settings) for model in contestants}
     return Summary(
         base=settings.base,
         level=settings.level,
@@ -148,7 +150,7 @@ def summarize(rows: Sequence[EvidenceRow], settings: Settings = Settings()) -> S
         seed=settings.seed,
         metrics={metric: Metric(settings.higher_is_better.get(metric, True)) for metric in metrics},
         models=scores,
-        comparisons={model: _comparison(rows, model, metrics, settings) for model in contestants},
+        comparisons=comparisons,
     )
 
 
@@ -179,16 +181,12 @@ def _scores(rows: Sequence[EvidenceRow], settings: Settings) -> ModelScores:
     for metric in dict.fromkeys(row.metric for row in rows):
         chosen = list(evidence.select(rows, rows[0].model, metric).values())
         values = np.array([row.value for row in chosen])
-        means = prompt_means(values, [row.prompt_id for row in chosen], [row.tag for row in chosen])
-        metrics[metric] = _bootstrap(means, settings)
+        prompts = [row.prompt_id for row in chosen]
+        tags = [row.tag for row in chosen]
+        metrics[metric] = _bootstrap(prompt_means(values, prompts, tags), settings)
     tag_of = {row.prompt_id: row.tag for row in rows}
-    tags = list(tag_of.values())
-    return ModelScores(
-        num_prompts=len(tag_of),
-        num_images=len({(row.prompt_id, row.seed) for row in rows}),
-        tags={tag: tags.count(tag) for tag in dict.fromkeys(tags)},
-        metrics=metrics,
-    )
+    images = {(row.prompt_id, row.seed) for row in rows}
+    return ModelScores(len(tag_of), len(images), dict(Counter(tag_of.values())), metrics)
 
 
 def _comparison(

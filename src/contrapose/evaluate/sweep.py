@@ -111,7 +111,9 @@ def _is_summed_up(out: Path, record: SweepRecord, digests: Mapping[str, str]) ->
     """Whether the folder's summary is of these strengths and of the images that are there now."""
     if not (out / SUMMARY).is_file() or not (out / JUDGED).is_file():
         return False
-    return read_record(out) == record and load_yaml(out / JUDGED, FIX) == digests
+    if read_record(out) != record:
+        return False
+    return bool(load_yaml(out / JUDGED, FIX) == digests)
 
 
 def read_record(folder: Path) -> SweepRecord:

@@ -26,7 +26,8 @@ class Detection:
     score: float
 
 
-Found = Mapping[str, Sequence[Detection]]
+Detections = Mapping[str, Sequence[Detection]]
+"""Objects by class."""
 
 
 class Detector(Protocol):
@@ -57,11 +58,15 @@ class Verdict:
     reason: str = ""
 
 
-def accepted(found: Found, tag: str, thresholds: Thresholds = Thresholds()) -> dict[str, list[Detection]]:
+def accepted(detections: Detections, tag: str, thresholds: Thresholds = Thresholds()) -> dict[str, list[Detection]]:
     """By class, the detections above the tag's threshold: best first, at most `max_per_class`."""
     least = thresholds.counting_score if tag == "counting" else thresholds.score
-    kept = {name: [one for one in objects if one.score > least] for name, objects in found.items()}
-    return {name: sorted(k, key=lambda one: -one.score)[: thresholds.max_per_class] for name, k in kept.items()}
+    kept: dict[str, list[Detection]] = {}
+    for name, objects in detections.items():
+        above = [detection for detection in objects if detection.score > least]
+        above.sort(key=lambda detection: -detection.score)
+        kept[name] = above[: thresholds.max_per_class]
+    return kept
 
 
 def relations(a: Detection, b: Detection, slack: float = 0.1) -> set[str]:
@@ -71,7 +76,8 @@ def relations(a: Detection, b: Detection, slack: float = 0.1) -> set[str]:
     d_x < -1/2, "right of" d_x > 1/2, "above" d_y < -1/2, "below" d_y > 1/2.
     """
     boxes = np.array([a.box, b.box], dtype=np.float64).reshape(2, 2, 2)
-    centres, sizes = boxes.mean(axis=1), np.abs(boxes[:, 1] - boxes[:, 0])
+    centres = boxes.mean(axis=1)
+    sizes = np.abs(boxes[:, 1] - boxes[:, 0])
     offset = centres[0] - centres[1]
     revised = np.sign(offset) * np.maximum(np.abs(offset) - slack * sizes.sum(axis=0), 0.0)
     if np.all(np.abs(revised) < 1e-3):
@@ -84,7 +90,7 @@ def relations(a: Detection, b: Detection, slack: float = 0.1) -> set[str]:
 def verdict(
     image: NDArray[np.uint8],
     metadata: Mapping[str, Any],
-    found: Found,
+    detections: Detections,
     color: Callable[[NDArray[np.uint8], Detection, str], str],
     thresholds: Thresholds = Thresholds(),
 ) -> Verdict:
@@ -93,19 +99,23 @@ def verdict(
     Raises `UserError` when the line asks for nothing or is no GenEval line.
     """
     _check(metadata)
-    objects = accepted(found, metadata.get("tag", ""), thresholds)
+    objects = accepted(detections, metadata.get("tag", ""), thresholds)
     groups: list[list[Detection] | None] = []
     reasons: list[str] = []
     for clause in metadata.get("include", []):
-        name, count = clause["class"], clause["count"]
+        name = clause["class"]
+        count = clause["count"]
         group = objects.get(name, [])[:count]
-        reason = _count_reason(name, count, group)
+        reason = ""
+        if len(group) < count:
+            reason = f"expected {name} >= {count}, found {len(group)}"
         if not reason and "color" in clause:
-            reason = _color_reason(clause, [color(image, one, name) for one in group])
+            reason = _color_reason(clause, [color(image, detection, name) for detection in group])
         if not reason and "position" in clause:
             reason = _position_reason(clause, group, groups, thresholds.position_slack)
         groups.append(None if reason else group)
-        reasons += [reason] if reason else []
+        if reason:
+            reasons.append(reason)
     for clause in metadata.get("exclude", []):
         number = len(objects.get(clause["class"], []))
         if number >= clause["count"]:
@@ -120,17 +130,13 @@ def judge(
     return verdict(image, metadata, detector.detect(image), detector.color, thresholds)
 
 
-def _count_reason(name: str, count: int, group: Sequence[Detection]) -> str:
-    return f"expected {name} >= {count}, found {len(group)}" if len(group) < count else ""
-
-
 def _color_reason(clause: Mapping[str, Any], colors: Sequence[str]) -> str:
     """Only the `count` most confident objects were classified, so all of them must show the colour."""
-    wanted, count = clause["color"], clause["count"]
-    if colors.count(wanted) >= count:
+    count = clause["count"]
+    if colors.count(clause["color"]) >= count:
         return ""
-    shown = ", ".join(f"{colors.count(c)} {c}" for c in dict.fromkeys(colors))
-    return f"expected {wanted} {clause['class']} >= {count}, found {shown}"
+    shown = ", ".join(f"{colors.count(color)} {color}" for color in dict.fromkeys(colors))
+    return f"expected {clause['color']} {clause['class']} >= {count}, found {shown}"
 
 
 def _position_reason(
@@ -138,12 +144,12 @@ def _position_reason(
 ) -> str:
     """Every object of the group must hold the relation to every object of the target group."""
     wanted, target = clause["position"]
-    others = groups[target]
-    if others is None:
+    targets = groups[target]
+    if targets is None:
         return f"no target for {clause['class']} to be {wanted}"
-    for one in group:
-        for other in others:
-            held = relations(one, other, slack)
+    for detection in group:
+        for target_detection in targets:
+            held = relations(detection, target_detection, slack)
             if wanted not in held:
                 shown = " and ".join(sorted(held)) or "no relation"
                 return f"expected {clause['class']} {wanted} target, found {shown}"
@@ -153,21 +159,23 @@ def _position_reason(
 def _check(metadata: Mapping[str, Any]) -> None:
     """GenEval's line must ask for something, or every image would be correct."""
     where = f"metadata of prompt {metadata.get('prompt')!r}"
-    include, exclude = metadata.get("include", []), metadata.get("exclude", [])
+    include = metadata.get("include", [])
+    exclude = metadata.get("exclude", [])
     if not isinstance(include, list) or not isinstance(exclude, list) or not include + exclude:
         raise UserError(f"{where}: `include` asks for nothing; give GenEval's fields")
     for index, clause in enumerate(include + exclude):
         if not isinstance(clause, dict) or not isinstance(clause.get("class"), str):
-            raise UserError(f"{where}: clause {index} has no `class`; mend it")
+            raise UserError(f"{where}: clause {index} has no `class`; fix it")
         if type(clause.get("count")) is not int or clause["count"] < 1:
-            raise UserError(f"{where}: clause {index} needs a `count` of 1 or more; mend it")
+            raise UserError(f"{where}: clause {index} needs a `count` of 1 or more; fix it")
         if "position" in clause and not _is_position(clause["position"], index):
             raise UserError(
-                f"{where}: `position` of clause {index} is not [relation, index of an earlier clause]; mend it"
+                f"{where}: `position` of clause {index} is not [relation, index of an earlier clause]; fix it"
             )
 
 
 def _is_position(position: Any, index: int) -> bool:
+    """Whether this is a relation to the object of a clause before number `index`."""
     if not isinstance(position, (list, tuple)) or len(position) != 2 or position[0] not in RELATIONS:
         return False
     return type(position[1]) is int and 0 <= position[1] < index

@@ -15,7 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Matplotlib knows no CSS, so it is given colours that stand for CSS's; the style sheet defines the variables.
-TEXT, FRAME, QUIET = "#010203", "#010204", "#010205"
+TEXT = "#010203"
+FRAME = "#010204"
+QUIET = "#010205"
 SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06")
 MARKERS = "osD^vP"
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), "-", "--")

@@ -98,6 +98,8 @@ class Judged:
         """Every model's scores by one metric, and beside them what sets it apart from the base."""
         models = self._judged_by(metric)
         rows = {name: self._row(name, metric) for name in models}
+        contestants = [row for name, row in rows.items() if name not in BOUNDS]
+        bounds = [rows[name] for name in (CEILING, FLOOR) if name in rows]
         counts: list[tuple[str, int]] = []
         for tag in self.tags():
             counts.append((tag, max(scores.tags.get(tag, 0) for scores in models.values())))
@@ -106,8 +108,8 @@ class Judged:
             self.scale(metric).unit,
             self.summary.metrics[metric].higher_is_better,
             tuple(counts),
-            tuple(row for name, row in rows.items() if name not in BOUNDS),
-            tuple(rows[name] for name in (CEILING, FLOOR) if name in rows),
+            tuple(contestants),
+            tuple(bounds),
         )
 
     def _judged_by(self, metric: str) -> dict[str, ModelScores]:
@@ -116,11 +118,9 @@ class Judged:
     def _row(self, model: str, metric: str) -> ModelRow:
         scale = self.scale(metric)
         scores = self.summary.models[model].metrics[metric]
-        roles = {
-            self.base: "the base" if self.base != "base" else "",
-            FLOOR: "same images, shuffled prompts",
-            CEILING: "what could be reached",
-        }
+        roles = {FLOOR: "same images, shuffled prompts", CEILING: "what could be reached"}
+        if self.base is not None and self.base != "base":
+            roles[self.base] = "the base"
         cells = tuple(scale.cell(scores.tags[tag]) if tag in scores.tags else None for tag in self.tags())
         return ModelRow(model, roles.get(model, ""), scale.cell(scores.overall), cells, self._gain(model, metric))
 
@@ -130,7 +130,8 @@ class Judged:
             return None
         verdict = 0
         if compared.p_holm < 1 - self.summary.level:
-            verdict = _sign(compared.difference)
+            # 1 or -1 for an interval above or below 0, and 0 for one that holds it
+            verdict = (compared.difference.low > 0) - (compared.difference.high < 0)
         if not self.summary.metrics[metric].higher_is_better:
             verdict = -verdict
         difference = self.scale(metric).cell(compared.difference, signed=True)
@@ -140,10 +141,13 @@ class Judged:
         """For the forest plot: by model the overall difference, and each tag's, in the unit that is shown."""
         factor = self.scale(metric).factor
         compared = {model: comparisons[metric] for model, comparisons in self.summary.comparisons.items()}
-        overall = {model: one.difference.scaled(factor) for model, one in compared.items()}
+        overall = {model: comparison.difference.scaled(factor) for model, comparison in compared.items()}
         differences = [(OVERALL, overall)]
         for tag in self.tags():
-            of_tag = {model: one.tags[tag].scaled(factor) for model, one in compared.items() if tag in one.tags}
+            of_tag: dict[str, Interval] = {}
+            for model, comparison in compared.items():
+                if tag in comparison.tags:
+                    of_tag[model] = comparison.tags[tag].scaled(factor)
             differences.append((spoken(tag), of_tag))
         return differences
 
@@ -161,18 +165,10 @@ def headlines(judged: Judged) -> list[str]:
         if row.gain is None or judged.base is None:
             continue
         words = {1: "better than", 0: "not clearly different from", -1: "worse than"}[row.gain.verdict]
+        p = row.gain.p if row.gain.p.startswith("<") else f"= {row.gain.p}"
         sentences.append(
             f"{row.model} is {words} {judged.base}: {row.overall.value}{table.unit} against "
             f"{scores[judged.base].value}{table.unit}, a difference of {row.gain.difference.value} "
-            f"{row.gain.difference.interval}, Holm's p {_equals(row.gain.p)}, win rate {row.gain.win_rate.value}%."
+            f"{row.gain.difference.interval}, Holm's p {p}, win rate {row.gain.win_rate.value}%."
         )
     return sentences
-
-
-def _equals(p: str) -> str:
-    return p if p.startswith("<") else f"= {p}"
-
-
-def _sign(interval: Interval) -> int:
-    """1 or -1 for an interval above or below 0, and 0 for one that holds it."""
-    return (interval.low > 0) - (interval.high < 0)

@@ -46,7 +46,10 @@ def examples(judged: Judged, number: int, seed: int) -> list[Example]:
 
     Raises `UserError` when a model's images are not those that were judged, or a file is broken.
     """
-    folders = {m: _by_id(path) for m, path in judged.images.items() if m != FLOOR}  # the floor has no images of its own
+    folders = {}
+    for model, path in judged.images.items():
+        if model != FLOOR:  # which has no images of its own
+            folders[model] = {prompt_id(folder.name, folder.prompt.text): folder for folder in prompt_folders(path)}
     if not folders or number < 1:
         return []
     metric = judged.metrics[0]
@@ -83,10 +86,6 @@ def choose(tag_of: Mapping[Key, str], tags: Sequence[str], number: int, seed: in
         turns += [queue[turn] for queue in queues if turn < len(queue)]
     taken = set(turns[:number])
     return {key: tag_of[key] for queue in queues for key in queue if key in taken}
-
-
-def _by_id(path: Path) -> dict[str, PromptFolder]:
-    return {prompt_id(folder.name, folder.prompt.text): folder for folder in prompt_folders(path)}
 
 
 def _shared(

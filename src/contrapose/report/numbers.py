@@ -28,10 +28,14 @@ class Scale:
     unit: str = ""
 
     def text(self, value: float, signed: bool = False) -> str:
-        return f"{value * self.factor:{'+' if signed else ''}.{self.decimals}f}".replace("-", MINUS)
+        """The number in the metric's unit, which is not written; with `signed`, a plus too."""
+        sign = "+" if signed else ""
+        return f"{value * self.factor:{sign}.{self.decimals}f}".replace("-", MINUS)
 
     def cell(self, interval: Interval, signed: bool = False) -> Cell:
-        low, high = self.text(interval.low, signed), self.text(interval.high, signed)
+        """A value with its interval, in the metric's unit."""
+        low = self.text(interval.low, signed)
+        high = self.text(interval.high, signed)
         return Cell(self.text(interval.value, signed), f"[{low}, {high}]")
 
 

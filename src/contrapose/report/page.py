@@ -64,7 +64,8 @@ class EvidenceSection(NamedTuple):
     about: str
     headlines: list[str]
     main: MetricTable
-    others: list[MetricTable]
+    further: list[MetricTable]
+    """Of the other metrics."""
     compared: bool
     level: str
     forest: Markup
@@ -86,7 +87,11 @@ def render(report: Report) -> str:
     """The page as text."""
     runs = [read_run(folder) for folder in report.runs]
     judged = [Judged(evidence) for evidence in report.evidence]
-    sections = [_evidence(one, f"evidence-{i}", report) for i, one in enumerate(judged, start=1)]
+    sections = [_evidence(evaluation, f"evidence-{i}", report) for i, evaluation in enumerate(judged, start=1)]
+    training = []
+    for number, (run, name) in enumerate(zip(runs, distinct_names(runs), strict=True), start=1):
+        key = f"run-{number}"
+        training.append(RunSection(name, run.text, facts(run), curves(run, key), by_level(run, key)))
     environment = Environment(
         loader=PackageLoader("contrapose.report", "."),
         autoescape=True,
@@ -102,9 +107,7 @@ def render(report: Report) -> str:
         style=Markup(source),
         summary=_summary(report, runs, judged),
         pairs=read_pairs(report.pairs, report.example_seed) if report.pairs is not None else None,
-        runs=[
-            _run(run, name, f"run-{i}") for i, (run, name) in enumerate(zip(runs, distinct_names(runs), strict=True), 1)
-        ],
+        runs=training,
         evidence=sections,
         example_seed=report.example_seed,
         commands=report.commands or commands(report.pairs, runs, judged),
@@ -113,34 +116,27 @@ def render(report: Report) -> str:
     )
 
 
-def _run(run: RunFolder, name: str, key: str) -> RunSection:
-    return RunSection(name, run.text, facts(run), curves(run, key), by_level(run, key))
-
-
 def _evidence(judged: Judged, key: str, report: Report) -> EvidenceSection:
     first, *rest = judged.metrics
-    level = f"{100 * judged.summary.level:g} %"
-    differences = judged.differences(first) if judged.contestants else []
+    drawn = Markup("")
+    if judged.contestants:
+        drawn = forest(judged.differences(first), judged.contestants, judged.scale(first).unit, key)
+    # how much was judged; bounds count apart, since their images are nobody's
+    sizes = {(scores.num_prompts, scores.num_images) for scores in judged.summary.models.values()}
+    amounts = [f"{count(images)} images of {count(prompts)} prompts" for prompts, images in sorted(sizes)]
     return EvidenceSection(
         key=key,
         title=judged.title,
-        about=_about(judged),
+        about=f"Each model was judged on {' or '.join(amounts)}.",
         headlines=headlines(judged),
         main=judged.table(first),
-        others=[judged.table(metric) for metric in rest],
+        further=[judged.table(metric) for metric in rest],
         compared=bool(judged.contestants),
-        level=level,
-        forest=forest(differences, judged.contestants, judged.scale(first).unit, key) if differences else Markup(""),
+        level=f"{100 * judged.summary.level:g} %",
+        forest=drawn,
         sampling=sampling(judged.images),
         examples=examples(judged, report.num_examples, report.example_seed),
     )
-
-
-def _about(judged: Judged) -> str:
-    """How much was judged; bounds count apart, since their images are nobody's."""
-    sizes = {(scores.num_prompts, scores.num_images) for scores in judged.summary.models.values()}
-    told = " or ".join(f"{count(images)} images of {count(prompts)} prompts" for prompts, images in sorted(sizes))
-    return f"Each model was judged on {told}."
 
 
 def _summary(report: Report, runs: Sequence[RunFolder], judged: Sequence[Judged]) -> list[str]:
@@ -148,22 +144,18 @@ def _summary(report: Report, runs: Sequence[RunFolder], judged: Sequence[Judged]
     lines = []
     for run, name in zip(runs, distinct_names(runs), strict=True):
         lines.append(f"{name}: {run.settings.get('model', 'a model')} aligned with {run.method}; {run.status}.")
-    for one in judged:
-        models = ", ".join(row.model for row in one.table(one.metrics[0]).models)
-        metrics = ", ".join(map(spoken, one.metrics))
-        lines.append(f"{one.title}: images of {models} were judged ({metrics}).")
+    for evaluation in judged:
+        models = ", ".join(row.model for row in evaluation.table(evaluation.metrics[0]).models)
+        metrics = ", ".join(map(spoken, evaluation.metrics))
+        lines.append(f"{evaluation.title}: images of {models} were judged ({metrics}).")
     return lines
 
 
 def _seeds(report: Report, runs: Sequence[RunFolder], judged: Sequence[Judged]) -> list[Fact]:
-    found = [
-        Fact(f"training of {n}", str(r.settings.get("seed"))) for n, r in zip(distinct_names(runs), runs, strict=True)
-    ]
-    found += [
-        Fact(
-            f"bootstrap and test of “{one.title}”",
-            f"{one.summary.seed} ({count(one.summary.replicates)} replicates)",
-        )
-        for one in judged
-    ]
-    return [*found, Fact("choice of examples", str(report.example_seed))]
+    seeds = []
+    for run, name in zip(runs, distinct_names(runs), strict=True):
+        seeds.append(Fact(f"training of {name}", str(run.settings.get("seed"))))
+    for evaluation in judged:
+        seed = f"{evaluation.summary.seed} ({count(evaluation.summary.replicates)} replicates)"
+        seeds.append(Fact(f"bootstrap and test of “{evaluation.title}”", seed))
+    return [*seeds, Fact("choice of examples", str(report.example_seed))]

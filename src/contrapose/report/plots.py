@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -80,8 +80,12 @@ PANELS = (
 
 def curves(run: RunFolder, key: str) -> list[Plot]:
     """Every panel of which the run has measured something."""
-    panels = [panel for panel in PANELS if any(run.series(line.metric)[0] for line in panel.lines)]
-    return [_curve(run, _with_log_2(run, panel), f"{key}-{panel.key}") for panel in panels]
+    plots = []
+    for panel in PANELS:
+        measured = [line for line in panel.lines if run.series(line.metric)[0]]
+        if measured:
+            plots.append(_curve(run, _with_log_2(run, panel), f"{key}-{panel.key}"))
+    return plots
 
 
 def _with_log_2(run: RunFolder, panel: Panel) -> Panel:
@@ -111,7 +115,7 @@ def _curve(run: RunFolder, panel: Panel, key: str) -> Plot:
 
 def _draw(axes: Axes, steps: Sequence[float], values: Sequence[float], number: int, label: str, noisy: bool) -> None:
     """A line, with a mark for each measurement when there are few; noisy values lie faintly under their mean."""
-    style = {"color": SERIES[number], "linestyle": DASHES[number], "linewidth": 1.8, "label": label}
+    style: dict[str, Any] = {"color": SERIES[number], "linestyle": DASHES[number], "linewidth": 1.8, "label": label}
     if not noisy or len(steps) < 30:
         axes.plot(steps, values, marker=MARKERS[number] if len(steps) < 30 else None, markersize=3.5, **style)
         return
@@ -152,7 +156,11 @@ def by_level(run: RunFolder, key: str) -> list[Plot]:
             for step in chosen:
                 number = len(SERIES[:3]) - 1 - chosen[::-1].index(step)  # the last step keeps its colour and mark
                 values = measured[step]
-                style = {"color": SERIES[number], "linestyle": DASHES[number], "marker": MARKERS[number]}
+                style: dict[str, Any] = {
+                    "color": SERIES[number],
+                    "linestyle": DASHES[number],
+                    "marker": MARKERS[number],
+                }
                 plot.axes.plot(
                     list(values), list(values.values()), markersize=4, linewidth=1.8, label=f"step {step:g}", **style
                 )
@@ -182,7 +190,7 @@ def forest(rows: Sequence[tuple[str, Mapping[str, Interval]]], models: Sequence[
                 axes.plot([difference.low, difference.high], [y, y], color=color, linewidth=2, solid_capstyle="butt")
                 axes.plot([difference.value], [y], MARKERS[number % len(MARKERS)], color=color, markersize=5.5)
         for number, model in enumerate(models):
-            mark = {"marker": MARKERS[number % len(MARKERS)], "color": SERIES[number % len(SERIES)]}
+            mark: dict[str, Any] = {"marker": MARKERS[number % len(MARKERS)], "color": SERIES[number % len(SERIES)]}
             axes.plot([], [], linewidth=2, label=model, **mark)
         axes.axhline(0.5, color=FRAME, linewidth=1.2)
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])

@@ -58,9 +58,12 @@ def read_pairs(folder: Path, seed: int) -> Pairs:
 
 def sampling(images: Mapping[str, Path]) -> Table:
     """How each model's images were made, as far as their folders say."""
-    found = {model: settings_of(folder) for model, folder in images.items()}
-    keys = list(dict.fromkeys(key for settings in found.values() for key in settings if key not in _PRACTICAL))
-    rows = [(model, *(_written(settings.get(key)) for key in keys)) for model, settings in found.items()]
+    settings_by_model = {model: settings_of(folder) for model, folder in images.items()}
+    all_keys = dict.fromkeys(key for settings in settings_by_model.values() for key in settings)
+    keys = [key for key in all_keys if key not in _PRACTICAL]
+    rows = []
+    for model, settings in settings_by_model.items():
+        rows.append((model, *(_written(settings.get(key)) for key in keys)))
     return Table(("images of", *map(_label, keys)), rows if keys else [])
 
 
@@ -81,12 +84,15 @@ def settings_of(folder: Path) -> dict[str, Any]:
 
 def commands(pairs: Path | None, runs: Sequence[RunFolder], judged: Sequence[Judged]) -> list[str]:
     """What to type for each result, worked out from the settings that lie beside it."""
-    found = [] if pairs is None else _pairs(PairStore(pairs), pairs)
-    found += [_command("align", [str(run.folder / RUN_FILE)], run.folder) for run in runs]
-    for folder in dict.fromkeys(folder for one in judged for folder in one.images.values()):
+    lines = [] if pairs is None else _pairs(PairStore(pairs), pairs)
+    lines += [_command("align", [str(run.folder / RUN_FILE)], run.folder) for run in runs]
+    for folder in dict.fromkeys(folder for evaluation in judged for folder in evaluation.images.values()):
         if settings := settings_of(folder):
-            found.append(_command("sample", _sampling_flags(settings), folder))
-    return [*found, *(_evaluation(one) for one in judged if one.images and one.base is not None)]
+            lines.append(_command("sample", _sampling_flags(settings), folder))
+    for evaluation in judged:
+        if evaluation.images and evaluation.base is not None:
+            lines.append(_evaluation(evaluation))
+    return lines
 
 
 def _pairs(store: PairStore, folder: Path) -> list[str]:
@@ -95,8 +101,10 @@ def _pairs(store: PairStore, folder: Path) -> list[str]:
         return [_command("pairs real", [str(folder / "real.yaml")], folder)]
     degrade = settings.get("degrade") or {}
     name = ["--degrade", str(degrade["name"])] if "name" in degrade else []
-    made = "pairs draw" if "draw" in store.manifest else "pairs import"
-    return [_command(made, [*name, *_flags(settings)], folder)] if settings else []
+    if not settings:
+        return []
+    command = "pairs draw" if "draw" in store.manifest else "pairs import"
+    return [_command(command, [*name, *_flags(settings)], folder)]
 
 
 def _evaluation(judged: Judged) -> str:
@@ -154,13 +162,13 @@ def _flags(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 def versions() -> list[Fact]:
     """Of the machine that writes the report."""
-    found = [Fact("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
+    facts = [Fact("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
     for name in _PACKAGES:
         try:
-            found.append(Fact(name, importlib.metadata.version(name)))
+            facts.append(Fact(name, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:  # a source tree that was never installed
-            found.append(Fact(name, "not installed"))
-    return found
+            facts.append(Fact(name, "not installed"))
+    return facts
 
 
 def _label(key: str) -> str:

@@ -144,19 +144,22 @@ def render(sweeps: Sequence[Sweep]) -> str:
     )
     environment.filters["spoken"] = spoken
     judged = [sweep.judged for sweep in sweeps if sweep.judged]
-    labels: dict[str, Sweep] = {}
+    first_of: dict[str, Sweep] = {}
     for sweep in sweeps:
-        labels.setdefault(sweep.label, sweep)
+        first_of.setdefault(sweep.label, sweep)
     table = sampling({_title(sweep, sweeps): sweep.folder for sweep in sweeps})
+    plots = [_plot(sweeps, metric) for metric in _metrics(sweeps)]
+    tables = [(_title(sweep, sweeps), sweep.judged) for sweep in sweeps if sweep.judged]
+    grids = [(label, _grid(sweep)) for label, sweep in first_of.items()]
     return environment.get_template("sweep.html.j2").render(
-        title=" and ".join(labels) if len(labels) < 4 else "Sweeps compared",
+        title=" and ".join(first_of) if len(first_of) < 4 else "Sweeps compared",
         version=__version__,
         style=Markup(loader.get_source(environment, "style.css")[0]),
         summary=_best(sweeps) + (headlines(judged[0]) if len(judged) == 1 else []),
-        plots=[_plot(sweeps, metric) for metric in _metrics(sweeps)],
+        plots=plots,
         table=_table(sweeps) if len(sweeps) > 1 and judged else None,
-        tables=[(_title(sweep, sweeps), sweep.judged) for sweep in sweeps if sweep.judged],
-        grids=[(sweep.label, _grid(sweep)) for sweep in labels.values()],
+        tables=tables,
+        grids=grids,
         settings=list(zip(table.head, *table.rows, strict=True)),
         versions=versions(),
     )
@@ -190,9 +193,9 @@ def _best(sweeps: Sequence[Sweep]) -> list[str]:
             scores = {w: f"{scale.text(point.value)}{scale.unit} at w = {w:g}" for w, point in line.points.items()}
             signed = {w: sign * point.value for w, point in line.points.items()}
             best = max(signed, key=signed.__getitem__)
-            others = [scores[w] for w in (0.0, 1.0) if w in scores and w != best]
+            compared = [scores[w] for w in (0.0, 1.0) if w in scores and w != best]
             runs = f" (mean of {len(line.runs)} runs)" if len(line.runs) > 1 else ""
-            against = f", against {' and '.join(others)}" if others else ""
+            against = f", against {' and '.join(compared)}" if compared else ""
             sentences.append(f"{line.label}{runs}: {spoken(metric)} is best with {scores[best]}{against}.")
     return sentences
 
@@ -224,13 +227,14 @@ def _plot(sweeps: Sequence[Sweep], metric: str) -> Plot:
         of_line = ", ".join(f"{scale.text(point.value)} at {w:g}" for w, point in line.points.items())
         scores.append(f"{line.label}: {of_line}")
     width, height = (560, 340) if metric == _metrics(sweeps)[0] else (360, 250)
+    strengths = sorted({w for line in lines for run in line.runs for w in run})
     with drawing(f"plot-{metric}", f"{title}. {'; '.join(scores)}", width, height) as plot:
         axes = plot.axes
         if all(map(_is_run_itself, sweeps)):
             axes.axvline(1, color=QUIET, linewidth=1.1, linestyle=":")
         for number, line in enumerate(lines):
             _draw(axes, line, number % len(SERIES), scale.factor)
-        _lay_out(axes, sorted({w for line in lines for run in line.runs for w in run}))
+        _lay_out(axes, strengths)
         if len(lines) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, borderpad=0, handlelength=2.2)
     return Plot(title, plot.svg, _caption(sweeps, metric, [len(line.runs) for line in lines]))

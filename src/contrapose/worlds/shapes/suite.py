@@ -50,11 +50,10 @@ class ShapesJudge:
             verdicts.append(verdict(pixels, metadata_of(prompt), objects, detector.color, THRESHOLDS))
             fidelities.append(shape_fidelity(objects))
             artefacts.append(artefact_rate(pixels, objects))
+        correct = np.array([float(judged.correct) for judged in verdicts])
+        reasons = [judged.reason or None for judged in verdicts]
         return {
-            "correct": Marks(
-                np.array([float(verdict.correct) for verdict in verdicts]),
-                [verdict.reason or None for verdict in verdicts],
-            ),
+            "correct": Marks(correct, reasons),
             "shape_fidelity": Marks(np.array(fidelities)),
             "artefact_rate": Marks(np.array(artefacts)),
         }
