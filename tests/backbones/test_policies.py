@@ -20,13 +20,13 @@ import stock
 import torch
 from meanings import Meaning
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
 from contrapose.errors import UserError
 from contrapose.guiding.merge import Merge, merge
-from contrapose.train.checkpoint import load_training, save_training
+from contrapose.train.checkpoint import Weights, load_training, save_training
 
 BEGINNINGS = [("lora", None), ("lora", "lora"), ("full", None), ("full", "lora"), ("full", "full")]
 Runs = Callable[[str, str, int], Path]
@@ -208,19 +208,28 @@ def test_a_copy_is_the_trainee_until_the_next(name: str, kind: str, train: Any, 
     assert torch.equal(_answers(backbone, "lagged", calls), trainee)
     assert [p.data_ptr() for p in policies.frozen_parameters("lagged")] == places
     state = {key: value.clone() for key, value in policies.state("lagged").items()}
-    save_training(tmp_path / "step.safetensors", 3, lagged=nn.ParameterList(policies.frozen_parameters("lagged")))
+    save_training(tmp_path / "step.safetensors", 3, lagged=Weights(policies.frozen_parameters("lagged")))
     _move(backbone, seed=8)
     assert torch.equal(_answers(backbone, "lagged", calls), trainee)
     for bring_back in (
         lambda: policies.load_state(state, "lagged"),
-        lambda: load_training(
-            tmp_path / "step.safetensors", lagged=nn.ParameterList(policies.frozen_parameters("lagged"))
-        ),
+        lambda: load_training(tmp_path / "step.safetensors", lagged=Weights(policies.frozen_parameters("lagged"))),
     ):
         policies.copy()
         assert not torch.equal(_answers(backbone, "lagged", calls), trainee)
         bring_back()
         assert torch.equal(_answers(backbone, "lagged", calls), trainee)
+
+
+@pytest.mark.parametrize("name", ["sd"])
+def test_a_policy_may_keep_a_share_of_its_own_weights(name: str, kind: str, train: Any) -> None:
+    backbone = train(kind, frozen={"lagged": None})
+    policies = backbone.policies
+    _move(backbone)
+    before = [p.detach().clone() for p in policies.frozen_parameters("lagged")]
+    policies.copy("trainee", "lagged", 0.75)
+    for old, new, trainee in zip(before, policies.frozen_parameters("lagged"), policies.parameters(), strict=True):
+        torch.testing.assert_close(new, 0.75 * old + 0.25 * trainee, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["sd", "pixart", "flux"])

@@ -1,4 +1,4 @@
-"""Paths: every conversion is undone by its inverse, says the truth, and agrees with diffusers' schedulers."""
+"""Paths: every conversion is undone by its inverse, and says the truth."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import get_args
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contrapose.core.path import DiffusionPath, FlowPath, Path, Space, shifted_table
 
-ABAR = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).alphas_cumprod
+ABAR = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square()).cumprod(0)  # Stable Diffusion's
 PATHS: tuple[Path, ...] = (
     DiffusionPath(ABAR),
     DiffusionPath(ABAR, "logit-normal"),
@@ -88,34 +87,6 @@ def test_noise_is_not_overwritten_by_the_target():
     path.add_noise(x0, eps, t)
     target += 1.0
     assert torch.equal(eps, kept)
-
-
-@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
-def test_diffusion_path_agrees_with_diffusers_ddpm(schedule):
-    scheduler = DDPMScheduler(beta_schedule=schedule)
-    path = DiffusionPath(scheduler.alphas_cumprod)
-    x0, eps = (x.float() for x in states(3, b=6))
-    t = torch.tensor([0, 1, 250, 500, 900, 999])
-    x_t = path.add_noise(x0, eps, t)
-    torch.testing.assert_close(x_t, scheduler.add_noise(x0, eps, t))
-    torch.testing.assert_close(path.truth(x0, eps, t, "v"), scheduler.get_velocity(x0, eps, t))
-    converted = path.convert(eps, x_t, t, "eps", "v")
-    early = t <= 900  # the cosine schedule leaves too little data in x_t to read it back at the very end
-    torch.testing.assert_close(converted[early], scheduler.get_velocity(x0, eps, t)[early], atol=1e-4, rtol=0)
-
-
-def test_flow_path_agrees_with_diffusers_flow_matching():
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    timesteps = scheduler.timesteps[[0, 10, 300, 700, 999]]
-    x0, eps = (x.float() for x in states(4))
-    witness = scheduler.scale_noise(x0, timesteps, eps)
-    torch.testing.assert_close(FlowPath().add_noise(x0, eps, timesteps / 1000), witness)
-
-
-@pytest.mark.parametrize("shift", [1.0, 3.0, 6.5])
-def test_the_table_of_times_is_the_schedulers(shift):
-    sigmas = FlowMatchEulerDiscreteScheduler(shift=shift).sigmas[:1000]
-    torch.testing.assert_close(shifted_table(shift), sigmas, atol=1e-6, rtol=0)
 
 
 def test_times_come_from_the_table_by_their_share_of_its_length():

@@ -19,9 +19,14 @@ from torch import Tensor, nn
 
 from contrapose.backbones.loading import DTYPES
 from contrapose.core.group import Group, Sample
+from contrapose.core.measured import Measured
+from contrapose.core.moving import Average, Every
 from contrapose.core.path import DiffusionPath
+from contrapose.core.running import Running, RunningNumbers
 from contrapose.errors import UserError
 from contrapose.methods import DDSPO
+from contrapose.train.align import _parts
+from contrapose.train.checkpoint import load_training, save_training
 from contrapose.train.loop import Trainer, learning_rate
 from contrapose.train.settings import Optimisation, Run
 
@@ -54,6 +59,7 @@ class Groups:
     """Every third position is of another size."""
 
     path = DiffusionPath(torch.linspace(0.999, 0.01, 1000))
+    replay = None
 
     def micro_batches(self, positions: Sequence[int], size: int) -> list[list[int]]:
         kinds = [[p for p in positions if p % 3], [p for p in positions if p % 3 == 0]]
@@ -159,6 +165,74 @@ def test_the_objective_is_the_methods_own() -> None:
     assert a_trainer(replace(RUN, method=DDSPO(space="v"), split_pairs=True)).objective == replace(
         DDSPO(space="v").objective(), split=True
     )
+
+
+# Running numbers, and policies that follow the trainee
+
+
+class AgainstBaseline:
+    """A link against a number of the batches before."""
+
+    def __call__(self, measured: Measured) -> Tensor:
+        return -nn.functional.logsigmoid(measured.rewards[:, 0] - measured.running["baseline"])
+
+
+def with_baseline(micro_batch: int = 3, **of_accelerator: Any) -> Trainer:
+    optimisation = replace(RUN.optimisation, micro_batch=micro_batch, steps=4, learning_rate=1e-3, epsilon=1e-2)
+    run = replace(RUN, optimisation=optimisation, watching=replace(RUN.watching, max_drift=100.0))
+    trainer = a_trainer(run, **of_accelerator)
+    running = {"baseline": Running(of=lambda measured: measured.rewards.mean(1), decay=0.5)}
+    trainer.objective = replace(trainer.objective, link=AgainstBaseline(), running=running)
+    trainer.running = RunningNumbers(running)
+    return trainer
+
+
+def test_a_running_number_is_the_same_for_every_micro_batch() -> None:
+    """It follows the mean over a step's whole batch, and moves after the step: the first one sees its start."""
+    trajectories = []
+    for size in (1, 3, 6):
+        trainer = with_baseline(size)
+        states = [(state.metrics["mean/baseline"], trainer.running.values["baseline"]) for state in trainer.steps()]
+        expected = 0.0
+        for mean, value in states:
+            expected = 0.5 * expected + 0.5 * mean
+            assert value == pytest.approx(expected) != 0
+        trajectories.append([value for _, value in states])
+    assert trajectories[0] == pytest.approx(trajectories[1], rel=1e-3)
+    assert trajectories[0] == pytest.approx(trajectories[2], rel=1e-3)
+
+
+def test_a_running_number_is_the_same_for_every_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, metrics = gradients(with_baseline())
+    monkeypatch.setattr(Trainer, "_sum_over_processes", lambda self, sums: None)
+    shares = [gradients(with_baseline(process_index=i, num_processes=2))[1] for i in range(2)]
+    assert sum(share["mean/baseline"] for share in shares) == pytest.approx(metrics["mean/baseline"], rel=1e-4)
+
+
+def test_a_running_number_comes_back_with_the_checkpoint(tmp_path: Path) -> None:
+    trainer, other = with_baseline(), with_baseline()
+    states = trainer.steps()
+    for _ in range(2):
+        next(states)
+    save_training(tmp_path / "step.safetensors", 2, **_parts(trainer))
+    assert load_training(tmp_path / "step.safetensors", **_parts(other)) == 2
+    assert other.running.values == trainer.running.values
+    assert next(other.steps(2)).metrics == next(states).metrics
+
+
+def test_policies_follow_the_trainee_by_their_schedules() -> None:
+    """Before a step and from the second one on: at first every policy is the trainee."""
+    trainer = a_trainer(replace(RUN, optimisation=replace(RUN.optimisation, steps=5, learning_rate=1e-6)))
+    trainer.objective = replace(trainer.objective, moving={"old": Average(0.5, growth=0.2), "lagged": Every(2)})
+    moves: list[tuple[int, str, str, float]] = []
+    trainer.backbone.policies.copy = lambda source, to, kept: moves.append((len(done), source, to, kept))  # type: ignore[method-assign]
+    done: list[int] = []
+    for state in trainer.steps():
+        done.append(state.step)
+    kept_by_old = [0.2, 0.4, 0.5, 0.5]
+    expected = [(step, "trainee", "old", kept) for step, kept in enumerate(kept_by_old, start=1)]
+    expected += [(step, "trainee", "lagged", 0.0) for step in (2, 4)]
+    assert sorted(moves) == sorted(expected)
 
 
 # Against the parts of diffusers that the authors' trainers run on

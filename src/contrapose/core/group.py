@@ -17,14 +17,18 @@ Condition = Mapping[str, Tensor]
 
 def join(conditions: Sequence[Condition]) -> Condition:
     """The rows of several conditions one after the other; what is shorter is padded with zeros at its end."""
-    return {name: torch.cat(_padded([c[name] for c in conditions])) for name in conditions[0]}
+    joined = {}
+    for name in conditions[0]:
+        joined[name] = torch.cat(_padded([condition[name] for condition in conditions]))
+    return joined
 
 
 def _padded(values: Sequence[Tensor]) -> list[Tensor]:
     if values[0].ndim < 3:
         return list(values)
     longest = max(value.shape[1] for value in values)
-    return [nn.functional.pad(v, (0, 0, 0, longest - v.shape[1])) if v.shape[1] < longest else v for v in values]
+    # the longest is padded by nothing
+    return [nn.functional.pad(value, (0, 0, 0, longest - value.shape[1])) for value in values]
 
 
 @dataclass(frozen=True, eq=False)

@@ -196,8 +196,8 @@ class NAG:
         """out, in the precision of Z+; norms are taken in single precision."""
         if self.off:
             return positive
-        kept, other = positive.float(), negative.float()
-        guided = kept + (self.scale - 1) * (kept - other)  # so written, equal Z+ and Z- give Z+ to the bit
+        kept = positive.float()
+        guided = kept + (self.scale - 1) * (kept - negative.float())  # so written, equal Z+ and Z- give Z+ to the bit
         limit = self.tau * kept.norm(dim=-1, keepdim=True)
         length = guided.norm(dim=-1, keepdim=True)
         bounded = guided * (limit / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp_max(1.0)

@@ -116,9 +116,11 @@ class Scene:
             for row, answer, x in zip(rows, answers, x_t, strict=True)
         }
 
-    def added_noise(self, name: str) -> Float[Tensor, "b ..."]:
-        """What should be predicted for the noise that was added to a sample."""
-        sample = self.group.samples[name]
+    def truth(self, side: Side, answers: Mapping[Row, Float[Tensor, "b ..."]]) -> Float[Tensor, "b ..."]:
+        """What should have been predicted on a side: its shares of these answers, or else the noise that was added."""
+        if side.truth is not None:
+            return mix(answers, side.truth)
+        sample = self.group.samples[side.sample]
         return self.path.truth(sample.latent, sample.noise, self.group.t, self.measure)
 
 
@@ -171,9 +173,10 @@ class Objective:
         trained = [side.row for side in self.sides]
         truths = [row for side in self.sides for row in side.truth or ()]
         references = [row._replace(policy=self.reference) for row in trained if self.reference]
-        distinct = dict.fromkeys([*truths, *references, *trained])
-        policies = sorted({row.policy for row in distinct}, key=lambda policy: (policy in self.trained, policy))
-        return {policy: tuple(row for row in distinct if row.policy == policy) for policy in policies}
+        plan: dict[str, tuple[Row, ...]] = {}
+        for row in dict.fromkeys([*truths, *references, *trained]):
+            plan[row.policy] = (*plan.get(row.policy, ()), row)
+        return dict(sorted(plan.items(), key=lambda item: (item[0] in self.trained, item[0])))
 
     def __call__(
         self, group: Group, path: Path, space: Space, predict: Predict, running: Mapping[str, float] | None = None
@@ -186,7 +189,7 @@ class Objective:
         if running is None:
             running = {name: mean.start for name, mean in self.running.items()}
         fixed = self._fixed(scene)
-        by_row = self._sides_by_row()
+        by_row = self._places_by_row()
         # Several trainees share one module: each is to be taken back before another is switched on.
         split = (self.split or len(self.trained) > 1) and len(by_row) > 1 and torch.is_grad_enabled()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not split):
@@ -204,16 +207,18 @@ class Objective:
     def _fixed(self, scene: Scene) -> Fixed:
         plan = self.plan()
         answers = scene.ask(row for policy in plan if policy not in self.trained for row in plan[policy])
-        truths = [mix(answers, side.truth) if side.truth else scene.added_noise(side.sample) for side in self.sides]
+        truths = [scene.truth(side, answers) for side in self.sides]
         if self.reference is None:
             return Fixed(truths, None, None)
         references = [answers[side.row._replace(policy=self.reference)] for side in self.sides]
         return Fixed(truths, references, _errors(truths, references))
 
-    def _sides_by_row(self) -> list[list[int]]:
+    def _places_by_row(self) -> list[list[int]]:
         """The sides' places, those together that look at the same prediction of the trainee."""
-        rows = [side.row for side in self.sides]
-        return [[place for place, row in enumerate(rows) if row == distinct] for distinct in dict.fromkeys(rows)]
+        places: dict[Row, list[int]] = {}
+        for place, side in enumerate(self.sides):
+            places.setdefault(side.row, []).append(place)
+        return list(places.values())
 
     def _measure(self, scene: Scene, fixed: Fixed, places: Sequence[int], running: Mapping[str, float]) -> Measured:
         """The numbers of the sides at these places, with the trainee's gradient where that is being recorded."""
@@ -227,6 +232,7 @@ class Objective:
         if fixed.references is not None and fixed.reference_error is not None:
             reference_error = fixed.reference_error[:, places]
             drift = _errors(ours, [fixed.references[place] for place in places])
+        judges = samples[0].scores
         return Measured(
             rewards=implicit_reward(self.beta, trainee_error, reference_error),
             T=trainee_error,
@@ -235,7 +241,7 @@ class Objective:
             overlap=_overlap(truths, ours),
             labels=torch.stack([sample.label for sample in samples], 1),
             level=scene.path.level(scene.group.t),
-            scores={name: torch.stack([sample.scores[name] for sample in samples], 1) for name in samples[0].scores},
+            scores={judge: torch.stack([sample.scores[judge] for sample in samples], 1) for judge in judges},
             running=running,
         )
 

@@ -25,7 +25,8 @@ Mix = tuple[Tensor, Tensor]  # the shares of x0 and of eps
 
 def _mix(space: Space, a: Tensor, s: Tensor) -> Mix:
     """How a space's prediction is made of data and noise."""
-    zero, one = torch.zeros_like(a), torch.ones_like(a)
+    zero = torch.zeros_like(a)
+    one = torch.ones_like(a)
     table: dict[Space, Mix] = {
         "x0": (one, zero),
         "eps": (zero, one),
@@ -76,7 +77,7 @@ class Path(ABC):
     def truth(
         self, x0: Float[Tensor, "b ..."], eps: Float[Tensor, "b ..."], t: Num[Tensor, " b"], space: Space
     ) -> Float[Tensor, "b ..."]:
-        """What a network of this space should predict for known data and noise: the *forward noise* target."""
+        """What a network of this space should predict where data and noise are known."""
         of_data, of_noise = _mix(space, *self.coefficients(t))
         return _per_sample(of_data, x0) * x0 + _per_sample(of_noise, x0) * eps
 
@@ -95,8 +96,10 @@ class Path(ABC):
         if source == to:
             return prediction
         here = self.coefficients(t)
-        have, want = _mix(source, *here), _mix(to, *here)
-        gamma, alpha = _det(here, want) / _det(here, have), _det(want, have) / _det(here, have)
+        have = _mix(source, *here)
+        want = _mix(to, *here)
+        gamma = _det(here, want) / _det(here, have)
+        alpha = _det(want, have) / _det(here, have)
         return _per_sample(alpha, x_t) * x_t + _per_sample(gamma, x_t) * prediction
 
     def converts(self, source: Space, to: Space, t: Num[Tensor, " b"]) -> bool:

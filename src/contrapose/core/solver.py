@@ -52,7 +52,8 @@ def trajectory(path: Path, times: Num[Tensor, "n b"], x: Float[Tensor, "b ..."],
             yield state
             if there is None:
                 return
-            (a, s), (a_next, s_next) = path.coefficients(here), path.coefficients(there)
+            a, s = path.coefficients(here)
+            a_next, s_next = path.coefficients(there)
             h = (a_next / s_next).log() - (a / s).log()  # infinite from pure noise, a = 0, where exp(-h) is 0
             mixed = state.x0
             if before is not None:

@@ -45,5 +45,5 @@ class CHATS(AlignmentMethod):
         return Objective(sides, Signed((1.0, 1.0)), self.beta, space=self.space)
 
     def composition(self) -> Composition:
-        own = Pick("own", "prompt")
-        return Composition(prompts={"prompt": own, "dropped": own}, dropout={"dropped": self.dropout})
+        prompt = Pick("own", "prompt")
+        return Composition(prompts={"prompt": prompt, "dropped": prompt}, dropout={"dropped": self.dropout})

@@ -68,9 +68,9 @@ class DiffusionDRO(AlignmentMethod):
     def objective(self) -> Objective:
         """beta = 2 makes a reward the plain difference of two errors."""
         # A state's noise is the lagged policy's prediction already; a renoised sample's is not, and is asked for.
-        own = Side(OWN, truth={Row("lagged", OWN): 1.0}) if self.samples == "renoised" else Side(OWN)
-        moving = {"lagged": Every(self.sync_every)}
-        return Objective((Side("winner"), own), Hinge(self.real_margin), beta=2.0, moving=moving)
+        truth = {Row("lagged", OWN): 1.0} if self.samples == "renoised" else None
+        sides = (Side("winner"), Side(OWN, truth=truth))
+        return Objective(sides, Hinge(self.real_margin), beta=2.0, moving={"lagged": Every(self.sync_every)})
 
     def composition(self) -> Composition:
         on_policy = OnPolicy(

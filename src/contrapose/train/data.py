@@ -6,7 +6,7 @@ count change nothing, and resuming needs no more than the step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,7 +38,9 @@ class Order:
     """The endless stream of these records, shuffled anew in each epoch; `seed` tells it from others."""
 
     def __init__(self, store: Mixture, records: Sequence[int], *seed: object):
-        self._store, self._records, self._seed = store, records, seed
+        self._store = store
+        self._records = records
+        self._seed = seed
         self._current = (0, self._epoch(0))
 
     def __call__(self, position: int) -> int:
@@ -76,8 +78,13 @@ class Groups:
         swap: bool = False,
         caption_dropout: float = 0.0,
     ):
-        self.store, self.composition, self.embeddings, self.path, self.seed = store, composition, embeddings, path, seed
-        self.swap, self.caption_dropout = swap, caption_dropout
+        self.store = store
+        self.composition = composition
+        self.embeddings = embeddings
+        self.path = path
+        self.seed = seed
+        self.swap = swap
+        self.caption_dropout = caption_dropout
         if composition.on_policy:
             self.replay = Replay(composition.on_policy.buffer_size)
         self.held_out, self.training = _split(store, seed, min(holdout, len(store) // 5))
@@ -85,8 +92,7 @@ class Groups:
             raise UserError(f"{store}: these pairs have no degraded prompts; draw pairs, or use diffusion-dpo")
         self._by_size = _by_size(store, self.training)
         self._pairs_up = any(pick.whose == "other" for pick in composition.picks)
-        lonely = min((len({store.records[i].prompt for i in same}) for same in self._by_size.values()), default=0)
-        if self._pairs_up and lonely < 2:
+        if self._pairs_up and _fewest_prompts(store, self._by_size.values()) < 2:
             raise UserError(f"{store}: this kind of loser needs training pairs of at least two prompts of each size")
         self._own = Order(store, self.training, seed, "epoch")
         self._rolled_out = Order(store, self.training, seed, "rollout epoch")
@@ -187,7 +193,7 @@ class Groups:
         if share is None:
             return list(blank)
         drawn = [float(torch.rand((), generator=stream)) < share for stream in streams]
-        return [own or whole for own, whole in zip(drawn, blank, strict=True)]
+        return [of_slot or of_group for of_slot, of_group in zip(drawn, blank, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,8 +222,10 @@ class _Stored:
         prompts = [getattr(self.groups.store.records[index], pick.field) for index in self._chosen(pick)]
         without = self.dropped[slot]
         texts = [None if left_out else prompt for prompt, left_out in zip(prompts, without, strict=True)]
-        condition = self.groups.embeddings(texts)
-        return {name: send(v, self.device) if v.is_floating_point() else v for name, v in condition.items()}
+        condition: dict[str, Tensor] = {}
+        for name, value in self.groups.embeddings(texts).items():
+            condition[name] = send(value, self.device) if value.is_floating_point() else value
+        return condition
 
     def _chosen(self, pick: Pick) -> Sequence[int]:
         return self.owns if pick.whose == "own" else self.others
@@ -227,17 +235,22 @@ def _states(entries: Sequence[Entry], device: torch.device) -> OwnState | None:
     """The states that these entries of the buffer keep, one a group; None where there is none."""
     if not entries:
         return None
-    t, x0, eps = (
-        torch.stack([getattr(entry.rollout, name)[entry.state] for entry in entries]) for name in ("t", "x0", "eps")
-    )
+    t = torch.stack([entry.rollout.t[entry.state] for entry in entries])
+    x0 = torch.stack([entry.rollout.x0[entry.state] for entry in entries])
+    eps = torch.stack([entry.rollout.eps[entry.state] for entry in entries])
     return OwnState(send(t, device), send(x0, device), send(eps, device))
 
 
 def _by_size(store: Mixture, records: Sequence[int]) -> dict[tuple[int, ...], list[int]]:
-    found: dict[tuple[int, ...], list[int]] = {}
+    by_size: dict[tuple[int, ...], list[int]] = {}
     for record in records:
-        found.setdefault(store.shape(record), []).append(record)
-    return found
+        by_size.setdefault(store.shape(record), []).append(record)
+    return by_size
+
+
+def _fewest_prompts(store: Mixture, sets: Iterable[Sequence[int]]) -> int:
+    """The number of distinct prompts in that set of records which has the fewest; 0 where there is no set."""
+    return min((len({store.records[record].prompt for record in records}) for records in sets), default=0)
 
 
 def _split(store: Mixture, seed: int, holdout: int) -> tuple[list[int], list[int]]:

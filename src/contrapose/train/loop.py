@@ -61,7 +61,10 @@ class Trainer:
     """Objective, backbone and data under one optimiser."""
 
     def __init__(self, run: Run, backbone: Backbone, groups: Groups, accelerator: Accelerator):
-        self.run, self.backbone, self.groups, self.accelerator = run, backbone, groups, accelerator
+        self.run = run
+        self.backbone = backbone
+        self.groups = groups
+        self.accelerator = accelerator
         o = run.optimisation
         self.objective = replace(run.method.objective(), split=run.split_pairs)
         self.running = RunningNumbers(self.objective.running)
@@ -130,8 +133,10 @@ class Trainer:
 
     def _accumulate(self, step: int) -> dict[str, Tensor]:
         """Gradients and metrics of one effective batch, shared out over processes and micro-batches."""
-        o, acc = self.run.optimisation, self.accelerator
-        micro_batches = self.groups.micro_batches(range(step * o.batch_size, (step + 1) * o.batch_size), o.micro_batch)
+        o = self.run.optimisation
+        acc = self.accelerator
+        positions_of_step = range(step * o.batch_size, (step + 1) * o.batch_size)
+        micro_batches = self.groups.micro_batches(positions_of_step, o.micro_batch)
         sums: dict[str, Tensor] = {}
         for positions in micro_batches[acc.process_index :: acc.num_processes]:
             outcome = self._outcome(self.groups.training_batch(positions, acc.device))
@@ -153,8 +158,8 @@ class Trainer:
             sums[name] = self.accelerator.reduce(value, "sum")
 
     def _outcome(self, group: Group) -> Outcome:
-        space, running = self.backbone.space, self.running.values
-        return self.objective(group, self.groups.path, space, self._predict, running)
+        path = self.groups.path
+        return self.objective(group, path, self.backbone.space, self._predict, self.running.values)
 
     def _predict(self, policy: str, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The backbone's, under an autocast of its own, since a split pair's parts are predicted when asked for."""

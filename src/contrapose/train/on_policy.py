@@ -27,8 +27,12 @@ class Rollouts:
     """
 
     def __init__(self, settings: OnPolicy, groups: Groups, replay: Replay, space: Space, predict: Predict, size: int):
-        self.settings, self.groups, self.replay = settings, groups, replay
-        self.space, self.predict, self.size = space, predict, size
+        self.settings = settings
+        self.groups = groups
+        self.replay = replay
+        self.space = space
+        self.predict = predict
+        self.size = size
 
     def draw(self, step: int, device: torch.device) -> None:
         """The new rollouts of an optimiser step, at most `size` at once."""
@@ -40,7 +44,8 @@ class Rollouts:
 
     def _roll_out(self, numbers: Sequence[int], device: torch.device) -> list[Rollout]:
         """DPM-Solver++ without guidance, each rollout on a grid of its own offset."""
-        path, seen = self.groups.path, self.groups.rollout_batch(numbers, device)
+        path = self.groups.path
+        seen = self.groups.rollout_batch(numbers, device)
         offsets = torch.cat([torch.rand(1, generator=stream) for stream in seen.streams])
         times = send(path.times(grid(self.settings.num_steps, offsets)), device)
 

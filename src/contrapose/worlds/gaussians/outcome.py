@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -30,23 +31,25 @@ class ToyResult:
 
     def average(self, key: Key, measure: str) -> tuple[float, float]:
         """Mean and standard deviation over seeds; the deviation of a single seed is 0."""
-        values = [getattr(found, measure) for found in self.scores[key]]
+        values = [getattr(scores, measure) for scores in self.scores[key]]
         return mean(values), stdev(values) if len(values) > 1 else 0.0
 
     def rows(self) -> list[list[str]]:
         """The table as text: name, pairs a class, and `mean ± deviation` of each measure."""
-        return [
-            [name, str(n or "–"), *("{:.3f} ± {:.3f}".format(*self.average((name, n), m)) for m in HEADINGS)]
-            for name, n in self.scores
-        ]
+        rows = []
+        for name, num_pairs in self.scores:
+            averages = [self.average((name, num_pairs), measure) for measure in HEADINGS]
+            written = [f"{middle:.3f} ± {deviation:.3f}" for middle, deviation in averages]
+            rows.append([name, str(num_pairs or "–"), *written])
+        return rows
 
 
 def rich_table(result: ToyResult) -> Table:
     """The table for the terminal."""
     num_seeds = len(next(iter(result.scores.values())))
     table = Table(title=f"Gaussians toy, mean ± standard deviation over {num_seeds} seeds")
-    for i, heading in enumerate(_headings()):
-        table.add_column(heading, justify="right" if i else "left")
+    for column, heading in enumerate(_headings()):
+        table.add_column(heading, justify="right" if column else "left")
     for row in result.rows():
         table.add_row(*row)
     return table
@@ -56,25 +59,24 @@ def save_tables(result: ToyResult, out: Path) -> None:
     """`table.md` and `table.csv` with means and deviations, `table.json` with every seed's numbers too."""
     rows = [_headings(), ["---", *["---:"] * (1 + len(HEADINGS))], *result.rows()]
     write_text(out / "table.md", "".join(f"| {' | '.join(row)} |\n" for row in rows))
-    flat = [
-        {"name": name, "pairs_per_class": n}
-        | {
-            f"{m}_{kind}": value
-            for m in HEADINGS
-            for kind, value in zip(("mean", "std"), result.average((name, n), m), strict=True)
-        }
-        for name, n in result.scores
-    ]
+    flat = [_numbers(result, key) for key in result.scores]
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(flat[0]))
     writer.writeheader()
     writer.writerows(flat)
     write_text(out / "table.csv", text.getvalue())
-    full = [
-        row | {"seeds": [asdict(found) for found in of_seeds]}
-        for row, of_seeds in zip(flat, result.scores.values(), strict=True)
-    ]
-    write_text(out / "table.json", json.dumps(full, indent=1) + "\n")
+    for row, of_seeds in zip(flat, result.scores.values(), strict=True):
+        row["seeds"] = [asdict(scores) for scores in of_seeds]
+    write_text(out / "table.json", json.dumps(flat, indent=1) + "\n")
+
+
+def _numbers(result: ToyResult, key: Key) -> dict[str, Any]:
+    """One row for files: its name, its pairs a class, and mean and deviation of each measure."""
+    name, num_pairs = key
+    row: dict[str, Any] = {"name": name, "pairs_per_class": num_pairs}
+    for measure in HEADINGS:
+        row[f"{measure}_mean"], row[f"{measure}_std"] = result.average(key, measure)
+    return row
 
 
 def _headings() -> list[str]:
@@ -118,18 +120,17 @@ def save_picture(points: Mapping[str, np.ndarray], modes: Modes, path: Path) -> 
 def _colors(modes: Modes, count: int) -> list[tuple[float, ...]]:
     from matplotlib import colormaps
 
-    colormap = colormaps["tab10" if modes.num_modes <= 10 else "hsv"]
+    of_modes: list[tuple[float, ...]] = []
+    for mode in range(modes.num_modes):
+        few = modes.num_modes <= 10
+        of_modes.append(colormaps["tab10"](mode) if few else colormaps["hsv"](mode / modes.num_modes))
     each = count // modes.num_modes
-    return [
-        colormap(c if modes.num_modes <= 10 else c / modes.num_modes)
-        for c in range(modes.num_modes)
-        for _ in range(each)
-    ]
+    return [color for color in of_modes for _ in range(each)]
 
 
-def _scatter(panel, found: np.ndarray, modes: Modes, faint: bool) -> None:
+def _scatter(panel: Any, points: np.ndarray, modes: Modes, faint: bool) -> None:
     from matplotlib.patches import Circle
 
-    panel.scatter(*found.T, c=_colors(modes, len(found)), s=5, alpha=0.3 if faint else 0.6, linewidths=0)
+    panel.scatter(*points.T, c=_colors(modes, len(points)), s=5, alpha=0.3 if faint else 0.6, linewidths=0)
     for centre in modes.centres:
         panel.add_patch(Circle(tuple(centre.tolist()), 2 * modes.spread, fill=False, color="0.25", linewidth=0.8))

@@ -31,7 +31,8 @@ def fit_reference(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     for _ in range(num_steps):
         labels = torch.randint(modes.num_modes, (batch,), generator=random)
-        x0, noise = modes.noisy(labels, random), torch.randn(batch, 2, generator=random)
+        x0 = modes.noisy(labels, random)
+        noise = torch.randn(batch, 2, generator=random)
         t = path.draw_times(batch, random)
         loss = F.mse_loss(denoiser(path.add_noise(x0, noise, t), t, labels), noise)
         optimizer.zero_grad()
@@ -76,7 +77,8 @@ def draw_places(pairs: Pairs, own: Tensor, random: torch.Generator) -> dict[str,
 
 def own_samples(backbone: Backbone, settings: OnPolicy, labels: Tensor, random: torch.Generator) -> OwnState:
     """A state of the drawing policy's trajectory for each label."""
-    path, condition = backbone.path, {"label": labels}
+    path = backbone.path
+    condition = {"label": labels}
     times = path.times(grid(settings.num_steps, torch.rand(len(labels), generator=random)))
 
     def denoised(x_t: Tensor, t: Tensor) -> Tensor:
@@ -87,7 +89,8 @@ def own_samples(backbone: Backbone, settings: OnPolicy, labels: Tensor, random: 
     which = torch.randint(len(states), (len(labels),), generator=random)
     if settings.renoised:
         which = torch.full_like(which, len(states) - 1)
-    t, x_t, x0 = (torch.stack(values)[which, torch.arange(len(labels))] for values in zip(*states, strict=True))
+    rows = torch.arange(len(labels))
+    t, x_t, x0 = (torch.stack(values)[which, rows] for values in zip(*states, strict=True))
     return OwnState(t, x0, path.convert(x0, x_t, t, "x0", "eps"))
 
 
