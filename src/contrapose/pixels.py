@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import struct
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 
+_WHITE = 65535
+_MAX_SAMPLE_VALUE = 281  # a tag of TIFF
+_UNSEEN = 3  # of 255: profiles of sRGB differ by as much
 _Turn = Image.Transpose
 _TURNS = {
     2: _Turn.FLIP_LEFT_RIGHT,
@@ -36,20 +41,81 @@ class Size(NamedTuple):
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """The image upright (EXIF), in 8-bit RGB: what is transparent lies on white, 16 bits become 8, CMYK is converted.
+    """The image upright (EXIF), in 8-bit sRGB: what is transparent lies on white, 16 bits become 8, CMYK is converted.
 
-    An animation gives its first frame. Raises `ValueError` for floating-point pixels, whose range nothing tells.
+    An animation gives its first frame. Colours of an embedded profile that is not sRGB's are converted. Raises
+    `ValueError` for floating-point pixels, whose range nothing tells.
     """
+    white = _white(image)
     image = _upright(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels; save it as an 8-bit image")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        pixels = np.asarray(image).astype(np.float64) / 257  # 65535 becomes 255
-        return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if white is not None:
+        return _from_deep(image, white)
+    profile = image.info.get("icc_profile") or b""
     if image.getbands()[-1] in ("A", "a") or "transparency" in image.info:
         colours = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), colours).convert("RGB")
-    return image.convert("RGB")
+        opaque = _in_srgb(colours.convert("RGB"), profile)
+        opaque.putalpha(colours.getchannel("A"))
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), opaque).convert("RGB")
+    if image.mode in ("L", "CMYK"):
+        return _in_srgb(image, profile).convert("RGB")
+    return _in_srgb(image.convert("RGB"), profile)
+
+
+def _white(image: Image.Image) -> int | None:
+    """The value of white where pixels have more than 8 bits; None where they have not.
+
+    That is 65535, unless a TIFF says its largest value, or holds 8-bit values in 32 bits.
+    """
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return None
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        values = image.tag_v2.get(_MAX_SAMPLE_VALUE)
+        declared = values[0] if isinstance(values, tuple) and values else values
+        if isinstance(declared, int) and 0 < declared < _WHITE:
+            return declared
+        if image.mode == "I" and int(np.asarray(image).max(initial=0)) <= 255:
+            return 255
+    return _WHITE
+
+
+def _from_deep(image: Image.Image, white: int) -> Image.Image:
+    """A grey image of more than 8 bits, where a value that a PNG calls transparent is white."""
+    values = np.asarray(image).astype(np.float64)
+    pixels = (values / (white / 255)).round().clip(0, 255)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        pixels[values == clear] = 255
+    return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
+
+
+def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """The image with its profile's colours as sRGB has them; unchanged where the profile is sRGB's, or of no use."""
+    transform = _to_srgb(profile, image.mode) if profile else None
+    converted = ImageCms.applyTransform(image, transform) if transform else None
+    return image if converted is None else converted
+
+
+@lru_cache(maxsize=32)
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """The transform out of a profile; None where it is broken, of other colours than `mode`, or next to sRGB's."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+        if mode != "RGB":
+            return transform
+        probed = ImageCms.applyTransform(_probe(), transform)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+    change = np.asarray(probed).astype(int) - np.asarray(_probe())
+    return transform if np.abs(change).max() > _UNSEEN else None
+
+
+def _probe() -> Image.Image:
+    """The 125 colours of five levels of red, green and blue."""
+    levels = np.array([0, 64, 128, 192, 255], dtype=np.uint8)
+    return Image.fromarray(np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(5, 25, 3))
 
 
 def _upright(image: Image.Image) -> Image.Image:

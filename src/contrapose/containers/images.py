@@ -32,6 +32,7 @@ UNREAD = (
 )
 """Endings of images that are counted and left out, since their formats are not read."""
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # others, such as EPS, run programs
+_LFS_POINTER = b"version https://git-lfs"
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
 NUM_THREADS = min(8, os.cpu_count() or 1)
 _WARNINGS = threading.Lock()  # `warnings.catch_warnings` is for the whole process
@@ -56,6 +57,10 @@ def read_image(where: Place | Stored, max_pixels: int | None = None) -> Image.Im
         data = stored.read()
         if not data:
             raise _unreadable(f"{stored.name}: is empty")
+        if data.startswith(_LFS_POINTER):
+            raise _unreadable(
+                f"{stored.name}: is Git LFS's pointer to an image, not the image; fetch it (git lfs pull)"
+            )
         with _opened(io.BytesIO(data), stored.name, max_pixels) as image:
             image.load()
             with _quiet(), suppress(*UNREADABLE):

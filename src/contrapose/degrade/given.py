@@ -13,13 +13,13 @@ FIELDS = ("degraded_prompts", "neg_prompts")  # the second as DDSPO's preparatio
 
 @dataclass(frozen=True)
 class Given:
-    """Degraded prompts from a .jsonl of `prompt` and `degraded_prompts`, or `neg_prompts`: a list for each prompt.
+    """Degraded prompts from a .jsonl or .json of `prompt` and `degraded_prompts`, or `neg_prompts`: a list for each prompt.
 
     Lines of one prompt add up. `file` may be the very file that the prompts are read from.
     """
 
     file: Path | None = None
-    """The .jsonl with the degraded prompts."""
+    """The .jsonl or .json with the degraded prompts."""
 
     def variants(self, prompts: Sequence[str], seed: int) -> list[tuple[str, ...]]:
         """Return each prompt's own; `UserError` for a file that cannot be read or says something else."""

@@ -43,7 +43,7 @@ class Draw(Loading):
     model: str
     """Model folder or hub id."""
     prompts: Path
-    """Prompts: .txt with one a line, or .jsonl with a field `prompt`."""
+    """Prompts: .txt with one a line, or a column `prompt` of .jsonl, .json, .csv, .tsv or .parquet; hf:// too."""
     degrade: AnyDegrader = field(default_factory=Words)
     """How prompts are degraded."""
     pairs_per_prompt: Few = 1

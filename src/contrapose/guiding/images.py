@@ -43,7 +43,7 @@ class Sampling(Guiding, Loading):
     model: str
     """Model folder or hub id."""
     prompts: Path
-    """Prompts: .txt with one a line, or .jsonl with a field `prompt` (GenEval metadata is such a file)."""
+    """Prompts: .txt with one a line, or a column `prompt` of .jsonl (as GenEval's), .json, .csv, .tsv or .parquet."""
     adapter: Path | None = None
     """An aligned run whose weights go on top, or another tool's LoRA; none samples the model itself."""
     seeds: Annotated[int, Range(1, 10_000, whole=True)] = 4
