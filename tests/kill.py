@@ -6,8 +6,9 @@ Prints a line a command (how often it was killed, how often the result was equal
 `pytest tests/kill.py -m slow`. Not part of the suite: it takes minutes.
 
 Operations are counted by Python's audit events (files opened for writing, renamed, removed, folders made) below the
-working folder, cache included. The interpreter is forked with its libraries loaded, and the child kills itself when the
-count is reached, so that a point is the same place in every run.
+working folder, cache included, and by the statements to SQLite's files, which are compared by what they hold. The
+interpreter is forked with its libraries loaded, and the child kills itself when the count is reached, so that a point
+is the same place in every run.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import commands
+import photo_table
 import pytest
 
 from contrapose.cli.main import main
@@ -59,6 +62,11 @@ def _count(kill_at: int | None, how: int) -> Callable[[], int]:
     root = str(Path.cwd())
     state = {"number": 0}
 
+    def count(_: object = None) -> None:
+        state["number"] += 1
+        if state["number"] == kill_at:
+            os.kill(os.getpid(), how)
+
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         if event == "open":
             path, _, flags = arguments
@@ -71,10 +79,15 @@ def _count(kill_at: int | None, how: int) -> Callable[[], int]:
             return
         if isinstance(path, int) or not os.path.abspath(os.fsdecode(path)).startswith(root):  # noqa: PTH100
             return
-        state["number"] += 1
-        if state["number"] == kill_at:
-            os.kill(os.getpid(), how)
+        count()
 
+    def connected(*args: object, **kwargs: object) -> sqlite3.Connection:
+        connection = connect(*args, **kwargs)
+        connection.set_trace_callback(count)
+        return connection
+
+    connect = sqlite3.connect
+    sqlite3.connect = connected
     sys.addaudithook(hook)
     return lambda: state["number"]
 
@@ -86,7 +99,7 @@ def content(path: Path) -> dict[str, bytes]:
     for file in files:
         if not file.name.startswith(_LOOSE):
             name = file.relative_to(path).as_posix() if file != path else path.name
-            kept[name] = _UNSHARED.sub(b"", file.read_bytes())
+            kept[name] = _UNSHARED.sub(b"", photo_table.content(file))
     return kept
 
 

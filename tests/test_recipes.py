@@ -10,7 +10,6 @@ import pytest
 
 from contrapose import runfile
 from contrapose.methods import DDSPO, DataDrivenDDSPO, DiffusionDPO
-from contrapose.photographs.filters import NAMES
 from contrapose.photographs.real import CONVERTER as OF_PAIRS
 from contrapose.photographs.real import Real
 from contrapose.train.settings import CONVERTER, Run
@@ -41,7 +40,7 @@ def test_a_recipe_of_pairs_loads_and_is_listed(path):
 
 def test_realaligns_pairs_are_as_published():
     settings = runfile.read(RECIPES / "pairs-real-sd15.yaml", Real, OF_PAIRS)
-    assert [NAMES[type(some)] for some in settings.filters] == ["photograph", "colourfulness", "scorer-gap", "top-k"]
+    assert [filter.name for filter in settings.filters] == ["photograph", "colourfulness", "scorer-gap", "top-k"]
     gap, best = settings.filters[2:]
     assert gap.threshold == 0.02 and best.k == 512
     assert (settings.spoil.steps, settings.spoil.guidance_scale, settings.resolution) == (50, 7.5, 512)

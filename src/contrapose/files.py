@@ -25,6 +25,7 @@ except ImportError:  # Windows has other locks; there two writers of one folder 
 LOCK = ".contrapose.lock"
 _HOST = "".join(letter for letter in socket.gethostname() if letter.isalnum())[:16]
 _OF_PROCESS = re.compile(r"\..+\.(?P<host>[^.-]*)-(?P<process>\d+)\.partial")
+_FULL = ("No space left on device", "database or disk is full")  # as libraries say it that give no number
 _UNLOCKABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
@@ -241,7 +242,7 @@ def is_full(error: BaseException) -> bool:
     """Whether an error means that the disk, or the user's share of it, is full; some libraries only say so in words."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    return "No space left on device" in str(error)
+    return any(words in str(error) for words in _FULL)
 
 
 def _remove(path: Path) -> None:

@@ -14,7 +14,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from contrapose import runfile
 from contrapose.errors import UserError
 from contrapose.judges.vision_language import VisionLanguage
-from contrapose.photographs.captions import Captioner, one_line
+from contrapose.photographs.captions import Captioner, tidy
 
 IMAGES = [tiny_vision.noise_image(seed, size) for seed, size in enumerate([(40, 40), (90, 33), (30, 64), (50, 50)])]
 
@@ -43,20 +43,20 @@ def test_blip_writes_the_likeliest_word_each_time(blip):
             ids.append(int(logits.argmax()))
             if ids[-1] == tokenizer.sep_token_id:
                 break
-    expected = one_line(tokenizer.decode(ids[1:], skip_special_tokens=True))
-    assert expected and Captioner(str(blip), max_new_tokens=6).load("cpu").write(IMAGES[:1]) == [expected]
+    expected = tidy(tokenizer.decode(ids[1:], skip_special_tokens=True))
+    assert expected and Captioner(str(blip), max_new_tokens=6).load("cpu")(IMAGES[:1]) == [expected]
 
 
 @pytest.mark.parametrize("model", ["blip", "chat"])
 def test_a_caption_is_of_its_image_alone(model, request):
     folder = request.getfixturevalue(model)
-    writer = Captioner(str(folder), max_new_tokens=10, batch_size=3).load("cpu")
-    together = writer.write(IMAGES)
+    write = Captioner(str(folder), max_new_tokens=10, batch_size=3).load("cpu")
+    together = write(IMAGES)
     torch.manual_seed(99)
-    assert [writer.write([image])[0] for image in IMAGES] == together
-    assert writer.write(IMAGES[::-1]) == together[::-1]
-    assert len(set(together)) > 2 and writer.write([]) == []
-    assert all(caption == one_line(caption) for caption in together)
+    assert [write([image])[0] for image in IMAGES] == together
+    assert write(IMAGES[::-1]) == together[::-1]
+    assert len(set(together)) > 2 and write([]) == []
+    assert all(caption == tidy(caption) for caption in together)
 
 
 def test_a_models_own_wish_to_draw_is_not_followed(chat, tmp_path):
@@ -65,12 +65,12 @@ def test_a_models_own_wish_to_draw_is_not_followed(chat, tmp_path):
     wish = {"do_sample": True, "temperature": 5.0, "top_p": 0.9, "num_beams": 3}
     path.write_text(json.dumps({**json.loads(path.read_text()), **wish}))
     plain, drawing = (Captioner(str(path), max_new_tokens=8).load("cpu") for path in (chat, folder))
-    assert drawing.write(IMAGES) == plain.write(IMAGES)
+    assert drawing(IMAGES) == plain(IMAGES)
 
 
 def test_a_chat_model_is_told_the_prompt(chat):
     one, other = (Captioner(str(chat), prompt=p, max_new_tokens=8).load("cpu") for p in ("is it", "two red stars"))
-    assert one.write(IMAGES) != other.write(IMAGES)
+    assert one(IMAGES) != other(IMAGES)
 
 
 def test_a_processor_saved_whole_is_read_too(chat, tmp_path):
@@ -78,7 +78,7 @@ def test_a_processor_saved_whole_is_read_too(chat, tmp_path):
     folder = shutil.copytree(chat, tmp_path / "whole")
     VisionLanguage("test", str(chat), "fp32", "cpu").processor.save_pretrained(folder)
     (folder / "preprocessor_config.json").unlink()
-    assert Captioner(str(folder)).load("cpu").write(IMAGES[:1]) == Captioner(str(chat)).load("cpu").write(IMAGES[:1])
+    assert Captioner(str(folder)).load("cpu")(IMAGES[:1]) == Captioner(str(chat)).load("cpu")(IMAGES[:1])
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_processor_saved_whole_is_read_too(chat, tmp_path):
     ],
 )
 def test_captions_are_one_clean_line(text, line):
-    assert one_line(text) == line
+    assert tidy(text) == line
 
 
 def test_absent_and_unfit_models_are_told(tmp_path):

@@ -21,9 +21,9 @@ from contrapose.photographs.filters import (
     AestheticScore,
     CaptionLength,
     Colourfulness,
-    Photograph,
+    IsPhotograph,
+    PhotoSize,
     ScorerGap,
-    Size,
     TopK,
     needs_loser,
     scored,
@@ -35,9 +35,8 @@ def candidate(number: int = 0, size: tuple[int, int] = (64, 64), caption: str = 
     """A candidate with scores under `winner m` and `loser m`."""
     numbers = {f"{side} m": score for side, score in scores.items()}
     pixels = Pixels(*size)
-    return Candidate(
-        f"{number}", f"{number}.png", InFile(Path(f"{number}.png")), pixels, 0, pixels, 0, caption, scores=numbers
-    )
+    place = InFile(Path(f"{number}.png"))
+    return Candidate(number, f"{number}", place.name, place, pixels, 0, pixels, 0, caption, scores=numbers)
 
 
 def kept(some: object, table: Sequence[Candidate]) -> list[str]:
@@ -55,11 +54,11 @@ def of_pairs(*scores: tuple[float, float]) -> list[Candidate]:
 @pytest.mark.parametrize(
     ("some", "expected"),
     [
-        (Size(max_aspect=100), ["0", "1", "2", "3"]),
-        (Size(min_side=50, max_aspect=100), ["0", "2"]),
-        (Size(min_pixels=64 * 64, max_aspect=100), ["0", "1", "2"]),
-        (Size(), ["0", "2", "3"]),
-        (Size(max_aspect=4), ["0", "1", "2", "3"]),
+        (PhotoSize(max_aspect=100), ["0", "1", "2", "3"]),
+        (PhotoSize(min_side=50, max_aspect=100), ["0", "2"]),
+        (PhotoSize(min_pixels=64 * 64, max_aspect=100), ["0", "1", "2"]),
+        (PhotoSize(), ["0", "2", "3"]),
+        (PhotoSize(max_aspect=4), ["0", "1", "2", "3"]),
     ],
 )
 def test_size(some, expected):
@@ -137,7 +136,7 @@ def test_captions_of_no_length_are_refused():
 
 
 def test_thresholds_of_the_winner():
-    assert kept(Photograph(), of_winners(0.5, 0.51, 0.1)) == ["1"]
+    assert kept(IsPhotograph(), of_winners(0.5, 0.51, 0.1)) == ["1"]
     assert kept(AestheticScore(), of_winners(5.0, 4.0, 6.5)) == ["2"]
 
 
@@ -162,7 +161,7 @@ def test_every_filter_says_what_it_needs():
     assert [name for name, cls in FILTERS.items() if needs_loser(cls())] == ["scorer-gap"]
 
 
-@pytest.mark.parametrize("cls", [ScorerGap, TopK, Photograph, AestheticScore])
+@pytest.mark.parametrize("cls", [ScorerGap, TopK, IsPhotograph, AestheticScore])
 def test_absent_weights_stop(cls, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"\S") as told:

@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance
 from scipy.fft import dct
 from sklearn.datasets import load_sample_images
 
-from contrapose.containers.left_out import Skip
+from contrapose.containers.left_out import LeftOut
 from contrapose.containers.stored import InFile
 from contrapose.photographs.photos import Look, NearDuplicates, Photo, fingerprint, list_photos, look_at_photos
 from contrapose.worlds.shapes.render import Object, render
@@ -120,12 +120,13 @@ def test_look_at_photos(tmp_path: Path) -> None:
     _folder(tmp_path, 40)
     (tmp_path / "007.png").write_bytes(b"")
     photos = list(list_photos(tmp_path))
-    looks = list(look_at_photos(photos))  # type: ignore[arg-type]
-    assert [photo for photo, _ in looks] == photos
-    for number, (_, look) in enumerate(looks):
+    for number, seen in enumerate(look_at_photos(photos)):
         if number == 7:
-            assert isinstance(look, Skip) and str(look) == "007.png: is empty"
+            assert seen == LeftOut("007.png", "unreadable", "007.png: is empty")
             continue
+        assert not isinstance(seen, LeftOut)
+        photo, look = seen
+        assert photo == photos[number]
         image = Image.open(tmp_path / f"{number:03d}.png")
         told = hashlib.sha256(b"(10, 8)" + np.asarray(image).tobytes()).hexdigest()
         assert look == Look((10, 8), told, fingerprint(image))
@@ -133,8 +134,16 @@ def test_look_at_photos(tmp_path: Path) -> None:
 
 def test_bombs_are_skipped(tmp_path: Path) -> None:
     photos = list_photos(_folder(tmp_path, 1))
-    ((_, look),) = look_at_photos(photos, max_pixels=79)  # type: ignore[arg-type]
-    assert isinstance(look, Skip) and "more pixels than 79 (10x8)" in str(look)
+    [seen] = look_at_photos(photos, max_pixels=79)
+    assert isinstance(seen, LeftOut) and "more pixels than 79 (10x8)" in seen.reason
+
+
+def test_what_was_left_out_before_keeps_its_place(tmp_path: Path) -> None:
+    entries = list(list_photos(_folder(tmp_path, 3)))
+    unlisted = LeftOut("x.heic", "unusable", "its format is not read")
+    seen = list(look_at_photos([entries[0], unlisted, *entries[1:], unlisted]))
+    assert seen[1] == seen[4] == unlisted
+    assert [entry[0] for entry in seen if not isinstance(entry, LeftOut)] == entries
 
 
 def test_looking_is_lazy_and_flat(tmp_path: Path) -> None:
@@ -152,7 +161,7 @@ def test_looking_is_lazy_and_flat(tmp_path: Path) -> None:
 
     def peak(num: int) -> int:
         tracemalloc.start()
-        names = [photo.name for photo, _ in itertools.islice(looks, num)]
+        names = [entry[0].name for entry in itertools.islice(looks, num) if not isinstance(entry, LeftOut)]
         highest = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert len(names) == num
@@ -167,19 +176,27 @@ def test_looking_is_lazy_and_flat(tmp_path: Path) -> None:
 # Seen before
 
 
+def seen(earlier: NearDuplicates, number: int, fingerprint: int) -> int | None:
+    """The number of the first one as near; where there is none, this one is remembered."""
+    first = earlier.first_near(fingerprint)
+    if first is None:
+        earlier.remember(number, fingerprint)
+    return first
+
+
 def test_the_first_of_several_is_named() -> None:
-    found = NearDuplicates(distance=4)
-    assert found.seen("a", 0) is None
-    assert found.seen("b", 0b11111) is None
-    assert found.seen("c", 0b1111) == "a"
-    assert found.seen("d", 0b11111 | 1 << 63) == "b"
-    assert found.seen("e", 0b111) == "a", "as near to b"
+    earlier = NearDuplicates(distance=4)
+    assert seen(earlier, 10, 0) is None
+    assert seen(earlier, 11, 0b11111) is None
+    assert seen(earlier, 12, 0b1111) == 10
+    assert seen(earlier, 13, 0b11111 | 1 << 63) == 11
+    assert seen(earlier, 14, 0b111) == 10, "as near to 11"
 
 
 def test_what_is_left_out_is_not_remembered() -> None:
     """So that a name that is told is always that of a photograph that was kept."""
-    found = NearDuplicates(distance=2)
-    assert [found.seen(str(bits), bits) for bits in (0, 0b11, 0b1111, 0b11110)] == [None, "0", None, "15"]
+    earlier = NearDuplicates(distance=2)
+    assert [seen(earlier, bits, bits) for bits in (0, 0b11, 0b1111, 0b11110)] == [None, 0, None, 15]
 
 
 @pytest.mark.parametrize("distance", [0, 1, 4, 9])
@@ -191,12 +208,12 @@ def test_as_by_comparing_all(distance: int) -> None:
         for place in rng.choice(64, rng.integers(0, 2 * distance + 3), replace=False):
             one ^= 1 << int(place)
         prints.append(one)
-    found, kept = NearDuplicates(distance), []
-    for name, one in enumerate(prints):
-        expected = next((str(n) for n in kept if (prints[n] ^ one).bit_count() <= distance), None)
-        assert found.seen(str(name), one) == expected
+    earlier, kept = NearDuplicates(distance), []
+    for number, one in enumerate(prints):
+        expected = next((n for n in kept if (prints[n] ^ one).bit_count() <= distance), None)
+        assert seen(earlier, number, one) == expected
         if expected is None:
-            kept.append(name)
+            kept.append(number)
     assert 40 < len(kept) < 1540
 
 
@@ -210,7 +227,20 @@ def test_few_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
             compared += 1
             return int(self) ^ int(other)
 
-    found, num = NearDuplicates(), 20_000
-    for name, one in enumerate(np.random.default_rng(0).integers(0, 2**64, num, dtype=np.uint64)):
-        assert found.seen(str(name), Counted(one)) is None
+    earlier, num = NearDuplicates(), 20_000
+    for number, one in enumerate(np.random.default_rng(0).integers(0, 2**64, num, dtype=np.uint64)):
+        assert seen(earlier, number, Counted(one)) is None
     assert 0 < compared < num * num / 2 / 500
+
+
+@pytest.mark.parametrize("distance", [0, 2, 4])
+def test_the_memory_of_many_is_that_of_their_numbers(distance: int) -> None:
+    """60 bytes a photograph, beside 16 MB for the bands' own lists."""
+    earlier, num = NearDuplicates(distance), 50_000
+    prints = np.random.default_rng(0).integers(0, 2**64, num, dtype=np.uint64).tolist()
+    tracemalloc.start()
+    for number, one in enumerate(prints):
+        earlier.remember(number, one)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 16_000_000 + 60 * num

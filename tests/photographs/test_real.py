@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import signal
+import sqlite3
 from collections import Counter
 from dataclasses import replace
 
@@ -11,16 +15,18 @@ import pytest
 import tiny_vision
 import torch
 import yaml
+from photo_table import NAME, change, contents, rows
 from PIL import Image
 
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.families.table import load_backbone
 from contrapose.errors import UserError
 from contrapose.judges.clip_score import CLIPScore
+from contrapose.photographs import looking
 from contrapose.photographs import real as real_module
-from contrapose.photographs.filters import CaptionLength, Colourfulness, ScorerGap, Size, TopK
+from contrapose.photographs.filters import CaptionLength, Colourfulness, PhotoSize, ScorerGap, TopK
 from contrapose.photographs.gallery import Gallery
-from contrapose.photographs.real import Real, make_pairs, stages_of
+from contrapose.photographs.real import Real, make_pairs
 from contrapose.photographs.spoil import Studio
 from contrapose.photographs.spoil.degrade import Degrade
 from contrapose.photographs.spoil.redraw import Redraw
@@ -69,7 +75,7 @@ def _write(folder, name, image, caption):
 def settings(photos, tiny_model):
     return Real(
         str(tiny_model), photos, spoil=Redraw(0.6), resolution=32, steps=3, shard_size=3, batch_size=2, flip=True,
-        crop="random", filters=(Size(max_aspect=2.0), CaptionLength()),
+        crop="random", filters=(PhotoSize(max_aspect=2.0), CaptionLength()),
     )  # fmt: skip
 
 
@@ -81,11 +87,6 @@ def made(settings, backbone, out):
 def left_out(out):
     lines = [json.loads(line) for line in (out / "skipped.jsonl").read_text(encoding="utf-8").splitlines()]
     return {line["name"]: (line["kind"], line["reason"]) for line in lines}
-
-
-def contents(out):
-    files = (path for path in out.rglob("*") if path.is_file())
-    return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
 def counts(out):
@@ -139,9 +140,9 @@ def test_the_loser_is_the_spoilers_of_the_cut_photograph(settings, backbone, tmp
 
 def test_why_and_mask_are_kept(settings, backbone, tmp_path):
     made(replace(settings, spoil=real_module.Inpaint()), backbone, tmp_path / "out")
-    rows = [json.loads(line) for line in (tmp_path / "out/candidates/03-losers.jsonl").read_text().splitlines()]
-    assert {row["why"]["kind"] for row in rows} == {"inpaint"}
-    for row in rows:
+    pairs = rows(tmp_path / "out", "reason IS NULL")
+    assert len(pairs) == 11 and {json.loads(row["why"])["kind"] for row in pairs} == {"inpaint"}
+    for row in pairs:
         assert Image.open(tmp_path / "out/images" / f"{row['id']}.mask.png").mode == "L"
 
 
@@ -151,16 +152,19 @@ def test_batches_do_not_matter(settings, backbone, tmp_path):
     for index in range(len(stores[0])):
         for side in ("winner", "loser"):
             assert torch.allclose(stores[0].latent(side, index), stores[1].latent(side, index), atol=0.05)
-    names = [table.name for table in (tmp_path / "1/candidates").iterdir()]
-    for name in names:
-        assert (tmp_path / "1/candidates" / name).read_bytes() == (tmp_path / "5/candidates" / name).read_bytes()
+    assert rows(tmp_path / "1") == rows(tmp_path / "5")
 
 
-def test_losers_are_made_when_a_filter_needs_them(settings, clip):
+def test_losers_are_made_when_a_filter_needs_them(settings, backbone, clip, tmp_path):
     early, late, gap = Colourfulness(), TopK(3, clip), ScorerGap(clip)
-    assert stages_of(replace(settings, filters=(early, gap, late))) == ["photos", early, "losers", gap, late]
-    assert stages_of(replace(settings, filters=(early, late))) == ["photos", early, late, "losers"]
-    assert stages_of(replace(settings, filters=())) == ["photos", "losers"]
+
+    def stages(*filters):
+        run = real_module._Run(replace(settings, filters=filters), backbone, tmp_path)
+        return [stage.name for stage in run.stages]
+
+    assert stages(early, gap, late) == ["photos", "colourfulness", "losers", "scorer-gap", "top-k"]
+    assert stages(early, late) == ["photos", "colourfulness", "top-k", "losers"]
+    assert stages() == ["photos", "losers"]
 
 
 def test_order_changes_the_counts(settings, backbone, clip, tmp_path):
@@ -212,13 +216,15 @@ def _kill(monkeypatch, owner, name, call):
 
 
 KILLS = [
-    ("contrapose.photographs.looking", "_row", 5),
+    ("contrapose.photographs.looking.LookAtPhotos", "_candidate", 5),
+    ("contrapose.photographs.looking.LookAtPhotos", "_candidate", 9),
     ("contrapose.photographs.spoil.redraw.Redraw", "spoil", 0),
     ("contrapose.photographs.spoil.redraw.Redraw", "spoil", 4),
     ("contrapose.photographs.gallery.Gallery", "keep", 6),
-    ("contrapose.photographs.sifting", "scored", 1),
-    ("contrapose.photographs.sifting", "scored", 5),
+    ("contrapose.photographs.stages", "scored", 1),
+    ("contrapose.photographs.stages", "scored", 5),
     ("contrapose.photographs.filters", "_gaps", 0),
+    *[("contrapose.photographs.table", "_findings", call) for call in (3, 16, 30, 47, 60)],
     ("contrapose.store.shards", "write_shard", 0),
     ("contrapose.store.shards", "write_shard", 2),
 ]
@@ -237,7 +243,7 @@ def _owner(path):
 @pytest.fixture(scope="module")
 def unbroken(photos, tiny_model, backbone, clip, tmp_path_factory):
     """Settings with every kind of stage, and what an unbroken run makes with them."""
-    filters = (Size(max_aspect=2.0), ScorerGap(clip, threshold=-1000.0), TopK(8, clip))
+    filters = (PhotoSize(max_aspect=2.0), ScorerGap(clip, threshold=-1000.0), TopK(8, clip))
     settings = Real(
         str(tiny_model), photos, None, Redraw(0.6), filters, resolution=32, steps=2, shard_size=3, batch_size=2
     )
@@ -249,15 +255,55 @@ def unbroken(photos, tiny_model, backbone, clip, tmp_path_factory):
 @pytest.mark.parametrize(("owner", "name", "call"), KILLS, ids=[f"{name}-{call}" for _, name, call in KILLS])
 def test_a_killed_run_carries_on(unbroken, backbone, tmp_path, monkeypatch, owner, name, call):
     settings, expected = unbroken
+    monkeypatch.setattr(looking, "_AT_ONCE", 4)
     with monkeypatch.context() as patch:
         _kill(patch, _owner(owner), name, call)
         with pytest.raises(Killed):
             made(settings, backbone, tmp_path / "out")
-    for table in (tmp_path / "out/candidates").glob(".*.partial"):
-        with table.open("ab") as file:
-            file.write(b'{"id": "cut sho')
     made(settings, backbone, tmp_path / "out")
     assert contents(tmp_path / "out") == expected
+
+
+STATEMENTS = [
+    ("CREATE TABLE", 1), ("CREATE INDEX", 1), ("INSERT", 1), ("INSERT", 6), ("UPDATE", 3), ("UPDATE", 20),
+    ("COMMIT", 1), ("COMMIT", 2), ("COMMIT", 6), ("COMMIT", 8),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("statement", "nth"), STATEMENTS)
+def test_a_run_whose_process_was_killed_at_a_statement_carries_on(
+    unbroken, backbone, tmp_path, monkeypatch, statement, nth
+):
+    """By the signal that leaves nobody time to tidy up: what SQLite has then beside its file is taken back."""
+    settings = replace(unbroken[0], filters=unbroken[0].filters[:1], spoil=Degrade())
+    monkeypatch.setattr(looking, "_AT_ONCE", 4)
+    process = os.fork()
+    if process == 0:
+        connect, left = sqlite3.connect, itertools.count(1)
+
+        def counted(text):
+            if text.strip().startswith(statement) and next(left) == nth:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def connected(*args, **kwargs):
+            connection = connect(*args, **kwargs)
+            connection.set_trace_callback(counted)
+            return connection
+
+        sqlite3.connect = connected
+        try:
+            torch.set_num_threads(1)
+            list(
+                make_pairs(replace(settings, filters=settings.filters[:1], spoil=Degrade()), backbone, tmp_path / "out")
+            )
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(process, 0)
+    assert os.WIFSIGNALED(status)
+    made(settings, backbone, tmp_path / "out")
+    made(settings, backbone, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert [path.name for path in (tmp_path / "out").glob(f"{NAME}*")] == [NAME]
 
 
 def test_a_finished_run_does_nothing(unbroken, backbone, tmp_path, monkeypatch):
@@ -265,17 +311,58 @@ def test_a_finished_run_does_nothing(unbroken, backbone, tmp_path, monkeypatch):
     made(settings, backbone, tmp_path / "out")
     before = contents(tmp_path / "out")
     for owner, name in (
-        ("contrapose.photographs.looking", "_row"),
+        ("contrapose.photographs.looking.LookAtPhotos", "_unfit"),
         ("contrapose.photographs.spoil.redraw.Redraw", "spoil"),
+        ("contrapose.photographs.table.Reaching", "write"),
     ):
         _kill(monkeypatch, _owner(owner), name, 0)
     made(replace(settings, batch_size=7), backbone, tmp_path / "out")
     assert contents(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize("pages", [4, 9, 13, 16])
+def test_a_full_disk_is_one_line_and_the_same_command_carries_on(unbroken, backbone, tmp_path, monkeypatch, pages):
+    settings, expected = unbroken
+    monkeypatch.setattr(looking, "_AT_ONCE", 4)
+    connect = sqlite3.connect
+
+    def small(*args, **kwargs):
+        connection = connect(*args, **kwargs)
+        connection.execute("PRAGMA page_size = 512")
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+        return connection
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", small)
+        with pytest.raises(UserError, match=r"photographs\.sqlite: the disk is full; free some space and run"):
+            made(settings, backbone, tmp_path / "out")
+    made(settings, backbone, tmp_path / "out")
+    assert contents(tmp_path / "out") == expected
+
+
 def test_a_broken_table_is_told(settings, backbone, tmp_path):
     made(settings, backbone, tmp_path / "out")
-    table = tmp_path / "out/candidates/03-losers.jsonl"
-    table.write_text(table.read_text().replace('"seed"', '"sead"', 1))
-    with pytest.raises(UserError, match=r"03-losers.jsonl line 1 is broken; delete the folder"):
+    change(tmp_path / "out", "UPDATE photographs SET seed = 'x' WHERE number = 3")
+    with pytest.raises(UserError, match=r"photographs\.sqlite: is broken \(CHECK .*; delete the folder and run"):
+        made(settings, backbone, tmp_path / "out")
+
+
+def test_a_folder_of_an_earlier_version_is_refused_and_its_pairs_are_read(settings, backbone, tmp_path):
+    """Its tables were JSON lines; finished pairs are those of every version."""
+    out = tmp_path / "out"
+    made(settings, backbone, out)
+    (out / NAME).unlink()
+    (out / "candidates").mkdir()
+    (out / "candidates/00-photos.jsonl").write_text("{}\n")
+    before = contents(out)
+    with pytest.raises(UserError, match=r"was begun by an earlier version.*choose another --out, or delete the folder"):
+        made(settings, backbone, out)
+    assert contents(out) == before
+    assert len(PairStore(out)) == 11
+
+
+def test_a_table_of_another_version_is_refused(settings, backbone, tmp_path):
+    made(settings, backbone, tmp_path / "out")
+    change(tmp_path / "out", "PRAGMA user_version = 3")
+    with pytest.raises(UserError, match=r"photographs\.sqlite: is of version 3, and this program reads 2; delete"):
         made(settings, backbone, tmp_path / "out")

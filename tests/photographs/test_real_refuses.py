@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny_vision
+from photo_table import rows
 from PIL import Image
 
 from contrapose.backbones.families.table import load_backbone
@@ -19,12 +20,12 @@ from contrapose.errors import UserError
 from contrapose.judges.clip_score import CLIPScore
 from contrapose.judges.pick_score import PickScore
 from contrapose.photographs import looking, real
-from contrapose.photographs.candidates import Table
 from contrapose.photographs.captions import Captioner
-from contrapose.photographs.filters import CaptionLength, ScorerGap, Size, TopK
+from contrapose.photographs.filters import CaptionLength, PhotoSize, ScorerGap, TopK
 from contrapose.photographs.photos import Look, Photo
 from contrapose.photographs.real import Real, make_pairs
 from contrapose.photographs.spoil.degrade import Degrade
+from contrapose.photographs.table import TABLE, PhotoTable
 from contrapose.store.pairs import PairStore
 
 
@@ -65,7 +66,7 @@ def test_what_is_told_before_anything_is_written(settings, backbone, tmp_path):
         "holds no photographs": {"images": tmp_path / "empty"},
         "multiples of 2": {"resolution": 31},
         "nowhere": {"filters": (TopK(3, CLIPScore("nowhere/nothing")),)},
-        "pickscore": {"filters": (Size(), ScorerGap(PickScore()))},
+        "pickscore": {"filters": (PhotoSize(), ScorerGap(PickScore()))},
         "captions": {"captioner": Captioner("nowhere/nothing")},
     }
     for told, change in cases.items():
@@ -112,7 +113,9 @@ def test_a_photograph_that_was_exchanged(settings, backbone, tmp_path, monkeypat
             make(settings, backbone, tmp_path / "out")
     tiny_vision.noise_image(9).save(settings.images / "1.png")
     assert "was made from another content of images" in refused(settings, backbone, tmp_path / "out")
-    candidate = next(row for row in Table(tmp_path / "out/candidates/00-photos.jsonl").kept if row.name == "1.png")
+    table = PhotoTable(tmp_path / "out" / TABLE, settings.buckets_for(backbone), 1)
+    candidate = next(candidate for candidate in table.reaching(1) if candidate.name == "1.png")
+    table.close()
     with pytest.raises(UserError, match=r"1\.png was exchanged since it was looked at"):
         candidate.cut(settings.images)
     (settings.images / "1.png").unlink()
@@ -152,16 +155,16 @@ def test_the_same_photographs_in_another_folder_carry_on(settings, backbone, tmp
 
 
 def test_a_listing_that_changed(settings, backbone, tmp_path, monkeypatch):
-    monkeypatch.setattr(looking, "_ROWS", 1)
-    row, calls = looking._row, iter(range(9))
+    monkeypatch.setattr(looking, "_AT_ONCE", 1)
+    unfit, calls = looking.LookAtPhotos._unfit, iter(range(9))
 
     def stopping(*arguments):
         if next(calls) == 2:
             raise KeyboardInterrupt
-        return row(*arguments)
+        return unfit(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(looking, "_row", stopping)
+        patch.setattr(looking.LookAtPhotos, "_unfit", stopping)
         with pytest.raises(KeyboardInterrupt):
             make(settings, backbone, tmp_path / "out")
     (settings.images / "0.png").unlink()
@@ -191,14 +194,14 @@ def test_a_loser_that_is_the_photograph(settings, backbone, tmp_path, monkeypatc
 def test_captions_are_written_where_there_are_none(settings, backbone, tmp_path, tmp_path_factory):
     captioner = Captioner(str(tiny_vision.save_blip(tmp_path_factory.mktemp("blip"))), max_new_tokens=5)
     store = make(replace(settings, captioner=captioner, filters=()), backbone, tmp_path / "out")
-    rows = {row.name: row.caption for row in Table(tmp_path / "out/candidates/01-captions.jsonl").kept}
-    assert rows["0.png"] == rows["1.png"] == "a red circle"
+    captions = {row["name"]: row["caption"] for row in rows(tmp_path / "out")}
+    assert captions["0.png"] == captions["1.png"] == "a red circle"
 
     images = [
         Image.open(settings.images / f"{number}.png").resize((32, 32), Image.Resampling.LANCZOS) for number in (2, 3)
     ]
-    assert [rows["2.png"], rows["3.png"]] == captioner.load("cpu").write(images)
-    assert {record.prompt for record in store.records} == set(rows.values())
+    assert [captions["2.png"], captions["3.png"]] == captioner.load("cpu")(images)
+    assert {record.prompt for record in store.records} == set(captions.values())
     config = Path(captioner.model) / "config.json"
     config.write_text(config.read_text() + " ")
     told = refused(replace(settings, captioner=captioner, filters=()), backbone, tmp_path / "out")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from PIL.Image import Image
@@ -10,6 +10,8 @@ from PIL.Image import Image
 from contrapose.judges.judge import Precision
 from contrapose.judges.vision_language import VisionLanguage
 from contrapose.ranges import Batch, Tokens, checked
+
+_QUOTATION_MARKS = ('""', "''", "“”")
 
 
 @dataclass(frozen=True)
@@ -31,27 +33,26 @@ class Captioner:
     dtype: Precision = "fp32"
     """Precision of the network."""
 
-    def load(self, device: str) -> CaptionWriter:
-        """Raises `UserError` when the weights are missing or broken."""
-        return CaptionWriter(self, VisionLanguage("captions", self.model, self.dtype, device))
+    def load(self, device: str) -> Callable[[Sequence[Image]], list[str]]:
+        """A function from images to a caption of each, in one line; it is empty where the model had nothing to say.
+
+        Raises `UserError` when the weights are missing or broken.
+        """
+        model = VisionLanguage("captions", self.model, self.dtype, device)
+
+        def write(images: Sequence[Image]) -> list[str]:
+            captions = []
+            for first in range(0, len(images), self.batch_size):
+                batch = images[first : first + self.batch_size]
+                captions += [tidy(text) for text in model.write(batch, self.prompt, self.max_new_tokens)]
+            return captions
+
+        return write
 
 
-class CaptionWriter:
-    """A captioner with its model in memory."""
-
-    def __init__(self, settings: Captioner, model: VisionLanguage) -> None:
-        self.settings, self.model, self.version = settings, model, model.version
-
-    def write(self, images: Sequence[Image]) -> list[str]:
-        """One line an image, empty where the model had nothing to say."""
-        prompt, length, size = self.settings.prompt, self.settings.max_new_tokens, self.settings.batch_size
-        batches = [images[first : first + size] for first in range(0, len(images), size)]
-        return [one_line(text) for batch in batches for text in self.model.write(batch, prompt, length)]
-
-
-def one_line(text: str) -> str:
-    """The words alone: no line breaks, no characters that are none, no quotation marks around the whole."""
-    words = "".join(letter if letter.isprintable() else " " for letter in text.replace("\ufffd", " ")).split()
-    line = " ".join(words)
-    quoted = len(line) > 1 and (line[0], line[-1]) in {('"', '"'), ("'", "'"), ("“", "”")}
+def tidy(text: str) -> str:
+    """A model's words as a caption: in one line, without unprintable characters or quotation marks around all of it."""
+    printable = (letter if letter.isprintable() else " " for letter in text.replace("\ufffd", " "))
+    line = " ".join("".join(printable).split())
+    quoted = len(line) > 1 and line[0] + line[-1] in _QUOTATION_MARKS
     return line[1:-1].strip() if quoted else line

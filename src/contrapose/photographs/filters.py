@@ -2,7 +2,7 @@
 
 A filter tells what it needs: nothing but what the listing tells, or a judge's number of the winner, or of winner and
 loser. It sees the whole table of its stage, one candidate at a time and as often as it likes, and gives each a reason
-to be left out, or none. A new filter is one class and one line in `FILTERS`.
+to be left out, or none. A new filter is one class and its place in `AnyFilter`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, get_args
 
 from PIL import Image
 
@@ -22,11 +22,10 @@ from contrapose.judges.judge import Judge, JudgeSettings, score
 from contrapose.judges.pick_score import PickScore
 from contrapose.judges.table import AnyJudge
 from contrapose.judges.yes_no import YesNo
-from contrapose.photographs.candidates import Candidate
+from contrapose.photographs.candidates import Candidate, Side
 from contrapose.ranges import AtLeast0, AtLeast1, Count, CountOrNone, Number, Share, checked
 from contrapose.store.prompts import Prompt
 
-Side = Literal["winner", "loser"]
 Reasons = Iterator[str | None]
 WINNER: tuple[Side, ...] = ("winner",)
 BOTH: tuple[Side, ...] = ("winner", "loser")
@@ -34,6 +33,11 @@ BOTH: tuple[Side, ...] = ("winner", "loser")
 
 class Filter(Protocol):
     """Why candidates are left out."""
+
+    @property
+    def name(self) -> str:
+        """What it is called on the command line, in run files and in the counts."""
+        ...
 
     @property
     def scorer(self) -> JudgeSettings | None:
@@ -57,7 +61,7 @@ def score_of(candidate: Candidate, side: Side, measure: str) -> float:
 
 @dataclass(frozen=True)
 @checked
-class Size:
+class PhotoSize:
     """Photographs of enough pixels and of no extreme shape, by the file's own size."""
 
     min_side: CountOrNone = 0
@@ -67,6 +71,7 @@ class Size:
     max_aspect: AtLeast1 = 3.0
     """Longest allowed side in units of the shorter one."""
 
+    name: ClassVar[str] = "size"
     scorer: ClassVar[None] = None
     sides: ClassVar[tuple[Side, ...]] = ()
 
@@ -94,6 +99,7 @@ class CaptionLength:
     max_words: Count = 200
     """Most words."""
 
+    name: ClassVar[str] = "caption-length"
     scorer: ClassVar[None] = None
     sides: ClassVar[tuple[Side, ...]] = ()
 
@@ -125,6 +131,7 @@ class Colourfulness:
     threshold: AtLeast0 | None = None
     """With the absolute reading: about 15 is slightly, 45 quite and 82 highly colourful; the set's mean when unset."""
 
+    name: ClassVar[str] = "colourfulness"
     scorer: ClassVar[Colours] = Colours()
 
     def __post_init__(self) -> None:
@@ -158,6 +165,7 @@ class ScorerGap:
     threshold: Number = 0.02
     """In the judge's own unit. PickScore's is the raw one, about 19 to 23."""
 
+    name: ClassVar[str] = "scorer-gap"
     sides: ClassVar[tuple[Side, ...]] = BOTH
 
     def reasons(self, table: Iterable[Candidate], measure: str) -> Reasons:
@@ -174,10 +182,11 @@ class TopK:
     scorer: AnyJudge = field(default_factory=PickScore)
     """What scores the winner."""
 
+    name: ClassVar[str] = "top-k"
     sides: ClassVar[tuple[Side, ...]] = WINNER
 
     def reasons(self, table: Iterable[Candidate], measure: str) -> Reasons:
-        places = ((score_of(c, "winner", measure), -number) for number, c in enumerate(table))
+        places = ((score_of(candidate, "winner", measure), -number) for number, candidate in enumerate(table))
         least = min(heapq.nlargest(self.k, places), default=(0.0, 0))
         for number, candidate in enumerate(table):
             score = score_of(candidate, "winner", measure)
@@ -187,7 +196,7 @@ class TopK:
 
 @dataclass(frozen=True)
 @checked
-class Photograph:
+class IsPhotograph:
     """Photographs and not artwork, as a vision-language model answers; RealAlign asks Qwen3-VL-8B-Instruct."""
 
     scorer: YesNo = field(default_factory=YesNo)
@@ -195,6 +204,7 @@ class Photograph:
     threshold: Share = 0.5
     """How sure of yes the model must be, 0..1."""
 
+    name: ClassVar[str] = "photograph"
     sides: ClassVar[tuple[Side, ...]] = WINNER
 
     def reasons(self, table: Iterable[Candidate], measure: str) -> Reasons:
@@ -211,29 +221,20 @@ class AestheticScore:
     threshold: Number = 5.0
     """About 1..10; many sets of photographs are cut at 5 or 6."""
 
+    name: ClassVar[str] = "aesthetic"
     sides: ClassVar[tuple[Side, ...]] = WINNER
 
     def reasons(self, table: Iterable[Candidate], measure: str) -> Reasons:
         return _over(table, measure, self.threshold)
 
 
-AnyFilter = Size | CaptionLength | Colourfulness | ScorerGap | TopK | Photograph | AestheticScore
-
-FILTERS: dict[str, type[AnyFilter]] = {
-    "size": Size,
-    "caption-length": CaptionLength,
-    "colourfulness": Colourfulness,
-    "scorer-gap": ScorerGap,
-    "top-k": TopK,
-    "photograph": Photograph,
-    "aesthetic": AestheticScore,
-}
-NAMES = {cls: name for name, cls in FILTERS.items()}
+AnyFilter = PhotoSize | CaptionLength | Colourfulness | ScorerGap | TopK | IsPhotograph | AestheticScore
+FILTERS: dict[str, type[AnyFilter]] = {cls.name: cls for cls in get_args(AnyFilter)}
 
 
-def needs_loser(some: AnyFilter) -> bool:
+def needs_loser(filter: AnyFilter) -> bool:
     """Whether losers must be there before this filter."""
-    return "loser" in some.sides
+    return "loser" in filter.sides
 
 
 def scored(
@@ -255,14 +256,17 @@ def scored(
     return [replace(candidate, scores=candidate.scores | more) for candidate, more in zip(batch, scores, strict=True)]
 
 
-def _over(table: Iterable[Candidate], measure: str, threshold: float, told: str = "") -> Reasons:
+def _over(table: Iterable[Candidate], measure: str, threshold: float, origin: str = "") -> Reasons:
+    """Keeps winners above a threshold; `origin` says where that comes from."""
     for candidate in table:
         score = score_of(candidate, "winner", measure)
-        yield None if score > threshold else f"{score:.4g} is not over {told}{threshold:.4g}"
+        yield None if score > threshold else f"{score:.4g} is not over {origin}{threshold:.4g}"
 
 
 def _gaps(table: Iterable[Candidate], measure: str, threshold: float) -> Reasons:
+    """Keeps winners that are above their losers by more than a threshold."""
     for candidate in table:
-        winner, loser = (score_of(candidate, side, measure) for side in BOTH)
-        told = f"winner {winner:.4g}, loser {loser:.4g}: not better by over {threshold:g}"
-        yield None if winner - loser > threshold else told
+        winner = score_of(candidate, "winner", measure)
+        loser = score_of(candidate, "loser", measure)
+        reason = f"winner {winner:.4g}, loser {loser:.4g}: not better by over {threshold:g}"
+        yield None if winner - loser > threshold else reason

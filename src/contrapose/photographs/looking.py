@@ -2,84 +2,103 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import posixpath
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar
 
-from contrapose.containers.left_out import LeftOut, Skip
-from contrapose.photographs.candidates import Candidate, Row, Table, groups, identity, write_table
+from contrapose.containers.left_out import LeftOut
+from contrapose.containers.places import Place, name_below
+from contrapose.photographs.candidates import Candidate, identity
 from contrapose.photographs.photos import CAPTIONS, Look, NearDuplicates, Photo, look_at_photos
+from contrapose.photographs.table import PhotoRow, Reaching
+from contrapose.pixels import Size
 from contrapose.seeds import seed_of
-from contrapose.store.buckets import Size, cover, nearest
+from contrapose.store.buckets import cover, nearest
 from contrapose.store.fitting import Fitting
 
-_ROWS = 32  # written at a time
+_AT_ONCE = 128  # photographs that are written in one transaction
 Listing = Iterator[Photo | LeftOut]
 
 
-class Looking(NamedTuple):
-    """What decides whether a photograph is a candidate, and how it is cut."""
+@dataclass(frozen=True)
+class LookAtPhotos:
+    """Opens every photograph, and decides how it is cut."""
 
-    root: Path  # that places are told from
+    listing: Callable[[], Listing]
+    root: Place  # that places are told from
     fitting: Fitting
-    among: Sequence[Size]  # the buckets
+    sizes: Sequence[Size]  # the buckets
     near_duplicates: int | None  # bits of the fingerprint; None keeps them
     seed: int
     needs_caption: bool
 
+    name: ClassVar[str] = "photos"
+    costly: ClassVar[bool] = False
 
-def look(path: Path, listing: Listing, how: Looking) -> Iterator[int]:
-    """Write the table of photographs, yielding how many were looked at; the same listing again carries on."""
+    def check(self) -> None:
+        """There are no weights to miss."""
 
-    def looked(so_far: Table) -> Iterator[Sequence[Row]]:
-        near = None if how.near_duplicates is None else NearDuplicates(how.near_duplicates)
-        for row, _ in zip(so_far, listing, strict=False):  # which passes over what was looked at
-            if near and isinstance(row, Candidate):
-                near.seen(row.name, row.fingerprint)
-        return groups(_rows(listing, how, near), _ROWS)
+    def work(self, photographs: Reaching) -> Iterator[int]:
+        done = photographs.num_through
+        seen = None if self.near_duplicates is None else NearDuplicates(self.near_duplicates)
+        if seen is not None:
+            for candidate in photographs:
+                seen.remember(candidate.number, candidate.fingerprint)
+        rows = self._rows(islice(self.listing(), done, None), done, photographs, seen)
+        # A batch is written as it is made: whether a photograph is a near duplicate depends on the one before it.
+        while first := next(rows, None):
+            done += photographs.add(chain([first], islice(rows, _AT_ONCE - 1)))
+            yield done
 
-    return write_table(path, looked)
-
-
-def _rows(listing: Listing, how: Looking, near: NearDuplicates | None) -> Iterator[Row]:
-    """A row for each photograph, in order; those that cannot be listed wait for the look at those before them."""
-    waiting: deque[tuple[int, LeftOut]] = deque()
-
-    def photos() -> Iterator[Photo]:
-        num = 0
-        for listed in listing:
-            if isinstance(listed, LeftOut):
-                waiting.append((num, listed))
+    def _rows(
+        self, listing: Listing, done: int, photographs: Reaching, seen: NearDuplicates | None
+    ) -> Iterator[PhotoRow]:
+        for number, entry in enumerate(look_at_photos(listing), done):
+            if isinstance(entry, LeftOut):
+                yield PhotoRow(number, entry)
+                continue
+            photo, look = entry
+            unfit = self._unfit(photo, look)
+            earlier = None if unfit or seen is None else seen.first_near(look.fingerprint)
+            if unfit:
+                yield PhotoRow(number, unfit)
+            elif earlier is not None:
+                reason = f"is nearly the same picture as {photographs.name(earlier)}"
+                yield PhotoRow(number, LeftOut(photo.name, "near duplicate", reason))
             else:
-                num += 1
-                yield listed
+                if seen is not None:
+                    seen.remember(number, look.fingerprint)
+                yield PhotoRow(number, self._candidate(number, photo, look))
 
-    for number, (photo, seen) in enumerate(look_at_photos(photos())):
-        while waiting and waiting[0][0] <= number:
-            yield waiting.popleft()[1]
-        yield _row(photo, seen, how, near)
-    yield from (skipped for _, skipped in waiting)
+    def _unfit(self, photo: Photo, look: Look) -> LeftOut | None:
+        """Why the photograph alone, without those before it, cannot be used."""
+        if photo.caption is None and self.needs_caption:
+            places = f"in a .txt of its stem, or under {', '.join(CAPTIONS)} in a table"
+            return LeftOut(photo.name, "no caption", f"has no caption ({places}); write one, or name a captioner")
+        bucket = nearest(look.size, self.sizes)
+        scale = cover(look.size, bucket)
+        most = self.fitting.max_scale_up
+        if scale > most:
+            reason = f"its {look.size} pixels would be scaled up by {scale:.2f} to cover {bucket}"
+            return LeftOut(photo.name, "too small", f"{reason}; at most {most:g} is allowed")
+        return None
 
-
-def _row(photo: Photo, seen: Look | Skip, how: Looking, near: NearDuplicates | None) -> Row:
-    if isinstance(seen, Skip):
-        return seen.of(photo.name)
-    if photo.caption is None and how.needs_caption:
-        places = f"in a .txt of its stem, or under {', '.join(CAPTIONS)} in a table"
-        return LeftOut(photo.name, "no caption", f"has no caption ({places}); write one, or name a captioner")
-    bucket = nearest(seen.size, how.among)
-    scale = cover(seen.size, bucket)
-    if scale > how.fitting.max_scale_up:
-        told = f"its {seen.size} pixels would be scaled up by {scale:.2f} to cover {bucket}"
-        return LeftOut(photo.name, "too small", f"{told}; at most {how.fitting.max_scale_up:g} is allowed")
-    earlier = near.seen(photo.name, seen.fingerprint) if near else None
-    if earlier is not None:
-        return LeftOut(photo.name, "near duplicate", f"is nearly the same picture as {earlier}")
-    own = identity(photo.name, seen.digest)
-    seed = seed_of(how.seed, own)
-    flip, position = how.fitting.flips(seed), how.fitting.position(seed)
-    place = replace(photo.image, path=Path(os.path.relpath(photo.image.path, how.root)))
-    return Candidate(own, photo.name, place, seen.size, seen.fingerprint, bucket, seed, photo.caption, flip, position)
+    def _candidate(self, number: int, photo: Photo, look: Look) -> Candidate:
+        id_ = identity(photo.name, look.digest)
+        seed = seed_of(self.seed, id_)
+        return Candidate(
+            number,
+            id_,
+            photo.name,
+            replace(photo.image, path=Path(posixpath.normpath(name_below(photo.image.path, self.root)))),
+            look.size,
+            look.fingerprint,
+            nearest(look.size, self.sizes),
+            seed,
+            photo.caption,
+            self.fitting.flips(seed),
+            self.fitting.position(seed),
+        )

@@ -1,21 +1,21 @@
 """Pairs from real photographs: the winner is a photograph, the loser what a spoiler makes of it (RealAlign, section 3).
 
     OUT/real.yaml                the settings, a file to repeat the run from
-    OUT/candidates/NN-STAGE.jsonl    a table for each stage: looked at, captioned, filtered, spoiled
+    OUT/photographs.sqlite       every photograph: how far it has come, with what scores, or why it was left out
     OUT/images/ID.{winner,loser,mask}.png
     OUT/skipped.jsonl            every photograph that was left out, at which stage and why
-    OUT/pairs.yaml, shard-*.safetensors    the pairs, with each filter's counts
+    OUT/pairs.yaml, shard-*.safetensors    the pairs, with each stage's counts
 
 What becomes of a photograph depends on its pixels, its name, its caption and the seed alone. A killed run carries on
-in the stage that it was in. Memory holds a batch, whatever the number of photographs, beside the names and fingerprints
-that near duplicates are told by.
+in the stage that it was in. Memory holds a batch, whatever the number of photographs, beside the fingerprints that near
+duplicates are told by.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -28,28 +28,29 @@ from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.loading import Loading
 from contrapose.containers.images import several
 from contrapose.containers.left_out import SKIPPED, LeftOut, told_counts, write_left_out
+from contrapose.containers.places import place_of
 from contrapose.contents import digest_of
 from contrapose.core.guidance import FreeScale
 from contrapose.errors import UserError
 from contrapose.files import one_writer
 from contrapose.judges.table import JUDGES, AnyJudge
-from contrapose.photographs.candidates import BROKEN, Table, by_bucket, groups
 from contrapose.photographs.captions import Captioner
-from contrapose.photographs.filters import BOTH, FILTERS, NAMES, AnyFilter, CaptionLength, needs_loser
-from contrapose.photographs.filters import Size as SizeFilter
+from contrapose.photographs.filters import BOTH, FILTERS, AnyFilter, CaptionLength, PhotoSize, needs_loser
 from contrapose.photographs.gallery import Gallery
-from contrapose.photographs.looking import Listing, Looking, look
-from contrapose.photographs.photos import count_and_digest, list_photos
-from contrapose.photographs.sifting import sift, spoil, write_captions
+from contrapose.photographs.looking import LookAtPhotos
+from contrapose.photographs.photos import Photo, count_and_digest, list_photos
 from contrapose.photographs.spoil import SPOILERS, AnySpoiler, Studio
 from contrapose.photographs.spoil.inpaint import Inpaint
+from contrapose.photographs.stages import MakeLosers, PhotoStage, Sift, WriteCaptions, batches_of
+from contrapose.photographs.table import AGAIN, TABLE, PhotoTable
+from contrapose.pixels import Size
 from contrapose.ranges import Batch, Range, Seed, Steps, checked
-from contrapose.store.buckets import Size
 from contrapose.store.fitting import Fitting
 from contrapose.store.pairs import MANIFEST, PairRecord
 from contrapose.store.shards import begin, fill
 
-SETTINGS, OF_MODEL = "real.yaml", "model.yaml"
+SETTINGS = "real.yaml"
+_EARLIER = "candidates"  # the folder of tables that versions before this one wrote
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Real(Fitting, Loading):
     """Which of several splits of a Parquet data set, such as train."""
     spoil: AnySpoiler = field(default_factory=Inpaint)
     """How losers are made."""
-    filters: tuple[AnyFilter, ...] = (SizeFilter(), CaptionLength())
+    filters: tuple[AnyFilter, ...] = (PhotoSize(), CaptionLength())
     """Filters in the order in which they are applied; losers are made when the first one needs them, or at the end."""
     captioner: Captioner | None = None
     """What writes captions where there are none; such photographs are left out when unset."""
@@ -89,71 +90,87 @@ class Real(Fitting, Loading):
 CONVERTER = runfile.converter((AnyJudge, JUDGES), (AnyFilter, FILTERS), (AnySpoiler, SPOILERS))
 
 
-class Progress(NamedTuple):
-    """How far a stage is; `total` is None where only its end will tell."""
+class StageProgress(NamedTuple):
+    """How far a stage is."""
 
     stage: str
     done: int
-    total: int | None
+    total: int
 
 
-def make_pairs(settings: Real, backbone: Backbone, out: Path) -> Iterator[Progress]:
+def make_pairs(settings: Real, backbone: Backbone, out: Path) -> Iterator[StageProgress]:
     """Make the pairs, stage by stage, yielding how far they are; run it again to carry on.
 
     Raises `UserError` for a source without photographs, weights that are not at hand, settings or photographs that
     differ from those that `out` was made with, and when every photograph was left out.
     """
     settings = replace(backbone.with_usual(settings), resolution=settings.resolution_for(backbone))
-    run = _Run(settings, backbone, out)
     with one_writer(out):
-        run.check()
-        runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"], inputs=run.inputs)
-        runfile.claim(run.folder / OF_MODEL, {"fingerprint": backbone.fingerprint}, CONVERTER)
-        for number in range(len(run.stages)):
-            yield from run.carry_out(number)
-        yield from run.store()
-
-
-Stage = Literal["photos", "captions", "losers"] | AnyFilter
-
-
-def stages_of(settings: Real) -> list[Stage]:
-    """What happens to the photographs, in order; losers are made when the first filter needs them, or at the end."""
-    filters = settings.filters
-    early = list(takewhile(lambda some: not needs_loser(some), filters))
-    captions: list[Stage] = ["captions"] if settings.captioner else []
-    return ["photos", *captions, *early, "losers", *filters[len(early) :]]
+        run = _Run(settings, backbone, out)
+        try:
+            run.check()
+            runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"], inputs=run.inputs)
+            for number in range(len(run.stages)):
+                yield from run.carry_out(number)
+            yield from run.store()
+        finally:
+            run.table.close()
 
 
 class _Run:
-    """One run's settings, networks and tables."""
+    """One run's settings, networks, stages and table."""
 
     def __init__(self, settings: Real, backbone: Backbone, out: Path):
         self.settings, self.backbone, self.out = settings, backbone, out
-        self.folder, self.stages = out / "candidates", stages_of(settings)
-        self.among = settings.buckets_for(backbone)
-        root = settings.images if settings.images.is_dir() else settings.images.parent
-        self.gallery = Gallery(out / "images", root)
+        source = place_of(settings.images)
+        self.gallery = Gallery(out / "images", source if source.is_dir() else source.parent)
         self.studio = Studio(backbone, Embeddings(backbone), settings.steps, settings.guidance_scale)
-        names = [stage if isinstance(stage, str) else NAMES[type(stage)] for stage in self.stages]
-        self.tables = [Table(self.folder / f"{number:02}-{name}.jsonl") for number, name in enumerate(names)]
-        self.names = names
+        sizes = settings.buckets_for(backbone)
+        self.stages = self._stages(sizes)
+        names = [stage.name for stage in self.stages]
+        self.table = PhotoTable(out / TABLE, sizes, sorted_from=names.index(MakeLosers.name))
+
+    def _stages(self, sizes: Sequence[Size]) -> list[PhotoStage]:
+        """What happens to photographs, in order; losers are made when the first filter needs them, or at the end."""
+        s = self.settings
+        device = str(self.backbone.device)
+        stages: list[PhotoStage] = [
+            LookAtPhotos(self._listing, self.gallery.root, s, sizes, s.near_duplicates, s.seed, s.captioner is None)
+        ]
+        if s.captioner is not None:
+            stages.append(WriteCaptions(s.captioner, self.gallery, device, s.batch_size))
+        sifts = [Sift(filter, self.gallery, device, s.batch_size) for filter in s.filters]
+        early = list(takewhile(lambda sift: not needs_loser(sift.filter), sifts))
+        losers = MakeLosers(s.spoil, self.gallery, self.studio, s.batch_size)
+        return [*stages, *early, losers, *sifts[len(early) :]]
+
+    def _listing(self) -> Iterator[Photo | LeftOut]:
+        return list_photos(self.settings.images, self.settings.split, self.out)
 
     def check(self) -> None:
         """Look, before anything is written, at the whole listing, and whether all weights that are needed are there."""
-        if (self.out / MANIFEST).exists() and not (self.out / SETTINGS).exists():
-            raise UserError(f"{self.out}: already holds pairs that were not made of photographs; choose another --out")
-        todo = [stage for stage, table in zip(self.stages, self.tables, strict=True) if not table.path.exists()]
+        self._check_folder()
         self.num_photos, photos = count_and_digest(self._listing())
         digests = {"model": model_digest(self.settings.model, self.settings), "images": photos, **self._networks()}
         # as real.yaml names them, and pairs.yaml
         self.inputs = digests | {f"real.{name}": digest for name, digest in digests.items()}
-        device = str(self.backbone.device)
-        if "captions" in todo and self.settings.captioner:
-            self.settings.captioner.load(device)
-        for stage in todo:
-            if not isinstance(stage, str) and stage.scorer is not None:
-                stage.scorer.load(device)
+        for stage in self.stages[self._first_unfinished() :]:
+            stage.check()
+
+    def _check_folder(self) -> None:
+        if (self.out / MANIFEST).exists() and not (self.out / SETTINGS).exists():
+            raise UserError(f"{self.out}: already holds pairs that were not made of photographs; choose another --out")
+        if (self.out / _EARLIER).is_dir() and not self.table.begun:
+            raise UserError(
+                f"{self.out}: was begun by an earlier version, whose {_EARLIER}/ cannot be carried on; choose another "
+                "--out, or delete the folder (if its pairs are finished, they can be used as they are)"
+            )
+
+    def _first_unfinished(self) -> int:
+        """The number of the first stage that photographs have to go through."""
+        if not self.table.begun or self.table.num_through(0) < self.num_photos:
+            return 0
+        return self.table.first_unfinished()
 
     def _networks(self) -> dict[str, str]:
         """Digests of the other networks' folders that the settings name; those of the hub have their versions there."""
@@ -163,73 +180,57 @@ class _Run:
             "spoil.model": getattr(s.spoil, "model", None),
             "spoil.saliency": getattr(s.spoil, "saliency", None),
         }
-        return {name: digest_of(Path(given)) for name, given in named.items() if given and Path(given).is_dir()}
+        return {name: digest_of(Path(folder)) for name, folder in named.items() if folder and Path(folder).is_dir()}
 
-    def _listing(self) -> Listing:
-        return list_photos(self.settings.images, self.settings.split, self.out)
+    def _num_reaching(self, number: int) -> int:
+        """Photographs that come to a stage."""
+        return self.num_photos if number == 0 else self.table.num_kept(number - 1)
 
-    def carry_out(self, number: int) -> Iterator[Progress]:
-        """Write one stage's table; `UserError` when one that is there lacks rows, or when nothing is left after it."""
-        table, name = self.tables[number], self.names[number]
-        total = self.num_left(number - 1) if number else self.num_photos
-        if not table.path.exists():
-            yield from (Progress(name, done, total) for done in self._work(number))
-        else:
-            num = sum(1 for _ in table)  # which looks at every row
-            if num != total:
-                raise UserError(f"{table.path}: holds {num} rows for {total} photographs; {BROKEN}")
-        if not self.num_left(number):
-            counts = write_left_out(self.out, self.left_out())
-            told = f"none of its {len(self.tables[0])} photographs can be used ({told_counts(counts)})"
+    def carry_out(self, number: int) -> Iterator[StageProgress]:
+        """Take all photographs through one stage; `UserError` when nothing is left after it."""
+        stage = self.stages[number]
+        total = self._num_reaching(number)
+        if self.table.num_through(number) < total:
+            for done in stage.work(self.table.reaching(number)):
+                yield StageProgress(stage.name, done, total)
+        num = self.table.num_through(number)
+        if num != total:
+            raise UserError(f"{self.table.path}: holds {num} of {total} photographs after {stage.name}; {AGAIN}")
+        if not self.table.num_kept(number):
+            counts = told_counts(write_left_out(self.out, self.table.left_out()))
             self._unclaim(number)
-            raise UserError(f"{self.settings.images}: {told}; the reasons are in {self.out / SKIPPED}")
+            raise UserError(
+                f"{self.settings.images}: none of its {self.num_photos} photographs can be used ({counts}); "
+                f"the reasons are in {self.out / SKIPPED}"
+            )
 
     def _unclaim(self, number: int) -> None:
-        """Leave the folder to mended settings, unless a network has worked for what these have come to."""
-        done = self.stages[: number + 1]
-        if all(stage == "photos" or (not isinstance(stage, str) and stage.scorer is None) for stage in done):
-            tables = [table.path for table in self.tables]
-            for made in (self.out / SETTINGS, self.out / runfile.INPUTS, self.folder / OF_MODEL, *tables):
-                made.unlink(missing_ok=True)
+        """Leave the folder to other settings, unless a network has worked for what these have come to."""
+        if any(stage.costly for stage in self.stages[: number + 1]):
+            return
+        self.table.close()
+        for path in (self.out / SETTINGS, self.out / runfile.INPUTS, self.table.path):
+            path.unlink(missing_ok=True)
 
-    def num_left(self, number: int) -> int:
-        """Candidates that go on after a stage."""
-        return len(self.tables[number]) - self.tables[number].num_left_out()
-
-    def _work(self, number: int) -> Iterator[int]:
-        s, stage, path, device = self.settings, self.stages[number], self.tables[number].path, str(self.backbone.device)
-        if stage == "photos":
-            how = Looking(self.gallery.root, s, self.among, s.near_duplicates, s.seed, s.captioner is None)
-            return look(path, self._listing(), how)
-        before = self.tables[number - 1]
-        if stage == "captions":
-            return write_captions(path, before, s.captioner, self.gallery, device, s.batch_size)
-        if stage == "losers":
-            return spoil(path, before, self.among, s.spoil, self.gallery, self.studio, s.batch_size)
-        return sift(path, before, stage, self.gallery, device, s.batch_size)
-
-    def left_out(self) -> Iterator[LeftOut]:
-        """Every photograph that was left out, stage by stage."""
-        return chain.from_iterable(table.left_out() for table in self.tables)
-
-    def store(self) -> Iterator[Progress]:
+    def store(self) -> Iterator[StageProgress]:
         """Encode what is left."""
-        s, last = self.settings, self.tables[-1]
+        s = self.settings
         counts = [
-            {"stage": name, "before": len(table), "after": self.num_left(number)}
-            for number, (name, table) in enumerate(zip(self.names, self.tables, strict=True))
+            {"stage": stage.name, "before": self._num_reaching(number), "after": self.table.num_kept(number)}
+            for number, stage in enumerate(self.stages)
         ]
-        records = (candidate.record for candidate in by_bucket(last, self.among))
+        pairs = self.table.reaching(len(self.stages))
+        records = (candidate.record for candidate in pairs)
         settings = {"real": s, "stages": counts}
-        begin(self.out, settings, CONVERTER, self.backbone.fingerprint, records, self.left_out(), self.inputs)
-        same_size = groups(by_bucket(last, self.among), s.shard_size, lambda candidate: candidate.bucket)
-        shards = ((some[0].bucket, [candidate.record for candidate in some]) for some in same_size)
-        total = self.num_left(-1)
+        begin(self.out, settings, CONVERTER, self.backbone.fingerprint, records, self.table.left_out(), self.inputs)
+        same_size = batches_of(pairs, s.shard_size, lambda candidate: candidate.bucket)
+        shards = ((batch[0].bucket, [candidate.record for candidate in batch]) for batch in same_size)
+        total = self.table.num_kept(len(self.stages) - 1)
         for done in fill(self.out, shards, s.batch_size, self._encode):
-            yield Progress("encoding", done, total)
+            yield StageProgress("encoding", done, total)
 
     def _encode(self, size: Size, records: Sequence[PairRecord]) -> Tensor:
         """Latents [b, 2, ...]: winners and losers side by side in one call of the autoencoder."""
         sides = [(record.id, side, size) for record in records for side in BOTH]
-        images = list(several(lambda one: self.gallery.stored(*one), sides))
+        images = list(several(lambda place: self.gallery.stored(*place), sides))
         return self.studio.encode(images).cpu().unflatten(0, (len(records), 2))

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.fft import dctn
 
 from contrapose.containers.images import digest, read_image, several
-from contrapose.containers.left_out import Skip
+from contrapose.containers.left_out import LeftOut, Skip
 from contrapose.photographs.photos.photo import Photo
 from contrapose.store.buckets import Size
 
@@ -31,16 +31,23 @@ class Look(NamedTuple):
     fingerprint: int
 
 
-def look_at_photos(photos: Iterable[Photo], max_pixels: int | None = None) -> Iterator[tuple[Photo, Look | Skip]]:
-    """Each photograph with what is seen of it, in order and several at a time, asked for a few ahead."""
+def look_at_photos(
+    photos: Iterable[Photo | LeftOut], max_pixels: int | None = None
+) -> Iterator[tuple[Photo, Look] | LeftOut]:
+    """Each photograph with what is seen of it, in order and several at a time, asked for a few ahead.
+
+    One that cannot be read is left out, and one that was left out before stays so.
+    """
     return several(partial(_look, max_pixels=max_pixels), photos)
 
 
-def _look(photo: Photo, max_pixels: int | None) -> tuple[Photo, Look | Skip]:
+def _look(photo: Photo | LeftOut, max_pixels: int | None) -> tuple[Photo, Look] | LeftOut:
+    if isinstance(photo, LeftOut):
+        return photo
     try:
         image = read_image(photo.image, max_pixels)
     except Skip as skip:
-        return photo, skip
+        return skip.of(photo.name)
     return photo, Look(Size(*image.size), digest(image), fingerprint(image))
 
 

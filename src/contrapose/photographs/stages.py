@@ -1,0 +1,198 @@
+"""What happens to candidates between being looked at and becoming pairs: captions, filters and losers, a class each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
+from typing import ClassVar, Protocol, TypeVar
+
+from PIL import Image
+
+from contrapose.containers.images import several
+from contrapose.containers.left_out import LeftOut
+from contrapose.judges.judge import Judge, JudgeSettings
+from contrapose.photographs.candidates import Candidate, Side
+from contrapose.photographs.captions import Captioner
+from contrapose.photographs.filters import AnyFilter, scored
+from contrapose.photographs.gallery import Gallery
+from contrapose.photographs.spoil import AnySpoiler
+from contrapose.photographs.spoil.studio import Spoiled, Studio
+from contrapose.photographs.table import PhotoRow, Reaching
+from contrapose.seeds import seed_of
+
+T = TypeVar("T")
+
+
+class PhotoStage(Protocol):
+    """One step on the way from a photograph to a pair, which all photographs take before the next one begins."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def costly(self) -> bool:
+        """Whether a network works in it, so that what it wrote is not thrown away lightly."""
+        ...
+
+    def check(self) -> None:
+        """Raise `UserError` when weights that it needs are not at hand; nothing of them stays in memory."""
+        ...
+
+    def work(self, photographs: Reaching) -> Iterator[int]:
+        """Take the photographs that are waiting through the stage, yielding how many have been through.
+
+        A batch is one transaction: stopped anywhere, it goes on with the same batches, and what rounding makes of them.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class WriteCaptions:
+    """Writes a caption for every photograph that has none."""
+
+    captioner: Captioner
+    gallery: Gallery
+    device: str
+    batch_size: int
+
+    name: ClassVar[str] = "captions"
+    costly: ClassVar[bool] = True
+
+    def check(self) -> None:
+        self.captioner.load(self.device)
+
+    def work(self, photographs: Reaching) -> Iterator[int]:
+        done = photographs.num_through
+        write = self.captioner.load(self.device)
+        for batch in batches_of(several(self._opened, photographs.waiting()), self.batch_size):
+            captions = iter(write([image for _, image in batch if image is not None]))
+            rows = []
+            for candidate, image in batch:
+                rows.append(
+                    PhotoRow(candidate.number, candidate if image is None else _captioned(candidate, next(captions)))
+                )
+            done += photographs.write(rows)
+            yield done
+
+    def _opened(self, candidate: Candidate) -> tuple[Candidate, Image.Image | None]:
+        """The candidate, with its image where it has no caption."""
+        return candidate, self.gallery.image(candidate, "winner") if candidate.caption is None else None
+
+
+def _captioned(candidate: Candidate, caption: str) -> Candidate | LeftOut:
+    if not caption.strip():
+        return LeftOut(candidate.name, "no caption", "the captioner had nothing to say")
+    return replace(candidate, caption=caption)
+
+
+@dataclass(frozen=True)
+class Sift:
+    """Asks a filter for every photograph, after a judge has seen the images that the filter goes by."""
+
+    filter: AnyFilter
+    gallery: Gallery
+    device: str
+    batch_size: int
+
+    @property
+    def name(self) -> str:
+        return self.filter.name
+
+    @property
+    def costly(self) -> bool:
+        return self.filter.scorer is not None
+
+    def check(self) -> None:
+        if self.filter.scorer is not None:
+            self.filter.scorer.load(self.device)
+
+    def work(self, photographs: Reaching) -> Iterator[int]:
+        measure = ""
+        if self.filter.scorer is not None:
+            judge = self.filter.scorer.load(self.device)
+            measure = measure_of(self.filter.scorer, judge)
+            yield from self._measured(photographs, judge, measure)
+        done = photographs.num_through
+        yield done + photographs.write(self._judged(photographs, measure))
+
+    def _measured(self, photographs: Reaching, judge: Judge, measure: str) -> Iterator[int]:
+        """Note the judge's numbers, where they are not known from an earlier filter."""
+
+        def opened(candidate: Candidate) -> tuple[Candidate, dict[Side, Image.Image]]:
+            missing = [side for side in self.filter.sides if f"{side} {measure}" not in candidate.scores]
+            return candidate, {side: self.gallery.image(candidate, side) for side in missing}
+
+        num = 0
+        for batch in batches_of(several(opened, photographs.waiting()), self.batch_size):
+            candidates = [candidate for candidate, _ in batch]
+            images = [images for _, images in batch]
+            num += photographs.note(scored(candidates, images, judge, measure))
+            yield num
+
+    def _judged(self, photographs: Reaching, measure: str) -> Iterator[PhotoRow]:
+        reasons = self.filter.reasons(photographs, measure)
+        for candidate, reason in zip(photographs, reasons, strict=True):
+            yield PhotoRow(candidate.number, LeftOut(candidate.name, self.name, reason) if reason else candidate)
+
+
+def measure_of(settings: JudgeSettings, judge: Judge) -> str:
+    """The name under which a judge's numbers are noted: two of other settings or weights never share it."""
+    return f"{judge.name} {seed_of(settings, judge.version):016x}"
+
+
+@dataclass(frozen=True)
+class MakeLosers:
+    """Makes every photograph's loser, and saves the images of both.
+
+    Photographs come sorted by bucket, so that those that are spoiled at once have one size.
+    """
+
+    spoiler: AnySpoiler
+    gallery: Gallery
+    studio: Studio
+    batch_size: int
+
+    name: ClassVar[str] = "losers"
+    costly: ClassVar[bool] = True
+
+    def check(self) -> None:
+        """Whatever the spoiler needs is read when it is first asked for."""
+
+    def work(self, photographs: Reaching) -> Iterator[int]:
+        done = photographs.num_through
+        saved = several(self._saved, self._spoiled(several(self._cut, photographs.waiting())))
+        # Images are read and saved beside the spoiling of other batches.
+        for batch in batches_of(saved, self.batch_size, lambda entry: entry[0]):
+            done += photographs.write([row for _, row in batch])
+            yield done
+
+    def _cut(self, candidate: Candidate) -> tuple[Candidate, Image.Image]:
+        return candidate, candidate.cut(self.gallery.root)
+
+    def _spoiled(
+        self, cut: Iterable[tuple[Candidate, Image.Image]]
+    ) -> Iterator[tuple[int, Candidate, Image.Image, Spoiled]]:
+        """Losers, with the number of the batch that they were made in."""
+        for number, batch in enumerate(batches_of(cut, self.batch_size, lambda entry: entry[0].bucket)):
+            candidates, photos = zip(*batch, strict=True)
+            captions = [candidate.record.prompt for candidate in candidates]
+            seeds = [candidate.seed for candidate in candidates]
+            losers = self.spoiler.spoil(photos, captions, seeds, self.studio)
+            for candidate, photo, loser in zip(candidates, photos, losers, strict=True):
+                yield number, candidate, photo, loser
+
+    def _saved(self, entry: tuple[int, Candidate, Image.Image, Spoiled]) -> tuple[int, PhotoRow]:
+        number, candidate, photo, loser = entry
+        if photo.tobytes() == loser.image.tobytes():
+            unspoiled = LeftOut(candidate.name, "unspoiled", "the loser came out as the very photograph")
+            return number, PhotoRow(candidate.number, unspoiled)
+        self.gallery.keep(candidate.id, photo, loser)
+        return number, PhotoRow(candidate.number, replace(candidate, why=dict(loser.why)))
+
+
+def batches_of(items: Iterable[T], num: int, key: Callable[[T], object] = lambda _: None) -> Iterator[list[T]]:
+    """Neighbours of the same key, at most `num` together."""
+    for _, same in groupby(items, key):
+        while batch := list(islice(same, num)):
+            yield batch
