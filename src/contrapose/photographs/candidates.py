@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
 from PIL import Image
@@ -48,7 +47,7 @@ class Candidate:
 
     def cut(self, root: Place) -> Image.Image:
         """The photograph, scaled and cropped to its bucket; `UserError` when it is not the one that was looked at."""
-        place = replace(self.image, path=root / self.image.path.as_posix())
+        place = replace(self.image, path=root / str(self.image.path))
         try:
             image = read_image(place)
         except Skip as skip:

@@ -338,15 +338,16 @@ def _text(data: bytes) -> str:
 def _place_text(place: Stored) -> str:
     """Where an image lies, as JSON: ["tar", "a.tar", "0.png", 512, 4711]."""
     rest = [getattr(place, part.name) for part in fields(place)[1:]]
-    return json.dumps([_PLACE_NAMES[type(place)], place.path.as_posix(), *rest])
+    return json.dumps([_PLACE_NAMES[type(place)], str(place.path), *rest])
 
 
 def _place(text: str) -> Stored:
     """The inverse of `_place_text`; an error for what it never writes, such as a path that leads out of the source."""
-    kind, path, *rest = json.loads(text)
-    place = _PLACES[kind](Path(path), *rest)
-    if place.path.is_absolute() or ".." in place.path.parts:
-        raise ValueError(path)
+    kind, name, *rest = json.loads(text)
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(name)
+    place = _PLACES[kind](path, *rest)
     for part in fields(place)[1:]:
         value = getattr(place, part.name)
         sound = isinstance(value, str) if part.type == "str" else type(value) is int and value >= 0
