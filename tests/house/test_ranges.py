@@ -45,7 +45,7 @@ def _is_refused(cls: type, name: str, hint: Any) -> bool:
 
 
 def test_settings_are_found() -> None:
-    assert {"Optimisation", "Draw", "Sigmoid", "CHATS", "Size", "Inpaint", "Toy", "Words"} <= {
+    assert {"Optimisation", "Draw", "Sigmoid", "CHATS", "PhotoSize", "Inpaint", "Toy", "Words"} <= {
         c.__name__ for c in REACHED
     }
     assert len(WITH_NUMBERS) >= 40
