@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from contrapose.core.guidance import CHATS, GUIDANCES, PGD, ContrastivePGD, DiffusionNPO, combine
+from contrapose.core.guidance import GUIDANCES, PGD, CHATSGuidance, ContrastivePGD, DiffusionNPO, combine
 from contrapose.errors import UserError
 
 POLICIES = ("base", "positive", "negative")
@@ -30,7 +30,7 @@ def test_contrastive_pgd(told: dict[str, torch.Tensor]) -> None:
     torch.testing.assert_close(combine(told, ContrastivePGD(3.0).shares(0.5)), expected)
 
 
-@pytest.mark.parametrize("guidance", [DiffusionNPO(), CHATS()], ids=["npo", "chats"])
+@pytest.mark.parametrize("guidance", [DiffusionNPO(), CHATSGuidance()], ids=["npo", "chats"])
 def test_rows_of_their_own(guidance: DiffusionNPO) -> None:
     assert guidance.shares(0.5, conditional=True) == {"positive": 1.0}
     assert guidance.shares(0.5, conditional=False) == {"negative": 1.0}
@@ -124,7 +124,7 @@ def test_settings_out_of_range(name: str, wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize("proxy", [math.nan, math.inf, 1e6])
 def test_a_proxy_out_of_range(proxy: float) -> None:
     with pytest.raises(UserError, match=r"^proxy "):
-        CHATS(proxy=proxy)
+        CHATSGuidance(proxy=proxy)
 
 
 def test_a_schedule_that_is_not_known() -> None:

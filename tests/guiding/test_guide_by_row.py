@@ -16,7 +16,7 @@ from torch import Tensor
 
 import contrapose
 from contrapose.backbones.base import Backbone
-from contrapose.core.guidance import CHATS
+from contrapose.core.guidance import CHATSGuidance
 from contrapose.errors import UserError
 
 EXACT = 1e-5  # of the largest value
@@ -107,7 +107,7 @@ def _proxied(inputs: dict[str, Any], proxy: float) -> dict[str, Any]:
 def test_chats(name: str, pipe: DiffusionPipeline, kind: str, aligned_runs: Callable[..., Any]) -> None:
     """lose(proxy) and win(c), which the pipeline puts together."""
     positive, negative, networks = aligned_runs(name, kind)
-    call, rows = _guided(name, pipe, positive=positive, negative=negative, method=CHATS(proxy=0.3))
+    call, rows = _guided(name, pipe, positive=positive, negative=negative, method=CHATSGuidance(proxy=0.3))
     guided = _halves(name, in_rows(call.output))
     inputs = _proxied(call.inputs, 0.3)
     assert apart(guided["none"], _halves(name, aligned.answered(networks["negative"], inputs))["none"]) < EXACT

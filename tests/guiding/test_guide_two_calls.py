@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import contrapose
-from contrapose.core.guidance import CHATS
+from contrapose.core.guidance import CHATSGuidance
 from contrapose.errors import UserError
 
 EXACT = 1e-5  # of the largest value
@@ -71,7 +71,7 @@ def test_chats(pipe: DiffusionPipeline, runs: Any) -> None:
     proxied = none | {name: 1.3 * none[name] - 0.3 * given[name] for name in names}
     lose, plain = (aligned.answered(networks["negative"], inputs) for inputs in (proxied, none))
     assert apart(lose, plain) > 10 * EXACT, "the test must see the proxy"
-    with contrapose.guide(pipe, positive, negative, CHATS(proxy=0.3)):
+    with contrapose.guide(pipe, positive, negative, CHATSGuidance(proxy=0.3)):
         image = stock.draw("flux", pipe, num_inference_steps=1, **TRUE_CFG)
     assert apart(image, _through(aligned.answered(networks["positive"], given), lose, pipe)) < 10 * EXACT
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
-from contrapose.core.guidance import CHATS, PGD, ContrastivePGD, DiffusionNPO
+from contrapose.core.guidance import PGD, CHATSGuidance, ContrastivePGD, DiffusionNPO
 from contrapose.errors import UserError
 from contrapose.files import aside_of
 from contrapose.guiding.images import Sampling, sample_images
@@ -266,7 +266,7 @@ def test_a_guided_folder_is_carried_on(
         ({"guidance": PGD(3.0)}, "name one with --positive"),
         ({"negative": 1}, "guidance pgd needs a positive run"),
         ({"negative": 1, "guidance": DiffusionNPO(), "guidance_scale": 1.0}, "--guidance-scale above 1"),
-        ({"negative": 1, "guidance": CHATS(), "guidance_scale": 0.0}, "--guidance-scale above 1"),
+        ({"negative": 1, "guidance": CHATSGuidance(), "guidance_scale": 0.0}, "--guidance-scale above 1"),
     ],
     ids=str,
 )

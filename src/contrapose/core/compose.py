@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from contrapose.core.group import OWN, Composition, Condition, Group, OnPolicy, Pick, Sample
+from contrapose.core.group import OWN, Composition, Condition, Group, Pick, Sample
 
 
 @runtime_checkable
@@ -56,7 +56,10 @@ def compose(
     }
     on_policy = composition.on_policy
     if on_policy and drawn:
-        samples = _with_drawn(samples, drawn, noise, on_policy)
+        # the records' samples are better than what the policy drew, whatever they were compared with when stored
+        samples = {name: replace(sample, label=torch.ones_like(sample.label)) for name, sample in samples.items()}
+        worse = torch.zeros(len(drawn.x0), dtype=drawn.x0.dtype, device=drawn.x0.device)
+        samples[OWN] = Sample(drawn.x0, noise if on_policy.renoised else drawn.eps, worse)
         # a state on the trajectory is looked at where it is, and its prompt's other samples with it
         t = t if on_policy.renoised else drawn.t
     elif on_policy:
@@ -64,12 +67,3 @@ def compose(
         samples[OWN] = Sample(fields.latent(pick), noise, fields.label(pick.field), fields.scores(pick))
     prompts = {slot: fields.condition(slot, pick) for slot, pick in composition.prompts.items()}
     return Group(samples, prompts, t)
-
-
-def _with_drawn(
-    samples: Mapping[str, Sample], drawn: OwnState, noise: Float[Tensor, "b ..."], on_policy: OnPolicy
-) -> dict[str, Sample]:
-    """The policy's own sample beside the records', which are better, whatever they were compared with when stored."""
-    better = {name: replace(sample, label=torch.ones_like(sample.label)) for name, sample in samples.items()}
-    worse = torch.zeros(len(drawn.x0), dtype=drawn.x0.dtype, device=drawn.x0.device)
-    return {**better, OWN: Sample(drawn.x0, noise if on_policy.renoised else drawn.eps, worse)}

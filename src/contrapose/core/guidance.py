@@ -137,7 +137,7 @@ class DiffusionNPO(Guidance):
 
 @dataclass(frozen=True)
 @checked
-class CHATS(DiffusionNPO):
+class CHATSGuidance(DiffusionNPO):
     """win(c) + s (win(c) - lose(proxy)), proxy = (1 + a) emb(null) - a emb(c) (CHATS, ICML 2025).
 
     The pipeline's u + s' (c - u) is this with s' = s + 1.
@@ -147,8 +147,13 @@ class CHATS(DiffusionNPO):
     """a: how far the losing policy's prompt lies on the other side of no prompt."""
 
 
-AnyGuidance = PGD | ContrastivePGD | DiffusionNPO | CHATS
-GUIDANCES: dict[str, type[AnyGuidance]] = {"pgd": PGD, "cpgd": ContrastivePGD, "npo": DiffusionNPO, "chats": CHATS}
+AnyGuidance = PGD | ContrastivePGD | DiffusionNPO | CHATSGuidance
+GUIDANCES: dict[str, type[AnyGuidance]] = {
+    "pgd": PGD,
+    "cpgd": ContrastivePGD,
+    "npo": DiffusionNPO,
+    "chats": CHATSGuidance,
+}
 
 
 def combine(

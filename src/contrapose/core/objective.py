@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from contrapose.core.group import Condition, Group, join
+from contrapose.core.group import Condition, Group, Sample, join
 from contrapose.core.links import Link
 from contrapose.core.measured import Measured
 from contrapose.core.moving import Following
@@ -89,7 +89,7 @@ def weight(kind: Weighting, level: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A batch of groups, and the denoiser of `space` that is asked about it; its answers are told in `measure`."""
+    """A batch of groups, and the denoiser of `space` that is asked about it; answers come in the space `measure`."""
 
     group: Group
     path: Path
@@ -109,6 +109,7 @@ class Scene:
         samples = [self.group.samples[row.sample] for row in rows]
         x_t = [self.path.add_noise(sample.latent, sample.noise, self.group.t) for sample in samples]
         condition = join([self.group.prompts[row.slot] for row in rows])
+        # rows of different samples and slots make one batch: row i of the network's is row i // b of ours
         stacked = self.predict(policy, torch.cat(x_t), self.group.t.repeat(len(rows)), condition)
         answers = at_least_single(stacked).chunk(len(rows))
         return {
@@ -125,11 +126,10 @@ class Scene:
 
 
 class Fixed(NamedTuple):
-    """What no step of the trainee changes: each side's truth, and where there is a reference its answer and R."""
+    """What no step of the trainee changes: each side's truth, and the reference's answer where there is a reference."""
 
     truths: list[Tensor]
     references: list[Tensor] | None
-    reference_error: Float[Tensor, "b n"] | None
 
 
 @dataclass(frozen=True)
@@ -209,9 +209,8 @@ class Objective:
         answers = scene.ask(row for policy in plan if policy not in self.trained for row in plan[policy])
         truths = [scene.truth(side, answers) for side in self.sides]
         if self.reference is None:
-            return Fixed(truths, None, None)
-        references = [answers[side.row._replace(policy=self.reference)] for side in self.sides]
-        return Fixed(truths, references, _errors(truths, references))
+            return Fixed(truths, None)
+        return Fixed(truths, [answers[side.row._replace(policy=self.reference)] for side in self.sides])
 
     def _places_by_row(self) -> list[list[int]]:
         """The sides' places, those together that look at the same prediction of the trainee."""
@@ -225,23 +224,23 @@ class Objective:
         sides = [self.sides[place] for place in places]
         samples = [scene.group.samples[side.sample] for side in sides]
         answers = scene.ask(side.row for side in sides)
-        ours = [answers[side.row] for side in sides]
+        predictions = [answers[side.row] for side in sides]
         truths = [fixed.truths[place] for place in places]
-        trainee_error = _errors(truths, ours)
+        trainee_error = _errors(truths, predictions)
         reference_error = drift = None
-        if fixed.references is not None and fixed.reference_error is not None:
-            reference_error = fixed.reference_error[:, places]
-            drift = _errors(ours, [fixed.references[place] for place in places])
-        judges = samples[0].scores
+        if fixed.references is not None:
+            references = [fixed.references[place] for place in places]
+            reference_error = _errors(truths, references)
+            drift = _errors(predictions, references)
         return Measured(
             rewards=implicit_reward(self.beta, trainee_error, reference_error),
             T=trainee_error,
             R=reference_error,
             D=drift,
-            overlap=_overlap(truths, ours),
+            overlap=_overlap(truths, predictions),
             labels=torch.stack([sample.label for sample in samples], 1),
             level=scene.path.level(scene.group.t),
-            scores={judge: torch.stack([sample.scores[judge] for sample in samples], 1) for judge in judges},
+            scores=_scores(samples),
             running=running,
         )
 
@@ -253,6 +252,7 @@ class Objective:
         The chain rule: the loss is a function of the sides' r, T and D, and only they depend on the trainee.
         """
         slopes = self._slopes(measured)
+        # the trainee is asked again only when a part is, so that one part's activations are in memory at a time
         for places in by_row:
             live = self._measure(scene, fixed, places, measured.running).live()
             part = torch.stack([slopes[name][:, places] * live[name] for name in slopes])
@@ -264,6 +264,14 @@ class Objective:
         loss = self._loss(measured.with_live(leaves)).sum()
         slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         return {name: slope for name, slope in zip(leaves, slopes, strict=True) if slope is not None}
+
+
+def _scores(samples: Sequence[Sample]) -> dict[str, Float[Tensor, "b n"]]:
+    """What judges say of these samples, side by side."""
+    scores = {}
+    for judge in samples[0].scores:
+        scores[judge] = torch.stack([sample.scores[judge] for sample in samples], 1)
+    return scores
 
 
 def _errors(

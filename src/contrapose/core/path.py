@@ -25,13 +25,13 @@ Mix = tuple[Tensor, Tensor]  # the shares of x0 and of eps
 
 def _mix(space: Space, a: Tensor, s: Tensor) -> Mix:
     """How a space's prediction is made of data and noise."""
-    zero = torch.zeros_like(a)
-    one = torch.ones_like(a)
+    zeros = torch.zeros_like(a)
+    ones = torch.ones_like(a)
     table: dict[Space, Mix] = {
-        "x0": (one, zero),
-        "eps": (zero, one),
+        "x0": (ones, zeros),
+        "eps": (zeros, ones),
         "v": (-s, a),  # Salimans & Ho 2022, eq. 3: v = a eps - s x0
-        "velocity": (-one, one),  # rectified flow: dx_t / dt = eps - x0
+        "velocity": (-ones, ones),  # rectified flow: dx_t / dt = eps - x0
     }
     return table[space]
 

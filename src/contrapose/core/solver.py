@@ -47,13 +47,13 @@ def trajectory(path: Path, times: Num[Tensor, "n b"], x: Float[Tensor, "b ..."],
     """
     before: tuple[Tensor, Tensor] | None = None
     with torch.no_grad():
-        for here, there in zip(times, [*times[1:], None], strict=True):
+        for here, next_time in zip(times, [*times[1:], None], strict=True):
             state = State(here, x, denoised(x, here))
             yield state
-            if there is None:
+            if next_time is None:
                 return
             a, s = path.coefficients(here)
-            a_next, s_next = path.coefficients(there)
+            a_next, s_next = path.coefficients(next_time)
             h = (a_next / s_next).log() - (a / s).log()  # infinite from pure noise, a = 0, where exp(-h) is 0
             mixed = state.x0
             if before is not None:

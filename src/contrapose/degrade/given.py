@@ -13,7 +13,7 @@ FIELDS = ("degraded_prompts", "neg_prompts")  # the second as DDSPO's preparatio
 
 @dataclass(frozen=True)
 class Given:
-    """Degraded prompts from a .jsonl or .json of `prompt` and `degraded_prompts`, or `neg_prompts`: a list for each prompt.
+    """Degraded prompts from a .jsonl or .json of `prompt` and `degraded_prompts` (or `neg_prompts`), a list each.
 
     Lines of one prompt add up. `file` may be the very file that the prompts are read from.
     """

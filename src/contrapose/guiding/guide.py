@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from contrapose.backbones.adapters import check_weights, whole_network
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import check_origin, family_of
-from contrapose.core.guidance import CHATS, GUIDANCES, Course, Guidance, combine
+from contrapose.core.guidance import GUIDANCES, CHATSGuidance, Course, Guidance, combine
 from contrapose.core.shares import Shares
 from contrapose.errors import UserError, one_line
 from contrapose.guiding.proxy import with_proxy
@@ -182,7 +182,7 @@ class _Guided:
         shares = {
             part: self._known(self.guidance.shares(level, part != "unconditional", self.course)) for part in parts
         }
-        if isinstance(self.guidance, CHATS) and "unconditional" in parts:
+        if isinstance(self.guidance, CHATSGuidance) and "unconditional" in parts:
             given = parts.get("conditional", slice(0, call.rows))
             source = call if "conditional" in parts else self.prompted
             assert source is not None

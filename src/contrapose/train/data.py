@@ -6,7 +6,7 @@ count change nothing, and resuming needs no more than the step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,11 +20,11 @@ from contrapose.errors import UserError
 from contrapose.seeds import seed_of
 from contrapose.store.mixture import Mixture
 from contrapose.store.pairs import stack
-from contrapose.train.replay import Entry, Replay
+from contrapose.train.replay import KeptState, Replay
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class RolloutBatch:
     """What a batch of rollouts sees: the prompts of these records, none where blank, and a random stream each."""
 
     records: list[int]
@@ -92,10 +92,21 @@ class Groups:
             raise UserError(f"{store}: these pairs have no degraded prompts; draw pairs, or use diffusion-dpo")
         self._by_size = _by_size(store, self.training)
         self._pairs_up = any(pick.whose == "other" for pick in composition.picks)
-        if self._pairs_up and _fewest_prompts(store, self._by_size.values()) < 2:
-            raise UserError(f"{store}: this kind of loser needs training pairs of at least two prompts of each size")
+        if self._pairs_up:
+            self._check_partners()
         self._own = Order(store, self.training, seed, "epoch")
         self._rolled_out = Order(store, self.training, seed, "rollout epoch")
+
+    def _check_partners(self) -> None:
+        """Raise `UserError` where a training record's size has no record of another prompt."""
+        by_size: dict[tuple[int, ...], set[str]] = {}
+        for record in self.training:
+            by_size.setdefault(self.store.shape(record), set()).add(self.store.records[record].prompt)
+        alone = [prompts for prompts in by_size.values() if len(prompts) < 2]
+        if alone or not by_size:
+            raise UserError(
+                f"{self.store}: this kind of loser needs training pairs of at least two prompts of each size"
+            )
 
     def prompts(self) -> list[str]:
         """Every distinct prompt that a group can hold."""
@@ -130,20 +141,20 @@ class Groups:
 
     def held_out_batch(self, level: float, device: torch.device, owns: Sequence[int]) -> Group:
         """Held-out pairs at one noise level, always with the same noise."""
-        streams = [self._stream("held out", own, level) for own in owns]
+        streams = [self._stream("held out", record, level) for record in owns]
         group = self._compose(owns, streams, [False] * len(owns), device, [])
         return replace(group, t=self.path.at_level(level, len(owns)).to(device))
 
-    def rollout_batch(self, numbers: Sequence[int], device: torch.device) -> Seen:
+    def rollout_batch(self, numbers: Sequence[int], device: torch.device) -> RolloutBatch:
         """What the rollouts of these numbers, of one shape, see."""
         records = [self._rolled_out(number) for number in numbers]
         blank = [self._blank("rollout caption", number) for number in numbers]
         stored = _Stored(self, records, records, {"prompt": blank}, device)
         condition = stored.condition("prompt", Pick("own", "prompt"))
         streams = [self._stream("rollout", number) for number in numbers]
-        return Seen(records, blank, condition, self.store.shape(records[0]), streams)
+        return RolloutBatch(records, blank, condition, self.store.shape(records[0]), streams)
 
-    def _place(self, position: int) -> tuple[int, Entry | None]:
+    def _place(self, position: int) -> tuple[int, KeptState | None]:
         """The record at a position, and its entry of the buffer where there is one."""
         if self.replay is None:
             return self._own(position), None
@@ -161,31 +172,31 @@ class Groups:
         streams: Sequence[torch.Generator],
         blank: Sequence[bool],
         device: torch.device,
-        entries: Sequence[Entry],
+        entries: Sequence[KeptState],
     ) -> Group:
         """One group a stream, whose numbers are drawn in a fixed order: partner, time, noise, dropped prompts."""
-        others = [self._other(own, stream) for own, stream in zip(owns, streams, strict=True)]
+        partners = [self._partner(record, stream) for record, stream in zip(owns, streams, strict=True)]
         times = torch.cat([self.path.draw_times(1, stream) for stream in streams])
         shape = self.store.shape(owns[0])
         noise = torch.stack([torch.randn(shape, generator=stream) for stream in streams])
         if entries:
             blank = [entry.rollout.blank for entry in entries]
         dropped = {slot: self._dropped(slot, streams, blank) for slot in self.composition.prompts}
-        stored = _Stored(self, owns, others, dropped, device)
+        stored = _Stored(self, owns, partners, dropped, device)
         return compose(self.composition, stored, send(times, device), send(noise, device), _states(entries, device))
 
     def _stream(self, *parts: object) -> torch.Generator:
         return torch.Generator().manual_seed(seed_of(self.seed, *parts))
 
-    def _other(self, own: int, stream: torch.Generator) -> int:
+    def _partner(self, record: int, stream: torch.Generator) -> int:
         """A training record of the same shape and another prompt, uniformly; the record itself where none is asked."""
         if not self._pairs_up:
-            return own
-        same = self._by_size[self.store.shape(own)]
+            return record
+        same = self._by_size[self.store.shape(record)]
         while True:
-            other = same[int(torch.randint(len(same), (), generator=stream))]
-            if self.store.records[other].prompt != self.store.records[own].prompt:
-                return other
+            partner = same[int(torch.randint(len(same), (), generator=stream))]
+            if self.store.records[partner].prompt != self.store.records[record].prompt:
+                return partner
 
     def _dropped(self, slot: str, streams: Sequence[torch.Generator], blank: Sequence[bool]) -> list[bool]:
         """Which groups' slot holds no prompt."""
@@ -202,7 +213,7 @@ class _Stored:
 
     groups: Groups
     owns: Sequence[int]
-    others: Sequence[int]
+    partners: Sequence[int]
     dropped: Mapping[str, Sequence[bool]]
     """For each slot, which of the groups' prompts are left out."""
     device: torch.device
@@ -211,7 +222,7 @@ class _Stored:
         return send(stack(self.groups.store, pick.field, self._chosen(pick)).float(), self.device)
 
     def label(self, sample: str) -> Tensor:
-        shares = torch.tensor([self.groups.store.records[own].preference for own in self.owns])
+        shares = torch.tensor([self.groups.store.records[record].preference for record in self.owns])
         is_winner = (sample == "winner") != self.groups.swap
         return send(shares if is_winner else 1 - shares, self.device)
 
@@ -219,19 +230,19 @@ class _Stored:
         return {}
 
     def condition(self, slot: str, pick: Pick) -> Condition:
-        prompts = [getattr(self.groups.store.records[index], pick.field) for index in self._chosen(pick)]
-        without = self.dropped[slot]
-        texts = [None if left_out else prompt for prompt, left_out in zip(prompts, without, strict=True)]
+        texts: list[str | None] = []
+        for record, is_dropped in zip(self._chosen(pick), self.dropped[slot], strict=True):
+            texts.append(None if is_dropped else getattr(self.groups.store.records[record], pick.field))
         condition: dict[str, Tensor] = {}
         for name, value in self.groups.embeddings(texts).items():
             condition[name] = send(value, self.device) if value.is_floating_point() else value
         return condition
 
     def _chosen(self, pick: Pick) -> Sequence[int]:
-        return self.owns if pick.whose == "own" else self.others
+        return self.owns if pick.whose == "own" else self.partners
 
 
-def _states(entries: Sequence[Entry], device: torch.device) -> OwnState | None:
+def _states(entries: Sequence[KeptState], device: torch.device) -> OwnState | None:
     """The states that these entries of the buffer keep, one a group; None where there is none."""
     if not entries:
         return None
@@ -246,11 +257,6 @@ def _by_size(store: Mixture, records: Sequence[int]) -> dict[tuple[int, ...], li
     for record in records:
         by_size.setdefault(store.shape(record), []).append(record)
     return by_size
-
-
-def _fewest_prompts(store: Mixture, sets: Iterable[Sequence[int]]) -> int:
-    """The number of distinct prompts in that set of records which has the fewest; 0 where there is no set."""
-    return min((len({store.records[record].prompt for record in records}) for records in sets), default=0)
 
 
 def _split(store: Mixture, seed: int, holdout: int) -> tuple[list[int], list[int]]:

@@ -79,7 +79,9 @@ class Trainer:
             self.rollouts = Rollouts(on_policy, groups, groups.replay, backbone.space, self._predict, o.micro_batch)
         self.parameters = backbone.policies.parameters()
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(o, self.parameters, accelerator.device))
-        self.average = [p.detach().clone() for p in self.parameters] if o.ema_decay else []
+        self.average: list[Tensor] = []
+        if o.ema_decay:
+            self.average = [parameter.detach().clone() for parameter in self.parameters]
         for module in backbone.policies.modules():
             module.train()
             if run.gradient_checkpointing:

@@ -22,7 +22,7 @@ class Rollout:
     eps: Tensor
 
 
-class Entry(NamedTuple):
+class KeptState(NamedTuple):
     """One kept state of a rollout."""
 
     rollout: Rollout
@@ -40,10 +40,10 @@ class Replay:
         """Keep these; the oldest beyond `size` leave."""
         self.rollouts = [*self.rollouts, *new][-self.size :]
 
-    def draw(self, generator: torch.Generator) -> Entry:
+    def draw(self, generator: torch.Generator) -> KeptState:
         """A state of a rollout, both uniformly."""
         rollout = self.rollouts[int(torch.randint(len(self.rollouts), (), generator=generator))]
-        return Entry(rollout, int(torch.randint(len(rollout.t), (), generator=generator)))
+        return KeptState(rollout, int(torch.randint(len(rollout.t), (), generator=generator)))
 
     def state(self) -> dict[str, Tensor]:
         """Every rollout's tensors by its place."""
@@ -59,7 +59,7 @@ class Replay:
         for key, value in state.items():
             place, _, name = key.partition(".")
             places.setdefault(int(place), {})[name] = value
-        self.rollouts = [
-            Rollout(int(found["record"]), bool(found["blank"]), found["t"], found["x0"], found["eps"])
-            for _, found in sorted(places.items())
-        ]
+        self.rollouts = []
+        for _, kept in sorted(places.items()):
+            rollout = Rollout(int(kept["record"]), bool(kept["blank"]), kept["t"], kept["x0"], kept["eps"])
+            self.rollouts.append(rollout)

@@ -40,7 +40,7 @@ class Denoiser(nn.Module):
         return self.layers(torch.cat([x_t, phase.sin(), phase.cos(), self.embedding(label)], 1))
 
 
-class Backbone:
+class ToyBackbone:
     """Named policies of one denoiser; its condition is the class label."""
 
     space: Space = "eps"
@@ -57,8 +57,8 @@ class Backbone:
         trainee = self.policies["trainee"]
         if policy not in self.policies:
             self.policies[policy] = copy.deepcopy(trainee).requires_grad_(False)
-        for ours, theirs in zip(self.policies[policy].parameters(), trainee.parameters(), strict=True):
-            ours.copy_(torch.lerp(theirs, ours, kept))
+        for moved, source in zip(self.policies[policy].parameters(), trainee.parameters(), strict=True):
+            moved.copy_(torch.lerp(source, moved, kept))
 
     def predict(self, policy: str, x_t: Points, t: Tensor, condition: Condition) -> Points:
         return self.policies[policy](x_t, t, condition["label"])

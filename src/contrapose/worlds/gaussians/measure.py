@@ -10,7 +10,7 @@ from contrapose.worlds.gaussians.modes import Labels, Modes, Points
 
 
 @dataclass(frozen=True)
-class Scores:
+class ModeScores:
     """Measures of one set of samples."""
 
     right_mode: float
@@ -26,12 +26,12 @@ def energy_distance(a: Points, b: Points) -> float:
     return float(2 * torch.cdist(a, b).mean() - torch.cdist(a, a).mean() - torch.cdist(b, b).mean())
 
 
-def score(samples: Points, labels: Labels, modes: Modes, random: torch.Generator) -> Scores:
+def score(samples: Points, labels: Labels, modes: Modes, random: torch.Generator) -> ModeScores:
     """Compare samples with their conditions' clean modes."""
     distances = torch.cdist(samples, modes.centres)
     clean = modes.clean(labels, random)
     energies = [energy_distance(samples[labels == c], clean[labels == c]) for c in range(modes.num_modes)]
-    return Scores(
+    return ModeScores(
         right_mode=float((distances.argmin(1) == labels).float().mean()),
         distance=float(distances.gather(1, labels[:, None]).mean()),
         energy=sum(energies) / len(energies),

@@ -57,7 +57,7 @@ class Modes:
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class ModePairs:
     """Preference pairs, one record a row; the fields carry the names that a `Composition` picks."""
 
     winner: Points
@@ -66,11 +66,11 @@ class Pairs:
     degraded: Labels
 
 
-def draw_pairs(modes: Modes, each: int, random: torch.Generator) -> Pairs:
+def draw_pairs(modes: Modes, each: int, random: torch.Generator) -> ModePairs:
     """`each` pairs a condition: the winner from its own clean mode, the loser from its neighbour's.
 
     The neighbour is also the degraded prompt. Of two neighbours it is one and the other by turns.
     """
     prompt = modes.labels(each)
     degraded = modes.neighbour(prompt, torch.arange(len(prompt)) % each % 2)
-    return Pairs(modes.clean(prompt, random), modes.clean(degraded, random), prompt, degraded)
+    return ModePairs(modes.clean(prompt, random), modes.clean(degraded, random), prompt, degraded)

@@ -15,7 +15,7 @@ import numpy as np
 from rich.table import Table
 
 from contrapose.files import write_bytes, write_text
-from contrapose.worlds.gaussians.measure import Scores
+from contrapose.worlds.gaussians.measure import ModeScores
 from contrapose.worlds.gaussians.modes import Modes
 
 Key = tuple[str, int]  # a row of the table: its name, and its pairs a class (0 where no pairs are used)
@@ -27,7 +27,7 @@ HEADINGS = {"right_mode": "right mode ↑", "distance": "distance to mode ↓", 
 class ToyResult:
     """Scores of every row, one a seed, in the order of the seeds."""
 
-    scores: dict[Key, tuple[Scores, ...]]
+    scores: dict[Key, tuple[ModeScores, ...]]
 
     def average(self, key: Key, measure: str) -> tuple[float, float]:
         """Mean and standard deviation over seeds; the deviation of a single seed is 0."""
@@ -80,7 +80,7 @@ def _numbers(result: ToyResult, key: Key) -> dict[str, Any]:
 
 
 def _headings() -> list[str]:
-    return ["", "pairs a class", *(HEADINGS[field.name] for field in fields(Scores))]
+    return ["", "pairs a class", *(HEADINGS[field.name] for field in fields(ModeScores))]
 
 
 def save_picture(points: Mapping[str, np.ndarray], modes: Modes, path: Path) -> None:

@@ -32,7 +32,7 @@ from contrapose.ranges import AtLeast0, Batch, Count, Few, Positive, Range, Seed
 from contrapose.runfile import claim, converter
 from contrapose.seeds import seed_of
 from contrapose.worlds.gaussians.denoiser import sample
-from contrapose.worlds.gaussians.measure import Scores, score
+from contrapose.worlds.gaussians.measure import ModeScores, score
 from contrapose.worlds.gaussians.modes import Modes, Neighbours, Points, draw_pairs
 from contrapose.worlds.gaussians.outcome import Key, ToyResult, save_picture, save_tables
 from contrapose.worlds.gaussians.train import align, fit_reference
@@ -110,11 +110,11 @@ class ScoredRow:
 
     name: str
     num_pairs: int
-    scores: Scores
+    scores: ModeScores
 
 
 PANELS = ("clean", "reference", "Diffusion-DPO", "DDSPO")
-Finished = tuple[dict[Key, Scores], dict[str, np.ndarray]]
+Finished = tuple[dict[Key, ModeScores], dict[str, np.ndarray]]
 """A seed's scores, and the points of the picture's panels by name."""
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,10 @@ def run_toy(settings: Toy, out: Path, progress: Callable[[str], None] | None = N
             finished.append(kept)
         if not new:
             log.info(f"{out}: all seeds were done already")
-        result = ToyResult({key: tuple(scores[key] for scores, _ in finished) for key in finished[0][0]})
+        by_key: dict[Key, tuple[ModeScores, ...]] = {}
+        for key in finished[0][0]:
+            by_key[key] = tuple(scores[key] for scores, _ in finished)
+        result = ToyResult(by_key)
         save_tables(result, out)
         save_picture(finished[0][1], settings.modes, out / "toy.png")
     return result
@@ -165,7 +168,7 @@ def _finished(folder: Path, settings: Toy) -> Finished | None:
         return None
 
 
-def run_seed(settings: Toy, seed: int) -> tuple[dict[Key, Scores], dict[str, Points]]:
+def run_seed(settings: Toy, seed: int) -> tuple[dict[Key, ModeScores], dict[str, Points]]:
     """One repetition: the scores of every row, and the points of the picture's panels by name."""
     modes = settings.modes
     labels = modes.labels(settings.samples_per_class)
@@ -199,11 +202,11 @@ def run_seed(settings: Toy, seed: int) -> tuple[dict[Key, Scores], dict[str, Poi
             points |= {"winner": pairs.winner, "loser": pairs.loser}
             points |= {name: drawn[name, num_pairs] for name in settings.methods}
     points["reference"] = drawn["reference", 0]
-    return {key: score(found, labels, modes, stream("truth")) for key, found in drawn.items()}, points
+    return {key: score(sampled, labels, modes, stream("truth")) for key, sampled in drawn.items()}, points
 
 
-def _write(folder: Path, scores: dict[Key, Scores], points: dict[str, Points]) -> None:
+def _write(folder: Path, scores: dict[Key, ModeScores], points: dict[str, Points]) -> None:
     folder.mkdir(parents=True)
     rows = [asdict(ScoredRow(name, num_pairs, scored)) for (name, num_pairs), scored in scores.items()]
     (folder / "scores.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    np.savez(folder / "points.npz", **{name: found.numpy() for name, found in points.items()})
+    np.savez(folder / "points.npz", **{name: values.numpy() for name, values in points.items()})

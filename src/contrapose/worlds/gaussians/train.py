@@ -14,8 +14,8 @@ from contrapose.core.group import Condition, OnPolicy, Pick
 from contrapose.core.running import RunningNumbers
 from contrapose.core.solver import grid, trajectory
 from contrapose.methods import Method
-from contrapose.worlds.gaussians.denoiser import Backbone, Denoiser, diffusion_path
-from contrapose.worlds.gaussians.modes import Modes, Pairs, Points
+from contrapose.worlds.gaussians.denoiser import Denoiser, ToyBackbone, diffusion_path
+from contrapose.worlds.gaussians.modes import ModePairs, Modes, Points
 
 
 def fit_reference(
@@ -46,7 +46,7 @@ def fit_reference(
 class _PairFields:
     """The fields of the pairs at these places, and of their partners, as a composition takes them."""
 
-    pairs: Pairs
+    pairs: ModePairs
     places: Mapping[str, Tensor]
     """Of each group's own pair, and of another one."""
 
@@ -68,14 +68,14 @@ class _PairFields:
         return values[self.places[pick.whose]]
 
 
-def draw_places(pairs: Pairs, own: Tensor, random: torch.Generator) -> dict[str, Tensor]:
+def draw_places(pairs: ModePairs, places: Tensor, random: torch.Generator) -> dict[str, Tensor]:
     """The places of these pairs and, for each, of another one."""
     count = len(pairs.prompt)
-    step = torch.randint(1, max(count, 2), own.shape, generator=random)
-    return {"own": own, "other": (own + step) % count}
+    step = torch.randint(1, max(count, 2), places.shape, generator=random)
+    return {"own": places, "other": (places + step) % count}
 
 
-def own_samples(backbone: Backbone, settings: OnPolicy, labels: Tensor, random: torch.Generator) -> OwnState:
+def own_samples(backbone: ToyBackbone, settings: OnPolicy, labels: Tensor, random: torch.Generator) -> OwnState:
     """A state of the drawing policy's trajectory for each label."""
     path = backbone.path
     condition = {"label": labels}
@@ -95,8 +95,8 @@ def own_samples(backbone: Backbone, settings: OnPolicy, labels: Tensor, random: 
 
 
 def align(
-    reference: Denoiser, method: Method, pairs: Pairs, *, num_steps: int, batch: int, rate: float, seed: int
-) -> Backbone:
+    reference: Denoiser, method: Method, pairs: ModePairs, *, num_steps: int, batch: int, rate: float, seed: int
+) -> ToyBackbone:
     """A copy of the reference trained on the pairs; pairs, times and noise are drawn anew at each of `num_steps`.
 
     Runs that the method begins with are as long as itself.
@@ -104,20 +104,20 @@ def align(
     how = {"num_steps": num_steps, "batch": batch, "rate": rate, "seed": seed}
     earlier = {role: align(reference, first, pairs, **how).policies["trainee"] for role, first in method.before.items()}
     random = torch.Generator().manual_seed(seed)
-    backbone = Backbone(earlier.pop("start", reference), **earlier)
+    backbone = ToyBackbone(earlier.pop("start", reference), **earlier)
     objective = method.objective()
     composition = method.composition()
     running = RunningNumbers(objective.running)
     optimizer = torch.optim.AdamW(backbone.policies["trainee"].parameters(), lr=rate, weight_decay=1e-2)
     for step in range(num_steps):
-        own = torch.randint(len(pairs.prompt), (batch,), generator=random)
+        places = torch.randint(len(pairs.prompt), (batch,), generator=random)
         t = backbone.path.draw_times(batch, random)
         noise = torch.randn(batch, 2, generator=random)
-        fields = _PairFields(pairs, draw_places(pairs, own, random))
+        fields = _PairFields(pairs, draw_places(pairs, places, random))
         for policy, following in objective.moving.items():
             backbone.follow(policy, following(step) if step else 0.0)
         on_policy = composition.on_policy
-        drawn = own_samples(backbone, on_policy, pairs.prompt[own], random) if on_policy else None
+        drawn = own_samples(backbone, on_policy, pairs.prompt[places], random) if on_policy else None
         group = compose(composition, fields, t, noise, drawn)
         outcome = objective(group, backbone.path, backbone.space, backbone.predict, running.values)
         optimizer.zero_grad()
