@@ -101,6 +101,15 @@ def aside_of(path: Path, process: int) -> Path:
     return path.with_name(f".{path.name}.{_HOST}-{process}.partial")
 
 
+def discard(path: Path) -> None:
+    """Remove a file or a folder so that it is there whole or not at all, whatever kills the program."""
+    if path.is_dir() and not path.is_symlink():
+        aside = aside_of(path, os.getpid())
+        path.rename(aside)
+        path = aside
+    _remove(path)
+
+
 def check_replaceable(path: Path) -> None:
     """Raise `UserError` for what is there and must not be replaced: devices, pipes, sockets and links."""
     if path.is_symlink():

@@ -149,8 +149,8 @@ def claim(
     if not path.exists():
         write_claim(path, settings, conv, digests)
         return False
-    theirs = _claimed(path)
-    noted = _claimed(note) if digests and note.exists() else None
+    theirs = claimed(path)
+    noted = claimed(note) if digests and note.exists() else None
     if noted is not None:
         free = [*free, *(name for name in digests if name in noted)]
     changed = [name for name in differences(ours, theirs) if name not in free]
@@ -179,7 +179,7 @@ def _check_inputs(note: Path, noted: Mapping[str, str], digests: Mapping[str, st
         raise UserError(f"{note.parent}: was made from another content of {', '.join(other)}; {_OTHER_OUT}")
 
 
-def _claimed(path: Path) -> dict[str, Any]:
+def claimed(path: Path) -> dict[str, Any]:
     """What a file of this folder says; `UserError` where it is broken."""
     values = load_yaml(path, _OTHER_OUT)
     if not isinstance(values, dict):

@@ -25,7 +25,8 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
 from contrapose.errors import UserError
 from contrapose.guiding.merge import Merge, merge, stacked, truncated
-from contrapose.runs.adapter_files import LowRank, read_adapter
+from contrapose.runs.adapter_files import LowRank
+from contrapose.runs.folder import RunFolder
 from contrapose.runs.names import LORA_FILE, PEFT_FILE
 
 EXACT = 2e-5  # of the largest value: adapters beside the weights are rounded otherwise than in them
@@ -304,7 +305,7 @@ def test_nothing_is_written_over(name: str, folder: Path, runs: aligned.Runs, tm
 def test_broken_adapters(tiny_model: Path, loaded: Callable[[str], Backbone], tmp_path: Path) -> None:
     """One whose rank is not what its header says, and one that is cut short."""
     run = aligned.write_run(loaded("sd"), "lora", 0, tmp_path / "run")
-    whole = read_adapter(run, "unet", loaded("sd").network)
+    whole = RunFolder(run).adapter("unet", loaded("sd").network).layers
     assert {len(one.down) for one in whole.values()} == {aligned.RANK}
     path = run / LORA_FILE
     path.write_bytes(path.read_bytes()[:-100])

@@ -34,16 +34,17 @@ def resumed(name: str, change: Callable[[Path], object]) -> Callable[[Path], Arg
     return prepare
 
 
-CHECKPOINT = "checkpoints/step-000002.safetensors"
+STEP = "checkpoints/step-000002"
+CHECKPOINT, WEIGHTS = f"{STEP}/training.safetensors", f"{STEP}/pytorch_lora_weights.safetensors"
 
 
-def checkpoint(change: Callable[[Tensors, dict[str, str]], object]) -> Callable[[Path], None]:
+def checkpoint(change: Callable[[Tensors, dict[str, str]], object], name: str = CHECKPOINT) -> Callable[[Path], None]:
     def apply(out: Path) -> None:
-        with safe_open(out / CHECKPOINT, "pt") as file:
+        with safe_open(out / name, "pt") as file:
             header = dict(file.metadata())
-        found = load_file(out / CHECKPOINT)
-        change(found, header)
-        save_file(found, out / CHECKPOINT, header)
+        tensors = load_file(out / name)
+        change(tensors, header)
+        save_file(tensors, out / name, header)
 
     return apply
 
@@ -52,28 +53,31 @@ def noted(**values: Any) -> Callable[[Path], None]:
     """The checkpoint with other notes in its header."""
 
     def change(_: Tensors, header: dict[str, str]) -> None:
-        [name] = header
-        header[name] = json.dumps({**json.loads(header[name]), **values})
+        header["training"] = json.dumps({**json.loads(header["training"]), **values})
 
     return checkpoint(change)
 
 
-def without(start: str) -> Callable[[Path], None]:
-    def change(found: Tensors, _: Any) -> None:
-        for name in [name for name in found if name.startswith(start)]:
-            del found[name]
+def without(start: str, name: str = CHECKPOINT) -> Callable[[Path], None]:
+    def change(tensors: Tensors, _: Any) -> None:
+        for key in [key for key in tensors if key.startswith(start)]:
+            del tensors[key]
 
-    return checkpoint(change)
+    return checkpoint(change, name)
 
 
 def reshaped(found: Tensors, _: Any) -> None:
-    name = sorted(name for name in found if name.startswith("trainee/"))[0]
-    found[name] = torch.zeros(1, 4)
+    found[min(found)] = torch.zeros(1, 4)
 
 
 def as_folder(out: Path) -> None:
     (out / CHECKPOINT).unlink()
     (out / CHECKPOINT).mkdir()
+
+
+def as_file(out: Path) -> None:
+    shutil.rmtree(out / STEP)
+    (out / STEP).write_bytes(b"step 2")
 
 
 def size_text(out: Path) -> None:
@@ -100,13 +104,17 @@ RESUMED = [
             ("no step in header", checkpoint(lambda _, header: header.clear())),
             ("step 10^9", noted(step=10**9)),
             ("step -3", noted(step=-3)),
-            ("no tensors of trainee", without("trainee/")),
+            ("no tensors of weights", without("unet.", WEIGHTS)),
             ("no optimizer", without("optimizer/")),
             ("other shapes", checkpoint(reshaped)),
-            ("NaN", checkpoint(lambda found, _: poisoned({n: v for n, v in found.items() if "trainee" in n}))),
+            ("weights of other shapes", checkpoint(reshaped, WEIGHTS)),
+            ("NaN", checkpoint(lambda tensors, _: poisoned(tensors))),
+            ("weights NaN", checkpoint(lambda tensors, _: poisoned(tensors), WEIGHTS)),
+            ("weights truncated", lambda out: os.truncate(out / WEIGHTS, 5000)),
+            ("state a folder", as_folder),
         ]
     ),
-    Case("resume", "align: checkpoint directory", resumed("lora", as_folder), "step-000002.safetensors"),
+    Case("resume", "align: checkpoint a file", resumed("lora", as_file), "step-000002"),
     Case(
         "resume",
         "align: metrics.jsonl no step",

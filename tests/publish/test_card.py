@@ -17,7 +17,9 @@ from contrapose.backbones.families.table import load_backbone
 from contrapose.guiding.guide import guide
 from contrapose.methods import METHODS
 from contrapose.methods.ddspo import DDSPO
-from contrapose.publish.card import CARD, hub_id, last_name, plain, published, without_folders, write_card
+from contrapose.publish.card import plain, published, without_folders, write_card
+from contrapose.runs.names import CARD
+from contrapose.runs.origin import hub_id, last_name
 from contrapose.store.pairs import PairRecord
 from contrapose.train.settings import CONVERTER, Run
 

@@ -113,15 +113,16 @@ def test_a_folder_that_another_writes_is_refused(run: Run, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None], ids=["empty", "text", "cut"])
+@pytest.mark.parametrize("file", ["training.safetensors", "pytorch_lora_weights.safetensors"])
 @pytest.mark.parametrize("broken", [1, 2])
 def test_a_broken_checkpoint_gives_way_to_the_one_before(
-    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes | None, broken: int
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes | None, file: str, broken: int
 ) -> None:
     out = tmp_path / "out"
     list(align(run, tmp_path / "whole"))
     until(run, out, 3)
     latest = sorted((out / "checkpoints").iterdir())[-broken:]
-    for path in latest:
+    for path in (step / file for step in latest):
         path.write_bytes(path.read_bytes()[:5000] if content is None else content)
     with caplog.at_level(logging.WARNING):
         states = list(align(run, out))
@@ -131,12 +132,32 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(
     assert metrics(out) == metrics(tmp_path / "whole")
 
 
-def test_a_checkpoint_beyond_the_end_is_passed_over(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["step-000003", "step-1000000000"])
+def test_a_checkpoint_of_another_step_than_its_name_is_passed_over(run: Run, tmp_path: Path, name: str) -> None:
     out = tmp_path / "out"
     until(run, out, 2)
-    latest = out / "checkpoints/step-000002.safetensors"
-    latest.rename(out / "checkpoints/step-1000000000.safetensors")
-    assert next(align(run, out)).step == 2  # its content counts, not its name
+    (out / "checkpoints/step-000002").rename(out / "checkpoints" / name)
+    assert next(align(run, out)).step == 1
+
+
+def test_a_checkpoint_with_the_weights_of_another_is_passed_over(run: Run, tmp_path: Path) -> None:
+    out, name = tmp_path / "out", "pytorch_lora_weights.safetensors"
+    until(run, out, 3)
+    shutil.copy(out / "checkpoints/step-000002" / name, out / "checkpoints/step-000003" / name)
+    assert next(align(run, out)).step == 2
+
+
+def test_checkpoints_of_an_older_version_are_refused(run: Run, tmp_path: Path) -> None:
+    """They were one file each."""
+    out = tmp_path / "out"
+    until(run, out, 2)
+    for step in (out / "checkpoints").iterdir():
+        shutil.move(step / "training.safetensors", step.with_suffix(".safetensors"))
+        shutil.rmtree(step)
+    with pytest.raises(UserError, match=r"are of an older Contrapose .* delete .*checkpoints to train from"):
+        next(align(run, out))
+    shutil.rmtree(out / "checkpoints")
+    assert next(align(run, out)).step == 0
 
 
 # Metrics and results

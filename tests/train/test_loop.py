@@ -21,7 +21,7 @@ from contrapose.core.links import Hinge
 from contrapose.errors import UserError
 from contrapose.files import aside_of
 from contrapose.methods import DDSPO, SFT, DiffusionDPO
-from contrapose.runs.fingerprint import noted_fingerprint
+from contrapose.runs.folder import RunFolder
 from contrapose.store.pairs import read_shard, write_shard
 from contrapose.train import loop
 from contrapose.train.align import align
@@ -120,7 +120,9 @@ def test_killed_and_resumed_is_uninterrupted(run: Run, kind: str, tmp_path: Path
 
 def test_half_a_checkpoint_is_not_resumed_from(run: Run, tmp_path: Path) -> None:
     _until(align(run, tmp_path), 3)
-    aside_of(tmp_path / "checkpoints/step-000004.safetensors", NO_PROCESS).write_bytes(b"half")
+    half = aside_of(tmp_path / "checkpoints/step-000004", NO_PROCESS)
+    half.mkdir()
+    (half / "pytorch_lora_weights.safetensors").write_bytes(b"half")
     assert next(align(run, tmp_path)).step == 2
 
 
@@ -142,7 +144,7 @@ def test_a_finished_run_does_nothing(run: Run, tmp_path: Path, monkeypatch: pyte
 
 def test_checkpoints_are_pruned(run: Run, tmp_path: Path) -> None:
     list(align(replace(run, watching=Watching(save_every=1, keep=2)), tmp_path))
-    assert _checkpoints(tmp_path) == ["step-000004.safetensors", "step-000005.safetensors"]
+    assert _checkpoints(tmp_path) == ["step-000004", "step-000005"]
 
 
 def test_every_0_steps_is_never(run: Run, tmp_path: Path) -> None:
@@ -151,7 +153,7 @@ def test_every_0_steps_is_never(run: Run, tmp_path: Path) -> None:
     _until(align(never, tmp_path / "never"), 4)
     assert not (tmp_path / "never/checkpoints").exists()
     assert [state.step for state in align(never, tmp_path / "never")] == [0, 1, 2, 3, 4, 5]  # begun anew
-    assert _checkpoints(tmp_path / "never") == ["step-000005.safetensors"]
+    assert _checkpoints(tmp_path / "never") == ["step-000005"]
     assert [line["step"] for line in _metrics(tmp_path / "never") if "held_out/loss" in line] == [1, 5]
     assert _same(_weights(tmp_path / "never"), _weights(tmp_path / "usual"))
 
@@ -170,7 +172,7 @@ def test_what_a_run_leaves(run: Run, tmp_path: Path) -> None:
     list(align(run, tmp_path))
     finished = json.loads((tmp_path / "finished.json").read_text())
     assert (finished["steps"], finished["training_pairs"], finished["held_out_pairs"]) == (5, 10, 2)
-    assert finished["base_fingerprint"] == noted_fingerprint(tmp_path) == load_backbone(run.model).fingerprint
+    assert finished["base_fingerprint"] == RunFolder(tmp_path).fingerprint == load_backbone(run.model).fingerprint
     assert finished["trained_parameters"] == sum(value.numel() for value in _weights(tmp_path).values())
     assert list((tmp_path / "tensorboard").iterdir())
     assert [line["step"] for line in _metrics(tmp_path) if "held_out/loss" in line] == [1, 2, 4, 5]
@@ -182,7 +184,7 @@ def test_what_a_run_leaves(run: Run, tmp_path: Path) -> None:
 def test_other_settings_are_refused(run: Run, tmp_path: Path) -> None:
     _until(align(run, tmp_path), 2)
     for changed, naming in (
-        (_changed(run, steps=6), "optimisation.steps"),
+        (_changed(run, steps=6, schedule="linear"), "optimisation.schedule"),
         (replace(run, method=DDSPO(beta=3.0)), "method.beta"),
         (replace(run, method=DDSPO(beta=200.0, link=Hinge())), "method.link.name"),
         (replace(run, full=True), "full"),
@@ -251,11 +253,12 @@ def test_nan_stops_before_the_step_and_keeps_the_checkpoint(
 
     monkeypatch.setattr(loop, "of_batch", poisoned)
     run = replace(run, watching=replace(WATCH, save_every=1))
-    with pytest.raises(Diverged, match=r"diverged at step 4: loss not finite.*step-000003\.safetensors"):
+    with pytest.raises(Diverged, match=r"diverged at step 4: loss not finite.*step-000003"):
         list(align(run, tmp_path))
-    assert _checkpoints(tmp_path) == ["step-000002.safetensors", "step-000003.safetensors"]
-    kept = load_file(tmp_path / "checkpoints/step-000003.safetensors")
-    assert all(value.isfinite().all() for value in kept.values())
+    assert _checkpoints(tmp_path) == ["step-000002", "step-000003"]
+    files = sorted((tmp_path / "checkpoints/step-000003").glob("*.safetensors"))
+    assert [file.name for file in files] == ["pytorch_lora_weights.safetensors", "training.safetensors"]
+    assert all(value.isfinite().all() for file in files for value in load_file(file).values())
     assert not (tmp_path / "finished.json").exists()
 
 
@@ -316,11 +319,13 @@ def test_the_average_is_what_is_saved(run: Run, tmp_path: Path) -> None:
     list(align(_changed(run, ema_decay=0.9), tmp_path / "average"))
     plain, average = _weights(tmp_path / "plain"), _weights(tmp_path / "average")
     assert not _same(plain, average)
-    parts = load_file(tmp_path / "average/checkpoints/step-000005.safetensors")
-    saved = sorted(value.sum().item() for value in average.values())
-    assert saved == pytest.approx(
-        sorted(v.sum().item() for k, v in parts.items() if k.startswith("average/")), abs=1e-6
-    )
+    step = tmp_path / "average/checkpoints/step-000005"
+    assert _same(average, _weights(step))
+    trainee = {k: v for k, v in load_file(step / "training.safetensors").items() if k.startswith("trainee/")}
+    assert len(trainee) == len(average)
+    sums = [sorted(value.sum().item() for value in weights.values()) for weights in (trainee, average, plain)]
+    assert sums[0] == pytest.approx(sums[2], abs=1e-6), "the weights themselves go on as without an average"
+    assert sums[0] != pytest.approx(sums[1], abs=1e-6)
 
 
 def test_two_runs_are_one(run: Run, tmp_path: Path) -> None:

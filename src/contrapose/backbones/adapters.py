@@ -11,52 +11,20 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 
-from contrapose.backbones.fingerprint import stored_fingerprints, weights_fingerprint
 from contrapose.backbones.folders import variant_of
-from contrapose.backbones.loading import Source
 from contrapose.backbones.networks import read_network
 from contrapose.backbones.policies import Lora
 from contrapose.errors import UserError, one_line
-from contrapose.runs.adapter_files import (
-    Adapter,
-    add_to,
-    check_fit,
-    has_adapter,
-    read_adapter,
-    read_file,
-    stored_adapter,
-    usual_rank,
-)
-from contrapose.runs.fingerprint import noted_fingerprint
+from contrapose.runs.adapter_files import Adapter, add_to, check_fit, usual_rank
+from contrapose.runs.folder import RunFolder
 from contrapose.runs.names import FULL_FOLDER
 
 _NAME = "default_0"  # of the first adapters that diffusers loads
 
 
-def check_weights(run: Path, part: str) -> None:
-    """Raise `UserError` for what is no run, no folder with adapters and no file, or holds none of a model's `part`."""
-    if not run.exists():
-        raise UserError(f"{run}: no such run")
-    if not has_adapter(run) and not (run / FULL_FOLDER / part).is_dir():
-        raise UserError(f"{run}: holds no weights of this model's {part}; has the run finished?")
-
-
-def check_run(run: Path, source: Source, part: str) -> None:
-    """Raise `UserError` for a run without weights of this model's `part`, and for one of another model."""
-    check_weights(run, part)
-    parts = (part, "vae")
-    theirs = noted_fingerprint(run)
-    if theirs is None:
-        return
-    ours = stored_fingerprints(source.path, parts) if source.path.is_dir() else {weights_fingerprint(source, parts)}
-    if theirs not in ours:
-        known = ", ".join(sorted(ours))
-        raise UserError(f"{run}: was trained on another model ({theirs}) than {source.model} ({known})")
-
-
-def read_lora(run: Path, part: str, network: nn.Module, pipeline: type[DiffusionPipeline]) -> Lora:
+def read_lora(run: RunFolder, part: str, network: nn.Module, pipeline: type[DiffusionPipeline]) -> Lora:
     """A run's adapters as they are stored; `UserError` when they are broken, or not this network's."""
-    layers, settings = stored_adapter(run, part, network, pipeline)
+    layers, settings = run.adapter(part, network, pipeline)
     told = settings.get("target_modules") or list(layers)
     targets = told if isinstance(told, str) else tuple(told)
     rank, alpha = usual_rank(layers)
@@ -93,9 +61,10 @@ def starting_lora(
     alpha: float | None,
 ) -> Lora:
     """The adapters that training starts from; `UserError` for a run in full, and another rank or alpha than theirs."""
-    if not has_adapter(start):
-        raise UserError(f"{start}: was trained in full; use --model {start / FULL_FOLDER} instead, or --full")
-    lora = read_lora(start, part, network, pipeline)
+    run = RunFolder(start)
+    if not run.has_adapters:
+        raise UserError(f"{start}: was trained in full; use --model {run.weights / FULL_FOLDER} instead, or --full")
+    lora = read_lora(run, part, network, pipeline)
     for name, asked, theirs in (("lora_rank", rank, lora.rank), ("lora_alpha", alpha, lora.alpha)):
         if asked not in (None, theirs):
             raise UserError(f"{name} {asked:g}: {start} has {theirs:g}, which is kept; leave the setting out")
@@ -104,30 +73,31 @@ def starting_lora(
 
 def frozen_policy(run: Path, part: str, network: nn.Module, pipeline: type[DiffusionPipeline]) -> Lora | nn.Module:
     """What a run adds to a network that other policies share: adapters, or a whole network beside it."""
-    if has_adapter(run):
-        return read_lora(run, part, network, pipeline)
-    return whole_network(run, part, network).to(network.device)
+    folder = RunFolder(run)
+    if folder.has_adapters:
+        return read_lora(folder, part, network, pipeline)
+    return whole_network(folder, part, network).to(network.device)
 
 
 def put_on(network: nn.Module, run: Path, part: str, pipeline: type[DiffusionPipeline]) -> nn.Module:
     """The network with a run's weights in place of its own; `UserError` when they are broken, or do not fit."""
-    if has_adapter(run):
-        add_to(network, read_adapter(run, part, network, pipeline))
+    folder = RunFolder(run)
+    if folder.has_adapters:
+        add_to(network, folder.adapter(part, network, pipeline).cast(network.dtype))
     else:
-        network.load_state_dict(whole_network(run, part, network).state_dict())
+        network.load_state_dict(whole_network(folder, part, network).state_dict())
     return network
 
 
-def apply_adapter(pipe: DiffusionPipeline, part: str, adapter: Path) -> None:
+def apply_adapter(pipe: DiffusionPipeline, part: str, run: RunFolder) -> None:
     """Put a run's weights on top, or the adapters of another folder or file, text encoders' too.
 
-    Raises `UserError` when there are none, or they are broken or do not fit; nothing is put on then.
+    Raises `UserError` when they are broken or do not fit; nothing is put on then.
     """
-    check_weights(adapter, part)
-    if not has_adapter(adapter):
-        setattr(pipe, part, whole_network(adapter, part, getattr(pipe, part)))
+    if not run.has_adapters:
+        setattr(pipe, part, whole_network(run, part, getattr(pipe, part)))
         return
-    stored = read_file(adapter, part, getattr(pipe, part), type(pipe))
+    stored = run.read(part, getattr(pipe, part), type(pipe))
     fitting = {part: check_fit(stored, part, getattr(pipe, part))}
     for name in sorted(stored.parts.keys() - {part}):
         if getattr(pipe, name, None) is None:
@@ -153,12 +123,12 @@ def _inject(network: nn.Module, layers: Adapter) -> None:
             half.weight = nn.Parameter(value.to(network.device, network.dtype), requires_grad=False)
 
 
-def whole_network(run: Path, part: str, like: nn.Module) -> nn.Module:
+def whole_network(run: RunFolder, part: str, like: nn.Module) -> nn.Module:
     """A run's whole network, in the precision and with the processors of `like`.
 
     Raises `UserError` when it is broken, or has other layers.
     """
-    folder = run / FULL_FOLDER / part
+    folder = run.network_folder(part)
     try:
         network: nn.Module = read_network(type(like), folder, variant_of(folder, None), like.dtype)
     except UserError:

@@ -14,9 +14,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from contrapose.backbones.adapters import check_run, frozen_policy, put_on, starting_lora
+from contrapose.backbones.adapters import frozen_policy, put_on, starting_lora
 from contrapose.backbones.coherence import check_fit
-from contrapose.backbones.fingerprint import weights_fingerprint
 from contrapose.backbones.generation import Generation
 from contrapose.backbones.loading import Loading, Source, open_pipeline, release
 from contrapose.backbones.policies import ATTENTION_PROJECTIONS, FullPolicies, Lora, LoraPolicies, Policies
@@ -26,6 +25,8 @@ from contrapose.core.path import Density, Path, Space
 from contrapose.errors import UserError
 from contrapose.ranges import Pixels, check
 from contrapose.runs import saving
+from contrapose.runs.fingerprint import weights_fingerprint
+from contrapose.runs.folder import RunFolder
 
 _READING = 1  # to be counted up when a family's `read` changes, so that nothing kept from before is used
 Settings = TypeVar("Settings", bound=Any)  # a dataclass with `steps` and `guidance_scale`
@@ -147,7 +148,7 @@ class Backbone(ABC):
     @property
     def fingerprint(self) -> str:
         """Which denoiser and autoencoder these are, by the files that they were read from."""
-        return weights_fingerprint(self.source, (self.denoiser_part, "vae"))
+        return weights_fingerprint(self.source.path, (self.denoiser_part, "vae"), self.source.variant)
 
     @property
     def text_settings(self) -> str:
@@ -249,9 +250,8 @@ class Backbone(ABC):
         return self
 
     def _check_runs(self, *runs: FilePath | None) -> None:
-        for run in runs:
-            if run is not None:
-                check_run(run, self.source, self.denoiser_part)
+        for run in filter(None, runs):
+            RunFolder(run).check(self.denoiser_part, self.source)
 
     def feed_guidance(self, scale: float) -> None:
         """Feed this scale to a network that takes guidance as an input, wherever `predict` is asked.
@@ -340,21 +340,30 @@ class Backbone(ABC):
         """The inverse of `pack`, for what the pipeline gives back."""
         return latents
 
-    def save(self, folder: FilePath, notes: Mapping[str, str] | None = None) -> None:
+    def save(self, folder: FilePath, notes: Mapping[str, str] | None = None, whole: bool = True) -> None:
         """What was trained in the form that stock diffusers loads: adapters, or a whole pipeline folder `model/`.
 
-        `notes` go into the adapters' file beside their rank and alpha. Several policies have a folder each.
+        `notes` go into the adapters' file beside their rank and alpha. Several policies have a folder each. Where not
+        `whole`, `model/` holds the denoiser alone.
         """
-        for policy in self.policies.trained:
-            where = folder if len(self.policies.trained) == 1 else folder / policy
+        part, base = self.denoiser_part, FilePath(self.source.model).name
+        for policy, where in self._below(folder).items():
             if isinstance(self.policies, LoraPolicies):
                 state, config = self.policies.state(policy), self.policies.config
-                saving.save_lora(where, state, config, self.denoiser_part, notes or {}, type(self.pipe))
+                saving.save_lora(where, state, config, part, notes or {}, type(self.pipe))
+            elif whole:
+                rest = open_pipeline(self.source, type(self.pipe), leave_out=(part, *self.unused_parts))
+                saving.save_full(where, rest, part, self.policies.denoiser(policy), base)
             else:
-                whole = open_pipeline(self.source, type(self.pipe), leave_out=(self.denoiser_part, *self.unused_parts))
-                saving.save_full(
-                    where, whole, self.denoiser_part, self.policies.denoiser(policy), FilePath(self.source.model).name
-                )
+                saving.save_network(where, part, self.policies.denoiser(policy), base)
+
+    def saved(self, folder: FilePath) -> dict[str, dict[str, Tensor]]:
+        """By policy, the weights that `save` wrote, as `policies.load_state` takes them."""
+        return {p: saving.read_saved(where, self.denoiser_part) for p, where in self._below(folder).items()}
+
+    def _below(self, folder: FilePath) -> dict[str, FilePath]:
+        trained = self.policies.trained
+        return {policy: folder if len(trained) == 1 else folder / policy for policy in trained}
 
     @property
     def encoder_parts(self) -> tuple[str, ...]:

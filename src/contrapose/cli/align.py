@@ -10,6 +10,8 @@ from contrapose.cli.options import REQUIRED, choice, parse
 from contrapose.cli.progress import follow, quiet_libraries
 from contrapose.errors import UserError
 from contrapose.methods import METHODS
+from contrapose.processes import rank
+from contrapose.publish.card import finish
 from contrapose.publish.hub import check_access, publish
 from contrapose.train.align import align_stage
 from contrapose.train.settings import CONVERTER, LINKS, Run
@@ -61,5 +63,7 @@ def align(command: Command) -> None:
         check_access(command.push_to_hub)  # before hours of training, not after
     for stage in stages(command.run.resolved(), command.out):
         follow(stage.title, stage.run.optimisation.steps, align_stage(stage))
+        if rank() == 0:
+            finish(stage.folder)
     if command.push_to_hub:
         print(f"uploaded to {publish(command.out, command.push_to_hub)}")

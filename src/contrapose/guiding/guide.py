@@ -17,16 +17,17 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from contrapose.backbones.adapters import check_weights, whole_network
+from contrapose.backbones.adapters import whole_network
 from contrapose.backbones.base import Backbone
-from contrapose.backbones.families.table import check_origin, family_of
+from contrapose.backbones.families.table import family_of, source_of
 from contrapose.core.guidance import GUIDANCES, CHATSGuidance, Course, Guidance, combine
 from contrapose.core.shares import Shares
 from contrapose.errors import UserError, one_line
 from contrapose.guiding.proxy import with_proxy
 from contrapose.guiding.row_adapters import RowAdapters, eagerly, is_compiled
 from contrapose.guiding.rows import Call, like, prediction_of, stacked
-from contrapose.runs.adapter_files import has_adapter, read_adapter
+from contrapose.runs.adapter_files import Adapter
+from contrapose.runs.folder import RunFolder
 
 
 @contextmanager
@@ -53,13 +54,19 @@ def guide(
     bare = getattr(network, "_orig_mod", network)  # what torch.compile was given
     course = settings.pop("schedule") if callable(settings.get("schedule")) else None
     guidance = make_guidance(method or ("cpgd" if negative else "pgd"), **settings)
-    runs = {name: Path(run) for name, run in (("positive", positive), ("negative", negative)) if run is not None}
-    _check(family, guidance, runs)
+    runs = {name: RunFolder(run) for name, run in (("positive", positive), ("negative", negative)) if run is not None}
+    _check(guidance, runs)
     _check_network(pipe, network, bare)
-    check_origin(pipe, part, runs.values())
-    networks = {n: whole_network(run, part, bare).eval() for n, run in runs.items() if not has_adapter(run)}
-    read = {name: read_adapter(run, part, bare, type(pipe)) for name, run in runs.items() if name not in networks}
-    adapters = RowAdapters(read)
+    origin = source_of(pipe)
+    networks: dict[str, nn.Module] = {}
+    adapted: dict[str, Adapter] = {}
+    for name, run in runs.items():
+        run.check(part, origin)
+        if run.has_adapters:
+            adapted[name] = run.adapter(part, bare, type(pipe)).cast(bare.dtype)
+        else:
+            networks[name] = whole_network(run, part, bare).eval()
+    adapters = RowAdapters(adapted)
     policies = _Policies(network.forward, adapters, networks, batched, eagerly if is_compiled(network) else nullcontext)
     guided = _Guided(pipe, family, guidance, course, policies)
     with adapters.on(bare), _replaced(network, guided):
@@ -81,7 +88,7 @@ def make_guidance(method: str | Guidance, **settings: Any) -> Guidance:
         raise UserError(f"guidance {method}: {one_line(error)}") from error
 
 
-def _check(family: type[Backbone], guidance: Guidance, runs: Mapping[str, Path]) -> None:
+def _check(guidance: Guidance, runs: Mapping[str, RunFolder]) -> None:
     name = next((name for name, cls in GUIDANCES.items() if type(guidance) is cls), type(guidance).__name__)
     wanted = "negative" if guidance.needs_negative else "positive"
     if wanted not in runs:
@@ -90,8 +97,6 @@ def _check(family: type[Backbone], guidance: Guidance, runs: Mapping[str, Path])
         raise UserError(f"guidance {name} needs a positive run beside the negative one")
     if "negative" in runs and not guidance.needs_negative:
         raise UserError(f"guidance {name} takes no negative run; leave it out, or use cpgd")
-    for run in runs.values():
-        check_weights(run, family.denoiser_part)
 
 
 def _check_network(pipe: DiffusionPipeline, network: nn.Module, bare: nn.Module) -> None:

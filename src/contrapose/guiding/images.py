@@ -17,7 +17,7 @@ from PIL import Image
 
 from contrapose import runfile
 from contrapose.backbones.base import Backbone
-from contrapose.backbones.digests import model_digest, run_digest
+from contrapose.backbones.digests import model_digest
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.generation import Generation
 from contrapose.backbones.loading import Loading
@@ -28,6 +28,7 @@ from contrapose.errors import UserError
 from contrapose.files import one_writer, replacing
 from contrapose.guiding.guided import Guiding, guided, settled, unprompted
 from contrapose.ranges import Batch, Range, Steps, checked
+from contrapose.runs.folder import RunFolder
 from contrapose.seeds import generator, starting_noise
 from contrapose.store.prompts import Prompt, read_prompts
 
@@ -109,7 +110,7 @@ def inputs_of(settings: Sampling) -> dict[str, str]:
     for name in ("adapter", "positive", "negative"):
         run = getattr(settings, name)
         if run is not None:
-            inputs[name] = run_digest(run)
+            inputs[name] = RunFolder(run).digest
     return inputs
 
 

@@ -21,11 +21,10 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contrapose.backbones.adapters import check_run, state_of, whole_network
+from contrapose.backbones.adapters import state_of, whole_network
 from contrapose.backbones.base import Backbone
-from contrapose.backbones.digests import model_digest, run_digest
+from contrapose.backbones.digests import model_digest
 from contrapose.backbones.families.table import BY_PIPELINE, load_backbone
-from contrapose.backbones.fingerprint import weights_fingerprint
 from contrapose.backbones.loading import Loading, Source, find
 from contrapose.backbones.meta import skeleton
 from contrapose.contents import digest_of, digest_of_parts
@@ -34,8 +33,10 @@ from contrapose.documents import dump_yaml, load_yaml
 from contrapose.errors import UserError
 from contrapose.files import one_writer, replacing
 from contrapose.ranges import Rank, checked
-from contrapose.runs.adapter_files import Adapter, LowRank, add_to, has_adapter, read_adapter
-from contrapose.runs.fingerprint import BASE_NOTE, noted_fingerprint
+from contrapose.runs.adapter_files import Adapter, LowRank, add_to
+from contrapose.runs.fingerprint import weights_fingerprint
+from contrapose.runs.folder import RunFolder
+from contrapose.runs.names import BASE_NOTE
 from contrapose.runs.saving import save_lora, tell_no_folders
 
 NOTE = "merge.yaml"
@@ -67,10 +68,10 @@ class Merge:
             raise UserError("scale 0: would leave the base as it is; name another strength")
 
     @property
-    def shares(self) -> tuple[tuple[Path, float], ...]:
+    def shares(self) -> tuple[tuple[RunFolder, float], ...]:
         """The runs, and what each is multiplied by."""
-        negative = () if self.negative is None else ((self.negative, -self.scale),)
-        return ((self.positive, self.scale), *negative)
+        negative = () if self.negative is None else ((RunFolder(self.negative), -self.scale),)
+        return ((RunFolder(self.positive), self.scale), *negative)
 
 
 class Merged(NamedTuple):
@@ -109,7 +110,7 @@ def _made_before(settings: Merge, out: Path) -> Merged:
 
 def _digest(settings: Merge) -> str:
     """A digest of all that decides a merge: what its base and its runs hold, and the other settings."""
-    runs = [(run_digest(run), share) for run, share in settings.shares]
+    runs = [(run.digest, share) for run, share in settings.shares]
     base = model_digest(settings.base, Loading(variant=settings.variant))
     return digest_of_parts([base, runs, settings.rank, settings.whole])
 
@@ -118,7 +119,7 @@ def _merge(settings: Merge, out: Path) -> Merged:
     source = find(settings.base, BY_PIPELINE, settings.variant)
     part = BY_PIPELINE[source.pipeline].denoiser_part
     origin = _origin(settings, source, part)
-    in_full = [run for run, _ in settings.shares if not has_adapter(run)]
+    in_full = [run for run, _ in settings.shares if not run.has_adapters]
     if in_full and settings.rank is not None:
         raise UserError(f"rank {settings.rank}: {in_full[0]} was trained in full and has none; leave --rank out")
     with replacing(out) as aside:
@@ -192,9 +193,9 @@ def _is_nothing(adapter: Adapter) -> bool:
 def _origin(settings: Merge, source: Source, part: str) -> str:
     """The fingerprint of the model that the runs were trained on; `UserError` where it is not this base."""
     for run, _ in settings.shares:
-        check_run(run, source, part)
-    noted = [noted_fingerprint(run) for run, _ in settings.shares]
-    return next(filter(None, reversed(noted)), None) or weights_fingerprint(source, (part, "vae"))
+        run.check(part, source)
+    noted = [run.fingerprint for run, _ in settings.shares]
+    return next(filter(None, reversed(noted)), None) or weights_fingerprint(source.path, (part, "vae"), source.variant)
 
 
 def _write_adapters(folder: Path, settings: Merge, source: Source, part: str, origin: str) -> Merged:
@@ -212,8 +213,8 @@ def _adapters(settings: Merge, part: str, base: Backbone) -> tuple[dict[str, Low
     """Those of the runs that are adapters, as one, and the share that is kept of them."""
     shares = []
     for run, share in settings.shares:
-        if has_adapter(run):
-            shares.append((read_adapter(run, part, base.network, type(base.pipe)), share))
+        if run.has_adapters:
+            shares.append((run.adapter(part, base.network, type(base.pipe)).cast(base.network.dtype), share))
     layers, rank = stacked(shares), settings.rank
     if _is_nothing(layers):
         raise _nothing(settings)
@@ -228,8 +229,8 @@ def _write_whole(folder: Path, settings: Merge, source: Source, part: str) -> Me
     base = load_backbone(source.path, loading=Loading(variant=source.variant))
     pipe, network = base.pipe, base.network
     runs = [run for run, _ in settings.shares]
-    layers, kept = _adapters(settings, part, base) if any(map(has_adapter, runs)) else ({}, 1.0)
-    networks = [None if has_adapter(run) else whole_network(run, part, network) for run in runs]
+    layers, kept = _adapters(settings, part, base) if any(run.has_adapters for run in runs) else ({}, 1.0)
+    networks = [None if run.has_adapters else whole_network(run, part, network) for run in runs]
     if not _add(network, *networks, scale=settings.scale) and not layers:
         raise _nothing(settings)
     add_to(network, layers)

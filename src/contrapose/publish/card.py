@@ -10,29 +10,43 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from contrapose import __version__
+from contrapose import __version__, runfile
 from contrapose.errors import UserError
-from contrapose.files import replacing
+from contrapose.files import write_text
 from contrapose.methods import Method, name_of
-from contrapose.runs.names import FULL_FOLDER, PEFT_FILE
+from contrapose.runs.folder import RunFolder
+from contrapose.runs.names import CARD, FULL_FOLDER, PEFT_FILE, RUN_FILE
+from contrapose.runs.origin import hub_id, last_name
 from contrapose.store.mixture import parse
 from contrapose.store.pairs import PairStore
-from contrapose.train.folder import policy_folders, read_metrics
+from contrapose.train.folder import policy_folders
 from contrapose.train.settings import CONVERTER, Run
 
-CARD = "README.md"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _ARXIV = re.compile(r"arXiv[: ](\d{4}\.\d{4,5})")
 _MARKUP = re.compile(r"[\\`*\[\]|~#$!]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word is none
 _FILES = ("model", "prompts", "images", "source", "winners", "losers", "metadata")  # named by the same
 _UNTOLD = ("batch_size", "shard_size", "cache", "endpoint")  # of how pairs were drawn: decides nothing, or is private
+
+
+def finish(folder: Path) -> None:
+    """Write the model card of a finished run into its folder; one that is there is left alone.
+
+    What `contrapose align` does after each of its runs, for those that were trained by `contrapose.align`. Raises
+    `UserError` for what is no finished run.
+    """
+    if (folder / CARD).is_file():
+        return
+    if not RunFolder(folder).finished:
+        raise UserError(f"{folder}: has not finished, so there is nothing to write a model card of")
+    run = runfile.read(folder / RUN_FILE, Run, CONVERTER)
+    write_card(folder, run, RunFolder(folder).final_metrics())
 
 
 def write_card(folder: Path, run: Run, metrics: Mapping[str, float], repo: str | None = None) -> None:
@@ -67,25 +81,7 @@ def write_card(folder: Path, run: Run, metrics: Mapping[str, float], repo: str |
         metrics=[(name.removeprefix("held_out/"), f"{value:.4g}") for name, value in metrics.items()],
         version=__version__,
     )
-    with replacing(folder / CARD) as aside:
-        aside.write_text(card, encoding="utf-8", errors="replace")
-
-
-def final_metrics(folder: Path) -> dict[str, float]:
-    """A run's last measurements on held-out pairs, overall; empty when there are none."""
-    lines = read_metrics(folder)
-    last = lines[-1] if lines else {}
-    return {name: value for name, value in last.items() if name.startswith("held_out/") and "@" not in name}
-
-
-def hub_id(model: str) -> str | None:
-    """The model's name on the hub; none for a folder or file of this machine."""
-    return model if _HUB_ID.fullmatch(model) and not Path(model).exists() else None
-
-
-def last_name(path: str) -> str:
-    """The last part of a path of any system."""
-    return PureWindowsPath(path).name or Path(path).resolve().name
+    write_text(folder / CARD, card)
 
 
 def published(run: Run) -> dict[str, Any]:

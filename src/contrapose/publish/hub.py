@@ -14,13 +14,13 @@ from huggingface_hub.utils import validate_repo_id
 
 from contrapose import __version__, runfile
 from contrapose.errors import UserError, one_line
-from contrapose.publish.card import CARD, final_metrics, published, without_folders, write_card
-from contrapose.runs.names import FULL_FOLDER, LORA_FILE, PEFT_CONFIG, PEFT_FILE
+from contrapose.publish.card import published, without_folders, write_card
+from contrapose.runs.folder import RunFolder
+from contrapose.runs.names import CARD, FINISHED, FULL_FOLDER, LORA_FILE, METRICS, PEFT_CONFIG, PEFT_FILE, RUN_FILE
 from contrapose.train.folder import policy_folders
 from contrapose.train.settings import CONVERTER, Run
 
-_RUN_FILE = "run.yaml"
-_FILES = (CARD, _RUN_FILE, "finished.json", "metrics.jsonl")
+_FILES = (CARD, RUN_FILE, FINISHED, METRICS)
 _WEIGHTS = (LORA_FILE, PEFT_FILE)
 # What the hub's client raises: its own errors, the system's, and those of its HTTP library, which changed with 1.0.
 _ERRORS = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
@@ -65,8 +65,8 @@ def push(folder: Path, repo: str, private: bool = True, policies: Sequence[str] 
 
 def publish(folder: Path, repo: str, private: bool = True) -> str:
     """Upload a finished run with a card that says where it is on the hub, and return the repository's address."""
-    run = runfile.read(folder / _RUN_FILE, Run, CONVERTER)
-    write_card(folder, run, final_metrics(folder), repo)
+    run = runfile.read(folder / RUN_FILE, Run, CONVERTER)
+    write_card(folder, run, RunFolder(folder).final_metrics(), repo)
     return push(folder, repo, private, policy_folders(run))
 
 
@@ -79,7 +79,7 @@ def _weights(folder: Path) -> list[Path]:
 
 def _content(path: Path, top: bool) -> bytes | str:
     """What is uploaded for a file: the file, by its path, or its text without the folders that it names."""
-    if top and path.name == _RUN_FILE:
+    if top and path.name == RUN_FILE:
         settings = published(runfile.read(path, Run, CONVERTER))
         return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode()
     if path.name == "model_index.json" or path.name.endswith("config.json"):

@@ -23,7 +23,7 @@ from contrapose.report.examples import Example, examples
 from contrapose.report.numbers import count
 from contrapose.report.plots import Plot, by_level, curves, forest
 from contrapose.report.provenance import Table, commands, read_pairs, sampling, versions
-from contrapose.report.runs import Fact, RunFolder, distinct_names, facts, read_run
+from contrapose.report.runs import Fact, ShownRun, distinct_names, facts, read_run
 
 __all__ = ["Evidence", "Report", "render", "write_report"]
 
@@ -139,7 +139,7 @@ def _evidence(judged: Judged, key: str, report: Report) -> EvidenceSection:
     )
 
 
-def _summary(report: Report, runs: Sequence[RunFolder], judged: Sequence[Judged]) -> list[str]:
+def _summary(report: Report, runs: Sequence[ShownRun], judged: Sequence[Judged]) -> list[str]:
     """What was done, in plain words."""
     lines = []
     for run, name in zip(runs, distinct_names(runs), strict=True):
@@ -151,7 +151,7 @@ def _summary(report: Report, runs: Sequence[RunFolder], judged: Sequence[Judged]
     return lines
 
 
-def _seeds(report: Report, runs: Sequence[RunFolder], judged: Sequence[Judged]) -> list[Fact]:
+def _seeds(report: Report, runs: Sequence[ShownRun], judged: Sequence[Judged]) -> list[Fact]:
     seeds = []
     for run, name in zip(runs, distinct_names(runs), strict=True):
         seeds.append(Fact(f"training of {name}", str(run.settings.get("seed"))))

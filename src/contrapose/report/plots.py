@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from contrapose.evaluate.statistics import Interval
 from contrapose.report.drawing import DASHES, FRAME, MARKERS, QUIET, SERIES, TEXT, drawing
 from contrapose.report.numbers import MINUS
-from contrapose.report.runs import RunFolder
+from contrapose.report.runs import ShownRun
 
 _WIDTH = 330
 _HEIGHT = 225
@@ -78,7 +78,7 @@ PANELS = (
 )
 
 
-def curves(run: RunFolder, key: str) -> list[Plot]:
+def curves(run: ShownRun, key: str) -> list[Plot]:
     """Every panel of which the run has measured something."""
     plots = []
     for panel in PANELS:
@@ -88,7 +88,7 @@ def curves(run: RunFolder, key: str) -> list[Plot]:
     return plots
 
 
-def _with_log_2(run: RunFolder, panel: Panel) -> Panel:
+def _with_log_2(run: ShownRun, panel: Panel) -> Panel:
     """With the sigmoid link a trainee equal to its reference has loss log 2."""
     link = run.settings["method"].get("link")
     if panel.key != "loss" or not isinstance(link, dict) or link.get("name") != "sigmoid":
@@ -98,7 +98,7 @@ def _with_log_2(run: RunFolder, panel: Panel) -> Panel:
     )
 
 
-def _curve(run: RunFolder, panel: Panel, key: str) -> Plot:
+def _curve(run: ShownRun, panel: Panel, key: str) -> Plot:
     shown = [line for line in panel.lines if run.series(line.metric)[0]]
     last = "; ".join(f"{line.label} {_short(run.series(line.metric)[1][-1])}" for line in shown)
     with drawing(key, f"{panel.title} over {run.done} steps; at the end {last}", _WIDTH, _HEIGHT) as plot:
@@ -137,7 +137,7 @@ def _thinned(values: np.ndarray) -> np.ndarray:
     return np.array([part.mean() for part in parts])
 
 
-def by_level(run: RunFolder, key: str) -> list[Plot]:
+def by_level(run: ShownRun, key: str) -> list[Plot]:
     """Accuracy and margin on the held-out pairs at each noise level: first, middle and last measurement."""
     panels = (
         ("accuracy", "Implicit accuracy by noise level", 0.5, "Where in the noise the winner is told from the loser."),

@@ -16,7 +16,8 @@ from contrapose.errors import UserError
 from contrapose.guiding.images import SETTINGS
 from contrapose.report.evidence import Judged
 from contrapose.report.numbers import count, size
-from contrapose.report.runs import RUN_FILE, Fact, RunFolder
+from contrapose.report.runs import Fact, ShownRun
+from contrapose.runs.names import RUN_FILE
 from contrapose.store.pairs import PairRecord, PairStore
 
 _PACKAGES = ("contrapose", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "scipy", "pillow")
@@ -82,7 +83,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def commands(pairs: Path | None, runs: Sequence[RunFolder], judged: Sequence[Judged]) -> list[str]:
+def commands(pairs: Path | None, runs: Sequence[ShownRun], judged: Sequence[Judged]) -> list[str]:
     """What to type for each result, worked out from the settings that lie beside it."""
     lines = [] if pairs is None else _pairs(PairStore(pairs), pairs)
     lines += [_command("align", [str(run.folder / RUN_FILE)], run.folder) for run in runs]

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from contrapose import runfile
-from contrapose.documents import load_json, load_yaml
 from contrapose.errors import UserError
-from contrapose.metrics import read_metrics
 from contrapose.ranges import Range, checked
 from contrapose.report.numbers import count, duration, size
+from contrapose.runs.folder import AGAIN, RunFolder
+from contrapose.runs.names import FINISHED, RUN_FILE
 
-# The names that `contrapose.train.align` writes; it is a sibling of the report, and siblings do not import each other.
-RUN_FILE, METRICS, FINISHED = "run.yaml", "metrics.jsonl", "finished.json"
-_MEND = "start the run again with 'contrapose align'"
 _STEPS = Range(1, 10**9, whole=True)
 _Number = Annotated[int, Range(0, 10**15, whole=True)]
 _CONVERTER = runfile.converter()
@@ -41,7 +38,7 @@ class Fact(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class ShownRun:
     """One alignment run, whole or cut short."""
 
     folder: Path
@@ -99,39 +96,34 @@ class RunFolder:
         return levels
 
 
-def read_run(folder: Path) -> RunFolder:
+def read_run(folder: Path) -> ShownRun:
     """Raises `UserError` naming the folder or file, and the mend, for what is no run."""
-    path = folder / RUN_FILE
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such run; name a folder made by 'contrapose align'")
-    if not path.is_file():
-        raise UserError(f"{folder}: no {RUN_FILE}, so this is no run; name a folder made by 'contrapose align'")
-    settings = load_yaml(path, _MEND)
+    run, path = RunFolder(folder), folder / RUN_FILE
+    settings = run.settings()
     try:
         steps = settings["optimisation"]["steps"]
         complete = isinstance(settings["method"]["name"], str) and isinstance(steps, int) and steps in _STEPS
     except (KeyError, TypeError):
         complete = False
     if not complete:
-        raise UserError(f"{path}: does not name a method and its steps; {_MEND}")
+        raise UserError(f"{path}: does not name a method and its steps; {AGAIN}")
     text = path.read_text(encoding="utf-8")
     # a step that was taken twice counts as it went the last time
-    by_step = {line["step"]: line for line in read_metrics(folder / METRICS)}
+    by_step = {line["step"]: line for line in run.metrics()}
     metrics = tuple(by_step[step] for step in sorted(by_step))
-    return RunFolder(folder, text, settings, metrics, _finished(folder / FINISHED))
+    return ShownRun(folder, text, settings, metrics, _finished(run))
 
 
-def _finished(path: Path) -> Finished | None:
-    if not path.exists():
-        return None
+def _finished(run: RunFolder) -> Finished | None:
     mend = "delete it and run 'contrapose align' on the folder again"
-    values = load_json(path, mend)
-    if isinstance(values, dict):
-        values = {name: values[name] for name in Finished.__dataclass_fields__ if name in values}
-    return runfile.structured(path, values, Finished, _CONVERTER, mend)
+    values = run.summary(mend)
+    if values is None:
+        return None
+    shown = {name: values[name] for name in Finished.__dataclass_fields__ if name in values}
+    return runfile.structured(run.path / FINISHED, shown, Finished, _CONVERTER, mend)
 
 
-def facts(run: RunFolder) -> list[Fact]:
+def facts(run: ShownRun) -> list[Fact]:
     """The settings and sizes that a reader asks for first; the rest stands in `run.yaml`."""
     settings, o, finished = run.settings, run.settings["optimisation"], run.finished
     method = {key: value for key, value in settings["method"].items() if key != "name" and value is not None}
@@ -171,7 +163,7 @@ def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def distinct_names(runs: Sequence[RunFolder]) -> list[str]:
+def distinct_names(runs: Sequence[ShownRun]) -> list[str]:
     """The folders' names, or their paths where two have one name."""
     names = [run.name for run in runs]
     return [str(run.folder) if names.count(run.name) > 1 else run.name for run in runs]

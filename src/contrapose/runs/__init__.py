@@ -1,1 +1,1 @@
-"""The run folder: its files, its weights, and what they were trained on."""
+"""The run folder: its files, its kept steps and their weights, and what they were trained on."""

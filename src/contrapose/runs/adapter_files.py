@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from contrapose.documents import load_json
 from contrapose.errors import UserError, one_line
-from contrapose.runs.names import FULL_FOLDER, LORA_FILE, PEFT_CONFIG, PEFT_FILE
+from contrapose.runs.names import FULL_FOLDER, LORA_FILE, PEFT_CONFIG, PEFT_FILE, STATE_FILE
 
 NUM_LAYERS = "num_layers"  # a note in the header, by which a file that has lost a layer is known
 DENOISERS = ("unet", "transformer")
@@ -69,8 +69,8 @@ Translated = tuple[dict[str, Tensor], dict[tuple[str, str], float]]
 """Tensors by the names that diffusers and peft give them, and alphas by part and layer."""
 
 
-class Stored(NamedTuple):
-    """Adapters as they are stored: by the pipeline's part and the layer, peft's settings by part, and the notes."""
+class AdapterFile(NamedTuple):
+    """What one file of adapters holds: layers by the pipeline's part, peft's settings by part, and the notes."""
 
     path: Path
     parts: dict[str, dict[str, LowRank]]
@@ -94,6 +94,7 @@ def adapter_file(where: Path) -> Path | None:
         if (where / name).is_file():
             return where / name
     files = [] if (where / FULL_FOLDER).is_dir() else sorted(where.glob("*.safetensors"))
+    files = [file for file in files if file.name != STATE_FILE]
     if len(files) > 1:
         raise UserError(f"{where}: holds {len(files)} files of weights; name one of them, such as {files[0].name}")
     pickled = [where / Path(name).with_suffix(".bin") for name in (LORA_FILE, PEFT_FILE)]
@@ -102,12 +103,7 @@ def adapter_file(where: Path) -> Path | None:
     return files[0] if files else None
 
 
-def has_adapter(where: Path) -> bool:
-    """Whether a run, another folder or a file holds adapters; `UserError` as `adapter_file`."""
-    return adapter_file(where) is not None
-
-
-def read_file(where: Path, part: str = "", network: nn.Module | None = None, pipeline: Any = None) -> Stored:
+def read_file(where: Path, part: str = "", network: nn.Module | None = None, pipeline: Any = None) -> AdapterFile:
     """All adapters of a run, another folder or a file, as they are stored.
 
     Names of other tools are those of the layers of this part's `network` with underscores, or are read as the stock
@@ -131,7 +127,7 @@ def read_file(where: Path, part: str = "", network: nn.Module | None = None, pip
         parts[owner] = {name: one._replace(scale=scales[name]) for name, one in layers.items()}
     if not any(part in parts for part in DENOISERS):
         raise UserError(f"{path}: is a LoRA of the text encoder alone, which trains and guides no network")
-    stored = Stored(path, parts, settings, notes)
+    stored = AdapterFile(path, parts, settings, notes)
     _check_count(stored)
     return stored
 
@@ -309,7 +305,7 @@ def _setting(path: Path, settings: Mapping[str, Any], name: str, layer: str) -> 
     return value
 
 
-def _check_count(stored: Stored) -> None:
+def _check_count(stored: AdapterFile) -> None:
     """Raise `UserError` where layers are missing that the file once had, as far as it tells."""
     noted, there = stored.notes.get(NUM_LAYERS), len(stored.parts[stored.denoiser])
     if noted is not None and noted != str(there):
@@ -326,7 +322,7 @@ def usual_rank(layers: Adapter) -> tuple[int, float]:
     return Counter((one.rank, one.alpha) for one in layers.values()).most_common(1)[0][0]
 
 
-def check_fit(stored: Stored, part: str, network: nn.Module) -> dict[str, LowRank]:
+def check_fit(stored: AdapterFile, part: str, network: nn.Module) -> dict[str, LowRank]:
     """The adapters of one part; `UserError` for a layer that the network has not, or that is of another width."""
     theirs = stored.parts.get(part)
     if theirs is None:
@@ -347,29 +343,6 @@ def _fits(layer: nn.Module | None, one: LowRank) -> bool:
         return down == whole and up[:2] == (layer.out_channels, one.rank) and layer.groups == 1
     inputs, outputs = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
     return down == (one.rank, inputs) and up == (outputs, one.rank)
-
-
-def read_adapter(where: Path, part: str, network: nn.Module, pipeline: Any = None) -> dict[str, LowRank]:
-    """A run's adapters of the denoiser by layer, in the network's precision; raises as `stored_adapter` does."""
-    layers, dtype = stored_adapter(where, part, network, pipeline)[0], network.dtype
-    return {name: LowRank(one.down.to(dtype), one.up.to(dtype), one.scale) for name, one in layers.items()}
-
-
-def stored_adapter(
-    where: Path, part: str, network: nn.Module, pipeline: Any
-) -> tuple[dict[str, LowRank], Mapping[str, Any]]:
-    """A run's adapters of the denoiser by layer as they are stored, and peft's settings of them, if there are any.
-
-    Raises `UserError` as `read_file` and `check_fit` do, and for a file that has adapters of other parts too.
-    """
-    stored = read_file(where, part, network, pipeline)
-    layers = check_fit(stored, part, network)
-    others = sorted(stored.parts.keys() - {part})
-    if others:
-        raise UserError(
-            f"{stored.path}: has adapters of the {' and '.join(others)} too, which only 'sample --adapter' puts on"
-        )
-    return layers, stored.settings.get(part, {})
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from contrapose import __version__
 from contrapose.errors import UserError
-from contrapose.runs.adapter_files import Stored, has_adapter, read_file, usual_rank
+from contrapose.runs.adapter_files import AdapterFile, usual_rank
+from contrapose.runs.folder import RunFolder
 from contrapose.runs.names import FULL_FOLDER, PEFT_FILE
 from contrapose.tensors import save_tensors
 
@@ -38,7 +39,7 @@ def convert(folder: Path, out: Path, dtype: torch.dtype = torch.float16) -> int:
     Text encoders' are written too. Raises `UserError` for what is missing or holds no adapters, and for weights that
     `dtype` cannot hold.
     """
-    stored = _read(folder)
+    stored = _read(RunFolder(folder))
     tensors: dict[str, Tensor] = {}
     for part, layers in stored.parts.items():
         for name, one in layers.items():
@@ -53,17 +54,17 @@ def convert(folder: Path, out: Path, dtype: torch.dtype = torch.float16) -> int:
     return len(tensors) // 3
 
 
-def _read(folder: Path) -> Stored:
-    if not folder.exists():
-        raise UserError(f"{folder}: no such run; name a folder made by 'contrapose align', or a file of adapters")
-    if has_adapter(folder):
-        return read_file(folder)
-    if (folder / FULL_FOLDER).is_dir():
-        raise UserError(f"{folder}: was trained in full, so it has no adapters; use its {FULL_FOLDER}/ as the model")
-    raise UserError(f"{folder}: holds no adapters; has the run finished?")
+def _read(run: RunFolder) -> AdapterFile:
+    run.check_exists()
+    if run.has_adapters:
+        run.check_origin()
+        return run.read()
+    if (run.weights / FULL_FOLDER).is_dir():
+        raise UserError(f"{run}: was trained in full, so it has no adapters; its {FULL_FOLDER}/ is the model")
+    raise run.lacks("adapters")
 
 
-def _stem(stored: Stored, part: str, name: str) -> str:
+def _stem(stored: AdapterFile, part: str, name: str) -> str:
     """What the readers call a layer."""
     if part.startswith("text_encoder"):
         several = len(stored.parts) > 2 or part != "text_encoder" or _base_model(stored) in _WITH_TWO_ENCODERS
@@ -78,7 +79,7 @@ def _stem(stored: Stored, part: str, name: str) -> str:
     return f"diffusion_model.{name}"
 
 
-def _header(stored: Stored, title: str) -> dict[str, str]:
+def _header(stored: AdapterFile, title: str) -> dict[str, str]:
     """What kohya's tools, AUTOMATIC1111 and Stability's ModelSpec look for, and what Contrapose knows of the run."""
     known = dict(_base_model(stored))
     rank, alpha = usual_rank(stored.parts[stored.denoiser])
@@ -103,7 +104,7 @@ def _header(stored: Stored, title: str) -> dict[str, str]:
     }
 
 
-def _base_model(stored: Stored) -> Mapping[str, str]:
+def _base_model(stored: AdapterFile) -> Mapping[str, str]:
     """What the layers tell of the model; nothing where they could be of several."""
     for name, one in stored.parts[stored.denoiser].items():
         if stored.denoiser == "unet" and name.endswith("attn2.to_k"):

@@ -1,5 +1,15 @@
-"""The files of a run's folder, by name."""
+"""The files of a run's folder, and the notes in them, by name."""
+
+RUN_FILE = "run.yaml"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+FINISHED = "finished.json"
+CARD = "README.md"
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
-PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-FULL_FOLDER, FINISHED = "model", "finished.json"
+PEFT_FILE = "adapter_model.safetensors"
+PEFT_CONFIG = "adapter_config.json"
+FULL_FOLDER = "model"
+STATE_FILE = "training.safetensors"
+
+BASE_NOTE = "base_fingerprint"  # of the model that was trained, in headers and in finished.json

@@ -1,4 +1,4 @@
-"""What was trained, in the forms that stock diffusers and peft load."""
+"""What was trained, in the forms that stock diffusers and peft load, and read back to the bit."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 
 from diffusers import ConfigMixin, DiffusionPipeline
 from peft import LoraConfig
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from contrapose.files import replacing
 from contrapose.runs.adapter_files import NUM_LAYERS
 from contrapose.runs.names import FULL_FOLDER, LORA_FILE, PEFT_CONFIG, PEFT_FILE
 from contrapose.tensors import save_tensors
+
+_PEFT = "base_model.model."  # before the names of peft's files
 
 
 def save_lora(
@@ -32,9 +35,7 @@ def save_lora(
     settings = config.to_dict()
     notes = {**notes, NUM_LAYERS: str(len(state) // 2)}
     if not hasattr(pipeline, "load_lora_weights"):
-        save_tensors(
-            folder / PEFT_FILE, {f"base_model.model.{n}": v for n, v in state.items()}, {"format": "pt", **notes}
-        )
+        save_tensors(folder / PEFT_FILE, {f"{_PEFT}{n}": v for n, v in state.items()}, {"format": "pt", **notes})
         with replacing(folder / PEFT_CONFIG) as aside:
             aside.write_text(_json(settings), encoding="utf-8")
         return
@@ -56,6 +57,23 @@ def save_full(folder: Path, pipe: DiffusionPipeline, part: str, network: nn.Modu
     tell_no_folders(pipe, base)
     with replacing(folder / FULL_FOLDER) as aside:
         pipe.save_pretrained(aside)
+
+
+def save_network(folder: Path, part: str, network: nn.Module, base: str) -> None:
+    """Write this network alone where `save_full` puts it."""
+    network.register_to_config(_name_or_path=base)  # type: ignore[operator]
+    network.save_pretrained(folder / FULL_FOLDER / part)  # type: ignore[operator]
+
+
+def read_saved(folder: Path, part: str) -> dict[str, Tensor]:
+    """The tensors that one of these wrote, by the names that they were given."""
+    for file, prefix in ((LORA_FILE, f"{part}."), (PEFT_FILE, _PEFT)):
+        if (folder / file).is_file():
+            return {name.removeprefix(prefix): value for name, value in load_file(folder / file).items()}
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted((folder / FULL_FOLDER / part).glob("*.safetensors")):
+        tensors |= load_file(shard)
+    return tensors
 
 
 def _json(values: Mapping[str, object]) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,26 +19,29 @@ from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.errors import UserError
-from contrapose.files import appending, check_folder, one_writer, replacing
+from contrapose.files import check_folder, one_writer
 from contrapose.methods import name_of
 from contrapose.processes import num_processes, rank
-from contrapose.publish.card import final_metrics, hub_id, last_name, write_card
-from contrapose.runs.fingerprint import BASE_NOTE
-from contrapose.runs.names import FINISHED
+from contrapose.runs.folder import RunFolder
+from contrapose.runs.metrics import add_metrics
+from contrapose.runs.names import BASE_NOTE, METRICS, RUN_FILE
+from contrapose.runs.origin import public_name
+from contrapose.runs.steps import kept_steps
 from contrapose.store.mixture import Mixture
 from contrapose.store.pairs import PairStore
-from contrapose.train.checkpoint import Moments, Scaler, Stateful, Weights
+from contrapose.train.checkpoint import Moments, Scaler, Stateful, Trained, Weights
 from contrapose.train.data import Groups
 from contrapose.train.folder import (
-    METRICS,
-    RUN_FILE,
-    checkpoints,
     claim,
-    forget_after,
+    finish,
+    go_back_to,
+    inputs_of,
+    is_due,
+    is_measured,
     is_whole,
-    read_metrics,
+    restate,
     resume,
-    save_checkpoint,
+    save_step,
 )
 from contrapose.train.loop import Diverged, Trainer, TrainState
 from contrapose.train.settings import Run
@@ -70,8 +73,8 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
     pairs = Mixture(run.pairs)
     is_first = rank() == 0
     begun = (out / RUN_FILE).exists()
-    if begun and is_first:
-        claim(stage, pairs)
+    inputs = inputs_of(stage, pairs) if is_first else {}
+    has_other_steps = begun and is_first and claim(stage, inputs)
     if begun and is_whole(stage):
         log.info(f"{out}: had finished already")
         yield TrainState(run.optimisation.steps, {})
@@ -80,19 +83,22 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
     _check_acquainted(accelerator)
     trainer = _trainer(stage, pairs, accelerator)
     if is_first and not begun:  # only now: a mistyped model or folder of pairs leaves nothing that refuses its mend
-        claim(stage, pairs)
-    start = resume(out, run.optimisation.steps, **_parts(trainer))
+        claim(stage, inputs)
+    trained, parts = _trained(trainer), _parts(trainer)
+    start = resume(out, run.optimisation.steps, trained, parts)
     accelerator.wait_for_everyone()  # before the first process writes what the others read
     if is_first:
-        forget_after(out, start)
+        if has_other_steps:
+            restate(stage, inputs, start)
+        go_back_to(start, stage, trainer.held_out)
     yield TrainState(start, {})
     try:
-        yield from _recorded(run, trainer, start, out)
+        yield from _recorded(trainer, start, out, trained, parts)
     except Diverged as error:
-        kept = checkpoints(out)
+        kept = list(kept_steps(out).values())
         raise Diverged(f"{out}: {error}; the last good checkpoint is {kept[-1] if kept else 'none yet'}") from None
     if is_first:
-        _finish(run, trainer, out)
+        finish(out, trained, _summary(trainer, out))
     accelerator.wait_for_everyone()  # the next stage begins at these weights
 
 
@@ -169,8 +175,17 @@ def _check_shapes(store: PairStore, model: str, backbone: Backbone) -> None:
             )
 
 
+def _trained(trainer: Trainer) -> Trained:
+    run = trainer.run
+    notes = {"base": public_name(run.model), "method": name_of(run.method), BASE_NOTE: trainer.backbone.fingerprint}
+    return Trained(trainer.backbone, trainer.average, notes)
+
+
 def _parts(trainer: Trainer) -> dict[str, Stateful]:
-    parts: dict[str, Stateful] = {"trainee": Weights(trainer.parameters), "optimizer": Moments(trainer.optimizer)}
+    """What training needs to go on beyond the weights that are loadable."""
+    parts: dict[str, Stateful] = {"optimizer": Moments(trainer.optimizer)}
+    if trainer.average:  # which is what is loadable
+        parts["trainee"] = Weights(trainer.parameters)
     if trainer.accelerator.scaler is not None:
         parts["scaler"] = Scaler(trainer.accelerator.scaler)
     for policy in trainer.objective.moving:
@@ -179,57 +194,44 @@ def _parts(trainer: Trainer) -> dict[str, Stateful]:
         parts["running"] = trainer.running
     if trainer.groups.replay is not None:
         parts["replay"] = trainer.groups.replay
-    if trainer.average:
-        parts["average"] = Weights(trainer.average)
     return parts
 
 
-def _recorded(run: Run, trainer: Trainer, start: int, out: Path) -> Iterator[TrainState]:
+def _recorded(
+    trainer: Trainer, start: int, out: Path, trained: Trained, parts: Mapping[str, Stateful]
+) -> Iterator[TrainState]:
     """The loop's states, with held-out diagnostics, written down as they come."""
-    main, watching = trainer.accelerator.is_main_process, run.watching
+    run, main = trainer.run, trainer.accelerator.is_main_process
     writer = SummaryWriter(out / "tensorboard", purge_step=start) if main else None
     clock = time.monotonic()
     for state in trainer.steps(start):
         metrics = state.metrics
-        if _is_due(state.step, watching.evaluate_every) or state.step in (1, run.optimisation.steps):
+        if is_measured(state.step, run):
             metrics |= {f"held_out/{name}": value for name, value in trainer.held_out().items()}
         now = time.monotonic()
         if writer:
             _record(out / METRICS, writer, TrainState(state.step, metrics | {"seconds": now - clock}))
         clock = now
-        if main and (_is_due(state.step, watching.save_every) or state.step == run.optimisation.steps):
-            save_checkpoint(out, state.step, watching.keep, **_parts(trainer))
+        if main and (is_due(state.step, run.watching.save_every) or state.step == run.optimisation.steps):
+            save_step(out, state.step, run.watching, trained, parts)
         yield state
     if writer:
         writer.close()
 
 
-def _is_due(step: int, every: int) -> bool:
-    """Whether something done every so many steps is done after this one; every 0 steps is never."""
-    return every > 0 and step % every == 0
-
-
 def _record(path: Path, writer: SummaryWriter, state: TrainState) -> None:
-    with appending(path) as lines:
-        lines.write(json.dumps({"step": state.step} | state.metrics) + "\n")
+    add_metrics(path, state.step, state.metrics)
     for name, value in state.metrics.items():
         writer.add_scalar(name, value, state.step)
 
 
-def _finish(run: Run, trainer: Trainer, out: Path) -> None:
-    for parameter, average in zip(trainer.parameters, trainer.average, strict=False):
-        parameter.data.copy_(average)
-    base = hub_id(run.model) or last_name(run.model)
-    origin = {BASE_NOTE: trainer.backbone.fingerprint}
-    trainer.backbone.save(out, {"base": base, "method": name_of(run.method), **origin})
-    write_card(out, run, final_metrics(out))
-    summary = {
-        "steps": run.optimisation.steps,
-        "seconds": sum(line.get("seconds", 0.0) for line in read_metrics(out)),
+def _summary(trainer: Trainer, out: Path) -> dict[str, Any]:
+    """What a run tells of itself at its end."""
+    return {
+        "steps": trainer.run.optimisation.steps,
+        "seconds": sum(line.get("seconds", 0.0) for line in RunFolder(out).metrics()),
         "trained_parameters": sum(p.numel() for p in trainer.parameters),
         "training_pairs": len(trainer.groups.training),
         "held_out_pairs": len(trainer.groups.held_out),
-        **origin,
+        BASE_NOTE: trainer.backbone.fingerprint,
     }
-    with replacing(out / FINISHED) as aside:
-        aside.write_text(json.dumps(summary, indent=1), encoding="utf-8")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -13,8 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from contrapose.errors import UserError
+from contrapose.backbones.base import Backbone
+from contrapose.errors import UserError, one_line
 from contrapose.tensors import checksum, save_tensors
+
+FORMAT = 2  # of kept steps; 1 was one file that held the weights too
 
 
 class Stateful(Protocol):
@@ -102,39 +106,101 @@ def _unshared(value: Tensor) -> Tensor:
     return value.contiguous() if value.numel() > 256 else value.clone(memory_format=torch.contiguous_format)
 
 
-def save_training(path: Path, step: int, **parts: Stateful) -> None:
-    """Write all parts and the step into one file, aside and renamed: a kill leaves the old file or the new one."""
-    tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.state().items()}
-    note = json.dumps({"step": step, "checksum": checksum(tensors)})
-    save_tensors(path, tensors, {"training": note})
+class Trained:
+    """The trained weights, or their average where there is one, in files that stock diffusers loads.
 
-
-def load_training(path: Path, **parts: Stateful) -> int:
-    """Restore all parts and return the step they were saved at.
-
-    Raises `BrokenCheckpoint` naming the file when it is not to the last byte what was saved; nothing is restored then.
+    Of those the state keeps the checksum alone, so that no weight is written twice.
     """
-    step, tensors = _read(path)
+
+    def __init__(self, backbone: Backbone, average: Sequence[Tensor], notes: Mapping[str, str]):
+        self._backbone, self._average, self.notes = backbone, average, notes
+
+    def write(self, folder: Path, whole: bool) -> None:
+        """Write the weights; a network that was trained whole within its pipeline, or alone."""
+        with self._averaged():
+            self._backbone.save(folder, self.notes, whole)
+
+    def read(self, folder: Path) -> dict[str, Tensor]:
+        """What `write` wrote, by `policy/name`."""
+        policies = self._backbone.saved(folder)
+        return {f"{policy}/{name}": value for policy, state in policies.items() for name, value in state.items()}
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `read` gave, as the weights and as their average."""
+        states: dict[str, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            policy, _, name = key.partition("/")
+            states.setdefault(policy, {})[name] = value
+        for policy, state in states.items():
+            self._backbone.policies.load_state(state, policy)
+        for average, parameter in zip(self._average, self._backbone.policies.parameters(), strict=False):
+            average.copy_(parameter)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        """Weights for averages and back; nothing where there is no average."""
+        for average, parameter in zip(self._average, self._backbone.policies.parameters(), strict=False):
+            weights = parameter.data
+            parameter.data = average.data
+            average.data = weights
+
+
+def save_training(path: Path, step: int, trained: Trained | None = None, **parts: Stateful) -> None:
+    """Write the state of all parts, the step and what `trained` wrote beside it as a checksum into one file."""
+    tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.state().items()}
+    note = {"format": FORMAT, "step": step, "checksum": checksum(tensors)}
+    note["weights"] = checksum(trained.read(path.parent)) if trained else 0
+    save_tensors(path, tensors, {"training": json.dumps(note), **(trained.notes if trained else {})})
+
+
+def load_training(path: Path, trained: Trained | None = None, **parts: Stateful) -> int:
+    """Restore the weights and all parts, and return the step they were saved at.
+
+    Raises `BrokenCheckpoint` naming the file when it is not to the last byte what was saved, or the weights beside it
+    are not those that were; nothing is restored then.
+    """
+    step, tensors, noted = _read(path)
     missing = [name for name in parts if not any(key.startswith(f"{name}/") for key in tensors)]
     if step > 0 and missing:
         raise BrokenCheckpoint(f"{path}: holds no {', '.join(missing)}")
+    if trained:
+        weights = _weights(trained, path.parent)
+        if checksum(weights) != noted:
+            raise BrokenCheckpoint(f"{path.parent}: holds other weights than were saved")
+        trained.load(weights)  # before the parts: with an average, the weights themselves are one of those
     for name, part in parts.items():
         part.load({key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")})
     return step
 
 
-def _read(path: Path) -> tuple[int, dict[str, Tensor]]:
+def _weights(trained: Trained, folder: Path) -> dict[str, Tensor]:
+    try:
+        return trained.read(folder)
+    except (SafetensorError, OSError) as error:
+        raise BrokenCheckpoint(f"{folder}: its weights are cut short or broken ({one_line(error)})") from None
+
+
+def _read(path: Path) -> tuple[int, dict[str, Tensor], object]:
+    """A file's step, its tensors, and the checksum of the weights beside it."""
     try:
         with safe_open(path, "pt") as header:
             note = json.loads(header.metadata()["training"])
-        step, written = note["step"], note["checksum"]
+        step, written, weights = note["step"], note["checksum"], note["weights"]
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise BrokenCheckpoint(f"{path}: cut short or broken ({' '.join(str(error).split())})") from None
+        raise BrokenCheckpoint(f"{path}: cut short or broken ({one_line(error)})") from None
     except (TypeError, KeyError, ValueError, RecursionError):
         raise BrokenCheckpoint(f"{path}: does not say which step it is of") from None
     if not isinstance(step, int) or step < 0:
         raise BrokenCheckpoint(f"{path}: says that it is of step {step!r:.40}")
     if written != checksum(tensors):
         raise BrokenCheckpoint(f"{path}: holds something else than was saved")
-    return step, tensors
+    return step, tensors, weights

@@ -1,39 +1,50 @@
-"""A run's folder: claimed by its settings and by what they name, its metrics, its checkpoints, and whether it is whole.
+"""A run's folder as training writes it: claimed by settings and inputs, carried on from kept steps, lengthened or cut.
 
-run.yaml, inputs.yaml    what decides the run: its settings, and digests of the model, pairs and runs that they name
-metrics.jsonl            one line a step
-checkpoints/             the latest training states
-finished.json            written last, beside the weights
+How it is read, and what lies in it, is said in `contrapose.runs.folder`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from contrapose import metrics, runfile
-from contrapose.backbones.digests import model_digest, run_digest
+from contrapose import runfile
+from contrapose.backbones.digests import model_digest
 from contrapose.contents import digest_of_parts
-from contrapose.documents import load_json
 from contrapose.errors import UserError
-from contrapose.files import replacing
-from contrapose.runs.names import FINISHED, FULL_FOLDER
+from contrapose.files import discard, replacing, write_text
+from contrapose.runs.folder import RunFolder
+from contrapose.runs.metrics import rewrite_metrics
+from contrapose.runs.names import (
+    CARD,
+    CHECKPOINTS,
+    FINISHED,
+    FULL_FOLDER,
+    LORA_FILE,
+    METRICS,
+    PEFT_CONFIG,
+    PEFT_FILE,
+    RUN_FILE,
+    STATE_FILE,
+)
+from contrapose.runs.steps import forget_steps_after, has_old_steps, kept_steps, prune, step_folder
 from contrapose.store.mixture import Mixture
-from contrapose.train.checkpoint import BrokenCheckpoint, Stateful, load_training, save_training
-from contrapose.train.settings import CONVERTER, Run
+from contrapose.train.checkpoint import BrokenCheckpoint, Stateful, Trained, load_training, save_training
+from contrapose.train.settings import CONVERTER, Run, Watching
 from contrapose.train.stages import Stage
 
-RUN_FILE, METRICS, CHECKPOINTS = "run.yaml", "metrics.jsonl", "checkpoints"
 # Settings that do not decide the outcome, and may change when a run is resumed.
 _FREE = [
     "watching.save_every", "watching.keep", "optimisation.micro_batch", "gradient_checkpointing", "split_pairs",
     "cache_limit",
 ]  # fmt: skip
-_CHECKPOINT = re.compile(r"step-(\d+)\.safetensors")
+_STEPS = "optimisation.steps"
 log = logging.getLogger(__name__)
 
 
@@ -43,18 +54,86 @@ def policy_folders(run: Run) -> tuple[str, ...]:
     return trained if len(trained) > 1 else ()
 
 
-def claim(stage: Stage, pairs: Mixture) -> bool:
-    """Write the run's settings and the digests of what they name into its folder, or check those that are there.
+def is_due(step: int, every: int) -> bool:
+    """Whether something done every so many steps is done after this one; every 0 steps is never."""
+    return every > 0 and step % every == 0
 
-    True when they were there. Raises `UserError` naming what differs.
-    """
-    run = stage.run
-    inputs = {"model": model_digest(run.model, run), "pairs": pairs.digest}
+
+def is_measured(step: int, run: Run) -> bool:
+    """Whether the held-out pairs are measured after a step: when it is due, after the first and after the last."""
+    return is_due(step, run.watching.evaluate_every) or step in (1, run.optimisation.steps)
+
+
+# Whose folder it is
+
+
+def inputs_of(stage: Stage, pairs: Mixture) -> dict[str, str]:
+    """Digests of all that a run's settings name."""
+    inputs = {"model": model_digest(stage.run.model, stage.run), "pairs": pairs.digest}
     if stage.start is not None:
-        inputs["start"] = run_digest(stage.start)
+        inputs["start"] = RunFolder(stage.start).digest
     if stage.policies:
-        inputs["policies"] = digest_of_parts(f"{role} {run_digest(folder)}" for role, folder in stage.policies.items())
-    return runfile.claim(stage.folder / RUN_FILE, run, CONVERTER, free=_FREE, inputs=inputs)
+        roles = (f"{role} {RunFolder(folder).digest}" for role, folder in stage.policies.items())
+        inputs["policies"] = digest_of_parts(roles)
+    return inputs
+
+
+def claim(stage: Stage, inputs: Mapping[str, str]) -> bool:
+    """Write the run's settings and inputs into its folder, or check that those that are there are the same.
+
+    True where they are but for the number of steps, which `restate` then writes. Raises `UserError` naming what
+    differs, or why the number of steps may not.
+    """
+    run, path = stage.run, stage.folder / RUN_FILE
+    recorded = runfile.claimed(path) if path.exists() else {}
+    steps = _mapping(recorded.get("optimisation")).get("steps", run.optimisation.steps)
+    free = list(_FREE)
+    if steps != run.optimisation.steps:
+        free.append(_STEPS)
+    if _mapping(recorded.get("first")).get("first_steps") is None and run.first.first_steps == steps:
+        free.append("first.first_steps")  # what was left to the run's own number is now said
+    runfile.claim(path, run, CONVERTER, free=free, inputs=inputs)
+    if _STEPS in free:
+        _check_steps(stage, steps)
+    return _STEPS in free
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _check_steps(stage: Stage, recorded: int) -> None:
+    """Raise `UserError` where the run in the folder, of so many steps, cannot become one of another number."""
+    run, folder = RunFolder(stage.folder), stage.folder
+    o = stage.run.optimisation
+    if stage.earlier:
+        raise UserError(
+            f"{folder}: has {recorded} steps, and what a run begins with is not lengthened with it; set first_steps to "
+            f"{recorded}, or choose another --out"
+        )
+    if o.schedule != "constant":
+        raise UserError(
+            f"{folder}: is a run of {recorded} steps on a {o.schedule} schedule, whose rates depend on their number "
+            f"({_STEPS} differs); choose another --out"
+        )
+    kept = run.steps
+    there = ", ".join(map(str, kept)) or "none"
+    if kept and kept[-1] > o.steps and o.steps not in kept:
+        raise UserError(f"{folder}: cannot be cut to {o.steps} steps, which it has not kept (those that are: {there})")
+    if run.finished and not kept:
+        raise UserError(f"{folder}: has kept no step to go on from to {o.steps}; choose another --out")
+
+
+def restate(stage: Stage, inputs: Mapping[str, str], start: int) -> None:
+    """Write the run's settings over those of the same run with another number of steps, which had kept step `start`."""
+    run, folder = stage.run, stage.folder
+    if start == 0 and RunFolder(folder).finished:
+        raise UserError(f"{folder}: has kept no step that is whole; choose another --out")
+    log.info(f"{folder}: becomes a run of {run.optimisation.steps} steps, from its step {start} on")
+    runfile.write_claim(folder / RUN_FILE, run, CONVERTER, inputs)
+
+
+# How far it got
 
 
 def is_whole(stage: Stage) -> bool:
@@ -64,7 +143,9 @@ def is_whole(stage: Stage) -> bool:
         return False
     reason = None
     try:
-        load_json(folder / FINISHED)
+        summary = RunFolder(folder).summary()
+        if summary is None or summary.get("steps") != stage.run.optimisation.steps:
+            return False
         for policy in policy_folders(stage.run) or ("",):
             _open_weights(folder / policy)
     except (UserError, SafetensorError, OSError) as error:
@@ -87,44 +168,79 @@ def _open_weights(folder: Path) -> None:
             raise UserError(f"{file.name} is broken ({error})") from error
 
 
-def resume(folder: Path, steps: int, **parts: Stateful) -> int:
-    """Restore the latest checkpoint that is whole, of at most `steps` steps, and return its step; 0 without one.
+def resume(folder: Path, steps: int, trained: Trained, parts: Mapping[str, Stateful]) -> int:
+    """Restore the latest kept step that is whole, of at most `steps` steps, and return its number; 0 without one.
 
-    A broken one is told of and passed over for the one before it.
+    A broken one is told of and passed over for the one before it. Raises `UserError` for a run whose steps were kept by
+    an older version.
     """
-    for path in reversed(checkpoints(folder)):
+    kept = kept_steps(folder)
+    if not kept and has_old_steps(folder):
+        raise UserError(
+            f"{folder}: its checkpoints are of an older Contrapose and are not read any more; delete "
+            f"{folder / CHECKPOINTS} to train from the start, or choose another --out"
+        )
+    for number, place in reversed(kept.items()):
+        if number > steps:
+            continue
         try:
-            step = load_training(path, **parts)
-            if step > steps:
-                raise BrokenCheckpoint(f"{path}: is of step {step}, and the run has {steps}")
+            step = load_training(place / STATE_FILE, trained, **parts)
+            if step != number:
+                raise BrokenCheckpoint(f"{place}: is of step {step}")
             return step
         except BrokenCheckpoint as error:
             log.warning(f"{error}; carrying on from the one before it")
     return 0
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """A run's checkpoints, the latest last."""
-    named = ((_CHECKPOINT.fullmatch(path.name), path) for path in (folder / CHECKPOINTS).glob("step-*.safetensors"))
-    return [path for _, path in sorted((int(name[1]), path) for name, path in named if name)]
+def go_back_to(step: int, stage: Stage, held_out: Callable[[], Mapping[str, float]]) -> None:
+    """Leave in the folder what a run of these settings leaves up to this step; `held_out` measures at it.
+
+    What was written after it goes, as do weights and card of an end that is none any more. The step's line may lack
+    measurements that are due after a last one, and a line of what was a last step may have some that are not.
+    """
+    folder, run = stage.folder, stage.run
+    with suppress(UserError):  # of what is broken nothing is known to be another end's
+        if (folder / FINISHED).is_file() and RunFolder(folder).summary() is None:
+            _unfinish(folder, policy_folders(run) or ("",))
+    forget_steps_after(folder, step)
+
+    def as_due(line: dict[str, Any]) -> dict[str, Any] | None:
+        number = line["step"]
+        if number > step:
+            return None
+        left = {name: value for name, value in line.items() if not name.startswith("held_out/")}
+        if not is_measured(number, run):
+            return left
+        if number < step or len(left) < len(line):
+            return line
+        seconds = left.pop("seconds", 0.0)
+        measured = {f"held_out/{name}": value for name, value in held_out().items()}
+        return {**left, **measured, "seconds": seconds}
+
+    rewrite_metrics(folder / METRICS, as_due)
 
 
-def save_checkpoint(folder: Path, step: int, keep: int, **parts: Stateful) -> None:
-    """Write a checkpoint and leave the latest `keep`."""
-    save_training(folder / CHECKPOINTS / f"step-{step:06d}.safetensors", step, **parts)
-    for old in checkpoints(folder)[:-keep]:
-        old.unlink()
+def _unfinish(folder: Path, policies: tuple[str, ...]) -> None:
+    """Remove the end of a run that goes on; what tells that there was one goes last."""
+    (folder / CARD).unlink(missing_ok=True)
+    for policy in policies:
+        for name in (LORA_FILE, PEFT_FILE, PEFT_CONFIG, FULL_FOLDER):
+            if (folder / policy / name).exists():
+                discard(folder / policy / name)
+    (folder / FINISHED).unlink()
 
 
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The lines of a run's metrics as they stand. Raises `UserError` naming the file and the line that is broken."""
-    return metrics.read_metrics(folder / METRICS)
+def save_step(folder: Path, step: int, watching: Watching, trained: Trained, parts: Mapping[str, Stateful]) -> None:
+    """Keep a step, and of the earlier ones the latest that are due."""
+    with replacing(step_folder(folder, step)) as aside:
+        aside.mkdir()
+        trained.write(aside, whole=False)
+        save_training(aside / STATE_FILE, step, trained, **parts)
+    prune(folder, watching.keep, lambda number: is_due(number, watching.save_every))
 
 
-def forget_after(folder: Path, step: int) -> None:
-    """Drop metrics of steps that will be taken again."""
-    if not (folder / METRICS).exists():
-        return
-    kept = [json.dumps(line) + "\n" for line in read_metrics(folder) if line["step"] <= step]
-    with replacing(folder / METRICS) as aside:
-        aside.write_text("".join(kept), encoding="utf-8")
+def finish(folder: Path, trained: Trained, summary: Mapping[str, Any]) -> None:
+    """Write the weights, and then what tells that the run has come to its end."""
+    trained.write(folder, whole=True)
+    write_text(folder / FINISHED, json.dumps(summary, indent=1))

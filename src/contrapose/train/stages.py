@@ -25,6 +25,8 @@ class Stage:
     """Where the trainee and the reference begin."""
     policies: Mapping[str, Path] = field(default_factory=dict)
     """Runs that are asked by name."""
+    earlier: bool = False
+    """Whether another run builds on this one."""
 
     @property
     def title(self) -> str:
@@ -36,7 +38,7 @@ def stages(run: Run, out: Path) -> list[Stage]:
     """In the order in which they are trained; the last one is the run itself."""
     if run.policies:
         return [Stage(run, out, run.start, dict(zip(("winner", "loser"), run.policies, strict=True)))]
-    earlier = {role: Stage(_earlier(run, role), out / role, run.start) for role in run.method.before}
+    earlier = {role: Stage(_earlier(run, role), out / role, run.start, earlier=True) for role in run.method.before}
     folders = {role: stage.folder for role, stage in earlier.items()}
     start = folders.pop("start", run.start)
     return [*earlier.values(), Stage(run, out, start, folders)]

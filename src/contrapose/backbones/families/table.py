@@ -12,7 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 from transformers import AutoTokenizer
 
-from contrapose.backbones.adapters import apply_adapter, check_run
+from contrapose.backbones.adapters import apply_adapter
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.flux import Flux
 from contrapose.backbones.families.pixart import PixArtSigma
@@ -20,7 +20,6 @@ from contrapose.backbones.families.sana import Sana
 from contrapose.backbones.families.stable_diffusion import StableDiffusion, StableDiffusionXL
 from contrapose.backbones.families.stable_diffusion_3 import StableDiffusion3
 from contrapose.backbones.families.z_image import ZImage
-from contrapose.backbones.fingerprint import stored_fingerprints
 from contrapose.backbones.loading import (
     Loading,
     Source,
@@ -32,7 +31,7 @@ from contrapose.backbones.loading import (
     why_unreadable,
 )
 from contrapose.errors import UserError
-from contrapose.runs.fingerprint import noted_fingerprint
+from contrapose.runs.folder import RunFolder
 
 FAMILIES: tuple[type[Backbone], ...] = (
     StableDiffusion,
@@ -72,8 +71,9 @@ def load_backbone(
     quantized = {} if loading.quantize == "none" else {part: quantization(loading.quantize, dtype)}
     pipe = open_pipeline(source, _pipeline_of(source), dtypes, family.unused_parts, quantized)
     if adapter is not None:
-        check_run(adapter, source, part)
-        apply_adapter(pipe, part, adapter)
+        run = RunFolder(adapter)
+        run.check(part, source)
+        apply_adapter(pipe, part, run)
     return family(source, pipe, device, loading)
 
 
@@ -96,19 +96,12 @@ def family_of(pipe: DiffusionPipeline) -> type[Backbone]:
     return stems[max(found, key=len)]  # StableDiffusionXL before StableDiffusion
 
 
-def check_origin(pipe: DiffusionPipeline, part: str, runs: Iterable[Path]) -> None:
-    """Raise `UserError` for a run that was trained on another model than the folder that the pipeline was read from.
-
-    Accepted where either does not tell: runs without the note, and pipelines of a hub id or put together from parts.
-    """
+def source_of(pipe: DiffusionPipeline) -> Source | None:
+    """The folder that a pipeline was read from; None for one of a hub id, or put together from parts."""
     folder = Path(pipe.config.get("_name_or_path") or "")
-    if not (folder / part).is_dir() or not (folder / "vae").is_dir():
-        return
-    ours = stored_fingerprints(folder, (part, "vae"))
-    for run in runs:
-        theirs = noted_fingerprint(run)
-        if theirs is not None and ours and theirs not in ours:
-            raise UserError(f"{run}: was trained on another model ({theirs}) than {folder} ({', '.join(sorted(ours))})")
+    if not (folder / family_of(pipe).denoiser_part).is_dir() or not (folder / "vae").is_dir():
+        return None
+    return Source(str(folder), folder, type(pipe).__name__)
 
 
 @dataclass(frozen=True)

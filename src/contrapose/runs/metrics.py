@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from contrapose.documents import json_lines
 from contrapose.errors import UserError
+from contrapose.files import appending, write_text
 
 _MEND = "remove the line"
 _MOST_STEPS = 10**9
@@ -33,6 +36,24 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
         if whole < _num_whole_lines(path):
             raise
     return lines
+
+
+def add_metrics(path: Path, step: int, metrics: Mapping[str, float]) -> None:
+    """Add the line of a step."""
+    with appending(path) as lines:
+        lines.write(_line({"step": step, **metrics}))
+
+
+def rewrite_metrics(path: Path, change: Callable[[dict[str, float]], dict[str, float] | None]) -> None:
+    """Put what `change` makes of each line in its place; None drops it."""
+    if not path.exists():
+        return
+    changed = [change(line) for line in read_metrics(path)]
+    write_text(path, "".join(_line(line) for line in changed if line is not None))
+
+
+def _line(metrics: Mapping[str, float]) -> str:
+    return json.dumps(metrics) + "\n"
 
 
 def _check(line: dict[str, Any], where: str) -> None:

@@ -1,0 +1,53 @@
+"""A run's kept steps: folders with the weights as stock diffusers loads them, and the training state beside them.
+
+checkpoints/step-000100/pytorch_lora_weights.safetensors   adapters; or model/, the denoiser alone; a folder a policy
+checkpoints/step-000100/training.safetensors               what training needs beyond the weights to go on
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from contrapose.files import discard
+from contrapose.runs.names import CHECKPOINTS
+
+_NAMED = re.compile(r"step-(\d{1,12})")
+
+
+def step_folder(run: Path, step: int) -> Path:
+    """Where a run keeps a step."""
+    return run / CHECKPOINTS / f"step-{step:06d}"
+
+
+def kept_steps(run: Path) -> dict[int, Path]:
+    """The folders of the kept steps by their number, the latest last."""
+    folders = {}
+    for path in (run / CHECKPOINTS).glob("step-*"):
+        named = _NAMED.fullmatch(path.name)
+        if named and path.is_dir():
+            folders[int(named[1])] = path
+    return dict(sorted(folders.items()))
+
+
+def has_old_steps(run: Path) -> bool:
+    """Whether there are steps as they were kept before their weights were loadable: one file each."""
+    return any((run / CHECKPOINTS).glob("step-*.safetensors"))
+
+
+def prune(run: Path, keep: int, is_due: Callable[[int], bool]) -> None:
+    """Leave the latest `keep` of the kept steps, and of those before the last one only what is due to be kept."""
+    *earlier, last = kept_steps(run).items()
+    due = [(step, folder) for step, folder in earlier if is_due(step)]
+    left = dict([*due, last][-keep:])
+    for step, folder in earlier:
+        if step not in left:
+            discard(folder)
+
+
+def forget_steps_after(run: Path, step: int) -> None:
+    """Remove the kept steps beyond this one."""
+    for number, folder in kept_steps(run).items():
+        if number > step:
+            discard(folder)
