@@ -50,6 +50,15 @@ def test_a_line_that_says_something_else_is_told(tmp_path, line):
         Given(file).variants(["a"], 0)
 
 
+def test_a_json_list_is_as_good(tmp_path):
+    rows = [{"prompt": "a red dog", "neg_prompts": ["a dog"]}, {"prompt": "b", "neg_prompts": 3}]
+    (tmp_path / "a.json").write_text(json.dumps(rows[:1]))
+    assert Given(tmp_path / "a.json").variants(["a red dog"], 0) == [("a dog",)]
+    (tmp_path / "b.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError, match=r"b\.json: entry 2: `neg_prompts` is no list"):
+        Given(tmp_path / "b.json").variants(["a red dog"], 0)
+
+
 def test_no_file_is_told():
     with pytest.raises(UserError, match=r"degrade\.file"):
         Given().variants(["a"], 0)

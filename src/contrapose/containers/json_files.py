@@ -17,6 +17,9 @@ _CHUNK = 1 << 16  # bytes read at once
 _LONGEST = 1 << 24  # bytes of one entry; beyond that something is not closed
 _MOST_LEVELS = 1000
 _MARK = b"\xef\xbb\xbf"
+_STEPS = np.zeros(256, dtype=np.int8)  # what each letter adds to the number of open brackets
+_STEPS[list(b"[{")] = 1
+_STEPS[list(b"]}")] = -1
 _BAD_TEXT = "invalid bytes in UTF8"  # as the parser says it
 
 
@@ -80,9 +83,7 @@ def _fed(parser: Any, chunk: bytes, pending: bytes) -> str | None:
 def _levels(text: bytes) -> int:
     """How many brackets are open at most, of those that open in here; those within strings count too."""
     letters = np.frombuffer(text, dtype=np.uint8)
-    opening = np.isin(letters, np.frombuffer(b"[{", dtype=np.uint8)).astype(np.int32)
-    closing = np.isin(letters, np.frombuffer(b"]}", dtype=np.uint8)).astype(np.int32)
-    return int(np.cumsum(opening - closing).max(initial=0))
+    return int(np.cumsum(_STEPS[letters], dtype=np.int32).max(initial=0))
 
 
 def _beginning(path: Place, file: IO[bytes]) -> bytes:

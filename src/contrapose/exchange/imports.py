@@ -26,6 +26,7 @@ from contrapose.backbones.digests import model_digest
 from contrapose.backbones.loading import Loading
 from contrapose.containers.images import NUM_THREADS, Seen, look_at, read_image
 from contrapose.containers.left_out import LeftOut, Skip, attempt
+from contrapose.containers.places import place_of
 from contrapose.containers.stored import Stored
 from contrapose.errors import UserError
 from contrapose.exchange.latents import NOTE, Ready, plan_latents, read_pairs
@@ -133,7 +134,8 @@ def plan_import(
     if not found:
         first = f" ({left_out[0].name}: {left_out[0].reason})" if left_out else ""
         source = settings.source or settings.metadata or settings.winners
-        raise UserError(f"{source}: none of its {len(left_out)} pairs can be used{first}")
+        assert source is not None
+        raise UserError(f"{place_of(source)}: none of its {len(left_out)} pairs can be used{first}")
     return Plan(found, left_out, listing.format)
 
 

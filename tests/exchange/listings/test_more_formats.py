@@ -13,15 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from contrapose.backbones.families.table import load_backbone
 from contrapose.containers.images import read_image
 from contrapose.containers.left_out import LeftOut
 from contrapose.containers.places import Remote, place_of
 from contrapose.containers.row import Row
 from contrapose.errors import UserError
 from contrapose.exchange import listings
+from contrapose.exchange.imports import Import, import_pairs, plan_import, read_listing
 from contrapose.exchange.listings import Listing
 from contrapose.exchange.listings.listed import Format, Listed, Reading, each
 from contrapose.photographs.photos import Photo, count_and_digest, list_photos
+from contrapose.store.pairs import PairStore
 from contrapose.store.prompts import read_prompts
 
 Rows = list[dict[str, Any]]
@@ -206,6 +209,19 @@ def test_pairs_of_the_hub(hub: Path, picture: Any, listed: Any) -> None:
     (pair,) = listed(SOURCE, split="train").pairs
     assert (pair.prompt, pair.winner.read(), pair.loser.read()) == ("train", picture(0), picture(1))
     assert read_image(pair.winner).size == (16, 16)
+
+
+def test_pairs_of_the_hub_become_a_store(hub: Path, tmp_path: Path, tiny_model: Path, picture: Any) -> None:
+    rows = [
+        {"prompt": f"a cat {n}", "chosen": picture(n, (64, 64)), "rejected": picture(9, (64, 64))} for n in range(4)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), hub / "p.parquet")
+    settings = Import(str(tiny_model), source=SOURCE, limit=3, resolution=32)
+    backbone = load_backbone(str(tiny_model))
+    for _ in range(2):  # a second time finds it done
+        plan = plan_import(settings, read_listing(settings), backbone)
+        assert list(import_pairs(settings, plan, backbone, tmp_path / "out"))[-1] == 3
+    assert [record.prompt for record in PairStore(tmp_path / "out").records] == [f"a cat {n}" for n in range(3)]
 
 
 def test_tables_and_prompts_of_the_hub(hub: Path, listed: Any, reasons: Any) -> None:
