@@ -76,7 +76,7 @@ class LookAtPhotos:
     def _unfit(self, photo: Photo, look: Look) -> LeftOut | None:
         """Why the photograph alone, without those before it, cannot be used."""
         if photo.caption is None and self.needs_caption:
-            places = f"in a .txt of its stem, or under {', '.join(CAPTIONS)} in a table"
+            places = f"in a .txt or .caption of its stem, or under {', '.join(CAPTIONS)}; its row has {photo.fields}"
             return LeftOut(photo.name, "no caption", f"has no caption ({places}); write one, or name a captioner")
         bucket = nearest(look.size, self.sizes)
         scale = cover(look.size, bucket)
