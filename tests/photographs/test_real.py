@@ -27,9 +27,9 @@ from contrapose.photographs import real as real_module
 from contrapose.photographs.filters import CaptionLength, Colourfulness, PhotoSize, ScorerGap, TopK
 from contrapose.photographs.gallery import Gallery
 from contrapose.photographs.real import Real, make_pairs
-from contrapose.photographs.spoil import Studio
 from contrapose.photographs.spoil.degrade import Degrade
 from contrapose.photographs.spoil.redraw import Redraw
+from contrapose.photographs.spoil.studio import Studio
 from contrapose.store.buckets import Size as Pixels
 from contrapose.store.check import Findings, check
 from contrapose.store.pairs import PairStore

@@ -29,9 +29,9 @@ from contrapose.photographs.spoil import (
     Noise,
     Redraw,
     Spoiler,
-    Studio,
 )
 from contrapose.photographs.spoil.saliency import FORMULAS
+from contrapose.photographs.spoil.studio import Studio
 from contrapose.seeds import generator
 
 CAPTIONS, SEEDS = ["a red circle", "two blue squares above a green star"], [3, 11]

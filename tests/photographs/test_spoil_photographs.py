@@ -13,9 +13,10 @@ from PIL import Image
 
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.families.table import load_backbone
-from contrapose.photographs.spoil import SPOILERS, Studio
+from contrapose.photographs.spoil import SPOILERS
 from contrapose.photographs.spoil.corruptions import CORRUPTIONS
 from contrapose.photographs.spoil.saliency import FORMULAS, masked
+from contrapose.photographs.spoil.studio import Studio
 
 datasets = pytest.importorskip("sklearn.datasets")
 

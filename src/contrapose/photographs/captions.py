@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from PIL.Image import Image
 
 from contrapose.judges.judge import Precision
-from contrapose.judges.vision_language import VisionLanguage
 from contrapose.ranges import Batch, Tokens, checked
 
 _QUOTATION_MARKS = ('""', "''", "“”")
@@ -33,11 +33,15 @@ class Captioner:
     dtype: Precision = "fp32"
     """Precision of the network."""
 
+    networks: ClassVar[tuple[str, ...]] = ("model",)
+
     def load(self, device: str) -> Callable[[Sequence[Image]], list[str]]:
         """A function from images to a caption of each, in one line; it is empty where the model had nothing to say.
 
         Raises `UserError` when the weights are missing or broken.
         """
+        from contrapose.judges.vision_language import VisionLanguage
+
         model = VisionLanguage("captions", self.model, self.dtype, device)
 
         def write(images: Sequence[Image]) -> list[str]:

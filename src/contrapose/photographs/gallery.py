@@ -11,7 +11,7 @@ from contrapose.containers.places import Place
 from contrapose.errors import UserError
 from contrapose.files import replacing
 from contrapose.photographs.candidates import Candidate, Side
-from contrapose.photographs.spoil.studio import Spoiled
+from contrapose.photographs.spoil.spoiler import Spoiled
 from contrapose.pixels import Size
 
 _QUICK = 1  # zlib's level: half the size is won at once, and the rest would cost as much as the networks

@@ -39,8 +39,9 @@ from contrapose.photographs.filters import BOTH, FILTERS, AnyFilter, CaptionLeng
 from contrapose.photographs.gallery import Gallery
 from contrapose.photographs.looking import LookAtPhotos
 from contrapose.photographs.photos import Photo, count_and_digest, list_photos
-from contrapose.photographs.spoil import SPOILERS, AnySpoiler, Studio
+from contrapose.photographs.spoil import SPOILERS, AnySpoiler
 from contrapose.photographs.spoil.inpaint import Inpaint
+from contrapose.photographs.spoil.studio import Studio
 from contrapose.photographs.stages import MakeLosers, PhotoStage, Sift, WriteCaptions, batches_of
 from contrapose.photographs.table import AGAIN, TABLE, PhotoTable
 from contrapose.pixels import Size
@@ -174,13 +175,14 @@ class _Run:
 
     def _networks(self) -> dict[str, str]:
         """Digests of the other networks' folders that the settings name; those of the hub have their versions there."""
-        s = self.settings
-        named = {
-            "captioner.model": getattr(s.captioner, "model", None),
-            "spoil.model": getattr(s.spoil, "model", None),
-            "spoil.saliency": getattr(s.spoil, "saliency", None),
-        }
-        return {name: digest_of(Path(folder)) for name, folder in named.items() if folder and Path(folder).is_dir()}
+        digests = {}
+        for part in ("captioner", "spoil"):
+            settings = getattr(self.settings, part)
+            for name in settings.networks if settings is not None else ():
+                folder = getattr(settings, name)
+                if folder and Path(folder).is_dir():
+                    digests[f"{part}.{name}"] = digest_of(Path(folder))
+        return digests
 
     def _num_reaching(self, number: int) -> int:
         """Photographs that come to a stage."""

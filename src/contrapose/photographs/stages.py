@@ -16,8 +16,8 @@ from contrapose.photographs.candidates import Candidate, Side
 from contrapose.photographs.captions import Captioner
 from contrapose.photographs.filters import AnyFilter, scored
 from contrapose.photographs.gallery import Gallery
-from contrapose.photographs.spoil import AnySpoiler
-from contrapose.photographs.spoil.studio import Spoiled, Studio
+from contrapose.photographs.spoil import AnySpoiler, Spoiled
+from contrapose.photographs.spoil.studio import Studio
 from contrapose.photographs.table import PhotoRow, Reaching
 from contrapose.seeds import seed_of
 

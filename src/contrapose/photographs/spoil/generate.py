@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from PIL import Image
 
-from contrapose.photographs.spoil.studio import Spoiled, Studio
-from contrapose.seeds import generator
+from contrapose.photographs.spoil.spoiler import Spoiled
+
+if TYPE_CHECKING:
+    from contrapose.photographs.spoil.studio import Studio
 
 
 @dataclass(frozen=True)
@@ -18,12 +21,14 @@ class Generate:
     RealAlign's "generated" losers, which are SD1.5's at 50 steps.
     """
 
+    name: ClassVar[str] = "generate"
+    networks: ClassVar[tuple[str, ...]] = ()
+
     def spoil(
         self, photos: Sequence[Image.Image], captions: Sequence[str], seeds: Sequence[int], studio: Studio
     ) -> list[Spoiled]:
-        streams = [generator(caption, seed) for caption, seed in zip(captions, seeds, strict=True)]
-        made = studio.draw(captions, streams, studio.shape_of(photos[0]))
+        latents = studio.draw(captions, studio.streams(captions, seeds), studio.shape_of(photos[0]))
+        images = studio.decode(latents)
         return [
-            Spoiled(image, None, {"kind": "generate", "seed": seed})
-            for image, seed in zip(studio.decode(made), seeds, strict=True)
+            Spoiled(image, None, {"kind": self.name, "seed": seed}) for image, seed in zip(images, seeds, strict=True)
         ]

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor, nn
 
-from contrapose.backbones.inpainting import open_inpainting
 from contrapose.core.guidance import FreeScale
 from contrapose.photographs.spoil.saliency import FORMULAS, Map, masked
-from contrapose.photographs.spoil.segmenter import Segmenter
-from contrapose.photographs.spoil.studio import Spoiled, Streams, Studio
+from contrapose.photographs.spoil.spoiler import Spoiled, Why
 from contrapose.ranges import Positive, Range, ShareAbove0, Steps, checked
-from contrapose.seeds import generator
 
-STEPS, GUIDANCE_SCALE = 50, 7.5  # of RealAlign's inpainting
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from contrapose.photographs.spoil.studio import Streams, Studio
+
+STEPS = 50  # of RealAlign's inpainting
+GUIDANCE_SCALE = 7.5
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,26 @@ class Inpaint:
     guidance_scale: FreeScale | None = None
     """Guidance scale; when unset, 7.5 with a `model` as in the paper, else that of the run."""
 
+    name: ClassVar[str] = "inpaint"
+    networks: ClassVar[tuple[str, ...]] = ("model", "saliency")
+
     def spoil(
         self, photos: Sequence[Image.Image], captions: Sequence[str], seeds: Sequence[int], studio: Studio
     ) -> list[Spoiled]:
-        masks = [masked(found, self.threshold, self.softness) for found in self._salience(photos, studio)]
-        streams = [generator(caption, seed) for caption, seed in zip(captions, seeds, strict=True)]
+        masks = [masked(salience, self.threshold, self.softness) for salience in self._salience(photos, studio)]
         paint = self._by_the_model if self.model is None else self._by_an_inpainting_model
-        made = paint(photos, masks, captions, streams, studio)
-        if self.composite:
-            made = [_composed(image, photo, mask) for image, photo, mask in zip(made, photos, masks, strict=True)]
-        return [
-            Spoiled(image, _as_image(mask), self._why(seed, mask))
-            for image, mask, seed in zip(made, masks, seeds, strict=True)
-        ]
+        images = paint(photos, masks, captions, studio.streams(captions, seeds), studio)
+        losers = []
+        for image, photo, mask, seed in zip(images, photos, masks, seeds, strict=True):
+            share = round(float(mask.mean()), 4)
+            loser = _composed(image, photo, mask) if self.composite else image
+            why: Why = {"kind": self.name, "seed": seed, "strength": self.strength, "mask_share": share}
+            losers.append(Spoiled(loser, _as_image(mask), why))
+        return losers
 
     def _salience(self, photos: Sequence[Image.Image], studio: Studio) -> list[Map]:
+        from contrapose.photographs.spoil.segmenter import Segmenter
+
         if self.saliency in FORMULAS:
             return [FORMULAS[self.saliency](photo) for photo in photos]
         return studio.once(Segmenter, self.saliency, studio.backbone.device)(photos)
@@ -81,38 +87,44 @@ class Inpaint:
     def _by_the_model(
         self, photos: Sequence[Image.Image], masks: list[Map], captions: Sequence[str], streams: Streams, studio: Studio
     ) -> list[Image.Image]:
-        known = studio.encode(photos)
-        mask = _in_latents(masks, known)
-        begin = known * (1 - mask) if self.strength == 1 else known  # a schedule's last noise is not quite noise alone
+        """The pairs' own model, whose view of the data is amended at every step."""
+        kept = studio.encode(photos)
+        mask = _in_latents(masks, kept)
+        begin = kept * (1 - mask) if self.strength == 1 else kept  # a schedule's last noise is not quite noise alone
         scale = studio.guidance_scale if self.guidance_scale is None else self.guidance_scale
-        made = studio.walk(
-            begin, captions, streams, self.strength, scale, self.steps, lambda x0: mask * x0 + (1 - mask) * known
-        )
-        return studio.decode(made)
+
+        def amended(x0: Tensor) -> Tensor:
+            return mask * x0 + (1 - mask) * kept
+
+        latents = studio.walk(begin, captions, streams, self.strength, scale, self.steps, amended)
+        return studio.decode(latents)
 
     def _by_an_inpainting_model(
         self, photos: Sequence[Image.Image], masks: list[Map], captions: Sequence[str], streams: Streams, studio: Studio
     ) -> list[Image.Image]:
+        """A model that was made for it, with the paper's settings where nothing else is asked for."""
+        from contrapose.backbones.inpainting import open_inpainting
+
         inpainting = studio.once(open_inpainting, self.model, studio.backbone.dtype, studio.backbone.device)
         steps = STEPS if self.steps is None else self.steps
         scale = GUIDANCE_SCALE if self.guidance_scale is None else self.guidance_scale
-        return inpainting.paint(photos, [_as_image(m) for m in masks], captions, streams, steps, scale, self.strength)
-
-    def _why(self, seed: int, mask: Map) -> dict[str, str | int | float]:
-        share = round(float(mask.mean()), 4)
-        return {"kind": "inpaint", "seed": seed, "strength": self.strength, "mask_share": share}
+        white = [_as_image(mask) for mask in masks]
+        return inpainting.paint(photos, white, captions, streams, steps, scale, self.strength)
 
 
 def _in_latents(masks: list[Map], latents: Tensor) -> Tensor:
     """The mean of each mask over a latent's pixels, [b, 1, h, w]."""
+    import torch
+
     stacked = torch.from_numpy(np.stack(masks)).float()[:, None]
-    return nn.functional.adaptive_avg_pool2d(stacked, latents.shape[-2:]).to(latents.device)
+    height, width = latents.shape[-2:]
+    return torch.nn.functional.adaptive_avg_pool2d(stacked, (height, width)).to(latents.device)
 
 
-def _composed(made: Image.Image, photo: Image.Image, mask: Map) -> Image.Image:
-    """m made + (1 - m) photo."""
+def _composed(painted: Image.Image, photo: Image.Image, mask: Map) -> Image.Image:
+    """m painted + (1 - m) photo."""
     share = mask[..., None]
-    pixels = share * np.asarray(made, dtype=np.float64) + (1 - share) * np.asarray(photo, dtype=np.float64)
+    pixels = share * np.asarray(painted, dtype=np.float64) + (1 - share) * np.asarray(photo, dtype=np.float64)
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from PIL import Image
 
-from contrapose.photographs.spoil.studio import Spoiled, Studio
+from contrapose.photographs.spoil.spoiler import Spoiled
 from contrapose.ranges import ShareAbove0, checked
-from contrapose.seeds import generator
+
+if TYPE_CHECKING:
+    from contrapose.photographs.spoil.studio import Studio
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,16 @@ class Redraw:
     strength: ShareAbove0 = 0.8
     """How far towards noise the photograph goes, over 0 and up to 1."""
 
+    name: ClassVar[str] = "redraw"
+    networks: ClassVar[tuple[str, ...]] = ()
+
     def spoil(
         self, photos: Sequence[Image.Image], captions: Sequence[str], seeds: Sequence[int], studio: Studio
     ) -> list[Spoiled]:
-        streams = [generator(caption, seed) for caption, seed in zip(captions, seeds, strict=True)]
-        made = studio.walk(studio.encode(photos), captions, streams, self.strength, studio.guidance_scale)
+        streams = studio.streams(captions, seeds)
+        latents = studio.walk(studio.encode(photos), captions, streams, self.strength, studio.guidance_scale)
+        images = studio.decode(latents)
         return [
-            Spoiled(image, None, {"kind": "redraw", "seed": seed, "strength": self.strength})
-            for image, seed in zip(studio.decode(made), seeds, strict=True)
+            Spoiled(image, None, {"kind": self.name, "seed": seed, "strength": self.strength})
+            for image, seed in zip(images, seeds, strict=True)
         ]

@@ -21,32 +21,36 @@ _XYZ = np.array(
 _BINOMIAL = np.array([1, 4, 6, 4, 1]) / 16
 
 
-def normalised(found: Map) -> Map:
+def normalised(salience: Map) -> Map:
     """Min-max into 0..1, as RealAlign takes U2-Net's map; ones where it is the same all over."""
-    low, high = float(found.min()), float(found.max())
-    return np.ones_like(found) if high - low <= 1e-9 * max(1.0, abs(high)) else (found - low) / (high - low)
+    low = float(salience.min())
+    high = float(salience.max())
+    if high - low <= 1e-9 * max(1.0, abs(high)):
+        return np.ones_like(salience)
+    return (salience - low) / (high - low)
 
 
-def masked(found: Map, threshold: float | None, softness: float) -> Map:
+def masked(salience: Map, threshold: float | None, softness: float) -> Map:
     """A map as a mask: m = clip(1/2 + (S - threshold) / softness, 0, 1), with Otsu's threshold where none is given.
 
     S is smoothed by 1 % of the shorter side before: threads and holes are no subject. Threshold 0.5 and softness 1 take
-    it as it then is. Where no place reaches the threshold, or all are alike, everything is masked: a loser like its
-    winner would be no pair.
+    it as it then is. If no pixel reaches the threshold, or the map is constant, everything is masked: an empty mask
+    would leave the loser like its winner.
     """
-    if found.min() == found.max():
-        return np.ones_like(found)
-    smooth = gaussian_filter(found, 0.01 * min(found.shape), mode="nearest")
-    mask = (0.5 + (smooth - (otsu(smooth) if threshold is None else threshold)) / softness).clip(0, 1)
-    return mask if mask.max() >= 0.5 else np.ones_like(found)
+    if salience.min() == salience.max():
+        return np.ones_like(salience)
+    smooth = gaussian_filter(salience, 0.01 * min(salience.shape), mode="nearest")
+    least = otsu(smooth) if threshold is None else threshold
+    mask = (0.5 + (smooth - least) / softness).clip(0, 1)
+    return mask if mask.max() >= 0.5 else np.ones_like(salience)
 
 
-def otsu(found: Map) -> float:
+def otsu(salience: Map) -> float:
     """The threshold that sets two groups of values furthest apart (Otsu 1979, eq. 18, of 256 levels).
 
     The middle of those that do so equally well, as all do in a gap between the groups.
     """
-    counts, edges = np.histogram(found, bins=256, range=(0, 1))
+    counts, edges = np.histogram(salience, bins=256, range=(0, 1))
     share = counts.cumsum() / counts.sum()
     centres = (edges[:-1] + edges[1:]) / 2
     mean = (counts * centres).cumsum() / counts.sum()
@@ -60,9 +64,10 @@ def frequency_tuned(photo: Image.Image) -> Map:
     S(x) = || I_mean - I_blurred(x) ||, blurred by the 5x5 binomial kernel (Achanta et al. 2009, "Frequency-tuned
     salient region detection", eq. 4).
     """
-    seen = lab(np.asarray(photo))
-    blurred = convolve1d(convolve1d(seen, _BINOMIAL, axis=0, mode="nearest"), _BINOMIAL, axis=1, mode="nearest")
-    return normalised(np.linalg.norm(seen.mean((0, 1)) - blurred, axis=-1))
+    colours = lab(np.asarray(photo))
+    rows = convolve1d(colours, _BINOMIAL, axis=0, mode="nearest")
+    blurred = convolve1d(rows, _BINOMIAL, axis=1, mode="nearest")
+    return normalised(np.linalg.norm(colours.mean((0, 1)) - blurred, axis=-1))
 
 
 def spectral_residual(photo: Image.Image) -> Map:
@@ -80,8 +85,8 @@ def spectral_residual(photo: Image.Image) -> Map:
     spectrum = np.fft.fft2(pixels)
     log_amplitude = np.log(np.abs(spectrum) + 1e-12)
     residual = log_amplitude - uniform_filter(log_amplitude, 3, mode="nearest")
-    found = np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))) ** 2
-    return normalised(_resized(gaussian_filter(found, 2.5, mode="constant"), photo.size))
+    saliency = np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))) ** 2
+    return normalised(_resized(gaussian_filter(saliency, 2.5, mode="constant"), photo.size))
 
 
 FORMULAS: dict[str, Callable[[Image.Image], Map]] = {
@@ -99,7 +104,7 @@ def lab(pixels: NDArray[np.uint8]) -> Map:
     return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
 
 
-def _resized(found: Map, size: tuple[int, int]) -> Map:
+def _resized(salience: Map, size: tuple[int, int]) -> Map:
     """A map at an image's size (width, height)."""
-    image = Image.fromarray(found.astype(np.float32))
+    image = Image.fromarray(salience.astype(np.float32))
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR), dtype=np.float64)

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from contrapose.backbones.networks import read_network
-from contrapose.errors import UserError
+from contrapose.errors import UserError, one_line
 from contrapose.photographs.spoil.saliency import FORMULAS, Map, normalised
 
 _BACKGROUND = "background"
@@ -27,21 +27,23 @@ class Segmenter:
         from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
         if not Path(folder).is_dir():
-            known = ", ".join(FORMULAS)
-            raise UserError(f"saliency {folder}: no such folder; name one with a segmentation model, or {known}")
+            formulas = ", ".join(FORMULAS)
+            raise UserError(f"saliency {folder}: no such folder; name one with a segmentation model, or {formulas}")
         try:
             self._processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             model = read_network(AutoModelForSemanticSegmentation, Path(folder), with_leftovers=True)
         except UserError as error:
             raise UserError(f"saliency {error}") from error
         except Exception as error:  # a broken file makes these libraries raise anything at all
-            message = " ".join(str(error).split())[:200]
-            raise UserError(f"saliency {folder}: cannot be loaded as a segmentation model: {message}") from error
+            reason = one_line(error)
+            raise UserError(f"saliency {folder}: cannot be loaded as a segmentation model: {reason}") from error
         self._model, self._device = model.eval().to(device), device
         names = [str(model.config.id2label[label]).lower() for label in range(model.config.num_labels)]
         if len(names) > 1 and _BACKGROUND not in names:
-            told = ", ".join(names[:5])
-            raise UserError(f"saliency {folder}: none of its labels is {_BACKGROUND} ({told}, ...); use another model")
+            labels = ", ".join(names[:5])
+            raise UserError(
+                f"saliency {folder}: none of its labels is {_BACKGROUND} ({labels}, ...); use another model"
+            )
         self._background = names.index(_BACKGROUND) if len(names) > 1 else None
 
     @torch.no_grad()
@@ -51,5 +53,5 @@ class Segmenter:
         logits = self._model(**inputs).logits.cpu()
         size = (photos[0].height, photos[0].width)
         logits = nn.functional.interpolate(logits.double(), size=size, mode="bilinear", align_corners=False)
-        found = logits[:, 0].sigmoid() if self._background is None else 1 - logits.softmax(1)[:, self._background]
-        return [normalised(one) for one in found.numpy()]
+        salience = logits[:, 0].sigmoid() if self._background is None else 1 - logits.softmax(1)[:, self._background]
+        return [normalised(each) for each in salience.numpy()]

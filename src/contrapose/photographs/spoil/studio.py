@@ -7,8 +7,7 @@ not depend on those beside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,31 +19,10 @@ from contrapose.backbones.coherence import check_space
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.generation import Generation
 from contrapose.core.solver import grid, trajectory
-from contrapose.seeds import starting_noise
+from contrapose.seeds import generator, starting_noise
 
 T = TypeVar("T")
 Streams = list[torch.Generator]
-
-
-@dataclass(frozen=True)
-class Spoiled:
-    """A photograph's loser (RGB, of the photograph's size), what was changed (white; None is all), and why."""
-
-    image: Image.Image
-    mask: Image.Image | None
-    why: dict[str, str | int | float]
-
-
-class Spoiler(Protocol):
-    """One way of making losers of photographs."""
-
-    def spoil(
-        self, photos: Sequence[Image.Image], captions: Sequence[str], seeds: Sequence[int], studio: Studio
-    ) -> list[Spoiled]:
-        """A loser for each photograph, which depends on that photograph, its caption and its seed alone.
-
-        Photographs are RGB and of one size. Raises `UserError` for a size that the model cannot make.
-        """
 
 
 class Studio:
@@ -61,6 +39,10 @@ class Studio:
         self.steps = backbone.steps if steps is None else steps
         self.guidance_scale = backbone.guidance_scale if guidance_scale is None else guidance_scale
         self._kept: dict[tuple[Any, ...], Any] = {}
+
+    def streams(self, captions: Sequence[str], seeds: Sequence[int]) -> Streams:
+        """The random stream of each image, by its caption and its seed alone."""
+        return [generator(caption, seed) for caption, seed in zip(captions, seeds, strict=True)]
 
     def encode(self, photos: Sequence[Image.Image]) -> Tensor:
         """Latents [b, c, h, w] of photographs, float32; `UserError` for a size that the model cannot make."""
@@ -93,13 +75,15 @@ class Studio:
         The model denoises under the captions (None is no caption) with DPM-Solver++(2M), and `amend` changes what it
         takes the data to be. The share is rounded to a whole number of the steps, of which so many are taken.
         """
-        backbone, shape = self.backbone, data.shape[1:]
+        backbone = self.backbone
+        shape = data.shape[1:]
         path = backbone.noising(shape)
         shares = grid(self.steps if steps is None else steps, torch.ones(len(data)), share)
         times = path.times(shares).to(data.device)
         check_space(backbone, "x0", times.flatten())
         noise = starting_noise(streams, shape).to(data.device)
-        condition, unconditional = self.embeddings(captions), self.embeddings.unconditional()
+        condition = self.embeddings(captions)
+        unconditional = self.embeddings.unconditional()
 
         def denoised(x_t: Tensor, t: Tensor) -> Tensor:
             predicted = backbone.guided(x_t, t, condition, unconditional, scale).float()
@@ -110,15 +94,15 @@ class Studio:
 
     def draw(self, captions: Sequence[str], streams: Streams, shape: tuple[int, ...]) -> Tensor:
         """Latents [b, c, h, w] that the stock pipeline draws from the captions."""
-        condition, unconditional = self.embeddings(captions), self.embeddings.unconditional()
+        condition = self.embeddings(captions)
+        unconditional = self.embeddings.unconditional()
         noise = starting_noise(streams, shape)
-        return self.backbone.generate(
-            Generation(condition, unconditional, noise, streams, self.steps, self.guidance_scale)
-        ).float()
+        generation = Generation(condition, unconditional, noise, streams, self.steps, self.guidance_scale)
+        return self.backbone.generate(generation).float()
 
     def once(self, load: Callable[..., T], *arguments: Any) -> T:
         """What `load` makes of these arguments, made when it is first asked for and kept."""
         key = (load, *arguments)
         if key not in self._kept:
             self._kept[key] = load(*arguments)
-        return self._kept[key]
+        return cast(T, self._kept[key])
