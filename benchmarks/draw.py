@@ -28,7 +28,7 @@ from narrow import options, print_table, prompts, save_pipeline, synchronise
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
-from contrapose.cli.progress import quiet_libraries
+from contrapose.cli.notes import quiet_libraries
 from contrapose.draw.pairs import Draw, Plan, draw_pairs, plan_pairs
 
 
@@ -89,7 +89,7 @@ def measure(work: Path, args: Namespace) -> dict[str, list[Turn]]:
     """All turns of both sides, after one short turn each to warm up."""
     source = work / "prompts.txt"
     source.write_text("\n".join(prompts(args.pairs)), encoding="utf-8")
-    draw = Draw(str(work / "model"), source, steps=args.steps, batch_size=args.batch_size, dtype=args.dtype)
+    draw = Draw(str(work / "model"), source, steps=args.steps, batch_size=args.batch_size, precision=args.dtype)
     backbone = load_backbone(draw.model, DTYPES[args.dtype], args.device)
     draw = backbone.with_usual(draw)
     backbone.pipe.to(args.device)

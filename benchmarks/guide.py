@@ -42,10 +42,10 @@ from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.generation import Generation
 from contrapose.backbones.loading import DTYPES
 from contrapose.backbones.meta import SHIPPED, skeleton
-from contrapose.cli.progress import quiet_libraries
+from contrapose.cli.notes import quiet_libraries
 from contrapose.guiding.guide import guide
 from contrapose.runs.names import FULL_FOLDER
-from contrapose.worlds.shapes.blueprint import shipped_model
+from contrapose.worlds.shapes.shipped import shipped_model
 
 RANK, SCALE = 16, 2.0
 WHOLE: tuple[float, float] = (0.0, 1.0)

@@ -35,8 +35,8 @@ METHODS: dict[str, list[str]] = {
     "ddspo-random": ["ddspo", "--losers", "random-positive"],
     "ddspo-linear": ["ddspo", "--weighting", "linear"],
     "ddspo-x0": ["ddspo", "--space", "x0"],
-    "ddspo-data": ["ddspo-data", "--first-steps", "5"],
-    "realalign": ["realalign", "--first-steps", "5"],
+    "ddspo-data": ["ddspo-data", "--first-train-steps", "5"],
+    "realalign": ["realalign", "--first-train-steps", "5"],
     "diffusion-dro": ["diffusion-dro"],
     "chats": ["chats"],
 }
@@ -98,7 +98,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--against", type=Path, help="an earlier file to compare with")
-    parser.add_argument("--steps-flag", default="--steps", help="what this checkout calls the number of training steps")
+    parser.add_argument(
+        "--steps-flag", default="--train-steps", help="what this checkout calls the number of training steps"
+    )
     parser.add_argument("--only", nargs="*", default=[], help="runs whose name holds one of these")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:

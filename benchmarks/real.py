@@ -21,7 +21,7 @@ from narrow import print_table, synchronise
 from PIL import Image
 
 from contrapose.backbones.families.table import load_backbone
-from contrapose.cli.progress import quiet_libraries
+from contrapose.cli.notes import quiet_libraries
 from contrapose.photographs.real import Real, make_pairs
 from contrapose.photographs.spoil import SPOILERS
 from contrapose.worlds.shapes import pretrain

@@ -28,7 +28,7 @@ from torch import Tensor
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.backbones.meta import example_text, skeleton
-from contrapose.cli.progress import quiet_libraries
+from contrapose.cli.notes import quiet_libraries
 from contrapose.estimate.estimate import Setup, estimate_run
 from contrapose.methods import DDSPO
 from contrapose.store.mixture import Mixture
@@ -83,7 +83,7 @@ def measure(model: str, full: bool, args: argparse.Namespace, work: Path) -> lis
     dtype = DTYPES[args.dtype]
     backbone = random_backbone(model, dtype, args.device, full)
     pairs = random_pairs(work / f"{Path(model).name}-{full}", expected.latent, 4 * args.pairs)
-    optimisation = Optimisation(1e-9, steps=1_000_000, batch_size=args.pairs, micro_batch=args.pairs)
+    optimisation = Optimisation(1e-9, train_steps=1_000_000, batch_size=args.pairs, micro_batch=args.pairs)
     run = Run(
         model, pairs, DDSPO(), full=full, precision=args.dtype, gradient_checkpointing=args.checkpointing,
         optimisation=optimisation, watching=Watching(holdout=0, max_drift=1e12),

@@ -39,7 +39,7 @@ from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.backbones.policies import Policies
-from contrapose.cli.progress import quiet_libraries
+from contrapose.cli.notes import quiet_libraries
 from contrapose.methods import METHODS
 from contrapose.store.mixture import Mixture
 from contrapose.train.data import Groups
@@ -74,7 +74,7 @@ class Cost:
 def build_trainer(work: Path, method: str, full: bool, args: Namespace) -> Trainer:
     """The real thing, put together as `contrapose align` does it."""
     optimisation = Optimisation(
-        learning_rate=LEARNING_RATE, steps=1_000_000, batch_size=args.pairs, micro_batch=args.pairs
+        learning_rate=LEARNING_RATE, train_steps=1_000_000, batch_size=args.pairs, micro_batch=args.pairs
     )
     run = Run(
         str(work / "model"),

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 TRAINING = [
-    "--steps", "2", "--batch-size", "2", "--micro-batch", "2", "--holdout", "2", "--learning-rate", "1e-3",
+    "--train-steps", "2", "--batch-size", "2", "--micro-batch", "2", "--holdout", "2", "--learning-rate", "1e-3",
     "--save-every", "1", "--evaluate-every", "1",
 ]  # fmt: skip
 QUICK = ["--steps", "1", "--device", "cpu"]
@@ -38,7 +38,7 @@ def _line(name: str, command: str, *more: str, out: str | None = None) -> Line:
     return Line(name, arguments if "OUT" in arguments else (*arguments, "--out", "OUT"), own)
 
 
-_SAMPLE = ("--model", "model", "--prompts", "prompts.jsonl", "--seeds", "1", *QUICK)
+_SAMPLE = ("--model", "model", "--prompts", "prompts.jsonl", "--num-images", "1", *QUICK)
 LINES = (
     _line("prompts", "shapes prompts OUT --split test --per-tag 1", out="prompts.jsonl"),
     _line("photos", "shapes photos --num 6 --seed 1"),
@@ -54,8 +54,8 @@ LINES = (
     _line("images", "sample", *_SAMPLE),
     _line("aligned", "sample --adapter lora", *_SAMPLE),
     _line("guided", "sample --positive lora --negative full", *_SAMPLE),
-    _line("sweep", "sweep --positive lora --scales 0,1", *_SAMPLE),
-    _line("evidence", "evaluate --images base=images --images lora=aligned --replicates 50 --autoencoder model"),
+    _line("sweep", "sweep --positive lora --scales 0 1", *_SAMPLE),
+    _line("evidence", "evaluate --images base=images lora=aligned --replicates 50 --autoencoder model"),
     _line("page", "report --run lora --evidence evidence --pairs pairs", out="page.html"),
     _line("merged", "merge --base model --positive lora"),
     _line("whole", "merge --base model --positive lora --whole"),

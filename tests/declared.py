@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import pytest
 import tyro
 
 from contrapose.cli.main import COMMANDS, find
+from contrapose.cli.options import REQUIRED, flags_of
 from contrapose.core.guidance import GUIDANCES
 from contrapose.degrade.degraders import DEGRADERS
 from contrapose.methods import METHODS
@@ -79,55 +80,32 @@ def numbers_in(hint: Any) -> list[tuple[type, Range | None]]:
     return [number for part in get_args(hint) for number in numbers_in(part)]
 
 
-def settings_in(cls: type, template: Any = None, *, short: bool = False) -> Iterator[Setting]:
-    """The numbers of a dataclass, and of those that its template, or else its defaults, hold."""
-    for field, hint, value, key, flag in _walked(cls, template, (), (), short):
-        numbers = numbers_in(hint)
-        if numbers and not _has_settings(value):
+def settings_in(
+    command: type, arguments: Sequence[str] = (), template: Any = None, unions: Any = None
+) -> Iterator[Setting]:
+    """The numbers of a command's flags, or of a dataclass read from a file."""
+    for leaf in flags_of(command, list(arguments), "x", template, unions)[1]:
+        numbers = numbers_in(leaf.hint)
+        if numbers and not leaf.chooses:
             kind, declared = numbers[0]
-            num = 0 if len(numbers) == 1 else len(numbers)
-            yield Setting(field, key[-1], kind, declared, key, flag, num)  # type: ignore[arg-type]
+            several = len(numbers) if len(numbers) > 1 else int(_is_list(leaf.hint))
+            yield Setting(leaf.owner, leaf.name, kind, declared, leaf.key, f"--{leaf.flag}", several)
 
 
-def required_of(cls: type, template: Any = None, *, short: bool = False) -> list[str]:
+def _is_list(hint: Any) -> bool:
+    plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    return get_origin(plain) is tuple
+
+
+def required_of(command: type, arguments: Sequence[str] = (), template: Any = None, unions: Any = None) -> list[str]:
     """Arguments for all that must be given."""
-    arguments: list[str] = []
-    for _, hint, value, key, flag in _walked(cls, template, (), (), short):
-        if value is tyro.MISSING:
-            text = "out" if key[-1] == "out" else "x"
-            arguments += [text] if tyro.conf.Positional in getattr(hint, "__metadata__", ()) else [flag, text]
-    return arguments
-
-
-def _walked(
-    cls: type, template: Any, key: tuple[str | int, ...], flags: tuple[str, ...], short: bool
-) -> Iterator[tuple[type, Any, Any, tuple[str | int, ...], str]]:
-    hints = get_type_hints(cls, include_extras=True)
-    for field in dataclasses.fields(cls):
-        hint = hints[field.name]
-        value = _default(field) if template is None else getattr(template, field.name)
-        unnamed = any(getattr(note, "name", None) == "" for note in getattr(hint, "__metadata__", ()))
-        steps = flags if unnamed else (*flags, field.name.replace("_", "-"))
-        plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-        inner = [(plain, None, (), ())] if value is tyro.MISSING and dataclasses.is_dataclass(plain) else []
-        if dataclasses.is_dataclass(value):
-            inner = [(type(value), value, (), ())]
-        elif _has_settings(value):
-            inner = [(type(each), each, (number,), (str(number),)) for number, each in enumerate(value)]
-        for kind, settings, place, step in inner:
-            yield from _walked(kind, settings, (*key, field.name, *place), (*steps, *step), short)
-        if not inner:
-            yield cls, hint, value, (*key, field.name), f"--{steps[-1] if short else '.'.join(steps)}"
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default is not dataclasses.MISSING:
-        return field.default
-    return tyro.MISSING if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
-def _has_settings(value: Any) -> bool:
-    return isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value))
+    needed: list[str] = []
+    for leaf in flags_of(command, list(arguments), "x", template, unions)[1]:
+        if leaf.default is REQUIRED:
+            text = "out" if leaf.name == "out" else "x"
+            positional = tyro.conf.Positional in getattr(leaf.hint, "__metadata__", ())
+            needed += [text] if positional else [f"--{leaf.flag}", text]
+    return needed
 
 
 def spellings(command: str) -> list[list[str]]:
@@ -154,13 +132,15 @@ class Read(Exception):
     """Carries what a command's arguments would be read into."""
 
 
-def read_into(arguments: list[str]) -> tuple[type, Any, bool]:
-    """The dataclass that a command reads its arguments into, its template, and whether flags have no prefixes."""
+def read_into(arguments: list[str]) -> tuple[type, list[str], Any, Any]:
+    """The dataclass that a command reads its arguments into, these arguments, its template, and its unions."""
     command, name, rest = find(arguments)
     module = importlib.import_module(f"contrapose.cli.{command.module}")
 
-    def parse(cls: type, rest: list[str], prog: str, template: Any = None, *, short: bool = False) -> None:
-        raise Read(cls, template, short)
+    def parse(
+        cls: type, rest: list[str], prog: str, default: Any = None, unions: Any = None, without: Any = ()
+    ) -> None:
+        raise Read(cls, rest, default, unions)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Read) as read:
         patch.setattr(module, "parse", parse)

@@ -43,14 +43,14 @@ def test_realaligns_pairs_are_as_published():
     assert [filter.name for filter in settings.filters] == ["photograph", "colourfulness", "scorer-gap", "top-k"]
     gap, best = settings.filters[2:]
     assert gap.threshold == 0.02 and best.k == 512
-    assert (settings.spoil.steps, settings.spoil.guidance_scale, settings.resolution) == (50, 7.5, 512)
+    assert (settings.spoil.steps, settings.spoil.guidance_scale, settings.fitting.resolution) == (50, 7.5, 512)
 
 
 def test_ddspo_is_as_published():
     run = recipe("sd15-ddspo.yaml")
     o = run.optimisation
     assert run.method == DDSPO(beta=16000) and run.full and run.precision == "fp16"
-    assert (o.batch_size, o.steps, o.warmup, o.schedule) == (2048, 200, 100, "constant")
+    assert (o.batch_size, o.train_steps, o.warmup, o.schedule) == (2048, 200, 100, "constant")
     assert o.learning_rate == pytest.approx(2.5e-9 * 2048)
     assert (o.beta1, o.beta2, o.weight_decay, o.epsilon, o.max_grad_norm) == (0.9, 0.999, 1e-2, 1e-8, 1.0)
 
@@ -59,7 +59,7 @@ def test_diffusion_dpo_is_as_published():
     run = recipe("sd15-diffusion-dpo.yaml")
     o = run.optimisation
     assert run.method == DiffusionDPO(beta=5000) and run.full and run.caption_dropout == 0.2
-    assert (o.batch_size, o.steps, o.warmup, o.schedule) == (2048, 2000, 500, "constant")
+    assert (o.batch_size, o.train_steps, o.warmup, o.schedule) == (2048, 2000, 500, "constant")
     assert o.learning_rate == pytest.approx(1e-8 * 2048)
 
 
@@ -67,7 +67,7 @@ def test_sdxl_is_as_published():
     run = recipe("sdxl-ddspo.yaml")
     o = run.optimisation
     assert run.method == DDSPO(beta=16000, weighting="linear") and run.full and run.precision == "fp16"
-    assert (o.batch_size, o.steps, o.warmup, o.schedule) == (2048, 500, 100, "constant")
+    assert (o.batch_size, o.train_steps, o.warmup, o.schedule) == (2048, 500, 100, "constant")
     assert o.learning_rate == pytest.approx(2.5e-9 * 2048)
 
 
@@ -86,8 +86,8 @@ def test_flow_models_are_as_published(name, steps, precision, space, times, text
     )
     assert run.precision == precision
     assert (run.time_density, run.time_shift) == times
-    assert run.text_length == text
-    assert (o.batch_size, o.steps, o.warmup, o.schedule) == (2048, steps, 0, "constant")
+    assert run.loading.text_length == text
+    assert (o.batch_size, o.train_steps, o.warmup, o.schedule) == (2048, steps, 0, "constant")
     assert o.learning_rate == pytest.approx(4e-8 * 2048)
 
 
@@ -112,7 +112,7 @@ def test_realalign_is_as_published(name, beta, rank, rate, stages):
     assert (run.method.beta, run.method.stage1.real_margin) == (beta, 1e-3)
     assert (run.lora_rank, run.lora_alpha, run.precision) == (*rank, "fp16")
     assert first.run.optimisation.learning_rate == rate
-    assert (first.run.optimisation.steps, second.run.optimisation.steps) == stages
+    assert (first.run.optimisation.train_steps, second.run.optimisation.train_steps) == stages
     assert (first.run.caption_dropout, second.run.caption_dropout) == (0.2, 0.0)
     rollouts = run.method.stage1
     assert (rollouts.rollouts, rollouts.states, rollouts.buffer) == (256, 1, 256), "one state of a trajectory each"
@@ -129,7 +129,7 @@ def test_realalign_on_sd35_has_what_its_configuration_says():
     for stage in of_stages(recipe("sd35-realalign.yaml"), Path("out")):
         o = stage.run.optimisation
         assert o.ema_decay**8 == pytest.approx(0.9, abs=1e-3), "0.9 every 8 steps"
-        assert (o.weight_decay, stage.run.text_length, stage.run.time_density) == (1e-4, 128, "logit-normal")
+        assert (o.weight_decay, stage.run.loading.text_length, stage.run.time_density) == (1e-4, 128, "logit-normal")
 
 
 BASE_RATES = {
@@ -164,4 +164,4 @@ def test_batches_are_what_the_comments_multiply(path):
 
 def test_data_driven_ddspo_is_as_published():
     run = recipe("sd15-ddspo-data.yaml")
-    assert run.method == DataDrivenDDSPO(beta=8000) and run.full and run.optimisation.steps == 100
+    assert run.method == DataDrivenDDSPO(beta=8000) and run.full and run.optimisation.train_steps == 100

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import cattrs
 import yaml
@@ -14,6 +15,7 @@ from cattrs.strategies import configure_tagged_union
 from contrapose.documents import dump_yaml, load_yaml
 from contrapose.errors import UserError
 from contrapose.files import write_text
+from contrapose.renamed import new_name
 
 INPUTS = "inputs.yaml"
 _SHOWN = 100  # characters of a value that is told
@@ -112,13 +114,31 @@ def structured(path: Path, raw: Any, cls: type[T], conv: cattrs.Converter, mend:
 
 def _reason(error: BaseException, kind: type | None) -> str:
     if isinstance(error, cattrs.ForbiddenExtraKeysError):
-        names = ", ".join(sorted(map(str, error.extra_fields)))
-        known = ", ".join(getattr(error.cl, "__dataclass_fields__", {}))
-        return f"unknown setting {names} (known here: {known})"
+        return _unknown(sorted(map(str, error.extra_fields)), error.cl)
     if isinstance(error, KeyError):
         return f"setting {error.args[0]} is missing or unknown"
     expected = kind.__name__ if isinstance(kind, type) and not isinstance(kind, types.GenericAlias) else str(kind)
     return f"{error} (expected {expected})" if kind else str(error)
+
+
+def _unknown(names: Sequence[str], cls: type) -> str:
+    """What is wrong with settings that a class does not have, and what they are called now or where they stand now."""
+    known = getattr(cls, "__dataclass_fields__", {})
+    renamed = {name: new_name(name, known) for name in names}
+    hints = get_type_hints(cls) if known else {}
+    sections = {field: hint for field, hint in hints.items() if is_dataclass(hint)}
+    moved = {name: field for name in names for field, hint in sections.items() if _has(hint, name)}
+    reasons = [f"{name} is now {new}" for name, new in renamed.items() if new is not None]
+    reasons += [f"{name} belongs under {field}" for name, field in moved.items()]
+    unknown = [name for name in names if renamed[name] is None and name not in moved]
+    if unknown:
+        reasons.append(f"unknown setting {', '.join(unknown)} (known here: {', '.join(known)})")
+    return "; ".join(reasons)
+
+
+def _has(cls: Any, name: str) -> bool:
+    """Whether a class has this setting."""
+    return name in getattr(cls, "__dataclass_fields__", {})
 
 
 def differences(ours: Any, theirs: Any, prefix: str = "") -> list[str]:

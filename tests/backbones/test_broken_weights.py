@@ -15,7 +15,7 @@ from breaking import Spoil, Tensors, refused, weights
 from safetensors.torch import load_file
 
 from contrapose.backbones.families.table import load_backbone
-from contrapose.backbones.loading import Loading
+from contrapose.backbones.settings import Loading
 from contrapose.errors import UserError
 
 NETWORK, TEXT = "diffusion_pytorch_model.safetensors", "model.safetensors"

@@ -74,7 +74,7 @@ def _save_segmenter(folder: Path) -> None:
 
 OTHERS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
     "clip": (tiny_vision.save_clip, lambda folder: CLIPScore(str(folder)).load("cpu")),
-    "chat": (tiny_vision.save_chat_model, lambda folder: YesNo(str(folder), dtype="fp32").load("cpu")),
+    "chat": (tiny_vision.save_chat_model, lambda folder: YesNo(str(folder), precision="fp32").load("cpu")),
     "segmenter": (_save_segmenter, lambda folder: Segmenter(str(folder), "cpu")),
     "writer": (tiny_vision.save_chat_model, lambda folder: LocalWriter(str(folder)).write(["a"], 0)),
 }

@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
 from contrapose.backbones import loading
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import BY_PIPELINE, FAMILIES, load_backbone
-from contrapose.backbones.loading import Loading
+from contrapose.backbones.settings import Loading
 from contrapose.errors import UserError
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from contrapose.backbones.families.table import load_backbone
-from contrapose.backbones.loading import Loading
+from contrapose.backbones.settings import Loading
 
 FAMILIES = ["sd", "sd3", "sana", "flux"]
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone, prompt_reader
 from contrapose.backbones.generation import Generation
-from contrapose.backbones.loading import Loading
+from contrapose.backbones.settings import Loading
 from contrapose.errors import UserError
 
 REPOSITORY = "models--stable-diffusion-v1-5--stable-diffusion-v1-5"

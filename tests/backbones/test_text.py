@@ -16,7 +16,7 @@ import torch
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.families.table import load_backbone, prompt_reader
-from contrapose.backbones.loading import Loading
+from contrapose.backbones.settings import Loading
 from contrapose.core.group import Condition, join
 from contrapose.errors import UserError
 

@@ -156,7 +156,7 @@ def test_samples_in_any_order(
 
     def sample(what: str, out: Path, cache: Path) -> bytes:
         monkeypatch.setenv("CONTRAPOSE_CACHE", str(cache))
-        asked = ["sample", "--model", folder, "--prompts", prompts, "--seeds", 1, "--steps", 2, "--device", "cpu"]
+        asked = ["sample", "--model", folder, "--prompts", prompts, "--num-images", 1, "--steps", 2, "--device", "cpu"]
         assert main([*map(str, asked), "--out", str(out), *adapter[what]]) == 0
         return (out / "00000" / "samples" / "0000.png").read_bytes()
 

@@ -16,7 +16,7 @@ FAMILIES = ["sd", "sana"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("command", [["sample", "--seeds", "1"], ["pairs", "draw"]], ids=["sample", "draw"])
+@pytest.mark.parametrize("command", [["sample", "--num-images", "1"], ["pairs", "draw"]], ids=["sample", "draw"])
 def test_how_many_and_where(
     command: list[str],
     family: str,
@@ -44,7 +44,7 @@ def test_nothing_is_said_of_prompts_that_fit(
     tiny_model: Path, prompts_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = ["--model", str(tiny_model), "--prompts", str(prompts_file), "--out", str(tmp_path / "out")]
-    assert main(["sample", *where, "--steps", "1", "--seeds", "1", "--device", "cpu"]) == 0
+    assert main(["sample", *where, "--steps", "1", "--num-images", "1", "--device", "cpu"]) == 0
     assert "tokens" not in capsys.readouterr().out
 
 

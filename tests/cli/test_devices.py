@@ -19,7 +19,7 @@ ABSENT = [name for name, there in THERE.items() if not there]
 
 def _takes_a_device(module: str) -> bool:
     command = getattr(importlib.import_module(f"contrapose.cli.{module}"), "Command", None)
-    return "device" in getattr(command, "__dataclass_fields__", {})
+    return "on" in getattr(command, "__dataclass_fields__", {})
 
 
 WITH_DEVICE = [name for name, command in COMMANDS.items() if _takes_a_device(command.module)]
@@ -27,6 +27,7 @@ WITH_DEVICE = [name for name, command in COMMANDS.items() if _takes_a_device(com
 REQUIRED = {
     "pairs import": ["--winners", "w", "--losers", "l", "--model", "m"],
     "pairs export": ["pairs"],
+    "evaluate": ["--images", "base=i"],
     "pairs real": ["--images", "i", "--model", "m"],
     "play": ["--model", "m", "--positive", "p"],
 }

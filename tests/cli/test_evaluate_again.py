@@ -16,8 +16,9 @@ from PIL import Image
 
 from contrapose.cli.main import main
 from contrapose.judges.colours import colourfulness
-from contrapose.worlds.shapes import blueprint, suite
+from contrapose.worlds.shapes import suite
 from contrapose.worlds.shapes.grammar import prompts
+from contrapose.worlds.shapes.shipped import shipped_model
 
 LINES = prompts("dev", 1)
 Judging = Callable[..., int]
@@ -46,7 +47,7 @@ def judging(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ju
     monkeypatch.chdir(tmp_path)
 
     def run(*more: str, models: tuple[str, ...] = ("base", "better")) -> int:
-        given = [word for name in models for word in ("--images", f"{name}=images/{name}")]
+        given = ["--images", *(f"{name}=images/{name}" for name in models)]
         return main(["evaluate", *given, "--replicates", "50", "--out", "out", *more])
 
     return run
@@ -110,7 +111,7 @@ def test_another_autoencoder_or_base_is_refused(
     capsys.readouterr()
     refused(capsys, judging("--base", "better"), "(base differ)")
     refused(capsys, judging("--replicates", "60"), "(replicates differ)")
-    other = shutil.copytree(blueprint.shipped_model(), tmp_path / "model")
+    other = shutil.copytree(shipped_model(), tmp_path / "model")
     assert judging("--autoencoder", str(other)) == 0  # the same content
     config = other / "vae/config.json"
     config.write_text(config.read_text() + "\n")

@@ -113,4 +113,4 @@ def test_the_same_export_again_is_done_already(
     assert main(["export", *map(str, one)]) == 0
     assert capsys.readouterr().out.endswith("(was there already)\n")
     assert out.stat().st_mtime_ns == before
-    assert "is not what this would write" in told(*one, "--dtype", "bf16")
+    assert "is not what this would write" in told(*one, "--precision", "bf16")

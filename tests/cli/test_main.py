@@ -59,7 +59,7 @@ def _help(capsys: Capture, *arguments: str) -> str:
 
 
 def _flags(*classes: type) -> list[str]:
-    nested = {"method", "optimisation", "watching", "first", "link", "degrade", "stage1"}
+    nested = {"method", "optimisation", "watching", "first", "stage1", "loading", "fitting", "guiding"}
     return [f"--{f.name.replace('_', '-')}" for cls in classes for f in fields(cls) if f.name not in nested]
 
 
@@ -144,11 +144,11 @@ def test_wrong_names(told: Told, arguments: list[str], naming: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "naming"),
     [
-        (["--bogus", "3"], "--out, --model, --pairs must be given; Unrecognized options: --bogus 3;"),
-        (["--steps", "many", "--model", "m", "--pairs", "p", "--out", "o"], "--steps: invalid literal"),
+        (["--bogus", "3"], "--model, --pairs, --out must be given; Unrecognized options: --bogus 3;"),
+        (["--train-steps", "many", "--model", "m", "--pairs", "p", "--out", "o"], "--train-steps: invalid literal"),
         (["--precision", "fp64"], "invalid choice 'fp64' for argument '--precision'"),
         (["--model"], "Missing value for argument '--model'"),
-        ([], "--out, --model, --pairs must be given;"),
+        ([], "--model, --pairs, --out must be given;"),
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
@@ -261,7 +261,7 @@ def test_bad_prompts(told: Told, tiny_model: Path, tmp_path: Path, name: str) ->
 
 def test_missing_prompts(told: Told, tiny_model: Path, tmp_path: Path) -> None:
     line = told("sample", "--model", tiny_model, "--prompts", tmp_path / "none.txt", "--out", tmp_path / "out")
-    assert "none.txt: no such prompt file" in line
+    assert "none.txt: no such file" in line
 
 
 # Bad models, pairs and runs
@@ -338,10 +338,12 @@ def test_batch_that_does_not_divide(told: Told, tiny_model: Path, tiny_pairs: Pa
 @pytest.mark.parametrize(
     ("change", "naming"),
     [
-        ({"learning_rate": 3}, "unknown setting learning_rate"),
+        ({"learning_rate": 3}, "learning_rate belongs under optimisation"),
         ({"method": {"name": "sft", "beta": 3.0}}, "unknown setting beta"),
+        ({"optimisation": {"steps": 3}}, "steps is now train_steps"),
+        ({"text_length": 30, "betta": 3}, "text_length belongs under loading; unknown setting betta"),
         ({"method": {"name": "dspo"}}, "dspo"),
-        ({"optimisation": {"steps": "many"}}, "optimisation.steps"),
+        ({"optimisation": {"train_steps": "many"}}, "optimisation.train_steps"),
         ({"full": True, "lora_alpha": 3.0}, "lora_alpha is unused"),
     ],
 )
@@ -360,7 +362,7 @@ def test_stopped_by_hand(capsys: Capture, monkeypatch: pytest.MonkeyPatch, tiny_
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("contrapose.cli.align.align_stage", stop)
+    monkeypatch.setattr("contrapose.train.align.align_stage", stop)
     assert main([str(a) for a in _align(tiny_model, tiny_pairs, Path("out"))]) == 130
     assert "the same command carries on from here" in capsys.readouterr().err
 
@@ -374,7 +376,7 @@ def test_full_disk_anywhere(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("contrapose.cli.align.align_stage", fail)
+    monkeypatch.setattr("contrapose.train.align.align_stage", fail)
     assert "the disk is full" in told(*_align(tiny_model, tiny_pairs, Path("out")))
 
 
@@ -382,6 +384,6 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, 
     def fail(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("contrapose.cli.align.align_stage", fail)
+    monkeypatch.setattr("contrapose.train.align.align_stage", fail)
     with pytest.raises(OSError, match="Input/output"):
         main([str(a) for a in _align(tiny_model, tiny_pairs, Path("out"))])

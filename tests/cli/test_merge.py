@@ -44,7 +44,7 @@ def _merged(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def _sample(out: Path, prompts: Path, *model: object) -> bytes:
-    options = ["--prompts", prompts, "--out", out, "--steps", 1, "--seeds", 1, "--device", "cpu"]
+    options = ["--prompts", prompts, "--out", out, "--steps", 1, "--num-images", 1, "--device", "cpu"]
     assert main([str(argument) for argument in ("sample", *model, *options)]) == 0
     [image] = out.rglob("*.png")
     return image.read_bytes()

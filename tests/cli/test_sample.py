@@ -23,7 +23,7 @@ def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
 def _sample(model: Path, folder: Path, *more: object) -> int:
     (folder / "prompts.txt").write_text("a red circle\n")
     where = ["--model", model, "--prompts", folder / "prompts.txt", "--out", folder / "out", "--device", "cpu"]
-    return main([str(a) for a in ("sample", *where, "--steps", "1", "--seeds", "1", *more)])
+    return main([str(a) for a in ("sample", *where, "--steps", "1", "--num-images", "1", *more)])
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_guided(
     """And again, which does nothing."""
     flags = [runs[flag] if isinstance(flag, int) else flag for flag in flags]
     assert _sample(tiny_model, tmp_path, *flags) == 0
-    written = yaml.safe_load((tmp_path / "out/images.yaml").read_text())
+    written = yaml.safe_load((tmp_path / "out/images.yaml").read_text())["guiding"]
     assert written["guidance"] == written["guidance"] | guidance
     [image] = (tmp_path / "out").glob("*/samples/*.png")
     before = image.stat().st_mtime_ns
@@ -56,7 +56,7 @@ def test_guided(
 
 def test_negative_prompt_and_attention(tiny_model: Path, tmp_path: Path) -> None:
     assert _sample(tiny_model, tmp_path, "--negative-prompt", "a star", "--nag-scale", "3", "--nag-tau", "2") == 0
-    written = yaml.safe_load((tmp_path / "out/images.yaml").read_text())
+    written = yaml.safe_load((tmp_path / "out/images.yaml").read_text())["guiding"]
     told = {"negative_prompt": "a star", "nag_scale": 3.0, "nag_tau": 2.0, "nag_alpha": 0.25}
     assert written == written | told
 

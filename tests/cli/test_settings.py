@@ -51,9 +51,9 @@ def _on_the_command_line(command: str) -> Iterator[tuple[Setting, list[str]]]:
     """Command lines with one malformed number each."""
     seen: set[tuple[type, str]] = set()
     for arguments in spellings(command):
-        cls, template, short = read_into(arguments)
-        required = required_of(cls, template, short=short)
-        for setting in settings_in(cls, template, short=short):
+        read = read_into(arguments)
+        required = required_of(*read)
+        for setting in settings_in(*read):
             if (setting.owner, setting.name) in seen:
                 continue
             seen.add((setting.owner, setting.name))
@@ -105,7 +105,7 @@ def test_malformed_numbers_in_files(kind: str, refused: Refused) -> None:
     command, converter, templates = FILES[kind]
     wrong, seen = [], set()
     for template in templates():
-        for setting in settings_in(type(template), template):
+        for setting in settings_in(type(template), (), template):
             if (setting.owner, setting.name) in seen:
                 continue
             seen.add((setting.owner, setting.name))
@@ -135,10 +135,10 @@ TEXTS = [
     (["sample", *SAMPLING, "--interval", "x", "1"], "--interval"),
     (["sample", *SAMPLING, "--schedule", "sine"], "--schedule"),
     (["sample", *SAMPLING, "--guidance", "none"], "--guidance none"),
-    (["sample", *SAMPLING, "--dtype", "fp8"], "--dtype"),
+    (["sample", *SAMPLING, "--precision", "fp8"], "--precision"),
     (["sample", *SAMPLING, "--quantize", ""], "--quantize"),
-    *((["sweep", *SAMPLING, "--positive", "x", f"--scales={text}"], "--scales") for text in ("", ",", "0,x", "nan")),
-    *((["sweep", *SAMPLING, "--positive", "x", f"--scales={text}"], "--scales") for text in ("-inf", "1e400", "1,1")),
+    *((["sweep", *SAMPLING, "--positive", "x", f"--scales={text}"], "scales") for text in ("", "0,1", "x", "nan")),
+    *((["sweep", *SAMPLING, "--positive", "x", f"--scales={text}"], "scales") for text in ("-inf", "1e400", "1 1")),
     (["pairs", "draw", *SAMPLING, "--degrade", ""], "--degrade"),
     (["pairs", "draw", *SAMPLING, "--degrade.low", "0.9"], "low 0.9"),
     (["pairs", "real", "--model", "x", "--images", "x", "--out", "out", "--filters", "none"], "--filters none"),
@@ -150,7 +150,7 @@ TEXTS = [
     (["align", "sft", "--model", "x", "--pairs", "x", "--out", "out", "--batch-size", "9"], "batch_size 9"),
     (["shapes", "prompts", "out", "--split", "all"], "--split"),
     (["quickstart", "--out", "out", "--methods"], "methods"),
-    (["quickstart", "--out", "out", "--training-seeds"], "training_seeds"),
+    (["quickstart", "--out", "out", "--seeds"], "seeds"),
     (["quickstart", "--out", "out", "--model", "./nowhere"], "./nowhere"),
     (["toy", "--out", "out", "--pairs-per-class"], "pairs_per_class"),
     (["toy", "--out", "out", "--num-modes", "7"], "num_modes"),

@@ -45,7 +45,7 @@ def shapes_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def command(tiny_model: Path, run: Path) -> Callable[..., list[str]]:
     def build(*more: object) -> list[str]:
-        start = ["sweep", "--model", tiny_model, "--positive", run, "--steps", 2, "--seeds", 1]
+        start = ["sweep", "--model", tiny_model, "--positive", run, "--steps", 2, "--num-images", 1]
         return [str(word) for word in (*start, *more)]
 
     return build
@@ -56,7 +56,7 @@ def _files(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def test_scores_by_scale(command: Callable[..., list[str]], shapes_file: Path, tmp_path: Path) -> None:
-    assert main(command("--prompts", shapes_file, "--scales", "2,0", "--out", tmp_path / "out", "--label", "A")) == 0
+    assert main(command("--prompts", shapes_file, "--scales", "2", "0", "--out", tmp_path / "out", "--label", "A")) == 0
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary["sweep"] == {"label": "A", "scales": [0.0, 2.0], "judged": True}
     assert list(summary["models"]) == ["w = 0", "w = 2"]
@@ -69,8 +69,8 @@ def test_scores_by_scale(command: Callable[..., list[str]], shapes_file: Path, t
 def test_no_guidance_is_the_base_and_strength_one_the_run(
     command: Callable[..., list[str]], tiny_model: Path, run: Path, prompts_file: Path, tmp_path: Path
 ) -> None:
-    assert main(command("--prompts", prompts_file, "--scales", "0,1", "--out", tmp_path / "out")) == 0
-    shared = ["--model", tiny_model, "--prompts", prompts_file, "--steps", 2, "--seeds", 1]
+    assert main(command("--prompts", prompts_file, "--scales", "0", "1", "--out", tmp_path / "out")) == 0
+    shared = ["--model", tiny_model, "--prompts", prompts_file, "--steps", 2, "--num-images", 1]
     for scale, more in ((0, []), (1, ["--adapter", run])):
         alone = tmp_path / f"alone-{scale}"
         assert main([str(word) for word in ("sample", *shared, *more, "--out", alone)]) == 0
@@ -84,7 +84,7 @@ def test_again_does_nothing_and_carries_on(
     command: Callable[..., list[str]], shapes_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    out, line = tmp_path / "out", command("--prompts", shapes_file, "--scales", "0,1", "--out", tmp_path / "out")
+    out, line = tmp_path / "out", command("--prompts", shapes_file, "--scales", "0", "1", "--out", tmp_path / "out")
     assert main(line) == 0
     before, lost = _files(out), out / "scale-1/00002/samples/0000.png"
     lost.unlink()
@@ -98,7 +98,7 @@ def test_again_does_nothing_and_carries_on(
     drawn = [path for path in after if path.endswith(".png") and after[path][0] != before[path][0]]
     assert str(lost) in drawn
     assert all("scale-1" in path for path in drawn)
-    assert main([*line, "--scales", "0,1,4"]) == 0  # more strengths may come later
+    assert main([*line, "--scales", "0", "1", "4"]) == 0  # more strengths may come later
     assert json.loads((out / "summary.json").read_text())["sweep"]["scales"] == [0.0, 1.0, 4.0]
 
 
@@ -109,7 +109,7 @@ def test_what_lies_at_a_name_is_claimed(
     own, mine, out = tmp_path / "run", tmp_path / "prompts.jsonl", tmp_path / "out"
     shutil.copytree(run, own)
     shutil.copy(shapes_file, mine)
-    line = command("--prompts", mine, "--positive", own, "--scales", "0,1", "--out", out)
+    line = command("--prompts", mine, "--positive", own, "--scales", "0", "1", "--out", out)
     assert main(line) == 0
     before = (out / "summary.json").read_bytes()
     shutil.rmtree(out / "scale-1")
@@ -126,7 +126,7 @@ def test_what_lies_at_a_name_is_claimed(
     tensors = load_file(weights)
     save_file({name: tensor + 1 for name, tensor in tensors.items()}, weights, _metadata(weights))
     shutil.rmtree(out / "scale-1")
-    assert "another content of positive" in told(*line)
+    assert "another content of guiding.positive" in told(*line)
     shutil.copy(run / weights.name, weights)
     mine.write_text("".join(json.dumps(line) + "\n" for line in reversed(prompts("dev", 1))))
     assert "another content of prompts" in told(*line)
@@ -141,19 +141,19 @@ def _metadata(weights: Path) -> dict[str, str]:
 def test_other_prompts_are_not_judged(
     command: Callable[..., list[str]], prompts_file: Path, tmp_path: Path, told: Told
 ) -> None:
-    assert main(command("--prompts", prompts_file, "--scales", "0,1", "--out", tmp_path / "out")) == 0
+    assert main(command("--prompts", prompts_file, "--scales", "0", "1", "--out", tmp_path / "out")) == 0
     assert list(json.loads((tmp_path / "out/summary.json").read_text())) == ["sweep"]
     asked = command("--prompts", prompts_file, "--suite", "shapes", "--out", tmp_path / "other")
     assert "not of the shapes world" in told(*asked)
     assert not (tmp_path / "other").exists()
     assert "other settings (steps differ)" in told(
-        *command("--prompts", prompts_file, "--scales", "0,1", "--out", tmp_path / "out", "--steps", 3)
+        *command("--prompts", prompts_file, "--scales", "0", "1", "--out", tmp_path / "out", "--steps", 3)
     )
 
 
 def test_compared(command: Callable[..., list[str]], shapes_file: Path, tmp_path: Path, told: Told) -> None:
     for name in "ab":
-        assert main(command("--prompts", shapes_file, "--scales", "0,1", "--out", tmp_path / name)) == 0
+        assert main(command("--prompts", shapes_file, "--scales", "0", "1", "--out", tmp_path / name)) == 0
     both = [str(tmp_path / name) for name in "ab"]
     assert main(["sweep", "--compare", *both, "--out", str(tmp_path / "both")]) == 0
     lines = json.loads((tmp_path / "both/summary.json").read_text())["lines"]["correct"]
@@ -181,20 +181,20 @@ def told(capsys: pytest.CaptureFixture[str]) -> Told:
 @pytest.mark.parametrize(
     ("scales", "naming"),
     [
-        ("0,,1", "write numbers separated by commas"),
-        ("", "write numbers separated by commas"),
-        ("0;1", "write numbers separated by commas"),
-        ("0,nan", "--scales nan: a number from -1000 up to 1000"),
-        ("0,inf", "--scales inf: a number from -1000 up to 1000"),
-        ("0,1000000", "a number from -1000 up to 1000"),
-        ("0,1,1.0", "named twice"),
-        ("0,-0", "named twice"),
+        ("0,1", "--scales"),
+        ("", "name at least one strength"),
+        ("0;1", "--scales"),
+        ("0 nan", "scales nan: a number from -1000 up to 1000"),
+        ("0 inf", "scales inf: a number from -1000 up to 1000"),
+        ("0 1000000", "a number from -1000 up to 1000"),
+        ("0 1 1.0", "named twice"),
+        ("0 -0", "named twice"),
     ],
 )
 def test_bad_scales(
     command: Callable[..., list[str]], prompts_file: Path, tmp_path: Path, told: Told, scales: str, naming: str
 ) -> None:
-    assert naming in told(*command("--prompts", prompts_file, f"--scales={scales}", "--out", tmp_path / "out"))
+    assert naming in told(*command("--prompts", prompts_file, "--scales", *scales.split(), "--out", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -202,7 +202,7 @@ def test_bad_settings(
     command: Callable[..., list[str]], tiny_model: Path, prompts_file: Path, tmp_path: Path, told: Told
 ) -> None:
     asked = ["--prompts", prompts_file, "--out", tmp_path / "out"]
-    assert "write them as --scales" in told(*command(*asked, "--scale", "2"))
+    assert "--scale is now --scales" in told(*command(*asked, "--scale", "2"))
     bare = [str(word) for word in ("sweep", "--model", tiny_model, *asked)]
     assert "name one with --positive" in told(*bare)
     assert "no such run" in told(*bare, "--positive", str(tmp_path / "nothing"))

@@ -13,6 +13,7 @@ from PIL import Image
 from contrapose.cli.main import main
 from contrapose.evaluate import sweep
 from contrapose.guiding.images import Sampling
+from contrapose.guiding.settings import Guiding
 from contrapose.worlds.shapes import suite
 from contrapose.worlds.shapes.grammar import prompts
 
@@ -53,14 +54,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluation(folder: Path) -> list[str]:
-    images = [word for name in ("base", "better") for word in ("--images", f"{name}={folder / name}")]
+    images = ["--images", *(f"{name}={folder / name}" for name in ("base", "better"))]
     return ["evaluate", *images, "--replicates", "50", "--out", str(folder / "out")]
 
 
 def write_sweep(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patched:  # neither the model nor the run is there
         patched.setattr(sweep, "inputs_of", lambda _: {})
-        sweep.claim(folder, Sampling("m", Path("p.txt"), positive=Path("run"), steps=1))
+        sweep.claim(folder, Sampling("m", Path("p.txt"), steps=1, guiding=Guiding(positive=Path("run"))))
     for scale in (0.0, 1.0):
         write_images(sweep.folder_of(folder, scale), 2)
     judge = PerImage(lambda image, _: [Measure("correct", float(image.mean() > 0))])
@@ -140,6 +141,6 @@ def test_images_that_are_broken(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     path = breaking(f"better/00001/{name}", CONTENTS[content])
-    images = ["--images", f"base={place / 'base'}", "--images", f"better={place / 'better'}"]
+    images = ["--images", f"base={place / 'base'}", f"better={place / 'better'}"]
     assert str(path) in one_line(capsys, main(["evaluate", *images, "--out", str(tmp_path / "new")]))
     assert not (tmp_path / "new").exists()

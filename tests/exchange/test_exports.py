@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from changing import changed
 from PIL import Image
 
 from contrapose.backbones.base import Backbone
@@ -20,8 +20,8 @@ from contrapose.exchange import exports
 from contrapose.exchange.exports import Export, export_pairs, winner_side
 from contrapose.exchange.imports import Import, import_pairs, plan_import, read_listing
 from contrapose.store.pairs import PairRecord, PairStore
-from contrapose.worlds.shapes.blueprint import shipped_model
 from contrapose.worlds.shapes.render import Object, render
+from contrapose.worlds.shapes.shipped import shipped_model
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_what_is_exported_is_imported_again(
 
 
 def _imported(model: Path, source: Path, backbone: Backbone, out: Path) -> PairStore:
-    settings = Import(str(model), source=source, ties="half", max_scale_up=1.0)
+    settings = changed(Import(str(model), source=source), ties="half", max_scale_up=1.0)
     _run(import_pairs(settings, plan_import(settings, read_listing(settings), backbone), backbone, out))
     assert (out / "skipped.jsonl").read_text() == ""
     return PairStore(out)
@@ -153,4 +153,4 @@ def test_pairs_of_another_model(tiny_pairs: Path, tiny_v_model: Path, tmp_path: 
 
 def test_counts() -> None:
     with pytest.raises(UserError, match="batch_size 0"):
-        replace(Export(), batch_size=0)
+        changed(Export(), batch_size=0)

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 import contrapose
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
-from contrapose.backbones.loading import Loading
+from contrapose.backbones.settings import Loading
 from contrapose.core.guidance import PGD
 from contrapose.errors import UserError
 

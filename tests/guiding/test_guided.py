@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import families
 import pytest
 import torch
 import yaml
+from changing import changed
 from PIL import Image, ImageChops
 
 import contrapose
@@ -34,7 +34,7 @@ def backbone(tiny_model: Path) -> Backbone:
 @pytest.fixture
 def settings(tiny_model: Path, tmp_path: Path) -> Sampling:
     (tmp_path / "prompts.txt").write_text(PROMPT)
-    return Sampling(str(tiny_model), tmp_path / "prompts.txt", seeds=1, steps=2)
+    return Sampling(str(tiny_model), tmp_path / "prompts.txt", num_images=1, steps=2)
 
 
 def _sampled(settings: Sampling, backbone: Backbone, out: Path) -> Image.Image:
@@ -55,25 +55,25 @@ def _by_hand(backbone: Backbone, scale: float, negative: str | None = None) -> I
 
 def test_a_negative_prompt(settings: Sampling, backbone: Backbone, tmp_path: Path) -> None:
     base = _sampled(settings, backbone, tmp_path / "base")
-    guided = _sampled(replace(settings, negative_prompt=NEGATIVE), backbone, tmp_path / "guided")
+    guided = _sampled(changed(settings, negative_prompt=NEGATIVE), backbone, tmp_path / "guided")
     assert _differ(guided, base)
     assert not _differ(guided, _by_hand(backbone, 7.5, NEGATIVE))
-    assert yaml.safe_load((tmp_path / "guided/images.yaml").read_text())["negative_prompt"] == NEGATIVE
+    assert yaml.safe_load((tmp_path / "guided/images.yaml").read_text())["guiding"]["negative_prompt"] == NEGATIVE
 
 
 @pytest.mark.parametrize("negative", [None, NEGATIVE])
 def test_attention_guidance(settings: Sampling, backbone: Backbone, tmp_path: Path, negative: str | None) -> None:
     """What `contrapose.nag` does, with its settings spelled out; and the pipeline is as it was."""
-    settings = replace(settings, guidance_scale=1.0, negative_prompt=negative)
-    guided = _sampled(replace(settings, nag_scale=4.0, nag_alpha=0.5), backbone, tmp_path / "guided")
-    written = yaml.safe_load((tmp_path / "guided/images.yaml").read_text())
+    settings = changed(settings, guidance_scale=1.0, negative_prompt=negative)
+    guided = _sampled(changed(settings, nag_scale=4.0, nag_alpha=0.5), backbone, tmp_path / "guided")
+    written = yaml.safe_load((tmp_path / "guided/images.yaml").read_text())["guiding"]
     assert [written[f"nag_{name}"] for name in ("scale", "tau", "alpha")] == [4.0, 2.5, 0.5]
     base = _by_hand(backbone, 1.0)
     with contrapose.nag(backbone.pipe, negative, scale=4.0, alpha=0.5):
         expected = _by_hand(backbone, 1.0)
     assert not _differ(guided, expected)
     assert _differ(guided, base)
-    assert not _differ(_sampled(replace(settings, negative_prompt=None), backbone, tmp_path / "base"), base)
+    assert not _differ(_sampled(changed(settings, negative_prompt=None), backbone, tmp_path / "base"), base)
 
 
 @pytest.mark.parametrize("nag_scale", [None, 5.0])
@@ -81,10 +81,10 @@ def test_an_empty_negative_prompt_is_a_text_where_no_prompt_is_none(
     settings: Sampling, tiny_family: Any, tmp_path: Path, nag_scale: float | None
 ) -> None:
     """SDXL reads zeros for no prompt, as its pipeline does, and the empty text for an empty negative prompt."""
-    settings = replace(settings, model=str(tiny_family("sdxl")), nag_scale=nag_scale)
+    settings = changed(settings, model=str(tiny_family("sdxl")), nag_scale=nag_scale)
     sdxl = load_backbone(settings.model)
     none = _sampled(settings, sdxl, tmp_path / "none")
-    empty = _sampled(replace(settings, negative_prompt=""), sdxl, tmp_path / "empty")
+    empty = _sampled(changed(settings, negative_prompt=""), sdxl, tmp_path / "empty")
     assert _differ(empty, none)
     with contrapose.nag(sdxl.pipe, "", scale=nag_scale or 1.0):
         assert not _differ(empty, _by_hand(sdxl, sdxl.guidance_scale, ""))
@@ -94,7 +94,7 @@ def test_an_empty_negative_prompt_is_a_text_where_no_prompt_is_none(
 
 def test_a_scale_of_one_is_off(settings: Sampling, backbone: Backbone, tmp_path: Path) -> None:
     base = _sampled(settings, backbone, tmp_path / "base")
-    assert not _differ(_sampled(replace(settings, nag_scale=1.0), backbone, tmp_path / "off"), base)
+    assert not _differ(_sampled(changed(settings, nag_scale=1.0), backbone, tmp_path / "off"), base)
 
 
 @pytest.mark.parametrize("name", ["sana", "sdxl", *families.one_of_each("unconditional")])
@@ -123,6 +123,6 @@ def test_what_attention_reads(name: str, tiny_family: Any) -> None:
 )
 def test_refused(settings: Sampling, tiny_family: Any, name: str, change: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError) as caught:
-        settled(replace(settings, **change), load_backbone(tiny_family(name)))
+        settled(changed(settings, **change), load_backbone(tiny_family(name)))
     [line] = str(caught.value).splitlines()
     assert line.startswith(told)

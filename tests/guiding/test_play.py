@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from changing import changed
 from PIL import Image
 
 from contrapose.backbones.base import Backbone
@@ -56,8 +56,8 @@ def calls(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
 def test_shows_what_sample_makes(player: Player, backbone: Backbone, tmp_path: Path) -> None:
     drawn = player.draw("a red circle", 0, "1/run", 2.0)
     (tmp_path / "p.txt").write_text("a red circle\n")
-    plain = Sampling(player.settings.model, tmp_path / "p.txt", seeds=1, steps=2)
-    guided = replace(plain, positive=player.runs["1/run"], guidance=PGD(2.0, interval=(0.2, 1.0)))
+    plain = Sampling(player.settings.model, tmp_path / "p.txt", num_images=1, steps=2)
+    guided = changed(plain, positive=player.runs["1/run"], guidance=PGD(2.0, interval=(0.2, 1.0)))
     for name, settings, image in (("base", plain, drawn.base), ("guided", guided, drawn.guided)):
         list(sample_images(settings, backbone, tmp_path / name))
         there = Image.open(tmp_path / name / "00000/samples/0000.png")
@@ -146,5 +146,5 @@ def test_without_gradio_one_line(
     from contrapose.cli.main import main
 
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert main(["play", "--model", str(tiny_model), "--positive", str(runs[0]), "--positive", str(runs[1])]) == 2
+    assert main(["play", "--model", str(tiny_model), "--positive", str(runs[0]), str(runs[1])]) == 2
     assert "play needs gradio; run 'pip install gradio'" in capsys.readouterr().err

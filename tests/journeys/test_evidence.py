@@ -11,7 +11,7 @@ import torch
 from contrapose.cli.main import main
 from contrapose.worlds.shapes import blueprint
 
-SMALL = ["--per-tag", "2", "--train-per-tag", "2", "--steps", "1", "--sampling-steps", "1"]
+SMALL = ["--per-tag", "2", "--train-per-tag", "2", "--train-steps", "1", "--steps", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_the_quickstart_again_makes_nothing_new_but_the_page(
         (["--images", "base"], "NAME=FOLDER"),
         (["--images", "base=nowhere"], "nowhere"),
         (["--images", "floor=x"], "floor"),
-        (["--images", "a=x", "--images", "a=y"], "taken"),
+        (["--images", "a=x", "a=y"], "taken"),
     ],
     ids=str,
 )

@@ -44,7 +44,7 @@ def test_draw_align_sample(drawn: Callable[[str], tuple[Path, Path]], name: str,
     model, pairs = drawn(name)
     run, prompts = tmp_path / "run", tmp_path / "test.txt"
     prompts.write_text("a red circle\ntwo blue squares above a green star\n")
-    training = ["--steps", 2, "--batch-size", 4, "--micro-batch", 2, "--learning-rate", 1e-2, "--holdout", 2]
+    training = ["--train-steps", 2, "--batch-size", 4, "--micro-batch", 2, "--learning-rate", 1e-2, "--holdout", 2]
     rank = ["--full"] if kind == "full" else ["--lora-rank", 4]
     _run("align", "ddspo", "--beta", 100, "--model", model, "--pairs", pairs, "--out", run, *rank, *training)
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -52,7 +52,7 @@ def test_draw_align_sample(drawn: Callable[[str], tuple[Path, Path]], name: str,
     assert metrics[1]["drift"] > 0
     size = ["--size", families.of(name).size] if families.of(name).size else []
     for folder, adapter in (("base", []), ("aligned", ["--adapter", run])):
-        out = ["--out", tmp_path / folder, "--seeds", 1, "--steps", 2, *size]
+        out = ["--out", tmp_path / folder, "--num-images", 1, "--steps", 2, *size]
         _run("sample", "--model", model, "--prompts", prompts, *adapter, *out)
     base, aligned = _pixels(tmp_path / "base"), _pixels(tmp_path / "aligned")
     assert len(base) == 2 and base.shape == aligned.shape
@@ -77,7 +77,7 @@ def test_every_method(
     drawn: Callable[[str], tuple[Path, Path]], name: str, method: str, how: list[object], tmp_path: Path
 ) -> None:
     model, pairs = drawn(name)
-    training = ["--steps", 1, "--batch-size", 2, "--micro-batch", 2, "--holdout", 0, "--gradient-checkpointing"]
+    training = ["--train-steps", 1, "--batch-size", 2, "--micro-batch", 2, "--holdout", 0, "--gradient-checkpointing"]
     options = [*SHORT.get(method, []), *how, *training]
     _run("align", method, "--model", model, "--pairs", pairs, "--out", tmp_path / "run", *options)
     assert json.loads((tmp_path / "run/finished.json").read_text())["steps"] == 1

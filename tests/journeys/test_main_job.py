@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from contrapose.cli.main import main
 
-SMALL = ["--steps", "3", "--batch-size", "4", "--micro-batch", "2", "--holdout", "2", "--learning-rate", "1e-2"]
+SMALL = ["--train-steps", "3", "--batch-size", "4", "--micro-batch", "2", "--holdout", "2", "--learning-rate", "1e-2"]
 ODD = ["紅い円 と 青い四角", "un círculo rojo 🎨 à gauche", "a red circle " * 800]  # the last has 10,400 characters
 
 
@@ -41,7 +41,7 @@ def _draw(model: Path, folder: Path) -> None:
 
 def _sample(model: Path, folder: Path, out: Path, *more: object) -> list[np.ndarray]:
     where = ["--model", model, "--prompts", folder / "prompts.txt", "--out", out, "--device", "cpu"]
-    _run("sample", *where, "--steps", "2", "--seeds", "1", *more)
+    _run("sample", *where, "--steps", "2", "--num-images", "1", *more)
     return [np.asarray(Image.open(path)) for path in sorted(out.glob("*/samples/*.png"))]
 
 
@@ -87,7 +87,7 @@ def _lora(run: Path) -> dict[str, bytes]:
 
 
 def test_kill_9_and_again(folder: Path, tiny_model: Path, tmp_path: Path) -> None:
-    where = ["--model", tiny_model, "--pairs", folder / "pairs", *SMALL, "--save-every", "1", "--steps", "30"]
+    where = ["--model", tiny_model, "--pairs", folder / "pairs", *SMALL, "--save-every", "1", "--train-steps", "30"]
     command = ["align", "ddspo", *map(str, where)]
     begin = [sys.executable, "-c", "import sys; from contrapose.cli.main import main; sys.exit(main())", *command]
     with subprocess.Popen([*begin, "--out", str(tmp_path / "cut")], stderr=subprocess.DEVNULL) as process:

@@ -48,7 +48,7 @@ def test_every_spoiling_kind_to_a_step_of_training(
     for path in (pairs / "images").glob("*.winner.png"):
         winner, loser = (Image.open(path.with_suffix("").with_suffix(f".{side}.png")) for side in ("winner", "loser"))
         assert winner.size == loser.size == (64, 64) and winner.tobytes() != loser.tobytes()
-    small = ["--steps", 1, "--batch-size", 2, "--micro-batch", 2, "--holdout", 2]
+    small = ["--train-steps", 1, "--batch-size", 2, "--micro-batch", 2, "--holdout", 2]
     _run("align", "diffusion-dpo", "--model", MODEL, "--pairs", pairs, "--out", run, *small)
     assert json.loads((run / "finished.json").read_text())["steps"] == 1
 

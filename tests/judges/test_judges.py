@@ -72,7 +72,7 @@ def settings(clip, chat, head):
         PickScore(str(clip), str(clip)),
         CLIPScore(str(clip)),
         Aesthetic(str(clip), head),
-        YesNo(str(chat), dtype="fp32"),
+        YesNo(str(chat), precision="fp32"),
     ]
 
 
@@ -159,7 +159,7 @@ def chances(folder, image, question):
 
 
 def test_yes_no_is_its_formula(chat):
-    scores = score(YesNo(str(chat), question="is it {prompt}?", dtype="fp32").load("cpu"), IMAGES[:3], PROMPTS[:3])
+    scores = score(YesNo(str(chat), question="is it {prompt}?", precision="fp32").load("cpu"), IMAGES[:3], PROMPTS[:3])
     for value, image, prompt in zip(scores, IMAGES[:3], PROMPTS[:3], strict=True):
         p = chances(chat, image, f"is it {prompt}?")
         yes, no = p["yes"] + p["Yes"] + p[" yes"], p["no"] + p[" No"]
@@ -182,7 +182,7 @@ def test_yes_no_follows_what_the_model_would_say(chat, tmp_path, word, expected)
         rows.zero_()
         rows[said, 0] = 10.0
     network.save_pretrained(folder)
-    scores = score(YesNo(str(folder), dtype="fp32").load("cpu"), IMAGES[:2], ["", ""])
+    scores = score(YesNo(str(folder), precision="fp32").load("cpu"), IMAGES[:2], ["", ""])
     assert scores == pytest.approx([expected, expected], abs=1e-4)
 
 
@@ -245,7 +245,7 @@ def test_the_version_is_of_the_weights(clip, head, tmp_path):
     versions = [CLIPScore(str(folder)).load("cpu").version for folder in (clip, moved, other)]
     assert versions[0] == versions[1] != versions[2]
     assert Aesthetic(str(clip), head).load("cpu").version not in versions
-    assert CLIPScore(str(clip), dtype="bf16").load("cpu").version not in versions
+    assert CLIPScore(str(clip), precision="bf16").load("cpu").version not in versions
 
 
 def test_settings_stand_in_a_run_file(tmp_path):

@@ -63,7 +63,7 @@ MODELS = [
 ]
 
 LORA = "pytorch_lora_weights.safetensors"
-_IMAGES = ("--prompts", "@prompts.jsonl", "--out", "out", "--steps", "1", "--seeds", "1")
+_IMAGES = ("--prompts", "@prompts.jsonl", "--out", "out", "--steps", "1", "--num-images", "1")
 USERS: dict[str, tuple[str, ...]] = {
     "export": ("export", "--run", "r", "--out", "out.safetensors"),
     "sample": ("sample", "--model", "@model", "--adapter", "r", *_IMAGES),

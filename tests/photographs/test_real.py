@@ -15,6 +15,7 @@ import pytest
 import tiny_vision
 import torch
 import yaml
+from changing import changed
 from photo_table import NAME, change, contents, rows
 from PIL import Image
 
@@ -28,10 +29,12 @@ from contrapose.photographs.filters import CaptionLength, Colourfulness, PhotoSi
 from contrapose.photographs.gallery import Gallery
 from contrapose.photographs.real import Real, make_pairs
 from contrapose.photographs.spoil.degrade import Degrade
+from contrapose.photographs.spoil.inpaint import Inpaint
 from contrapose.photographs.spoil.redraw import Redraw
 from contrapose.photographs.spoil.studio import Studio
 from contrapose.store.buckets import Size as Pixels
 from contrapose.store.check import Findings, check
+from contrapose.store.fitting import Fitting
 from contrapose.store.pairs import PairStore
 
 SIZES = [(40, 40), (60, 40), (40, 60), (64, 64), (44, 40), (33, 48), (80, 60), (36, 36), (50, 50), (39, 57)]
@@ -74,8 +77,9 @@ def _write(folder, name, image, caption):
 @pytest.fixture
 def settings(photos, tiny_model):
     return Real(
-        str(tiny_model), photos, spoil=Redraw(0.6), resolution=32, steps=3, shard_size=3, batch_size=2, flip=True,
-        crop="random", filters=(PhotoSize(max_aspect=2.0), CaptionLength()),
+        str(tiny_model), photos, spoil=Redraw(0.6), steps=3, shard_size=3, batch_size=2,
+        filters=(PhotoSize(max_aspect=2.0), CaptionLength()),
+        fitting=Fitting(resolution=32, flip=True, crop="random"),
     )  # fmt: skip
 
 
@@ -108,7 +112,7 @@ def test_a_folder_becomes_pairs(settings, backbone, tmp_path):
     assert counts(tmp_path / "out") == {
         "photos": (17, 13), "size": (13, 12), "caption-length": (12, 11), "losers": (11, 11)
     }  # fmt: skip
-    assert len({(4, *shape[1:]) for shape in store.shapes}) > 1 and store.settings["resolution"] == 32
+    assert len({(4, *shape[1:]) for shape in store.shapes}) > 1 and store.settings["fitting"]["resolution"] == 32
     assert [p.stage for p in progress if p.done == (p.total or 17)] == [
         "photos", "size", "caption-length", "losers", "encoding", "encoding"
     ]  # fmt: skip
@@ -128,7 +132,7 @@ def test_what_is_stored_is_what_was_made(settings, backbone, tmp_path):
 
 
 def test_the_loser_is_the_spoilers_of_the_cut_photograph(settings, backbone, tmp_path):
-    store, _ = made(replace(settings, batch_size=3), backbone, tmp_path / "out")
+    store, _ = made(changed(settings, batch_size=3), backbone, tmp_path / "out")
     gallery, studio = Gallery(tmp_path / "out/images", settings.images), Studio(backbone, Embeddings(backbone), 3, 7.5)
     for index, record in enumerate(store.records[:4]):
         size = Pixels(*(2 * n for n in store.shape(index)[:0:-1]))
@@ -139,7 +143,7 @@ def test_the_loser_is_the_spoilers_of_the_cut_photograph(settings, backbone, tmp
 
 
 def test_why_and_mask_are_kept(settings, backbone, tmp_path):
-    made(replace(settings, spoil=real_module.Inpaint()), backbone, tmp_path / "out")
+    made(changed(settings, spoil=Inpaint()), backbone, tmp_path / "out")
     pairs = rows(tmp_path / "out", "reason IS NULL")
     assert len(pairs) == 11 and {json.loads(row["why"])["kind"] for row in pairs} == {"inpaint"}
     for row in pairs:
@@ -147,7 +151,7 @@ def test_why_and_mask_are_kept(settings, backbone, tmp_path):
 
 
 def test_batches_do_not_matter(settings, backbone, tmp_path):
-    stores = [made(replace(settings, batch_size=n), backbone, tmp_path / f"{n}")[0] for n in (1, 5)]
+    stores = [made(changed(settings, batch_size=n), backbone, tmp_path / f"{n}")[0] for n in (1, 5)]
     assert stores[0].records == stores[1].records
     for index in range(len(stores[0])):
         for side in ("winner", "loser"):
@@ -159,7 +163,7 @@ def test_losers_are_made_when_a_filter_needs_them(settings, backbone, clip, tmp_
     early, late, gap = Colourfulness(), TopK(3, clip), ScorerGap(clip)
 
     def stages(*filters):
-        run = real_module._Run(replace(settings, filters=filters), backbone, tmp_path)
+        run = real_module._Run(changed(settings, filters=filters), backbone, tmp_path)
         return [stage.name for stage in run.stages]
 
     assert stages(early, gap, late) == ["photos", "colourfulness", "losers", "scorer-gap", "top-k"]
@@ -172,7 +176,7 @@ def test_order_changes_the_counts(settings, backbone, clip, tmp_path):
     some = (Colourfulness(reading="pair"), TopK(6, clip))
     found = {}
     for name, filters in {"there": some, "back": some[::-1]}.items():
-        made(replace(settings, filters=filters, spoil=Degrade()), backbone, tmp_path / name)
+        made(changed(settings, filters=filters, spoil=Degrade()), backbone, tmp_path / name)
         found[name] = counts(tmp_path / name)
     assert list(found["there"]) == ["photos", "losers", "colourfulness", "top-k"]
     assert list(found["back"]) == ["photos", "top-k", "losers", "colourfulness"]
@@ -195,7 +199,7 @@ def test_a_scorer_is_asked_once(settings, backbone, clip, tmp_path, monkeypatch)
 
     monkeypatch.setattr(CLIPScore, "load", counted)
     filters = (ScorerGap(clip, threshold=-1000.0), TopK(5, clip))
-    store, _ = made(replace(settings, filters=filters, spoil=Degrade()), backbone, tmp_path / "out")
+    store, _ = made(changed(settings, filters=filters, spoil=Degrade()), backbone, tmp_path / "out")
     assert len(store) == 5 and set(asked.values()) == {2}
 
 
@@ -245,7 +249,15 @@ def unbroken(photos, tiny_model, backbone, clip, tmp_path_factory):
     """Settings with every kind of stage, and what an unbroken run makes with them."""
     filters = (PhotoSize(max_aspect=2.0), ScorerGap(clip, threshold=-1000.0), TopK(8, clip))
     settings = Real(
-        str(tiny_model), photos, None, Redraw(0.6), filters, resolution=32, steps=2, shard_size=3, batch_size=2
+        str(tiny_model),
+        photos,
+        None,
+        Redraw(0.6),
+        filters,
+        steps=2,
+        shard_size=3,
+        batch_size=2,
+        fitting=Fitting(resolution=32),
     )
     out = tmp_path_factory.mktemp("unbroken") / "out"
     made(settings, backbone, out)
@@ -316,7 +328,7 @@ def test_a_finished_run_does_nothing(unbroken, backbone, tmp_path, monkeypatch):
         ("contrapose.photographs.table.Reaching", "write"),
     ):
         _kill(monkeypatch, _owner(owner), name, 0)
-    made(replace(settings, batch_size=7), backbone, tmp_path / "out")
+    made(changed(settings, batch_size=7), backbone, tmp_path / "out")
     assert contents(tmp_path / "out") == before
 
 

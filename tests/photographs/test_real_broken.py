@@ -17,6 +17,7 @@ from contrapose.errors import UserError
 from contrapose.photographs.filters import CaptionLength
 from contrapose.photographs.real import Real, make_pairs
 from contrapose.photographs.spoil.degrade import Degrade
+from contrapose.store.fitting import Fitting
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,8 @@ def settings(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Real
     for number in range(4):
         tiny_vision.noise_image(number).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text("a red circle" if number else "circle", encoding="utf-8")
-    return Real(str(tiny_model), folder, spoil=Degrade(), filters=(CaptionLength(),), resolution=32, batch_size=2)
+    fitting = Fitting(resolution=32)
+    return Real(str(tiny_model), folder, spoil=Degrade(), filters=(CaptionLength(),), batch_size=2, fitting=fitting)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny_vision
+from changing import changed
 from photo_table import rows
 from PIL import Image
 
@@ -26,6 +27,7 @@ from contrapose.photographs.photos import Look, Photo
 from contrapose.photographs.real import Real, make_pairs
 from contrapose.photographs.spoil.degrade import Degrade
 from contrapose.photographs.table import TABLE, PhotoTable
+from contrapose.store.fitting import Fitting
 from contrapose.store.pairs import PairStore
 
 
@@ -43,7 +45,7 @@ def settings(tiny_model, tmp_path):
         tiny_vision.noise_image(number).save(folder / f"{number}.png")
         if number < 2:
             (folder / f"{number}.txt").write_text("a red circle", encoding="utf-8")
-    return Real(str(tiny_model), folder, spoil=Degrade(), resolution=32)
+    return Real(str(tiny_model), folder, spoil=Degrade(), fitting=Fitting(resolution=32))
 
 
 def refused(settings, backbone, out):
@@ -70,7 +72,7 @@ def test_what_is_told_before_anything_is_written(settings, backbone, tmp_path):
         "captions": {"captioner": Captioner("nowhere/nothing")},
     }
     for told, change in cases.items():
-        assert told in refused(replace(settings, **change), backbone, out), told
+        assert told in refused(changed(settings, **change), backbone, out), told
         assert not out.exists(), told
 
 
@@ -80,12 +82,12 @@ def test_what_is_told_before_anything_is_written(settings, backbone, tmp_path):
 )
 def test_settings_that_mean_nothing(settings, change, told):
     with pytest.raises(UserError, match=told):
-        replace(settings, **change)
+        changed(settings, **change)
 
 
 def test_other_settings_are_refused(settings, backbone, tmp_path):
     make(settings, backbone, tmp_path / "out")
-    told = refused(replace(settings, spoil=Degrade(severities=(1,)), seed=1), backbone, tmp_path / "out")
+    told = refused(changed(settings, spoil=Degrade(severities=(1,)), seed=1), backbone, tmp_path / "out")
     assert "spoil.severities, seed differ" in told
 
 
@@ -96,7 +98,7 @@ def test_other_pairs_are_left_alone(settings, backbone, tiny_pairs):
 
 
 def test_nothing_is_left(settings, backbone, tmp_path):
-    told = refused(replace(settings, filters=(CaptionLength(min_words=9),)), backbone, tmp_path / "out")
+    told = refused(changed(settings, filters=(CaptionLength(min_words=9),)), backbone, tmp_path / "out")
     assert "none of its 4 photographs can be used (2 no caption, 2 caption-length)" in told
     assert len((tmp_path / "out/skipped.jsonl").read_text().splitlines()) == 4
     make(settings, backbone, tmp_path / "out")  # mended
@@ -149,7 +151,7 @@ def test_the_same_photographs_in_another_folder_carry_on(settings, backbone, tmp
     shutil.copytree(settings.images, tmp_path / "moved")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "moved/pairs").glob("shard-*")}
     with caplog.at_level("INFO"):
-        make(replace(settings, images=tmp_path / "moved"), backbone, tmp_path / "moved/pairs")
+        make(changed(settings, images=tmp_path / "moved"), backbone, tmp_path / "moved/pairs")
     assert "all pairs were there already" in caplog.text
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "moved/pairs").glob("shard-*")}
 
@@ -193,7 +195,7 @@ def test_a_loser_that_is_the_photograph(settings, backbone, tmp_path, monkeypatc
 
 def test_captions_are_written_where_there_are_none(settings, backbone, tmp_path, tmp_path_factory):
     captioner = Captioner(str(tiny_vision.save_blip(tmp_path_factory.mktemp("blip"))), max_new_tokens=5)
-    store = make(replace(settings, captioner=captioner, filters=()), backbone, tmp_path / "out")
+    store = make(changed(settings, captioner=captioner, filters=()), backbone, tmp_path / "out")
     captions = {row["name"]: row["caption"] for row in rows(tmp_path / "out")}
     assert captions["0.png"] == captions["1.png"] == "a red circle"
 
@@ -204,14 +206,14 @@ def test_captions_are_written_where_there_are_none(settings, backbone, tmp_path,
     assert {record.prompt for record in store.records} == set(captions.values())
     config = Path(captioner.model) / "config.json"
     config.write_text(config.read_text() + " ")
-    told = refused(replace(settings, captioner=captioner, filters=()), backbone, tmp_path / "out")
+    told = refused(changed(settings, captioner=captioner, filters=()), backbone, tmp_path / "out")
     assert "was made from another content of captioner.model" in told
 
 
 def test_memory_is_flat(settings, backbone, tmp_path, monkeypatch):
     """Eight times the photographs, of which the last filter leaves none: the peak stays where it was."""
     place, seen = InFile(settings.images / "0.png"), Look(real.Size(40, 40), digest(tiny_vision.noise_image(0)), 0)
-    changed = replace(settings, filters=(CaptionLength(max_words=5),), near_duplicates=None)
+    stricter = changed(settings, filters=(CaptionLength(max_words=5),), near_duplicates=None)
 
     def peak(num):
         def photos(*_):
@@ -221,7 +223,7 @@ def test_memory_is_flat(settings, backbone, tmp_path, monkeypatch):
         monkeypatch.setattr(looking, "look_at_photos", lambda some: ((photo, seen) for photo in some))
         gc.collect()
         tracemalloc.start()
-        told = refused(changed, backbone, tmp_path / f"{num}")
+        told = refused(stricter, backbone, tmp_path / f"{num}")
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert f"none of its {num} photographs" in told

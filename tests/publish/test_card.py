@@ -69,7 +69,7 @@ def test_front_matter_and_facts(tmp_path: Path, method: str, full: bool) -> None
     assert rows["accuracy"] == "0.8125"
     assert rows["drift@0.5"] == "0.001235"
     assert rows["method.name"] == method
-    assert rows["optimisation.steps"] == "200"
+    assert rows["optimisation.train_steps"] == "200"
     assert rows["full"] == ("yes" if full else "no")
     assert card.count("# aligned\n") == 1
     assert "\n\n\n" not in card

@@ -73,7 +73,7 @@ def write_project(tmp_path: Path) -> Project:
 
 
 def steps() -> training.Optimisation:
-    return training.Optimisation(steps=NUM_STEPS)
+    return training.Optimisation(train_steps=NUM_STEPS)
 
 
 def write_run(folder: Path, run: training.Run, finished: bool = True) -> Path:

@@ -109,13 +109,13 @@ BROKEN: dict[str, dict[str, Change]] = {
         "link to itself": loop,
         "aliases": write(BOMB),
         "tag": write(b"method: !!python/object:os.system {}\n"),
-        "twice": write(b"method: {name: sft}\nmethod: {name: sft}\noptimisation: {steps: 3}\n"),
+        "twice": write(b"method: {name: sft}\nmethod: {name: sft}\noptimisation: {train_steps: 3}\n"),
         "no method": say(method=...),
         "method text": say(method="ddspo"),
         "name a list": say(method__name=["ddspo"]),
-        "steps text": say(optimisation__steps="many"),
-        "steps negative": say(optimisation__steps=-3),
-        "steps nan": say(optimisation__steps=float("nan")),
+        "steps text": say(optimisation__train_steps="many"),
+        "steps negative": say(optimisation__train_steps=-3),
+        "steps nan": say(optimisation__train_steps=float("nan")),
         "optimisation null": say(optimisation=None),
     },
     "metrics.jsonl": {
@@ -210,8 +210,12 @@ BROKEN: dict[str, dict[str, Change]] = {
         "another model": rows(lambda there: [row._replace(model="zz") for row in there]),
         "missing": Path.unlink,
     },
-    "images.yaml": CONTENTS | {"guidance a number": say(guidance=5), "guidance a list": say(guidance=[1], positive="r"),
-                          "no guidance": say(guidance=..., positive="r"), "a key a number": write(b"5: 6\n")},
+    "images.yaml": CONTENTS | {
+        "guidance a number": say(guiding__guidance=5),
+        "guidance a list": say(guiding__guidance=[1], guiding__positive="r"),
+        "no guidance": say(guiding__guidance=..., guiding__positive="r"),
+        "a key a number": write(b"5: 6\n"),
+    },
 }  # fmt: skip
 CASES = [(file, name) for file, changes in BROKEN.items() for name in changes]
 

@@ -97,6 +97,6 @@ def test_printed_commands_are_understood(project, monkeypatch):
     folders = project.evidence.images
     assert (drawn.out, aligned.out, evaluated.out) == (project.pairs, project.run, project.evidence.folder)
     assert (sampled.out, other.out) == (folders["base"], folders["ddspo"])
-    assert aligned.run.method.beta == 16000 and aligned.run.optimisation.steps == 40
+    assert aligned.run.method.beta == 16000 and aligned.run.optimisation.train_steps == 40
     assert drawn.draw.degrade.high == 0.7 and sampled.sampling.steps == 17
     assert evaluated.replicates == 300 and evaluated.title == project.evidence.title

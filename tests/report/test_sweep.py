@@ -13,8 +13,9 @@ from PIL import Image
 
 from contrapose.errors import UserError
 from contrapose.evaluate.statistics import Interval
-from contrapose.evaluate.sweep import claim, folder_of, read_scales, sum_up
+from contrapose.evaluate.sweep import claim, folder_of, in_order, sum_up
 from contrapose.guiding.images import Sampling
+from contrapose.guiding.settings import Guiding
 from contrapose.report.sweep import SweepLine, read_sweep, render, write_page
 
 SCRIPT = "<script>alert(1)</script>"
@@ -34,7 +35,7 @@ def write_sweep(
     scales: tuple[float, ...] = (0.0, 1.0, 4.0),
 ) -> Path:
     """A sweep whose images are right the more often, the stronger it is."""
-    settings = Sampling(SCRIPT, Path("p.txt"), positive=Path("run"), steps=17)
+    settings = Sampling(SCRIPT, Path("p.txt"), steps=17, guiding=Guiding(positive=Path("run")))
     with pytest.MonkeyPatch.context() as patched:  # neither the model nor the run is there
         patched.setattr("contrapose.evaluate.sweep.inputs_of", lambda _: {})
         claim(folder, settings)
@@ -103,11 +104,11 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("text", ["", ",", "0,nan", "inf", "0,-inf", "1e400", "0,1001", "0,x", "1,1", "1,1.0"])
+@pytest.mark.parametrize("text", ["", "0 nan", "inf", "0 -inf", "1e400", "0 1001", "1 1", "1 1.0", "0 -0"])
 def test_scales_that_are_none(text: str) -> None:
-    with pytest.raises(UserError, match="--scales"):
-        read_scales(text)
+    with pytest.raises(UserError, match="scales"):
+        in_order(map(float, text.split()))
 
 
 def test_scales_are_sorted() -> None:
-    assert read_scales("2, 0,-1,0.5") == [-1.0, 0.0, 0.5, 2.0]
+    assert in_order([2.0, 0.0, -1.0, 0.5]) == [-1.0, 0.0, 0.5, 2.0]

@@ -24,7 +24,7 @@ from contrapose.runs.steps import kept_steps, prune, step_folder
 from contrapose.train.align import align
 from contrapose.train.settings import Optimisation, Run, Watching
 
-FAST = Optimisation(learning_rate=1e-2, steps=3, batch_size=2, micro_batch=2)
+FAST = Optimisation(learning_rate=1e-2, train_steps=3, batch_size=2, micro_batch=2)
 WATCH = Watching(holdout=2, evaluate_every=0, save_every=1, keep=2)
 
 

@@ -85,8 +85,8 @@ def test_other_tools_adapters_do_the_same(
 
 def test_stock_adapters_are_exported(adapter_run: Path, tiny_model: Path, tmp_path: Path) -> None:
     plain = _plain(adapter_run, tmp_path / "plain.safetensors")
-    export(Command(plain, tmp_path / "theirs.safetensors", dtype="fp32"))
-    export(Command(adapter_run, tmp_path / "ours.safetensors", dtype="fp32"))
+    export(Command(plain, tmp_path / "theirs.safetensors", precision="fp32"))
+    export(Command(adapter_run, tmp_path / "ours.safetensors", precision="fp32"))
     drawn = [_drawn(tmp_path / f"{name}.safetensors", tiny_model, "adapter") for name in ("theirs", "ours")]
     assert aligned.apart(*drawn) < 1e-4
 

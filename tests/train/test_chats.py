@@ -20,7 +20,7 @@ from contrapose.train.settings import Optimisation, Run, Watching
 
 
 def _run(model: Path, pairs: Path, out: Path, **settings: object) -> list[dict[str, float]]:
-    optimisation = Optimisation(learning_rate=1e-2, steps=4, batch_size=4, micro_batch=2)
+    optimisation = Optimisation(learning_rate=1e-2, train_steps=4, batch_size=4, micro_batch=2)
     run = Run(str(model), pairs, CHATS(beta=100.0), optimisation=optimisation, watching=Watching(holdout=2), **settings)
     for _ in align(run, out):
         pass

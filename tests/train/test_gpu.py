@@ -18,7 +18,7 @@ from contrapose.train.settings import Optimisation, Run, Watching
 def test_mixed_precision_trains_on_the_device(
     tiny_model: Path, tiny_pairs: Path, tmp_path: Path, precision: str, full: bool
 ) -> None:
-    optimisation = Optimisation(learning_rate=1e-4, steps=3, batch_size=4, micro_batch=2)
+    optimisation = Optimisation(learning_rate=1e-4, train_steps=3, batch_size=4, micro_batch=2)
     watching = Watching(holdout=2, evaluate_every=3, save_every=2)
     run = Run(
         str(tiny_model),

@@ -28,7 +28,7 @@ from contrapose.train.align import align
 from contrapose.train.loop import Diverged, TrainState, learning_rate
 from contrapose.train.settings import Optimisation, Run, Watching
 
-FAST = Optimisation(learning_rate=1e-3, steps=5, batch_size=4, micro_batch=4)
+FAST = Optimisation(learning_rate=1e-3, train_steps=5, batch_size=4, micro_batch=4)
 WATCH = Watching(holdout=2, evaluate_every=2, save_every=2)
 NO_PROCESS = 2**22 + 1  # beyond the largest number that Linux gives a process
 
@@ -76,7 +76,7 @@ def test_accumulation_is_the_whole_batch(run: Run, tmp_path: Path) -> None:
     """A large epsilon, since AdamW otherwise turns the rounding of near-zero gradients into steps of full length."""
     results = []
     for size in (1, 8):
-        changed = _changed(run, steps=3, batch_size=8, micro_batch=size, learning_rate=1e-2, epsilon=1e-2)
+        changed = _changed(run, train_steps=3, batch_size=8, micro_batch=size, learning_rate=1e-2, epsilon=1e-2)
         list(align(replace(changed, lora_rank=4), tmp_path / str(size)))
         results.append((_weights(tmp_path / str(size)), _metrics(tmp_path / str(size))))
     (ours, our_lines), (theirs, their_lines) = results
@@ -93,7 +93,7 @@ def test_batches_are_read_no_matter_how_they_are_split(run: Run, method: Any, tm
     """The loss of the first step, before any update, is the same to rounding."""
     losses = []
     for size in (1, 2, 4):
-        changed = replace(_changed(run, micro_batch=size, steps=1), method=method)
+        changed = replace(_changed(run, micro_batch=size, train_steps=1), method=method)
         losses.append(list(align(changed, tmp_path / str(size)))[-1].metrics["loss"])
     assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
 
@@ -184,7 +184,7 @@ def test_what_a_run_leaves(run: Run, tmp_path: Path) -> None:
 def test_other_settings_are_refused(run: Run, tmp_path: Path) -> None:
     _until(align(run, tmp_path), 2)
     for changed, naming in (
-        (_changed(run, steps=6, schedule="linear"), "optimisation.schedule"),
+        (_changed(run, train_steps=6, schedule="linear"), "optimisation.schedule"),
         (replace(run, method=DDSPO(beta=3.0)), "method.beta"),
         (replace(run, method=DDSPO(beta=200.0, link=Hinge())), "method.link.name"),
         (replace(run, full=True), "full"),
@@ -234,7 +234,7 @@ def test_pairs_drawn_in_one_precision_train_in_another(run: Run, kind: str, tmp_
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state()  # accelerate takes one precision a process
-    run = replace(_changed(run, steps=2), precision="bf16", full=kind == "full")
+    run = replace(_changed(run, train_steps=2), precision="bf16", full=kind == "full")
     assert math.isfinite(list(align(run, tmp_path))[-1].metrics["loss"])
     AcceleratorState._reset_state()
 
@@ -289,7 +289,7 @@ def test_drift_stops(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", [DDSPO(), DDSPO(losers="not-paired"), DiffusionDPO()], ids=str)
 def test_a_comparison_starts_undecided(run: Run, method: Any, kind: str, tmp_path: Path) -> None:
     """Trainee and reference are equal: loss log 2, accuracy a half, no drift; but there is something to learn."""
-    run = replace(_changed(run, steps=1), method=method, full=kind == "full")
+    run = replace(_changed(run, train_steps=1), method=method, full=kind == "full")
     first = list(align(run, tmp_path))[1].metrics
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert (first["accuracy"], first["margin"], first["drift"]) == (0.5, 0.0, 0.0)
@@ -299,7 +299,7 @@ def test_a_comparison_starts_undecided(run: Run, method: Any, kind: str, tmp_pat
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_training_lowers_the_loss(run: Run, kind: str, tmp_path: Path) -> None:
     rate = 3e-3 if kind == "lora" else 3e-4
-    run = replace(_changed(run, steps=20, learning_rate=rate, batch_size=5, micro_batch=5), full=kind == "full")
+    run = replace(_changed(run, train_steps=20, learning_rate=rate, batch_size=5, micro_batch=5), full=kind == "full")
     metrics = [state.metrics for state in align(run, tmp_path)][1:]
     assert sum(m["loss"] for m in metrics[-5:]) / 5 < math.log(2) - 0.03
     assert sum(m["accuracy"] for m in metrics[-5:]) / 5 > 0.6
@@ -310,7 +310,7 @@ def test_label_smoothing_of_one_half_teaches_nothing(run: Run, tmp_path: Path) -
     """At the start its gradient is zero: winner and loser pull alike."""
     from contrapose.core.links import Sigmoid
 
-    run = replace(_changed(run, steps=1), method=DDSPO(beta=200.0, link=Sigmoid(smoothing=0.5)))
+    run = replace(_changed(run, train_steps=1), method=DDSPO(beta=200.0, link=Sigmoid(smoothing=0.5)))
     assert list(align(run, tmp_path))[1].metrics["grad_norm"] == pytest.approx(0.0, abs=1e-6)
 
 
@@ -354,5 +354,5 @@ def test_gradient_checkpointing_changes_nothing(run: Run, tmp_path: Path) -> Non
     ],
 )
 def test_schedules(schedule: Any, rates: list[float]) -> None:
-    settings = Optimisation(learning_rate=1.0, schedule=schedule, warmup=2, steps=6)
+    settings = Optimisation(learning_rate=1.0, schedule=schedule, warmup=2, train_steps=6)
     assert [learning_rate(settings, step) for step in range(6)] == pytest.approx(rates)

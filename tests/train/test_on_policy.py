@@ -21,7 +21,7 @@ from contrapose.train.settings import Optimisation, Run, Watching
 from contrapose.train.stages import stages
 
 METHOD = DiffusionDRO(rollout_steps=3, states=2, rollouts=2, buffer=3, sync_every=2)
-FAST = Optimisation(learning_rate=1e-2, steps=5, batch_size=4, micro_batch=4)
+FAST = Optimisation(learning_rate=1e-2, train_steps=5, batch_size=4, micro_batch=4)
 WATCH = Watching(holdout=2, evaluate_every=2, save_every=2)
 
 
@@ -80,7 +80,7 @@ def test_the_photograph_is_better_whatever_it_was_stored_with(run: Run, tmp_path
 
 def test_at_the_start_the_loss_is_the_margin(run: Run, tmp_path: Path) -> None:
     """Trainee and reference explain both samples alike."""
-    states = list(align(replace(run, optimisation=replace(FAST, steps=1)), tmp_path))
+    states = list(align(replace(run, optimisation=replace(FAST, train_steps=1)), tmp_path))
     assert states[-1].metrics["loss"] == pytest.approx(METHOD.real_margin, rel=1e-3)
 
 
@@ -128,7 +128,9 @@ def test_a_killed_run_ends_the_same(run: Run, tmp_path: Path, kill: int) -> None
 def test_micro_batches_change_nothing(run: Run, tmp_path: Path) -> None:
     lines = []
     for size in (1, 4):
-        changed = replace(run, optimisation=replace(FAST, micro_batch=size, steps=3, learning_rate=1e-3, epsilon=1e-2))
+        changed = replace(
+            run, optimisation=replace(FAST, micro_batch=size, train_steps=3, learning_rate=1e-3, epsilon=1e-2)
+        )
         list(align(changed, tmp_path / str(size)))
         lines.append([line["loss"] for line in _metrics(tmp_path / str(size))])
     assert lines[0] == pytest.approx(lines[1], rel=1e-2)
@@ -141,7 +143,7 @@ def test_renoised_samples_are_noised_like_the_real_ones(run: Run, tmp_path: Path
     trainer.rollouts.draw(0, torch.device("cpu"))
     samples = trainer.groups.training_batch(range(4), torch.device("cpu")).samples
     assert samples["own"].noise is samples["winner"].noise, "shared"
-    assert len(list(align(replace(run, method=method), tmp_path / "out"))) == FAST.steps + 1
+    assert len(list(align(replace(run, method=method), tmp_path / "out"))) == FAST.train_steps + 1
 
 
 def test_a_replay_buffer_comes_back_whole() -> None:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from contrapose import runfile
+from contrapose.backbones.settings import Loading
 from contrapose.core.links import IPO, Hinge, Sigmoid
 from contrapose.errors import UserError
 from contrapose.methods import (
@@ -50,7 +51,8 @@ def test_the_list_above_is_whole() -> None:
 def test_round_trip(method: Method, tmp_path: Path) -> None:
     run = Run(
         "猫/model", Path("some pairs"), method, precision="bf16", seed=7, lora_rank=4, lora_alpha=8.0,
-        optimisation=Optimisation(learning_rate=1e-7, steps=3, ema_decay=0.999), watching=Watching(max_drift=0.25),
+        optimisation=Optimisation(learning_rate=1e-7, train_steps=3, ema_decay=0.999),
+        watching=Watching(max_drift=0.25),
     )  # fmt: skip
     path = tmp_path / "run.yaml"
     path.write_text(runfile.to_yaml(run, CONVERTER), encoding="utf-8")
@@ -81,7 +83,7 @@ MISTAKES: dict[str, tuple[str, Any, str]] = {
     "missing setting": ("model", None, "model"),
     "missing method": ("method", None, "method"),
     "missing method name": ("method.name", None, "name"),
-    "text for a number": ("optimisation.steps", "many", "steps"),
+    "text for a number": ("optimisation.train_steps", "many", "train_steps"),
     "fraction for a count": ("optimisation.batch_size", 8.5, "batch_size"),
     "truth for a count": ("lora_rank", True, "lora_rank"),
     "text for a truth": ("full", "no", "full"),
@@ -92,7 +94,7 @@ MISTAKES: dict[str, tuple[str, Any, str]] = {
     "wrong method": ("method.name", "dspo", "dspo"),
     "wrong link": ("method.link.name", "tanh", "tanh"),
     "not a multiple": ("optimisation.micro_batch", 5, "micro_batch"),
-    "not positive": ("optimisation.steps", 0, "steps"),
+    "not positive": ("optimisation.train_steps", 0, "steps"),
     "unused with another": ("optimisation", {"optimizer": "adafactor", "beta1": 0.5}, "beta1"),
 }
 
@@ -131,7 +133,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         {"full": True, "lora_rank": 4},
         {"lora_rank": 0},
         {"cache_limit": 0.0},
-        {"full": True, "quantize": "nf4"},
+        {"full": True, "loading": Loading(quantize="nf4")},
     ],
 )
 def test_settings_that_contradict(change: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from contrapose.train.align import align
 from contrapose.train.settings import First, Optimisation, Run, Watching
 from contrapose.train.stages import stages
 
-FAST = Optimisation(learning_rate=1e-3, schedule="cosine", warmup=1, steps=3, batch_size=4, micro_batch=4)
+FAST = Optimisation(learning_rate=1e-3, schedule="cosine", warmup=1, train_steps=3, batch_size=4, micro_batch=4)
 WATCH = Watching(holdout=2, evaluate_every=2, save_every=2)
 REAL = RealAlign(beta=50.0, stage1=DiffusionDRO(rollout_steps=2, states=1, rollouts=2, buffer=2))
 
@@ -28,7 +28,7 @@ REAL = RealAlign(beta=50.0, stage1=DiffusionDRO(rollout_steps=2, states=1, rollo
 def run(request: pytest.FixtureRequest, tiny_model: Path, tiny_pairs: Path) -> Run:
     return Run(
         str(tiny_model), tiny_pairs, REAL, full=request.param == "full", optimisation=FAST, watching=WATCH,
-        first=First(first_learning_rate=5e-3, first_steps=2),
+        first=First(first_learning_rate=5e-3, first_train_steps=2),
     )  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def _answer(model: str, adapter: Path | None) -> torch.Tensor:
 def test_the_second_stage_begins_where_the_first_one_ended(run: Run, tmp_path: Path) -> None:
     first, second = stages(run, tmp_path)
     assert (first.run.method, second.run) == (REAL.stage1, run)
-    assert first.run.optimisation == replace(FAST, steps=2, learning_rate=5e-3, schedule="constant", warmup=0)
+    assert first.run.optimisation == replace(FAST, train_steps=2, learning_rate=5e-3, schedule="constant", warmup=0)
     assert (first.folder, second.start, second.policies) == (tmp_path / "start", tmp_path / "start", {})
     states = list(align(run, tmp_path))
     assert [state.step for state in states] == [0, 1, 2, 0, 1, 2, 3]
@@ -62,10 +62,12 @@ def test_the_second_stage_begins_where_the_first_one_ended(run: Run, tmp_path: P
 
 def test_the_first_stage_may_have_an_average_and_a_dropout_of_its_own(run: Run, tmp_path: Path) -> None:
     """RealAlign's first stage is an average and loses captions, its second one neither."""
-    own = replace(run, first=First(first_steps=2, first_ema_decay=0.9, first_caption_dropout=0.2))
+    own = replace(run, first=First(first_train_steps=2, first_ema_decay=0.9, first_caption_dropout=0.2))
     first, second = stages(own, tmp_path)
     assert (first.run.optimisation.ema_decay, first.run.caption_dropout) == (0.9, 0.2)
-    assert first.run.optimisation == replace(FAST, steps=2, ema_decay=0.9)  # rate, schedule and warm-up are the run's
+    assert first.run.optimisation == replace(
+        FAST, train_steps=2, ema_decay=0.9
+    )  # rate, schedule and warm-up are the run's
     assert (second.run.optimisation.ema_decay, second.run.caption_dropout) == (0.0, 0.0)
     without = replace(
         run,
@@ -80,7 +82,7 @@ def test_the_first_stage_may_have_an_average_and_a_dropout_of_its_own(run: Run, 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"first_steps": 0}, {"first_learning_rate": 0.0}, {"first_ema_decay": 1.0}, {"first_caption_dropout": -0.1}],
+    [{"first_train_steps": 0}, {"first_learning_rate": 0.0}, {"first_ema_decay": 1.0}, {"first_caption_dropout": -0.1}],
 )
 def test_settings_of_the_first_stage_have_their_ranges(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
@@ -133,13 +135,16 @@ def test_fits_of_either_kind_serve_a_run_of_either_kind(run: Run, tmp_path: Path
         fit = replace(run, method=SFT(side), full=full, lora_rank=None, first=First())
         list(align(fit, tmp_path / side))
     mixed = replace(run, method=DataDrivenDDSPO(), policies=(tmp_path / "winner", tmp_path / "loser"), first=First())
-    assert list(align(mixed, tmp_path / "out"))[-1].step == FAST.steps
+    assert list(align(mixed, tmp_path / "out"))[-1].step == FAST.train_steps
 
 
 MISTAKES = {
-    "first steps of a method without": ({"method": DiffusionDPO()}, "first_steps"),
+    "first steps of a method without": ({"method": DiffusionDPO()}, "first_train_steps"),
     "policies of a method without": ({"first": First(), "policies": (Path("a"), Path("b"))}, "policies"),
-    "first steps beside policies": ({"method": DataDrivenDDSPO(), "policies": (Path("a"), Path("b"))}, "first_steps"),
+    "first steps beside policies": (
+        {"method": DataDrivenDDSPO(), "policies": (Path("a"), Path("b"))},
+        "first_train_steps",
+    ),
     "an average of a first run of a method without": (
         {"method": DiffusionDPO(), "first": First(first_ema_decay=0.9)},
         "^first_ema_decay: diffusion-dpo begins with no other run",
@@ -168,4 +173,4 @@ def test_several_folders_of_pairs_are_one_run(run: Run, tiny_pairs: Path, tmp_pa
     with pytest.raises(UserError, match="twice"):
         list(align(replace(run, pairs=(tiny_pairs, copy)), tmp_path / "twice"))
     mixed = replace(run, pairs=(Path(f"{tiny_pairs}:1.5"),), method=DiffusionDPO(link=Hinge()), first=First())
-    assert list(align(mixed, tmp_path / "mixed"))[-1].step == FAST.steps
+    assert list(align(mixed, tmp_path / "mixed"))[-1].step == FAST.train_steps

@@ -112,7 +112,7 @@ def test_methods_without_a_preference_refuse(method: Method, line: str) -> None:
 def test_a_run_learns_the_other_way_round(tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> None:
     """The first step's margin is 0; after a few, the pairs' winners have the lower reward."""
     settings = {
-        "optimisation": Optimisation(steps=8, batch_size=12, micro_batch=12, learning_rate=1e-3),
+        "optimisation": Optimisation(train_steps=8, batch_size=12, micro_batch=12, learning_rate=1e-3),
         "watching": Watching(holdout=0),
     }
     margins = {}

@@ -248,7 +248,7 @@ def test_warm_up_is_diffusers_one_step_ahead(warmup: int, steps: int, more: floa
         theirs.append(scheduler.get_last_lr()[0])
         optimizer.step()
         scheduler.step()
-    settings = Optimisation(learning_rate=1.0, warmup=warmup, steps=steps)
+    settings = Optimisation(learning_rate=1.0, warmup=warmup, train_steps=steps)
     ours = [learning_rate(settings, step) for step in range(steps)]
     assert theirs[0] == 0
     assert ours == pytest.approx(theirs[1:])
@@ -258,7 +258,7 @@ def test_warm_up_is_diffusers_one_step_ahead(warmup: int, steps: int, more: floa
 def test_the_average_is_diffusers_from_its_second_step_on() -> None:
     """Under (1 + n) / (10 + n); at the first step theirs takes the weights as they are, ours nine tenths of them."""
     steps = 30
-    optimisation = replace(RUN.optimisation, learning_rate=0.05, steps=steps, ema_decay=0.9999)
+    optimisation = replace(RUN.optimisation, learning_rate=0.05, train_steps=steps, ema_decay=0.9999)
     watching = replace(RUN.watching, max_drift=100.0)
     run = replace(RUN, optimisation=optimisation, watching=watching)
     trainer = a_trainer(run)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from contrapose.backbones.adapters import frozen_policy, put_on, starting_lora
 from contrapose.backbones.coherence import check_fit
 from contrapose.backbones.generation import Generation
-from contrapose.backbones.loading import Loading, Source, open_pipeline, release
+from contrapose.backbones.loading import Source, open_pipeline, release
 from contrapose.backbones.policies import ATTENTION_PROJECTIONS, FullPolicies, Lora, LoraPolicies, Policies
+from contrapose.backbones.settings import Loading
 from contrapose.backbones.text_encoders import encoders_digest, tokenizers_digest
 from contrapose.core.group import Condition, join
 from contrapose.core.path import Density, Path, Space
@@ -127,10 +128,8 @@ class Backbone(ABC):
 
     @property
     def latent_scale(self) -> tuple[Any, Any]:
-        """Shift and factor of latents = (z - shift) * factor, z being the autoencoder's, as the stock pipeline has it.
-
-        Numbers, or tensors [1, c, 1, 1].
-        """
+        """Shift and factor of latents = (z - shift) * factor, z being the autoencoder's, as the stock pipeline has it:
+        numbers, or tensors [1, c, 1, 1]."""
         return 0.0, self.pipe.vae.config.scaling_factor
 
     @property

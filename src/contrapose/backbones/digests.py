@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from contrapose.backbones.families.table import BY_PIPELINE
-from contrapose.backbones.loading import Loading, Source, find
+from contrapose.backbones.loading import Source, find
+from contrapose.backbones.settings import Loading
 from contrapose.contents import digest_of, digest_of_parts, file_digest
 
 _TEXTS = (".json", ".txt", ".model")  # configurations and vocabularies

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -35,7 +35,6 @@ from contrapose.backbones.folders import INDEX, check_parts, is_absent, networks
 from contrapose.backbones.networks import check_finite, read_network
 from contrapose.backbones.single_file import pipeline_of_checkpoint
 from contrapose.errors import UserError, one_line
-from contrapose.ranges import Tokens, checked
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _NEEDED_BY: dict[str, str] = {"nf4": "bitsandbytes", "int8": "bitsandbytes", "torchao-int8": "torchao"}
@@ -46,19 +45,6 @@ UNREADABLE = (
     OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError, SafetensorError,
     SingleFileComponentError,
 )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-@checked
-class Loading:
-    """How a model is read, beyond its name; whatever has a model among its settings inherits these."""
-
-    variant: str | None = None
-    """Which of several copies of the weights is read, such as fp16; the plain one when unset."""
-    text_length: Tokens | None = None
-    """Tokens that the largest text encoder reads (SD3, FLUX, SANA, PixArt, Z-Image); its usual number when unset."""
-    quantize: Literal["none", "nf4", "int8", "torchao-int8"] = "none"
-    """Precision of the frozen network's weights: nf4 and int8 need bitsandbytes, torchao-int8 needs torchao."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.coherence import TEXT_WIDTHS
 from contrapose.backbones.families.table import BY_PIPELINE
 from contrapose.backbones.folders import INDEX, check_parts, class_of, is_absent, read_index
-from contrapose.backbones.loading import Loading, Source, check_family, told_of_hub
+from contrapose.backbones.loading import Source, check_family, told_of_hub
+from contrapose.backbones.settings import Loading
 from contrapose.backbones.single_file import pipeline_of_checkpoint
 from contrapose.core.group import Condition
 from contrapose.errors import UserError, one_line

@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contrapose import runfile
-from contrapose.cli.options import REQUIRED, choice, parse
-from contrapose.cli.progress import follow, quiet_libraries
+from contrapose.cli.docstrings import first_sentence
+from contrapose.cli.options import REQUIRED, Choice, parse
 from contrapose.errors import UserError
 from contrapose.methods import METHODS
-from contrapose.processes import rank
-from contrapose.publish.card import finish
-from contrapose.publish.hub import check_access, publish
-from contrapose.train.align import align_stage
 from contrapose.train.settings import CONVERTER, LINKS, Run
-from contrapose.train.stages import stages
+
+UNIONS = {"link": Choice(LINKS)}
 
 
 @dataclass(frozen=True)
@@ -30,39 +27,53 @@ class Command:
 
 
 def main(arguments: list[str], prog: str) -> None:
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(usage(prog))
+        return
     if not arguments or arguments[0].startswith("-"):
-        known = ", ".join(METHODS)
-        if arguments and arguments[0] in ("-h", "--help"):
-            print(
-                f"usage: {prog} METHOD|run.yaml [options]\nmethods: {known}\n'{prog} METHOD --help' tells the options"
-            )
-            return
-        raise UserError(f"align needs a method ({known}) or a run.yaml first")
-    what, rest = arguments[0], arguments[1:]
-    if what.endswith((".yaml", ".yml")):
-        run = runfile.read(Path(what), Run, CONVERTER)
-    else:
-        run, rest = _from_method(what, rest)
-    align(parse(Command, rest, f"{prog} {what}", Command(run, out=REQUIRED), short=True))
+        raise UserError(f"align needs a method ({', '.join(METHODS)}) or a run.yaml first")
+    method, rest = arguments[0], arguments[1:]
+    template = Command(_run(method), out=REQUIRED)
+    align(parse(Command, rest, f"{prog} {method}", template, UNIONS))
 
 
-def _from_method(name: str, rest: list[str]) -> tuple[Run, list[str]]:
+def usage(prog: str) -> str:
+    """The methods, each with what it does."""
+    width = max(map(len, METHODS))
+    methods = [f"  {name:<{width}}  {first_sentence(method)}" for name, method in METHODS.items()]
+    return "\n".join(
+        [
+            f"usage: {prog} METHOD|run.yaml [options]\n",
+            *methods,
+            f"  {'run.yaml':<{width}}  Repeat a run, or begin at a recipe; options override what it says",
+            f"\n'{prog} METHOD --help' explains every option with its unit and default.",
+        ]
+    )
+
+
+def _run(name: str) -> Run:
+    """The run that a file describes, or one of a method that lacks its model and pairs."""
+    if name.endswith((".yaml", ".yml")):
+        return runfile.read(Path(name), Run, CONVERTER)
     if name not in METHODS:
         raise UserError(f"{name}: no such method (known: {', '.join(METHODS)})")
-    method = METHODS[name]
-    settings = {}
-    if "link" in method.__dataclass_fields__:
-        link, rest = choice(rest, "--link", LINKS, "sigmoid")
-        settings["link"] = link()
-    return Run(model=REQUIRED, pairs=REQUIRED, method=method(**settings)), rest
+    return Run(model=REQUIRED, pairs=REQUIRED, method=METHODS[name]())
 
 
 def align(command: Command) -> None:
+    from contrapose.cli.notes import quiet_libraries
+    from contrapose.cli.progress import follow
+    from contrapose.processes import rank
+    from contrapose.publish.card import finish
+    from contrapose.publish.hub import check_access, publish
+    from contrapose.train.align import align_stage
+    from contrapose.train.stages import stages
+
     quiet_libraries()
     if command.push_to_hub:
         check_access(command.push_to_hub)  # before hours of training, not after
     for stage in stages(command.run.resolved(), command.out):
-        follow(stage.title, stage.run.optimisation.steps, align_stage(stage))
+        follow(stage.title, stage.run.optimisation.train_steps, align_stage(stage))
         if rank() == 0:
             finish(stage.folder)
     if command.push_to_hub:

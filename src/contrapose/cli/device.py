@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from contrapose.backbones.loading import best_device, check_device
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnDevice:
-    """Whatever computes on a device inherits this; one that cannot be used is told before anything else is done."""
+    """Where a command computes; a device that cannot be used is told before anything else is done."""
 
-    device: str = field(default_factory=best_device)
-    """Where models run: cpu, cuda, cuda:1, mps."""
+    device: str | None = None
+    """Where models run: cpu, cuda, cuda:1, mps; the fastest of this machine when unset."""
 
     def __post_init__(self) -> None:
-        check_device(self.device)
+        if self.device is not None:
+            from contrapose.backbones.loading import check_device
+
+            check_device(self.device)
+
+    @property
+    def name(self) -> str:
+        """The device, or the fastest of this machine."""
+        from contrapose.backbones.loading import best_device
+
+        return self.device or best_device()

@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from contrapose.cli.options import REQUIRED, parse
-from contrapose.cli.progress import quiet_libraries
+from contrapose.cli.notes import quiet_libraries
+from contrapose.cli.options import parse
 from contrapose.errors import UserError
 from contrapose.estimate.estimate import Setup, estimate_run
 from contrapose.estimate.fitting import CARDS, fit
@@ -28,7 +28,7 @@ class Command:
 
 
 def main(arguments: list[str], prog: str) -> None:
-    command = parse(Command, arguments, prog, Command(Setup(model=REQUIRED)), short=True)
+    command = parse(Command, arguments, prog)
     quiet_libraries()
     if command.json is not None and not command.json.parent.is_dir():
         raise UserError(f"{command.json}: its folder does not exist")

@@ -2,65 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from contrapose.cli.device import OnDevice
-from contrapose.cli.options import REQUIRED, choice, parse, several
-from contrapose.cli.progress import Bar, quiet_libraries
-from contrapose.evaluate.evidence import Record, evaluate, named_folders
+from contrapose.cli.options import Choice, parse
 from contrapose.evaluate.statistics import REPLICATES, Replicates
-from contrapose.evaluate.suites import Scores
 from contrapose.evaluate.summary import Summary
-from contrapose.files import check_folder
 from contrapose.judges.table import JUDGES
 from contrapose.ranges import checked
-from contrapose.worlds.suites import SUITES, AnySuite, as_settings
+from contrapose.worlds.shapes.suite import Shapes
+from contrapose.worlds.suites import SUITES, AnySuite
+
+UNIONS = {"suite": Choice(SUITES), "judges": Choice(JUDGES, prefixed=True)}
 
 
 @dataclass(frozen=True)
 @checked
-class Command(OnDevice):
-    """Judge every image, and compare each model with the base on the same prompts and seeds.
+class Command:
+    """Judge every image, and compare each model with the base on the same prompts and seeds."""
 
-    --suite NAME says by what: shapes is GenEval's verdict by the shapes world's analytic detector, scores the numbers
-    of --judges NAME ... (pickscore, clipscore, aesthetic, yes-no, colourfulness), whose options are --judges.0.model
-    and so on.
-    """
-
-    images: tyro.conf.UseAppendAction[tuple[str, ...]]
-    """NAME=FOLDER of one model's images, made by 'contrapose sample'; give it once for each model."""
-    suite: Annotated[AnySuite, tyro.conf.arg(name="")]
+    images: tuple[str, ...]
+    """NAME=FOLDER of each model's images, made by 'contrapose sample'."""
     out: Path
     """Folder that receives rows.parquet and summary.json. It keeps to its base, suite, replicates and images, and
     refuses others under the same names; models may be added, and then all are judged again."""
+    suite: AnySuite = field(default_factory=Shapes)
+    """How images are judged: shapes is GenEval's verdict by the shapes world's analytic detector, scores the numbers of
+    --judges pickscore aesthetic ..., whose options are --judges.0.model and so on."""
     base: str = "base"
     """The name of the model that the others are compared with."""
     title: str = ""
     """Heading in the report; the name of --out when empty."""
     replicates: Replicates = REPLICATES
     """Bootstrap replicates and sign flips."""
+    on: OnDevice = field(default_factory=OnDevice)
 
 
 def main(arguments: list[str], prog: str) -> None:
-    suite, rest = choice(arguments, "--suite", SUITES, "shapes")
-    template = suite()
-    if suite is Scores:
-        judges, rest = several(rest, "--judges", JUDGES)
-        template = Scores(tuple(judge() for judge in judges))
-    judge(parse(Command, rest, prog, Command(REQUIRED, template, out=REQUIRED)))
+    judge(parse(Command, arguments, prog, unions=UNIONS))
 
 
 def judge(command: Command) -> None:
+    from contrapose.cli.notes import quiet_libraries
+    from contrapose.cli.progress import Bar
+    from contrapose.evaluate.evidence import Record, evaluate, named_folders
+    from contrapose.files import check_folder
+    from contrapose.worlds.suites import as_settings
+
     quiet_libraries()
     check_folder(command.out)
     title = command.title or command.out.absolute().name
     images = named_folders(command.images)
     record = Record(title, as_settings(command.suite), images, command.base, command.replicates)
-    summary, is_new = evaluate(record, command.suite, command.out, command.device, Bar)
+    summary, is_new = evaluate(record, command.suite, command.out, command.on.name, Bar)
     if not is_new:
         print(f"{command.out}: these images were judged already")
     _print_scores(summary)

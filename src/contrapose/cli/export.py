@@ -7,11 +7,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
 
 from contrapose.backbones.loading import DTYPES
+from contrapose.backbones.settings import Precision
+from contrapose.cli.notes import quiet_libraries
 from contrapose.cli.options import parse
-from contrapose.cli.progress import quiet_libraries
 from contrapose.errors import UserError
 from contrapose.files import check_file, one_writer, replacing
 from contrapose.runs import kohya
@@ -36,7 +36,7 @@ class Command:
     """File to write, ending in .safetensors."""
     format: str = "kohya"
     """Form of the file: kohya."""
-    dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
+    precision: Precision = "fp16"
     """Precision of the weights in the file."""
     overwrite: bool = False
     """Replace another file that is there."""
@@ -53,7 +53,7 @@ def export(command: Command) -> None:
     run = RunFolder(command.run)
     run.check_exists()
     _check_out(command.out, run)
-    convert, dtype = FORMATS[command.format], DTYPES[command.dtype]
+    convert, dtype = FORMATS[command.format], DTYPES[command.precision]
     with one_writer(command.out, beside=True), TemporaryDirectory() as folder:
         written = Path(folder) / command.out.name
         count = convert(command.run, written, dtype)
@@ -64,7 +64,8 @@ def export(command: Command) -> None:
         if not already:
             with replacing(command.out) as aside:
                 shutil.copyfile(written, aside)
-    print(f"{command.out}: adapters of {count} layers in {command.dtype}{' (was there already)' if already else ''}")
+    remark = " (was there already)" if already else ""
+    print(f"{command.out}: adapters of {count} layers in {command.precision}{remark}")
 
 
 def _check_out(out: Path, run: RunFolder) -> None:

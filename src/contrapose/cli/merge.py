@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from contrapose.cli.options import REQUIRED, parse
-from contrapose.cli.progress import quiet_libraries
+from contrapose.cli.notes import quiet_libraries
+from contrapose.cli.options import parse
 from contrapose.guiding.merge import Merge
 from contrapose.guiding.merge import merge as merge_runs
 
@@ -26,8 +26,7 @@ class Command:
 
 
 def main(arguments: list[str], prog: str) -> None:
-    template = Command(Merge(base=REQUIRED, positive=REQUIRED), out=REQUIRED)
-    merge(parse(Command, arguments, prog, template, short=True))
+    merge(parse(Command, arguments, prog))
 
 
 def merge(command: Command) -> None:

@@ -1,104 +1,79 @@
-"""Options from dataclasses: every field a flag, its docstring the help, a union chosen by name."""
+"""Options from dataclasses: every setting a flag, its docstring the help, a union chosen by name."""
 
 from __future__ import annotations
 
-import io
-import os
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
-from itertools import takewhile
+from collections.abc import Collection, Iterator, Sequence
+from inspect import cleandoc
 from typing import Any, TypeVar
 
-import tyro
-
+from contrapose.cli.boxes import peek, read
+from contrapose.cli.choices import Choice, Model, Unions
+from contrapose.cli.leaves import REQUIRED, Key, Leaf, Settings
 from contrapose.errors import UserError
+from contrapose.renamed import new_name
 
+__all__ = ["REQUIRED", "Choice", "Model", "flags_of", "parse"]
 T = TypeVar("T")
-REQUIRED: Any = tyro.MISSING
-# tyro frames its complaints, and indents them alike where it takes the terminal to know no frames
-_FRAME = " │"
-_RULE = re.compile(r"[│ ]*[─-]+[│ ]*")
-_FLAG = re.compile(r"[│ ] {5}(--\S+|[A-Z]\S*)")
 
 
-def parse(cls: type[T], arguments: list[str], prog: str, default: T | None = None, *, short: bool = False) -> T:
-    """The dataclass that the arguments describe; `short` drops the prefixes of nested settings from the flags.
+def parse(
+    cls: type[T],
+    arguments: list[str],
+    prog: str,
+    default: T | None = None,
+    unions: Unions | None = None,
+    without: Collection[str] = (),
+) -> T:
+    """The dataclass that the arguments describe.
 
-    Raises `UserError` for flags that are unknown, missing or without a value that fits.
+    `unions` are the settings whose kind a flag chooses; those in `without` have no flag here.
+
+    Raises `UserError` for flags that are unknown, missing, renamed or without a value that fits.
     """
-    config = [tyro.conf.AvoidSubcommands, tyro.conf.CascadeSubcommandArgs]
-    if short:
-        config.append(tyro.conf.OmitArgPrefixes)
-    complaint = io.StringIO()
-    try:
-        with redirect_stderr(complaint), _unwrapped(arguments):
-            return tyro.cli(cls, args=arguments, prog=prog, default=default, config=config)
-    except SystemExit as stop:
-        if not complaint.getvalue():  # it was asked for help, and gave it
-            raise
-        message = _in_one_line(complaint.getvalue())
-        raise UserError(f"{message}; '{prog} --help' explains every option") from stop
+    settings, flags = flags_of(cls, arguments, prog, default, unions)
+    flags = [leaf for leaf in flags if leaf.name not in without]
+    _refuse_old_names(arguments, flags)
+    values = read(flags, arguments, prog, cleandoc(cls.__doc__ or ""))
+    plain = {leaf.key: values[leaf.key] for leaf in flags if not leaf.chooses}
+    made: T = settings.made(plain)
+    return made
 
 
-@contextmanager
-def _unwrapped(arguments: list[str]) -> Iterator[None]:
-    """Let tyro write its complaints on lines of any length; its help keeps to the terminal."""
-    if {"-h", "--help"} & set(arguments):
-        yield
-        return
-    width = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "10000"
-    try:
-        yield
-    finally:
-        del os.environ["COLUMNS"]
-        if width is not None:
-            os.environ["COLUMNS"] = width
+def flags_of(
+    cls: type, arguments: list[str], prog: str, default: Any = None, unions: Unions | None = None
+) -> tuple[Settings, list[Leaf]]:
+    """What is to be made, and its flags; those of unions among the arguments decide which others there are."""
+    chosen: dict[Key, Any] = {}
+    settings = Settings(cls, default, chosen)
+    flags = list(settings.leaves(unions or {}))
+    decided: set[Key] = set()
+    while choosing := [leaf for leaf in flags if leaf.chooses and leaf.key not in decided]:
+        # again where what is chosen holds a union of its own
+        chosen.update(_chosen(choosing, unions or {}, arguments, prog))
+        decided.update(leaf.key for leaf in choosing)
+        flags = list(settings.leaves(unions or {}))
+    return settings, flags
 
 
-def _in_one_line(box: str) -> str:
-    """What tyro complains of in its box, without the frame and the help texts."""
-    rows = box.splitlines()
-    blocks: list[list[str]] = [[]]
-    for row in rows[1:-1]:
-        if _RULE.fullmatch(row):
-            blocks.append([])
-        else:
-            blocks[-1].append(row)
-    parts = []
-    for block in blocks:
-        head = " ".join(row.strip(_FRAME) for row in block)
-        if head.startswith("Missing from"):
-            flags = [flag[1] for flag in map(_FLAG.match, block) if flag]
-            parts.append(f"{', '.join(flags)} must be given")
-        elif not head.startswith(("Argument helptext", "For full helptext")):
-            parts.append(head.removesuffix("."))
-    return "; ".join(filter(None, parts))
+def _chosen(choosing: Sequence[Leaf], unions: Unions, arguments: list[str], prog: str) -> Iterator[tuple[Key, Any]]:
+    """What the arguments put in place of unions."""
+    usual = {name: union.unless for name, union in unions.items() if union.unless is not None}
+    several = {leaf.name: not isinstance(leaf.default, str) for leaf in choosing}
+    triggers = {flag: False for flag, _ in usual.values()}
+    names = peek(several | triggers, arguments, prog)
+    for leaf in choosing:
+        kind = names[leaf.name]
+        if kind is None and leaf.name in usual and names[usual[leaf.name][0]] is not None:
+            kind = usual[leaf.name][1]
+        if kind is not None:
+            yield leaf.key, unions[leaf.name].made(leaf.flag, kind, leaf.before)
 
 
-def choice(arguments: list[str], flag: str, table: Mapping[str, T], default: str) -> tuple[T, list[str]]:
-    """Take `flag NAME` out of the arguments: the table's entry of that name, and the arguments that are left."""
-    rest, name = [], default
-    pending = iter(arguments)
-    for argument in pending:
-        key, given, value = argument.partition("=")
-        if key == flag:
-            name = value if given else next(pending, "")
-        else:
-            rest.append(argument)
-    if name not in table:
-        raise UserError(f"{flag} {name}: not known (choose from {', '.join(table)})")
-    return table[name], rest
-
-
-def several(arguments: list[str], flag: str, table: Mapping[str, T]) -> tuple[list[T], list[str]]:
-    """Take `flag NAME ...` out of the arguments: the table's entries of these names, and what is left."""
-    if flag not in arguments:
-        return [], arguments
-    start = arguments.index(flag) + 1
-    names = list(takewhile(lambda argument: not argument.startswith("-"), arguments[start:]))
-    for name in names:
-        if name not in table:
-            raise UserError(f"{flag} {name}: not known (choose from {', '.join(table)})")
-    return [table[name] for name in names], arguments[: start - 1] + arguments[start + len(names) :]
+def _refuse_old_names(arguments: Sequence[str], flags: Sequence[Leaf]) -> None:
+    """Raise `UserError` for a flag that has another name now."""
+    known = {leaf.flag.replace("-", "_") for leaf in flags}
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        new = new_name(name[2:].replace("-", "_"), known) if name.startswith("--") else None
+        if new is not None:
+            raise UserError(f"{name} is now --{new.replace('_', '-')}")

@@ -9,8 +9,9 @@ from typing import Annotated
 import tyro
 
 from contrapose.backbones.families.table import prompt_reader
+from contrapose.cli.notes import quiet_libraries
 from contrapose.cli.options import parse
-from contrapose.cli.progress import follow, quiet_libraries
+from contrapose.cli.progress import follow
 from contrapose.errors import UserError
 from contrapose.store.check import Findings, check
 from contrapose.store.pairs import PairStore

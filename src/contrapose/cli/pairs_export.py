@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from contrapose.backbones.families.table import load_backbone
-from contrapose.backbones.loading import DTYPES
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import parse
-from contrapose.cli.progress import follow, quiet_libraries
 from contrapose.errors import UserError
-from contrapose.exchange.exports import Export, digest_of_export, export_pairs, is_exported
-from contrapose.files import check_file, one_writer
-from contrapose.store.pairs import PairStore
+from contrapose.exchange.settings import Export
 
 
 @dataclass(frozen=True)
-class Command(OnDevice):
+class Command:
     """Write pairs as Pick-a-Pic's Parquet, for other trainers and for 'contrapose pairs import'."""
 
     pairs: Annotated[Path, tyro.conf.Positional]
     """Folder of pairs."""
-    settings: Annotated[Export, tyro.conf.arg(name="")]
+    settings: Export
     out: Path
     """File to write, ending in .parquet."""
     overwrite: bool = False
     """Replace a file that is there."""
+    on: OnDevice = field(default_factory=OnDevice)
 
 
 def main(arguments: list[str], prog: str) -> None:
@@ -37,6 +33,14 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def hand_out(command: Command) -> None:
+    from contrapose.backbones.families.table import load_backbone
+    from contrapose.backbones.loading import DTYPES
+    from contrapose.cli.notes import quiet_libraries
+    from contrapose.cli.progress import follow
+    from contrapose.exchange.exports import digest_of_export, export_pairs, is_exported
+    from contrapose.files import check_file, one_writer
+    from contrapose.store.pairs import PairStore
+
     settings, out = command.settings, command.out
     if out.suffix != ".parquet":
         raise UserError(f"--out {out}: name a file that ends in .parquet")
@@ -55,6 +59,6 @@ def hand_out(command: Command) -> None:
                 f"--out {out}: is there already, of other pairs or settings; choose another name, or replace it with "
                 "--overwrite"
             )
-        backbone = load_backbone(model, DTYPES[settings.dtype], command.device, loading=settings)
+        backbone = load_backbone(model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
         follow("decoding pairs", len(store), export_pairs(settings, store, backbone, out))
     print(f"{out}: {len(store)} pairs")

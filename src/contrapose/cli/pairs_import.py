@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from contrapose.backbones.families.table import load_backbone
-from contrapose.backbones.loading import DTYPES
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import parse
-from contrapose.cli.progress import Bar, follow, quiet_libraries
-from contrapose.containers.left_out import SKIPPED, told_counts
-from contrapose.exchange.imports import Import, import_pairs, plan_import, read_listing
+from contrapose.exchange.settings import Import
 
 
 @dataclass(frozen=True)
-class Command(OnDevice):
+class Command:
     """Import pairs of images that you have, of any sizes: two folders with the same stems (--winners, --losers), or
     a file or folder of another format (--source), here or at hf://datasets/...: chosen and rejected, Pick-a-Pic, HPDv3
     and HPDv2, tables of RealAlign and of Diffusion-KTO, or DDSPO's prepared latents."""
 
-    settings: Annotated[Import, tyro.conf.arg(name="")]
+    settings: Import
     out: Path
     """Folder that receives the pairs; an unfinished one is carried on."""
+    on: OnDevice = field(default_factory=OnDevice)
 
 
 def main(arguments: list[str], prog: str) -> None:
@@ -34,10 +28,17 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def bring_in(command: Command) -> None:
+    from contrapose.backbones.families.table import load_backbone
+    from contrapose.backbones.loading import DTYPES
+    from contrapose.cli.notes import quiet_libraries
+    from contrapose.cli.progress import Bar, follow
+    from contrapose.containers.left_out import SKIPPED, told_counts
+    from contrapose.exchange.imports import import_pairs, plan_import, read_listing
+
     quiet_libraries()
     settings, out = command.settings, command.out
     listing = read_listing(settings)
-    backbone = load_backbone(settings.model, DTYPES[settings.dtype], command.device, loading=settings)
+    backbone = load_backbone(settings.model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
     with Bar("looking at images", len(listing.pairs)) as bar:
         plan = plan_import(settings, listing, backbone, bar)
     if plan.left_out:

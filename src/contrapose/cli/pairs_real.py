@@ -2,76 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import groupby, takewhile
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from contrapose import runfile
-from contrapose.backbones.families.table import load_backbone
-from contrapose.backbones.loading import DTYPES
 from contrapose.cli.device import OnDevice
-from contrapose.cli.options import REQUIRED, choice, parse
-from contrapose.cli.progress import Bar, quiet_libraries
-from contrapose.containers.left_out import SKIPPED, count_left_out, told_counts
-from contrapose.errors import UserError
+from contrapose.cli.options import REQUIRED, Choice, Model, parse
 from contrapose.photographs.captions import Captioner
 from contrapose.photographs.filters import FILTERS
-from contrapose.photographs.real import CONVERTER, Real, make_pairs
+from contrapose.photographs.settings import CONVERTER, Real
 from contrapose.photographs.spoil import SPOILERS
-from contrapose.store.pairs import PairStore
+
+UNIONS = {
+    "spoil": Choice(SPOILERS, prefixed=True),
+    "filters": Choice(FILTERS, prefixed=True),
+    "captioner": Model(Captioner),
+}
 
 
 @dataclass(frozen=True)
-class Command(OnDevice):
+class Command:
     """Make pairs of real photographs: the winner is one, the loser what becomes of it when it is spoiled.
 
-    --spoil NAME says how (inpaint, redraw, generate, noise, degrade), --filters NAME ... which are kept, in this order
-    (their options are --filters.0.min-side 512 and so on), and --captioner MODEL what writes missing captions. A
-    real.yaml, as a run leaves it beside its result, says all of it: contrapose pairs real real.yaml --out pairs/
+    Each filter's options carry its place in the list, from 0 on: --filters.0.min-side 512. A real.yaml, as a run leaves
+    it beside its result, says all of it: contrapose pairs real real.yaml --out pairs/
     """
 
-    settings: Annotated[Real, tyro.conf.arg(name="")]
+    settings: Real
     out: Path
     """Folder that receives the pairs; an unfinished one is carried on."""
+    on: OnDevice = field(default_factory=OnDevice)
 
 
 def main(arguments: list[str], prog: str) -> None:
+    template, rest = None, arguments
     if arguments and arguments[0].endswith((".yaml", ".yml")):
-        settings, rest = runfile.read(Path(arguments[0]), Real, CONVERTER), arguments[1:]
-    else:
-        settings, rest = _by_names(arguments)
-    make(parse(Command, rest, prog, Command(settings, out=REQUIRED)))
-
-
-def _by_names(arguments: list[str]) -> tuple[Real, list[str]]:
-    """The settings of the parts that are named, and the arguments that are left."""
-    spoiler, rest = choice(arguments, "--spoil", SPOILERS, "inpaint")
-    captioners, rest = _taken(rest, "--captioner")
-    names, rest = _taken(rest, "--filters")
-    for name in names or ():
-        if name not in FILTERS:
-            raise UserError(f"--filters {name}: not known (choose from {', '.join(FILTERS)})")
-    filters = Real.filters if names is None else tuple(FILTERS[name]() for name in names)
-    captioner = None if captioners is None else Captioner(" ".join(captioners)) if captioners else Captioner()
-    return Real(REQUIRED, REQUIRED, spoil=spoiler(), filters=filters, captioner=captioner), rest
-
-
-def _taken(arguments: list[str], flag: str) -> tuple[list[str] | None, list[str]]:
-    """Take `flag VALUE ...` out of the arguments: its values, None where it is not there, and what is left."""
-    if flag not in arguments:
-        return None, arguments
-    at = arguments.index(flag)
-    values = list(takewhile(lambda argument: not argument.startswith("-"), arguments[at + 1 :]))
-    return values, arguments[:at] + arguments[at + 1 + len(values) :]
+        template = Command(runfile.read(Path(arguments[0]), Real, CONVERTER), out=REQUIRED)
+        rest = arguments[1:]
+    make(parse(Command, rest, prog, template, UNIONS))
 
 
 def make(command: Command) -> None:
+    from contrapose.backbones.families.table import load_backbone
+    from contrapose.backbones.loading import DTYPES
+    from contrapose.cli.notes import quiet_libraries
+    from contrapose.cli.progress import Bar
+    from contrapose.containers.left_out import SKIPPED, count_left_out, told_counts
+    from contrapose.photographs.real import make_pairs
+    from contrapose.store.pairs import PairStore
+
     quiet_libraries()
     settings, out = command.settings, command.out
-    backbone = load_backbone(settings.model, DTYPES[settings.dtype], command.device, loading=settings)
+    backbone = load_backbone(settings.model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
     for stage, states in groupby(make_pairs(settings, backbone, out), lambda state: state.stage):
         with Bar(stage) as bar:
             for state in states:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
 from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.cli.device import OnDevice
-from contrapose.cli.options import REQUIRED, choice, parse
-from contrapose.cli.progress import quiet_libraries
-from contrapose.core.guidance import GUIDANCES, MAX_SCALE
+from contrapose.cli.notes import quiet_libraries
+from contrapose.cli.options import parse
+from contrapose.cli.sample import UNIONS
+from contrapose.core.guidance import MAX_SCALE
 from contrapose.errors import UserError
 from contrapose.files import check_folder
-from contrapose.guiding.play import Play, Player, enlarged
+from contrapose.guiding.play import Player, enlarged
+from contrapose.guiding.settings import Play
 from contrapose.ranges import Range, checked
 
 log = logging.getLogger(__name__)
@@ -28,14 +28,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 @checked
-class Command(OnDevice):
+class Command:
     """Open a local page: a prompt, a seed, a run and its strength, with the base's image beside the guided one."""
 
-    play: tyro.conf.UseAppendAction[Play]
+    play: Play
     out: Path = Path("play")
     """Folder that receives what is saved; nothing in it is overwritten."""
     most: Annotated[float, Range(0, MAX_SCALE, low_open=True)] = 8.0
     """The slider's highest strength."""
+    on: OnDevice = field(default_factory=OnDevice)
     host: str = "127.0.0.1"
     """Address that the page is served at; this machine alone unless told otherwise."""
     port: Annotated[int, Range(1, 65535, whole=True)] | None = None
@@ -43,9 +44,7 @@ class Command(OnDevice):
 
 
 def main(arguments: list[str], prog: str) -> None:
-    usual = "cpgd" if any(argument.partition("=")[0] == "--negative" for argument in arguments) else "pgd"
-    guidance, rest = choice(arguments, "--guidance", GUIDANCES, usual)
-    play(parse(Command, rest, prog, Command(Play(model=REQUIRED, guidance=guidance())), short=True))
+    play(parse(Command, arguments, prog, unions=UNIONS))
 
 
 def play(command: Command) -> None:
@@ -54,7 +53,7 @@ def play(command: Command) -> None:
     settings, gradio = command.play, _gradio()
     if not (settings.positive or settings.negative):
         raise UserError("there is nothing to play with: name a run with --positive")
-    backbone = load_backbone(settings.model, DTYPES[settings.dtype], command.device, loading=settings)
+    backbone = load_backbone(settings.model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
     if not _is_this_machine(command.host):
         log.warning(f"--host {command.host}: anybody who reaches this address can draw and save; there is no login")
     page = build(gradio, Player(settings, backbone), command)

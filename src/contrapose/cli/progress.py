@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,38 +9,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from contrapose.processes import rank
-
-
-def quiet_libraries() -> None:
-    """Silence what the libraries print; real trouble still arrives as an exception, and our own notes are shown."""
-    tell_notes()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    import diffusers.utils.logging as of_diffusers
-    import huggingface_hub.utils.logging as of_hub
-    import transformers.utils.logging as of_transformers
-
-    for library in (of_diffusers, of_transformers):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    of_hub.set_verbosity_error()  # it tells of each of its attempts to reach the hub
-
-
-class _Notes(logging.Handler):
-    """What a run has to say, above the bar that is being drawn."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage(), file=sys.stderr)  # looked up now: a bar puts its own in place of it
-
-
-def tell_notes() -> None:
-    """Show the notes of `contrapose`'s own loggers, once, and of several processes those of the first."""
-    own = logging.getLogger("contrapose")
-    if rank() > 0:
-        own.addHandler(logging.NullHandler())
-    elif not own.handlers:
-        own.addHandler(_Notes())
-        own.setLevel(logging.INFO)
 
 
 class Bar:

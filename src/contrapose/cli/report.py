@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
-from contrapose.cli.options import REQUIRED, parse
+from contrapose.cli.options import parse
 from contrapose.errors import UserError
 from contrapose.evaluate.evidence import read_evidence
 from contrapose.ranges import CountOrNone, checked
@@ -21,10 +19,10 @@ class Command:
 
     out: Path
     """The page (.html)."""
-    run: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
-    """A run folder; give it once for each run."""
-    evidence: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
-    """A folder made by 'contrapose evaluate'; give it once for each evaluation."""
+    run: tuple[Path, ...] = ()
+    """Folders of runs."""
+    evidence: tuple[Path, ...] = ()
+    """Folders made by 'contrapose evaluate'."""
     pairs: Path | None = None
     """The pairs that the runs were trained on."""
     title: str = "Alignment report"
@@ -34,7 +32,7 @@ class Command:
 
 
 def main(arguments: list[str], prog: str) -> None:
-    report(parse(Command, arguments, prog, Command(out=REQUIRED)))
+    report(parse(Command, arguments, prog))
 
 
 def report(command: Command) -> None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contrapose import runfile
+from contrapose.cli.notes import quiet_libraries
 from contrapose.cli.options import parse
-from contrapose.cli.progress import follow, quiet_libraries
+from contrapose.cli.progress import follow
 from contrapose.files import one_writer
 from contrapose.worlds.shapes.pretrain import Pretraining, encode_dataset, train_denoiser, train_vae
 
@@ -24,7 +25,7 @@ class Command:
 
 
 def main(arguments: list[str], prog: str) -> None:
-    command = parse(Command, arguments, prog, short=True)
+    command = parse(Command, arguments, prog)
     quiet_libraries()
     settings, out = command.settings, command.out
     with one_writer(out):

@@ -3,42 +3,51 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
+from contrapose.cli.boxes import peek
 from contrapose.cli.cut_prompts import tell_cut
 from contrapose.cli.device import OnDevice
-from contrapose.cli.options import REQUIRED, choice, parse
-from contrapose.cli.progress import Bar, follow, quiet_libraries
-from contrapose.core.guidance import GUIDANCES
+from contrapose.cli.notes import quiet_libraries
+from contrapose.cli.options import parse
+from contrapose.cli.progress import Bar, follow
+from contrapose.cli.sample import UNIONS
+from contrapose.core.guidance import Strength
 from contrapose.errors import UserError
-from contrapose.evaluate.sweep import claim, folder_of, read_scales, sum_up
+from contrapose.evaluate.sweep import claim, folder_of, in_order, sum_up
 from contrapose.files import check_folder, one_writer
 from contrapose.guiding.guide import guide
 from contrapose.guiding.guided import settled
-from contrapose.guiding.images import Sampling, sample_images
+from contrapose.guiding.images import sample_images
+from contrapose.guiding.settings import Sampling
 from contrapose.judges.judge import Judge
+from contrapose.ranges import checked
 from contrapose.report.sweep import read_sweep, write_page
 from contrapose.store.prompts import Prompt, read_prompts
 from contrapose.worlds.suites import SUITES
 
 
 @dataclass(frozen=True)
-class Command(OnDevice):
-    """Sample and judge images at several strengths of guidance; '--compare A B ... --out C' draws finished sweeps."""
+@checked
+class Command:
+    """Sample and judge images at several strengths of guidance, or draw finished sweeps in one plot."""
 
     sampling: Sampling
     out: Path
     """Folder that receives scale-W/ for each strength, summary.json and page.html; an unfinished one is carried on."""
-    scales: str = "0,0.5,1,2,4,8"
-    """Strengths w, separated by commas, in place of --scale; with 0 among them the others are compared with it."""
+    scales: tuple[Strength, ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+    """Strengths w; with 0 among them the others are compared with it."""
     suite: Literal["shapes", "none"] | None = None
     """How images are judged; when unset, shapes for prompts of the shapes world and none for others."""
     label: str = ""
     """Name of the line in the plot, the same for sweeps that differ in the training seed alone; --out's when empty."""
+    compare: tuple[Path, ...] = ()
+    """Instead of sampling: finished sweeps to draw in one plot, with --out alone beside it."""
+    on: OnDevice = field(default_factory=OnDevice)
 
 
 @dataclass(frozen=True)
@@ -46,47 +55,49 @@ class Comparison:
     """Draw several finished sweeps in one plot; those of one label become their mean and its band."""
 
     compare: tuple[Path, ...]
-    """Folders made by 'contrapose sweep'."""
+    """Finished sweeps; those of one label become their mean and its band."""
     out: Path
     """Folder that receives page.html and summary.json."""
 
 
 def main(arguments: list[str], prog: str) -> None:
-    flags = {argument.partition("=")[0] for argument in arguments}
-    if "--compare" in flags:
-        wanted = parse(Comparison, arguments, prog, Comparison(compare=REQUIRED, out=REQUIRED))
-        compare(wanted)
-        return
-    if "--scale" in flags:
-        raise UserError("--scale: a sweep has several; write them as --scales 0,1,2")
-    guidance, rest = choice(arguments, "--guidance", GUIDANCES, "cpgd" if "--negative" in flags else "pgd")
-    template = Command(Sampling(model=REQUIRED, prompts=REQUIRED, guidance=guidance()), out=REQUIRED)
-    sweep(parse(Command, rest, prog, template, short=True))
+    if peek({"compare": True}, arguments, prog)["compare"] is not None:
+        compare(parse(Comparison, arguments, prog))
+    else:
+        sweep(parse(Command, arguments, prog, unions=UNIONS, without=("scale",)))
 
 
 def sweep(command: Command) -> None:
     quiet_libraries()
     check_folder(command.out)
     settings, prompts = command.sampling, read_prompts(command.sampling.prompts)
-    if not (settings.positive or settings.negative):
+    if not settings.guiding.by_runs:
         raise UserError("a sweep needs a run to guide by: name one with --positive")
-    guided = {w: replace(settings, guidance=replace(settings.guidance, scale=w)) for w in read_scales(command.scales)}
-    judge = _judge(command.suite, prompts, command.device)
-    backbone = load_backbone(settings.model, DTYPES[settings.dtype], command.device, settings.adapter, settings)
+    guided = {w: _at(settings, w) for w in in_order(command.scales)}
+    judge = _judge(command.suite, prompts, command.on.name)
+    dtype, device = DTYPES[settings.precision], command.on.name
+    backbone = load_backbone(settings.model, dtype, device, settings.adapter, settings.loading)
     tell_cut(settings.prompts, prompts, backbone)
-    with guide(backbone.pipe, settings.positive, settings.negative, settings.guidance):  # its complaints first
+    guiding = settings.guiding
+    with guide(backbone.pipe, guiding.positive, guiding.negative, guiding.guidance):  # its complaints first
         shared = settled(settings, backbone)
     backbone.shape_for(shared.size)
     with one_writer(command.out):
         claim(command.out, shared)
         for scale, one in guided.items():
             done = sample_images(one, backbone, folder_of(command.out, scale))
-            follow(f"sampling at w = {scale:g}", len(prompts) * settings.seeds, done)
+            follow(f"sampling at w = {scale:g}", len(prompts) * settings.num_images, done)
         with Bar("judging images") if judge else nullcontext() as bar:
             is_new = sum_up(command.out, list(guided), command.label, judge, bar)
         if not is_new:
             print(f"{command.out}: this sweep was finished already")
         print(write_page([read_sweep(command.out)], command.out).resolve())
+
+
+def _at(settings: Sampling, scale: float) -> Sampling:
+    """The same settings at another strength."""
+    guiding = settings.guiding
+    return replace(settings, guiding=replace(guiding, guidance=replace(guiding.guidance, scale=scale)))
 
 
 def compare(command: Comparison) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from rich.console import Console
 
+from contrapose.cli.notes import quiet_libraries
 from contrapose.cli.options import parse
-from contrapose.cli.progress import quiet_libraries
 from contrapose.worlds.gaussians import Toy, run_toy
 from contrapose.worlds.gaussians.outcome import rich_table
 
@@ -19,7 +17,7 @@ from contrapose.worlds.gaussians.outcome import rich_table
 class Command:
     """The 2-D experiment: Diffusion-DPO and DDSPO on a few pairs of points, scored against known answers."""
 
-    settings: Annotated[Toy, tyro.conf.arg(name="")] = field(default_factory=Toy)
+    settings: Toy = field(default_factory=Toy)
     out: Path = Path("toy")
     """Folder that receives table.md, table.csv, table.json and toy.png; finished seeds are not run again."""
 

@@ -8,63 +8,26 @@ that was killed carries on at the first missing shard and ends with the very sam
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor
 
-from contrapose import runfile
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.digests import model_digest
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.generation import Generation
-from contrapose.backbones.loading import Loading
 from contrapose.containers.left_out import LeftOut
 from contrapose.containers.places import digest_at
-from contrapose.core.guidance import FreeScale
-from contrapose.degrade.degrader import Skipped, Words, choose
-from contrapose.degrade.degraders import DEGRADERS, AnyDegrader
+from contrapose.degrade.degrader import Skipped, choose
 from contrapose.degrade.given import Given
+from contrapose.draw.settings import CONVERTER, Draw
 from contrapose.errors import UserError
 from contrapose.files import one_writer
-from contrapose.ranges import Batch, Few, Seed, Steps, checked
 from contrapose.seeds import generator, seed_of, starting_noise
 from contrapose.store.pairs import PairRecord
 from contrapose.store.prompts import prompt_id, read_prompts
 from contrapose.store.shards import begin, by_size, fill
-
-
-@dataclass(frozen=True)
-@checked
-class Draw(Loading):
-    """Everything that decides the pairs that are drawn."""
-
-    model: str
-    """Model folder or hub id."""
-    prompts: Path
-    """Prompts: .txt with one a line, or a column `prompt` of .jsonl, .json, .csv, .tsv or .parquet; hf:// too."""
-    degrade: AnyDegrader = field(default_factory=Words)
-    """How prompts are degraded."""
-    pairs_per_prompt: Few = 1
-    """Pairs drawn for each prompt, each with its own seed and variant."""
-    steps: Steps | None = None
-    """Sampling steps; what is usual for the model when unset."""
-    guidance_scale: FreeScale | None = None
-    """Guidance scale of the drawn images, 1 is off; what is usual for the model when unset."""
-    sizes: tuple[str, ...] = ()
-    """Image sizes as WIDTHxHEIGHT; each pair takes one of them by its seed. The model's usual size when empty."""
-    seed: Seed = 0
-    """Seed of noise and of the choice among degraded variants."""
-    shard_size: Batch = 64
-    """Pairs in one file, the unit that a killed run repeats."""
-    batch_size: Batch = 16
-    """Pairs drawn at once (each is two images); does not change the pairs beyond rounding."""
-    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Precision of the sampler."""
-
-
-CONVERTER = runfile.converter((AnyDegrader, DEGRADERS))
 
 
 @dataclass(frozen=True)
@@ -110,7 +73,7 @@ def draw_pairs(draw: Draw, plan: Plan, backbone: Backbone, out: Path) -> Iterato
         return _draw_batch(draw, backbone, embeddings, records, shapes[size])
 
     with one_writer(out):
-        inputs = {"draw.model": model_digest(draw.model, draw), "draw.prompts": digest_at(draw.prompts)}
+        inputs = {"draw.model": model_digest(draw.model, draw.loading), "draw.prompts": digest_at(draw.prompts)}
         if isinstance(draw.degrade, Given) and draw.degrade.file is not None:
             inputs["draw.degrade.file"] = digest_at(draw.degrade.file)
         begin(out, {"draw": draw}, CONVERTER, backbone.fingerprint, records, plan.left_out, inputs)

@@ -10,7 +10,7 @@ sweep/images.yaml      the settings that all strengths share, with digests of wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +24,9 @@ from contrapose.evaluate.rows import write_rows
 from contrapose.evaluate.run import evaluate_images
 from contrapose.evaluate.summary import Settings, read_summary, summarize, write_summary
 from contrapose.files import write_text
-from contrapose.guiding.images import CONVERTER, Sampling, inputs_of
 from contrapose.guiding.images import SETTINGS as OF_IMAGES
+from contrapose.guiding.images import inputs_of
+from contrapose.guiding.settings import CONVERTER, Sampling
 from contrapose.judges.judge import Judge
 from contrapose.ranges import Number, check, checked
 
@@ -58,23 +59,22 @@ def folder_of(out: Path, scale: float) -> Path:
     return out / f"scale-{scale:g}"
 
 
-def read_scales(text: str) -> list[float]:
-    """Strengths in rising order from `0,0.5,1`; `UserError` for what is not a list of different numbers."""
-    try:
-        scales = [float(part) + 0.0 for part in text.split(",")]  # + 0.0: there is but one zero
-    except ValueError:
-        raise UserError(f"--scales {text}: write numbers separated by commas, such as 0,0.5,1,2") from None
-    for scale in scales:
-        check("--scales", scale, Strength)
-    if len({name_of(scale) for scale in scales}) < len(scales):
-        raise UserError(f"--scales {text}: a strength is named twice")
-    return sorted(scales)
+def in_order(scales: Iterable[float]) -> list[float]:
+    """Strengths in rising order; `UserError` for none, one that is out of range and one that is named twice."""
+    ordered = sorted(scale + 0.0 for scale in scales)  # + 0.0: there is but one zero
+    if not ordered:
+        raise UserError("scales: name at least one strength")
+    for scale in ordered:
+        check("scales", scale, Strength)
+    if len({name_of(scale) for scale in ordered}) < len(ordered):
+        raise UserError("scales: a strength is named twice")
+    return ordered
 
 
 def claim(out: Path, settings: Sampling) -> None:
     """Write what all strengths share into the sweep's folder; `UserError` when it holds a sweep of other settings."""
     shared = CONVERTER.unstructure(settings)
-    del shared["guidance"]["scale"]
+    del shared["guiding"]["guidance"]["scale"]
     runfile.claim(out / OF_IMAGES, shared, CONVERTER, free=["batch_size"], inputs=inputs_of(settings))
 
 

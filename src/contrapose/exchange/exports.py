@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +20,12 @@ from PIL import Image
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.digests import model_digest
-from contrapose.backbones.loading import Loading
 from contrapose.containers.images import several
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.exchange.listings.pick_a_pic import CAPTION, DEGRADED, IMAGE_0, IMAGE_1, LABEL_0, LABEL_1
+from contrapose.exchange.settings import CONVERTER, Export
 from contrapose.files import replacing
-from contrapose.ranges import Batch, checked
 from contrapose.seeds import seed_of
 from contrapose.store.pairs import PairRecord, PairStore, stack
 
@@ -36,25 +34,11 @@ _GROUP = 100  # rows that a reader gets at a time, as in Hugging Face's image da
 _SAVING: dict[str, dict[str, Any]] = {"png": {"format": "PNG"}, "jpeg": {"format": "JPEG", "quality": 95}}
 
 
-@dataclass(frozen=True)
-@checked
-class Export(Loading):
-    """How pairs are written as Parquet."""
-
-    model: str | None = None
-    """Model whose autoencoder decodes the latents; the one that the pairs were made with when unset."""
-    images: Literal["png", "jpeg"] = "png"
-    """How images are stored: png keeps every pixel, jpeg (quality 95) takes about a quarter of the space."""
-    batch_size: Batch = 4
-    """Pairs decoded at once (each is two images)."""
-    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Precision of the autoencoder."""
-
-
 def digest_of_export(settings: Export, store: PairStore, model: str) -> str:
     """A digest of all that decides an export: the pairs, the model's files and the settings."""
-    chosen = {name: value for name, value in vars(settings).items() if name not in ("model", "batch_size")}
-    return digest_of_parts([store.digest, model_digest(model, settings), sorted(chosen.items())])
+    written = CONVERTER.unstructure(settings)
+    chosen = {name: value for name, value in written.items() if name not in ("model", "batch_size")}
+    return digest_of_parts([store.digest, model_digest(model, settings.loading), sorted(chosen.items())])
 
 
 def is_exported(out: Path, digest: str) -> bool:

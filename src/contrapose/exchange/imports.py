@@ -14,26 +14,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from contrapose import runfile
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.digests import model_digest
-from contrapose.backbones.loading import Loading
 from contrapose.containers.images import NUM_THREADS, Seen, look_at, read_image
 from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.containers.places import place_of
 from contrapose.containers.stored import Stored
 from contrapose.errors import UserError
 from contrapose.exchange.latents import NOTE, Ready, plan_latents, read_pairs
-from contrapose.exchange.listings import FormatName, Listed, Listing, Reading, folder_pairs, source_pairs
+from contrapose.exchange.listings import FormatName, Listed, Listing, folder_pairs, source_pairs
+from contrapose.exchange.settings import CONVERTER, Import
 from contrapose.files import one_writer
 from contrapose.pixels import Size
-from contrapose.ranges import Batch, Count, Seed, checked
 from contrapose.seeds import seed_of
 from contrapose.store.buckets import Fit, apply, cover, nearest, plan_fit
 from contrapose.store.fitting import Fitting
@@ -41,46 +39,7 @@ from contrapose.store.pairs import PairRecord
 from contrapose.store.prompts import prompt_id
 from contrapose.store.shards import begin, by_size, fill
 
-
-@dataclass(frozen=True)
-@checked
-class Import(Fitting, Reading, Loading):
-    """Everything that decides the pairs that are imported."""
-
-    model: str
-    """Model folder or hub id, whose autoencoder encodes the images."""
-    winners: Path | None = None
-    """Folder of the better images, each with its caption beside it in a .txt of the same stem."""
-    losers: Path | None = None
-    """Folder of the worse images, of the same stems."""
-    metadata: Path | None = None
-    """Instead of two folders: a metadata.jsonl with image_0, image_1, prompt, prefer_0 and prefer_1."""
-    source: Path | None = None
-    """Instead of two folders: a file or folder of any of the formats below; docs/importing.md shows each."""
-    format: FormatName = "auto"
-    """Format of --source, told by the fields of its first row unless named: metadata, pick-a-pic, webdataset
-    (tars), hpdv3, hpdv2, real-fake (RealAlign's), kto, chosen (with rejected and prompt, as TRL's), ddspo (latents)."""
-    limit: Count | None = None
-    """Pairs that are looked at, at most, of the first ones; all when unset."""
-    seed: Seed = 0
-    """Seed of crops and flips."""
-    shard_size: Batch = 64
-    """Pairs in one file, the unit that a killed run repeats."""
-    batch_size: Batch = 4
-    """Pairs encoded at once (each is two images)."""
-    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Precision of the autoencoder."""
-
-    def __post_init__(self) -> None:
-        given = [self.source is not None, self.metadata is not None, self.winners is not None]
-        if sum(given) != 1 or (self.winners is None) != (self.losers is None):
-            raise UserError("pairs import needs one of --winners with --losers, --metadata, and --source")
-        if self.format != "auto" and self.source is None:
-            raise UserError(f"format {self.format}: is that of --source, which is not given; leave the setting out")
-
-
-CONVERTER = runfile.converter()
-_SOURCES = ("winners", "losers", "metadata", "source", "images")
+_SOURCES = ("winners", "losers", "metadata", "source")
 
 
 class Planned(NamedTuple):
@@ -108,7 +67,7 @@ class Plan:
 
 def read_listing(settings: Import) -> Listing:
     """The pairs that the settings name; no image is opened. Raises `UserError` for a listing that cannot be read."""
-    reading = Reading(**{name: getattr(settings, name) for name in Reading.__dataclass_fields__})
+    reading = settings.reading
     if settings.source is not None:
         return source_pairs(settings.source, reading, settings.format, settings.limit)
     if settings.metadata is not None:
@@ -151,8 +110,8 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) ->
         sizes: Sequence[Any] = sorted({pair.size for pair in plan.pairs})
         latents: Callable[[Sequence[Any]], Tensor] = read_pairs
     else:
-        notes, sizes, latents = {}, settings.buckets_for(backbone), partial(_encode, backbone)
-        settings = replace(settings, resolution=settings.resolution_for(backbone))
+        notes, sizes, latents = {}, settings.fitting.buckets_for(backbone), partial(_encode, backbone)
+        settings = replace(settings, fitting=settings.fitting.resolved(backbone))
     shards = by_size(((pair.size, pair.record) for pair in plan.pairs), sizes, settings.shard_size)
     records = (record for _, shard in shards for record in shard)
 
@@ -160,8 +119,10 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) ->
         return latents([by_id[record.id] for record in some])
 
     with one_writer(out):
-        model = {"import.model": model_digest(settings.model, settings)}
+        model = {"import.model": model_digest(settings.model, settings.loading)}
         sources = [f"import.{name}" for name in _SOURCES if getattr(settings, name) is not None]
+        if settings.reading.images is not None:
+            sources.append("import.reading.images")
         begin(
             out, {"import": settings, **notes}, CONVERTER, backbone.fingerprint, records, plan.left_out, model, sources
         )
@@ -170,15 +131,16 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) ->
 
 def _check_images_settings(settings: Import) -> None:
     """Raise `UserError` for a setting about images that was given where there are none."""
-    for name, setting in Fitting.__dataclass_fields__.items():
-        if getattr(settings, name) != setting.default:
+    usual = vars(Fitting())
+    for name, value in vars(settings.fitting).items():
+        if value != usual[name]:
             raise UserError(f"{name}: latents are taken as they are; leave the setting out")
 
 
 def _plan_images(
     settings: Import, listed: Sequence[Listed], backbone: Backbone, progress: Callable[[int], None]
 ) -> tuple[list[Planned], list[LeftOut]]:
-    among = settings.buckets_for(backbone)
+    among = settings.fitting.buckets_for(backbone)
     pairs: list[Planned] = []
     left_out: list[LeftOut] = []
     repeats: Counter[str] = Counter()
@@ -203,16 +165,16 @@ def _planned(
     bucket = nearest(seen.sizes[0], among)
     for image, size in zip((listed.winner, listed.loser), seen.sizes, strict=True):
         scale = cover(size, bucket)
-        if scale > settings.max_scale_up:
+        if scale > settings.fitting.max_scale_up:
             raise Skip(
                 f"{image.name}: its {size} pixels would be scaled up by {scale:.2f} to cover {bucket}; "
-                f"at most {settings.max_scale_up:g} is allowed",
+                f"at most {settings.fitting.max_scale_up:g} is allowed",
                 "too small",
             )
     degraded = (listed.degraded,) if listed.degraded else ()
     name = prompt_id("\0".join((listed.prompt, *seen.digests, repr(listed.preference), *degraded)))
     seed = seed_of(settings.seed, name)
-    fits = plan_fit(seen.sizes, bucket, settings.flips(seed), settings.position(seed))
+    fits = plan_fit(seen.sizes, bucket, settings.fitting.flips(seed), settings.fitting.position(seed))
     record = PairRecord(f"{name}-{repeats[name]}", listed.prompt, listed.degraded, seed, listed.preference)
     repeats[name] += 1
     return Planned(record, (listed.winner, listed.loser), bucket, fits)

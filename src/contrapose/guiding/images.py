@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -20,14 +19,12 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.digests import model_digest
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.generation import Generation
-from contrapose.backbones.loading import Loading
 from contrapose.containers.places import digest_at
 from contrapose.core.group import Condition
-from contrapose.core.guidance import GUIDANCES, AnyGuidance
 from contrapose.errors import UserError
 from contrapose.files import one_writer, replacing
-from contrapose.guiding.guided import Guiding, guided, settled, unprompted
-from contrapose.ranges import Batch, Range, Steps, checked
+from contrapose.guiding.guided import guided, settled, unprompted
+from contrapose.guiding.settings import CONVERTER, Sampling
 from contrapose.runs.folder import RunFolder
 from contrapose.seeds import generator, starting_noise
 from contrapose.store.prompts import Prompt, read_prompts
@@ -36,38 +33,12 @@ SETTINGS = "images.yaml"
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-@checked
-class Sampling(Guiding, Loading):
-    """Everything that decides the images that are sampled."""
-
-    model: str
-    """Model folder or hub id."""
-    prompts: Path
-    """Prompts: .txt with one a line, or a column `prompt` of .jsonl (as GenEval's), .json, .csv, .tsv or .parquet."""
-    adapter: Path | None = None
-    """An aligned run whose weights go on top, or another tool's LoRA; none samples the model itself."""
-    seeds: Annotated[int, Range(1, 10_000, whole=True)] = 4
-    """Images for each prompt: seeds 0, 1, ..."""
-    steps: Steps | None = None
-    """Sampling steps; what is usual for the model when unset."""
-    size: str | None = None
-    """Image size as WIDTHxHEIGHT; the model's usual size when unset."""
-    batch_size: Batch = 16
-    """Images sampled at once; does not change the images, but for a level in a few pixels by rounding."""
-    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Precision of the sampler."""
-
-
 class Job(NamedTuple):
     """One image to make."""
 
     prompt: str
     seed: int
     path: Path
-
-
-CONVERTER = runfile.converter((AnyGuidance, GUIDANCES))
 
 
 def jobs(prompts: Sequence[Prompt], seeds: int, out: Path) -> list[Job]:
@@ -88,17 +59,18 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator
     prompts = read_prompts(settings.prompts)
     embeddings = Embeddings(backbone)
     # the folder is claimed last, so that settings that cannot be leave none behind
-    with one_writer(out), guided(settings, backbone, embeddings):
+    with one_writer(out), guided(settings.guiding, backbone, embeddings):
         runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"], inputs=inputs_of(settings))
         _describe(prompts, out)
-        todo = jobs(prompts, settings.seeds, out)
+        todo = jobs(prompts, settings.num_images, out)
         missing = False
         for first in range(0, len(todo), settings.batch_size):
             chunk = todo[first : first + settings.batch_size]
             if not all(_is_whole(job.path) for job in chunk):
                 missing = True
-                conditions = embeddings([job.prompt for job in chunk]), unprompted(settings, backbone, embeddings)
-                _sample_chunk(settings, backbone, conditions, chunk, shape)
+                prompted = embeddings([job.prompt for job in chunk])
+                bare = unprompted(settings.guiding, backbone, embeddings)
+                _sample_chunk(settings, backbone, (prompted, bare), chunk, shape)
             yield first + len(chunk)
         if not missing:
             log.info(f"{out}: all images were there already")
@@ -106,9 +78,10 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator
 
 def inputs_of(settings: Sampling) -> dict[str, str]:
     """Digests of all that the settings name, by the names of the settings; `UserError` for what is not there."""
-    inputs = {"model": model_digest(settings.model, settings), "prompts": digest_at(settings.prompts)}
-    for name in ("adapter", "positive", "negative"):
-        run = getattr(settings, name)
+    inputs = {"model": model_digest(settings.model, settings.loading), "prompts": digest_at(settings.prompts)}
+    guiding = settings.guiding
+    runs = {"adapter": settings.adapter, "guiding.positive": guiding.positive, "guiding.negative": guiding.negative}
+    for name, run in runs.items():
         if run is not None:
             inputs[name] = RunFolder(run).digest
     return inputs

@@ -25,8 +25,9 @@ from contrapose.backbones.adapters import state_of, whole_network
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.digests import model_digest
 from contrapose.backbones.families.table import BY_PIPELINE, load_backbone
-from contrapose.backbones.loading import Loading, Source, find
+from contrapose.backbones.loading import Source, find
 from contrapose.backbones.meta import skeleton
+from contrapose.backbones.settings import Loading
 from contrapose.contents import digest_of, digest_of_parts
 from contrapose.core.guidance import Strength
 from contrapose.documents import dump_yaml, load_yaml

@@ -27,7 +27,7 @@ from contrapose.backbones.families.flux import Flux
 from contrapose.backbones.families.stable_diffusion_3 import StableDiffusion3
 from contrapose.backbones.families.table import family_of
 from contrapose.backbones.families.z_image import ZImage
-from contrapose.backbones.loading import Loading
+from contrapose.backbones.settings import Loading
 from contrapose.core.group import Condition
 from contrapose.core.guidance import NAG
 from contrapose.errors import UserError

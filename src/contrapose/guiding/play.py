@@ -7,54 +7,27 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
-from contrapose import runfile
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.generation import Generation
-from contrapose.backbones.loading import Loading
-from contrapose.core.guidance import GUIDANCES, PGD, AnyGuidance, FreeScale
 from contrapose.documents import dump_yaml
 from contrapose.errors import UserError
 from contrapose.files import one_writer, replacing
 from contrapose.guiding.guide import guide
-from contrapose.ranges import Steps, checked
+from contrapose.guiding.settings import CONVERTER, Play
 from contrapose.seeds import generator, starting_noise
 
 KEPT = 64  # base images that are kept, so that moving the slider draws one image and not two
 MOST_SAVED = 10_000
 _LEAST = 384  # pixels of the longer side of what is shown
 BASE, GUIDED, SETTINGS = "base.png", "guided.png", "settings.yaml"
-CONVERTER = runfile.converter((AnyGuidance, GUIDANCES))
-
-
-@dataclass(frozen=True)
-@checked
-class Play(Loading):
-    """Everything that decides what is shown, beside prompt, seed, run and strength."""
-
-    model: str
-    """Model folder or hub id."""
-    positive: tuple[Path, ...] = ()
-    """An aligned run that guides the sampler towards what it predicts; several are a choice on the page."""
-    negative: Path | None = None
-    """An aligned run that guides the sampler away from what it predicts."""
-    guidance: AnyGuidance = field(default_factory=PGD)
-    """How the runs guide: pgd, cpgd, npo or chats, with schedule and interval; the page sets the strength."""
-    steps: Steps | None = None
-    """Sampling steps; what is usual for the model when unset."""
-    guidance_scale: FreeScale | None = None
-    """Guidance scale, 1 is off; what is usual for the model when unset."""
-    size: str | None = None
-    """Image size as WIDTHxHEIGHT; the model's usual size when unset."""
-    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Precision of the sampler."""
 
 
 class Drawn(NamedTuple):

@@ -7,8 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contrapose.backbones.settings import Precision
 from contrapose.errors import UserError
-from contrapose.judges.judge import Judge, Precision
+from contrapose.judges.judge import Judge
 from contrapose.ranges import Batch, checked
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Aesthetic:
     """Folder or hub id of the CLIP model that the head was trained on."""
     head: Path = Path(HEAD)
     """The head's weights (.safetensors), converted once from the authors' .pth file of 3.7 MB; an error tells how."""
-    dtype: Precision = "fp32"
+    precision: Precision = "fp32"
     """Precision of the CLIP model; the head is always fp32."""
     batch_size: Batch = 32
     """Images in the network at a time."""
@@ -52,7 +53,7 @@ class Aesthetic:
         if not self.head.is_file():
             command = _CONVERT.format(published=f"{_PUBLISHED}.pth", head=self.head)
             raise UserError(f"aesthetic: {self.head}: no such file; download {ADDRESS} and run once: {command}")
-        towers = Towers("aesthetic", self.model, self.model, self.dtype, device)
+        towers = Towers("aesthetic", self.model, self.model, self.precision, device)
         head = load_head(self.head, towers.network.config.projection_dim).to(device)
         version = fingerprint(towers.network, head)
         return Batched("aesthetic", version, lambda images, _: head(towers.see(images))[:, 0], self.batch_size)

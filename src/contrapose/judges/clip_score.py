@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from contrapose.judges.judge import Judge, Precision
+from contrapose.backbones.settings import Precision
+from contrapose.judges.judge import Judge
 from contrapose.ranges import Batch, checked
 
 
@@ -18,7 +19,7 @@ class CLIPScore:
 
     model: str = "openai/clip-vit-large-patch14"
     """Folder or hub id of the CLIP model with its tokenizer."""
-    dtype: Precision = "fp32"
+    precision: Precision = "fp32"
     """Precision of the network."""
     batch_size: Batch = 32
     """Images in the network at a time."""
@@ -29,6 +30,6 @@ class CLIPScore:
         from contrapose.judges.pretrained import fingerprint
         from contrapose.judges.towers import Towers
 
-        towers = Towers("clipscore", self.model, self.model, self.dtype, device)
+        towers = Towers("clipscore", self.model, self.model, self.precision, device)
         version = fingerprint(towers.network)
         return Batched("clipscore", version, lambda *pairs: 100 * towers.cosine(*pairs).relu(), self.batch_size)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from contrapose.judges.judge import Judge, Precision
+from contrapose.backbones.settings import Precision
+from contrapose.judges.judge import Judge
 from contrapose.ranges import Batch, checked
 
 
@@ -20,7 +21,7 @@ class PickScore:
     """Folder or hub id of the CLIP model."""
     processor: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
     """Folder or hub id of the tokenizer and the preparation of images; its weights are not read."""
-    dtype: Precision = "fp32"
+    precision: Precision = "fp32"
     """Precision of the network."""
     batch_size: Batch = 16
     """Images in the network at a time."""
@@ -31,7 +32,7 @@ class PickScore:
         from contrapose.judges.pretrained import fingerprint
         from contrapose.judges.towers import Towers
 
-        towers = Towers("pickscore", self.model, self.processor, self.dtype, device)
+        towers = Towers("pickscore", self.model, self.processor, self.precision, device)
         scale = towers.network.logit_scale.float().exp()
         version = fingerprint(towers.network)
         return Batched("pickscore", version, lambda *pairs: scale * towers.cosine(*pairs), self.batch_size)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from contrapose.backbones.networks import read_network
+from contrapose.backbones.settings import Precision
 from contrapose.errors import UserError
-from contrapose.judges.judge import Precision
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _VALUES = 64  # of each tensor that a fingerprint looks at, evenly spaced

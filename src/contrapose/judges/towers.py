@@ -10,7 +10,7 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
-from contrapose.judges.judge import Precision
+from contrapose.backbones.settings import Precision
 from contrapose.judges.pretrained import find, load_image_processor, load_network, load_tokenizer
 
 _SMALL = ' --include "*.json" --include "*.txt"'  # a processor's files; its weights are not read

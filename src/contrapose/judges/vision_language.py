@@ -11,8 +11,8 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
+from contrapose.backbones.settings import Precision
 from contrapose.errors import UserError
-from contrapose.judges.judge import Precision
 from contrapose.judges.pretrained import (
     check_words,
     find,

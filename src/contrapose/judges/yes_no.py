@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from PIL.Image import Image
 
+from contrapose.backbones.settings import Precision
 from contrapose.errors import UserError
-from contrapose.judges.judge import Judge, Precision
+from contrapose.judges.judge import Judge
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,7 @@ class YesNo:
     """Folder or hub id of a chat model that sees images."""
     question: str = PHOTOGRAPH
     """What is asked; `{prompt}` in it stands for the image's prompt."""
-    dtype: Precision = "bf16"
+    precision: Precision = "bf16"
     """Precision of the network."""
 
     def load(self, device: str) -> Judge:
@@ -40,7 +41,7 @@ class YesNo:
         from contrapose.judges.batched import Batched
         from contrapose.judges.vision_language import VisionLanguage
 
-        model = VisionLanguage("yes-no", self.model, self.dtype, device)
+        model = VisionLanguage("yes-no", self.model, self.precision, device)
         if not model.can_be_asked:
             raise UserError(f"yes-no: {self.model} has no chat template, so it cannot be asked; use a chat model")
         yes = spellings(model, "yes")

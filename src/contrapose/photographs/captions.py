@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from PIL.Image import Image
 
-from contrapose.judges.judge import Precision
+from contrapose.backbones.settings import Precision
 from contrapose.ranges import Batch, Tokens, checked
 
 _QUOTATION_MARKS = ('""', "''", "“”")
@@ -30,7 +30,7 @@ class Captioner:
     """Tokens after which a caption is cut off."""
     batch_size: Batch = 8
     """Images in the network at a time."""
-    dtype: Precision = "fp32"
+    precision: Precision = "fp32"
     """Precision of the network."""
 
     networks: ClassVar[tuple[str, ...]] = ("model",)
@@ -42,7 +42,7 @@ class Captioner:
         """
         from contrapose.judges.vision_language import VisionLanguage
 
-        model = VisionLanguage("captions", self.model, self.dtype, device)
+        model = VisionLanguage("captions", self.model, self.precision, device)
 
         def write(images: Sequence[Image]) -> list[str]:
             captions = []

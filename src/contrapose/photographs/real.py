@@ -14,10 +14,10 @@ duplicates are told by.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -25,70 +25,26 @@ from contrapose import runfile
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.digests import model_digest
 from contrapose.backbones.embeddings import Embeddings
-from contrapose.backbones.loading import Loading
 from contrapose.containers.images import several
 from contrapose.containers.left_out import SKIPPED, LeftOut, told_counts, write_left_out
 from contrapose.containers.places import place_of
 from contrapose.contents import digest_of
-from contrapose.core.guidance import FreeScale
 from contrapose.errors import UserError
 from contrapose.files import one_writer
-from contrapose.judges.table import JUDGES, AnyJudge
-from contrapose.photographs.captions import Captioner
-from contrapose.photographs.filters import BOTH, FILTERS, AnyFilter, CaptionLength, PhotoSize, needs_loser
+from contrapose.photographs.filters import BOTH, needs_loser
 from contrapose.photographs.gallery import Gallery
 from contrapose.photographs.looking import LookAtPhotos
 from contrapose.photographs.photos import Photo, count_and_digest, list_photos
-from contrapose.photographs.spoil import SPOILERS, AnySpoiler
-from contrapose.photographs.spoil.inpaint import Inpaint
+from contrapose.photographs.settings import CONVERTER, Real
 from contrapose.photographs.spoil.studio import Studio
 from contrapose.photographs.stages import MakeLosers, PhotoStage, Sift, WriteCaptions, batches_of
 from contrapose.photographs.table import AGAIN, TABLE, PhotoTable
 from contrapose.pixels import Size
-from contrapose.ranges import Batch, Range, Seed, Steps, checked
-from contrapose.store.fitting import Fitting
 from contrapose.store.pairs import MANIFEST, PairRecord
 from contrapose.store.shards import begin, fill
 
 SETTINGS = "real.yaml"
 _EARLIER = "candidates"  # the folder of tables that versions before this one wrote
-
-
-@dataclass(frozen=True)
-@checked
-class Real(Fitting, Loading):
-    """Everything that decides the pairs that are made of photographs."""
-
-    model: str
-    """Model folder or hub id: it encodes the pairs, and makes the losers where that needs a model."""
-    images: Path
-    """Photographs: a folder of images, .tar or .parquet files, or a .csv, .jsonl, .parquet, .tar or HPDv3's .json."""
-    split: str | None = None
-    """Which of several splits of a Parquet data set, such as train."""
-    spoil: AnySpoiler = field(default_factory=Inpaint)
-    """How losers are made."""
-    filters: tuple[AnyFilter, ...] = (PhotoSize(), CaptionLength())
-    """Filters in the order in which they are applied; losers are made when the first one needs them, or at the end."""
-    captioner: Captioner | None = None
-    """What writes captions where there are none; such photographs are left out when unset."""
-    near_duplicates: Annotated[int, Range(0, 63, whole=True)] | None = 4
-    """Photographs are left out whose fingerprint differs from an earlier one's in at most so many of its 64 bits; all
-    are kept when unset."""
-    steps: Steps | None = None
-    """Sampling steps of the losers; what is usual for the model when unset."""
-    guidance_scale: FreeScale | None = None
-    """Guidance scale of the losers, 1 is off; what is usual for the model when unset."""
-    seed: Seed = 0
-    """Seed of losers, crops and flips."""
-    shard_size: Batch = 64
-    """Pairs in one file, the unit of encoding that a killed run repeats."""
-    batch_size: Batch = 4
-    """Photographs spoiled, scored or encoded at once; does not change the pairs."""
-    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Precision of the model."""
-
-
-CONVERTER = runfile.converter((AnyJudge, JUDGES), (AnyFilter, FILTERS), (AnySpoiler, SPOILERS))
 
 
 class StageProgress(NamedTuple):
@@ -105,7 +61,7 @@ def make_pairs(settings: Real, backbone: Backbone, out: Path) -> Iterator[StageP
     Raises `UserError` for a source without photographs, weights that are not at hand, settings or photographs that
     differ from those that `out` was made with, and when every photograph was left out.
     """
-    settings = replace(backbone.with_usual(settings), resolution=settings.resolution_for(backbone))
+    settings = replace(backbone.with_usual(settings), fitting=settings.fitting.resolved(backbone))
     with one_writer(out):
         run = _Run(settings, backbone, out)
         try:
@@ -126,7 +82,7 @@ class _Run:
         source = place_of(settings.images)
         self.gallery = Gallery(out / "images", source if source.is_dir() else source.parent)
         self.studio = Studio(backbone, Embeddings(backbone), settings.steps, settings.guidance_scale)
-        sizes = settings.buckets_for(backbone)
+        sizes = settings.fitting.buckets_for(backbone)
         self.stages = self._stages(sizes)
         names = [stage.name for stage in self.stages]
         self.table = PhotoTable(out / TABLE, sizes, sorted_from=names.index(MakeLosers.name))
@@ -136,7 +92,9 @@ class _Run:
         s = self.settings
         device = str(self.backbone.device)
         stages: list[PhotoStage] = [
-            LookAtPhotos(self._listing, self.gallery.root, s, sizes, s.near_duplicates, s.seed, s.captioner is None)
+            LookAtPhotos(
+                self._listing, self.gallery.root, s.fitting, sizes, s.near_duplicates, s.seed, s.captioner is None
+            )
         ]
         if s.captioner is not None:
             stages.append(WriteCaptions(s.captioner, self.gallery, device, s.batch_size))
@@ -152,7 +110,11 @@ class _Run:
         """Look, before anything is written, at the whole listing, and whether all weights that are needed are there."""
         self._check_folder()
         self.num_photos, photos = count_and_digest(self._listing())
-        digests = {"model": model_digest(self.settings.model, self.settings), "images": photos, **self._networks()}
+        digests = {
+            "model": model_digest(self.settings.model, self.settings.loading),
+            "images": photos,
+            **self._networks(),
+        }
         # as real.yaml names them, and pairs.yaml
         self.inputs = digests | {f"real.{name}": digest for name, digest in digests.items()}
         for stage in self.stages[self._first_unfinished() :]:

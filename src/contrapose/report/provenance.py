@@ -24,6 +24,7 @@ _PACKAGES = ("contrapose", "torch", "diffusers", "transformers", "peft", "accele
 _NUM_PAIRS_SHOWN = 6
 _MEND = "sample these images again"
 _PRACTICAL = ("batch_size", "shard_size")  # settings that change no result
+_SECTIONS = ("reading", "fitting", "guiding", "loading")  # of settings, whose flags have no prefix
 
 
 class Pairs(NamedTuple):
@@ -50,7 +51,7 @@ def read_pairs(folder: Path, seed: int) -> Pairs:
     facts = [
         Fact("Folder", str(folder)),
         Fact("Pairs", f"{count(len(store))}, from {count(prompts)} prompts; {sizes}"),
-        *(Fact(_label(key), _written(value)) for key, value in store.settings.items() if key not in _PRACTICAL),
+        *(Fact(_label(key), _written(value)) for key, value in flat(store.settings).items() if key not in _PRACTICAL),
         Fact("Model's fingerprint", str(store.manifest.get("fingerprint", "not recorded"))),
     ]
     chosen = np.random.default_rng(seed).permutation(len(store))[:_NUM_PAIRS_SHOWN]
@@ -76,11 +77,20 @@ def settings_of(folder: Path) -> dict[str, Any]:
     settings = load_yaml(path, _MEND)
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise UserError(f"{path}: not readable as settings; {_MEND}")
+    settings = flat(settings)
     guidance = settings.get("guidance")
     named = isinstance(guidance, dict) and isinstance(guidance.get("name"), str)
     if not named and (guidance is not None or settings.get("positive") or settings.get("negative")):
         raise UserError(f"{path}: does not name its guidance; {_MEND}")
     return settings
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without their sections, as they are typed."""
+    shown: dict[str, Any] = {}
+    for name, value in settings.items():
+        shown |= value if name in _SECTIONS and isinstance(value, dict) else {name: value}
+    return shown
 
 
 def commands(pairs: Path | None, runs: Sequence[ShownRun], judged: Sequence[Judged]) -> list[str]:
@@ -97,7 +107,7 @@ def commands(pairs: Path | None, runs: Sequence[ShownRun], judged: Sequence[Judg
 
 
 def _pairs(store: PairStore, folder: Path) -> list[str]:
-    settings = store.settings
+    settings = flat(store.settings)
     if "real" in store.manifest:
         return [_command("pairs real", [str(folder / "real.yaml")], folder)]
     degrade = settings.get("degrade") or {}
@@ -110,8 +120,7 @@ def _pairs(store: PairStore, folder: Path) -> list[str]:
 
 def _evaluation(judged: Judged) -> str:
     words = _suite(judged.evidence.suite)
-    for model, folder in judged.images.items():
-        words += ["--images", f"{model}={folder}"]
+    words += ["--images", *(f"{model}={folder}" for model, folder in judged.images.items())]
     words += ["--base", str(judged.base), "--replicates", str(judged.summary.replicates), "--title", judged.title]
     return _command("evaluate", words, judged.folder)
 

@@ -60,7 +60,7 @@ class ShownRun:
 
     @property
     def planned(self) -> int:
-        return self.settings["optimisation"]["steps"]
+        return self.settings["optimisation"]["train_steps"]
 
     @property
     def done(self) -> int:
@@ -101,7 +101,7 @@ def read_run(folder: Path) -> ShownRun:
     run, path = RunFolder(folder), folder / RUN_FILE
     settings = run.settings()
     try:
-        steps = settings["optimisation"]["steps"]
+        steps = settings["optimisation"]["train_steps"]
         complete = isinstance(settings["method"]["name"], str) and isinstance(steps, int) and steps in _STEPS
     except (KeyError, TypeError):
         complete = False

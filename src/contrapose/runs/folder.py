@@ -137,7 +137,7 @@ class RunFolder:
     @property
     def _planned(self) -> Any:
         optimisation = _settings(self.home).get("optimisation") if self.home else None
-        return optimisation.get("steps") if isinstance(optimisation, dict) else None
+        return optimisation.get("train_steps") if isinstance(optimisation, dict) else None
 
     @property
     def steps(self) -> tuple[int, ...]:

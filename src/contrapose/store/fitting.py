@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from contrapose.pixels import Size
@@ -50,6 +50,10 @@ class Fitting:
         """The resolution, or the model's usual one."""
         usual: int = canvas.latent_shape[-1] * canvas.unit
         return usual if self.resolution is None else self.resolution
+
+    def resolved(self, canvas: Canvas) -> Fitting:
+        """The same with the resolution spelled out."""
+        return replace(self, resolution=self.resolution_for(canvas))
 
     def buckets_for(self, canvas: Canvas) -> tuple[Size, ...]:
         """Sides in the coarsest steps that model and resolution have in common, up to a twelfth of the latter.

@@ -77,7 +77,7 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
     has_other_steps = begun and is_first and claim(stage, inputs)
     if begun and is_whole(stage):
         log.info(f"{out}: had finished already")
-        yield TrainState(run.optimisation.steps, {})
+        yield TrainState(run.optimisation.train_steps, {})
         return
     accelerator = Accelerator(mixed_precision=_mixed(run.precision))
     _check_acquainted(accelerator)
@@ -85,7 +85,7 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
     if is_first and not begun:  # only now: a mistyped model or folder of pairs leaves nothing that refuses its mend
         claim(stage, inputs)
     trained, parts = _trained(trainer), _parts(trainer)
-    start = resume(out, run.optimisation.steps, trained, parts)
+    start = resume(out, run.optimisation.train_steps, trained, parts)
     accelerator.wait_for_everyone()  # before the first process writes what the others read
     if is_first:
         if has_other_steps:
@@ -124,7 +124,7 @@ def _trainer(stage: Stage, store: Mixture, accelerator: Accelerator) -> Trainer:
     torch.manual_seed(run.seed)  # LoRA's initial weights
     dtype = DTYPES[run.precision]
     backbone = load_backbone(
-        run.model, dtype, accelerator.device, loading=run, network_dtype=torch.float32 if run.full else dtype
+        run.model, dtype, accelerator.device, loading=run.loading, network_dtype=torch.float32 if run.full else dtype
     )
     if run.distilled_guidance is not None:
         backbone.feed_guidance(run.distilled_guidance)
@@ -212,7 +212,7 @@ def _recorded(
         if writer:
             _record(out / METRICS, writer, TrainState(state.step, metrics | {"seconds": now - clock}))
         clock = now
-        if main and (is_due(state.step, run.watching.save_every) or state.step == run.optimisation.steps):
+        if main and (is_due(state.step, run.watching.save_every) or state.step == run.optimisation.train_steps):
             save_step(out, state.step, run.watching, trained, parts)
         yield state
     if writer:
@@ -228,7 +228,7 @@ def _record(path: Path, writer: SummaryWriter, state: TrainState) -> None:
 def _summary(trainer: Trainer, out: Path) -> dict[str, Any]:
     """What a run tells of itself at its end."""
     return {
-        "steps": trainer.run.optimisation.steps,
+        "steps": trainer.run.optimisation.train_steps,
         "seconds": sum(line.get("seconds", 0.0) for line in RunFolder(out).metrics()),
         "trained_parameters": sum(p.numel() for p in trainer.parameters),
         "training_pairs": len(trainer.groups.training),

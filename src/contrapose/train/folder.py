@@ -44,7 +44,7 @@ _FREE = [
     "watching.save_every", "watching.keep", "optimisation.micro_batch", "gradient_checkpointing", "split_pairs",
     "cache_limit",
 ]  # fmt: skip
-_STEPS = "optimisation.steps"
+_STEPS = "optimisation.train_steps"
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +61,7 @@ def is_due(step: int, every: int) -> bool:
 
 def is_measured(step: int, run: Run) -> bool:
     """Whether the held-out pairs are measured after a step: when it is due, after the first and after the last."""
-    return is_due(step, run.watching.evaluate_every) or step in (1, run.optimisation.steps)
+    return is_due(step, run.watching.evaluate_every) or step in (1, run.optimisation.train_steps)
 
 
 # Whose folder it is
@@ -69,7 +69,7 @@ def is_measured(step: int, run: Run) -> bool:
 
 def inputs_of(stage: Stage, pairs: Mixture) -> dict[str, str]:
     """Digests of all that a run's settings name."""
-    inputs = {"model": model_digest(stage.run.model, stage.run), "pairs": pairs.digest}
+    inputs = {"model": model_digest(stage.run.model, stage.run.loading), "pairs": pairs.digest}
     if stage.start is not None:
         inputs["start"] = RunFolder(stage.start).digest
     if stage.policies:
@@ -86,12 +86,12 @@ def claim(stage: Stage, inputs: Mapping[str, str]) -> bool:
     """
     run, path = stage.run, stage.folder / RUN_FILE
     recorded = runfile.claimed(path) if path.exists() else {}
-    steps = _mapping(recorded.get("optimisation")).get("steps", run.optimisation.steps)
+    steps = _mapping(recorded.get("optimisation")).get("train_steps", run.optimisation.train_steps)
     free = list(_FREE)
-    if steps != run.optimisation.steps:
+    if steps != run.optimisation.train_steps:
         free.append(_STEPS)
-    if _mapping(recorded.get("first")).get("first_steps") is None and run.first.first_steps == steps:
-        free.append("first.first_steps")  # what was left to the run's own number is now said
+    if _mapping(recorded.get("first")).get("first_train_steps") is None and run.first.first_train_steps == steps:
+        free.append("first.first_train_steps")  # what was left to the run's own number is now said
     runfile.claim(path, run, CONVERTER, free=free, inputs=inputs)
     if _STEPS in free:
         _check_steps(stage, steps)
@@ -108,8 +108,8 @@ def _check_steps(stage: Stage, recorded: int) -> None:
     o = stage.run.optimisation
     if stage.earlier:
         raise UserError(
-            f"{folder}: has {recorded} steps, and what a run begins with is not lengthened with it; set first_steps to "
-            f"{recorded}, or choose another --out"
+            f"{folder}: has {recorded} steps, and what a run begins with is not lengthened with it; set "
+            f"first_train_steps to {recorded}, or choose another --out"
         )
     if o.schedule != "constant":
         raise UserError(
@@ -118,10 +118,12 @@ def _check_steps(stage: Stage, recorded: int) -> None:
         )
     kept = run.steps
     there = ", ".join(map(str, kept)) or "none"
-    if kept and kept[-1] > o.steps and o.steps not in kept:
-        raise UserError(f"{folder}: cannot be cut to {o.steps} steps, which it has not kept (those that are: {there})")
+    if kept and kept[-1] > o.train_steps and o.train_steps not in kept:
+        raise UserError(
+            f"{folder}: cannot be cut to {o.train_steps} steps, which it has not kept (those that are: {there})"
+        )
     if run.finished and not kept:
-        raise UserError(f"{folder}: has kept no step to go on from to {o.steps}; choose another --out")
+        raise UserError(f"{folder}: has kept no step to go on from to {o.train_steps}; choose another --out")
 
 
 def restate(stage: Stage, inputs: Mapping[str, str], start: int) -> None:
@@ -129,7 +131,7 @@ def restate(stage: Stage, inputs: Mapping[str, str], start: int) -> None:
     run, folder = stage.run, stage.folder
     if start == 0 and RunFolder(folder).finished:
         raise UserError(f"{folder}: has kept no step that is whole; choose another --out")
-    log.info(f"{folder}: becomes a run of {run.optimisation.steps} steps, from its step {start} on")
+    log.info(f"{folder}: becomes a run of {run.optimisation.train_steps} steps, from its step {start} on")
     runfile.write_claim(folder / RUN_FILE, run, CONVERTER, inputs)
 
 
@@ -144,7 +146,7 @@ def is_whole(stage: Stage) -> bool:
     reason = None
     try:
         summary = RunFolder(folder).summary()
-        if summary is None or summary.get("steps") != stage.run.optimisation.steps:
+        if summary is None or summary.get("steps") != stage.run.optimisation.train_steps:
             return False
         for policy in policy_folders(stage.run) or ("",):
             _open_weights(folder / policy)

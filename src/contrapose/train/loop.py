@@ -49,7 +49,7 @@ def learning_rate(o: Optimisation, step: int) -> float:
     """
     if step < o.warmup:
         return o.learning_rate * (step + 1) / o.warmup
-    share = (step - o.warmup) / max(o.steps - o.warmup, 1)
+    share = (step - o.warmup) / max(o.train_steps - o.warmup, 1)
     if o.schedule == "linear":
         return o.learning_rate * (1 - share)
     if o.schedule == "cosine":
@@ -93,7 +93,7 @@ class Trainer:
         Raises `Diverged` before the step is taken when loss or gradient is not finite or the trainee has drifted off.
         """
         o = self.run.optimisation
-        for step in range(start, o.steps):
+        for step in range(start, o.train_steps):
             torch.manual_seed(seed_of(self.run.seed, "step", step))  # for anything random inside the network
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(o, step)

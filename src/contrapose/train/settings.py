@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from contrapose import runfile
-from contrapose.backbones.loading import Loading
+from contrapose.backbones.settings import Loading, Precision
 from contrapose.core.links import LINKS, PairLink
 from contrapose.errors import UserError
 from contrapose.methods import METHODS, Method, name_of
@@ -25,6 +25,7 @@ from contrapose.ranges import (
 )
 
 DEFAULT_RANK = 16
+OptimizerName = Literal["adamw", "adamw-8bit", "adamw-paged-8bit", "adafactor"]
 Folders = Path | tuple[Path, ...]
 
 
@@ -39,13 +40,13 @@ class Optimisation:
     """Course of the learning rate after warm-up."""
     warmup: CountOrNone = 0
     """Optimiser steps of linear warm-up."""
-    steps: Count = 200
+    train_steps: Count = 200
     """Optimiser steps."""
     batch_size: Batch = 32
     """Pairs for each optimiser step, over all processes and micro-batches."""
     micro_batch: Batch = 8
     """Pairs that go through the network at once; does not change the result beyond rounding."""
-    optimizer: Literal["adamw", "adamw-8bit", "adamw-paged-8bit", "adafactor"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     """AdamW, the same with moments in 8 bits (needs bitsandbytes; paged ones may leave the GPU), or Adafactor as in
     Diffusion-DPO's runs of SDXL."""
     beta1: ShareBelow1 = 0.9
@@ -74,7 +75,7 @@ class First:
 
     first_learning_rate: Positive | None = None
     """Their learning rate, constant; the run's own rate and schedule when unset."""
-    first_steps: Count | None = None
+    first_train_steps: Count | None = None
     """Their optimiser steps; as many as the run's own when unset."""
     first_ema_decay: ShareBelow1 | None = None
     """Decay of their average of the weights, 0 being none; the run's own when unset."""
@@ -109,7 +110,7 @@ class Watching:
 
 @dataclass(frozen=True)
 @checked
-class Run(Loading):
+class Run:
     """One alignment run."""
 
     model: str
@@ -129,7 +130,7 @@ class Run(Loading):
     """Rank of the LoRA adapters; 16 when unset, or that of the run that this one starts at."""
     lora_alpha: Positive | None = None
     """Scale of the LoRA adapters; their rank when unset."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """Precision of the networks; trained weights stay in fp32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
@@ -156,6 +157,7 @@ class Run(Loading):
     optimisation: Optimisation = field(default_factory=Optimisation)
     first: First = field(default_factory=First)
     watching: Watching = field(default_factory=Watching)
+    loading: Loading = field(default_factory=Loading)
 
     def __post_init__(self) -> None:
         o = self.optimisation
@@ -168,8 +170,8 @@ class Run(Loading):
         if self.swap and instead:
             raise UserError(f"swap: {name_of(self.method)} prefers neither side to the other; {instead}")
         self._check_first()
-        if self.full and self.quantize != "none":
-            raise UserError(f"quantize {self.quantize}: a quantised network cannot be trained whole; use LoRA")
+        if self.full and self.loading.quantize != "none":
+            raise UserError(f"quantize {self.loading.quantize}: a quantised network cannot be trained whole; use LoRA")
 
     def _check_first(self) -> None:
         """Nothing is set for runs that there are none of."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from changing import changed
 from safetensors.torch import save_file
 
 from contrapose.backbones.base import Backbone
@@ -53,7 +54,8 @@ def _write(folder: Path, *rows: dict[str, Any]) -> None:
 
 
 def _imported(folder: Path, model: Path, backbone: Backbone, **settings: Any) -> PairStore:
-    mine = Import(str(model), source=folder, shard_size=2, batch_size=2, **settings)
+    mine = Import(str(model), source=folder, shard_size=2, batch_size=2)
+    mine = changed(mine, **settings)
     for _ in import_pairs(mine, plan_import(mine, read_listing(mine), backbone), backbone, folder / "out"):
         pass
     return PairStore(folder / "out")

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from contrapose.seeds import generator, starting_noise
 from contrapose.store.prompts import Prompt
 from contrapose.worlds.shapes import suite
-from contrapose.worlds.shapes.blueprint import shipped_model
 from contrapose.worlds.shapes.grammar import TAGS, prompts
+from contrapose.worlds.shapes.shipped import shipped_model
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ from contrapose.backbones.families.stable_diffusion import StableDiffusion, Stab
 from contrapose.backbones.families.stable_diffusion_3 import StableDiffusion3
 from contrapose.backbones.families.z_image import ZImage
 from contrapose.backbones.loading import (
-    Loading,
     Source,
     check_device,
     find,
@@ -30,6 +29,7 @@ from contrapose.backbones.loading import (
     tokenizer_folder,
     why_unreadable,
 )
+from contrapose.backbones.settings import Loading
 from contrapose.errors import UserError
 from contrapose.runs.folder import RunFolder
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import pre_tokenizers
@@ -127,8 +126,3 @@ def assemble(
         feature_extractor=None,
         requires_safety_checker=False,
     )
-
-
-def shipped_model() -> Path:
-    """The folder of the model that ships with Contrapose."""
-    return Path(__file__).parent / "model"

@@ -60,7 +60,7 @@ class ShapesJudge:
 
 
 def _shipped() -> str:
-    from contrapose.worlds.shapes.blueprint import shipped_model
+    from contrapose.worlds.shapes.shipped import shipped_model
 
     return str(shipped_model())
 
@@ -85,7 +85,7 @@ class Shapes:
 
     def inputs(self) -> dict[str, str]:
         from contrapose.backbones.digests import model_digest
-        from contrapose.backbones.loading import Loading
+        from contrapose.backbones.settings import Loading
 
         return {"autoencoder": model_digest(self.autoencoder, Loading())}
 

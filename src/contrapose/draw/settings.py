@@ -1,0 +1,46 @@
+"""Everything that decides the pairs that are drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from contrapose import runfile
+from contrapose.backbones.settings import Loading, Precision
+from contrapose.core.guidance import FreeScale
+from contrapose.degrade.degrader import Words
+from contrapose.degrade.degraders import DEGRADERS, AnyDegrader
+from contrapose.ranges import Batch, Few, Seed, Steps, checked
+
+
+@dataclass(frozen=True)
+@checked
+class Draw:
+    """Pairs of a model's own samples: which prompts, how they are degraded, and how both are sampled."""
+
+    model: str
+    """Model folder or hub id."""
+    prompts: Path
+    """Prompts: .txt with one a line, or a column `prompt` of .jsonl, .json, .csv, .tsv or .parquet; hf:// too."""
+    degrade: AnyDegrader = field(default_factory=Words)
+    """How prompts are degraded."""
+    pairs_per_prompt: Few = 1
+    """Pairs drawn for each prompt, each with its own seed and variant."""
+    steps: Steps | None = None
+    """Sampling steps; what is usual for the model when unset."""
+    guidance_scale: FreeScale | None = None
+    """Guidance scale of the drawn images, 1 is off; what is usual for the model when unset."""
+    sizes: tuple[str, ...] = ()
+    """Image sizes as WIDTHxHEIGHT; each pair takes one of them by its seed. The model's usual size when empty."""
+    seed: Seed = 0
+    """Seed of noise and of the choice among degraded variants."""
+    shard_size: Batch = 64
+    """Pairs in one file, the unit that a killed run repeats."""
+    batch_size: Batch = 16
+    """Pairs drawn at once (each is two images); does not change the pairs beyond rounding."""
+    precision: Precision = "fp32"
+    """Precision of the sampler."""
+    loading: Loading = field(default_factory=Loading)
+
+
+CONVERTER = runfile.converter((AnyDegrader, DEGRADERS))

@@ -1,0 +1,93 @@
+"""Everything that decides images: what is sampled, what leads the sampler, what a page plays with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from contrapose import runfile
+from contrapose.backbones.settings import Loading, Precision
+from contrapose.core.guidance import GUIDANCES, PGD, AnyGuidance, AttentionLimit, AttentionScale, FreeScale
+from contrapose.ranges import Batch, Range, Share, Steps, checked
+
+
+@dataclass(frozen=True, kw_only=True)
+@checked
+class Guiding:
+    """What leads the sampler beside its prompt and its guidance scale."""
+
+    positive: Path | None = None
+    """An aligned run that guides the sampler towards what it predicts."""
+    negative: Path | None = None
+    """An aligned run that guides the sampler away from what it predicts."""
+    guidance: AnyGuidance = field(default_factory=PGD)
+    """How the runs guide: pgd, cpgd, npo or chats, with strength, schedule and interval."""
+    negative_prompt: str | None = None
+    """What is not wanted: read in place of no prompt by the guidance scale, and by --nag-scale. "" is an empty text,
+    which SDXL's pipeline reads and tells from no prompt."""
+    nag_scale: AttentionScale | None = None
+    """Strength of attention guidance (NAG) away from the negative prompt, or from none; 1, or unset, is off."""
+    nag_tau: AttentionLimit | None = None
+    """How many times longer than the prompt's the guided attention may be; 2.5 when unset."""
+    nag_alpha: Share | None = None
+    """Share of the guided attention, 0 to 1; 0.25 when unset."""
+
+    @property
+    def by_runs(self) -> bool:
+        """Whether any run guides."""
+        return self.positive is not None or self.negative is not None
+
+
+@dataclass(frozen=True)
+@checked
+class Sampling:
+    """Images of prompts, by a model and what leads it."""
+
+    model: str
+    """Model folder or hub id."""
+    prompts: Path
+    """Prompts: .txt with one a line, or a column `prompt` of .jsonl (as GenEval's), .json, .csv, .tsv or .parquet."""
+    adapter: Path | None = None
+    """An aligned run whose weights go on top, or another tool's LoRA; none samples the model itself."""
+    num_images: Annotated[int, Range(1, 10_000, whole=True)] = 4
+    """Images for each prompt, of the seeds 0, 1, ..."""
+    steps: Steps | None = None
+    """Sampling steps; what is usual for the model when unset."""
+    guidance_scale: FreeScale | None = None
+    """Guidance scale, 1 is off; what is usual for the model when unset."""
+    size: str | None = None
+    """Image size as WIDTHxHEIGHT; the model's usual size when unset."""
+    batch_size: Batch = 16
+    """Images sampled at once; does not change the images, but for a level in a few pixels by rounding."""
+    precision: Precision = "fp32"
+    """Precision of the sampler."""
+    guiding: Guiding = field(default_factory=Guiding)
+    loading: Loading = field(default_factory=Loading)
+
+
+@dataclass(frozen=True)
+@checked
+class Play:
+    """What is shown on the page, beside prompt, seed, run and strength."""
+
+    model: str
+    """Model folder or hub id."""
+    positive: tuple[Path, ...] = ()
+    """Aligned runs that guide the sampler towards what they predict; several are a choice on the page."""
+    negative: Path | None = None
+    """An aligned run that guides the sampler away from what it predicts."""
+    guidance: AnyGuidance = field(default_factory=PGD)
+    """How the runs guide: pgd, cpgd, npo or chats, with schedule and interval; the page sets the strength."""
+    steps: Steps | None = None
+    """Sampling steps; what is usual for the model when unset."""
+    guidance_scale: FreeScale | None = None
+    """Guidance scale, 1 is off; what is usual for the model when unset."""
+    size: str | None = None
+    """Image size as WIDTHxHEIGHT; the model's usual size when unset."""
+    precision: Precision = "fp32"
+    """Precision of the sampler."""
+    loading: Loading = field(default_factory=Loading)
+
+
+CONVERTER = runfile.converter((AnyGuidance, GUIDANCES))
