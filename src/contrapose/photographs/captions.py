@@ -56,7 +56,7 @@ class Captioner:
 
 def tidy(text: str) -> str:
     """A model's words as a caption: in one line, without unprintable characters or quotation marks around all of it."""
-    printable = (letter if letter.isprintable() else " " for letter in text.replace("\ufffd", " "))
-    line = " ".join("".join(printable).split())
+    unprintable = {ord(letter): " " for letter in text if not letter.isprintable() or letter == "\ufffd"}
+    line = " ".join(text.translate(unprintable).split())
     quoted = len(line) > 1 and line[0] + line[-1] in _QUOTATION_MARKS
     return line[1:-1].strip() if quoted else line

@@ -21,7 +21,8 @@ class Gallery:
     """Images below `folder`, by the candidate's identifier, of photographs whose source lies at `root`."""
 
     def __init__(self, folder: Path, root: Place):
-        self.folder, self.root = folder, root
+        self.folder = folder
+        self.root = root
 
     def image(self, candidate: Candidate, side: Side) -> Image.Image:
         """One side of the pair; `UserError` when it cannot be read."""

@@ -78,7 +78,9 @@ class _Run:
     """One run's settings, networks, stages and table."""
 
     def __init__(self, settings: Real, backbone: Backbone, out: Path):
-        self.settings, self.backbone, self.out = settings, backbone, out
+        self.settings = settings
+        self.backbone = backbone
+        self.out = out
         source = place_of(settings.images)
         self.gallery = Gallery(out / "images", source if source.is_dir() else source.parent)
         self.studio = Studio(backbone, Embeddings(backbone), settings.steps, settings.guidance_scale)
@@ -117,7 +119,10 @@ class _Run:
         }
         # as real.yaml names them, and pairs.yaml
         self.inputs = digests | {f"real.{name}": digest for name, digest in digests.items()}
-        for stage in self.stages[self._first_unfinished() :]:
+        unfinished = 0
+        if self.table.begun and self.table.num_through(0) == self.num_photos:
+            unfinished = self.table.first_unfinished()
+        for stage in self.stages[unfinished:]:
             stage.check()
 
     def _check_folder(self) -> None:
@@ -128,12 +133,6 @@ class _Run:
                 f"{self.out}: was begun by an earlier version, whose {_EARLIER}/ cannot be carried on; choose another "
                 "--out, or delete the folder (if its pairs are finished, they can be used as they are)"
             )
-
-    def _first_unfinished(self) -> int:
-        """The number of the first stage that photographs have to go through."""
-        if not self.table.begun or self.table.num_through(0) < self.num_photos:
-            return 0
-        return self.table.first_unfinished()
 
     def _networks(self) -> dict[str, str]:
         """Digests of the other networks' folders that the settings name; those of the hub have their versions there."""
@@ -184,17 +183,21 @@ class _Run:
             for number, stage in enumerate(self.stages)
         ]
         pairs = self.table.reaching(len(self.stages))
+
+        def shards() -> Iterator[tuple[Size, list[PairRecord]]]:
+            for batch in batches_of(pairs, s.shard_size, lambda candidate: candidate.bucket):
+                yield batch[0].bucket, [candidate.record for candidate in batch]
+
         records = (candidate.record for candidate in pairs)
         settings = {"real": s, "stages": counts}
         begin(self.out, settings, CONVERTER, self.backbone.fingerprint, records, self.table.left_out(), self.inputs)
-        same_size = batches_of(pairs, s.shard_size, lambda candidate: candidate.bucket)
-        shards = ((batch[0].bucket, [candidate.record for candidate in batch]) for batch in same_size)
         total = self.table.num_kept(len(self.stages) - 1)
-        for done in fill(self.out, shards, s.batch_size, self._encode):
+        for done in fill(self.out, shards(), s.batch_size, self._encode):
             yield StageProgress("encoding", done, total)
 
     def _encode(self, size: Size, records: Sequence[PairRecord]) -> Tensor:
         """Latents [b, 2, ...]: winners and losers side by side in one call of the autoencoder."""
         sides = [(record.id, side, size) for record in records for side in BOTH]
         images = list(several(lambda place: self.gallery.stored(*place), sides))
-        return self.studio.encode(images).cpu().unflatten(0, (len(records), 2))
+        latents = self.studio.encode(images).cpu()
+        return latents.reshape(len(records), 2, *latents.shape[1:])

@@ -63,27 +63,24 @@ class WriteCaptions:
         self.captioner.load(self.device)
 
     def work(self, photographs: Reaching) -> Iterator[int]:
+        def opened(candidate: Candidate) -> tuple[Candidate, Image.Image | None]:
+            """The candidate, with its image where it has no caption."""
+            return candidate, self.gallery.image(candidate, "winner") if candidate.caption is None else None
+
         done = photographs.num_through
         write = self.captioner.load(self.device)
-        for batch in batches_of(several(self._opened, photographs.waiting()), self.batch_size):
+        for batch in batches_of(several(opened, photographs.waiting()), self.batch_size):
             captions = iter(write([image for _, image in batch if image is not None]))
             rows = []
             for candidate, image in batch:
-                rows.append(
-                    PhotoRow(candidate.number, candidate if image is None else _captioned(candidate, next(captions)))
-                )
+                entry: Candidate | LeftOut = candidate
+                if image is not None:
+                    entry = replace(candidate, caption=next(captions))
+                    if not entry.caption:
+                        entry = LeftOut(candidate.name, "no caption", "the captioner had nothing to say")
+                rows.append(PhotoRow(candidate.number, entry))
             done += photographs.write(rows)
             yield done
-
-    def _opened(self, candidate: Candidate) -> tuple[Candidate, Image.Image | None]:
-        """The candidate, with its image where it has no caption."""
-        return candidate, self.gallery.image(candidate, "winner") if candidate.caption is None else None
-
-
-def _captioned(candidate: Candidate, caption: str) -> Candidate | LeftOut:
-    if not caption.strip():
-        return LeftOut(candidate.name, "no caption", "the captioner had nothing to say")
-    return replace(candidate, caption=caption)
 
 
 @dataclass(frozen=True)
@@ -113,8 +110,10 @@ class Sift:
             judge = self.filter.scorer.load(self.device)
             measure = measure_of(self.filter.scorer, judge)
             yield from self._measured(photographs, judge, measure)
+        # In one transaction, since a filter may go by all photographs together.
+        reasons = self.filter.reasons(photographs, measure)
         done = photographs.num_through
-        yield done + photographs.write(self._judged(photographs, measure))
+        yield done + photographs.write(self._judged(photographs, reasons))
 
     def _measured(self, photographs: Reaching, judge: Judge, measure: str) -> Iterator[int]:
         """Note the judge's numbers, where they are not known from an earlier filter."""
@@ -130,10 +129,12 @@ class Sift:
             num += photographs.note(scored(candidates, images, judge, measure))
             yield num
 
-    def _judged(self, photographs: Reaching, measure: str) -> Iterator[PhotoRow]:
-        reasons = self.filter.reasons(photographs, measure)
+    def _judged(self, photographs: Reaching, reasons: Iterator[str | None]) -> Iterator[PhotoRow]:
         for candidate, reason in zip(photographs, reasons, strict=True):
-            yield PhotoRow(candidate.number, LeftOut(candidate.name, self.name, reason) if reason else candidate)
+            if reason is None:
+                yield PhotoRow(candidate.number, candidate)
+            else:
+                yield PhotoRow(candidate.number, LeftOut(candidate.name, self.name, reason))
 
 
 def measure_of(settings: JudgeSettings, judge: Judge) -> str:
@@ -160,15 +161,15 @@ class MakeLosers:
         """Whatever the spoiler needs is read when it is first asked for."""
 
     def work(self, photographs: Reaching) -> Iterator[int]:
+        def cut(candidate: Candidate) -> tuple[Candidate, Image.Image]:
+            return candidate, candidate.cut(self.gallery.root)
+
         done = photographs.num_through
-        saved = several(self._saved, self._spoiled(several(self._cut, photographs.waiting())))
         # Images are read and saved beside the spoiling of other batches.
+        saved = several(self._saved, self._spoiled(several(cut, photographs.waiting())))
         for batch in batches_of(saved, self.batch_size, lambda entry: entry[0]):
             done += photographs.write([row for _, row in batch])
             yield done
-
-    def _cut(self, candidate: Candidate) -> tuple[Candidate, Image.Image]:
-        return candidate, candidate.cut(self.gallery.root)
 
     def _spoiled(
         self, cut: Iterable[tuple[Candidate, Image.Image]]

@@ -111,7 +111,7 @@ class PhotoTable:
     @cached_property
     def _connection(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=_WAIT, isolation_level=None)
-        connection.text_factory = _text
+        connection.text_factory = lambda data: data.decode("utf-8", "surrogatepass")
         try:
             with self._naming_errors():
                 [(version,)] = connection.execute("PRAGMA user_version")
@@ -167,7 +167,9 @@ class PhotoTable:
 
     def candidates(self, stage: int, condition: str) -> Iterator[Candidate]:
         """The candidates of which a condition holds, in the order of a stage, which may write while they are read."""
-        parts = ["1"] if stage < self.sorted_from else [f"bucket = {bucket}" for bucket in range(len(self.sizes))]
+        parts = ["1"]
+        if stage >= self.sorted_from:
+            parts = [f"bucket = {bucket}" for bucket in range(len(self.sizes))]
         for part in parts:
             query = (
                 f"SELECT {_CANDIDATE} FROM photographs WHERE {part} AND number > :last AND id IS NOT NULL "
@@ -270,7 +272,8 @@ class Reaching:
     """The photographs that reach a stage, in its order; going through them reads the file anew."""
 
     def __init__(self, table: PhotoTable, stage: int):
-        self._table, self._stage = table, stage
+        self._table = table
+        self._stage = stage
 
     def __iter__(self) -> Iterator[Candidate]:
         """All of them, with what earlier stages found: those that this stage has left out already too."""
@@ -329,10 +332,6 @@ def _findings(candidate: Candidate) -> tuple[str | None, str, str]:
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogatepass")
 
 
 def _place_text(place: Stored) -> str:

@@ -21,7 +21,8 @@ def count_and_digest(listing: Iterable[Photo | LeftOut]) -> tuple[int, str]:
 
     An image counts by its size, its start and its end; what became of its pixels is told when it is opened.
     """
-    num, digest = 0, hashlib.sha256()
+    num = 0
+    digest = hashlib.sha256()
     archive = functools.cache(_file)
     for photo in listing:
         said = (photo.reason,) if isinstance(photo, LeftOut) else (photo.caption, *_place(photo.image, archive))

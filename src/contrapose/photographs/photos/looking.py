@@ -7,20 +7,22 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn
 
 from contrapose.containers.images import digest, read_image, several
 from contrapose.containers.left_out import LeftOut, Skip
 from contrapose.photographs.photos.photo import Photo
-from contrapose.store.buckets import Size
+from contrapose.pixels import Size
 
 _SIDE = 32
-_NUM_LUMA, _NUM_CHROMA = 48, 4
+_NUM_LUMA = 48
+_NUM_CHROMA = 4
 _COLOURLESS = 0.5  # of 255: what is this faint must not count as a colour, or grey pictures would differ by chance
-_ORDER = sorted(((u, v) for u in range(_SIDE) for v in range(_SIDE)), key=lambda uv: (sum(uv), uv))
-_ROWS, _COLUMNS = (np.array(axis) for axis in zip(*_ORDER[: _NUM_LUMA + 1], strict=True))
+# Frequencies (u, v) from the lowest up, that is by u + v: the constant, and as many of the others as give a bit each.
+_FREQUENCIES = sorted((u + v, u, v) for u in range(_SIDE) for v in range(_SIDE))[: _NUM_LUMA + 1]
+_ROWS = np.array([u for _, u, _ in _FREQUENCIES])
+_COLUMNS = np.array([v for _, _, v in _FREQUENCIES])
 
 
 class Look(NamedTuple):
@@ -54,18 +56,15 @@ def _look(photo: Photo | LeftOut, max_pixels: int | None) -> tuple[Photo, Look] 
 def fingerprint(image: Image.Image) -> int:
     """64 bits, of which few change with size, JPEG quality, brightness or contrast, and many in another picture.
 
-    As pHash (Zauner 2010): which of the lowest frequencies, in the DCT of a 32x32 copy, are over their median; 48 of
-    brightness. Unlike it, 16 tell the lowest ones of both colour differences to be positive, negative or faint: a red
-    and a green circle are two pictures.
+    A pHash (Zauner 2010): 48 bits say which of the lowest DCT frequencies of a 32x32 copy's brightness exceed their
+    median. Unlike pHash, 16 more bits say whether the lowest frequencies of both colour differences are positive,
+    negative or faint, so that a red and a green circle differ.
     """
     small = image.resize((_SIDE, _SIDE), Image.Resampling.BOX).convert("YCbCr")
-    luma, blue, red = (_lowest(plane) for plane in np.moveaxis(np.asarray(small, dtype=np.float64), -1, 0) - 128.0)
+    planes = np.moveaxis(np.asarray(small, dtype=np.float64), -1, 0) - 128.0
+    # the lowest frequencies of each plane, in units of pixel values
+    luma, blue, red = (dctn(plane, norm="ortho")[_ROWS, _COLUMNS] / _SIDE for plane in planes)
     shades = luma[1:] > np.median(luma[1:])
     colours = np.stack([sign * plane[:_NUM_CHROMA] > _COLOURLESS for plane in (blue, red) for sign in (1, -1)])
     bits = np.concatenate([shades.reshape(-1, 3), colours.reshape(-1, 1)], axis=1)  # mixed: few colours say little
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
-
-
-def _lowest(plane: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The lowest frequencies, constant first, in units of pixel values."""
-    return dctn(plane, norm="ortho")[_ROWS, _COLUMNS] / _SIDE

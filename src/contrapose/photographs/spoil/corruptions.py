@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from contrapose.photographs.spoil.saliency import resized
+
 Pixels = NDArray[np.float64]
 Severity = Literal[1, 2, 3, 4, 5]
 Name = Literal["blur", "jpeg", "colour", "shuffle", "resample", "warp"]
@@ -24,7 +26,8 @@ GRID = 8  # patches a side that are shuffled
 def blur(pixels: Pixels, severity: Severity, rng: np.random.Generator) -> Pixels:
     """A Gaussian blur of 0.4 to 3 % of the shorter side, which counts as 128 pixels at least."""
     sigma = (0.004, 0.008, 0.012, 0.02, 0.03)[severity - 1] * max(128, min(pixels.shape[:2]))
-    return gaussian_filter(pixels, (sigma, sigma, 0), mode="nearest")
+    blurred: Pixels = gaussian_filter(pixels, (sigma, sigma, 0), mode="nearest")
+    return blurred
 
 
 def jpeg(pixels: Pixels, severity: Severity, rng: np.random.Generator) -> Pixels:
@@ -44,16 +47,16 @@ def colour(pixels: Pixels, severity: Severity, rng: np.random.Generator) -> Pixe
 def shuffle(pixels: Pixels, severity: Severity, rng: np.random.Generator) -> Pixels:
     """An eighth to all of 8x8 patches change places, in a ring; what does not fill a patch at the borders stays."""
     order = rng.permutation(GRID * GRID)[: (8, 16, 28, 44, 64)[severity - 1]]
-    height, width = max(1, pixels.shape[0] // GRID), max(1, pixels.shape[1] // GRID)
-    places = [np.s_[row * height : (row + 1) * height, col * width : (col + 1) * width] for row, col in _cells(order)]
+    height = max(1, pixels.shape[0] // GRID)
+    width = max(1, pixels.shape[1] // GRID)
+    places = []
+    for number in order.tolist():
+        row, column = divmod(number, GRID)
+        places.append(np.s_[row * height : (row + 1) * height, column * width : (column + 1) * width])
     moved = pixels.copy()
     for place, source in zip(places, [*places[1:], places[0]], strict=True):
         moved[place] = pixels[source]
     return moved
-
-
-def _cells(order: NDArray[np.int64]) -> list[tuple[int, int]]:
-    return [divmod(int(number), GRID) for number in order]
 
 
 def resample(pixels: Pixels, severity: Severity, rng: np.random.Generator) -> Pixels:
@@ -72,15 +75,10 @@ def warp(pixels: Pixels, severity: Severity, rng: np.random.Generator) -> Pixels
     height, width = pixels.shape[:2]
     side = min(height, width)
     cells = [round(8 * length / side) for length in (height, width)]
-    field = np.stack([_smooth(rng.standard_normal(cells), (width, height)) for _ in "yx"])
+    field = np.stack([resized(rng.standard_normal(cells), (width, height), Image.Resampling.BICUBIC) for _ in "yx"])
     field *= (0.005, 0.01, 0.02, 0.035, 0.05)[severity - 1] * side / np.sqrt((field**2).sum(0).mean())
     places = np.indices((height, width)) + field
     return np.stack([map_coordinates(pixels[..., c], places, order=1, mode="nearest") for c in range(3)], axis=-1)
-
-
-def _smooth(cells: Pixels, size: tuple[int, int]) -> Pixels:
-    image = Image.fromarray(cells.astype(np.float32))
-    return np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.float64)
 
 
 CORRUPTIONS: dict[Name, Callable[[Pixels, Severity, np.random.Generator], Pixels]] = {

@@ -72,7 +72,7 @@ class Inpaint:
         losers = []
         for image, photo, mask, seed in zip(images, photos, masks, seeds, strict=True):
             share = round(float(mask.mean()), 4)
-            loser = _composed(image, photo, mask) if self.composite else image
+            loser = mixed(image, photo, mask) if self.composite else image
             why: Why = {"kind": self.name, "seed": seed, "strength": self.strength, "mask_share": share}
             losers.append(Spoiled(loser, _as_image(mask), why))
         return losers
@@ -121,8 +121,8 @@ def _in_latents(masks: list[Map], latents: Tensor) -> Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(stacked, (height, width)).to(latents.device)
 
 
-def _composed(painted: Image.Image, photo: Image.Image, mask: Map) -> Image.Image:
-    """m painted + (1 - m) photo."""
+def mixed(painted: Image.Image, photo: Image.Image, mask: Map) -> Image.Image:
+    """An image of what is masked in one and what is not in the other: m painted + (1 - m) photo."""
     share = mask[..., None]
     pixels = share * np.asarray(painted, dtype=np.float64) + (1 - share) * np.asarray(photo, dtype=np.float64)
     return Image.fromarray(pixels.round().astype(np.uint8))

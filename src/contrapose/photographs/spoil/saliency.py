@@ -86,7 +86,7 @@ def spectral_residual(photo: Image.Image) -> Map:
     log_amplitude = np.log(np.abs(spectrum) + 1e-12)
     residual = log_amplitude - uniform_filter(log_amplitude, 3, mode="nearest")
     saliency = np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))) ** 2
-    return normalised(_resized(gaussian_filter(saliency, 2.5, mode="constant"), photo.size))
+    return normalised(resized(gaussian_filter(saliency, 2.5, mode="constant"), photo.size, Image.Resampling.BILINEAR))
 
 
 FORMULAS: dict[str, Callable[[Image.Image], Map]] = {
@@ -104,7 +104,7 @@ def lab(pixels: NDArray[np.uint8]) -> Map:
     return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
 
 
-def _resized(salience: Map, size: tuple[int, int]) -> Map:
-    """A map at an image's size (width, height)."""
-    image = Image.fromarray(salience.astype(np.float32))
-    return np.asarray(image.resize(size, Image.Resampling.BILINEAR), dtype=np.float64)
+def resized(values: Map, size: tuple[int, int], how: Image.Resampling) -> Map:
+    """Numbers [h, w] at an image's size (width, height)."""
+    image = Image.fromarray(values.astype(np.float32))
+    return np.asarray(image.resize(size, how), dtype=np.float64)

@@ -37,7 +37,8 @@ class Segmenter:
         except Exception as error:  # a broken file makes these libraries raise anything at all
             reason = one_line(error)
             raise UserError(f"saliency {folder}: cannot be loaded as a segmentation model: {reason}") from error
-        self._model, self._device = model.eval().to(device), device
+        self._model = model.eval().to(device)
+        self._device = device
         names = [str(model.config.id2label[label]).lower() for label in range(model.config.num_labels)]
         if len(names) > 1 and _BACKGROUND not in names:
             labels = ", ".join(names[:5])

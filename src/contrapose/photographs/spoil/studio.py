@@ -35,7 +35,8 @@ class Studio:
         steps: int | None = None,
         guidance_scale: float | None = None,
     ):
-        self.backbone, self.embeddings = backbone, embeddings
+        self.backbone = backbone
+        self.embeddings = embeddings
         self.steps = backbone.steps if steps is None else steps
         self.guidance_scale = backbone.guidance_scale if guidance_scale is None else guidance_scale
         self._kept: dict[tuple[Any, ...], Any] = {}
