@@ -9,7 +9,9 @@ import signal
 import sqlite3
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import tiny_vision
@@ -378,3 +380,17 @@ def test_a_table_of_another_version_is_refused(settings, backbone, tmp_path):
     change(tmp_path / "out", "PRAGMA user_version = 3")
     with pytest.raises(UserError, match=r"photographs\.sqlite: is of version 3, and this program reads 2; delete"):
         made(settings, backbone, tmp_path / "out")
+
+
+def test_photographs_elsewhere_become_the_same_pairs(settings, backbone, photos, tmp_path):
+    """By fsspec's file systems, of which the one in memory stands for hf:// and s3:// here."""
+    elsewhere = fsspec.filesystem("memory")
+    for path in photos.rglob("*.*"):
+        elsewhere.pipe(f"/photos/{path.relative_to(photos).as_posix()}", path.read_bytes())
+    settings = replace(settings, spoil=Degrade())
+    here, _ = made(settings, backbone, tmp_path / "here")
+    there, _ = made(replace(settings, images=Path("memory://photos")), backbone, tmp_path / "there")
+    elsewhere.rm("/photos", recursive=True)
+    assert here.digest == there.digest
+    assert rows(tmp_path / "here") == rows(tmp_path / "there")
+    assert left_out(tmp_path / "here") == left_out(tmp_path / "there")

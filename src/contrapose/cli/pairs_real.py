@@ -50,7 +50,7 @@ def make(command: Command) -> None:
     from contrapose.cli.progress import Bar
     from contrapose.containers.left_out import SKIPPED, count_left_out, told_counts
     from contrapose.photographs.real import make_pairs
-    from contrapose.store.pairs import PairStore
+    from contrapose.store.manifest import read_manifest
 
     quiet_libraries()
     settings, out = command.settings, command.out
@@ -59,6 +59,6 @@ def make(command: Command) -> None:
         with Bar(stage) as bar:
             for state in states:
                 bar(state.done, state.total)
-    told = told_counts(count_left_out(out))
-    left_out = f"; left out {told}: the reasons are in {out / SKIPPED}" if told else ""
-    print(f"{out}: {len(PairStore(out))} pairs{left_out}")
+    counts = told_counts(count_left_out(out))
+    left_out = f"; left out {counts}: the reasons are in {out / SKIPPED}" if counts else ""
+    print(f"{out}: {read_manifest(out)['num_pairs']} pairs{left_out}")
