@@ -29,7 +29,8 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.backbones.meta import example_text, skeleton
 from contrapose.cli.notes import quiet_libraries
-from contrapose.estimate.estimate import Setup, estimate_run
+from contrapose.estimate.estimate import estimate_run
+from contrapose.estimate.settings import Setup
 from contrapose.methods import DDSPO
 from contrapose.store.mixture import Mixture
 from contrapose.store.pairs import MANIFEST, PairRecord, write_shard

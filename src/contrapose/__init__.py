@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from contrapose.draw.pairs import Draw as Draw
     from contrapose.draw.pairs import draw_pairs as draw_pairs
     from contrapose.draw.pairs import plan_pairs as plan_pairs
-    from contrapose.estimate.estimate import Setup as Setup
     from contrapose.estimate.estimate import estimate_run as estimate_run
+    from contrapose.estimate.settings import Setup as Setup
     from contrapose.evaluate.run import evaluate_images as evaluate_images
     from contrapose.evaluate.summary import summarize as summarize
     from contrapose.exchange.exports import Export as Export
@@ -54,7 +54,7 @@ _HOMES = {
     "Draw": "draw.pairs",
     "draw_pairs": "draw.pairs",
     "plan_pairs": "draw.pairs",
-    "Setup": "estimate.estimate",
+    "Setup": "estimate.settings",
     "estimate_run": "estimate.estimate",
     "evaluate_images": "evaluate.run",
     "summarize": "evaluate.summary",

@@ -16,6 +16,7 @@ from contrapose.documents import dump_yaml
 from contrapose.judges.table import JUDGES
 from contrapose.methods import METHODS
 from contrapose.photographs import real
+from contrapose.photographs.captions import Captioner
 from contrapose.photographs.filters import FILTERS
 from contrapose.photographs.spoil import SPOILERS
 from contrapose.train import settings as training
@@ -87,7 +88,7 @@ def _runs() -> Iterator[Any]:
 
 def _reals() -> Iterator[Any]:
     for spoiler in SPOILERS.values():
-        yield real.Real("x", Path("x"), spoil=spoiler(), captioner=real.Captioner())
+        yield real.Real("x", Path("x"), spoil=spoiler(), captioner=Captioner())
     for kind in FILTERS.values():
         scorers = [{"scorer": scorer()} for scorer in JUDGES.values()] if kind in _OF_ANY_SCORER else [{}]
         yield real.Real("x", Path("x"), filters=tuple(kind(**scorer) for scorer in scorers))

@@ -19,9 +19,10 @@ from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.meta import SHIPPED, example, skeleton
 from contrapose.cli.main import main
 from contrapose.errors import UserError
-from contrapose.estimate.estimate import Setup, estimate_run, once_flops, skeleton_of
+from contrapose.estimate.estimate import estimate_run, once_flops, skeleton_of
 from contrapose.estimate.fitting import CARDS, bases, fit, ways
 from contrapose.estimate.memory import inference_cost, saved_bytes, training_cost
+from contrapose.estimate.settings import Setup
 from contrapose.estimate.standing import quantised_bytes, state_bytes
 from contrapose.methods import DiffusionDRO
 

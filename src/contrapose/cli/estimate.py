@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from contrapose.cli.notes import quiet_libraries
 from contrapose.cli.options import parse
 from contrapose.errors import UserError
-from contrapose.estimate.estimate import Setup, estimate_run
-from contrapose.estimate.fitting import CARDS, fit
-from contrapose.estimate.tables import CostTable, as_data, counts, memory
-from contrapose.files import replacing
+from contrapose.estimate.settings import Setup
+
+if TYPE_CHECKING:
+    from contrapose.estimate.tables import CostTable
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,16 @@ class Command:
 
 
 def main(arguments: list[str], prog: str) -> None:
-    command = parse(Command, arguments, prog)
+    estimate(parse(Command, arguments, prog))
+
+
+def estimate(command: Command) -> None:
+    from contrapose.cli.notes import quiet_libraries
+    from contrapose.estimate.estimate import estimate_run
+    from contrapose.estimate.fitting import CARDS, fit
+    from contrapose.estimate.tables import as_data, counts, memory
+    from contrapose.files import replacing
+
     quiet_libraries()
     if command.json is not None and not command.json.parent.is_dir():
         raise UserError(f"{command.json}: its folder does not exist")

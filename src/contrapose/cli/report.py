@@ -7,9 +7,7 @@ from pathlib import Path
 
 from contrapose.cli.options import parse
 from contrapose.errors import UserError
-from contrapose.evaluate.evidence import read_evidence
 from contrapose.ranges import CountOrNone, checked
-from contrapose.report.page import Report, write_report
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,9 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def report(command: Command) -> None:
+    from contrapose.evaluate.evidence import read_evidence
+    from contrapose.report.page import Report, write_report
+
     if not (command.run or command.evidence):
         raise UserError("a report needs at least one --run or --evidence")
     evidence = tuple(read_evidence(folder) for folder in command.evidence)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from contrapose.estimate.estimate import Setup, skeleton_of
+from contrapose.estimate.estimate import skeleton_of
+from contrapose.estimate.settings import Setup
 from contrapose.estimate.standing import CONTEXT
 
 CARDS = (12, 16, 24, 48, 80)  # GiB

@@ -109,11 +109,12 @@ class Meter(TorchDispatchMode):
         size = storage.nbytes()
         self._alive.add(key)
         self.bytes += size
-        weakref.finalize(storage, self._remove, key, size)
 
-    def _remove(self, key: int, size: int) -> None:
-        self._alive.discard(key)
-        self.bytes -= size
+        def remove() -> None:
+            self._alive.discard(key)
+            self.bytes -= size
+
+        weakref.finalize(storage, remove)
 
 
 class AsOnGPU(TorchFunctionMode):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 from torch import Tensor, nn
 
-CONTEXT = 600 << 20  # bytes that CUDA and its libraries take before the first tensor
+from contrapose.estimate.settings import Optimizer
 
-Optimizer = Literal["adamw", "adamw-8bit", "adafactor"]
+CONTEXT = 600 << 20  # bytes that CUDA and its libraries take before the first tensor
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ sweep/images.yaml      the settings that all strengths share, with digests of wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contrapose import runfile
+from contrapose.backbones.base import Backbone
 from contrapose.core.guidance import Strength
 from contrapose.documents import dump_yaml, load_json, load_yaml
 from contrapose.errors import UserError
@@ -24,6 +25,8 @@ from contrapose.evaluate.rows import write_rows
 from contrapose.evaluate.run import evaluate_images
 from contrapose.evaluate.summary import Settings, read_summary, summarize, write_summary
 from contrapose.files import write_text
+from contrapose.guiding.guide import guide
+from contrapose.guiding.guided import settled
 from contrapose.guiding.images import SETTINGS as OF_IMAGES
 from contrapose.guiding.images import inputs_of
 from contrapose.guiding.settings import CONVERTER, Sampling
@@ -69,6 +72,27 @@ def in_order(scales: Iterable[float]) -> list[float]:
     if len({name_of(scale) for scale in ordered}) < len(ordered):
         raise UserError("scales: a strength is named twice")
     return ordered
+
+
+def at_strengths(settings: Sampling, scales: Iterable[float]) -> dict[float, Sampling]:
+    """The settings at each strength, in rising order; `UserError` where no run guides, and as `in_order` does."""
+    if not settings.guiding.by_runs:
+        raise UserError("a sweep needs a run to guide by: name one with --positive")
+    guiding = settings.guiding
+    guided: dict[float, Sampling] = {}
+    for scale in in_order(scales):
+        guidance = replace(guiding.guidance, scale=scale)
+        guided[scale] = replace(settings, guiding=replace(guiding, guidance=guidance))
+    return guided
+
+
+def settled_for_all(settings: Sampling, backbone: Backbone) -> Sampling:
+    """What all strengths share, spelled out; `UserError` for settings and runs that do not go with the model."""
+    guiding = settings.guiding
+    with guide(backbone.pipe, guiding.positive, guiding.negative, guiding.guidance):  # its complaints first
+        shared = settled(settings, backbone)
+    backbone.shape_for(shared.size)
+    return shared
 
 
 def claim(out: Path, settings: Sampling) -> None:

@@ -176,6 +176,7 @@ def _check(metadata: Mapping[str, Any]) -> None:
 
 def _is_position(position: Any, index: int) -> bool:
     """Whether this is a relation to the object of a clause before number `index`."""
-    if not isinstance(position, (list, tuple)) or len(position) != 2 or position[0] not in RELATIONS:
+    if not isinstance(position, (list, tuple)) or len(position) != 2:
         return False
-    return type(position[1]) is int and 0 <= position[1] < index
+    relation, target = position
+    return relation in RELATIONS and type(target) is int and 0 <= target < index

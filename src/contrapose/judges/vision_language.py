@@ -95,14 +95,14 @@ def _processor(user: str, folder: Path) -> Any:
     config = type(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
     if config not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UserError(f"{user}: {folder}: a {config.model_type} is no model that tells what it sees")
-    known = PROCESSOR_MAPPING[config]
+    of_model = PROCESSOR_MAPPING[config]
 
-    class StillImages(known):  # type: ignore[misc, valid-type]
+    class StillImages(of_model):  # type: ignore[misc, valid-type]
         @classmethod
         def get_attributes(cls) -> list[str]:
             return [part for part in super().get_attributes() if part != "video_processor"]
 
-    StillImages.__name__ = known.__name__  # which the folder's own settings name
+    StillImages.__name__ = of_model.__name__  # which the folder's own settings name
     processor = StillImages.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     processor.image_processor = load_image_processor(user, folder)
     return processor

@@ -121,7 +121,8 @@ class Judged:
         roles = {FLOOR: "same images, shuffled prompts", CEILING: "what could be reached"}
         if self.base is not None and self.base != "base":
             roles[self.base] = "the base"
-        cells = tuple(scale.cell(scores.tags[tag]) if tag in scores.tags else None for tag in self.tags())
+        by_tag = {tag: scale.cell(interval) for tag, interval in scores.tags.items()}
+        cells = tuple(by_tag.get(tag) for tag in self.tags())
         return ModelRow(model, roles.get(model, ""), scale.cell(scores.overall), cells, self._gain(model, metric))
 
     def _gain(self, model: str, metric: str) -> Gain | None:

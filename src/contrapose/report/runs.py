@@ -80,9 +80,13 @@ class ShownRun:
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Steps and finite values of one metric."""
-        points = [(line["step"], line[name]) for line in self.metrics if name in line]
-        finite = [(step, value) for step, value in points if math.isfinite(value)]
-        return [step for step, _ in finite], [value for _, value in finite]
+        steps = []
+        values = []
+        for line in self.metrics:
+            if name in line and math.isfinite(line[name]):
+                steps.append(line["step"])
+                values.append(line[name])
+        return steps, values
 
     def levels(self, name: str) -> dict[float, dict[float, float]]:
         """`held_out/<name>@<level>` as {step: {level: value}}."""

@@ -75,6 +75,15 @@ def read_sweep(folder: Path) -> Sweep:
     return Sweep(folder, record.label, images, judged)
 
 
+def read_sweeps(folders: Sequence[Path]) -> list[Sweep]:
+    """Finished sweeps to be compared; `UserError` for fewer than two, and for one that is named twice."""
+    sweeps = [read_sweep(folder) for folder in folders]
+    different = {sweep.folder.resolve() for sweep in sweeps}
+    if len(different) < 2 or len(different) < len(sweeps):
+        raise UserError("--compare: name two finished sweeps or more, each once")
+    return sweeps
+
+
 def write_page(sweeps: Sequence[Sweep], out: Path) -> Path:
     """Write `page.html` on one sweep, or on several with their lines' scores in `summary.json` beside it.
 
@@ -151,11 +160,17 @@ def render(sweeps: Sequence[Sweep]) -> str:
     plots = [_plot(sweeps, metric) for metric in _metrics(sweeps)]
     tables = [(_title(sweep, sweeps), sweep.judged) for sweep in sweeps if sweep.judged]
     grids = [(label, _grid(sweep)) for label, sweep in first_of.items()]
+    summary = _best(sweeps)
+    if len(judged) == 1:
+        summary += headlines(judged[0])
+    title = "Sweeps compared"
+    if len(first_of) < 4:
+        title = " and ".join(first_of)
     return environment.get_template("sweep.html.j2").render(
-        title=" and ".join(first_of) if len(first_of) < 4 else "Sweeps compared",
+        title=title,
         version=__version__,
         style=Markup(loader.get_source(environment, "style.css")[0]),
-        summary=_best(sweeps) + (headlines(judged[0]) if len(judged) == 1 else []),
+        summary=summary,
         plots=plots,
         table=_table(sweeps) if len(sweeps) > 1 and judged else None,
         tables=tables,
@@ -173,7 +188,8 @@ def _title(sweep: Sweep, sweeps: Sequence[Sweep]) -> str:
 
 def _scale(sweeps: Sequence[Sweep], metric: str) -> Scale:
     """As many decimals as all of them can do with."""
-    return max((sweep.judged.scale(metric) for sweep in sweeps if sweep.judged), key=lambda scale: scale.decimals)
+    scales = [sweep.judged.scale(metric) for sweep in sweeps if sweep.judged]
+    return max(scales, key=lambda scale: scale.decimals)
 
 
 def _is_run_itself(sweep: Sweep) -> bool:
@@ -213,7 +229,8 @@ def _table(sweeps: Sequence[Sweep]) -> dict[str, Any]:
     strengths = sorted({w for line in lines for w in line.points})
     rows: list[tuple[SweepLine, list[Cell | None]]] = []
     for line in lines:
-        rows.append((line, [scale.cell(line.points[w]) if w in line.points else None for w in strengths]))
+        cells = {w: scale.cell(point) for w, point in line.points.items()}
+        rows.append((line, [cells.get(w) for w in strengths]))
     return {"head": ["label", "runs", *map(name_of, strengths)], "rows": rows}
 
 

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from contrapose import runfile
+from contrapose.errors import UserError
 from contrapose.evaluate.suites import Scores
+from contrapose.judges.judge import Judge
 from contrapose.judges.table import JUDGES, AnyJudge
+from contrapose.store.prompts import Prompt
 from contrapose.worlds.shapes.suite import Shapes
 
 AnySuite = Shapes | Scores
 SUITES: dict[str, type[AnySuite]] = {"shapes": Shapes, "scores": Scores}
 CONVERTER = runfile.converter((AnyJudge, JUDGES), (AnySuite, SUITES))
+
+
+def judge_of(prompts: Sequence[Prompt], name: str | None, device: str) -> Judge | None:
+    """The judge of the suite of this name; when unset, that of the prompts' own world, if any.
+
+    Raises `UserError` when a suite was asked for that cannot judge these prompts.
+    """
+    if name == "none":
+        return None
+    suite = SUITES[name or "shapes"]()
+    try:
+        suite.check(prompts)
+    except UserError:
+        if name is not None:
+            raise
+        return None
+    return suite.load(device)
 
 
 def as_settings(suite: AnySuite) -> dict[str, object]:

@@ -164,18 +164,18 @@ def ceiling_images(prompts: Sequence[Prompt], seeds: Sequence[int]) -> Iterator[
 
 def _stated(include: Sequence[Mapping[str, Any]]) -> Meaning | None:
     """What GenEval's clauses mean; None where this world's grammar has no words for it."""
-    things = tuple(Thing(clause["class"], clause.get("color")) for clause in include)
+    objects = tuple(Thing(clause["class"], clause.get("color")) for clause in include)
     counts = [clause["count"] for clause in include]
-    if any(thing.shape not in SHAPES or thing.color not in (*COLORS, None) for thing in things):
+    if any(wanted.shape not in SHAPES or wanted.color not in (*COLORS, None) for wanted in objects):
         return None
     if "position" in include[0]:
         return None
-    if len(things) == 1:
-        return Meaning(things, count=counts[0]) if counts[0] in (1, *NUMBERS) else None
-    if len(things) != 2 or counts != [1, 1]:
+    if len(objects) == 1:
+        return Meaning(objects, count=counts[0]) if counts[0] in (1, *NUMBERS) else None
+    if len(objects) != 2 or counts != [1, 1]:
         return None
     if "position" not in include[1]:
-        return Meaning(things)
+        return Meaning(objects)
     relation, target = include[1]["position"]
     # a clause's position is told of the second thing, and a meaning names the first one's
-    return Meaning(things[::-1], relation=relation) if relation in RELATIONS and target == 0 else None
+    return Meaning(objects[::-1], relation=relation) if relation in RELATIONS and target == 0 else None
