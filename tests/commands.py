@@ -38,7 +38,7 @@ def _line(name: str, command: str, *more: str, out: str | None = None) -> Line:
     return Line(name, arguments if "OUT" in arguments else (*arguments, "--out", "OUT"), own)
 
 
-_SAMPLE = ("--model", "model", "--prompts", "prompts.jsonl", "--num-images", "1", *QUICK)
+SAMPLE = ("--model", "model", "--prompts", "prompts.jsonl", "--num-images", "1", *QUICK)
 LINES = (
     _line("prompts", "shapes prompts OUT --split test --per-tag 1", out="prompts.jsonl"),
     _line("photos", "shapes photos --num 6 --seed 1"),
@@ -51,10 +51,10 @@ LINES = (
     _line("staged", "align realalign --model model --pairs real", *TRAINING),
     _line("data", "align ddspo-data --model model --pairs pairs", *TRAINING),
     _line("chats", "align chats --model model --pairs pairs", *TRAINING),
-    _line("images", "sample", *_SAMPLE),
-    _line("aligned", "sample --adapter lora", *_SAMPLE),
-    _line("guided", "sample --positive lora --negative full", *_SAMPLE),
-    _line("sweep", "sweep --positive lora --scales 0 1", *_SAMPLE),
+    _line("images", "sample", *SAMPLE),
+    _line("aligned", "sample --adapter lora", *SAMPLE),
+    _line("guided", "sample --positive lora --negative full", *SAMPLE),
+    _line("sweep", "sweep --positive lora --scales 0 1", *SAMPLE),
     _line("evidence", "evaluate --images base=images lora=aligned --replicates 50 --autoencoder model"),
     _line("page", "report --run lora --evidence evidence --pairs pairs", out="page.html"),
     _line("merged", "merge --base model --positive lora"),

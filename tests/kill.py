@@ -32,6 +32,21 @@ from contrapose.cli.main import main
 
 _UNSHARED = re.compile(rb'"seconds": [^,}\n]*')  # clocks
 _LOOSE = ("events.out",)  # TensorBoard's names and contents hold the time
+# Lines of what other commands have begun: each starts from a copy of the folder that is named first.
+BEGUN = {
+    "longer": ("lora", "align ddspo --model model --pairs pairs --out OUT", (*commands.TRAINING, "--steps", "3")),
+    "shorter": ("lora", "align ddspo --model model --pairs pairs --out OUT", (*commands.TRAINING, "--steps", "1")),
+    "longer_full": (
+        "full", "align diffusion-dpo --full --model model --pairs pairs --out OUT",
+        (*commands.TRAINING, "--steps", "3"),
+    ),
+    "step": (None, "sample --adapter lora@1 --out OUT", commands.SAMPLE),
+    "step_file": (None, "merge --base model --positive lora@1 --negative lora@last --out OUT", ()),
+}  # fmt: skip
+LINES = (
+    *commands.LINES,
+    *(commands.Line(name, (*line.split(), *more), name) for name, (_, line, more) in BEGUN.items()),
+)
 WATCHED = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"}
 
 
@@ -110,10 +125,19 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def begin(line: commands.Line) -> None:
+    """Leave where the line writes what it is to find there."""
+    out = Path(line.out)
+    remove(out)
+    source = BEGUN[line.name][0] if line.name in BEGUN else None
+    if source is not None:
+        shutil.copytree(source, out)
+
+
 def try_command(line: commands.Line, points: int, how: int) -> tuple[int, list[str]]:
     """Kill a command at evenly spread operations; returns how often, and what was wrong with the results."""
     log, out, wrong = Path("child.log"), Path(line.out), []
-    remove(out)
+    begin(line)
     status, total = child(line, None, how, log)
     if status != 0:
         return 0, [f"failed without a kill: {log.read_text()[-500:]}"]
@@ -121,7 +145,7 @@ def try_command(line: commands.Line, points: int, how: int) -> tuple[int, list[s
     chosen = sorted({1 + round(step * (total - 1) / max(1, points - 1)) for step in range(points)})
     killed = 0
     for point in chosen:
-        remove(out)
+        begin(line)
         status, _ = child(line, point, how, log)
         if os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) in (130, 143):
             killed += 1
@@ -148,7 +172,7 @@ def prepare() -> None:
 def test_killed_and_run_again_is_never_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     prepare()
-    assert not [wrong for line in commands.LINES for wrong in try_command(line, 4, signal.SIGKILL)[1]]
+    assert not [wrong for line in LINES for wrong in try_command(line, 4, signal.SIGKILL)[1]]
 
 
 def run(points: int, only: list[str], how: int) -> int:
@@ -156,7 +180,7 @@ def run(points: int, only: list[str], how: int) -> int:
         os.chdir(folder)
         prepare()
         totals = [0, 0]
-        for line in commands.LINES:
+        for line in LINES:
             if only and line.name not in only:
                 continue
             killed, wrong = try_command(line, points, how)

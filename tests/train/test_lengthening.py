@@ -1,0 +1,151 @@
+"""A run that is lengthened or cut short is one of that length from the start, to the byte, at a constant rate."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from contrapose.errors import UserError
+from contrapose.methods import CHATS, DDSPO, DiffusionDRO, RealAlign
+from contrapose.publish.card import finish
+from contrapose.runs.folder import RunFolder
+from contrapose.train.align import align
+from contrapose.train.settings import First, Optimisation, Run, Watching
+
+FAST = Optimisation(learning_rate=1e-2, warmup=3, batch_size=2, micro_batch=2, steps=2)
+WATCH = Watching(holdout=2, evaluate_every=3, save_every=2, keep=3)
+CLOCK = re.compile(rb'"seconds": [^,}\n]*')
+
+
+@pytest.fixture
+def run(tiny_model: Path, tiny_pairs: Path) -> Run:
+    return Run(str(tiny_model), tiny_pairs, DDSPO(beta=200.0), optimisation=FAST, watching=WATCH)
+
+
+def of(run: Run, steps: int, **changes: object) -> Run:
+    return replace(run, optimisation=replace(run.optimisation, steps=steps, **changes))  # type: ignore[arg-type]
+
+
+def trained(run: Run, out: Path, until: int | None = None) -> list[int]:
+    """Train, as a kill just after a step; the card is the command's."""
+    states, steps = align(run, out), []
+    for state in states:
+        steps.append(state.step)
+        if state.step == until:
+            break
+    states.close()
+    if until is None:
+        finish(out)
+    return steps
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """Every file's bytes but for clocks; a model card names the run's folder."""
+    files = [path for path in out.rglob("*") if path.is_file() and "tensorboard" not in path.parts]
+    return {
+        path.relative_to(out).as_posix(): CLOCK.sub(b"", path.read_bytes()).replace(out.name.encode(), b"NAME")
+        for path in files
+    }
+
+
+def same(one: Path, other: Path) -> bool:
+    ours, theirs = content(one), content(other)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+    return True
+
+
+VARIANTS = {"lora": {}, "full": {"full": True}, "average": {"ema": 0.9}, "policies": {"method": CHATS()}}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_longer_is_as_long_from_the_start(run: Run, tmp_path: Path, variant: str) -> None:
+    changes = dict(VARIANTS[variant])
+    run = of(run, 3, ema_decay=changes.pop("ema", 0.0))
+    run = replace(run, **changes)  # type: ignore[arg-type]
+    trained(run, tmp_path / "run-grown")
+    assert trained(of(run, 5), tmp_path / "run-grown") == [3, 4, 5]
+    assert trained(of(run, 5), tmp_path / "run-whole") == [0, 1, 2, 3, 4, 5]
+    assert same(tmp_path / "run-grown", tmp_path / "run-whole")
+    assert RunFolder(tmp_path / "run-grown").steps == (2, 4, 5), "3 was the last step, and is not due"
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_shorter_is_as_short_from_the_start(run: Run, tmp_path: Path, kind: str) -> None:
+    run = replace(run, full=kind == "full")
+    trained(of(run, 5), tmp_path / "run-cut")
+    assert trained(of(run, 4), tmp_path / "run-cut") == [4]
+    assert trained(of(run, 4), tmp_path / "run-whole") == [0, 1, 2, 3, 4]
+    assert same(tmp_path / "run-cut", tmp_path / "run-whole")
+
+
+@pytest.mark.parametrize("until", [3, 4, 5])
+def test_killed_while_it_is_lengthened(run: Run, tmp_path: Path, until: int) -> None:
+    trained(of(run, 3), tmp_path / "run-grown")
+    trained(of(run, 5), tmp_path / "run-grown", until)
+    assert not RunFolder(tmp_path / "run-grown").finished
+    assert RunFolder(tmp_path / "run-grown").weights.parent.name == "checkpoints", "no weights of an end that is none"
+    assert not (tmp_path / "run-grown/README.md").exists()
+    trained(of(run, 5), tmp_path / "run-grown")
+    trained(of(run, 5), tmp_path / "run-whole")
+    assert same(tmp_path / "run-grown", tmp_path / "run-whole")
+
+
+def test_an_unfinished_run_may_be_of_any_length(run: Run, tmp_path: Path) -> None:
+    trained(of(run, 5), tmp_path / "run-cut", 3)
+    trained(of(run, 3), tmp_path / "run-cut")
+    trained(of(run, 3), tmp_path / "run-whole")
+    assert same(tmp_path / "run-cut", tmp_path / "run-whole")
+
+
+REFUSED = {
+    "a schedule": ({"schedule": "cosine"}, 5, r"run of 4 steps on a cosine schedule, .*choose another --out"),
+    "steps before the kept ones": ({}, 1, r"cannot be cut to 1 steps, .*not kept \(those that are: 2, 4\)"),
+    "a step between": ({}, 3, r"cannot be cut to 3 steps, .*not kept \(those that are: 2, 4\)"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_is_refused(run: Run, tmp_path: Path, name: str) -> None:
+    changes, steps, told = REFUSED[name]
+    trained(of(run, 4, **changes), tmp_path)
+    before = content(tmp_path)
+    with pytest.raises(UserError, match=told) as caught:
+        next(align(of(run, steps, **changes), tmp_path))
+    assert "\n" not in str(caught.value)
+    assert content(tmp_path) == before
+    with pytest.raises(UserError, match=r"\(optimisation.learning_rate differ\)"):
+        next(align(of(run, steps, learning_rate=1.0, **changes), tmp_path))
+
+
+def test_without_checkpoints_nothing_goes_on(run: Run, tmp_path: Path) -> None:
+    trained(run, tmp_path)
+    kept = shutil.copytree(tmp_path / "checkpoints/step-000002", tmp_path / "aside")
+    shutil.rmtree(tmp_path / "checkpoints")
+    before = content(tmp_path)
+    with pytest.raises(UserError, match="has kept no step to go on from to 5; choose another --out"):
+        next(align(of(run, 5), tmp_path))
+    assert content(tmp_path) == before
+    shutil.copytree(kept, tmp_path / "checkpoints/step-000002")
+    (tmp_path / "checkpoints/step-000002/training.safetensors").write_bytes(b"broken")
+    before = content(tmp_path)
+    with pytest.raises(UserError, match="has kept no step that is whole"):
+        next(align(of(run, 5), tmp_path))
+    assert content(tmp_path) == before
+    assert trained(run, tmp_path) == [2], "it is as finished as it was"
+
+
+def test_of_several_stages_the_last_one_is_lengthened(run: Run, tmp_path: Path) -> None:
+    method = RealAlign(beta=50.0, stage1=DiffusionDRO(rollout_steps=2, states=1, rollouts=2, buffer=2))
+    run = replace(run, method=method)
+    trained(run, tmp_path / "run-grown")
+    with pytest.raises(UserError, match=r"start: has 2 steps, and .* set first_steps to 2"):
+        next(align(of(run, 3), tmp_path / "run-grown"))
+    longer = replace(of(run, 3), first=First(first_steps=2))
+    assert trained(longer, tmp_path / "run-grown") == [2, 2, 3]
+    trained(longer, tmp_path / "run-whole")
+    assert same(tmp_path / "run-grown", tmp_path / "run-whole")
