@@ -32,13 +32,14 @@ from contrapose.cli.main import main
 
 _UNSHARED = re.compile(rb'"seconds": [^,}\n]*')  # clocks
 _LOOSE = ("events.out",)  # TensorBoard's names and contents hold the time
+_DDSPO = "align ddspo --model model --pairs pairs --out OUT"
 # Lines of what other commands have begun: each starts from a copy of the folder that is named first.
 BEGUN = {
-    "longer": ("lora", "align ddspo --model model --pairs pairs --out OUT", (*commands.TRAINING, "--steps", "3")),
-    "shorter": ("lora", "align ddspo --model model --pairs pairs --out OUT", (*commands.TRAINING, "--steps", "1")),
+    "longer": ("lora", _DDSPO, (*commands.TRAINING, "--train-steps", "3")),
+    "shorter": ("lora", _DDSPO, (*commands.TRAINING, "--train-steps", "1")),
     "longer_full": (
         "full", "align diffusion-dpo --full --model model --pairs pairs --out OUT",
-        (*commands.TRAINING, "--steps", "3"),
+        (*commands.TRAINING, "--train-steps", "3"),
     ),
     "step": (None, "sample --adapter lora@1 --out OUT", commands.SAMPLE),
     "step_file": (None, "merge --base model --positive lora@1 --negative lora@last --out OUT", ()),

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from contrapose.methods import RealAlign as RealAlign
     from contrapose.photographs.real import Real as Real
     from contrapose.photographs.real import make_pairs as make_pairs
+    from contrapose.publish.card import finish_run as finish_run
     from contrapose.report.page import Report as Report
     from contrapose.report.page import write_report as write_report
     from contrapose.store.pairs import PairStore as PairStore
@@ -83,6 +84,7 @@ _HOMES = {
     "SFT": "methods",
     "Real": "photographs.real",
     "make_pairs": "photographs.real",
+    "finish_run": "publish.card",
     "Report": "report.page",
     "write_report": "report.page",
     "PairStore": "store.pairs",

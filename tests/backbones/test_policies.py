@@ -298,7 +298,7 @@ def test_runs_that_are_no_good(
         assert line.startswith(str(run))
         return line
 
-    assert told(tmp_path / "none").endswith("no such run")
+    assert ": no such run; name a folder" in told(tmp_path / "none")
     assert told(tmp_path).endswith("has the run finished?")
     copy.deepcopy(plain).with_lora(2, 2.0).save(tmp_path / "noted", {"base_fingerprint": "0123"})
     assert "was trained on another model (0123)" in told(tmp_path / "noted")

@@ -13,11 +13,13 @@ import tiny
 import torch
 import yaml
 
+from contrapose import runfile
 from contrapose.backbones.families.table import load_backbone
+from contrapose.errors import UserError
 from contrapose.guiding.guide import guide
 from contrapose.methods import METHODS
 from contrapose.methods.ddspo import DDSPO
-from contrapose.publish.card import plain, published, without_folders, write_card
+from contrapose.publish.card import finish_run, plain, published, without_folders, write_card
 from contrapose.runs.names import CARD
 from contrapose.runs.origin import hub_id, last_name
 from contrapose.store.pairs import PairRecord
@@ -214,3 +216,19 @@ def test_the_code_for_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     lora = _code(_card(tmp_path / "run", _run(), repo="me/aligned"))
     assert "load_lora_weights('me/aligned')" in lora
     assert "from_pretrained('someone/tiny-model')" in lora
+
+
+def test_a_finished_run_gets_a_card_once(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with pytest.raises(UserError, match="has not finished, so there is nothing to write a model card of"):
+        finish_run(folder)
+    run = Run("somewhere/model", tmp_path / "pairs", DDSPO())
+    (folder / "run.yaml").write_text(runfile.to_yaml(run.resolved(), CONVERTER))
+    (folder / "metrics.jsonl").write_text('{"step": 200, "loss": 0.6, "held_out/accuracy": 0.8125}\n')
+    (folder / "finished.json").write_text('{"steps": 200}')
+    finish_run(folder)
+    assert "0.8125" in (folder / CARD).read_text()
+    (folder / CARD).write_text("my own words")
+    finish_run(folder)
+    assert (folder / CARD).read_text() == "my own words"

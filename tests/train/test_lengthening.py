@@ -11,12 +11,12 @@ import pytest
 
 from contrapose.errors import UserError
 from contrapose.methods import CHATS, DDSPO, DiffusionDRO, RealAlign
-from contrapose.publish.card import finish
+from contrapose.publish.card import finish_run
 from contrapose.runs.folder import RunFolder
 from contrapose.train.align import align
 from contrapose.train.settings import First, Optimisation, Run, Watching
 
-FAST = Optimisation(learning_rate=1e-2, warmup=3, batch_size=2, micro_batch=2, steps=2)
+FAST = Optimisation(learning_rate=1e-2, warmup=3, batch_size=2, micro_batch=2, train_steps=2)
 WATCH = Watching(holdout=2, evaluate_every=3, save_every=2, keep=3)
 CLOCK = re.compile(rb'"seconds": [^,}\n]*')
 
@@ -27,7 +27,7 @@ def run(tiny_model: Path, tiny_pairs: Path) -> Run:
 
 
 def of(run: Run, steps: int, **changes: object) -> Run:
-    return replace(run, optimisation=replace(run.optimisation, steps=steps, **changes))  # type: ignore[arg-type]
+    return replace(run, optimisation=replace(run.optimisation, train_steps=steps, **changes))  # type: ignore[arg-type]
 
 
 def trained(run: Run, out: Path, until: int | None = None) -> list[int]:
@@ -39,7 +39,7 @@ def trained(run: Run, out: Path, until: int | None = None) -> list[int]:
             break
     states.close()
     if until is None:
-        finish(out)
+        finish_run(out)
     return steps
 
 
@@ -143,9 +143,9 @@ def test_of_several_stages_the_last_one_is_lengthened(run: Run, tmp_path: Path) 
     method = RealAlign(beta=50.0, stage1=DiffusionDRO(rollout_steps=2, states=1, rollouts=2, buffer=2))
     run = replace(run, method=method)
     trained(run, tmp_path / "run-grown")
-    with pytest.raises(UserError, match=r"start: has 2 steps, and .* set first_steps to 2"):
+    with pytest.raises(UserError, match=r"start: has 2 steps, and .* set first_train_steps to 2"):
         next(align(of(run, 3), tmp_path / "run-grown"))
-    longer = replace(of(run, 3), first=First(first_steps=2))
+    longer = replace(of(run, 3), first=First(first_train_steps=2))
     assert trained(longer, tmp_path / "run-grown") == [2, 2, 3]
     trained(longer, tmp_path / "run-whole")
     assert same(tmp_path / "run-grown", tmp_path / "run-whole")

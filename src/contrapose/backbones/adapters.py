@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from diffusers import DiffusionPipeline
-from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 
 from contrapose.backbones.folders import variant_of
 from contrapose.backbones.networks import read_network
-from contrapose.backbones.policies import Lora
+from contrapose.backbones.policies import Lora, inject
 from contrapose.errors import UserError, one_line
 from contrapose.runs.adapter_files import Adapter, add_to, check_fit, usual_rank
 from contrapose.runs.folder import RunFolder
@@ -27,9 +25,7 @@ def read_lora(run: RunFolder, part: str, network: nn.Module, pipeline: type[Diff
     layers, settings = run.adapter(part, network, pipeline)
     told = settings.get("target_modules") or list(layers)
     targets = told if isinstance(told, str) else tuple(told)
-    rank, alpha = usual_rank(layers)
-    ranks, alphas = _patterns(layers, rank, alpha)
-    lora = Lora(rank, alpha, targets, state_of(layers), ranks, alphas)
+    lora = lora_of(layers, targets)
     config = lora.config()
     if {name for name, _ in network.named_modules() if check_target_module_exists(config, name)} != layers.keys():
         raise UserError(f"{run}: broken, its adapters are not on the layers that it names; train it again")
@@ -45,11 +41,12 @@ def state_of(layers: Adapter) -> dict[str, Tensor]:
     return state
 
 
-def _patterns(layers: Adapter, rank: int, alpha: float) -> tuple[dict[str, int], dict[str, float]]:
-    """The ranks and alphas of the layers that have others than these, as peft reads them."""
+def lora_of(layers: Adapter, targets: tuple[str, ...] | str) -> Lora:
+    """Stored adapters as those of a policy; layers of another rank or alpha than most are named by peft's patterns."""
+    rank, alpha = usual_rank(layers)
     ranks = {f"^{name}": one.rank for name, one in layers.items() if one.rank != rank}
     alphas = {f"^{name}": one.alpha for name, one in layers.items() if one.alpha != alpha}
-    return ranks, alphas
+    return Lora(rank, alpha, targets, state_of(layers), ranks, alphas)
 
 
 def starting_lora(
@@ -107,20 +104,12 @@ def apply_adapter(pipe: DiffusionPipeline, part: str, run: RunFolder) -> None:
         _inject(getattr(pipe, name), layers)
 
 
-@torch.no_grad()
 def _inject(network: nn.Module, layers: Adapter) -> None:
     """Put adapters on a network as diffusers would, whose `unload_lora_weights` takes them off again."""
-    rank, alpha = usual_rank(layers)
-    ranks, alphas = _patterns(layers, rank, alpha)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(layers), rank_pattern=ranks, alpha_pattern=alphas)
-    inject_adapter_in_model(config, network, adapter_name=_NAME)
+    for parameter in inject(network, _NAME, lora_of(layers, tuple(layers)), network.dtype):
+        parameter.requires_grad_(False)
     if hasattr(network, "_hf_peft_config_loaded"):
         network._hf_peft_config_loaded = True
-    for name, one in layers.items():
-        layer = network.get_submodule(name)
-        for half, value in ((layer.lora_A[_NAME], one.down), (layer.lora_B[_NAME], one.up)):
-            assert half.weight.shape == value.shape, "what fits was told before"
-            half.weight = nn.Parameter(value.to(network.device, network.dtype), requires_grad=False)
 
 
 def whole_network(run: RunFolder, part: str, like: nn.Module) -> nn.Module:

@@ -75,6 +75,22 @@ class Lora:
         )
 
 
+def inject(network: nn.Module, name: str, lora: Lora, dtype: torch.dtype) -> list[nn.Parameter]:
+    """Put adapters of this precision on a network's layers under a name, with their weights where `lora` has some.
+
+    Gives their parameters in the network's order.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are what is wanted
+        inject_adapter_in_model(lora.config(), network, adapter_name=name)
+    parameters = [p for path, p in network.named_parameters() if path.endswith(f".{name}.weight")]
+    for parameter in parameters:
+        parameter.data = parameter.data.to(dtype)
+    if lora.weights is not None:
+        set_peft_model_state_dict(network, dict(lora.weights), adapter_name=name)
+    return parameters
+
+
 class LoraPolicies:
     """Policies as adapters on ONE frozen base, and as frozen networks of their own where a run was trained in full.
 
@@ -107,15 +123,8 @@ class LoraPolicies:
         self.denoiser(trained[0])
 
     def _inject(self, name: str, lora: Lora) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are what is wanted
-            inject_adapter_in_model(lora.config(), self._module, adapter_name=name)
-        found = [p for path, p in self._module.named_parameters() if path.endswith(f".{name}.weight")]
-        for parameter in found:
-            parameter.data = parameter.data.float()  # the base may be half precision; an adapter is not
-        self._adapters[name] = found
-        if lora.weights is not None:
-            self.load_state(dict(lora.weights), name)
+        # the base may be half precision; an adapter that is trained is not
+        self._adapters[name] = inject(self._module, name, lora, torch.float32)
 
     def modules(self) -> list[nn.Module]:
         return [self._module]

@@ -64,7 +64,7 @@ def align(command: Command) -> None:
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import follow
     from contrapose.processes import rank
-    from contrapose.publish.card import finish
+    from contrapose.publish.card import finish_run
     from contrapose.publish.hub import check_access, publish
     from contrapose.train.align import align_stage
     from contrapose.train.stages import stages
@@ -75,6 +75,6 @@ def align(command: Command) -> None:
     for stage in stages(command.run.resolved(), command.out):
         follow(stage.title, stage.run.optimisation.train_steps, align_stage(stage))
         if rank() == 0:
-            finish(stage.folder)
+            finish_run(stage.folder)
     if command.push_to_hub:
         print(f"uploaded to {publish(command.out, command.push_to_hub)}")

@@ -52,7 +52,7 @@ class Merge:
     base: str
     """Model folder, hub id or checkpoint file that the runs were trained on."""
     positive: Path
-    """Folder of the run whose change is added."""
+    """Folder of the run whose change is added; RUN@STEP is a kept step of it."""
     negative: Path | None = None
     """Folder of the run whose change is taken away; the base itself when unset."""
     scale: Strength = 1.0

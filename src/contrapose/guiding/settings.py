@@ -18,7 +18,7 @@ class Guiding:
     """What leads the sampler beside its prompt and its guidance scale."""
 
     positive: Path | None = None
-    """An aligned run that guides the sampler towards what it predicts."""
+    """An aligned run that guides the sampler towards what it predicts; RUN@STEP is a kept step of it."""
     negative: Path | None = None
     """An aligned run that guides the sampler away from what it predicts."""
     guidance: AnyGuidance = field(default_factory=PGD)
@@ -49,7 +49,8 @@ class Sampling:
     prompts: Path
     """Prompts: .txt with one a line, or a column `prompt` of .jsonl (as GenEval's), .json, .csv, .tsv or .parquet."""
     adapter: Path | None = None
-    """An aligned run whose weights go on top, or another tool's LoRA; none samples the model itself."""
+    """An aligned run whose weights go on top (RUN@STEP: a kept step of it), or another tool's LoRA; none samples the
+    model itself."""
     num_images: Annotated[int, Range(1, 10_000, whole=True)] = 4
     """Images for each prompt, of the seeds 0, 1, ..."""
     steps: Steps | None = None
@@ -74,7 +75,8 @@ class Play:
     model: str
     """Model folder or hub id."""
     positive: tuple[Path, ...] = ()
-    """Aligned runs that guide the sampler towards what they predict; several are a choice on the page."""
+    """Aligned runs that guide the sampler towards what they predict (RUN@STEP: a kept step of one); several are a
+    choice on the page."""
     negative: Path | None = None
     """An aligned run that guides the sampler away from what it predicts."""
     guidance: AnyGuidance = field(default_factory=PGD)

@@ -35,7 +35,7 @@ _FILES = ("model", "prompts", "images", "source", "winners", "losers", "metadata
 _UNTOLD = ("batch_size", "shard_size", "cache", "endpoint")  # of how pairs were drawn: decides nothing, or is private
 
 
-def finish(folder: Path) -> None:
+def finish_run(folder: Path) -> None:
     """Write the model card of a finished run into its folder; one that is there is left alone.
 
     What `contrapose align` does after each of its runs, for those that were trained by `contrapose.align`. Raises

@@ -45,6 +45,8 @@ class ShownRun:
     text: str
     """`run.yaml` as it stands."""
     settings: dict[str, Any]
+    planned: int
+    """Steps that the run is to have."""
     metrics: tuple[dict[str, float], ...]
     """One mapping a step, in order."""
     finished: Finished | None
@@ -57,10 +59,6 @@ class ShownRun:
     @property
     def method(self) -> str:
         return self.settings["method"]["name"]
-
-    @property
-    def planned(self) -> int:
-        return self.settings["optimisation"]["train_steps"]
 
     @property
     def done(self) -> int:
@@ -105,7 +103,7 @@ def read_run(folder: Path) -> ShownRun:
     run, path = RunFolder(folder), folder / RUN_FILE
     settings = run.settings()
     try:
-        steps = settings["optimisation"]["train_steps"]
+        steps = run.planned
         complete = isinstance(settings["method"]["name"], str) and isinstance(steps, int) and steps in _STEPS
     except (KeyError, TypeError):
         complete = False
@@ -115,7 +113,7 @@ def read_run(folder: Path) -> ShownRun:
     # a step that was taken twice counts as it went the last time
     by_step = {line["step"]: line for line in run.metrics()}
     metrics = tuple(by_step[step] for step in sorted(by_step))
-    return ShownRun(folder, text, settings, metrics, _finished(run))
+    return ShownRun(folder, text, settings, steps, metrics, _finished(run))
 
 
 def _finished(run: RunFolder) -> Finished | None:

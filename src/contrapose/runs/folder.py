@@ -120,7 +120,7 @@ class RunFolder:
         summary = load_json(path, mend)
         if not isinstance(summary, dict):
             raise UserError(f"{path}: a mapping was expected; {mend or AGAIN}")
-        planned = self._planned
+        planned = self.planned
         return summary if planned in (None, summary.get("steps", planned)) else None
 
     @property
@@ -135,9 +135,12 @@ class RunFolder:
         return None
 
     @property
-    def _planned(self) -> Any:
+    def planned(self) -> Any:
+        """How many steps the run is to have, as its settings say it; None where they do not."""
         optimisation = _settings(self.home).get("optimisation") if self.home else None
-        return optimisation.get("train_steps") if isinstance(optimisation, dict) else None
+        if not isinstance(optimisation, dict):
+            return None
+        return optimisation.get("train_steps", optimisation.get("steps"))  # as earlier versions called it
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -183,7 +186,7 @@ class RunFolder:
         kept = kept_steps(home)
         if step in kept:
             return kept[step] / self._below
-        if self.finished and step == self._planned:
+        if self.finished and step == self.planned:
             return self.path
         there = ", ".join(map(str, kept)) or "none"
         old = "; its checkpoints are of an older Contrapose" if has_old_steps(home) else ""

@@ -41,7 +41,7 @@ class Optimisation:
     warmup: CountOrNone = 0
     """Optimiser steps of linear warm-up."""
     train_steps: Count = 200
-    """Optimiser steps."""
+    """Optimiser steps; a finished run on a constant schedule is lengthened by more of them, and cut by fewer."""
     batch_size: Batch = 32
     """Pairs for each optimiser step, over all processes and micro-batches."""
     micro_batch: Batch = 8
@@ -121,7 +121,7 @@ class Run:
     method: Method
     """The method and its settings."""
     start: Path | None = None
-    """An earlier run of the same model, where both the trainee and the reference begin."""
+    """An earlier run of the same model, where both the trainee and the reference begin; RUN@STEP is a kept step."""
     policies: tuple[Path, Path] | None = None
     """For data-driven DDSPO: runs fitted on winners and on losers; they are trained on the way when unset."""
     full: bool = False
