@@ -15,6 +15,7 @@ from contrapose.cli.main import COMMANDS, find
 from contrapose.cli.options import REQUIRED, flags_of
 from contrapose.core.guidance import GUIDANCES
 from contrapose.degrade.degraders import DEGRADERS
+from contrapose.judges.table import JUDGES
 from contrapose.methods import METHODS
 from contrapose.photographs.filters import FILTERS
 from contrapose.photographs.spoil import SPOILERS
@@ -119,6 +120,7 @@ def spellings(command: str) -> list[list[str]]:
         "sweep": guidances,
         "play": guidances,
         "pairs draw": [["--degrade", name] for name in DEGRADERS],
+        "evaluate": [[], *(["--suite", "scores", "--judges", name] for name in JUDGES)],
         "pairs real": [
             ["--captioner", "x"],
             *(["--filters", name] for name in FILTERS),

@@ -36,7 +36,7 @@ def test_how_many_and_where(
     first = 3 if count == 2 else 5
     assert said == [
         f"{prompts}: {count} of 4 prompts have more than the {limit} tokens that the text encoder reads, and are cut "
-        f"there; the first is on line {first}"
+        f"there; the first is line {first}"
     ]
 
 

@@ -205,6 +205,7 @@ def test_optimizer_states():
     assert state_bytes(bias, "adafactor") == 4 * 512
     assert state_bytes(bias, "adamw-8bit") == state_bytes(bias, "adamw")
     assert 2 * matrix.numel() < state_bytes(matrix, "adamw-8bit") < 2.1 * matrix.numel()
+    assert state_bytes(matrix, "adamw-paged-8bit") == state_bytes(matrix, "adamw-8bit")
 
 
 def test_only_linear_layers_are_quantised():

@@ -114,7 +114,7 @@ def test_an_open_address_is_warned_of(
 ) -> None:  # fmt: skip
     from contrapose.cli import play
 
-    monkeypatch.setattr(play, "_gradio", lambda: None)
+    monkeypatch.setattr(play, "gradio_module", lambda: None)
     monkeypatch.setattr(play, "load_backbone", lambda *_, **__: None)
     monkeypatch.setattr(play, "Player", lambda *_: None)
     monkeypatch.setattr(play, "build", lambda *_: SimpleNamespace(launch=lambda **_: None))

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FILES = [p for folder in ("src", "tests", "benchmarks", "recipes") for p in sorted((ROOT / folder).rglob("*.py"))]
 MAX_FILE, MAX_FUNCTION = 400, 60
+MAX_COMMAND = 80  # lines of a module of the command line, which parses, calls and prints
 
 
 def _functions(source: str) -> Iterator[tuple[str, int]]:
@@ -29,6 +30,11 @@ def test_size(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     assert len(source.splitlines()) <= MAX_FILE
     assert [name for name, length in _functions(source) if length > MAX_FUNCTION] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "src/contrapose/cli").glob("*.py")), ids=lambda p: p.name)
+def test_commands_are_thin(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_COMMAND
 
 
 def test_the_rule_sees_long_functions() -> None:

@@ -10,7 +10,7 @@ import tyro
 
 from contrapose.cli.complaints import in_one_line
 from contrapose.cli.groups import ALONE, GROUPS, group_of
-from contrapose.cli.leaves import Key, Leaf
+from contrapose.cli.leaf import Key, Leaf
 
 CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitArgPrefixes)
 

@@ -6,35 +6,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
-import tyro
-
 from contrapose.cli.choices import Unions
 from contrapose.cli.docstrings import field_docs
-
-REQUIRED: Any = tyro.MISSING
-Key = tuple[str | int, ...]
-"""The way to a setting through those that hold it, as a file of them has it."""
-
-
-class Leaf(NamedTuple):
-    """One setting that a flag gives."""
-
-    owner: type
-    key: Key
-    hint: Any
-    default: Any
-    flag: str
-    """As it is typed, without the dashes in front."""
-    help: str
-    chooses: bool = False
-    """Whether it names a kind, whose own settings are leaves too."""
-    before: Any = None
-    """What the kind that is chosen stands in place of."""
-
-    @property
-    def name(self) -> str:
-        """The setting's own name."""
-        return str(self.key[-1])
+from contrapose.cli.leaf import REQUIRED, Key, Leaf
 
 
 class Settings(NamedTuple):

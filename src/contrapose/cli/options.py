@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from contrapose.cli.boxes import peek, read
 from contrapose.cli.choices import Choice, Model, Unions
-from contrapose.cli.leaves import REQUIRED, Key, Leaf, Settings
+from contrapose.cli.leaf import REQUIRED, Key, Leaf
+from contrapose.cli.leaves import Settings
 from contrapose.errors import UserError
 from contrapose.renamed import new_name
 

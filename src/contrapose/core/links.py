@@ -59,6 +59,7 @@ class Sigmoid:
     """
 
     smoothing: Annotated[float, Range(0, 0.5)] = 0.0
+    """e: how far each label is drawn towards the other side's, as if so many labels were wrong."""
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
         m = _margin(measured)
@@ -75,6 +76,7 @@ class IPO:
     """
 
     margin: Positive = 0.5
+    """g: the difference of rewards that a decided pair is to meet."""
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
         m = _margin(measured)
@@ -88,6 +90,7 @@ class Hinge:
     """loss = p max(0, g - m) + (1 - p) max(0, g + m), m = r_w - r_l (SLiC; the form of Diffusion-DRO's stage 1)."""
 
     margin: Positive = 1.0
+    """g: the difference of rewards from which on a pair costs nothing."""
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
         m = _margin(measured)

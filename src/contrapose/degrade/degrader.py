@@ -41,9 +41,13 @@ class Words:
     """
 
     low: Annotated[float, Range(0, 1, low_open=True, high_open=True)] = 0.4
+    """Smallest share of a prompt's words that is dropped."""
     high: Annotated[float, Range(0, 1, low_open=True, high_open=True)] = 0.7
+    """Largest share of a prompt's words that is dropped."""
     num_variants: Few = 5
+    """Degraded prompts that are kept of each prompt, at most; a pair takes one of them by its seed."""
     num_trials: Few = 5
+    """Draws for each prompt, of which the distinct ones are kept."""
 
     def __post_init__(self) -> None:
         if self.low > self.high:
@@ -75,6 +79,7 @@ class Swap:
     """
 
     num_variants: Few = 5
+    """Degraded prompts that are kept of each prompt, at most; a pair takes one of them by its seed."""
 
     def variants(self, prompts: Sequence[str], seed: int) -> list[tuple[str, ...]]:
         """Return up to `num_variants` altered prompts each; a prompt that no rule fits is skipped."""

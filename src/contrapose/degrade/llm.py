@@ -32,12 +32,19 @@ class _Llm(ABC):
     """
 
     model: str = "meta-llama/Meta-Llama-3-8B-Instruct"
+    """Folder or hub id of a chat model; with an endpoint, the name that the server knows the model by."""
     endpoint: str | None = None
+    """Address of a server that speaks OpenAI's protocol; the model runs on this machine when unset."""
     temperature: AtLeast0 = 0.7
+    """Temperature of the answers; 0 takes the likeliest words."""
     max_new_tokens: Tokens = 256
+    """Tokens after which an answer is cut off."""
     batch_size: Batch = 16
+    """Prompts that are asked about at once; decides no result."""
     num_retries: Annotated[int, Range(0, 1000, whole=True)] = 3
+    """How often a prompt whose answer cannot be used is asked about again; then it is left out."""
     cache: Path | None = None
+    """File that keeps the answers, so that nothing is asked twice; decides no result."""
 
     template: ClassVar[str]
 

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Literal
 from contrapose.backbones.settings import Precision
 from contrapose.errors import UserError
 from contrapose.ranges import Batch, Count, Rank, Tokens, checked
-from contrapose.train.settings import DEFAULT_RANK
+from contrapose.train.settings import DEFAULT_RANK, OptimizerName
 
 if TYPE_CHECKING:
     from contrapose.core.group import OnPolicy
     from contrapose.core.objective import Objective
-
-Optimizer = Literal["adamw", "adamw-8bit", "adafactor"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Setup:
     """Recompute activations in the backward pass."""
     split_pairs: bool = False
     """Run winner and loser one after the other."""
-    optimizer: Optimizer = "adamw"
+    optimizer: OptimizerName = "adamw"
     """The optimiser."""
     quantize: Literal["none", "int8", "nf4"] = "none"
     """Precision of the frozen network's linear layers under LoRA."""

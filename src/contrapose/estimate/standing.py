@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
-from contrapose.estimate.settings import Optimizer
+from contrapose.train.settings import OptimizerName
 
 CONTEXT = 600 << 20  # bytes that CUDA and its libraries take before the first tensor
 
@@ -56,13 +56,14 @@ def quantised_bytes(module: nn.Module, kind: str) -> int:
     return total
 
 
-def state_bytes(parameter: Tensor, optimizer: Optimizer) -> int:
+def state_bytes(parameter: Tensor, optimizer: OptimizerName) -> int:
     """The optimiser's state of one tensor: two moments in float32 or 8 bits, or a row and a column of the second."""
     count = parameter.numel()
     if optimizer == "adafactor":
         if parameter.ndim < 2:
             return 4 * count
         return 4 * (count // parameter.shape[-1] + count // parameter.shape[-2])
-    if optimizer == "adamw-8bit" and count >= 4096:  # bitsandbytes leaves small tensors in float32
+    # bitsandbytes leaves small tensors in float32; pages may leave the GPU, and are counted as if they stayed
+    if optimizer.endswith("-8bit") and count >= 4096:
         return 2 * count + 8 * math.ceil(count / 256)  # and keeps a float32 scale of each moment for every 256 values
     return 8 * count

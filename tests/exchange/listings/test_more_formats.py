@@ -24,6 +24,7 @@ from contrapose.exchange.imports import Import, import_pairs, plan_import, read_
 from contrapose.exchange.listings import Listing
 from contrapose.exchange.listings.listed import Format, Listed, Reading, each
 from contrapose.photographs.photos import Photo, count_and_digest, list_photos
+from contrapose.store.fitting import Fitting
 from contrapose.store.pairs import PairStore
 from contrapose.store.prompts import read_prompts
 
@@ -216,7 +217,7 @@ def test_pairs_of_the_hub_become_a_store(hub: Path, tmp_path: Path, tiny_model: 
         {"prompt": f"a cat {n}", "chosen": picture(n, (64, 64)), "rejected": picture(9, (64, 64))} for n in range(4)
     ]
     pq.write_table(pa.Table.from_pylist(rows), hub / "p.parquet")
-    settings = Import(str(tiny_model), source=SOURCE, limit=3, resolution=32)
+    settings = Import(str(tiny_model), source=SOURCE, limit=3, fitting=Fitting(resolution=32))
     backbone = load_backbone(str(tiny_model))
     for _ in range(2):  # a second time finds it done
         plan = plan_import(settings, read_listing(settings), backbone)

@@ -1,0 +1,67 @@
+"""What goes wrong, told in one line: every error that is the user's to fix, and none that is ours."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+from rich.console import Console
+from rich.markup import escape
+
+from contrapose.errors import UserError
+from contrapose.files import full, is_full
+from contrapose.processes import rank
+
+_MOST_SHOWN = 2000  # characters of a message: some quote what a file holds
+
+
+def tell_of_thread(failed: threading.ExceptHookArgs) -> None:
+    """Tell of a library's thread that failed, unless by the full disk that the command itself tells of."""
+    if failed.exc_value is None or not is_full(failed.exc_value):
+        threading.__excepthook__(failed)
+
+
+def explained(error: Exception) -> int:
+    """The exit code of an error that is the user's to mend, told in one line; one that may be ours is raised again."""
+    if isinstance(error, BrokenPipeError):
+        # whoever read our output has left; there is nobody to tell, and Python would complain once more at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    message = str(error) if isinstance(error, UserError) else None
+    if isinstance(error, OSError):
+        message = _fixable(error)
+    if _is_out_of_memory(error):
+        message = "out of memory; take a smaller --batch-size (align: --micro-batch), smaller images or less precision"
+    if message is None:
+        raise error
+    return fail(message, 2)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of which each device tells in its own words."""
+    phrases = ("out of memory", "can't allocate memory", "not enough memory")
+    told = isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in phrases)
+    return told or isinstance(error, MemoryError)
+
+
+def _fixable(error: OSError) -> str | None:
+    """What the user can do about an error of the file system; None when it may be ours."""
+    if is_full(error):
+        return str(full(error.filename or "output"))
+    if error.filename is not None:
+        reason = (error.strerror or "cannot be used").lower()
+        return f"{error.filename}: {reason}; check the path, or choose another"
+    return None
+
+
+def fail(message: str, code: int) -> int:
+    """Tell the message in one line, once where several processes failed alike; returns the code."""
+    if rank() > 0:
+        return code
+    if len(message) > _MOST_SHOWN:
+        message = f"{message[:_MOST_SHOWN]} ..."
+    Console(stderr=True, highlight=False).print(
+        f"[red]contrapose:[/red] {escape(' '.join(message.split()))}", soft_wrap=True
+    )
+    return code

@@ -1,0 +1,32 @@
+"""One flag of a command: a plain setting, somewhere among the settings of its dataclass."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import tyro
+
+REQUIRED: Any = tyro.MISSING
+Key = tuple[str | int, ...]
+"""The way to a setting through those that hold it, as a file of them has it."""
+
+
+class Leaf(NamedTuple):
+    """One setting that a flag gives."""
+
+    owner: type
+    key: Key
+    hint: Any
+    default: Any
+    flag: str
+    """As it is typed, without the dashes in front."""
+    help: str
+    chooses: bool = False
+    """Whether it names a kind, whose own settings are leaves too."""
+    before: Any = None
+    """What the kind that is chosen stands in place of."""
+
+    @property
+    def name(self) -> str:
+        """The setting's own name."""
+        return str(self.key[-1])

@@ -1,0 +1,90 @@
+"""The help: a text for every flag, every choice by its name, every flag that the documents name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from declared import read_into, spellings
+
+from contrapose.cli.leaf import Leaf
+from contrapose.cli.main import COMMANDS, main
+from contrapose.cli.options import flags_of
+from contrapose.methods import METHODS
+
+ROOT = Path(__file__).parents[2]
+# the benchmarks are programs of their own
+PAGES = [
+    ROOT / "README.md",
+    *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "benchmarks.md"),
+    *sorted((ROOT / "recipes").glob("*")),
+]
+FLAG = re.compile(r"(?<![\w-])--([a-z0-9][a-z0-9.-]*[a-z0-9])")
+PROSE = re.compile(r"Differs from|authors' code:|\bself\.\w|TODO")
+FOREIGN = {"help", "version", "scale_lr", "include", "exclude"}  # of other programs, which the documents name too
+
+
+@cache
+def flags(command: str) -> list[Leaf]:
+    """The flags of all the ways to type a command."""
+    found = []
+    for arguments in spellings(command):
+        cls, rest, template, unions = read_into(arguments)
+        found += flags_of(cls, rest, "x", template, unions)[1]
+    return found
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_has_a_text_for_users(command: str) -> None:
+    assert sorted({f"{leaf.owner.__name__}.{leaf.name}" for leaf in flags(command) if not leaf.help}) == []
+    assert [leaf.flag for leaf in flags(command) if PROSE.search(leaf.help)] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "choices"),
+    [
+        (["pairs", "draw"], "--degrade {words,swap,"),
+        (["align", "ddspo"], "--link {sigmoid,ipo,hinge"),
+        (["pairs", "real"], "--spoil {inpaint,redraw,"),
+        (["pairs", "real"], "--filters [{size,caption-length,"),
+        (["pairs", "real"], "--captioner "),
+        (["sample"], "--guidance {pgd,cpgd,npo,chats}"),
+        (["sample"], "--negative "),
+        (["sweep"], "--compare "),
+        (["play"], "--guidance {pgd,cpgd,npo,chats}"),
+        (["evaluate"], "--suite {shapes,scores"),
+        (["evaluate", "--suite", "scores"], "--judges [{pickscore,clipscore,"),
+    ],
+    ids=" ".join,
+)
+def test_what_can_be_chosen_stands_in_the_help(
+    arguments: list[str], choices: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit):
+        main([*arguments, "--help"])
+    assert choices in capsys.readouterr().out
+
+
+def test_align_tells_what_each_method_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["align", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in METHODS:
+        (line,) = [line for line in lines if line.split()[:1] == [name]]
+        assert len(line.split()) > 4
+
+
+def _named(page: Path) -> Iterator[str]:
+    """The flags that a page names."""
+    for match in FLAG.finditer(page.read_text(encoding="utf-8")):
+        yield match[1]
+
+
+def test_every_flag_of_the_documents_is_one() -> None:
+    known = {leaf.flag for command in COMMANDS for leaf in flags(command)} | FOREIGN
+    known |= {flag.partition(".")[0] for flag in known} | {f"no-{flag}" for flag in known}
+    pages = [page for page in PAGES if page.is_file()]
+    assert [f"{page.name}: --{flag}" for page in pages for flag in _named(page) if flag not in known] == []
