@@ -14,7 +14,7 @@ import pytest
 
 from contrapose import files
 from contrapose.errors import UserError
-from contrapose.files import LOCK, one_writer, replacing
+from contrapose.files import LOCK, discard, one_writer, replacing
 
 
 def write(path: Path, text: str = "new") -> None:
@@ -190,3 +190,26 @@ def test_errors_name_the_file_and_not_what_is_aside(tmp_path: Path) -> None:
     with pytest.raises(OSError) as told, replacing(tmp_path / "page.html") as aside:
         raise OSError(errno.EROFS, "Read-only file system", str(aside))
     assert told.value.filename == str(tmp_path / "page.html")
+
+
+def test_discarding(tmp_path: Path) -> None:
+    (tmp_path / "folder" / "below").mkdir(parents=True)
+    (tmp_path / "file").write_text("x")
+    discard(tmp_path / "folder")
+    discard(tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_being_discarded_is_gone_or_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("x")
+
+    def stop(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("contrapose.files.shutil.rmtree", stop)
+    with pytest.raises(KeyboardInterrupt):
+        discard(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+    [left] = tmp_path.iterdir()
+    assert left.name.endswith(".partial"), "which the next one to write here clears away"

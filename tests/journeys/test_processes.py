@@ -20,11 +20,11 @@ COMMAND = "import sys; from contrapose.cli.main import main; sys.exit(main())"
 SLOW = """
 import time
 from contrapose.train import align
-finish = align._finish
+finish = align.finish
 def slowly(*given):
     time.sleep(3)
     finish(*given)
-align._finish = slowly
+align.finish = slowly
 """ + COMMAND.replace("import sys; ", "import sys\n")
 ACQUAINTED = {"ACCELERATE_USE_CPU": "true"}
 

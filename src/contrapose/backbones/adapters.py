@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 
-from contrapose.backbones.folders import variant_of
+from contrapose.backbones.folders import INDEX, variant_of
 from contrapose.backbones.networks import read_network
 from contrapose.backbones.policies import Lora, inject
 from contrapose.errors import UserError, one_line
@@ -60,7 +60,10 @@ def starting_lora(
     """The adapters that training starts from; `UserError` for a run in full, and another rank or alpha than theirs."""
     run = RunFolder(start)
     if not run.has_adapters:
-        raise UserError(f"{start}: was trained in full; use --model {run.weights / FULL_FOLDER} instead, or --full")
+        whole = run.weights / FULL_FOLDER
+        # of a kept step there is the denoiser alone
+        instead = f"use --model {whole} instead, or --full" if (whole / INDEX).is_file() else "use --full"
+        raise UserError(f"{start}: was trained in full; {instead}")
     lora = read_lora(run, part, network, pipeline)
     for name, asked, theirs in (("lora_rank", rank, lora.rank), ("lora_alpha", alpha, lora.alpha)):
         if asked not in (None, theirs):

@@ -38,10 +38,9 @@ def has_old_steps(run: Path) -> bool:
 
 def prune(run: Path, keep: int, is_due: Callable[[int], bool]) -> None:
     """Leave the latest `keep` of the kept steps, and of those before the last one only what is due to be kept."""
-    *earlier, last = kept_steps(run).items()
-    due = [(step, folder) for step, folder in earlier if is_due(step)]
-    left = dict([*due, last][-keep:])
-    for step, folder in earlier:
+    kept = kept_steps(run)
+    left = [step for step in kept if is_due(step) or step == max(kept)][-keep:]
+    for step, folder in kept.items():
         if step not in left:
             discard(folder)
 

@@ -206,6 +206,7 @@ def go_back_to(step: int, stage: Stage, held_out: Callable[[], Mapping[str, floa
         if (folder / FINISHED).is_file() and RunFolder(folder).summary() is None:
             _unfinish(folder, policy_folders(run) or ("",))
     forget_steps_after(folder, step)
+    _prune(folder, run.watching)  # a kill may have come between keeping this step and letting others go
 
     def as_due(line: dict[str, Any]) -> dict[str, Any] | None:
         number = line["step"]
@@ -239,6 +240,10 @@ def save_step(folder: Path, step: int, watching: Watching, trained: Trained, par
         aside.mkdir()
         trained.write(aside, whole=False)
         save_training(aside / STATE_FILE, step, trained, **parts)
+    _prune(folder, watching)
+
+
+def _prune(folder: Path, watching: Watching) -> None:
     prune(folder, watching.keep, lambda number: is_due(number, watching.save_every))
 
 
