@@ -16,7 +16,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from contrapose.backbones.base import Backbone
-from contrapose.store.pairs import MANIFEST, PairRecord, write_shard
+from contrapose.store.groups import write_shard
+from contrapose.store.manifest import FORMAT, MANIFEST
+from contrapose.store.records import GroupRecord
 from contrapose.worlds.shapes.blueprint import assemble, build_tokenizer
 
 TEXT_WIDTH, TEXT_LENGTH = 768, 77
@@ -101,9 +103,9 @@ def prompts(count: int) -> list[str]:
 def save_pairs(folder: Path, backbone: Backbone, count: int = 16) -> Path:
     """Write pairs of random latents; a training step costs the same on them."""
     shape = (count, *backbone.latent_shape)
-    records = [PairRecord(str(i), text, text.rpartition(" to ")[0], i) for i, text in enumerate(prompts(count))]
-    write_shard(folder, 0, records, {"winner": torch.randn(shape), "loser": torch.randn(shape)})
-    told = {"format": 2, "fingerprint": backbone.fingerprint, "num_pairs": count}
+    records = [GroupRecord.pair(str(i), text, text.rpartition(" to ")[0], i) for i, text in enumerate(prompts(count))]
+    write_shard(folder, 0, records, torch.stack([torch.randn(shape), torch.randn(shape)], 1))
+    told = {"format": FORMAT, "fingerprint": backbone.fingerprint, "num_groups": count}
     (folder / MANIFEST).write_text(yaml.safe_dump(told), encoding="utf-8")
     return folder
 

@@ -32,8 +32,10 @@ from contrapose.cli.notes import quiet_libraries
 from contrapose.estimate.estimate import estimate_run
 from contrapose.estimate.settings import Setup
 from contrapose.methods import DDSPO
+from contrapose.store.groups import write_shard
+from contrapose.store.manifest import MANIFEST
 from contrapose.store.mixture import Mixture
-from contrapose.store.pairs import MANIFEST, PairRecord, write_shard
+from contrapose.store.records import GroupRecord
 from contrapose.train.data import Groups
 from contrapose.train.loop import Trainer
 from contrapose.train.settings import Optimisation, Run, Watching
@@ -68,9 +70,9 @@ def random_backbone(model: str, dtype: torch.dtype, device: str, full: bool) -> 
 
 
 def random_pairs(folder: Path, shape: tuple[int, ...], count: int) -> Path:
-    records = [PairRecord(f"pair-{i}", f"prompt {i}", f"degraded {i}", i) for i in range(count)]
-    write_shard(folder, 0, records, {side: torch.randn(count, *shape) for side in ("winner", "loser")})
-    (folder / MANIFEST).write_text(yaml.safe_dump({"num_pairs": count}), encoding="utf-8")
+    records = [GroupRecord.pair(f"pair-{i}", f"prompt {i}", f"degraded {i}", i) for i in range(count)]
+    write_shard(folder, 0, records, torch.randn(count, 2, *shape))
+    (folder / MANIFEST).write_text(yaml.safe_dump({"num_groups": count}), encoding="utf-8")
     return folder
 
 

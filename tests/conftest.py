@@ -113,17 +113,26 @@ def tiny_pairs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, promp
 
 @pytest.fixture
 def write_store() -> Callable[..., Path]:
-    """Write records and latents as a folder of pairs without any model."""
+    """Write records and latents, [k, n, ...] or those of winners and losers, as a folder of groups without a model."""
 
-    def write(folder: Path, records: Sequence[Any], latents: dict[str, torch.Tensor], shard_size: int = 4) -> Path:
+    def write(
+        folder: Path,
+        records: Sequence[Any],
+        latents: torch.Tensor | dict[str, torch.Tensor],
+        shard_size: int = 4,
+    ) -> Path:
         import yaml
 
-        from contrapose.store.pairs import MANIFEST, write_shard
+        from contrapose.store.groups import write_shard
+        from contrapose.store.manifest import MANIFEST
+
+        if not isinstance(latents, torch.Tensor):
+            latents = torch.stack([latents["winner"], latents["loser"]], 1)
 
         for index, first in enumerate(range(0, len(records), shard_size)):
             rows = slice(first, first + shard_size)
-            write_shard(folder, index, records[rows], {name: value[rows] for name, value in latents.items()})
-        (folder / MANIFEST).write_text(yaml.safe_dump({"num_pairs": len(records)}))
+            write_shard(folder, index, records[rows], latents[rows])
+        (folder / MANIFEST).write_text(yaml.safe_dump({"num_groups": len(records)}))
         return folder
 
     return write

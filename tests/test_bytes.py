@@ -26,7 +26,8 @@ import tiny, torch
 from contrapose.backbones.families.table import load_backbone
 from contrapose.runs.kohya import convert
 from contrapose.guiding.merge import Merge, merge
-from contrapose.store.pairs import PairRecord, write_shard
+from contrapose.store.groups import write_shard
+from contrapose.store.records import GroupRecord
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.train.checkpoint import Weights, save_training
 
@@ -46,7 +47,7 @@ for folder, name in (("lora", "sd"), ("peft", "pixart")):
 convert(out / "lora", out / "kohya.safetensors")
 whole = load_backbone(out / ".models" / "sd").with_full(torch.float32, needs_reference=False)
 whole.save(out / "whole", notes)
-write_shard(out / "pairs", 0, [PairRecord("1", "a", "b", 0)], {n: torch.ones(1, 4) for n in ("winner", "loser")})
+write_shard(out / "pairs", 0, [GroupRecord.pair("1", "a", "b", 0)], torch.ones(1, 2, 4))
 save_training(out / "step.safetensors", 1, **{n: Weights([torch.ones(2)]) for n in ("trainee", "average", "b")})
 """
 

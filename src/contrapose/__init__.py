@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from contrapose.publish.card import finish_run as finish_run
     from contrapose.report.page import Report as Report
     from contrapose.report.page import write_report as write_report
-    from contrapose.store.pairs import PairStore as PairStore
+    from contrapose.store.groups import GroupStore as GroupStore
     from contrapose.train.align import align as align
     from contrapose.train.settings import Optimisation as Optimisation
     from contrapose.train.settings import Run as Run
@@ -87,7 +87,7 @@ _HOMES = {
     "finish_run": "publish.card",
     "Report": "report.page",
     "write_report": "report.page",
-    "PairStore": "store.pairs",
+    "GroupStore": "store.groups",
     "align": "train.align",
     "Optimisation": "train.settings",
     "Run": "train.settings",

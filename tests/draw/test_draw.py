@@ -18,7 +18,8 @@ from contrapose.draw.pairs import Draw, Plan, draw_pairs, plan_pairs
 from contrapose.errors import UserError
 from contrapose.files import aside_of
 from contrapose.seeds import generator
-from contrapose.store.pairs import PairRecord, PairStore, shard_path, stack
+from contrapose.store.groups import GroupStore, shard_path, stack
+from contrapose.store.records import GroupRecord
 
 FIELDS = ("winner", "loser")
 NO_PROCESS = 2**22 + 1  # beyond the largest number that Linux gives a process
@@ -34,13 +35,13 @@ def draw(tiny_model: Path, prompts_file: Path) -> Draw:
     return Draw(str(tiny_model), prompts_file, steps=2, shard_size=5, batch_size=2)
 
 
-def _drawn(draw: Draw, backbone: Backbone, out: Path, plan: Plan | None = None) -> PairStore:
+def _drawn(draw: Draw, backbone: Backbone, out: Path, plan: Plan | None = None) -> GroupStore:
     for _ in draw_pairs(draw, plan or plan_pairs(draw), backbone, out):
         pass
-    return PairStore(out)
+    return GroupStore(out)
 
 
-def _all(store: PairStore, field: str) -> torch.Tensor:
+def _all(store: GroupStore, field: str) -> torch.Tensor:
     return stack(store, field, range(len(store)))
 
 
@@ -52,7 +53,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 def test_pairs_do_not_depend_on_the_batch(
     draw: Draw, backbone: Backbone, tiny_pairs: Path, tmp_path: Path, batch_size: int
 ) -> None:
-    ours, theirs = _drawn(replace(draw, batch_size=batch_size), backbone, tmp_path), PairStore(tiny_pairs)
+    ours, theirs = _drawn(replace(draw, batch_size=batch_size), backbone, tmp_path), GroupStore(tiny_pairs)
     assert ours.records == theirs.records
     for field in FIELDS:
         assert torch.allclose(_all(ours, field), _all(theirs, field), atol=1e-4)
@@ -63,7 +64,7 @@ def test_pairs_do_not_depend_on_other_prompts(draw: Draw, backbone: Backbone, ti
     (tmp_path / "few.txt").write_text("\n".join(lines[7:3:-1]))
     ours, theirs = (
         _drawn(replace(draw, prompts=tmp_path / "few.txt"), backbone, tmp_path / "out"),
-        PairStore(tiny_pairs),
+        GroupStore(tiny_pairs),
     )
     assert ours.records == theirs.records[7:3:-1]
     assert torch.allclose(_all(ours, "loser"), _all(theirs, "loser")[[7, 6, 5, 4]], atol=1e-4)
@@ -78,19 +79,20 @@ def test_each_pair_of_a_prompt_has_noise_of_its_own(draw: Draw, backbone: Backbo
 
 def test_another_seed_draws_other_pairs(draw: Draw, backbone: Backbone, tiny_pairs: Path, tmp_path: Path) -> None:
     other = _drawn(replace(draw, seed=1), backbone, tmp_path)
-    assert (other.latent("winner", 0) - PairStore(tiny_pairs).latent("winner", 0)).abs().max() > 0.1
+    assert (other.latent("winner", 0) - GroupStore(tiny_pairs).latent("winner", 0)).abs().max() > 0.1
 
 
 def test_winner_and_loser_start_from_the_same_noise(draw: Draw, backbone: Backbone, tmp_path: Path) -> None:
     """With one prompt for both sides the two images must be one."""
-    records = [PairRecord(f"id-{i}", text, text, i) for i, text in enumerate(["a red circle", "two blue squares"])]
+    texts = ["a red circle", "two blue squares"]
+    records = [GroupRecord.pair(f"id-{i}", text, text, i) for i, text in enumerate(texts)]
     store = _drawn(draw, backbone, tmp_path, Plan(records, []))
     assert torch.allclose(_all(store, "winner"), _all(store, "loser"), atol=1e-5)
     assert (store.latent("winner", 0) - store.latent("winner", 1)).abs().max() > 0.1
 
 
 def test_pairs_are_what_the_stock_pipeline_yields(tiny_model: Path, tiny_pairs: Path) -> None:
-    store = PairStore(tiny_pairs)
+    store = GroupStore(tiny_pairs)
     stock = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None)
     for index in (0, 6, 11):
         record = store.records[index]
@@ -187,8 +189,8 @@ def test_another_number_in_the_manifest_is_told(
 ) -> None:
     shutil.copytree(tiny_pairs, tmp_path / "pairs")
     manifest = tmp_path / "pairs" / "pairs.yaml"
-    manifest.write_text(manifest.read_text().replace("num_pairs: 12", f"num_pairs: {num}"))
-    with pytest.raises(UserError, match=r"pairs\.yaml: num_pairs is"):
+    manifest.write_text(manifest.read_text().replace("num_groups: 12", f"num_groups: {num}"))
+    with pytest.raises(UserError, match=r"pairs\.yaml: num_groups is"):
         _drawn(draw, backbone, tmp_path / "pairs")
 
 
@@ -244,7 +246,7 @@ def test_a_shard_that_was_cut_or_exchanged_is_named(
     shutil.copytree(tiny_pairs, tmp_path / "pairs")
     first, second = (shard_path(tmp_path / "pairs", index) for index in (0, 1))
     shutil.copy(second, first)
-    with pytest.raises(UserError, match=r"shard-00000\.safetensors: holds other pairs than were planned; delete it"):
+    with pytest.raises(UserError, match=r"shard-00000\.safetensors: holds other groups than were planned; delete it"):
         _drawn(draw, backbone, tmp_path / "pairs")
     first.write_bytes(first.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"shard-00000\.safetensors: truncated or broken.*; delete it"):
@@ -252,7 +254,7 @@ def test_a_shard_that_was_cut_or_exchanged_is_named(
     first.unlink()
     third = shard_path(tmp_path / "pairs", 3)
     shutil.copy(second, third)
-    with pytest.raises(UserError, match=r"shard-00003\.safetensors: holds other pairs than were planned; take it out"):
+    with pytest.raises(UserError, match=r"shard-00003\.safetensors: holds other groups than were planned; take it out"):
         _drawn(draw, backbone, tmp_path / "pairs")
     for path in (first, third):
         path.unlink()

@@ -19,7 +19,8 @@ from contrapose.errors import UserError
 from contrapose.exchange import exports
 from contrapose.exchange.exports import Export, export_pairs, winner_side
 from contrapose.exchange.imports import Import, import_pairs, plan_import, read_listing
-from contrapose.store.pairs import PairRecord, PairStore
+from contrapose.store.groups import GroupStore
+from contrapose.store.records import GroupRecord
 from contrapose.worlds.shapes.render import Object, render
 from contrapose.worlds.shapes.shipped import shipped_model
 
@@ -33,7 +34,7 @@ def _run(steps: Iterable[int]) -> list[int]:
     return list(steps)
 
 
-def _export(store: PairStore, backbone: Backbone, out: Path, settings: Export | None = None) -> Path:
+def _export(store: GroupStore, backbone: Backbone, out: Path, settings: Export | None = None) -> Path:
     done = _run(export_pairs(settings or Export(), store, backbone, out))
     assert done == sorted(done) and done[-1] == len(store)
     return out
@@ -50,7 +51,7 @@ def _decoded(backbone: Backbone, latent: torch.Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_rows_are_the_records(tiny_pairs: Path, backbone: Backbone, tmp_path: Path, batch_size: int) -> None:
-    store = PairStore(tiny_pairs)
+    store = GroupStore(tiny_pairs)
     table = pq.read_table(_export(store, backbone, tmp_path / "a.parquet", Export(batch_size=batch_size)))
     names = ["uid", "jpg_0", "jpg_1", "label_0", "label_1", "caption", "degraded_prompt"]
     assert table.schema.names == names
@@ -65,16 +66,16 @@ def test_rows_are_the_records(tiny_pairs: Path, backbone: Backbone, tmp_path: Pa
 
 def test_sides_are_even_whatever_the_seeds() -> None:
     """Drawn pairs of different prompts share their seed."""
-    sides = [winner_side(PairRecord(f"{n:04x}-0", "a", "", 7)) for n in range(1000)]
+    sides = [winner_side(GroupRecord.pair(f"{n:04x}-0", "a", "", 7)) for n in range(1000)]
     assert 430 < sum(sides) < 570
-    assert len({winner_side(PairRecord("a-0", "a", "", seed)) for seed in range(20)}) == 2
+    assert len({winner_side(GroupRecord.pair("a-0", "a", "", seed)) for seed in range(20)}) == 2
 
 
 def test_what_is_exported_is_imported_again(
     tiny_pairs: Path, tiny_model: Path, backbone: Backbone, tmp_path: Path
 ) -> None:
     """Same winners and prompts; latents are what the autoencoder makes of the images."""
-    store = PairStore(tiny_pairs)
+    store = GroupStore(tiny_pairs)
     out = _export(store, backbone, tmp_path / "a.parquet")
     again = _imported(tiny_model, out, backbone, tmp_path / "again")
     assert len(again) == len(store)
@@ -91,11 +92,11 @@ def test_what_is_exported_is_imported_again(
             assert (again.latent(field, mine) - expected).norm() < (again.latent(other, mine) - expected).norm()
 
 
-def _imported(model: Path, source: Path, backbone: Backbone, out: Path) -> PairStore:
+def _imported(model: Path, source: Path, backbone: Backbone, out: Path) -> GroupStore:
     settings = changed(Import(str(model), source=source), ties="half", max_scale_up=1.0)
     _run(import_pairs(settings, plan_import(settings, read_listing(settings), backbone), backbone, out))
     assert (out / "skipped.jsonl").read_text() == ""
-    return PairStore(out)
+    return GroupStore(out)
 
 
 def test_shares_ties_and_latents_through_a_real_autoencoder(tmp_path: Path, write_store) -> None:
@@ -104,9 +105,9 @@ def test_shares_ties_and_latents_through_a_real_autoencoder(tmp_path: Path, writ
     renders = [render((Object("circle", color, 20 + 4 * n, 30, 10),)) for n in range(4) for color in ("red", "blue")]
     pixels = torch.from_numpy(np.stack(renders)).permute(0, 3, 1, 2).float() / 127.5 - 1
     latents = backbone.encode(pixels).unflatten(0, (4, 2))
-    records = [PairRecord(f"p{n}", f"circle {n}", "", n, share) for n, share in enumerate((1.0, 0.7, 0.5, 0.9))]
+    records = [GroupRecord.pair(f"p{n}", f"circle {n}", "", n, share) for n, share in enumerate((1.0, 0.7, 0.5, 0.9))]
     write_store(tmp_path / "pairs", records, {"winner": latents[:, 0], "loser": latents[:, 1]})
-    store = PairStore(tmp_path / "pairs")
+    store = GroupStore(tmp_path / "pairs")
     out = _export(store, backbone, tmp_path / "a.parquet")
     assert "degraded_prompt" not in pq.read_schema(out).names
     again = _imported(shipped_model(), out, backbone, tmp_path / "again")
@@ -124,7 +125,7 @@ def test_shares_ties_and_latents_through_a_real_autoencoder(tmp_path: Path, writ
 
 def test_jpeg(tiny_pairs: Path, backbone: Backbone, tmp_path: Path) -> None:
     row = pq.read_table(
-        _export(PairStore(tiny_pairs), backbone, tmp_path / "a.parquet", Export(images="jpeg"))
+        _export(GroupStore(tiny_pairs), backbone, tmp_path / "a.parquet", Export(images="jpeg"))
     ).to_pylist()[0]
     assert Image.open(io.BytesIO(row["jpg_0"])).format == "JPEG"
 
@@ -133,13 +134,13 @@ def test_rows_go_out_in_groups(
     tiny_pairs: Path, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exports, "_GROUP", 5)
-    store = PairStore(tiny_pairs)
+    store = GroupStore(tiny_pairs)
     file = pq.ParquetFile(_export(store, backbone, tmp_path / "a.parquet"))
     assert [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)] == [5, 5, len(store) - 10]
 
 
 def test_a_killed_export_leaves_nothing(tiny_pairs: Path, backbone: Backbone, tmp_path: Path) -> None:
-    steps = export_pairs(Export(), PairStore(tiny_pairs), backbone, tmp_path / "a.parquet")
+    steps = export_pairs(Export(), GroupStore(tiny_pairs), backbone, tmp_path / "a.parquet")
     next(steps)
     steps.close()
     assert list(tmp_path.iterdir()) == []
@@ -147,7 +148,7 @@ def test_a_killed_export_leaves_nothing(tiny_pairs: Path, backbone: Backbone, tm
 
 def test_pairs_of_another_model(tiny_pairs: Path, tiny_v_model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"these pairs were made with another model .*name that one with --model"):
-        _export(PairStore(tiny_pairs), load_backbone(tiny_v_model), tmp_path / "a.parquet")
+        _export(GroupStore(tiny_pairs), load_backbone(tiny_v_model), tmp_path / "a.parquet")
     assert not (tmp_path / "a.parquet").exists()
 
 

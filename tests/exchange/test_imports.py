@@ -22,7 +22,7 @@ from contrapose.errors import UserError
 from contrapose.exchange.imports import Import, Plan, import_pairs, plan_import, read_listing
 from contrapose.files import aside_of
 from contrapose.store.fitting import Fitting
-from contrapose.store.pairs import PairStore
+from contrapose.store.groups import GroupStore
 
 SIZES = [(40, 40), (48, 32), (32, 48), (64, 64), (80, 42), (36, 60), (40, 44), (33, 32), (60, 30), (100, 70)]
 NO_PROCESS = 2**22 + 1  # beyond the largest number that Linux gives a process
@@ -60,10 +60,10 @@ def _plan(settings: Import, backbone: Backbone) -> Plan:
     return plan_import(settings, read_listing(settings), backbone)
 
 
-def _imported(settings: Import, backbone: Backbone, out: Path) -> PairStore:
+def _imported(settings: Import, backbone: Backbone, out: Path) -> GroupStore:
     for _ in import_pairs(settings, _plan(settings, backbone), backbone, out):
         pass
-    return PairStore(out)
+    return GroupStore(out)
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
@@ -84,7 +84,7 @@ def test_mixed_sizes(settings: Import, backbone: Backbone, tmp_path: Path) -> No
     assert store.shape(by_prompt["a red circle number 8"]) == (4, 11, 22)
     assert {(r.degraded, r.preference) for r in store.records} == {("", 1.0)}
     assert store.manifest["import"]["fitting"]["resolution"] == 32
-    assert store.manifest["num_pairs"] == 10 and store.manifest["fingerprint"] == backbone.fingerprint
+    assert store.manifest["num_groups"] == 10 and store.manifest["fingerprint"] == backbone.fingerprint
 
 
 def test_latents_are_the_autoencoders(settings: Import, backbone: Backbone, tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_an_exchanged_image_is_refused(settings: Import, backbone: Backbone, tmp
     """All names are the same, but one pair would be of other images."""
     _interrupt(import_pairs(settings, _plan(settings, backbone), backbone, tmp_path / "out"), 1)
     _save(tmp_path / "bad" / "p9.jpg", _picture(999, (60, 30)))
-    with pytest.raises(UserError, match="pairs_digest"):
+    with pytest.raises(UserError, match="groups_digest"):
         _imported(settings, backbone, tmp_path / "out")
 
 

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from contrapose.cli.main import main
-from contrapose.store.pairs import PairStore
+from contrapose.store.groups import GroupStore
 
 
 def _picture(seed: int, size: tuple[int, int] = (20, 20)) -> bytes:
@@ -62,7 +62,7 @@ def test_pick_a_pic_in_and_out(tiny_model: Path, tmp_path: Path, capsys: pytest.
     assert _run("pairs", "export", tmp_path / "pairs", "--out", out, "--device", "cpu", "--overwrite") == 0
     assert _run("pairs", "import", *common, "--source", out, "--out", tmp_path / "again") == 0
     before, after = (
-        {r.prompt: r.preference for r in PairStore(tmp_path / name).records} for name in ("pairs", "again")
+        {r.prompt: r.preference for r in GroupStore(tmp_path / name).records} for name in ("pairs", "again")
     )
     assert after == pytest.approx(before)
     assert set(before.values()) == {1.0, 0.8}
@@ -144,6 +144,6 @@ def test_every_other_listing_becomes_pairs_that_are_sound(
     assert _run("pairs", "import", *source, "--out", tmp_path / "pairs") == 0
     assert _run("pairs", "check", tmp_path / "pairs") == 0
     assert "3 pairs of 3 prompts" in capsys.readouterr().out
-    store = PairStore(tmp_path / "pairs")
+    store = GroupStore(tmp_path / "pairs")
     assert store.manifest["import"]["format"] == format
     assert sorted(record.prompt for record in store.records) == [prompt for prompt, _, _ in rows]

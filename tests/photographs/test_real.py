@@ -37,7 +37,7 @@ from contrapose.photographs.spoil.studio import Studio
 from contrapose.store.buckets import Size as Pixels
 from contrapose.store.check import Findings, check
 from contrapose.store.fitting import Fitting
-from contrapose.store.pairs import PairStore
+from contrapose.store.groups import GroupStore
 
 SIZES = [(40, 40), (60, 40), (40, 60), (64, 64), (44, 40), (33, 48), (80, 60), (36, 36), (50, 50), (39, 57)]
 
@@ -87,7 +87,7 @@ def settings(photos, tiny_model):
 
 def made(settings, backbone, out):
     progress = list(make_pairs(settings, backbone, out))
-    return PairStore(out), progress
+    return GroupStore(out), progress
 
 
 def left_out(out):
@@ -118,7 +118,7 @@ def test_a_folder_becomes_pairs(settings, backbone, tmp_path):
     assert [p.stage for p in progress if p.done == (p.total or 17)] == [
         "photos", "size", "caption-length", "losers", "encoding", "encoding"
     ]  # fmt: skip
-    *_, found = check(store)
+    found = check(store)
     assert isinstance(found, Findings) and not found.problems
 
 
@@ -372,7 +372,7 @@ def test_a_folder_of_an_earlier_version_is_refused_and_its_pairs_are_read(settin
     with pytest.raises(UserError, match=r"was begun by an earlier version.*choose another --out, or delete the folder"):
         made(settings, backbone, out)
     assert contents(out) == before
-    assert len(PairStore(out)) == 11
+    assert len(GroupStore(out)) == 11
 
 
 def test_a_table_of_another_version_is_refused(settings, backbone, tmp_path):

@@ -28,7 +28,7 @@ from contrapose.photographs.real import Real, make_pairs
 from contrapose.photographs.spoil.degrade import Degrade
 from contrapose.photographs.table import TABLE, PhotoTable
 from contrapose.store.fitting import Fitting
-from contrapose.store.pairs import PairStore
+from contrapose.store.groups import GroupStore
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def refused(settings, backbone, out):
 
 def make(settings, backbone, out):
     list(make_pairs(settings, backbone, out))
-    return PairStore(out)
+    return GroupStore(out)
 
 
 def test_what_is_told_before_anything_is_written(settings, backbone, tmp_path):
@@ -102,7 +102,7 @@ def test_nothing_is_left(settings, backbone, tmp_path):
     assert "none of its 4 photographs can be used (2 no caption, 2 caption-length)" in told
     assert len((tmp_path / "out/skipped.jsonl").read_text().splitlines()) == 4
     make(settings, backbone, tmp_path / "out")  # mended
-    assert len(PairStore(tmp_path / "out")) == 2
+    assert len(GroupStore(tmp_path / "out")) == 2
 
 
 def test_a_photograph_that_was_exchanged(settings, backbone, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from contrapose.methods.ddspo import DDSPO
 from contrapose.publish.card import finish_run, plain, published, without_folders, write_card
 from contrapose.runs.names import CARD
 from contrapose.runs.origin import hub_id, last_name
-from contrapose.store.pairs import PairRecord
+from contrapose.store.records import GroupRecord
 from contrapose.train.settings import CONVERTER, Run
 
 METRICS = {"held_out/accuracy": 0.8125, "held_out/drift@0.5": 0.00123456}
@@ -93,7 +93,7 @@ def test_a_hub_name_is_no_folder_of_this_machine(tmp_path: Path, monkeypatch: py
 
 
 def test_no_path_of_this_machine(tmp_path: Path, write_store: Callable[..., Path]) -> None:
-    records = [PairRecord(f"{i}", "a red circle", "a circle", i) for i in range(6)]
+    records = [GroupRecord.pair(f"{i}", "a red circle", "a circle", i) for i in range(6)]
     pairs = write_store(tmp_path / "my pairs", records, {n: torch.zeros(6, 4, 8, 8) for n in ("winner", "loser")})
     draw = {
         "model": str(tmp_path / "model"),

@@ -22,7 +22,9 @@ from contrapose.evaluate.summary import Settings, summarize, write_summary
 from contrapose.guiding import images
 from contrapose.methods import DDSPO, SFT
 from contrapose.report.page import Report, render
-from contrapose.store.pairs import MANIFEST, PairRecord, write_shard
+from contrapose.store.groups import write_shard
+from contrapose.store.manifest import MANIFEST
+from contrapose.store.records import GroupRecord
 from contrapose.train import settings as training
 
 SCRIPT = "<script>alert(1)</script>"
@@ -106,14 +108,13 @@ def _metrics(step: int) -> dict[str, float]:
 
 
 def write_pairs(folder: Path) -> Path:
-    records = [PairRecord(str(i), prompt, prompt[:4], i) for i, prompt in enumerate(PROMPTS)]
-    latents = {side: torch.zeros(len(records), 4, 2, 2) for side in ("winner", "loser")}
-    write_shard(folder, 0, records, latents)
+    records = [GroupRecord.pair(str(i), prompt, prompt[:4], i) for i, prompt in enumerate(PROMPTS)]
+    write_shard(folder, 0, records, torch.zeros(len(records), 2, 4, 2, 2))
     settings = draw.CONVERTER.unstructure(draw.Draw("shapes", Path("prompts.txt")))
     manifest = {
-        "format": 2,
+        "format": 3,
         "fingerprint": "f00",
-        "num_pairs": len(records),
+        "num_groups": len(records),
         "draw": settings,
     }
     runfile.claim(folder / MANIFEST, manifest, draw.CONVERTER)

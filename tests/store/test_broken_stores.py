@@ -13,22 +13,24 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from contrapose.cli.main import main
 from contrapose.errors import UserError
 from contrapose.report.provenance import read_pairs
 from contrapose.store.check import check
+from contrapose.store.groups import GroupStore, shard_path, write_shard
 from contrapose.store.manifest import MANIFEST
 from contrapose.store.mixture import Mixture
-from contrapose.store.pairs import PairRecord, PairStore, count_and_digest, shard_path, write_shard
+from contrapose.store.records import GroupRecord, count_and_digest
 
-RECORDS = [PairRecord(f"id-{i}", f"a red circle {i}", f"circle {i}", i) for i in range(6)]
+RECORDS = [GroupRecord.pair(f"id-{i}", f"a red circle {i}", f"circle {i}", i) for i in range(6)]
 Change = Callable[[Path], Any]
 
 
-def _sides(num: int) -> dict[str, torch.Tensor]:
-    return {side: torch.randn(num, 4, 2, 2) for side in ("winner", "loser")}
+def _latents(num: int) -> torch.Tensor:
+    return torch.randn(num, 2, 4, 2, 2)
 
 
 def _manifest(**changes: Any) -> Change:
@@ -79,7 +81,7 @@ def _each(change: Callable[[torch.Tensor], torch.Tensor]) -> Change:
 
 def _other_records(folder: Path) -> None:
     others = [dataclasses.replace(record, prompt="another") for record in RECORDS[2:4]]
-    write_shard(folder, 1, others, _sides(2))
+    write_shard(folder, 1, others, _latents(2))
 
 
 LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
@@ -87,16 +89,16 @@ SHARD = r"shard-00001\.safetensors: "
 YAML = r"pairs\.yaml: "
 BROKEN: dict[str, tuple[Change, str]] = {
     "manifest empty": (_text(""), YAML + "broken"),
-    "manifest cut": (_text("num_pairs: {"), YAML + "not readable"),
+    "manifest cut": (_text("num_groups: {"), YAML + "not readable"),
     "manifest binary": (_text(b"\xff\xfe\0"), YAML + "not readable"),
     "manifest deep": (_text("a: " + "[" * 3000), YAML + "not readable"),
     "manifest billion laughs": (_text(LAUGHS), YAML + "not readable"),
     "manifest a list": (_text("[1]"), YAML + "broken"),
-    "num_pairs text": (_manifest(num_pairs="abc"), YAML + "num_pairs is 'abc'"),
-    "num_pairs null": (_manifest(num_pairs=None), YAML + "num_pairs is None"),
-    "num_pairs yes": (_manifest(num_pairs=True), YAML + "num_pairs is True"),
-    "num_pairs -1": (_manifest(num_pairs=-1), YAML + "num_pairs is -1"),
-    "num_pairs gone": (_manifest(num_pairs=...), YAML + "num_pairs is None"),
+    "num_groups text": (_manifest(num_groups="abc"), YAML + "num_groups is 'abc'"),
+    "num_groups null": (_manifest(num_groups=None), YAML + "num_groups is None"),
+    "num_groups yes": (_manifest(num_groups=True), YAML + "num_groups is True"),
+    "num_groups -1": (_manifest(num_groups=-1), YAML + "num_groups is -1"),
+    "num_groups gone": (_manifest(num_groups=...), YAML + "num_groups is None"),
     "another format": (_manifest(format=99), YAML + "is of format 99"),
     "draw 5": (_manifest(draw=5), YAML + "draw is 5"),
     "draw null": (_manifest(draw=None), YAML + "draw is None"),
@@ -116,8 +118,8 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "a record a number": (_records(lambda raw: "[1, 2]"), SHARD + "record 1: is not an object"),
     "a field gone": (_records(lambda raw: raw[1].pop("seed") and None), SHARD + "record 2: is not an object of id"),
     "a field more": (_record(x=1), SHARD + "record 2: is not an object of id"),
-    "a record too many": (_records(lambda raw: [*raw, raw[0]]), SHARD + "holds 2 latents of each side for 3 records"),
-    "a record too few": (_records(lambda raw: raw[:1]), SHARD + "holds 2 latents of each side for 1 records"),
+    "a record too many": (_records(lambda raw: [*raw, raw[0]]), SHARD + "its tensor latents has 2 rows for 3 records"),
+    "a record too few": (_records(lambda raw: raw[:1]), SHARD + "its tensor latents has 2 rows for 1 records"),
     "prompt a number": (_record(prompt=5), SHARD + "record 2: its prompt is 5"),
     "prompt null": (_record(prompt=None), SHARD + "record 2: its prompt is None"),
     "prompt half a character": (_record(prompt="a \ud83d"), SHARD + "record 2: its prompt holds"),
@@ -125,68 +127,78 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "degraded a number": (_record(degraded=5), SHARD + "record 2: its degraded is 5"),
     "degraded a list": (_record(degraded=["a"]), SHARD + r"record 2: its degraded is \['a'\]"),
     "id a number": (_record(id=5), SHARD + "record 2: its id is 5"),
-    "preference text": (_record(preference="1"), SHARD + "record 2: its preference is '1'"),
-    "preference 7": (_record(preference=7), SHARD + "record 2: its preference is 7"),
-    "preference NaN": (_record(preference=float("nan")), SHARD + "record 2: its preference is nan"),
-    "preference yes": (_record(preference=True), SHARD + "record 2: its preference is True"),
+    "labels text": (_record(labels="1"), SHARD + "record 2: its labels are '1'"),
+    "labels empty": (_record(labels=[]), SHARD + r"record 2: its labels are \[\]"),
+    "a label text": (_record(labels=["1", 0]), SHARD + r"record 2: its labels are \['1', 0\]"),
+    "a label 7": (_record(labels=[7, -6]), SHARD + r"record 2: its labels are \[7, -6\]"),
+    "a label NaN": (_record(labels=[float("nan"), 0]), SHARD + r"record 2: its labels are \[nan, 0\]"),
+    "a label yes": (_record(labels=[True, 0]), SHARD + r"record 2: its labels are \[True, 0\]"),
+    "labels that are no shares": (_record(labels=[1, 0.5]), SHARD + r"record 2: .* the two of a pair sum to 1"),
+    "a label too many": (_record(labels=[1, 0, 0]), SHARD + "record 2: has 3 labels for 2 latents"),
+    "a label too few": (_record(labels=[1]), SHARD + "record 2: has 1 labels for 2 latents"),
+    "scores a list": (_record(scores=[1, 2]), SHARD + r"record 2: its scores are \[1, 2\]"),
+    "scores null": (_record(scores=None), SHARD + "record 2: its scores are None"),
+    "a score alone": (_record(scores={"clip": 1}), SHARD + "record 2: its clip is 1, where a list of 2 numbers"),
+    "a score too few": (_record(scores={"clip": [1]}), SHARD + r"record 2: its clip is \[1\], where a list of 2"),
+    "a score text": (_record(scores={"clip": [1, "2"]}), SHARD + r"record 2: its clip is \[1, '2'\]"),
+    "a score endless": (_record(scores={"clip": [1, float("inf")]}), SHARD + r"record 2: its clip is \[1, inf\]"),
+    "a score beyond all floats": (_record(scores={"clip": [1, 10**400]}), SHARD + r"record 2: its clip is \[1, 10"),
     "seed text": (_record(seed="1"), SHARD + "record 2: its seed is '1'"),
     "seed negative": (_record(seed=-1), SHARD + "record 2: its seed is -1"),
     "seed 2**64": (_record(seed=2**64), SHARD + "record 2: its seed is 18446744073709551616"),
-    "no loser": (_tensors(lambda t: {"winner": t["winner"]}), SHARD + "holds the tensors winner, not"),
-    "no winner": (_tensors(lambda t: {"loser": t["loser"]}), SHARD + "holds the tensors loser, not"),
-    "other names": (_tensors(lambda t: {"a": t["loser"], "b": t["winner"]}), SHARD + "holds the tensors a, b, not"),
-    "a tensor more": (_tensors(lambda t: {**t, "x": t["loser"].clone()}), SHARD + "holds the tensors loser, winner, x"),
-    "loser of fewer rows": (_tensors(lambda t: {**t, "loser": t["loser"][:1]}), SHARD + ".*different shapes"),
-    "loser of other shape": (_tensors(lambda t: {**t, "loser": torch.zeros(2, 4, 1, 2)}), SHARD + ".*different shapes"),
-    "both of fewer rows": (_each(lambda value: value[:1]), SHARD + "holds 1 latents of each side for 2 records"),
-    "both of no rows": (_each(lambda value: value[:0]), SHARD + "holds 0 latents"),
-    "scalars": (_each(lambda value: value[:, 0, 0, 0]), SHARD + r"holds latents of shape \[\]"),
-    "tensors without an axis": (_each(lambda value: value[0, 0, 0, 0]), SHARD + "holds 0 latents"),
-    "latents of no pixels": (_each(lambda value: value[:, :, :0]), SHARD + r"holds latents of shape \[4, 0, 2\]"),
-    "fp8": (_each(lambda value: value.to(torch.float8_e4m3fn)), SHARD + "its losers are F8_E4M3"),
-    "whole numbers": (_each(lambda value: value.to(torch.int32)), SHARD + "its losers are I32"),
-    "yes and no": (_each(lambda value: value > 0), SHARD + "its losers are BOOL"),
-    "complex": (_each(lambda value: value.to(torch.complex64)), SHARD + "its losers are C64"),
-    "one side of whole numbers": (
-        _tensors(lambda t: {**t, "winner": t["winner"].int()}),
-        SHARD + "its winners are I32",
+    "no latents": (_tensors(lambda t: {"x": t["latents"]}), SHARD + "holds the tensors x, not latents"),
+    "a tensor more": (
+        _tensors(lambda t: {**t, "x": t["latents"].clone()}),
+        SHARD + "holds the tensors latents, x",
     ),
+    "fewer rows": (_each(lambda value: value[:1]), SHARD + "its tensor latents has 1 rows for 2 records"),
+    "no rows": (_each(lambda value: value[:0]), SHARD + "its tensor latents has 0 rows"),
+    "no samples": (_each(lambda value: value[:, :0]), SHARD + "record 1: has 2 labels for 0 latents"),
+    "one sample": (_each(lambda value: value[:, :1]), SHARD + "record 1: has 2 labels for 1 latents"),
+    "no axis of samples": (_each(lambda value: value[:, 0, 0, 0, 0]), SHARD + "holds latents without an axis for the"),
+    "scalars": (_each(lambda value: value[:, :, 0, 0, 0]), SHARD + r"holds latents of shape \[\]"),
+    "a tensor without an axis": (_each(lambda value: value[0, 0, 0, 0, 0]), SHARD + "its tensor latents has 0 rows"),
+    "latents of no pixels": (_each(lambda value: value[:, :, :, :0]), SHARD + r"holds latents of shape \[4, 0, 2\]"),
+    "fp8": (_each(lambda value: value.to(torch.float8_e4m3fn)), SHARD + "its tensor latents is F8_E4M3"),
+    "whole numbers": (_each(lambda value: value.to(torch.int32)), SHARD + "its tensor latents is I32"),
+    "yes and no": (_each(lambda value: value > 0), SHARD + "its tensor latents is BOOL"),
+    "complex": (_each(lambda value: value.to(torch.complex64)), SHARD + "its tensor latents is C64"),
 }
 INCOMPLETE: dict[str, tuple[Change, str]] = {
-    "shard missing in the middle": (lambda folder: shard_path(folder, 1).unlink(), "holds 4 of 6 pairs"),
-    "last shard missing": (lambda folder: shard_path(folder, 2).unlink(), "holds 4 of 6 pairs"),
+    "shard missing in the middle": (lambda folder: shard_path(folder, 1).unlink(), "holds 4 of 6 groups"),
+    "last shard missing": (lambda folder: shard_path(folder, 2).unlink(), "holds 4 of 6 groups"),
     "shard twice": (
         lambda folder: shutil.copy(shard_path(folder, 1), shard_path(folder, 3)),
-        "holds 8 pairs, where pairs.yaml tells of 6.*shard-00003",
+        "holds 8 groups, where pairs.yaml tells of 6.*shard-00003",
     ),
     "extra shard of other pairs": (
-        lambda folder: write_shard(folder, 7, RECORDS[:2], _sides(2)), "holds 8 pairs.*shard-00007",
+        lambda folder: write_shard(folder, 7, RECORDS[:2], _latents(2)), "holds 8 groups.*shard-00007",
     ),
     "shard exchanged for another": (
-        lambda folder: shutil.copy(shard_path(folder, 0), shard_path(folder, 1)), "holds other pairs than pairs.yaml",
+        lambda folder: shutil.copy(shard_path(folder, 0), shard_path(folder, 1)), "holds other groups than pairs.yaml",
     ),
-    "shard of other prompts": (_other_records, "holds other pairs than pairs.yaml"),
-    "preference changed": (_record(preference=0.7), "holds other pairs than pairs.yaml"),
+    "shard of other prompts": (_other_records, "holds other groups than pairs.yaml"),
+    "labels changed": (_record(labels=[0.7, 0.3]), "holds other groups than pairs.yaml"),
 }  # fmt: skip
 
 
 @pytest.fixture
 def folder(tmp_path: Path, write_store: Callable[..., Path]) -> Path:
-    folder = write_store(tmp_path / "p", RECORDS, _sides(6), shard_size=2)
-    _manifest(format=2, fingerprint="f00", pairs_digest=count_and_digest(RECORDS)[1])(folder)
+    folder = write_store(tmp_path / "p", RECORDS, _latents(6), shard_size=2)
+    _manifest(format=3, fingerprint="f00", groups_digest=count_and_digest(RECORDS)[1])(folder)
     return folder
 
 
 def test_the_sound_folder_is_read(folder: Path) -> None:
-    assert PairStore(folder).records == Mixture(folder).records == RECORDS
+    assert GroupStore(folder).records == Mixture(folder).records == RECORDS
     assert read_pairs(folder, 0).facts[1].value.startswith("6, from 6 prompts")
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "align": Mixture,
-    "export": PairStore,
+    "export": GroupStore,
     "report": lambda folder: read_pairs(folder, 0),
-    "check": lambda folder: list(check(PairStore(folder, complete=False))),
+    "check": lambda folder: check(GroupStore(folder, complete=False)),
 }
 
 
@@ -214,12 +226,12 @@ def test_a_check_tells_that_the_pairs_are_others_than_planned(
     change(folder)
     assert main(["pairs", "check", str(folder)]) == 2
     printed = capsys.readouterr()
-    assert "problem: not the pairs that were planned: 1 (holds " in printed.out
+    assert "problem: not the groups that were planned: 1 (holds " in printed.out
     last = printed.err.splitlines()[-1]  # after the bar
     assert last.startswith(f"contrapose: {folder}: ") and last.endswith(" kinds of problems, listed above")
 
 
-@pytest.mark.parametrize("kind", ["manifest deep", "draw a list", "records deep", "prompt a number", "fp8", "no loser"])
+@pytest.mark.parametrize("kind", ["manifest deep", "draw a list", "records deep", "prompt a number", "fp8", "no rows"])
 def test_a_check_of_what_is_broken_ends_with_one_line(
     folder: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,11 +247,11 @@ def test_a_check_of_what_is_broken_ends_with_one_line(
 @pytest.mark.parametrize("side", ["winner", "loser"])
 def test_a_latent_that_is_not_finite_is_never_given_out(folder: Path, side: str, value: float) -> None:
     def spoil(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        tensors[side][1, 2, 0, 0] = value
+        tensors["latents"][1, ["winner", "loser"].index(side), 2, 0, 0] = value
         return tensors
 
     _tensors(spoil)(folder)
-    store = PairStore(folder)
+    store = GroupStore(folder)
     other = "loser" if side == "winner" else "winner"
     assert store.latent(other, 3).isfinite().all() and store.latent(side, 2).isfinite().all()
     with pytest.raises(
@@ -249,11 +261,11 @@ def test_a_latent_that_is_not_finite_is_never_given_out(folder: Path, side: str,
 
 
 def test_shards_stand_in_the_order_of_their_numbers(tmp_path: Path, write_store: Callable[..., Path]) -> None:
-    folder = write_store(tmp_path / "p", RECORDS[:2], _sides(2))
+    folder = write_store(tmp_path / "p", RECORDS[:2], _latents(2))
     shard_path(folder, 0).rename(shard_path(folder, 99_999))
-    write_shard(folder, 100_000, RECORDS[2:4], _sides(2))
-    _manifest(num_pairs=4)(folder)
-    assert PairStore(folder).records == RECORDS[:4]
+    write_shard(folder, 100_000, RECORDS[2:4], _latents(2))
+    _manifest(num_groups=4)(folder)
+    assert GroupStore(folder).records == RECORDS[:4]
 
 
 NOISE = (b"", b"\xff", b"\0", b"9", b"[", b'"', b"\\ud83d", b"-1")
@@ -272,6 +284,75 @@ def test_whatever_bytes_change_the_folder_is_told_or_as_it_was(folder: Path, nam
             data[at : at + draw.choice((0, 1, 1, 9))] = draw.choice(NOISE)
         path.write_bytes(data)
         try:
-            assert PairStore(folder).records == RECORDS
+            assert GroupStore(folder).records == RECORDS
         except UserError as error:
             assert str(folder) in str(error) and "\n" not in str(error)
+
+
+def _old_folder(folder: Path) -> Path:
+    """The records as the format before wrote them, in two shards of three."""
+    folder.mkdir()
+    for index in range(2):
+        records = [
+            {"id": r.id, "prompt": r.prompt, "degraded": r.degraded, "seed": r.seed, "preference": 1.0}
+            for r in RECORDS[3 * index : 3 * index + 3]
+        ]
+        sides = {side: torch.randn(3, 4, 2, 2) for side in ("winner", "loser")}
+        save_file(sides, shard_path(folder, index), {"records": json.dumps(records)})
+    (folder / MANIFEST).write_text(yaml.safe_dump({"format": 2, "num_pairs": 6}))
+    return folder
+
+
+def _old(
+    record: dict[str, Any] | None = None, tensors: Callable[[dict[str, torch.Tensor]], Any] | None = None
+) -> Change:
+    """A change of the second record and of the tensors of the second shard of the format before."""
+
+    def change(folder: Path) -> None:
+        path = shard_path(folder, 1)
+        with safe_open(path, "pt") as file:
+            records = json.loads(file.metadata()["records"])
+        records[1].update(record or {})
+        values = load_file(path)
+        if tensors is not None:
+            tensors(values)
+        save_file(values, path, {"records": json.dumps(records)})
+
+    return change
+
+
+BROKEN_OLD: dict[str, tuple[Change, str]] = {
+    "num_pairs text": (_manifest(num_pairs="abc"), YAML + "num_pairs is 'abc'"),
+    "num_pairs gone": (_manifest(num_pairs=...), YAML + "num_pairs is None"),
+    "a shard gone": (lambda folder: shard_path(folder, 0).unlink(), "holds 3 of 6 groups"),
+    "prompt a number": (_old({"prompt": 5}), SHARD + "record 2: its prompt is 5"),
+    "seed negative": (_old({"seed": -1}), SHARD + "record 2: its seed is -1"),
+    "a field more": (_old({"labels": [1, 0]}), SHARD + "record 2: is not an object of id"),
+    "preference text": (_old({"preference": "1"}), SHARD + "record 2: its preference is '1'"),
+    "preference 7": (_old({"preference": 7}), SHARD + "record 2: its preference is 7"),
+    "preference NaN": (_old({"preference": float("nan")}), SHARD + "record 2: its preference is nan"),
+    "preference yes": (_old({"preference": True}), SHARD + "record 2: its preference is True"),
+    "no loser": (_old(tensors=lambda t: t.pop("loser")), SHARD + "holds the tensors winner, not latents"),
+    "no winner": (_old(tensors=lambda t: t.pop("winner")), SHARD + "holds the tensors loser, not latents"),
+    "loser of fewer rows": (_old(tensors=lambda t: t.update(loser=t["loser"][:1])), SHARD + "its tensor loser has 1"),
+    "loser of another shape": (
+        _old(tensors=lambda t: t.update(loser=torch.zeros(3, 4, 1, 2))), SHARD + ".*different shapes",
+    ),
+    "winners of whole numbers": (
+        _old(tensors=lambda t: t.update(winner=t["winner"].int())), SHARD + "its tensor winner is I32",
+    ),
+    "scalars": (
+        _old(tensors=lambda t: t.update({side: value[:, 0, 0, 0].clone() for side, value in t.items()})),
+        SHARD + r"holds latents of shape \[\]",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), BROKEN_OLD.values(), ids=BROKEN_OLD)
+def test_what_is_broken_in_a_folder_of_the_format_before_is_named(tmp_path: Path, change: Change, message: str) -> None:
+    folder = _old_folder(tmp_path / "p")
+    assert GroupStore(folder).records == RECORDS
+    change(folder)
+    with pytest.raises(UserError, match=message) as error:
+        GroupStore(folder)
+    assert "\n" not in str(error.value)

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from contrapose.store.check import Findings, TooLong, check
-from contrapose.store.pairs import PairRecord, PairStore, shard_path
+from contrapose.store.groups import GroupStore, shard_path, write_shard
+from contrapose.store.manifest import MANIFEST
+from contrapose.store.records import GroupRecord
 
 Write = Callable[..., Path]
 
@@ -20,7 +22,7 @@ class Pairs:
 
     def __init__(self, write: Write, folder: Path):
         self.write, self.folder = write, folder
-        self.records = [PairRecord(f"id-{i}", f"a red circle {i}", f"circle {i}", i) for i in range(6)]
+        self.records = [GroupRecord.pair(f"id-{i}", f"a red circle {i}", f"circle {i}", i) for i in range(6)]
         self.winner, self.loser = torch.randn(2, 6, 4, 2, 2)
 
     def spoil(self, index: int, **changes: object) -> None:
@@ -29,9 +31,10 @@ class Pairs:
     def findings(self, too_long: TooLong | None = None) -> Findings:
         if not self.folder.exists():
             self.write(self.folder, self.records, {"winner": self.winner, "loser": self.loser}, shard_size=2)
-        *counts, found = check(PairStore(self.folder, complete=False), too_long)
-        assert counts == list(range(1, len(counts) + 1)), "progress counts latents"
-        return found
+        counts: list[int] = []
+        findings = check(GroupStore(self.folder, complete=False), too_long, counts.append)
+        assert counts == list(range(1, len(counts) + 1)), "progress counts groups"
+        return findings
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def test_sound_pairs(pairs: Pairs) -> None:
     pairs.spoil(1, prompt=pairs.records[0].prompt)
     found = pairs.findings(lambda prompts: [])
     assert (found.problems, found.remarks) == ({}, {})
-    assert found.lines() == ["6 pairs of 5 prompts in 3 shards"]
+    assert found.lines() == ["6 pairs of 5 prompts in 3 shards", "pairs: 6 decided"]
 
 
 def _only(found: dict[str, list[str]]) -> tuple[str, list[str]]:
@@ -61,7 +64,7 @@ def test_pair_that_repeats_another(pairs: Pairs) -> None:
     pairs.spoil(3, prompt=first.prompt, degraded=first.degraded, seed=first.seed)
     found = pairs.findings()
     assert found.problems == {}
-    assert _only(found.remarks) == ("pairs that repeat another", [first.prompt])
+    assert _only(found.remarks) == ("groups that repeat another", [first.prompt])
 
 
 def test_empty_prompt(pairs: Pairs) -> None:
@@ -103,8 +106,8 @@ def test_missing_shard(pairs: Pairs, index: int) -> None:
     pairs.findings()
     shard_path(pairs.folder, index).unlink()
     name, examples = _only(pairs.findings().problems)
-    assert name == "not the pairs that were planned"
-    assert examples == ["holds 4 of 6 pairs; run the command that made them again"]
+    assert name == "not the groups that were planned"
+    assert examples == ["holds 4 of 6 groups; run the command that made them again"]
 
 
 def test_prompt_that_is_not_read_to_the_end(pairs: Pairs, tiny_model: Path) -> None:
@@ -120,4 +123,48 @@ def test_prompt_that_is_not_read_to_the_end(pairs: Pairs, tiny_model: Path) -> N
 def test_lines_name_a_few_examples_only(pairs: Pairs) -> None:
     for index in range(5):
         pairs.spoil(index, prompt="")
-    assert pairs.findings().lines()[1] == "problem: empty prompts: 5 (id-0, id-1, id-2, ...)"
+    assert pairs.findings().lines()[2] == "problem: empty prompts: 5 (id-0, id-1, id-2, ...)"
+
+
+def test_labels_and_scores_are_counted(pairs: Pairs) -> None:
+    pairs.spoil(1, labels=(0.5, 0.5), scores={"clip": (0.25, -3.0)})
+    pairs.spoil(2, labels=(0.5, 0.5))
+    pairs.spoil(3, labels=(0.75, 0.25), scores={"clip": (10.5, 2.0)})
+    assert pairs.findings().lines()[1:] == [
+        "pairs: 3 decided, 2 tied, 1 in shares",
+        "score clip: -3 to 10.5, in 2 of 6 groups",
+    ]
+
+
+def _groups(folder: Path, *labels: tuple[float, ...]) -> Path:
+    """A folder of one shard a group, with these labels and random latents."""
+    for index, of_group in enumerate(labels):
+        record = GroupRecord(f"id-{index}", f"a prompt {index}", "", index, of_group)
+        write_shard(folder, index, [record], torch.randn(1, len(of_group), 4, 2, 2))
+    (folder / MANIFEST).write_text(f"num_groups: {len(labels)}")
+    return folder
+
+
+def test_groups_of_several_sizes(tmp_path: Path) -> None:
+    rankings = [(1, 0.5, 0.5, 0), (0.5, 0.5, 0.5, 0.5)]
+    folder = _groups(tmp_path, (1,), (0,), (0,), (0.4,), (1, 0), *rankings, (0, 1, 1, 0))
+    findings = check(GroupStore(folder))
+    assert (findings.problems, findings.remarks) == ({}, {})
+    assert findings.lines() == [
+        "8 groups of 8 prompts in 8 shards: 4 single samples, 1 pairs, 3 groups of 4",
+        "single samples: 2 disliked, 1 liked, 1 in shares",
+        "pairs: 1 decided",
+        "groups of 4: 1 in shares, 1 tied, 1 decided",
+    ]
+
+
+def test_samples_of_a_ranking_that_are_the_same(tmp_path: Path) -> None:
+    latents = torch.randn(2, 4, 4, 2, 2)
+    latents[1, 3] = latents[1, 1]
+    latents[0, 2, 0, 0, 0] = float("nan")
+    write_shard(tmp_path, 0, [GroupRecord(f"id-{i}", "a", "", i, (1, 0, 0, 0)) for i in range(2)], latents)
+    (tmp_path / MANIFEST).write_text("num_groups: 2")
+    assert check(GroupStore(tmp_path)).problems == {
+        "latents that are not finite": ["id-0 sample 3"],
+        "samples identical to another of their group": ["id-1"],
+    }

@@ -11,7 +11,7 @@ import torch
 
 from contrapose.errors import UserError
 from contrapose.store.mixture import Mixture, parse
-from contrapose.store.pairs import PairRecord
+from contrapose.store.records import GroupRecord
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def folders(tmp_path: Path, write_store: Callable[..., Path]) -> tuple[Path, Pat
     """`real` with 10 pairs of value 0.., `drawn` with 20 pairs of value 100.. and another size."""
     found = []
     for name, num, first, side in (("real", 10, 0, 8), ("drawn", 20, 100, 4)):
-        records = [PairRecord(f"{name}-{i}", f"{name} {i}", "", i) for i in range(num)]
+        records = [GroupRecord.pair(f"{name}-{i}", f"{name} {i}", "", i) for i in range(num)]
         values = (first + torch.arange(num, dtype=torch.float32)).view(-1, 1, 1, 1).expand(-1, 4, side, side)
         found.append(write_store(tmp_path / name, records, {"winner": values, "loser": -values}))
     return found[0], found[1]

@@ -13,7 +13,7 @@ from contrapose.backbones.families.table import load_backbone
 from contrapose.core.path import DiffusionPath
 from contrapose.methods import CHATS
 from contrapose.store.mixture import Mixture
-from contrapose.store.pairs import PairRecord
+from contrapose.store.records import GroupRecord
 from contrapose.train.align import align
 from contrapose.train.data import Groups
 from contrapose.train.settings import Optimisation, Run, Watching
@@ -63,7 +63,7 @@ class Numbered:
 
 
 def test_prompts_are_dropped_as_often_as_asked(tmp_path: Path, write_store: Callable[..., Path]) -> None:
-    records = [PairRecord(f"id-{i}", f"prompt {i}", "", i) for i in range(400)]
+    records = [GroupRecord.pair(f"id-{i}", f"prompt {i}", "", i) for i in range(400)]
     latents = {side: torch.zeros(400, 4, 2, 2) for side in ("winner", "loser")}
     store = Mixture(write_store(tmp_path, records, latents, shard_size=400))
     path = DiffusionPath(torch.linspace(0.999, 0.005, 1000))

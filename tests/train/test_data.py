@@ -14,7 +14,7 @@ from contrapose.core.path import DiffusionPath
 from contrapose.errors import UserError
 from contrapose.methods import DDSPO, SFT
 from contrapose.store.mixture import Mixture
-from contrapose.store.pairs import PairRecord
+from contrapose.store.records import GroupRecord
 from contrapose.train.data import Groups
 
 Write = Callable[..., Path]
@@ -38,7 +38,7 @@ def store(tmp_path: Path, write_store: Write) -> Mixture:
 
 def _store(folder: Path, write_store: Write, num: int) -> Mixture:
     records = [
-        PairRecord(f"id-{i}", f"prompt {i}", f"degraded {100 + i}", i, 0.5 if i == 3 else 1.0) for i in range(num)
+        GroupRecord.pair(f"id-{i}", f"prompt {i}", f"degraded {100 + i}", i, 0.5 if i == 3 else 1.0) for i in range(num)
     ]
     numbers = torch.arange(num, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 4, 8, 8)
     return Mixture(write_store(folder, records, {"winner": numbers, "loser": 100 + numbers}, shard_size=7))
@@ -181,12 +181,12 @@ def test_one_pair_has_no_partner(tmp_path: Path, write_store: Write, losers: str
 @pytest.fixture
 def mixed(tmp_path: Path, write_store: Write) -> Mixture:
     """Records 0 to 9 with latents of 8x8, 10 to 19 with latents of 4x16, written one size a shard."""
-    from contrapose.store.pairs import write_shard
+    from contrapose.store.groups import write_shard
 
     folder = tmp_path / "mixed"
-    records = [PairRecord(f"id-{i}", f"prompt {i}", f"degraded {100 + i}", i) for i in range(NUM)]
+    records = [GroupRecord.pair(f"id-{i}", f"prompt {i}", f"degraded {100 + i}", i) for i in range(NUM)]
     numbers = torch.arange(NUM, dtype=torch.float32).view(-1, 1, 1, 1)
-    square = {side: numbers[:10].expand(-1, 4, 8, 8) for side in ("winner", "loser")}
+    square = numbers[:10, None].expand(-1, 2, 4, 8, 8)
     write_store(folder, records, dict.fromkeys(("winner", "loser"), numbers.expand(-1, 4, 4, 16)), shard_size=10)
     write_shard(folder, 0, records[:10], square)
     return Mixture(folder)
@@ -223,7 +223,7 @@ def test_another_records_winner_is_of_the_same_size(mixed: Mixture) -> None:
 
 
 def test_pairs_without_degraded_prompts_are_refused_where_they_are_needed(tmp_path: Path, write_store: Write) -> None:
-    records = [PairRecord(f"id-{i}", f"prompt {i}", "", i) for i in range(4)]
+    records = [GroupRecord.pair(f"id-{i}", f"prompt {i}", "", i) for i in range(4)]
     latents = {side: torch.zeros(4, 4, 8, 8) for side in ("winner", "loser")}
     store = Mixture(write_store(tmp_path, records, latents))
     with pytest.raises(UserError, match="no degraded prompts"):

@@ -22,7 +22,7 @@ from contrapose.errors import UserError
 from contrapose.files import aside_of
 from contrapose.methods import DDSPO, SFT, DiffusionDPO
 from contrapose.runs.folder import RunFolder
-from contrapose.store.pairs import read_shard, write_shard
+from contrapose.store.groups import read_shard, write_shard
 from contrapose.train import loop
 from contrapose.train.align import align
 from contrapose.train.loop import Diverged, TrainState, learning_rate
@@ -224,7 +224,7 @@ def test_latents_of_another_shape_are_never_accepted(run: Run, tmp_path: Path) -
     foreign = _foreign(run, tmp_path / "pairs")
     shard = sorted(foreign.pairs.glob("shard-*"))[0]
     records = read_shard(shard).records
-    write_shard(foreign.pairs, 0, records, {side: torch.zeros(len(records), 5, 8, 8) for side in ("winner", "loser")})
+    write_shard(foreign.pairs, 0, records, torch.zeros(len(records), 2, 5, 8, 8))
     with pytest.raises(UserError, match="do not fit"):
         next(align(replace(foreign, foreign_pairs=True), tmp_path / "out"))
 
@@ -263,12 +263,12 @@ def test_nan_stops_before_the_step_and_keeps_the_checkpoint(
 
 
 def test_nan_in_a_latent_is_caught(run: Run, tmp_path: Path) -> None:
-    from contrapose.store.pairs import PairStore, stack, write_shard
+    from contrapose.store.groups import GroupStore, stack, write_shard
 
     shutil.copytree(run.pairs, tmp_path / "pairs")
-    store = PairStore(run.pairs)
-    latents = {field: stack(store, field, range(5)) for field in ("winner", "loser")}
-    latents["loser"][:] = float("nan")
+    store = GroupStore(run.pairs)
+    latents = torch.stack([stack(store, sample, range(5)) for sample in (0, 1)], 1)
+    latents[:, 1] = float("nan")
     write_shard(tmp_path / "pairs", 0, store.records[:5], latents)
     with pytest.raises(
         UserError, match=r"shard-00000\.safetensors: record .*: its loser holds values that are not finite"

@@ -15,7 +15,7 @@ from contrapose.core.path import DiffusionPath
 from contrapose.errors import UserError
 from contrapose.methods import CHATS, DDSPO, SFT, DiffusionDPO, Method
 from contrapose.store.mixture import Mixture
-from contrapose.store.pairs import PairRecord
+from contrapose.store.records import GroupRecord
 from contrapose.train.align import align
 from contrapose.train.data import Groups
 from contrapose.train.settings import Optimisation, Run, Watching
@@ -35,7 +35,7 @@ class Numbered:
 @pytest.fixture
 def store(tmp_path: Path, write_store: Callable[..., Path]) -> Mixture:
     """Random latents; one pair is a tie."""
-    records = [PairRecord(f"{i}", f"of {i}", f"no {NUM - i}", i, 0.5 if i == TIE else 1.0) for i in range(NUM)]
+    records = [GroupRecord.pair(f"{i}", f"of {i}", f"no {NUM - i}", i, 0.5 if i == TIE else 1.0) for i in range(NUM)]
     random = torch.Generator().manual_seed(0)
     sides = {side: torch.randn(NUM, 4, 8, 8, generator=random) for side in ("winner", "loser")}
     return Mixture(write_store(tmp_path, records, sides))
@@ -90,7 +90,7 @@ def test_labels_alone_are_exchanged(store: Mixture) -> None:
 
 def test_dpo_swapped_is_dpo_on_exchanged_images(tmp_path: Path, write_store: Callable[..., Path]) -> None:
     """Away from the reference too, where the two gradients are no longer opposite."""
-    records = [PairRecord(f"{i}", f"of {i}", f"no {i}", i) for i in range(NUM)]
+    records = [GroupRecord.pair(f"{i}", f"of {i}", f"no {i}", i) for i in range(NUM)]
     winner, loser = torch.randn(2, NUM, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     pairs = Mixture(write_store(tmp_path / "pairs", records, {"winner": winner, "loser": loser}))
     exchanged = Mixture(write_store(tmp_path / "exchanged", records, {"winner": loser, "loser": winner}))

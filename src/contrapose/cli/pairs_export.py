@@ -39,13 +39,13 @@ def hand_out(command: Command) -> None:
     from contrapose.cli.progress import follow
     from contrapose.exchange.exports import digest_of_export, export_pairs, is_exported
     from contrapose.files import check_file, one_writer
-    from contrapose.store.pairs import PairStore
+    from contrapose.store.groups import GroupStore
 
     settings, out = command.settings, command.out
     if out.suffix != ".parquet":
         raise UserError(f"--out {out}: name a file that ends in .parquet")
     check_file(out)
-    store = PairStore(command.pairs)
+    store = GroupStore(command.pairs)
     model = settings.model or store.settings.get("model")
     if model is None:
         raise UserError(f"{command.pairs}: does not say which model made these pairs; name it with --model")

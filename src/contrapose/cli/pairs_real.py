@@ -61,4 +61,4 @@ def make(command: Command) -> None:
                 bar(state.done, state.total)
     counts = told_counts(count_left_out(out))
     left_out = f"; left out {counts}: the reasons are in {out / SKIPPED}" if counts else ""
-    print(f"{out}: {read_manifest(out)['num_pairs']} pairs{left_out}")
+    print(f"{out}: {read_manifest(out)['num_groups']} pairs{left_out}")

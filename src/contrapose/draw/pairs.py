@@ -25,8 +25,8 @@ from contrapose.draw.settings import CONVERTER, Draw
 from contrapose.errors import UserError
 from contrapose.files import one_writer
 from contrapose.seeds import generator, seed_of, starting_noise
-from contrapose.store.pairs import PairRecord
 from contrapose.store.prompts import prompt_id, read_prompts
+from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin, by_size, fill
 
 
@@ -34,7 +34,7 @@ from contrapose.store.shards import begin, by_size, fill
 class Plan:
     """The records to draw, in order, and the prompts that were left out with their reason."""
 
-    records: list[PairRecord]
+    records: list[GroupRecord]
     left_out: list[LeftOut]
 
 
@@ -50,7 +50,7 @@ def plan_pairs(draw: Draw) -> Plan:
             continue
         for number in range(draw.pairs_per_prompt):
             seed = seed_of(draw.seed, number)
-            records.append(PairRecord(f"{prompt_id(text)}-{number}", text, choose(options, seed, text), seed))
+            records.append(GroupRecord.pair(f"{prompt_id(text)}-{number}", text, choose(options, seed, text), seed))
     if not records:
         raise UserError(f"{draw.prompts}: none of its {len(texts)} prompts could be degraded ({left_out[0].reason})")
     return Plan(records, left_out)
@@ -69,7 +69,7 @@ def draw_pairs(draw: Draw, plan: Plan, backbone: Backbone, out: Path) -> Iterato
     records = (record for _, shard in shards for record in shard)
     embeddings = Embeddings(backbone)
 
-    def make(size: str | None, records: Sequence[PairRecord]) -> Tensor:
+    def make(size: str | None, records: Sequence[GroupRecord]) -> Tensor:
         return _draw_batch(draw, backbone, embeddings, records, shapes[size])
 
     with one_writer(out):
@@ -81,7 +81,7 @@ def draw_pairs(draw: Draw, plan: Plan, backbone: Backbone, out: Path) -> Iterato
 
 
 def _draw_batch(
-    draw: Draw, backbone: Backbone, embeddings: Embeddings, records: Sequence[PairRecord], shape: tuple[int, ...]
+    draw: Draw, backbone: Backbone, embeddings: Embeddings, records: Sequence[GroupRecord], shape: tuple[int, ...]
 ) -> Tensor:
     """Final latents [b, 2, ...]: winners and losers side by side in one sampler call."""
     assert draw.steps is not None and draw.guidance_scale is not None

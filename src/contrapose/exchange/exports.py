@@ -27,14 +27,15 @@ from contrapose.exchange.listings.pick_a_pic import CAPTION, DEGRADED, IMAGE_0, 
 from contrapose.exchange.settings import CONVERTER, Export
 from contrapose.files import replacing
 from contrapose.seeds import seed_of
-from contrapose.store.pairs import PairRecord, PairStore, stack
+from contrapose.store.groups import GroupStore, stack
+from contrapose.store.records import GroupRecord
 
 _MADE_OF = b"contrapose"  # in the schema's metadata
 _GROUP = 100  # rows that a reader gets at a time, as in Hugging Face's image data sets
 _SAVING: dict[str, dict[str, Any]] = {"png": {"format": "PNG"}, "jpeg": {"format": "JPEG", "quality": 95}}
 
 
-def digest_of_export(settings: Export, store: PairStore, model: str) -> str:
+def digest_of_export(settings: Export, store: GroupStore, model: str) -> str:
     """A digest of all that decides an export: the pairs, the model's files and the settings."""
     written = CONVERTER.unstructure(settings)
     chosen = {name: value for name, value in written.items() if name not in ("model", "batch_size")}
@@ -49,7 +50,7 @@ def is_exported(out: Path, digest: str) -> bool:
         return False
 
 
-def export_pairs(settings: Export, store: PairStore, backbone: Backbone, out: Path) -> Iterator[int]:
+def export_pairs(settings: Export, store: GroupStore, backbone: Backbone, out: Path) -> Iterator[int]:
     """Write all pairs to `out`, yielding the number done so far; the file is whole or absent.
 
     Columns: uid, jpg_0, jpg_1 (image files), label_0, label_1 (the winner's preference and what is left of 1),
@@ -64,6 +65,8 @@ def export_pairs(settings: Export, store: PairStore, backbone: Backbone, out: Pa
         )
     schema = _schema(any(record.degraded for record in store.records))
     schema = schema.with_metadata({_MADE_OF: digest_of_export(settings, store, str(backbone.source.model))})
+    if any(record.num_samples != 2 for record in store.records):
+        raise UserError(f"{store.folder}: holds other groups than pairs, which this format has no place for")
     done, waiting = 0, []
     with replacing(out) as aside, pq.ParquetWriter(aside, schema) as writer:
         for indices in _batches(store, settings.batch_size):
@@ -75,7 +78,7 @@ def export_pairs(settings: Export, store: PairStore, backbone: Backbone, out: Pa
             yield done
 
 
-def winner_side(record: PairRecord) -> int:
+def winner_side(record: GroupRecord) -> int:
     """Whether the winner becomes image 0 or image 1, by the pair's identifier and seed."""
     return seed_of(record.id, record.seed, "side") % 2
 
@@ -88,14 +91,14 @@ def _schema(degraded: bool) -> pa.Schema:
     return pa.schema([*fields, *([(DEGRADED, pa.string())] if degraded else [])])
 
 
-def _batches(store: PairStore, size: int) -> Iterator[list[int]]:
+def _batches(store: GroupStore, size: int) -> Iterator[list[int]]:
     """The records in order, neighbours of one shape together."""
     for _, same in groupby(range(len(store)), key=store.shape):
         indices = list(same)
         yield from (indices[first : first + size] for first in range(0, len(indices), size))
 
 
-def _rows(settings: Export, store: PairStore, backbone: Backbone, indices: Sequence[int]) -> list[dict[str, Any]]:
+def _rows(settings: Export, store: GroupStore, backbone: Backbone, indices: Sequence[int]) -> list[dict[str, Any]]:
     latents = torch.cat([stack(store, field, indices) for field in ("winner", "loser")])
     pixels = (backbone.decode(latents).float().cpu() / 2 + 0.5).clamp(0, 1) * 255
     arrays = pixels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
@@ -106,7 +109,7 @@ def _rows(settings: Export, store: PairStore, backbone: Backbone, indices: Seque
     ]
 
 
-def _row(record: PairRecord, winner: bytes, loser: bytes) -> dict[str, Any]:
+def _row(record: GroupRecord, winner: bytes, loser: bytes) -> dict[str, Any]:
     labels, images = (record.preference, 1 - record.preference), (winner, loser)
     if winner_side(record) == 1:
         labels, images = labels[::-1], images[::-1]

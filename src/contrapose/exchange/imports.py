@@ -35,8 +35,8 @@ from contrapose.pixels import Size
 from contrapose.seeds import seed_of
 from contrapose.store.buckets import Fit, apply, cover, nearest, plan_fit
 from contrapose.store.fitting import Fitting
-from contrapose.store.pairs import PairRecord
 from contrapose.store.prompts import prompt_id
+from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin, by_size, fill
 
 _SOURCES = ("winners", "losers", "metadata", "source")
@@ -45,7 +45,7 @@ _SOURCES = ("winners", "losers", "metadata", "source")
 class Planned(NamedTuple):
     """One pair to encode."""
 
-    record: PairRecord
+    record: GroupRecord
     images: tuple[Stored, Stored]
     size: Size
     fits: tuple[Fit, ...]
@@ -115,7 +115,7 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) ->
     shards = by_size(((pair.size, pair.record) for pair in plan.pairs), sizes, settings.shard_size)
     records = (record for _, shard in shards for record in shard)
 
-    def make(_: Any, some: Sequence[PairRecord]) -> Tensor:
+    def make(_: Any, some: Sequence[GroupRecord]) -> Tensor:
         return latents([by_id[record.id] for record in some])
 
     with one_writer(out):
@@ -175,7 +175,7 @@ def _planned(
     name = prompt_id("\0".join((listed.prompt, *seen.digests, repr(listed.preference), *degraded)))
     seed = seed_of(settings.seed, name)
     fits = plan_fit(seen.sizes, bucket, settings.fitting.flips(seed), settings.fitting.position(seed))
-    record = PairRecord(f"{name}-{repeats[name]}", listed.prompt, listed.degraded, seed, listed.preference)
+    record = GroupRecord.pair(f"{name}-{repeats[name]}", listed.prompt, listed.degraded, seed, listed.preference)
     repeats[name] += 1
     return Planned(record, (listed.winner, listed.loser), bucket, fits)
 

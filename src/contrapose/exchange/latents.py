@@ -23,8 +23,8 @@ from contrapose.containers.stored import Stored
 from contrapose.errors import UserError
 from contrapose.exchange.listings import Listed
 from contrapose.seeds import seed_of
-from contrapose.store.pairs import PairRecord
 from contrapose.store.prompts import prompt_id
+from contrapose.store.records import GroupRecord
 
 NOTE = "ddspo latents, taken as they are; that this model drew them is not recorded with them"
 Shape = tuple[int, ...]
@@ -33,7 +33,7 @@ Shape = tuple[int, ...]
 class Ready(NamedTuple):
     """One pair of latents to store."""
 
-    record: PairRecord
+    record: GroupRecord
     files: tuple[Stored, Stored]
     size: Shape
 
@@ -78,7 +78,7 @@ def _ready(pair: Listed, backbone: Backbone, seed: int, repeats: Counter[str]) -
         raise Skip("winner and loser are the same latent")
     digests = (hashlib.sha256(latent.numpy().tobytes()).hexdigest() for latent in (winner, loser))
     name = prompt_id("\0".join((pair.prompt, pair.degraded, *digests)))
-    record = PairRecord(f"{name}-{repeats[name]}", pair.prompt, pair.degraded, seed_of(seed, name))
+    record = GroupRecord.pair(f"{name}-{repeats[name]}", pair.prompt, pair.degraded, seed_of(seed, name))
     repeats[name] += 1
     return Ready(record, (pair.winner, pair.loser), tuple(winner.shape))
 

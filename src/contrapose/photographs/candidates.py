@@ -15,7 +15,7 @@ from contrapose.errors import UserError
 from contrapose.pixels import Size
 from contrapose.seeds import seed_of
 from contrapose.store.buckets import apply, plan_fit
-from contrapose.store.pairs import PairRecord
+from contrapose.store.records import GroupRecord
 
 Side = Literal["winner", "loser"]
 _RESTORE = "put it back as it was, or choose another --out"
@@ -40,10 +40,10 @@ class Candidate:
     why: dict[str, str | int | float] = field(default_factory=dict)  # how the loser was made; empty before that
 
     @property
-    def record(self) -> PairRecord:
+    def record(self) -> GroupRecord:
         """The pair that it becomes, whose two sides have one prompt; its caption must be there."""
         assert self.caption is not None
-        return PairRecord(self.id, self.caption, "", self.seed)
+        return GroupRecord.pair(self.id, self.caption, "", self.seed)
 
     def cut(self, root: Place) -> Image.Image:
         """The photograph, scaled and cropped to its bucket; `UserError` when it is not the one that was looked at."""

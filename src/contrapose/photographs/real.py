@@ -40,7 +40,8 @@ from contrapose.photographs.spoil.studio import Studio
 from contrapose.photographs.stages import MakeLosers, PhotoStage, Sift, WriteCaptions, batches_of
 from contrapose.photographs.table import AGAIN, TABLE, PhotoTable
 from contrapose.pixels import Size
-from contrapose.store.pairs import MANIFEST, PairRecord
+from contrapose.store.manifest import MANIFEST
+from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin, fill
 
 SETTINGS = "real.yaml"
@@ -184,7 +185,7 @@ class _Run:
         ]
         pairs = self.table.reaching(len(self.stages))
 
-        def shards() -> Iterator[tuple[Size, list[PairRecord]]]:
+        def shards() -> Iterator[tuple[Size, list[GroupRecord]]]:
             for batch in batches_of(pairs, s.shard_size, lambda candidate: candidate.bucket):
                 yield batch[0].bucket, [candidate.record for candidate in batch]
 
@@ -195,7 +196,7 @@ class _Run:
         for done in fill(self.out, shards(), s.batch_size, self._encode):
             yield StageProgress("encoding", done, total)
 
-    def _encode(self, size: Size, records: Sequence[PairRecord]) -> Tensor:
+    def _encode(self, size: Size, records: Sequence[GroupRecord]) -> Tensor:
         """Latents [b, 2, ...]: winners and losers side by side in one call of the autoencoder."""
         sides = [(record.id, side, size) for record in records for side in BOTH]
         images = list(several(lambda place: self.gallery.stored(*place), sides))

@@ -23,8 +23,8 @@ from contrapose.methods import Method, name_of
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.names import CARD, FULL_FOLDER, PEFT_FILE, RUN_FILE
 from contrapose.runs.origin import hub_id, last_name
+from contrapose.store.groups import GroupStore
 from contrapose.store.mixture import parse
-from contrapose.store.pairs import PairStore
 from contrapose.train.folder import policy_folders
 from contrapose.train.settings import CONVERTER, Run
 
@@ -145,7 +145,7 @@ def _paper(method: Method) -> str:
 def _pair_facts(folder: Path) -> list[tuple[str, str]]:
     """How many pairs there are and how they were drawn; nothing when they cannot be read any more."""
     try:
-        store = PairStore(folder)
+        store = GroupStore(folder)
     except (UserError, OSError):
         return []
     told = {key: value for key, value in _flat(store.settings) if key.rpartition(".")[2] not in _UNTOLD}

@@ -18,7 +18,8 @@ from contrapose.report.evidence import Judged
 from contrapose.report.numbers import count, size
 from contrapose.report.runs import Fact, ShownRun
 from contrapose.runs.names import RUN_FILE
-from contrapose.store.pairs import PairRecord, PairStore
+from contrapose.store.groups import GroupStore
+from contrapose.store.records import GroupRecord
 
 _PACKAGES = ("contrapose", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "scipy", "pillow")
 _NUM_PAIRS_SHOWN = 6
@@ -31,7 +32,7 @@ class Pairs(NamedTuple):
     """A folder of pairs: facts, and a few prompts beside their degraded ones."""
 
     facts: list[Fact]
-    shown: list[PairRecord]
+    shown: list[GroupRecord]
     drawn: bool
     """Whether 'contrapose pairs draw' made them, which is all that is known of how winners and losers differ."""
 
@@ -45,7 +46,7 @@ class Table(NamedTuple):
 
 def read_pairs(folder: Path, seed: int) -> Pairs:
     """Counts, settings and a random few of a folder of pairs. Raises `UserError` when it is none."""
-    store = PairStore(folder)
+    store = GroupStore(folder)
     prompts = len({record.prompt for record in store.records})
     sizes = size(sum(path.stat().st_size for path in store.shards))
     facts = [
@@ -95,7 +96,7 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def commands(pairs: Path | None, runs: Sequence[ShownRun], judged: Sequence[Judged]) -> list[str]:
     """What to type for each result, worked out from the settings that lie beside it."""
-    lines = [] if pairs is None else _pairs(PairStore(pairs), pairs)
+    lines = [] if pairs is None else _pairs(GroupStore(pairs), pairs)
     lines += [_command("align", [str(run.folder / RUN_FILE)], run.folder) for run in runs]
     for folder in dict.fromkeys(folder for evaluation in judged for folder in evaluation.images.values()):
         if settings := settings_of(folder):
@@ -106,7 +107,7 @@ def commands(pairs: Path | None, runs: Sequence[ShownRun], judged: Sequence[Judg
     return lines
 
 
-def _pairs(store: PairStore, folder: Path) -> list[str]:
+def _pairs(store: GroupStore, folder: Path) -> list[str]:
     settings = flat(store.settings)
     if "real" in store.manifest:
         return [_command("pairs real", [str(folder / "real.yaml")], folder)]

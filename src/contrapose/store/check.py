@@ -1,72 +1,142 @@
-"""Is a folder of pairs sound? Counts, and everything that would spoil a run."""
+"""Is a folder of groups sound? Counts, and everything that would spoil a run."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
-from contrapose.store.pairs import PairStore
+from torch import Tensor
+
+from contrapose.store.groups import GroupStore, sample_name
+from contrapose.store.records import GroupRecord
 
 _SHOWN = 3  # examples named for each kind of problem
+_KINDS = {1: "single samples", 2: "pairs"}
+_NOT_FINITE = "latents that are not finite"
+_SAME_AS_WINNER = "losers identical to their winner"
+_SAME_AS_ANOTHER = "samples identical to another of their group"
+TooLong = Callable[[Iterable[str]], list[str]]
 
 
 @dataclass
 class Findings:
-    """What a check found; `problems` spoil a run, `remarks` may be meant."""
+    """What a check found: `facts` count, `problems` spoil a run, `remarks` may be meant."""
 
-    num_pairs: int
-    num_prompts: int
-    num_shards: int
+    facts: list[str] = field(default_factory=list)
     problems: dict[str, list[str]] = field(default_factory=dict)
     remarks: dict[str, list[str]] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """The findings, a line each."""
-        told = [f"{self.num_pairs} pairs of {self.num_prompts} prompts in {self.num_shards} shards"]
-        for kind, found in (("problem", self.problems), ("remark", self.remarks)):
-            told += [
-                f"{kind}: {name}: {len(w)} ({', '.join(w[:_SHOWN])}{', ...' if len(w) > _SHOWN else ''})"
-                for name, w in found.items()
-            ]
-        return told
+        problems = [f"problem: {_with_examples(name, names)}" for name, names in self.problems.items()]
+        remarks = [f"remark: {_with_examples(name, names)}" for name, names in self.remarks.items()]
+        return [*self.facts, *problems, *remarks]
 
 
-TooLong = Callable[[Iterable[str]], list[str]]
-
-
-def check(store: PairStore, too_long: TooLong | None = None) -> Iterator[int | Findings]:
-    """Look at every record and latent, yielding the number of latents seen and at the end the findings.
+def check(
+    store: GroupStore, too_long: TooLong | None = None, progress: Callable[[int], None] = lambda done: None
+) -> Findings:
+    """Look at every record and latent; `progress` is told the number of groups whose latents have been seen.
 
     `too_long` tells which prompts the text encoder would not read to the end; without it that check is left out.
     """
-    records = store.records
-    findings = Findings(len(records), len({r.prompt for r in records}), len(store.shards))
-    bare = [r.id for r in records if not r.degraded.strip()]  # all of them, where pairs were imported
     problems = {
-        "not the pairs that were planned": [store.flaw] if store.flaw else [],
-        "identifiers used twice": [i for i, n in Counter(r.id for r in records).items() if n > 1],
-        "empty prompts": [r.id for r in records if not r.prompt.strip()],
-        "no degraded prompt, while other pairs have one": bare if len(bare) < len(records) else [],
-        "degraded prompts equal to their prompt": [r.id for r in records if r.degraded.split() == r.prompt.split()],
+        "not the groups that were planned": [store.flaw] if store.flaw else [],
+        **_problems_of_records(store.records),
+        _NOT_FINITE: [],
+        _SAME_AS_WINNER: [],
+        _SAME_AS_ANOTHER: [],
     }
-    seen = Counter((r.prompt, r.degraded, r.seed) for r in records)
-    remarks = {"pairs that repeat another": [key[0] for key, n in seen.items() if n > 1]}
+    for index, latents in store.latents():
+        record = store.records[index]
+        broken = [place for place, latent in enumerate(latents) if not latent.isfinite().all()]
+        problems[_NOT_FINITE] += [f"{record.id} {sample_name(record, place)}" for place in broken]
+        if _any_two_are_equal(latents):
+            problems[_SAME_AS_WINNER if len(latents) == 2 else _SAME_AS_ANOTHER].append(record.id)
+        progress(index + 1)
+
+    origins = Counter((record.prompt, record.degraded, record.seed) for record in store.records)
+    remarks = {"groups that repeat another": [prompt for (prompt, _, _), count in origins.items() if count > 1]}
     if too_long:
-        remarks["prompts longer than the text encoder reads"] = too_long(dict.fromkeys(r.prompt for r in records))
-    broken: list[str] = []
-    same: list[str] = []
-    first = None
-    for count, (index, name, latent) in enumerate(store.latents(), 1):
-        if not latent.isfinite().all():
-            broken.append(f"{records[index].id} {name}")
-        if name == "winner":
-            first = latent
-        elif first is not None and bool((first == latent).all()):
-            same.append(records[index].id)
-        yield count
-    problems["latents that are not finite"] = broken
-    problems["losers identical to their winner"] = same
-    findings.problems = {name: found for name, found in problems.items() if found}
-    findings.remarks = {name: found for name, found in remarks.items() if found}
-    yield findings
+        prompts = dict.fromkeys(record.prompt for record in store.records)
+        remarks["prompts longer than the text encoder reads"] = too_long(prompts)
+    return Findings(
+        [_count(store), *_labels(store.records), *_scores(store.records)],
+        {name: names for name, names in problems.items() if names},
+        {name: names for name, names in remarks.items() if names},
+    )
+
+
+def _problems_of_records(records: Sequence[GroupRecord]) -> dict[str, list[str]]:
+    uses = Counter(record.id for record in records)
+    bare = [record.id for record in records if not record.degraded.strip()]  # all of them, where pairs were imported
+    return {
+        "identifiers used twice": [name for name, count in uses.items() if count > 1],
+        "empty prompts": [record.id for record in records if not record.prompt.strip()],
+        "no degraded prompt, while other pairs have one": bare if len(bare) < len(records) else [],
+        "degraded prompts equal to their prompt": [
+            record.id for record in records if record.degraded.split() == record.prompt.split()
+        ],
+    }
+
+
+def _any_two_are_equal(latents: Sequence[Tensor]) -> bool:
+    return any(bool((first == second).all()) for first, second in combinations(latents, 2))
+
+
+def _count(store: GroupStore) -> str:
+    """How many groups there are, by their number of samples where several kinds are mixed."""
+    origin = f"of {len({record.prompt for record in store.records})} prompts in {len(store.shards)} shards"
+    kinds = [f"{len(records)} {kind}" for kind, records in _by_kind(store.records).items()]
+    if len(kinds) == 1:
+        return f"{kinds[0]} {origin}"
+    return f"{len(store)} groups {origin}: {', '.join(kinds)}"
+
+
+def _labels(records: Sequence[GroupRecord]) -> list[str]:
+    """A line for each kind of group: how its labels divide it."""
+    lines = []
+    for kind, same in _by_kind(records).items():
+        counts = Counter(_verdict(record) for record in same).most_common()
+        lines.append(f"{kind}: {', '.join(f'{count} {verdict}' for verdict, count in counts)}")
+    return lines
+
+
+def _verdict(record: GroupRecord) -> str:
+    """What a group's labels say, in one word or two."""
+    if record.tied:
+        return "tied"
+    if not set(record.labels) <= {0, 1}:
+        return "in shares"
+    if record.num_samples == 1:
+        return "liked" if record.labels[0] else "disliked"
+    return "decided"
+
+
+def _scores(records: Sequence[GroupRecord]) -> list[str]:
+    """A line for each score: how many groups have it, and its range."""
+    values: dict[str, list[float]] = {}
+    groups: Counter[str] = Counter()
+    for record in records:
+        for name, numbers in record.scores.items():
+            values.setdefault(name, []).extend(numbers)
+            groups[name] += 1
+    return [
+        f"score {name}: {min(numbers):.4g} to {max(numbers):.4g}, in {groups[name]} of {len(records)} groups"
+        for name, numbers in sorted(values.items())
+    ]
+
+
+def _by_kind(records: Iterable[GroupRecord]) -> dict[str, list[GroupRecord]]:
+    """The records by what their number of samples is called, fewest samples first."""
+    by_num_samples: dict[int, list[GroupRecord]] = {}
+    for record in records:
+        by_num_samples.setdefault(record.num_samples, []).append(record)
+    return {_KINDS.get(num, f"groups of {num}"): by_num_samples[num] for num in sorted(by_num_samples)}
+
+
+def _with_examples(name: str, examples: Sequence[str]) -> str:
+    more = ", ..." if len(examples) > _SHOWN else ""
+    return f"{name}: {len(examples)} ({', '.join(examples[:_SHOWN])}{more})"

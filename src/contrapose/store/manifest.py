@@ -1,4 +1,4 @@
-"""`pairs.yaml`: how a folder of pairs was made, read back with suspicion."""
+"""`pairs.yaml`: how a folder of groups was made, read back with suspicion."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from contrapose.errors import UserError
 
 MANIFEST = "pairs.yaml"
 FORMAT = 3
-READ = (2, FORMAT)  # the settings stand in other places in 2, which none of the pairs do
+OLD_FORMAT = 2  # winners and losers in a tensor each: read, and not added to
 MADE = ("draw", "import", "real")  # the ways to make pairs, each with its settings
-_MEND = "delete the folder and run the command that made it again"
+_AGAIN = "delete the folder and run the command that made it again"
 _WORDS: dict[type, str] = {int: "a whole number", str: "a text", list: "a list", dict: "a mapping"}
 _KINDS: dict[str, type] = {
     "format": int,
     "fingerprint": str,
-    "num_pairs": int,
+    "num_groups": int,
+    "groups_digest": str,
+    "num_pairs": int,  # the two names of format 2
     "pairs_digest": str,
     "stages": list,
     **dict.fromkeys(MADE, dict),
@@ -27,7 +29,7 @@ _SETTINGS: dict[str, type] = {"model": str, "degrade": dict}
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What `pairs.yaml` says of a folder of pairs.
+    """What `pairs.yaml` says of a folder of groups, with `num_groups` whatever its format.
 
     Raises `UserError` naming the file, and the entry, when it is missing, broken or says what no command writes.
     """
@@ -37,23 +39,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder}: no {MANIFEST}, so this is no folder of pairs; "
             "make one with 'contrapose pairs draw', 'pairs import' or 'pairs real'"
         )
-    manifest = load_yaml(path, _MEND)
+    manifest = load_yaml(path, _AGAIN)
     if not isinstance(manifest, dict):
-        raise UserError(f"{path}: broken, a mapping was expected; {_MEND}")
+        raise UserError(f"{path}: broken, a mapping was expected; {_AGAIN}")
     _check_kinds(path, manifest, _KINDS)
-    if manifest.get("format", FORMAT) not in READ:
-        raise UserError(f"{path}: is of format {manifest['format']}, and this version reads {FORMAT}; {_MEND}")
-    if manifest.get("num_pairs", 0) < 1:
-        raise UserError(
-            f"{path}: num_pairs is {manifest.get('num_pairs')}, where the number of pairs is wanted; {_MEND}"
-        )
+    version = manifest.get("format", FORMAT)
+    if version not in (OLD_FORMAT, FORMAT):
+        raise UserError(f"{path}: is of format {version}, and this version reads {OLD_FORMAT} and {FORMAT}; {_AGAIN}")
+    count = "num_pairs" if version == OLD_FORMAT else "num_groups"
+    if manifest.get(count, 0) < 1:
+        raise UserError(f"{path}: {count} is {manifest.get(count)}, where a number of at least 1 is wanted; {_AGAIN}")
     for made in MADE:
         _check_kinds(path, manifest.get(made, {}), _SETTINGS, f"{made}.")
-    return manifest
+    return {**manifest, "num_groups": manifest[count]}
 
 
 def _check_kinds(path: Path, values: Mapping[str, Any], kinds: Mapping[str, type], prefix: str = "") -> None:
     for key, kind in kinds.items():
         if key in values and type(values[key]) is not kind:
             value = repr(values[key])[:100]
-            raise UserError(f"{path}: {prefix}{key} is {value}, where {_WORDS[kind]} is wanted; {_MEND}")
+            raise UserError(f"{path}: {prefix}{key} is {value}, where {_WORDS[kind]} is wanted; {_AGAIN}")

@@ -19,7 +19,8 @@ from torch import Tensor
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.ranges import Range, check
-from contrapose.store.pairs import PairRecord, PairStore
+from contrapose.store.groups import GroupStore
+from contrapose.store.records import GroupRecord, Sample
 
 Weight = Annotated[float, Range(0, 1000, low_open=True)]
 """How often an epoch sees each pair; the epoch's order is a list in memory."""
@@ -48,8 +49,8 @@ class Mixture:
 
     def __init__(self, folders: Path | Sequence[Path]):
         named = parse(folders)
-        self.stores = [PairStore(folder) for folder, _ in named]
-        self.records: list[PairRecord] = [record for store in self.stores for record in store.records]
+        self.stores = [GroupStore(folder) for folder, _ in named]
+        self.records: list[GroupRecord] = [record for store in self.stores for record in store.records]
         self._named = [(weight, store) for (_, weight), store in zip(named, self.stores, strict=True)]
         self._weights = [weight for (_, weight), store in zip(named, self.stores, strict=True) for _ in store.records]
         self._where = [(store, row) for store in self.stores for row in range(len(store))]
@@ -75,10 +76,10 @@ class Mixture:
         """The shape that most records have."""
         return Counter(self.shape(index) for index in range(len(self))).most_common(1)[0][0]
 
-    def latent(self, field: str, index: int) -> Tensor:
-        """The latent `winner` or `loser` of one record."""
+    def latent(self, sample: Sample, index: int) -> Tensor:
+        """The latent of one sample of one record."""
         store, row = self._where[index]
-        return store.latent(field, row)
+        return store.latent(sample, row)
 
     def epoch(self, records: Sequence[int], generator: torch.Generator) -> list[int]:
         """The records that an epoch over `records` sees, shuffled; every epoch is as long as every other."""

@@ -14,19 +14,24 @@ from torch import Tensor
 from contrapose import runfile
 from contrapose.containers.left_out import LeftOut, write_left_out
 from contrapose.errors import UserError
-from contrapose.store.manifest import FORMAT, MANIFEST, read_manifest
-from contrapose.store.pairs import PairRecord, count_and_digest, read_shard, shard_path, write_shard
+from contrapose.store.groups import read_shard, shard_path, write_shard
+from contrapose.store.manifest import FORMAT, MANIFEST, OLD_FORMAT, read_manifest
+from contrapose.store.records import GroupRecord, count_and_digest
 
 log = logging.getLogger(__name__)
 S = TypeVar("S")
 
 
-def by_size(sized: Iterable[tuple[S, PairRecord]], sizes: Iterable[S], num: int) -> list[tuple[S, list[PairRecord]]]:
-    """The records of each file, at most `num`, with their size: a file holds one size, so that its latents stack."""
-    found: dict[S, list[PairRecord]] = {size: [] for size in sizes}
+def by_size(sized: Iterable[tuple[S, GroupRecord]], sizes: Iterable[S], num: int) -> list[tuple[S, list[GroupRecord]]]:
+    """The records of each file, at most `num`, with their size: a file holds one size and one n, so that they stack."""
+    alike: dict[S, dict[int, list[GroupRecord]]] = {size: {} for size in sizes}
     for size, record in sized:
-        found[size].append(record)
-    return [(size, same[first : first + num]) for size, same in found.items() for first in range(0, len(same), num)]
+        alike[size].setdefault(record.num_samples, []).append(record)
+    files = []
+    for size, by_num_samples in alike.items():
+        for records in by_num_samples.values():
+            files += [(size, records[first : first + num]) for first in range(0, len(records), num)]
+    return files
 
 
 def begin(
@@ -34,46 +39,51 @@ def begin(
     settings: dict[str, Any],
     conv: cattrs.Converter,
     fingerprint: str,
-    records: Iterable[PairRecord],
+    records: Iterable[GroupRecord],
     left_out: Iterable[LeftOut],
     inputs: Mapping[str, str] | None = None,
     sources: Iterable[str] = (),
 ) -> None:
     """Claim `out` by `pairs.yaml` and write what was left out; `settings` is one entry, such as `draw` or `import`.
 
-    `records` are all pairs in the order of their shards, and are gone through once. `inputs` gives what the settings
+    `records` are all groups in the order of their shards, and are gone through once. `inputs` gives what the settings
     name (dotted, such as `draw.model`) with the digests of what lies there. `sources` are
     settings that name what the pairs themselves were read from. Raises `UserError` when `out` holds pairs of other
     settings, another model or other prompts.
     """
+    if (out / MANIFEST).exists() and read_manifest(out).get("format") == OLD_FORMAT:
+        raise UserError(
+            f"{out / MANIFEST}: is of format {OLD_FORMAT}, which this version reads and does not add to; "
+            "delete the folder, or choose another --out"
+        )
     num, digest = count_and_digest(records)
     manifest = {
         "format": FORMAT,
         "fingerprint": fingerprint,
-        "num_pairs": num,
-        "pairs_digest": digest,  # of the pairs as they are planned, since shards may be changed or exchanged later
+        "num_groups": num,
+        "groups_digest": digest,  # of the groups as they are planned, since shards may be changed or exchanged later
         **conv.unstructure(settings),
     }
-    digests = {**(inputs or {}), **dict.fromkeys([*sources, "pairs_digest"], digest)}  # told in this order
-    free = ["num_pairs", *(f"{name}.batch_size" for name in settings)]  # other pairs are told by what they come from
+    digests = {**(inputs or {}), **dict.fromkeys([*sources, "groups_digest"], digest)}  # told in this order
+    free = ["num_groups", *(f"{name}.batch_size" for name in settings)]  # other pairs are told by what they come from
     runfile.claim(out / MANIFEST, manifest, conv, free, digests)
-    noted = read_manifest(out)["num_pairs"]
+    noted = read_manifest(out)["num_groups"]
     if noted != num:
         raise UserError(
-            f"{out / MANIFEST}: num_pairs is {noted}, not {num}; delete the folder, or choose another --out"
+            f"{out / MANIFEST}: num_groups is {noted}, not {num}; delete the folder, or choose another --out"
         )
     write_left_out(out, left_out)
 
 
 def fill(
     out: Path,
-    shards: Iterable[tuple[S, list[PairRecord]]],
+    shards: Iterable[tuple[S, list[GroupRecord]]],
     batch_size: int,
-    make: Callable[[S, list[PairRecord]], Tensor],
+    make: Callable[[S, list[GroupRecord]], Tensor],
 ) -> Iterator[int]:
-    """Write every shard that is missing, yielding the number of pairs done; `make` gives latents [b, 2, ...].
+    """Write every shard that is missing, yielding the number of groups done; `make` gives latents [b, n, ...].
 
-    Raises `UserError` naming a shard that is there and broken, or holds pairs that were not planned.
+    Raises `UserError` naming a shard that is there and broken, or holds groups that were not planned.
     """
     done = 0
     missing = False
@@ -84,21 +94,20 @@ def fill(
         if path.exists():
             if read_shard(path).records != shard:
                 raise UserError(
-                    f"{path}: holds other pairs than were planned; delete it and run the same command again"
+                    f"{path}: holds other groups than were planned; delete it and run the same command again"
                 )
         else:
             missing = True
             latents: list[Tensor] = []
             for start in range(0, len(shard), batch_size):
-                some = shard[start : start + batch_size]
-                latents.append(make(size, some))
-                yield done + start + len(some)
-            pairs = torch.cat(latents)
-            write_shard(out, index, shard, {"winner": pairs[:, 0], "loser": pairs[:, 1]})
+                batch = shard[start : start + batch_size]
+                latents.append(make(size, batch))
+                yield done + start + len(batch)
+            write_shard(out, index, shard, torch.cat(latents))
         done += len(shard)
         yield done
     for path in sorted(out.glob("shard-*.safetensors")):
         if path.name not in planned:
-            raise UserError(f"{path}: holds other pairs than were planned; take it out of the folder")
+            raise UserError(f"{path}: holds other groups than were planned; take it out of the folder")
     if not missing:
         log.info(f"{out}: all pairs were there already")

@@ -27,8 +27,8 @@ from contrapose.runs.metrics import add_metrics
 from contrapose.runs.names import BASE_NOTE, METRICS, RUN_FILE
 from contrapose.runs.origin import public_name
 from contrapose.runs.steps import kept_steps
+from contrapose.store.groups import GroupStore
 from contrapose.store.mixture import Mixture
-from contrapose.store.pairs import PairStore
 from contrapose.train.checkpoint import Moments, Scaler, Stateful, Trained, Weights
 from contrapose.train.data import Groups
 from contrapose.train.folder import (
@@ -165,7 +165,7 @@ def _check_origin(run: Run, mixture: Mixture, backbone: Backbone) -> None:
         _check_shapes(store, run.model, backbone)
 
 
-def _check_shapes(store: PairStore, model: str, backbone: Backbone) -> None:
+def _check_shapes(store: GroupStore, model: str, backbone: Backbone) -> None:
     channels, *sides = backbone.latent_shape
     for shape in store.shapes:
         if len(shape) != 1 + len(sides) or shape[0] != channels or any(side % backbone.patch for side in shape[1:]):

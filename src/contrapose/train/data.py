@@ -1,4 +1,4 @@
-"""Groups from the pair store; what the n-th training position sees depends on (seed, n) alone.
+"""Groups from the store; what the n-th training position sees depends on (seed, n) alone.
 
 Order, partner, time and noise of a position come from its own random stream, so micro-batches, accumulation and process
 count change nothing, and resuming needs no more than the step.
@@ -18,8 +18,8 @@ from contrapose.core.group import Composition, Condition, Group, Pick
 from contrapose.core.path import Path
 from contrapose.errors import UserError
 from contrapose.seeds import seed_of
+from contrapose.store.groups import stack
 from contrapose.store.mixture import Mixture
-from contrapose.store.pairs import stack
 from contrapose.train.replay import KeptState, Replay
 
 
@@ -88,6 +88,8 @@ class Groups:
         if composition.on_policy:
             self.replay = Replay(composition.on_policy.buffer_size)
         self.held_out, self.training = _split(store, seed, min(holdout, len(store) // 5))
+        if any(record.num_samples != 2 for record in store.records):
+            raise UserError(f"{store}: holds other groups than pairs, which no method takes yet")
         if "degraded" in composition.fields and not all(record.degraded for record in store.records):
             raise UserError(f"{store}: these pairs have no degraded prompts; draw pairs, or use diffusion-dpo")
         self._by_size = _by_size(store, self.training)

@@ -17,7 +17,7 @@ from contrapose.backbones.families.table import load_backbone
 from contrapose.errors import UserError
 from contrapose.exchange.imports import Import, import_pairs, plan_import, read_listing
 from contrapose.store.check import Findings, check
-from contrapose.store.pairs import PairStore
+from contrapose.store.groups import GroupStore
 
 NUM = 5
 
@@ -53,12 +53,12 @@ def _write(folder: Path, *rows: dict[str, Any]) -> None:
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _imported(folder: Path, model: Path, backbone: Backbone, **settings: Any) -> PairStore:
+def _imported(folder: Path, model: Path, backbone: Backbone, **settings: Any) -> GroupStore:
     mine = Import(str(model), source=folder, shard_size=2, batch_size=2)
     mine = changed(mine, **settings)
     for _ in import_pairs(mine, plan_import(mine, read_listing(mine), backbone), backbone, folder / "out"):
         pass
-    return PairStore(folder / "out")
+    return GroupStore(folder / "out")
 
 
 def test_latents_are_taken_as_they_are(folder: Path, tiny_model: Path, backbone: Backbone) -> None:
@@ -71,7 +71,7 @@ def test_latents_are_taken_as_they_are(folder: Path, tiny_model: Path, backbone:
         for side, field in enumerate(("winner", "loser")):
             assert torch.equal(store.latent(field, index), _latent(2 * number + side, store.shape(index)).float())
     assert {record.prompt for record in store.records} == {f"a red circle {number}" for number in range(NUM)}
-    *_, findings = check(store)
+    findings = check(store)
     assert isinstance(findings, Findings) and not findings.problems
 
 
@@ -89,7 +89,7 @@ def test_killed_and_resumed_is_uninterrupted(folder: Path, tiny_model: Path, bac
     _imported(folder, tiny_model, backbone)
     assert {path.name: path.read_bytes() for path in (folder / "out").iterdir()} == whole
     save_file({"latent": _latent(99)}, folder / "latents" / "000.safetensors")
-    with pytest.raises(UserError, match="pairs_digest"):
+    with pytest.raises(UserError, match="groups_digest"):
         _imported(folder, tiny_model, backbone)
 
 

@@ -25,7 +25,7 @@ from contrapose.exchange.listings import Listing
 from contrapose.exchange.listings.listed import Format, Listed, Reading, each
 from contrapose.photographs.photos import Photo, count_and_digest, list_photos
 from contrapose.store.fitting import Fitting
-from contrapose.store.pairs import PairStore
+from contrapose.store.groups import GroupStore
 from contrapose.store.prompts import read_prompts
 
 Rows = list[dict[str, Any]]
@@ -222,7 +222,7 @@ def test_pairs_of_the_hub_become_a_store(hub: Path, tmp_path: Path, tiny_model: 
     for _ in range(2):  # a second time finds it done
         plan = plan_import(settings, read_listing(settings), backbone)
         assert list(import_pairs(settings, plan, backbone, tmp_path / "out"))[-1] == 3
-    assert [record.prompt for record in PairStore(tmp_path / "out").records] == [f"a cat {n}" for n in range(3)]
+    assert [record.prompt for record in GroupStore(tmp_path / "out").records] == [f"a cat {n}" for n in range(3)]
 
 
 def test_tables_and_prompts_of_the_hub(hub: Path, listed: Any, reasons: Any) -> None:

@@ -1,0 +1,154 @@
+"""What is known of a group beside its latents: its prompt, and a label and named scores for each of its samples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from contrapose.files import is_writable
+
+Sample = int | Literal["winner", "loser"]
+"""A sample of a group: by its place, or the one with the highest or the lowest label."""
+_SUM_ERROR = 1e-6  # shares that were rounded still count as shares of one whole
+
+
+@dataclass(frozen=True)
+class GroupRecord:
+    """A prompt with n samples: two are a pair, one is a like or a dislike, more are a ranking.
+
+    Labels go from 0 to 1, and higher is better. The two of a pair are shares of preference that sum to one: (1, 0) is
+    decided and (0.5, 0.5) a tie. A like is (1,) and a dislike (0,). Scores may be of any scale.
+    """
+
+    id: str
+    prompt: str
+    degraded: str  # the prompt that the loser was drawn from; empty where all samples have the same
+    seed: int
+    labels: tuple[float, ...]
+    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def pair(cls, id: str, prompt: str, degraded: str, seed: int, preference: float = 1.0) -> GroupRecord:
+        """A winner and a loser, in this order; `preference` is the winner's share."""
+        return cls(id, prompt, degraded, seed, (preference, 1 - preference))
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.labels)
+
+    @property
+    def preference(self) -> float:
+        """The winner's label."""
+        return max(self.labels)
+
+    @property
+    def tied(self) -> bool:
+        """Whether there are several samples and none is better than another."""
+        return self.num_samples > 1 and min(self.labels) == max(self.labels)
+
+    def place(self, sample: Sample) -> int:
+        """Where a sample stands in the group; of equal ones the winner is the first and the loser the last.
+
+        Raises `ValueError` for the loser of a single sample, which is compared with nothing.
+        """
+        if sample == "winner":
+            return self.labels.index(max(self.labels))
+        if sample == "loser":
+            if self.num_samples == 1:
+                raise ValueError(f"record {self.id}: a single sample has no loser")
+            return self.num_samples - 1 - self.labels[::-1].index(min(self.labels))
+        return sample
+
+
+FIELDS = tuple(GroupRecord.__dataclass_fields__)
+OLD_FIELDS = (*FIELDS[:4], "preference")  # of format 2, which held pairs alone
+
+
+def count_and_digest(records: Iterable[GroupRecord]) -> tuple[int, str]:
+    """How many records there are, and a digest of them in the order of their shards: `pairs.yaml` knows them by it."""
+    num, digest = 0, hashlib.sha256()
+    for record in records:
+        values = list(vars(record).values())
+        digest.update(json.dumps(values, sort_keys=True).encode() + b"\n")
+        num += 1
+    return num, digest.hexdigest()[:16]
+
+
+def old_digest(records: Iterable[GroupRecord]) -> str:
+    """The digest by which a `pairs.yaml` of format 2 knows its pairs."""
+    digest = hashlib.sha256()
+    for record in records:
+        values = [record.id, record.prompt, record.degraded, record.seed, record.labels[0]]
+        digest.update(json.dumps(values).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def parse_record(entry: Any) -> GroupRecord:
+    """One record of a shard's header; raises `ValueError` for fields and values that no command writes."""
+    if not isinstance(entry, dict) or set(entry) != set(FIELDS):
+        raise ValueError(f"is not an object of {', '.join(FIELDS)}")
+    _check_origin(entry)
+    labels = _labels(entry["labels"])
+    return GroupRecord(
+        entry["id"], entry["prompt"], entry["degraded"], entry["seed"], labels, _scores(entry["scores"], len(labels))
+    )
+
+
+def parse_old_record(entry: Any) -> GroupRecord:
+    """One record of a shard of format 2; raises `ValueError` as `parse_record` does."""
+    if not isinstance(entry, dict) or set(entry) != set(OLD_FIELDS):
+        raise ValueError(f"is not an object of {', '.join(OLD_FIELDS)}")
+    _check_origin(entry)
+    if not _is_share(entry["preference"]):
+        raise ValueError(f"its preference is {_shown(entry['preference'])}, where a share from 0 to 1 is wanted")
+    return GroupRecord.pair(**entry)
+
+
+def _check_origin(entry: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for an identifier, a text or a seed that is none."""
+    for name in ("id", "prompt", "degraded"):
+        text = entry[name]
+        if not isinstance(text, str):
+            raise ValueError(f"its {name} is {_shown(text)}, where a text is wanted")
+        if not is_writable(text):
+            raise ValueError(f"its {name} holds a NUL or half of a surrogate pair")
+    seed = entry["seed"]
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise ValueError(f"its seed is {_shown(seed)}, where a whole number from 0 to 2**63 - 1 is wanted")
+
+
+def _labels(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list) or not value or not all(map(_is_share, value)):
+        raise ValueError(f"its labels are {_shown(value)}, where a list of numbers from 0 to 1 is wanted")
+    if len(value) == 2 and abs(sum(value) - 1) > _SUM_ERROR:
+        raise ValueError(f"its labels are {_shown(value)}, and the two of a pair sum to 1")
+    return tuple(value)
+
+
+def _scores(value: Any, num_samples: int) -> dict[str, tuple[float, ...]]:
+    if not isinstance(value, dict) or not all(map(is_writable, value)):
+        raise ValueError(f"its scores are {_shown(value)}, where an object of lists is wanted")
+    for name, numbers in value.items():
+        if not isinstance(numbers, list) or len(numbers) != num_samples or not all(map(_is_finite, numbers)):
+            raise ValueError(f"its {name} is {_shown(numbers)}, where a list of {num_samples} numbers is wanted")
+    return {name: tuple(numbers) for name, numbers in value.items()}
+
+
+def _is_share(value: Any) -> bool:
+    return _is_finite(value) and 0 <= value <= 1
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a number of JSON is one; `true` is not, nor is a whole number that no float holds."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:100]
