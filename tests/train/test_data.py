@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from contrapose.core.group import Composition, Group
+from contrapose.core.group import Composition, Group, Pick
 from contrapose.core.path import DiffusionPath
 from contrapose.errors import UserError
-from contrapose.methods import DDSPO, SFT
+from contrapose.methods import DDSPO, SFT, DiffusionDPO
 from contrapose.store.mixture import Mixture
 from contrapose.store.records import GroupRecord
 from contrapose.train.data import Groups
@@ -229,3 +229,43 @@ def test_pairs_without_degraded_prompts_are_refused_where_they_are_needed(tmp_pa
     with pytest.raises(UserError, match="no degraded prompts"):
         _groups(store)
     assert len(_groups(store, SFT().composition()).training) == 4
+
+
+def _rankings(folder: Path, write_store: Write, num: int) -> Mixture:
+    """Groups of three whose samples hold 0, 100 and 200 more than the group's number; the second is best."""
+    scores = {"taste": (5.0, 9.0, 1.0)}
+    records = [GroupRecord(f"id-{i}", f"prompt {i}", "", i, (0.5, 1.0, 0.25), scores) for i in range(num)]
+    numbers = torch.arange(num, dtype=torch.float32).view(-1, 1, 1, 1, 1).expand(-1, 3, 4, 8, 8)
+    latents = numbers + torch.tensor([0.0, 100.0, 200.0]).view(1, 3, 1, 1, 1)
+    return Mixture(write_store(folder, records, latents))
+
+
+def test_of_a_ranking_best_and_worst_are_compared(tmp_path: Path, write_store: Write) -> None:
+    groups = _groups(_rankings(tmp_path, write_store, 8), DiffusionDPO().composition(), holdout=0)
+    group = _batch(groups, range(8))
+    winners = _held(group, "winner")
+    assert sorted(winners) == [100 + number for number in range(8)]
+    assert _held(group, "loser") == [number + 100 for number in winners]
+    assert group.samples["winner"].label.tolist() == [1.0] * 8 and group.samples["loser"].label.tolist() == [0.0] * 8
+    assert group.samples["winner"].scores["taste"].tolist() == [9.0] * 8
+    assert group.samples["loser"].scores["taste"].tolist() == [1.0] * 8
+
+
+def test_all_samples_of_a_group_have_their_labels_and_scores(tmp_path: Path, write_store: Write) -> None:
+    names = [f"sample {number}" for number in (1, 2, 3)]
+    composition = Composition(samples={name: Pick("own", name) for name in names})
+    group = _batch(_groups(_rankings(tmp_path, write_store, 8), composition, holdout=0), range(8))
+    assert [group.samples[name].label.tolist() for name in names] == [[0.5] * 8, [1.0] * 8, [0.25] * 8]
+    assert [group.samples[name].scores["taste"].tolist() for name in names] == [[5.0] * 8, [9.0] * 8, [1.0] * 8]
+    first = _held(group, "sample 1")
+    assert _held(group, "sample 3") == [number + 200 for number in first]
+
+
+def test_groups_without_the_samples_that_a_method_compares_are_refused(tmp_path: Path, write_store: Write) -> None:
+    likes = [GroupRecord(f"id-{i}", f"prompt {i}", "", i, (1.0,)) for i in range(6)]
+    store = Mixture(write_store(tmp_path, likes, torch.zeros(6, 1, 4, 8, 8)))
+    with pytest.raises(UserError, match=r"record id-0: a single sample has no loser; take a method that needs none"):
+        _groups(store, DiffusionDPO().composition())
+    assert _held(_batch(_groups(store, SFT().composition()), range(3)), "winner") == [0, 0, 0]
+    with pytest.raises(UserError, match=r"has no sample 2 among its 1 samples"):
+        _groups(store, Composition(samples={"second": Pick("own", "sample 2")}))

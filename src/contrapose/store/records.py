@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from contrapose.files import is_writable
 
-Sample = int | Literal["winner", "loser"]
-"""A sample of a group: by its place, or the one with the highest or the lowest label."""
+Sample = int | str
+"""A sample of a group: by its place, by its name (`sample 1` is the first), or `winner` and `loser`, best and worst."""
+_NTH = re.compile(r"sample ([1-9]\d*)")
 _SUM_ERROR = 1e-6  # shares that were rounded still count as shares of one whole
 
 
@@ -42,7 +44,9 @@ class GroupRecord:
 
     @property
     def preference(self) -> float:
-        """The winner's label."""
+        """The winner's share of preference over the loser: a pair's own; of more samples, the best wins or all tie."""
+        if self.num_samples > 2:
+            return 0.5 if self.tied else 1.0
         return max(self.labels)
 
     @property
@@ -53,7 +57,8 @@ class GroupRecord:
     def place(self, sample: Sample) -> int:
         """Where a sample stands in the group; of equal ones the winner is the first and the loser the last.
 
-        Raises `ValueError` for the loser of a single sample, which is compared with nothing.
+        Raises `ValueError` for the loser of a single sample, which is compared with nothing, and for a sample that the
+        group does not have.
         """
         if sample == "winner":
             return self.labels.index(max(self.labels))
@@ -61,7 +66,11 @@ class GroupRecord:
             if self.num_samples == 1:
                 raise ValueError(f"record {self.id}: a single sample has no loser")
             return self.num_samples - 1 - self.labels[::-1].index(min(self.labels))
-        return sample
+        nth = _NTH.fullmatch(sample) if isinstance(sample, str) else None
+        place = int(nth[1]) - 1 if nth else sample
+        if not isinstance(place, int) or not 0 <= place < self.num_samples:
+            raise ValueError(f"record {self.id}: has no {sample} among its {self.num_samples} samples")
+        return place
 
 
 FIELDS = tuple(GroupRecord.__dataclass_fields__)

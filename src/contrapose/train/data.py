@@ -88,8 +88,7 @@ class Groups:
         if composition.on_policy:
             self.replay = Replay(composition.on_policy.buffer_size)
         self.held_out, self.training = _split(store, seed, min(holdout, len(store) // 5))
-        if any(record.num_samples != 2 for record in store.records):
-            raise UserError(f"{store}: holds other groups than pairs, which no method takes yet")
+        self._check_samples()
         if "degraded" in composition.fields and not all(record.degraded for record in store.records):
             raise UserError(f"{store}: these pairs have no degraded prompts; draw pairs, or use diffusion-dpo")
         self._by_size = _by_size(store, self.training)
@@ -98,6 +97,18 @@ class Groups:
             self._check_partners()
         self._own = Order(store, self.training, seed, "epoch")
         self._rolled_out = Order(store, self.training, seed, "rollout epoch")
+
+    def _check_samples(self) -> None:
+        """Raise `UserError` for a record that does not have the samples that the method compares."""
+        names = [pick.field for pick in self.composition.samples.values()]
+        if self.composition.on_policy:
+            names.append(self.composition.on_policy.stand_in)
+        for record in self.store.records:
+            for name in names:
+                try:
+                    record.place(name)
+                except ValueError as error:
+                    raise UserError(f"{self.store}: {error}; take a method that needs none, or other pairs") from None
 
     def _check_partners(self) -> None:
         """Raise `UserError` where a training record's size has no record of another prompt."""
@@ -224,12 +235,22 @@ class _Stored:
         return send(stack(self.groups.store, pick.field, self._chosen(pick)).float(), self.device)
 
     def label(self, sample: str) -> Tensor:
-        shares = torch.tensor([self.groups.store.records[record].preference for record in self.owns])
+        records = [self.groups.store.records[record] for record in self.owns]
+        if sample not in ("winner", "loser"):
+            return send(torch.tensor([record.labels[record.place(sample)] for record in records]), self.device)
+        shares = torch.tensor([record.preference for record in records])
         is_winner = (sample == "winner") != self.groups.swap
         return send(shares if is_winner else 1 - shares, self.device)
 
     def scores(self, pick: Pick) -> Mapping[str, Tensor]:
-        return {}
+        records = [self.groups.store.records[record] for record in self._chosen(pick)]
+        # A judge that has not seen all of them says nothing of the batch.
+        judges = [judge for judge in records[0].scores if all(judge in record.scores for record in records)]
+        scores: dict[str, Tensor] = {}
+        for judge in judges:
+            values = [record.scores[judge][record.place(pick.field)] for record in records]
+            scores[judge] = send(torch.tensor(values), self.device)
+        return scores
 
     def condition(self, slot: str, pick: Pick) -> Condition:
         texts: list[str | None] = []
