@@ -181,6 +181,6 @@ def test_a_run_that_cannot_measure_is_refused_before_its_folder_is_claimed(
     space = ["--space", "x0"] if method == "ddspo" else []
     arguments = ["align", method, "--model", model, "--pairs", tiny_pairs, "--foreign-pairs", *space]
     out = tmp_path / "out"
-    assert main([*map(str, arguments), "--steps", "2", "--out", str(out)]) == 2
+    assert main([*map(str, arguments), "--train-steps", "2", "--out", str(out)]) == 2
     assert "zero terminal SNR" in capsys.readouterr().err
     assert not (out / "run.yaml").exists()

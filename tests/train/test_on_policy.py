@@ -73,7 +73,7 @@ def test_the_photograph_is_better_whatever_it_was_stored_with(run: Run, tmp_path
     trainer = _trainer_of(run, tmp_path)
     trainer.rollouts.draw(0, torch.device("cpu"))
     store = trainer.groups.store
-    store.records[:] = [replace(record, preference=0.5) for record in store.records]
+    store.records[:] = [replace(record, labels=(0.5, 0.5)) for record in store.records]
     samples = trainer.groups.training_batch(range(3), torch.device("cpu")).samples
     assert {name: sample.label.tolist() for name, sample in samples.items()} == {"winner": [1.0] * 3, "own": [0.0] * 3}
 

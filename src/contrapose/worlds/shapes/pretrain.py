@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from contrapose.ranges import AtLeast0, Batch, Count, CountOrNone, Positive, Range, Share, ShareBelow1, checked
 from contrapose.tensors import save_tensors
-from contrapose.train.checkpoint import load_training, save_training
+from contrapose.train.checkpoint import Moments, Stateful, Weights, load_training, save_training
 from contrapose.worlds.shapes import blueprint
 from contrapose.worlds.shapes.render import render
 from contrapose.worlds.shapes.scenes import caption, scene_of, training_meaning
@@ -112,7 +112,8 @@ def train_vae(settings: Pretraining, out: Path) -> Iterator[Progress]:
         vae.parameters(), lr=settings.vae_learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
     )
     work = out / "work" / "vae.safetensors"
-    start = load_training(work, vae=vae, optimizer=optimizer) if work.exists() else 0
+    parts: dict[str, Stateful] = {"vae": Weights(list(vae.parameters())), "optimizer": Moments(optimizer)}
+    start = load_training(work, **parts) if work.exists() else 0
     for step in range(start, settings.vae_steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.vae_learning_rate * _schedule(step, settings.vae_steps, 50)
@@ -136,7 +137,7 @@ def train_vae(settings: Pretraining, out: Path) -> Iterator[Progress]:
         if (step + 1) % 20 == 0:
             yield Progress(step + 1, {"loss": mse.item()})
         if settings.saves_after(step):
-            save_training(work, step + 1, vae=vae, optimizer=optimizer)
+            save_training(work, step + 1, **parts)
     _save_vae(vae.eval(), settings, out / "vae")
 
 
@@ -193,7 +194,12 @@ def train_denoiser(settings: Pretraining, out: Path) -> Iterator[Progress]:
         model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
     )
     work = out / "work" / "denoiser.safetensors"
-    start = load_training(work, model=model, ema=ema, optimizer=optimizer) if work.exists() else 0
+    parts: dict[str, Stateful] = {
+        "model": Weights(list(model.parameters())),
+        "ema": Weights(list(ema.parameters())),
+        "optimizer": Moments(optimizer),
+    }
+    start = load_training(work, **parts) if work.exists() else 0
     data = load_file(out / "work" / "dataset.safetensors")
     abar = blueprint.build_scheduler().alphas_cumprod
     empty = _tokenise(tokenizer, [""])[0]
@@ -209,7 +215,7 @@ def train_denoiser(settings: Pretraining, out: Path) -> Iterator[Progress]:
         if (step + 1) % 20 == 0:
             yield Progress(step + 1, {"loss": loss.item()})
         if settings.saves_after(step) or step + 1 == settings.steps:
-            save_training(work, step + 1, model=model, ema=ema, optimizer=optimizer)
+            save_training(work, step + 1, **parts)
             publish(out, ema)
 
 
