@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install test lint quickstart clean
+.PHONY: install test fast lint quickstart clean
 
 # torch is installed first and pinned: left to the resolver it brings gigabytes of CUDA to a CPU machine.
 install: $(VENV)/.installed
@@ -16,6 +16,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 test: install lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# What runs before a push: all but the tests that are marked slow.
+fast: install lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: install
 	$(BIN)/ruff check .

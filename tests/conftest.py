@@ -40,7 +40,7 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     weights = os.environ.get(WEIGHTS)
     missing = {
-        "slow": None if "slow" in config.option.markexpr else "takes minutes; asked for by -m slow",
+        "exhaustive": None if "exhaustive" in config.option.markexpr else "takes minutes; asked for by -m exhaustive",
         "gpu": None if torch.cuda.is_available() else "no CUDA device",
         "weights": None if weights and Path(weights).is_dir() else f"{WEIGHTS} names no folder of weights",
     }

@@ -3,7 +3,7 @@
     python tests/kill.py [--points 12] [--only lora sweep ...] [--signal KILL]
 
 Prints a line a command (how often it was killed, how often the result was equal) and what differed. Also collected by
-`pytest tests/kill.py -m slow`. Not part of the suite: it takes minutes.
+`pytest tests/kill.py -m exhaustive`. Not part of the suite: it takes minutes.
 
 Operations are counted by Python's audit events (files opened for writing, renamed, removed, folders made) below the
 working folder, cache included, and by the statements to SQLite's files, which are compared by what they hold. The
@@ -169,7 +169,7 @@ def prepare() -> None:
         assert main(line.at()) == 0, line.name
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_and_run_again_is_never_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     prepare()

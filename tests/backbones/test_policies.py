@@ -28,6 +28,8 @@ from contrapose.errors import UserError
 from contrapose.guiding.merge import Merge, merge
 from contrapose.train.checkpoint import Weights, load_training, save_training
 
+pytestmark = pytest.mark.slow
+
 BEGINNINGS = [("lora", None), ("lora", "lora"), ("full", None), ("full", "lora"), ("full", "full")]
 Runs = Callable[[str, str, int], Path]
 Witness = Callable[[str, Path | None], list[Meaning]]

@@ -21,6 +21,8 @@ from contrapose.photographs.filters import FILTERS
 from contrapose.photographs.spoil import SPOILERS
 from contrapose.train import settings as training
 
+pytestmark = pytest.mark.slow
+
 Refused = Callable[[list[str]], str]
 
 

@@ -26,6 +26,8 @@ from contrapose.estimate.settings import Setup
 from contrapose.estimate.standing import quantised_bytes, state_bytes
 from contrapose.methods import DiffusionDRO
 
+pytestmark = pytest.mark.slow
+
 # Published counts: of the denoiser, then of the other parts in the pipeline's own order.
 PARAMETERS = {
     "sd15": 859_520_964,

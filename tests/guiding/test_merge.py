@@ -29,6 +29,8 @@ from contrapose.runs.adapter_files import LowRank
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.names import LORA_FILE, PEFT_FILE
 
+pytestmark = pytest.mark.slow
+
 EXACT = 2e-5  # of the largest value: adapters beside the weights are rounded otherwise than in them
 SCALE = 0.7
 

@@ -11,6 +11,8 @@ import torch
 from contrapose.cli.main import main
 from contrapose.worlds.shapes import blueprint
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--per-tag", "2", "--train-per-tag", "2", "--train-steps", "1", "--steps", "1"]
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 
 from contrapose.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 
 def _run(*arguments: object) -> None:
     assert main([str(a) for a in arguments]) == 0

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 from contrapose.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--train-steps", "3", "--batch-size", "4", "--micro-batch", "2", "--holdout", "2", "--learning-rate", "1e-2"]
 ODD = ["紅い円 と 青い四角", "un círculo rojo 🎨 à gauche", "a red circle " * 800]  # the last has 10,400 characters
 

@@ -21,6 +21,8 @@ import pytest
 
 from contrapose.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 BREAKING: dict[str, Callable[[bytes], bytes]] = {
     "cut": lambda content: content[: len(content) // 2],
     "emptied": lambda _: b"",

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 from contrapose.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--train-steps", "3", "--batch-size", "4", "--micro-batch", "2", "--holdout", "2", "--learning-rate", "1e-3"]
 COMMAND = "import sys; from contrapose.cli.main import main; sys.exit(main())"
 # The first process is slow to write what the second stage begins with, as gigabytes on a network disk are.

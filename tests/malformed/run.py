@@ -2,8 +2,8 @@
 
     python tests/malformed/run.py [--only pairs model ...]
 
-Prints what does not behave, and how many of all do. Also `pytest tests/malformed -m slow`. The kinds are tested, wider
-and faster, beside the rooms that they belong to; this list keeps the very inputs that were found by trying.
+Prints what does not behave, and how many of all do. Also `pytest tests/malformed -m exhaustive`. The kinds are tested,
+wider and faster, beside the rooms that they belong to; this list keeps the very inputs that were found by trying.
 
 Each runs in a fork with a minute, bounded memory and nothing to read from. To behave is to exit with 2, one line that
 names the file or the setting, and nothing written; or, where that is the right answer, to carry on.

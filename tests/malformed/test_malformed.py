@@ -1,4 +1,4 @@
-"""The malformed inputs that were found by trying, once more; `pytest tests/malformed -m slow`."""
+"""The malformed inputs that were found by trying, once more; `pytest tests/malformed -m exhaustive`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from malformed.run import CASES, complaints
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_one_behaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert len(CASES) == 205
