@@ -28,8 +28,8 @@ class CLIPScore:
         """Raises `UserError` when the weights are missing or broken."""
         from contrapose.judges.batched import Batched
         from contrapose.judges.pretrained import fingerprint
-        from contrapose.judges.towers import Towers
+        from contrapose.judges.towers import load_towers
 
-        towers = Towers("clipscore", self.model, self.model, self.precision, device)
+        towers = load_towers("clipscore", self.model, self.model, self.precision, device)
         version = fingerprint(towers.network)
         return Batched("clipscore", version, lambda *pairs: 100 * towers.cosine(*pairs).relu(), self.batch_size)

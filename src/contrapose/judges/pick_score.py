@@ -30,9 +30,9 @@ class PickScore:
         """Raises `UserError` when the weights are missing or broken."""
         from contrapose.judges.batched import Batched
         from contrapose.judges.pretrained import fingerprint
-        from contrapose.judges.towers import Towers
+        from contrapose.judges.towers import load_towers
 
-        towers = Towers("pickscore", self.model, self.processor, self.precision, device)
+        towers = load_towers("pickscore", self.model, self.processor, self.precision, device)
         scale = towers.network.logit_scale.float().exp()
         version = fingerprint(towers.network)
         return Batched("pickscore", version, lambda *pairs: scale * towers.cosine(*pairs), self.batch_size)

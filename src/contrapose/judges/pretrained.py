@@ -15,6 +15,7 @@ from contrapose.backbones.settings import Precision
 from contrapose.errors import UserError
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+SMALL_FILES = ' --include "*.json" --include "*.txt"'  # to download of a model whose weights are not read
 _VALUES = 64  # of each tensor that a fingerprint looks at, evenly spaced
 
 
@@ -60,7 +61,12 @@ def load_network(user: str, folder: Path, kind: Any, dtype: Precision, device: s
             network = read_network(kind, folder, dtype=_DTYPES[dtype], with_leftovers=True)
         except UserError as error:
             raise UserError(f"{user}: {error}") from error
-        return network.to(device).eval().requires_grad_(False)
+        return ready(network, dtype, device)
+
+
+def ready(network: torch.nn.Module, precision: Precision, device: str) -> Any:
+    """The network in this precision on this device, to predict with and not to train."""
+    return network.to(device, _DTYPES[precision]).eval().requires_grad_(False)
 
 
 def load_tokenizer(user: str, folder: Path) -> Any:

@@ -9,12 +9,17 @@ from __future__ import annotations
 from contrapose.judges.aesthetic import Aesthetic
 from contrapose.judges.clip_score import CLIPScore
 from contrapose.judges.colours import Colours
+from contrapose.judges.hpsv2 import HPSv20, HPSv21
+from contrapose.judges.image_reward import ImageReward
 from contrapose.judges.pick_score import PickScore
 from contrapose.judges.yes_no import YesNo
 
-AnyJudge = PickScore | CLIPScore | Aesthetic | YesNo | Colours
+AnyJudge = PickScore | HPSv20 | HPSv21 | ImageReward | CLIPScore | Aesthetic | YesNo | Colours
 JUDGES: dict[str, type[AnyJudge]] = {
     "pickscore": PickScore,
+    "hpsv2.0": HPSv20,
+    "hpsv2.1": HPSv21,
+    "imagereward": ImageReward,
     "clipscore": CLIPScore,
     "aesthetic": Aesthetic,
     "yes-no": YesNo,
