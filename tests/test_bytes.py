@@ -23,7 +23,7 @@ WRITE = """
 import sys
 from pathlib import Path
 import tiny, torch
-from contrapose.backbones.families.table import load_backbone
+from contrapose.backbones.families.table import KOHYA_LAYOUTS, load_backbone
 from contrapose.runs.kohya import convert
 from contrapose.guiding.merge import Merge, merge
 from contrapose.store.groups import write_shard
@@ -44,7 +44,7 @@ for folder, name in (("lora", "sd"), ("peft", "pixart")):
     if name == "sd":
         merge(Merge(str(out / ".models" / name), out / folder), out / "merged")
         backbone.save(out / folder, notes)
-convert(out / "lora", out / "kohya.safetensors")
+convert(out / "lora", out / "kohya.safetensors", KOHYA_LAYOUTS)
 whole = load_backbone(out / ".models" / "sd").with_full(torch.float32, needs_reference=False)
 whole.save(out / "whole", notes)
 write_shard(out / "pairs", 0, [GroupRecord.pair("1", "a", "b", 0)], torch.ones(1, 2, 4))

@@ -165,7 +165,7 @@ def test_run_without_weights(tiny_model: Path, tmp_path: Path) -> None:
 def test_the_families_own(name: str, plain: Backbone, pipe: DiffusionPipeline) -> None:
     family = families.of(name).variant_of or name
     names = dict(zip(families.DISTINCT, FAMILIES, strict=True))
-    assert type(plain) is names[family]
+    assert plain.family is names[family]
     assert type(plain.pipe) is type(pipe)
     assert type(plain.network) is type(stock.denoiser_of(pipe))
     encoders = [part for part, module in pipe.components.items() if part.startswith("text_encoder") and module]

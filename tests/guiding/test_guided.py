@@ -103,7 +103,7 @@ def test_what_attention_reads(name: str, tiny_family: Any) -> None:
     backbone = load_backbone(tiny_family(name))
     given = (None, backbone.unconditional()), ("", backbone.unconditional("")), (NEGATIVE, backbone.embed([NEGATIVE]))
     for prompt, expected in given:
-        negative = read_negative(backbone.pipe, type(backbone), prompt)
+        negative = read_negative(backbone.pipe, backbone.family, prompt)
         assert expected.keys() == negative.keys()
         assert all(torch.equal(expected[name], negative[name]) for name in negative)
 

@@ -55,7 +55,7 @@ def test_lists_with_an_entry_a_row() -> None:
 def test_ids_without_a_batch_are_left_whole() -> None:
     """Even where there are as many of them as rows."""
     named = {"hidden_states": _batch(4, 3), "img_ids": _batch(3), "txt_ids": _batch(3), "guidance": torch.ones(2)}
-    _, chosen = Call((), {**named, "timestep": torch.ones(2)}).of([ALL, ALL])
+    _, chosen = Call((), {**named, "timestep": torch.ones(2)}, ("img_ids", "txt_ids")).of([ALL, ALL])
     assert chosen["img_ids"] is named["img_ids"]
     assert chosen["txt_ids"] is named["txt_ids"]
     assert len(chosen["hidden_states"]) == len(chosen["guidance"]) == 4

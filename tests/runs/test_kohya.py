@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from contrapose.backbones.families.table import load_backbone
+from contrapose.backbones.families.table import KOHYA_LAYOUTS, load_backbone
 from contrapose.errors import UserError
-from contrapose.runs.kohya import convert
+from contrapose.runs import kohya
 from contrapose.runs.names import LORA_FILE
 
+convert = partial(kohya.convert, layouts=KOHYA_LAYOUTS)
 RANK, ALPHA = 4, 5.3  # no float16, and no power of two away from the rank
 NOTES = {"base": "tiny", "method": "ddspo"}
 
@@ -104,7 +106,7 @@ def _header(path: Path) -> dict[str, str]:
 @pytest.mark.parametrize("name", families.DISTINCT)
 def test_another_reader_gets_the_trained_network(name: str, align: Callable[[str], Aligned], tmp_path: Path) -> None:
     made, out = align(name), tmp_path / "lora.safetensors"
-    num_layers = convert(made.run, out, torch.float32)
+    num_layers = convert(made.run, out, dtype=torch.float32)
     assert len(load_file(out)) == 3 * num_layers > 0
     pipe = _load(made.model, name)
     _merge(out, _network(pipe), families.of(name).kohya)
@@ -118,7 +120,7 @@ def test_stock_diffusers_draws_the_same_with_either_file(
     name: str, align: Callable[[str], Aligned], tmp_path: Path
 ) -> None:
     made, out = align(name), tmp_path / "lora.safetensors"
-    convert(made.run, out, torch.float32)
+    convert(made.run, out, dtype=torch.float32)
     ours, theirs = _load(made.model, name), _load(made.model, name)
     ours.load_lora_weights(made.run)
     theirs.load_lora_weights(out)
@@ -129,10 +131,10 @@ def test_stock_diffusers_draws_the_same_with_either_file(
 
 def test_the_weights_are_rounded_once_and_alpha_never(align: Callable[[str], Aligned], tmp_path: Path) -> None:
     made = align("sd")
-    convert(made.run, tmp_path / "fp32.safetensors", torch.float32)
+    convert(made.run, tmp_path / "fp32.safetensors", dtype=torch.float32)
     exact = load_file(tmp_path / "fp32.safetensors")
     for dtype in (torch.float16, torch.bfloat16):
-        convert(made.run, tmp_path / "half.safetensors", dtype)
+        convert(made.run, tmp_path / "half.safetensors", dtype=dtype)
         for key, value in load_file(tmp_path / "half.safetensors").items():
             expected = torch.tensor(ALPHA) if key.endswith(".alpha") else exact[key].to(dtype)
             assert value.dtype == expected.dtype
@@ -169,7 +171,7 @@ def test_the_header_names_the_model_where_the_layers_tell(
     tmp_path: Path, layer: str, width: int, base: str | None, architecture: str | None
 ) -> None:
     run = _run_of_one_layer(tmp_path / "run", layer, width)
-    assert convert(run, tmp_path / "red.safetensors", torch.float16) == 1
+    assert convert(run, tmp_path / "red.safetensors", dtype=torch.float16) == 1
     header = _header(tmp_path / "red.safetensors")
     assert header.get("ss_base_model_version") == base
     assert header.get("modelspec.architecture") == architecture
@@ -209,15 +211,15 @@ def test_weights_beyond_the_precision(tmp_path: Path) -> None:
         header = file.metadata()
     save_file({name: value * 1e6 for name, value in load_file(run / LORA_FILE).items()}, run / LORA_FILE, header)
     with pytest.raises(UserError, match="cannot hold"):
-        convert(run, tmp_path / "lora.safetensors", torch.float16)
-    assert convert(run, tmp_path / "lora.safetensors", torch.bfloat16) == 1
+        convert(run, tmp_path / "lora.safetensors", dtype=torch.float16)
+    assert convert(run, tmp_path / "lora.safetensors", dtype=torch.bfloat16) == 1
 
 
 @pytest.mark.parametrize("name", families.DISTINCT)
 def test_it_is_read_again_as_an_adapter(name: str, align: Callable[[str], Aligned], tmp_path: Path) -> None:
     """Also where stock diffusers does not."""
     made, out = align(name), tmp_path / "lora.safetensors"
-    convert(made.run, out, torch.float32)
+    convert(made.run, out, dtype=torch.float32)
     network = load_backbone(made.model, adapter=out).network
     difference = (_answer(network, made.arguments) - made.aligned).abs().max()
     assert difference < 1e-5 * made.aligned.abs().max().clamp(min=1)
@@ -235,7 +237,7 @@ def test_text_encoders_layers_are_written_too(tiny_model: Path, tmp_path: Path) 
     tensors |= {unet.format(half): torch.ones(shape) for half, shape in (("A", (4, 32)), ("B", (32, 4)))}
     (tmp_path / "stock").mkdir()
     save_file(tensors, tmp_path / "stock" / LORA_FILE)
-    assert convert(tmp_path / "stock", tmp_path / "lora.safetensors", torch.float32) == 3
+    assert convert(tmp_path / "stock", tmp_path / "lora.safetensors", dtype=torch.float32) == 3
     texts = []
     for adapter in (tmp_path / "stock", tmp_path / "lora.safetensors"):
         pipe = _load(tiny_model, "sd")

@@ -1,14 +1,13 @@
-"""The Backbone contract, and what every diffusers pipeline has in common; a family says only what is its own."""
+"""A model over its stock diffusers pipeline: what all families have in common."""
 
 from __future__ import annotations
 
 import copy
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path as FilePath
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline
@@ -16,128 +15,87 @@ from torch import Tensor, nn
 
 from contrapose.backbones.adapters import frozen_policy, put_on, starting_lora
 from contrapose.backbones.coherence import check_fit
+from contrapose.backbones.family import Family
 from contrapose.backbones.generation import Generation
 from contrapose.backbones.loading import Source, open_pipeline, release
-from contrapose.backbones.policies import ATTENTION_PROJECTIONS, FullPolicies, Lora, LoraPolicies, Policies
+from contrapose.backbones.policies import FullPolicies, Lora, LoraPolicies, Policies
 from contrapose.backbones.settings import Loading
 from contrapose.backbones.text_encoders import encoders_digest, tokenizers_digest
 from contrapose.core.group import Condition, join
-from contrapose.core.path import Density, Path, Space
+from contrapose.core.path import Density, Path
 from contrapose.errors import UserError
 from contrapose.ranges import Pixels, check
 from contrapose.runs import saving
 from contrapose.runs.fingerprint import weights_fingerprint
 from contrapose.runs.folder import RunFolder
 
-_READING = 1  # to be counted up when a family's `read` changes, so that nothing kept from before is used
+_READING = 1  # to be counted up when what a family reads changes, so that nothing kept from before is used
 Settings = TypeVar("Settings", bound=Any)  # a dataclass with `steps` and `guidance_scale`
 
 
-class Backbone(ABC):
+class Backbone:
     """A text-to-image model that predicts, over its stock pipeline.
 
     `path` is the noising path that it was trained on and `space` what it predicts; `policies` exist after `with_lora`
     or `with_full`. `generate` asks the pipeline's own network, whatever is loaded on it.
     """
 
-    pipelines: ClassVar[tuple[type[DiffusionPipeline], ...]]
-    """The stock pipelines of this family."""
-    checkpoints: ClassVar[tuple[str, ...]] = ()
-    """diffusers' names for the single-file checkpoints of this family's first pipeline."""
-    denoiser_part: ClassVar[str] = "transformer"
-    """The pipeline's part that predicts."""
-    unused_parts: ClassVar[tuple[str, ...]] = ()
-    """Parts that are never loaded."""
-    optional_parts: ClassVar[tuple[str, ...]] = ()
-    """Parts that a model may do without."""
-    lora_targets: ClassVar[tuple[str, ...]] = ATTENTION_PROJECTIONS
-    """Layers that adapters are put on."""
-    steps: ClassVar[int] = 25
-    """Usual sampling steps."""
-    guidance_scale: ClassVar[float] = 7.5
-    """Usual guidance scale."""
-    text_length: ClassVar[int | None] = None
-    """Tokens that the text encoder reads unless told otherwise; None where that is fixed."""
-    unconditional_rows: ClassVar[Literal["first", "last", "none"]] = "first"
-    """Which half of the network's rows has no prompt when the stock pipeline guides; none where it makes two calls."""
-    trims_text: ClassVar[bool] = False
-    """Whether padding is cut off, because the network masks it."""
-    density: ClassVar[Density] = "uniform"
-    """Usual density of training times."""
-
-    path: Path
-    space: Space
     policies: Policies
 
-    def __init__(self, source: Source, pipe: DiffusionPipeline, device: str | torch.device, loading: Loading):
-        self.source, self.pipe, self.loading = source, pipe, loading
+    def __init__(
+        self, family: Family, source: Source, pipe: DiffusionPipeline, device: str | torch.device, loading: Loading
+    ):
+        self.family = family
+        self.source = source
+        self.pipe = pipe
+        self.loading = loading
         self.device = torch.device(device)
         self.dtype: torch.dtype = self.network.dtype
         self._encoder_dtype = pipe.text_encoder.dtype
+        self._fed = family.guidance_scale
+        self.tokens = family.tokens(pipe, loading.text_length)
+        """Tokens that the text encoder reads at most."""
         check_fit(self)
         self.path = self.noising()
+        self.space = family.process.space(pipe.scheduler)
+        if family.prepare is not None:
+            family.prepare(pipe, self.network, self.device)
 
-    # What a family says
-
-    @abstractmethod
     def noising(self, shape: Sequence[int] | None = None, density: Density | None = None, shifted: bool = True) -> Path:
-        """The path for latents of this shape, with times drawn by this density; the family's own where not given."""
+        """The path for latents of this shape, with times drawn by this density; the family's usual where left out."""
+        _, height, width = shape or self.latent_shape
+        num_tokens = (height // self.patch) * (width // self.patch)
+        return self.family.process.path(self.pipe.scheduler, num_tokens, density or self.family.density, shifted)
 
-    @classmethod
-    @abstractmethod
-    def misfit(cls, scheduler: Any) -> str | None:
-        """Why this scheduler does not walk the path that the family's networks are trained on; None if it does."""
+    @property
+    def steps(self) -> int:
+        """Usual sampling steps."""
+        return self.family.steps
 
-    @abstractmethod
-    def read(self, prompts: list[str]) -> Condition:
-        """What the denoiser reads of each prompt, as the stock pipeline makes it."""
+    @property
+    def guidance_scale(self) -> float:
+        """Usual guidance scale."""
+        return self.family.guidance_scale
 
-    @abstractmethod
-    def denoise(self, denoiser: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """One call of the network, in `space`, without anything that is not a prediction."""
-
-    @abstractmethod
-    def call_arguments(self, condition: Condition, unconditional: Condition, scale: float) -> dict[str, Any]:
-        """Keyword arguments that make the stock pipeline use these embeddings at this guidance scale."""
-
-    @classmethod
-    def tokens_of(cls, tokenizer: Any, prompt: str) -> int:
-        """Tokens that this prompt takes of those that the largest text encoder reads."""
-        return len(tokenizer(prompt, truncation=False, verbose=False).input_ids)
+    @property
+    def denoiser_part(self) -> str:
+        """The pipeline's part that predicts."""
+        return self.family.denoiser_part
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """Shape of one latent at the model's usual size, without the batch."""
-        size = self.network.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return (self.network.config.in_channels, height, width)
+        return self.family.latent_shape(self.pipe, self.network)
 
     @property
     def unit(self) -> int:
         """Pixels of an image's side for each of a latent's."""
         return int(self.pipe.vae_scale_factor)
 
-    @classmethod
-    @abstractmethod
-    def level_of(cls, time: float, config: Any) -> float:
-        """How far from data (0) to noise (1) the time is that the stock pipeline hands a network of this `config`."""
-
-    def read_unconditional(self, negative_prompt: str | None = None) -> Condition:
-        """What stands in place of a prompt in classifier-free guidance: none, or a negative prompt, one row."""
-        return self.read([negative_prompt or ""])
-
-    @property
-    def latent_scale(self) -> tuple[Any, Any]:
-        """Shift and factor of latents = (z - shift) * factor, z being the autoencoder's, as the stock pipeline has it:
-        numbers, or tensors [1, c, 1, 1]."""
-        return 0.0, self.pipe.vae.config.scaling_factor
-
     @property
     def patch(self) -> int:
         """Latent pixels that the network cannot divide further."""
-        return getattr(self.network.config, "patch_size", None) or 1
-
-    # What all families share
+        return self.family.patch or getattr(self.network.config, "patch_size", None) or 1
 
     @property
     def network(self) -> nn.Module:
@@ -161,19 +119,13 @@ class Backbone(ABC):
             tokenizers = {name: part for name in names if (part := getattr(self.pipe, name)) is not None}
             read_by = f"{encoders_digest(encoders)} {tokenizers_digest(self.source.path, tokenizers)}"
             own = f"{self.tokens} {self._encoder_dtype} reading {_READING}"
-            self._text_settings = f"{type(self).__name__} {read_by} {own}"
+            self._text_settings = f"{self.family.name} {read_by} {own}"
         return self._text_settings
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that the text encoder reads at most."""
-        limit = self.loading.text_length or self.text_length
-        return limit if limit is not None else self.pipe.text_encoder.config.max_position_embeddings
 
     @property
     def text_rows(self) -> int:
         """Rows of text that the network reads of the longest prompt."""
-        return self.tokens
+        return self.family.text_rows(self.pipe, self.tokens)
 
     def shape_for(self, size: str | None) -> tuple[int, ...]:
         """Shape of the latent of an image of this size, written WIDTHxHEIGHT; the usual shape for None.
@@ -191,6 +143,10 @@ class Backbone(ABC):
         step = self.unit * self.patch
         if width % step or height % step or min(width, height) < step:
             raise UserError(f"size {size}: this model makes images whose sides are multiples of {step}")
+        if self.family.most_patches is not None:
+            largest = self.family.most_patches(self.network.config) * step
+            if max(width, height) > largest:
+                raise UserError(f"size {size}: this model makes sides of up to {largest}")
         return (self.latent_shape[0], height // self.unit, width // self.unit)
 
     def with_usual(self, settings: Settings) -> Settings:
@@ -221,7 +177,7 @@ class Backbone(ABC):
             lora = starting_lora(start, part, network, type(self.pipe), rank, alpha)
         else:
             assert rank is not None and alpha is not None, "what a start would tell"
-            lora = Lora(rank, alpha, self.lora_targets)
+            lora = Lora(rank, alpha, self.family.lora_targets)
         further = {name: run and frozen_policy(run, part, network, type(self.pipe)) for name, run in frozen.items()}
         self.policies = LoraPolicies(network, lora, trained, further)
         return self
@@ -257,19 +213,23 @@ class Backbone(ABC):
 
         Raises `UserError` for the others.
         """
-        raise UserError(f"distilled_guidance: {self.source.model} takes no guidance as an input; leave the setting out")
+        if not self.family.takes_guidance(self.network.config):
+            raise UserError(
+                f"distilled_guidance: {self.source.model} takes no guidance as an input; leave the setting out"
+            )
+        self._fed = scale
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Condition:
         """What the denoiser reads of each prompt; padding is cut off where the network masks it."""
         self._place(*self.encoder_parts)
-        return self.read(list(prompts))
+        return self.family.read(self.pipe, list(prompts), self.device, self.tokens)
 
     @torch.no_grad()
     def unconditional(self, negative_prompt: str | None = None) -> Condition:
         """What the denoiser reads where there is no prompt, or a negative one (it may be "") in its place, one row."""
         self._place(*self.encoder_parts)
-        return self.read_unconditional(negative_prompt)
+        return self.family.read_unconditional(self.pipe, negative_prompt, self.device, self.tokens)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -289,8 +249,8 @@ class Backbone(ABC):
         return vae.decode(latents / factor + shift).sample
 
     def _scale_like(self, latents: Tensor) -> tuple[Any, Any]:
-        """`latent_scale` where and how these latents are."""
-        shift, factor = self.latent_scale
+        """The family's `latent_scale` where and how these latents are."""
+        shift, factor = self.family.latent_scale(self.pipe)
         if isinstance(shift, Tensor):
             return shift.to(latents), factor.to(latents)
         return shift, factor
@@ -300,14 +260,22 @@ class Backbone(ABC):
         denoiser, dtype = self.policies.denoiser(policy), self.policies.dtype(policy)
         return self.denoise(denoiser, x_t.to(dtype), t, _cast(condition, dtype))
 
+    def denoise(
+        self, network: nn.Module, x_t: Tensor, t: Tensor, condition: Condition, fed: float | None = None
+    ) -> Tensor:
+        """One call of a network, in `space`; `fed` is the guidance that it may take as an input, else training's."""
+        return self.family.denoise(self.pipe, network, x_t, t, condition, self._fed if fed is None else fed)
+
     @torch.no_grad()
     def guided(self, x_t: Tensor, t: Tensor, condition: Condition, unconditional: Condition, scale: float) -> Tensor:
         """u + s (c - u) in the backbone's space, both asked of the pipeline's own network in one call.
 
-        `unconditional` is one row; at s = 1 it is not asked.
+        `unconditional` is one row; at s = 1 it is not asked, and nor is it by a network that is fed s as an input.
         """
         self._place(self.denoiser_part)
         x_t, condition = x_t.to(self.device, self.dtype), _cast(condition, self.dtype, self.device)
+        if self.family.unconditional_rows == "none":
+            return self.denoise(self.network, x_t, t, condition, fed=scale)
         if scale == 1:
             return self.denoise(self.network, x_t, t, condition)
         none = {name: value.expand(len(x_t), *value.shape[1:]) for name, value in unconditional.items()}
@@ -321,23 +289,15 @@ class Backbone(ABC):
         height, width = generation.noise.shape[-2:]
         conditions = (_cast(c, self.dtype, self.device) for c in (generation.condition, generation.unconditional))
         made = self.pipe(
-            **self.call_arguments(*conditions, generation.guidance_scale),
-            latents=self.pack(generation.noise.to(self.device)),
+            **self.family.call_arguments(*conditions, generation.guidance_scale, self.tokens),
+            latents=self.family.pack(self.pipe, generation.noise.to(self.device), self.dtype),
             generator=generation.streams,
             num_inference_steps=generation.steps,
             height=height * self.unit,
             width=width * self.unit,
             output_type=output,
         ).images
-        return self.unpack(made, height, width) if output == "latent" else made
-
-    def pack(self, noise: Tensor) -> Tensor:
-        """Latents as the stock pipeline takes them."""
-        return noise.to(self.dtype)
-
-    def unpack(self, latents: Tensor, height: int, width: int) -> Tensor:
-        """The inverse of `pack`, for what the pipeline gives back."""
-        return latents
+        return self.family.unpack(self.pipe, made, height, width) if output == "latent" else made
 
     def save(self, folder: FilePath, notes: Mapping[str, str] | None = None, whole: bool = True) -> None:
         """What was trained in the form that stock diffusers loads: adapters, or a whole pipeline folder `model/`.
@@ -351,7 +311,7 @@ class Backbone(ABC):
                 state, config = self.policies.state(policy), self.policies.config
                 saving.save_lora(where, state, config, part, notes or {}, type(self.pipe))
             elif whole:
-                rest = open_pipeline(self.source, type(self.pipe), leave_out=(part, *self.unused_parts))
+                rest = open_pipeline(self.source, type(self.pipe), leave_out=(part, *self.family.unused_parts))
                 saving.save_full(where, rest, part, self.policies.denoiser(policy), base)
             else:
                 saving.save_network(where, part, self.policies.denoiser(policy), base)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from contrapose.backbones.base import Backbone
 
 _FEW = 0.9  # of the encoder's words; published tokenizers leave a few of its last rows unused
-TEXT_WIDTHS = ("caption_channels", "cap_feat_dim", "joint_attention_dim", "cross_attention_dim")
 _AGAIN = "download the model again"
 _SHORT = 8  # tokens
 _SHORTEST = 3  # tokens: a word between the marks of beginning and end
@@ -57,11 +56,13 @@ def _check_words(where: str, tokenizer: Any, config: Any) -> None:
 def check_fit(backbone: Backbone) -> None:
     """Raise `UserError` for a scheduler, an autoencoder or text encoders that are another network's."""
     pipe, model = backbone.pipe, backbone.source.model
-    misfit = backbone.misfit(pipe.scheduler) or why_no_sampling(pipe.scheduler, backbone.steps)
+    family = backbone.family
+    misfit = family.process.misfit(pipe.scheduler) or why_no_sampling(pipe.scheduler, family.steps)
     if misfit is not None:
         kind, pipeline = type(pipe.scheduler).__name__, type(pipe).__name__
         raise UserError(f"{model}: its scheduler is a {kind}, which does not fit this {pipeline}: {misfit}")
-    assert backbone.latent_scale, "which refuses what cannot be added"
+    if family.latent_scale(pipe)[0] is None:
+        raise UserError(f"{model}: shift_factor in vae/config.json is null, which its pipeline cannot add")
     read, made = backbone.latent_shape[0], pipe.vae.config.latent_channels
     if read != made:
         raise UserError(
@@ -78,7 +79,7 @@ def _check_counting(backbone: Backbone) -> None:
         if not name.startswith("tokenizer") or tokenizer is None:
             continue
         try:
-            backbone.tokens_of(tokenizer, "a")
+            backbone.family.count(tokenizer, "a")
         except Exception as error:  # as above
             reason = " ".join(str(error).split())
             raise UserError(
@@ -88,8 +89,7 @@ def _check_counting(backbone: Backbone) -> None:
 
 def _check_text_widths(backbone: Backbone) -> None:
     """Text is as wide as the widest encoder, or as all of them side by side; SD3 pads that of its CLIPs alone."""
-    config = backbone.network.config
-    wanted = next(config[name] for name in TEXT_WIDTHS if config.get(name))
+    wanted = backbone.network.config[backbone.family.text_width]
     encoders = {name: getattr(backbone.pipe, name) for name in backbone.encoder_parts}
     widths = [encoder.config.hidden_size for encoder in encoders.values() if encoder is not None]
     padded = None in encoders.values()

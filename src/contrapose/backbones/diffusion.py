@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from contrapose.backbones.base import Backbone
 from contrapose.backbones.times import diffusion_path, diffusion_space, why_no_diffusion
-from contrapose.core.path import Density, Path
+from contrapose.core.path import Density, Path, Space
 
 NUM_STEPS = 1000  # of every published model of these families
 
 
-class DiffusionBackbone(Backbone):
+class Diffusion:
     """A network that predicts noise, or what the scheduler's prediction type says, at whole steps."""
 
-    def __init__(self, *arguments: Any):
-        super().__init__(*arguments)
-        self.space = diffusion_space(self.pipe.scheduler)
-
-    @classmethod
-    def misfit(cls, scheduler: Any) -> str | None:
+    def misfit(self, scheduler: Any) -> str | None:
         return why_no_diffusion(scheduler)
 
-    def noising(self, shape: Sequence[int] | None = None, density: Density | None = None, shifted: bool = True) -> Path:
-        return diffusion_path(self.pipe.scheduler, density or self.density)
+    def space(self, scheduler: Any) -> Space:
+        return diffusion_space(scheduler)
 
-    @classmethod
-    def level_of(cls, time: float, config: Any) -> float:
-        return time / (NUM_STEPS - 1)
+    def path(self, scheduler: Any, num_tokens: int, density: Density, shifted: bool) -> Path:
+        return diffusion_path(scheduler, density)
+
+
+def level_of(time: float, config: Any) -> float:
+    """The noise level of a step, the last being noise."""
+    return time / (NUM_STEPS - 1)

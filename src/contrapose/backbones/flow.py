@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from contrapose.backbones.base import Backbone
 from contrapose.backbones.times import FLOW_STEPS, flow_path, why_no_flow
-from contrapose.core.path import Density, Path
-from contrapose.errors import UserError
+from contrapose.core.path import Density, Path, Space
 
 
-class FlowBackbone(Backbone):
+class Flow:
     """A network that predicts the velocity eps - x0 of x_t = (1 - t) x0 + t eps."""
 
-    space = "velocity"
-
-    @classmethod
-    def misfit(cls, scheduler: Any) -> str | None:
+    def misfit(self, scheduler: Any) -> str | None:
         return why_no_flow(scheduler)
 
-    @property
-    def latent_scale(self) -> tuple[Any, Any]:
-        """With the autoencoder's shift, where it has one; the stock pipelines add it even where it is null."""
-        config = self.pipe.vae.config
-        shift = config.get("shift_factor", 0.0)
-        if shift is None:
-            raise UserError(
-                f"{self.source.model}: shift_factor in vae/config.json is null, which its pipeline cannot add"
-            )
-        return shift, config.scaling_factor
+    def space(self, scheduler: Any) -> Space:
+        return "velocity"
 
-    def noising(self, shape: Sequence[int] | None = None, density: Density | None = None, shifted: bool = True) -> Path:
-        _, height, width = shape or self.latent_shape
-        num_tokens = (height // self.patch) * (width // self.patch)
-        return flow_path(self.pipe.scheduler, num_tokens, density or self.density, shifted)
+    def path(self, scheduler: Any, num_tokens: int, density: Density, shifted: bool) -> Path:
+        return flow_path(scheduler, num_tokens, density, shifted)
 
-    def timestep(self, t: Tensor, x_t: Tensor) -> Tensor:
-        """Time as schedulers count it, 0..1000, in float32: half precision would round it."""
-        return t.to(x_t.device, torch.float32) * FLOW_STEPS
 
-    @classmethod
-    def level_of(cls, time: float, config: Any) -> float:
-        return time / FLOW_STEPS
+def shifted_scale(pipe: Any) -> tuple[Any, Any]:
+    """With the autoencoder's shift, where it has one; the stock pipelines add it even where it is null."""
+    config = pipe.vae.config
+    return config.get("shift_factor", 0.0), config.scaling_factor
+
+
+def timestep(t: Tensor, x_t: Tensor) -> Tensor:
+    """Time as schedulers count it, 0..1000, in float32: half precision would round it."""
+    return t.to(x_t.device, torch.float32) * FLOW_STEPS
+
+
+def level_of(time: float, config: Any) -> float:
+    """The noise level of a time as schedulers count it."""
+    return time / FLOW_STEPS

@@ -28,7 +28,7 @@ def mask_of(condition: Condition, like: Tensor) -> Tensor:
     return (positions[None] < condition["length"][:, None]).to(like.device, non_blocking=True)
 
 
-def pipeline_arguments(condition: Condition, unconditional: Condition, tokens: int, scale: float) -> dict[str, Any]:
+def pipeline_arguments(condition: Condition, unconditional: Condition, scale: float, tokens: int) -> dict[str, Any]:
     """Keyword arguments for a stock pipeline with masks, at its own length of text and the very size asked for."""
     text, mask = _padded(condition, tokens)
     negative_text, negative_mask = (part.expand(len(text), *part.shape[1:]) for part in _padded(unconditional, tokens))

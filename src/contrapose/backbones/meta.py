@@ -18,7 +18,6 @@ from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
 from contrapose.backbones.base import Backbone
-from contrapose.backbones.coherence import TEXT_WIDTHS
 from contrapose.backbones.families.table import BY_PIPELINE
 from contrapose.backbones.folders import INDEX, check_parts, class_of, is_absent, read_index
 from contrapose.backbones.loading import Source, check_family, told_of_hub
@@ -56,7 +55,7 @@ def skeleton(model: str | Path, dtype: torch.dtype = torch.float32, loading: Loa
     if "safety_checker" in _components(pipeline):
         missing["requires_safety_checker"] = False
     pipe = _read(lambda: pipeline(**parts, **missing), model)
-    return family(Source(str(model), Path(folder), name), pipe, _META, loading or Loading())
+    return Backbone(family, Source(str(model), Path(folder), name), pipe, _META, loading or Loading())
 
 
 def example(backbone: Backbone, rows: int, shape: tuple[int, ...], tokens: int) -> tuple[Tensor, Tensor, Condition]:
@@ -68,15 +67,13 @@ def example(backbone: Backbone, rows: int, shape: tuple[int, ...], tokens: int) 
 
 def example_text(backbone: Backbone, rows: int, tokens: int) -> Condition:
     """What `backbone.read` gives for prompts of so many tokens, without values."""
-    config = backbone.network.config
-    width = next(config[name] for name in TEXT_WIDTHS if config.get(name))
+    family, config = backbone.family, backbone.network.config
+    width = config[family.text_width]
     condition = {"text": torch.empty(rows, tokens, width, dtype=backbone.dtype, device=_META)}
-    pooled = config.get("pooled_projection_dim")
-    if config.get("addition_embed_type") == "text_time":
-        pooled = backbone.pipe.text_encoder_2.config.projection_dim
-    if pooled:
+    pooled = family.pooled_width(backbone.pipe, config)
+    if pooled is not None:
         condition["pooled"] = torch.empty(rows, pooled, dtype=backbone.dtype, device=_META)
-    if backbone.trims_text:
+    if family.trims_text:
         condition["length"] = torch.full((rows,), tokens)
     return condition
 

@@ -19,6 +19,6 @@ class Loading:
     variant: str | None = None
     """Which of several copies of the weights is read, such as fp16; the plain one when unset."""
     text_length: Tokens | None = None
-    """Tokens that the largest text encoder reads (SD3, FLUX, SANA, PixArt, Z-Image); its usual number when unset."""
+    """Tokens that the largest text encoder reads, where that is not CLIP; its usual number when unset."""
     quantize: Literal["none", "nf4", "int8", "torchao-int8"] = "none"
     """Precision of the frozen network's weights: nf4 and int8 need bitsandbytes, torchao-int8 needs torchao."""

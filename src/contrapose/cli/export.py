@@ -50,13 +50,15 @@ def export(command: Command) -> None:
     if command.format not in FORMATS:
         raise UserError(f"--format {command.format}: not known (choose from {', '.join(FORMATS)})")
     quiet_libraries()
+    from contrapose.backbones.families.table import KOHYA_LAYOUTS
+
     run = RunFolder(command.run)
     run.check_exists()
     _check_out(command.out, run)
     convert, dtype = FORMATS[command.format], DTYPES[command.precision]
     with one_writer(command.out, beside=True), TemporaryDirectory() as folder:
         written = Path(folder) / command.out.name
-        count = convert(command.run, written, dtype)
+        count = convert(command.run, written, KOHYA_LAYOUTS, dtype)
         already = command.out.exists() and filecmp.cmp(command.out, written, shallow=False)
         if command.out.exists() and not already and not command.overwrite:
             message = "is there already, and is not what this would write; choose another name, or replace it with"

@@ -166,7 +166,7 @@ def estimate_run(setup: Setup) -> RunCost:
     bones = skeleton_of(setup)
     texts = bones.backbone
     elements = torch.Size(bones.shape).numel()
-    typical = min(TYPICAL_TOKENS, bones.tokens) if texts.trims_text else bones.tokens
+    typical = min(TYPICAL_TOKENS, bones.tokens) if texts.family.trims_text else bones.tokens
     return RunCost(
         setup=setup,
         tokens=bones.tokens,

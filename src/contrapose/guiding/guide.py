@@ -18,8 +18,8 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from contrapose.backbones.adapters import whole_network
-from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import family_of, source_of
+from contrapose.backbones.family import Family
 from contrapose.core.guidance import GUIDANCES, CHATSGuidance, Course, Guidance, combine
 from contrapose.core.shares import Shares
 from contrapose.errors import UserError, one_line
@@ -169,7 +169,7 @@ class _Guided:
     def __init__(
         self,
         pipe: DiffusionPipeline,
-        family: type[Backbone],
+        family: Family,
         guidance: Guidance,
         course: Course | None,
         policies: _Policies,
@@ -179,7 +179,7 @@ class _Guided:
         self.prompted: Call | None = None  # the last call with a prompt, where one without it is to follow
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        call = Call(inputs, named)
+        call = Call(inputs, named, self.family.rowless)
         level = self.family.level_of(call.time, self.config)
         if not self.guidance.strength(level, self.course):
             return self.policies.forward(*inputs, **named)

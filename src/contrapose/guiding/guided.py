@@ -26,7 +26,7 @@ def settled(settings: Sampling, backbone: Backbone) -> Sampling:
     guiding, scale = settings.guiding, settings.guidance_scale
     assert scale is not None
     nag = _attention(guiding)
-    calls_twice = backbone.unconditional_rows == "none"
+    calls_twice = backbone.family.unconditional_rows == "none"
     if guiding.guidance.by_row and guiding.by_runs:
         if calls_twice:
             raise UserError("this guidance needs true_cfg_scale on this model: use contrapose.guide in Python")
@@ -66,7 +66,7 @@ def guided(guiding: Guiding, backbone: Backbone, embeddings: Embeddings) -> Iter
             return
         prompt = guiding.negative_prompt
         negative = embeddings([prompt]) if prompt else unprompted(guiding, backbone, embeddings)
-        with attention_guided(backbone.network, type(backbone), negative, nag):
+        with attention_guided(backbone.network, backbone.family, negative, nag):
             yield
 
 

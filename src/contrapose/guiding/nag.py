@@ -4,8 +4,8 @@
         images = pipe("a red cube on a blue sphere", guidance_scale=0).images
 
 Every attention layer that reads the prompt is asked a second time for the negative one, on the same rows, and both
-answers are combined before its output layer (`contrapose.core.guidance.NAG`). Where attention changes the text too
-(SD3, FLUX, Z-Image), the negative text runs through the blocks beside the prompt's, over the same image.
+answers are combined before its output layer (`contrapose.core.guidance.NAG`). Where attention changes the text too, the
+negative text runs through the blocks beside the prompt's, over the same image.
 """
 
 from __future__ import annotations
@@ -18,16 +18,11 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.models.normalization import AdaLayerNormZeroSingle
-from diffusers.models.transformers.transformer_z_image import SEQ_MULTI_OF
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from contrapose.backbones.base import Backbone
-from contrapose.backbones.families.flux import Flux
-from contrapose.backbones.families.stable_diffusion_3 import StableDiffusion3
 from contrapose.backbones.families.table import family_of
-from contrapose.backbones.families.z_image import ZImage
-from contrapose.backbones.settings import Loading
+from contrapose.backbones.family import Family
 from contrapose.core.group import Condition
 from contrapose.core.guidance import NAG
 from contrapose.errors import UserError
@@ -61,16 +56,9 @@ def nag(
 
 
 @contextmanager
-def attention_guided(network: nn.Module, family: type[Backbone], negative: Condition, guidance: NAG) -> Iterator[None]:
+def attention_guided(network: nn.Module, family: Family, negative: Condition, guidance: NAG) -> Iterator[None]:
     """A network whose attention is led away from a negative prompt, one row, as the pipeline would hand it over."""
-    text = negative["text"]
-    if guidance.off:
-        handles = []
-    elif issubclass(family, StableDiffusion3 | Flux):
-        handles = list(_in_joint_attention(network, text, negative["pooled"], guidance))
-    else:
-        hooks = _in_one_stream if issubclass(family, ZImage) else _in_cross_attention
-        handles = list(hooks(network, text, guidance))
+    handles = [] if guidance.off else list(_HOOKS[family.attention](network, family, negative, guidance))
     try:
         yield
     finally:
@@ -79,11 +67,13 @@ def attention_guided(network: nn.Module, family: type[Backbone], negative: Condi
 
 
 @torch.no_grad()
-def read_negative(pipe: DiffusionPipeline, family: type[Backbone], prompt: str | None) -> Condition:
+def read_negative(pipe: DiffusionPipeline, family: Family, prompt: str | None) -> Condition:
     """What the network reads of a negative prompt, one row, from the pipeline's own encoders where they are."""
-    reader: Backbone = object.__new__(family)  # loading one would change the pipeline's attention
-    reader.pipe, reader.device, reader.loading = pipe, pipe._execution_device, Loading()
-    return reader.read([prompt]) if prompt else reader.read_unconditional(prompt)
+    device = pipe._execution_device
+    tokens = family.tokens(pipe, None)
+    if prompt:
+        return family.read(pipe, [prompt], device, tokens)
+    return family.read_unconditional(pipe, prompt, device, tokens)
 
 
 def _check(pipe: DiffusionPipeline, network: nn.Module) -> None:
@@ -129,8 +119,11 @@ def _for_rows(text: Tensor, like: Tensor) -> Tensor:
     return text.to(like.device, like.dtype).expand(len(like), -1, -1)
 
 
-def _in_cross_attention(network: nn.Module, text: Tensor, guidance: NAG) -> Iterator[RemovableHandle]:
+def _in_cross_attention(
+    network: nn.Module, family: Family, negative: Condition, guidance: NAG
+) -> Iterator[RemovableHandle]:
     """Hooks where the image's rows attend to the text alone."""
+    text = negative["text"]
 
     def ask(contrast: _Contrast, layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Any]) -> None:
         words = text.to(inputs[0].device, inputs[0].dtype)
@@ -146,11 +139,14 @@ def _in_cross_attention(network: nn.Module, text: Tensor, guidance: NAG) -> Iter
             yield layer.to_out[0].register_forward_pre_hook(contrast.before_output)
 
 
-def _in_joint_attention(network: nn.Module, text: Tensor, pooled: Tensor, guidance: NAG) -> Iterator[RemovableHandle]:
+def _in_joint_attention(
+    network: nn.Module, family: Family, negative: Condition, guidance: NAG
+) -> Iterator[RemovableHandle]:
     """Hooks where text and image attend to both: the negative text goes from block to block, the image is shared.
 
     Blocks scale and shift the negative text by its own pooled embedding, and the image by the prompt's in both passes.
     """
+    text, pooled = negative["text"], negative["pooled"]
     stream = text
     negative_embedding = prompt_embedding = pooled  # of time and pooled text, before the first call
     blocks = [*network.transformer_blocks, *getattr(network, "single_transformer_blocks", ())]
@@ -194,17 +190,22 @@ def _in_joint_attention(network: nn.Module, text: Tensor, pooled: Tensor, guidan
         yield norm.register_forward_hook(partial(for_image, contrast), with_kwargs=True)
         if hasattr(block.attn, "to_out"):
             yield block.attn.to_out[0].register_forward_pre_hook(contrast.before_output)
-        else:  # FLUX's second half has text and image in one row, text first, and no output layer of its own
+        else:  # single blocks have text and image in one row, text first, and no output layer of their own
             yield block.attn.register_forward_hook(partial(after_joint, contrast))
 
 
-def _in_one_stream(network: nn.Module, text: Tensor, guidance: NAG) -> Iterator[RemovableHandle]:
+def _in_one_stream(network: nn.Module, family: Family, negative: Condition, guidance: NAG) -> Iterator[RemovableHandle]:
     """Hooks where image and text are one sequence, image first: the negative text stands where the prompt's does.
 
     The image keeps its places, and the negative text ends where the prompt ends, so that the image sees it from as far
     away as if it were the prompt.
     """
-    pixels, stream, turns = 0, text, text
+    text = negative["text"]
+    text_alone = family.text_alone
+    assert text_alone is not None, "what a family of one stream says"
+    pixels = 0
+    stream = text
+    turns = text  # of the stream's places, as the network rotates them
 
     def note_image(_: nn.Module, inputs: tuple[Any, ...]) -> None:
         nonlocal pixels
@@ -215,7 +216,7 @@ def _in_one_stream(network: nn.Module, text: Tensor, guidance: NAG) -> Iterator[
         whole, mask, turned, *rest = inputs
         if block is network.layers[0]:
             lengths = torch.full((len(whole),), whole.shape[1], device=whole.device) if mask is None else mask.sum(1)
-            stream, turns = _alone(network, text, whole, lengths - pixels)
+            stream, turns = text_alone(network, text, whole, lengths - pixels)
         swapped, places = torch.cat([whole[:, :pixels], stream], 1), torch.cat([turned[:, :pixels], turns], 1)
         stream = contrast.ask(block, (swapped, None, places, *rest), {})[:, pixels:]
 
@@ -230,18 +231,4 @@ def _in_one_stream(network: nn.Module, text: Tensor, guidance: NAG) -> Iterator[
         yield block.attention.to_out[0].register_forward_pre_hook(partial(combine, contrast))
 
 
-def _alone(network: nn.Module, text: Tensor, like: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Z-Image's text as it is before it meets the image, on every row [b, l, d], and its places' rotations [b, l, r].
-
-    Its own places are 1, 2, ..., l, with l filled up as the network fills it up; in the rotations l is moved to `ends`.
-    """
-    words = network.cap_embedder(text[0].to(like.device, like.dtype))
-    filling = network.cap_pad_token.expand(-len(words) % SEQ_MULTI_OF, -1).to(words.dtype)
-    words = torch.cat([words, filling])
-    places = nn.functional.pad(torch.arange(1, len(words) + 1, device=like.device)[:, None], (0, 2))
-    turns = network.rope_embedder(places)
-    stream, own = _for_rows(words[None], like), turns.expand(len(like), -1, -1)
-    for block in network.context_refiner:
-        stream = block(stream, None, own)
-    moved = network.rope_embedder(nn.functional.pad(ends[:, None], (0, 2))) * turns[-1].conj()
-    return stream, own * moved[:, None]
+_HOOKS = {"cross": _in_cross_attention, "joint": _in_joint_attention, "single": _in_one_stream}

@@ -25,11 +25,12 @@ def with_proxy(call: Call, none: slice, other: Call, given: slice, proxy: float)
     """
     if not proxy:
         return call
-    if isinstance(call.sample, list):  # Z-Image's texts are its last input, an entry a row
-        return Call((*call.inputs[:2], _listed(call.inputs[2], none, other.inputs[2], given, proxy)), call.named)
+    if isinstance(call.sample, list):  # the texts are the last input, an entry a row
+        texts = _listed(call.inputs[2], none, other.inputs[2], given, proxy)
+        return Call((*call.inputs[:2], texts), call.named, call.rowless)
     if _MASK in call.named:
-        return Call(call.inputs, call.named | _masked(call.named, none, other.named, given, proxy))
-    return Call(call.inputs, _changed(call.named, none, other.named, given, proxy))
+        return Call(call.inputs, call.named | _masked(call.named, none, other.named, given, proxy), call.rowless)
+    return Call(call.inputs, _changed(call.named, none, other.named, given, proxy), call.rowless)
 
 
 def _mixed(null: Tensor, prompt: Tensor, proxy: float) -> Tensor:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_WITHOUT_ROWS = ("img_ids", "txt_ids")  # FLUX hands over one of each for the whole batch
 _TIMES = ("timestep", "t")
 
 
 class Call:
-    """Arguments of one forward: tensors with the batch as first axis, lists with an entry a row, and the rest."""
+    """Arguments of one forward: tensors with the batch as first axis, lists with an entry a row, and the rest.
 
-    def __init__(self, inputs: tuple[Any, ...], named: dict[str, Any]):
-        self.inputs, self.named = inputs, named
+    Those that are `rowless` are one for the whole batch, whatever their shape.
+    """
+
+    def __init__(self, inputs: tuple[Any, ...], named: dict[str, Any], rowless: Collection[str] = ()):
+        self.inputs = inputs
+        self.named = named
+        self.rowless = rowless
         self.sample = inputs[0] if inputs else next(named[n] for n in ("hidden_states", "sample", "x") if n in named)
         self.rows = len(self.sample)
 
@@ -40,7 +44,7 @@ class Call:
         """The arguments with these rows one after the other."""
         if list(rows) == [slice(0, self.rows)]:
             return self.inputs, self.named
-        named = {n: v if n in _WITHOUT_ROWS else self._chosen(v, rows) for n, v in self.named.items()}
+        named = {n: v if n in self.rowless else self._chosen(v, rows) for n, v in self.named.items()}
         return tuple(self._chosen(value, rows) for value in self.inputs), named
 
     def _chosen(self, value: Any, rows: Sequence[slice]) -> Any:

@@ -6,7 +6,9 @@ diffusers' `convert_state_dict_to_kohya` is not used: it writes the rank as alph
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,43 +16,51 @@ from torch import Tensor
 
 from contrapose import __version__
 from contrapose.errors import UserError
-from contrapose.runs.adapter_files import AdapterFile, usual_rank
+from contrapose.runs.adapter_files import Adapter, AdapterFile, usual_rank
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.names import FULL_FOLDER, PEFT_FILE
 from contrapose.tensors import save_tensors
 
-# What kohya's trainers write for the width of the text that a UNet attends to.
-_BY_TEXT_WIDTH = {
-    768: {"ss_base_model_version": "sd_v1", "ss_v2": "False", "modelspec.architecture": "stable-diffusion-v1/lora"},
-    1024: {"ss_base_model_version": "sd_v2", "ss_v2": "True"},  # 512 or 768 pixels: its adapters do not tell
-    2048: {
-        "ss_base_model_version": "sdxl_base_v1-0",
-        "ss_v2": "False",
-        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
-    },
-}
-_FLUX = {"ss_base_model_version": "flux1", "modelspec.architecture": "flux-1/lora"}
-_WITH_TWO_ENCODERS = (_BY_TEXT_WIDTH[2048], _FLUX)
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How other tools know adapters of one family of models: by a layer, and what their trainers write of it."""
+
+    layer: str
+    """Pattern of the name of a layer of the denoiser."""
+    header: Mapping[str, str]
+    width: int | None = None
+    """Width of what that layer reads, where its name alone does not tell."""
+    text_encoders: int = 1
+
+    def fits(self, layers: Adapter) -> bool:
+        """Whether adapters of these layers are of this family."""
+        return any(
+            re.match(self.layer, name) and self.width in (None, adapter.down.shape[1])
+            for name, adapter in layers.items()
+        )
 
 
-def convert(folder: Path, out: Path, dtype: torch.dtype = torch.float16) -> int:
+def convert(folder: Path, out: Path, layouts: Iterable[Layout], dtype: torch.dtype = torch.float16) -> int:
     """Write the adapters of a run, another folder or a file to `out` and return the number of layers.
 
-    Text encoders' are written too. Raises `UserError` for what is missing or holds no adapters, and for weights that
-    `dtype` cannot hold.
+    Text encoders' are written too. The first of `layouts` that fits says how the file names its model. Raises
+    `UserError` for what is missing or holds no adapters, and for weights that `dtype` cannot hold.
     """
     stored = _read(RunFolder(folder))
+    denoiser = stored.parts[stored.denoiser]
+    layout = next((layout for layout in layouts if layout.fits(denoiser)), None)
     tensors: dict[str, Tensor] = {}
     for part, layers in stored.parts.items():
         for name, one in layers.items():
-            stem = _stem(stored, part, name)
+            stem = _stem(stored, part, name, layout)
             for half, value in (("lora_down", one.down), ("lora_up", one.up)):
                 cast = value.to(dtype)
                 if not cast.isfinite().all():
                     raise UserError(f"{folder}: {name} has weights that {dtype} cannot hold; use another --dtype")
                 tensors[f"{stem}.{half}.weight"] = cast
             tensors[f"{stem}.alpha"] = torch.tensor(one.alpha)  # float32 whatever the weights are: 5.3 is no fp16
-    save_tensors(out, tensors, _header(stored, out.stem))
+    save_tensors(out, tensors, _header(stored, out.stem, layout))
     return len(tensors) // 3
 
 
@@ -64,24 +74,25 @@ def _read(run: RunFolder) -> AdapterFile:
     raise run.lacks("adapters")
 
 
-def _stem(stored: AdapterFile, part: str, name: str) -> str:
+def _stem(stored: AdapterFile, part: str, name: str, layout: Layout | None) -> str:
     """What the readers call a layer."""
     if part.startswith("text_encoder"):
-        several = len(stored.parts) > 2 or part != "text_encoder" or _base_model(stored) in _WITH_TWO_ENCODERS
+        of_several = layout is not None and layout.text_encoders > 1
+        several = of_several or len(stored.parts) > 2 or part != "text_encoder"
         number = int(part.removeprefix("text_encoder").removeprefix("_") or 1)
         own = name if name.startswith(("text_model.", "text_projection")) else f"text_model.{name}"
         return f"lora_te{number if several else ''}_{own.replace('.', '_')}"
-    if stored.path.name == PEFT_FILE and part == "transformer":  # of PixArt, whose own names ComfyUI looks up
+    if stored.path.name == PEFT_FILE and part == "transformer":  # whose names ComfyUI looks up as they are
         return f"transformer.{name}"
-    # UNets' layers have kohya's names and transformers' OneTrainer's, but in Z-Image ComfyUI looks up neither.
+    # UNets' layers have kohya's names and transformers' OneTrainer's; without blocks, ComfyUI looks up neither.
     if any("_blocks." in layer for layer in stored.parts[part]):
         return f"lora_{part}_{name.replace('.', '_')}"
     return f"diffusion_model.{name}"
 
 
-def _header(stored: AdapterFile, title: str) -> dict[str, str]:
+def _header(stored: AdapterFile, title: str, layout: Layout | None) -> dict[str, str]:
     """What kohya's tools, AUTOMATIC1111 and Stability's ModelSpec look for, and what Contrapose knows of the run."""
-    known = dict(_base_model(stored))
+    known = dict(layout.header) if layout is not None else {}
     rank, alpha = usual_rank(stored.parts[stored.denoiser])
     if "modelspec.architecture" in known:
         known |= {
@@ -102,13 +113,3 @@ def _header(stored: AdapterFile, title: str) -> dict[str, str]:
         **notes,
         "contrapose": __version__,
     }
-
-
-def _base_model(stored: AdapterFile) -> Mapping[str, str]:
-    """What the layers tell of the model; nothing where they could be of several."""
-    for name, one in stored.parts[stored.denoiser].items():
-        if stored.denoiser == "unet" and name.endswith("attn2.to_k"):
-            return _BY_TEXT_WIDTH.get(one.down.shape[1], {})
-        if name.startswith("single_transformer_blocks."):
-            return _FLUX
-    return {}

@@ -14,12 +14,13 @@ from transformers import AutoTokenizer
 
 from contrapose.backbones.adapters import apply_adapter
 from contrapose.backbones.base import Backbone
-from contrapose.backbones.families.flux import Flux
-from contrapose.backbones.families.pixart import PixArtSigma
-from contrapose.backbones.families.sana import Sana
-from contrapose.backbones.families.stable_diffusion import StableDiffusion, StableDiffusionXL
-from contrapose.backbones.families.stable_diffusion_3 import StableDiffusion3
-from contrapose.backbones.families.z_image import ZImage
+from contrapose.backbones.families.flux import FLUX
+from contrapose.backbones.families.pixart import PIXART_SIGMA
+from contrapose.backbones.families.sana import SANA
+from contrapose.backbones.families.stable_diffusion import STABLE_DIFFUSION, STABLE_DIFFUSION_XL
+from contrapose.backbones.families.stable_diffusion_3 import STABLE_DIFFUSION_3
+from contrapose.backbones.families.z_image import Z_IMAGE
+from contrapose.backbones.family import Family
 from contrapose.backbones.loading import (
     Source,
     check_device,
@@ -33,15 +34,16 @@ from contrapose.backbones.settings import Loading
 from contrapose.errors import UserError
 from contrapose.runs.folder import RunFolder
 
-FAMILIES: tuple[type[Backbone], ...] = (
-    StableDiffusion,
-    StableDiffusionXL,
-    StableDiffusion3,
-    Sana,
-    PixArtSigma,
-    Flux,
-    ZImage,
+FAMILIES: tuple[Family, ...] = (
+    STABLE_DIFFUSION,
+    STABLE_DIFFUSION_XL,
+    STABLE_DIFFUSION_3,
+    SANA,
+    PIXART_SIGMA,
+    FLUX,
+    Z_IMAGE,
 )
+KOHYA_LAYOUTS = tuple(layout for family in FAMILIES for layout in family.kohya)
 BY_PIPELINE = {pipeline.__name__: family for family in FAMILIES for pipeline in family.pipelines}
 
 
@@ -74,14 +76,14 @@ def load_backbone(
         run = RunFolder(adapter)
         run.check(part, source)
         apply_adapter(pipe, part, run)
-    return family(source, pipe, device, loading)
+    return Backbone(family, source, pipe, device, loading)
 
 
 def _pipeline_of(source: Source) -> type[DiffusionPipeline]:
     return next(p for p in BY_PIPELINE[source.pipeline].pipelines if p.__name__ == source.pipeline)
 
 
-def family_of(pipe: DiffusionPipeline) -> type[Backbone]:
+def family_of(pipe: DiffusionPipeline) -> Family:
     """The family of a pipeline: its own class, or one that has the same network, such as its inpainting.
 
     Raises `UserError` for a pipeline of no known family.
@@ -135,10 +137,10 @@ def reader_of(backbone: Backbone) -> PromptReader:
     """The reader of a model that is loaded."""
     parts = backbone.pipe.components.items()
     tokenizers = {name: part for name, part in parts if name.startswith("tokenizer") and part is not None}
-    return _reader(type(backbone), tokenizers[max(tokenizers)], backbone.loading)
+    return _reader(backbone.family, tokenizers[max(tokenizers)], backbone.loading)
 
 
-def _reader(family: type[Backbone], tokenizer: Any, loading: Loading) -> PromptReader:
+def _reader(family: Family, tokenizer: Any, loading: Loading) -> PromptReader:
     set_limit = loading.text_length or family.text_length
     limit = min(filter(None, (set_limit, tokenizer.model_max_length)))
-    return PromptReader(partial(family.tokens_of, tokenizer), limit)
+    return PromptReader(partial(family.count, tokenizer), limit)
