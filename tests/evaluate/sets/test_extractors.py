@@ -1,0 +1,137 @@
+"""Resizers against the tools they are named after, and features that are written and read again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_vision
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from contrapose.errors import UserError
+from contrapose.evaluate.sets.extractors import (
+    BatchedExtractor,
+    ClipFeatures,
+    InceptionFeatures,
+    Resizer,
+    resized,
+)
+from contrapose.evaluate.sets.inception import Inception
+from contrapose.evaluate.sets.reference import files_of, look_at, read_set, write_set
+
+IMAGES = [tiny_vision.noise_image(seed, size) for seed, size in enumerate([(40, 40), (90, 33), (299, 299)])]
+
+
+def by_hand(image: Image.Image, side: int) -> np.ndarray:
+    """TensorFlow 1's bilinear, pixel by pixel."""
+    source = np.asarray(image, dtype=np.float64)
+    height, width = source.shape[:2]
+    result = np.empty((side, side, 3))
+    for i in range(side):
+        for j in range(side):
+            y, x = i * height / side, j * width / side
+            top, left = int(y), int(x)
+            bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+            upper = source[top, left] * (1 - (x - left)) + source[top, right] * (x - left)
+            lower = source[bottom, left] * (1 - (x - left)) + source[bottom, right] * (x - left)
+            result[i, j] = upper * (1 - (y - top)) + lower * (y - top)
+    return result
+
+
+def test_tensorflows_bilinear() -> None:
+    image = IMAGES[1]
+    assert np.allclose(
+        resized(image, 21, "tensorflow").permute(1, 2, 0).numpy() * 128 + 128, by_hand(image, 21), atol=1e-3
+    )
+
+
+def test_clean_is_pils_bicubic_that_is_not_rounded() -> None:
+    image = tiny_vision.noise_image(5, (64, 48))
+    exact = resized(image, 16, "clean").permute(1, 2, 0).numpy() * 128 + 128
+    rounded = np.asarray(image.resize((16, 16), Image.Resampling.BICUBIC), dtype=np.float32)
+    assert np.abs(exact - rounded).max() < 1.01
+    assert np.abs(exact - exact.round()).max() > 0.1
+
+
+@pytest.mark.parametrize("resizer", ["tensorflow", "pytorch", "clean", "antialiased"])
+def test_an_image_of_the_right_size_is_left_alone(resizer: Resizer) -> None:
+    pixels = np.asarray(IMAGES[2], dtype=np.float32)
+    plain = pixels / 127.5 - 1 if resizer == "pytorch" else (pixels - 128) / 128
+    assert np.allclose(resized(IMAGES[2], 299, resizer).permute(1, 2, 0).numpy(), plain, atol=1e-5)
+
+
+def test_no_two_resizers_agree() -> None:
+    image = tiny_vision.noise_image(7, (400, 300))
+    names: tuple[Resizer, ...] = ("tensorflow", "pytorch", "clean", "antialiased")
+    answers = [resized(image, 50, name) for name in names]
+    for i, one in enumerate(answers):
+        for other in answers[:i]:
+            assert (one - other).abs().mean() > 1e-4
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp("inception") / "inception.safetensors"
+    save_file(Inception().state_dict(), path)
+    return path
+
+
+def test_inception_reads_its_published_file_and_each_image_alone(inception: Path) -> None:
+    extractor = InceptionFeatures(inception).load("cpu")
+    seen = extractor(IMAGES)
+    assert extractor.name == "inception-clean"
+    assert seen.features.shape == (3, 2048) and seen.probabilities is not None
+    assert np.allclose(seen.probabilities.sum(1), 1, atol=1e-5)
+    assert np.allclose(extractor(IMAGES[1:2]).features[0], seen.features[1], atol=1e-5)
+
+
+def test_inceptions_weights_are_told_when_they_are_missing(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"^inception: .*no such file; download https://github\S+pth and run once: python"
+    ):
+        InceptionFeatures(tmp_path / "gone.safetensors").load("cpu")
+
+
+def test_clip_features_are_unit_vectors(tmp_path: Path) -> None:
+    extractor = ClipFeatures(str(tiny_vision.save_clip(tmp_path / "tiny"))).load("cpu")
+    seen = extractor(IMAGES)
+    assert extractor.name == "clip-tiny" and seen.probabilities is None
+    assert np.allclose(np.linalg.norm(seen.features, axis=1), 1, atol=1e-5)
+
+
+def mean_colours(images: list[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
+    colours = torch.stack([torch.tensor(np.asarray(image, dtype=np.float32).mean((0, 1))) for image in images])
+    return colours, colours
+
+
+def test_a_set_is_read_as_it_was_written(tmp_path: Path) -> None:
+    for number, image in enumerate(IMAGES):
+        image.save(tmp_path / f"{number}.png")
+    extractor = BatchedExtractor("colours", "1", mean_colours, batch_size=2)
+    paths = files_of(tmp_path)
+    told: list[tuple[int, int]] = []
+    images = look_at(paths, extractor, lambda done, total: told.append((done, total)))
+    assert told == [(3, 3)] and images.count == 3 and images.extractor == "colours 1"
+    write_set(images, tmp_path / "set.npz")
+    again = read_set(tmp_path / "set.npz")
+    assert np.array_equal(again.features, images.features) and again.images == images.images
+    assert again.probabilities is not None and np.array_equal(again.probabilities, images.probabilities)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 broken", b"\x93NUMPY"])
+def test_a_broken_set_is_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "set.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"set\.npz: is no set of features"):
+        read_set(tmp_path / "set.npz")
+    with pytest.raises(UserError, match=r"gone\.npz: no such file"):
+        read_set(tmp_path / "gone.npz")
+
+
+def test_pickles_are_never_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", features=np.array([{"a": 1}], dtype=object), format=np.array(1))
+    with pytest.raises(UserError, match=r"is no set of features"):
+        read_set(tmp_path / "set.npz")
