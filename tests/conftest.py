@@ -5,6 +5,7 @@ Nothing here imports diffusers before a fixture needs it: the tests of the theor
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import logging
 import os
@@ -48,6 +49,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker, reason in missing.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    """What is alive before the first test lives to the end: collections, which every run asks for, need not walk it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
