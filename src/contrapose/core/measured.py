@@ -8,16 +8,15 @@ from dataclasses import dataclass, field, replace
 from jaxtyping import Float
 from torch import Tensor
 
-LIVE = ("rewards", "T", "D")
-"""The fields that depend on the trainee, through which the gradient flows."""
+_ANCHORED = "drift_from/"  # before an anchor's name, where the numbers that depend on the trainee go by name
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
     """`b` groups with `n` sides each; errors are means over a sample's elements, in the objective's space.
 
-    Rewards follow from T and R, but count as read by themselves: a link's slopes are taken in r, T and D, each where
-    the link reads it.
+    Rewards follow from T and R, but count as read by themselves: a link's slopes are taken in r, T, D and the distances
+    from anchors, each where the link reads it.
     """
 
     rewards: Float[Tensor, "b n"]
@@ -36,17 +35,24 @@ class Measured:
     """Noise level, 0 for data and 1 for noise."""
     scores: Mapping[str, Float[Tensor, "b n"]] = field(default_factory=dict)
     """What judges say of the samples, by name."""
+    drift_from: Mapping[str, Float[Tensor, "b n"]] = field(default_factory=dict)
+    """mse(trainee, anchor) for each of the objective's anchors, further frozen policies, by the policy's name."""
     running: Mapping[str, float] = field(default_factory=dict)
     """Means over earlier batches, by name (`running.Running`)."""
 
     def live(self) -> dict[str, Float[Tensor, "b n"]]:
-        """What depends on the trainee, by name; D only where there is a reference."""
-        values = {name: getattr(self, name) for name in LIVE}
-        return {name: value for name, value in values.items() if value is not None}
+        """What depends on the trainee, through which the gradient flows, by name; D only where there is a reference."""
+        live = {"rewards": self.rewards, "T": self.T}
+        if self.D is not None:
+            live["D"] = self.D
+        for policy, drift in self.drift_from.items():
+            live[_ANCHORED + policy] = drift
+        return live
 
     def with_live(self, live: Mapping[str, Float[Tensor, "b n"]]) -> Measured:
         """The same groups, with these numbers in the place of those that `live` gave."""
-        return replace(self, rewards=live["rewards"], T=live["T"], D=live.get("D"))
+        drift_from = {policy: live[_ANCHORED + policy] for policy in self.drift_from}
+        return replace(self, rewards=live["rewards"], T=live["T"], D=live.get("D"), drift_from=drift_from)
 
     def detached(self) -> Measured:
         """The same numbers without gradient."""
@@ -56,6 +62,7 @@ class Measured:
         """The same numbers, with each side's gradient multiplied by what is `kept` of it."""
 
         def scale(value: Tensor) -> Tensor:
+            # the value stays what it is, since the difference is zero; of the gradient, `kept` is left
             fixed = value.detach()
             return fixed + kept * (value - fixed)
 

@@ -2,7 +2,8 @@
 
     sides         what is compared: on each side a trained policy, a sample, a prompt slot, and the truth for it
     predictions   every (policy, sample, slot) that the sides ask for, once, in one stacked call a policy
-    errors        T = mse(truth, trainee), R = mse(truth, reference), D = mse(trainee, reference), for each side
+    errors        T = mse(truth, trainee), R = mse(truth, reference), D = mse(trainee, reference), for each side; and
+                  mse(trainee, anchor) for further frozen policies that the trainee is to stay near
     rewards       r = (beta / 2) (R - T)                                                                 reward.py
     loss          link(r, T, R, D, labels, scores), times the weight of the noise level                   links.py
     parts         losses with the loss's gradient, each backpropagated before the next: the loss itself, or one a side
@@ -126,26 +127,32 @@ class Scene:
 
 
 class Fixed(NamedTuple):
-    """What no step of the trainee changes: each side's truth, and the reference's answer where there is a reference."""
+    """What no step of the trainee changes: for each side its truth and the frozen policies' answers to its row."""
 
     truths: list[Tensor]
     references: list[Tensor] | None
+    """The reference's; None where there is no reference."""
+    anchors: dict[str, list[Tensor]]
+    """Each anchor's, by the policy's name."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A method, made computable. Raises `ValueError` where a truth asks a policy that is trained.
+    """A method, made computable. Raises `ValueError` where a truth or an anchor asks a policy that is trained.
 
-    `reference` names the policy that rewards are measured against, on every side. `space` is where errors are measured;
-    None is the backbone's own. `split` takes the gradient one side at a time: one side's activations in memory, one
-    forward of the trainee more, the same gradient. `moving` are frozen policies that follow the trainee, and `running`
-    numbers that follow a batch's means, for the link to read.
+    `reference` names the policy that rewards are measured against, on every side. `anchors` are further frozen policies
+    whose distance from the trainee the link reads, as a penalty on drift: DiffusionNFT's reward is relative to an `old`
+    policy that follows the trainee, and its drift is taken from the fixed `reference`. `space` is where errors are
+    measured; None is the backbone's own. `split` takes the gradient one side at a time: one side's activations in
+    memory, one forward of the trainee more, the same gradient. `moving` are frozen policies that follow the trainee,
+    and `running` numbers that follow a batch's means, for the link to read.
     """
 
     sides: tuple[Side, ...]
     link: Link
     beta: float
     reference: str | None = "reference"
+    anchors: tuple[str, ...] = ()
     weighting: Weighting = "none"
     space: Space | None = None
     split: bool = False
@@ -156,6 +163,11 @@ class Objective:
         trained = [row for side in self.sides for row in side.truth or () if row.policy in self.trained]
         if trained:
             raise ValueError(f"a truth is asked of {trained[0].policy}, which is trained; ask a copy that follows it")
+        moving_targets = [policy for policy in self.anchors if policy in self.trained]
+        if moving_targets:
+            raise ValueError(
+                f"anchor {moving_targets[0]} is trained, so that nothing is anchored; take a frozen policy"
+            )
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -172,7 +184,8 @@ class Objective:
         """The distinct predictions that one evaluation needs, by policy; frozen policies first."""
         trained = [side.row for side in self.sides]
         truths = [row for side in self.sides for row in side.truth or ()]
-        references = [row._replace(policy=self.reference) for row in trained if self.reference]
+        compared = [policy for policy in (self.reference, *self.anchors) if policy is not None]
+        references = [row._replace(policy=policy) for policy in compared for row in trained]
         plan: dict[str, tuple[Row, ...]] = {}
         for row in dict.fromkeys([*truths, *references, *trained]):
             plan[row.policy] = (*plan.get(row.policy, ()), row)
@@ -208,9 +221,13 @@ class Objective:
         plan = self.plan()
         answers = scene.ask(row for policy in plan if policy not in self.trained for row in plan[policy])
         truths = [scene.truth(side, answers) for side in self.sides]
-        if self.reference is None:
-            return Fixed(truths, None)
-        return Fixed(truths, [answers[side.row._replace(policy=self.reference)] for side in self.sides])
+
+        def answered_by(policy: str) -> list[Tensor]:
+            """What this policy says of every side's row."""
+            return [answers[side.row._replace(policy=policy)] for side in self.sides]
+
+        references = None if self.reference is None else answered_by(self.reference)
+        return Fixed(truths, references, {policy: answered_by(policy) for policy in self.anchors})
 
     def _places_by_row(self) -> list[list[int]]:
         """The sides' places, those together that look at the same prediction of the trainee."""
@@ -232,11 +249,15 @@ class Objective:
             references = [fixed.references[place] for place in places]
             reference_error = _errors(truths, references)
             drift = _errors(predictions, references)
+        drift_from: dict[str, Tensor] = {}
+        for policy, anchors in fixed.anchors.items():
+            drift_from[policy] = _errors(predictions, [anchors[place] for place in places])
         return Measured(
             rewards=implicit_reward(self.beta, trainee_error, reference_error),
             T=trainee_error,
             R=reference_error,
             D=drift,
+            drift_from=drift_from,
             overlap=_overlap(truths, predictions),
             labels=torch.stack([sample.label for sample in samples], 1),
             level=scene.path.level(scene.group.t),
@@ -249,7 +270,8 @@ class Objective:
     ) -> Iterator[Float[Tensor, " b"]]:
         """For each of the trainee's predictions, the sum of slope x number over the sides that look at it.
 
-        The chain rule: the loss is a function of the sides' r, T and D, and only they depend on the trainee.
+        The chain rule: the loss is a function of the sides' r, T, D and distances from anchors, and only they depend on
+        the trainee.
         """
         slopes = self._slopes(measured)
         # the trainee is asked again only when a part is, so that one part's activations are in memory at a time
@@ -259,7 +281,7 @@ class Objective:
             yield part.sum((0, 2))
 
     def _slopes(self, measured: Measured) -> dict[str, Float[Tensor, "b n"]]:
-        """d loss / d r, T and D, each where the link reads it."""
+        """d loss / d r, T, D and the distances from anchors, each where the link reads it."""
         leaves = {name: value.detach().requires_grad_() for name, value in measured.live().items()}
         loss = self._loss(measured.with_live(leaves)).sum()
         slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)

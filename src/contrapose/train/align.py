@@ -148,7 +148,7 @@ def _add_policies(stage: Stage, backbone: Backbone, dtype: torch.dtype) -> None:
     frozen: dict[str, Path | None] = dict(stage.policies)
     frozen.update(dict.fromkeys(objective.moving))
     if run.full:
-        needs_reference = objective.reference is not None
+        needs_reference = "reference" in objective.plan()
         backbone.with_full(dtype, needs_reference, objective.trained, stage.start, frozen)
     else:
         backbone.with_lora(run.lora_rank, run.lora_alpha, objective.trained, stage.start, frozen)

@@ -32,6 +32,8 @@ def of_batch(outcome: Outcome) -> dict[str, Tensor]:
         means["margin"] = (measured.rewards[:, 0] - measured.rewards[:, -1]).mean()
     if measured.D is not None:
         means["drift"] = measured.D.mean()
+    for policy, drift in measured.drift_from.items():
+        means[f"drift_from_{policy}"] = drift.mean()
     return means
 
 
