@@ -21,6 +21,7 @@ from contrapose.photographs.filters import FILTERS
 from contrapose.photographs.spoil import SPOILERS
 from contrapose.ranges import Range
 from contrapose.train.settings import LINKS
+from contrapose.worlds.suites import SUITES
 
 EXTREMES = (0, -1, math.nan, math.inf, -math.inf, 2**64, 10**12)
 
@@ -120,7 +121,10 @@ def spellings(command: str) -> list[list[str]]:
         "sweep": guidances,
         "play": guidances,
         "pairs draw": [["--degrade", name] for name in DEGRADERS],
-        "evaluate": [[], *(["--suite", "scores", "--judges", name] for name in JUDGES)],
+        "evaluate": [
+            *(["--suite", name] for name in SUITES),
+            *(["--suite", "scores", "--judges", name] for name in JUDGES),
+        ],
         "pairs real": [
             ["--captioner", "x"],
             *(["--filters", name] for name in FILTERS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,15 @@ from transformers import (
     BlipForConditionalGeneration,
     CLIPConfig,
     CLIPModel,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    SwinConfig,
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 CLIP_SIDE, CLIP_WIDTH, TEXT_LENGTH = 32, 24, 24
@@ -128,4 +133,24 @@ def save_blip(folder: Path, seed: int = 0) -> Path:
     BlipForConditionalGeneration(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     BlipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def save_mask2former(folder: Path, classes: Sequence[str], seed: int = 0) -> Path:
+    """A Mask2Former over a tiny Swin, of these classes, with its preparation of images."""
+    torch.manual_seed(seed)
+    backbone = SwinConfig(
+        image_size=32, patch_size=4, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    config = Mask2FormerConfig(
+        backbone_config=backbone, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=16,
+        dim_feedforward=16, encoder_layers=1, decoder_layers=2, num_attention_heads=2, num_queries=6,
+        id2label=dict(enumerate(classes)), label2id={name: number for number, name in enumerate(classes)},
+    )  # fmt: skip
+    network = Mask2FormerForUniversalSegmentation(config)
+    with torch.no_grad():
+        network.class_predictor.weight.mul_(30)  # so that some classes are likely
+    network.save_pretrained(folder)
+    Mask2FormerImageProcessorPil().save_pretrained(folder)
     return folder

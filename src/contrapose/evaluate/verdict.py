@@ -98,7 +98,7 @@ def verdict(
 
     Raises `UserError` when the line asks for nothing or is no GenEval line.
     """
-    _check(metadata)
+    check_metadata(metadata)
     objects = accepted(detections, metadata.get("tag", ""), thresholds)
     groups: list[list[Detection] | None] = []
     reasons: list[str] = []
@@ -156,8 +156,8 @@ def _position_reason(
     return ""
 
 
-def _check(metadata: Mapping[str, Any]) -> None:
-    """GenEval's line must ask for something, or every image would be correct."""
+def check_metadata(metadata: Mapping[str, Any]) -> None:
+    """Raise `UserError` for a line that is none of GenEval's, or asks for nothing: every image would be correct."""
     where = f"metadata of prompt {metadata.get('prompt')!r}"
     include = metadata.get("include", [])
     exclude = metadata.get("exclude", [])

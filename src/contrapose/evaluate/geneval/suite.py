@@ -1,0 +1,101 @@
+"""The suite "geneval": GenEval's verdict on images of GenEval's prompts, by a detector through transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from contrapose.contents import digest_of_parts
+from contrapose.errors import UserError
+from contrapose.evaluate.images import metadata_of, prompt_folders
+from contrapose.evaluate.verdict import Detection, check_metadata, verdict
+from contrapose.judges.judge import Judge, Marks
+from contrapose.ranges import Share, checked
+from contrapose.store.prompts import Prompt
+
+if TYPE_CHECKING:
+    from contrapose.evaluate.geneval.detector import CocoDetector
+
+TITLE = "GenEval (HF detector)"
+
+
+@dataclass(frozen=True)
+class GenEvalJudge:
+    """`correct`, 0 or 1, with the verdict's reason."""
+
+    detector: CocoDetector
+    color: Callable[[NDArray[np.uint8], Detection, str], str]
+    version: str
+
+    name: ClassVar[str] = "geneval"
+    higher_is_better: ClassVar[dict[str, bool]] = {"correct": True}
+
+    def __call__(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> dict[str, Marks]:
+        """Raises `UserError` for a prompt whose line is none of GenEval's."""
+        verdicts = []
+        for image, prompt in zip(images, prompts, strict=True):
+            pixels = np.asarray(image.convert("RGB"))
+            objects = self.detector.detect(pixels)
+            verdicts.append(verdict(pixels, metadata_of(prompt), objects, self.color))
+        correct = np.array([float(judged.correct) for judged in verdicts])
+        return {"correct": Marks(correct, [judged.reason or None for judged in verdicts])}
+
+
+@dataclass(frozen=True)
+@checked
+class GenEval:
+    """The suite "geneval": are the objects, counts, colours and positions there that a prompt's GenEval line asks for?
+
+    Close to published numbers and not equal to them, since the detector is another training of the same network.
+    """
+
+    detector: str = "facebook/mask2former-swin-small-coco-instance"
+    """Folder or hub id of a Mask2Former of COCO's instances."""
+    clip: str = "openai/clip-vit-large-patch14"
+    """Folder or hub id of the CLIP model that tells colours."""
+    self_test: Path | None = None
+    """Folder of images that show what their lines ask for: unless enough of them are judged correct, nothing is judged,
+    since a detector that is broken finds nothing and says so of every model."""
+    least_correct: Share = 0.5
+    """Share of the known images that must be judged correct."""
+
+    bounds: ClassVar[None] = None
+
+    def load(self, device: str) -> Judge:
+        """Raises `UserError` when weights are missing or broken, or the detector fails on the known images."""
+        from contrapose.evaluate.geneval.colours import ColourClassifier
+        from contrapose.evaluate.geneval.detector import load_detector
+        from contrapose.judges.pretrained import fingerprint
+        from contrapose.judges.towers import load_towers
+
+        detector = load_detector(self.detector, device)
+        towers = load_towers("geneval", self.clip, self.clip, "fp32", device)
+        version = digest_of_parts([detector.version, fingerprint(towers.network)])
+        judge = GenEvalJudge(detector, ColourClassifier(towers), version)
+        if self.self_test is not None:
+            self._check_detector(judge, self.self_test)
+        return judge
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        for prompt in prompts:
+            check_metadata(metadata_of(prompt))
+
+    def inputs(self) -> dict[str, str]:
+        return {}
+
+    def _check_detector(self, judge: GenEvalJudge, folder: Path) -> None:
+        correct: list[float] = []
+        for prompt_folder in prompt_folders(folder):
+            images = [image for _, image in prompt_folder.images()]
+            correct += judge(images, [prompt_folder.prompt] * len(images))["correct"].values.tolist()
+        if np.mean(correct) < self.least_correct:
+            raise UserError(
+                f"geneval: of {len(correct)} known images in {folder} {sum(correct):.0f} were judged correct; the "
+                "detector does not work here, so nothing was judged; use other weights or another device"
+            )
