@@ -11,19 +11,20 @@ from typing import Any
 from contrapose.containers.images import UNREAD, unread
 from contrapose.containers.left_out import Skip
 from contrapose.containers.places import Entry, Place, inside
-from contrapose.containers.row import Row, read_text
+from contrapose.containers.row import ContainerRow, read_text
 from contrapose.containers.stored import InFile
 
-IMAGE, CAPTION = "image", "caption"
+IMAGE = "image"
+CAPTION = "caption"
 _TEXTS = (".txt", ".caption")
 _SIDECARS = (*_TEXTS, ".json")
 
 
-def image_row(root: Place, name: str, beside: Mapping[str, str]) -> Row:
-    """The row of an image whose name is told from `root`, with what its sidecars say.
+def image_row(root: Place, name: str, beside: Mapping[str, str]) -> ContainerRow:
+    """The row of an image, named relative to `root`, with the texts and fields of its sidecars.
 
-    It has `image`, `caption` where a sidecar is a text, and the fields of a sidecar that is JSON. Raises `Skip` for a
-    format that is not read, and for a link that leads out of `root`.
+    Its fields are `image`, `caption` where a sidecar is a text, and those of a sidecar that is JSON. Raises `Skip` for
+    a format that is not read, and for a link that leads out of `root`.
     """
     try:
         name.encode("utf-8")
@@ -33,21 +34,23 @@ def image_row(root: Place, name: str, beside: Mapping[str, str]) -> Row:
     if path.suffix.lower() in UNREAD:
         raise Skip(unread(path.name), "unreadable")
     image = InFile(inside(root, name))
-    return Row(root, name, {**said_beside(root, path, beside), IMAGE: image}, joint="", loose=True)
+    return ContainerRow(root, name, {**said_beside(root, path, beside), IMAGE: image}, joint="", loose=True)
 
 
 def sidecars(held: Sequence[Entry]) -> dict[str, str]:
-    """The names of the files of a folder that may say something of its images, by how they are looked up."""
+    """The names of a folder's captions and JSON files, by the key under which an image looks for them."""
     return {_key(entry.name): entry.name for entry in held if entry.place.suffix.lower() in _SIDECARS}
 
 
 def said_beside(root: Place, name: PurePath, beside: Mapping[str, str]) -> dict[str, Any]:
-    """What the sidecars of the image of this name say: the first text with words in it, and the fields of a JSON file.
+    """The fields that an image's sidecars give it: the first text with words in it, and the fields of a JSON file.
 
-    Sidecars that cannot be used say nothing.
+    A sidecar that is missing, unreadable or empty gives none.
     """
+    texts = [f"{base}{ending}" for ending in _TEXTS for base in (name.stem, name.name)]  # best first
     fields: dict[str, Any] = {}
-    for looked_up in _candidates(name.name):
+    for sidecar in (*texts, f"{name.stem}.json"):
+        looked_up = _key(sidecar)
         if looked_up not in beside or CAPTION in fields:
             continue
         try:
@@ -55,17 +58,10 @@ def said_beside(root: Place, name: PurePath, beside: Mapping[str, str]) -> dict[
         except Skip:
             continue
         if looked_up.endswith(".json"):
-            fields = parsed_fields(text) | fields
+            fields = parsed_fields(text) | fields  # a caption in a text file outranks the one in here
         elif text:
             fields[CAPTION] = text
     return fields
-
-
-def _candidates(name: str) -> list[str]:
-    """The names that an image's sidecar may have, best first."""
-    stem = PurePath(name).stem
-    texts = [f"{base}{ending}" for ending in _TEXTS for base in (stem, name)]
-    return [_key(sidecar) for sidecar in (*texts, f"{stem}.json")]
 
 
 def _key(name: str) -> str:
@@ -75,7 +71,7 @@ def _key(name: str) -> str:
 
 
 def parsed_fields(text: str) -> dict[str, Any]:
-    """The fields of a JSON object, none where it is something else or broken."""
+    """The fields of a JSON object; an empty dict if the text is another kind of JSON, or broken."""
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError):

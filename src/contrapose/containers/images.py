@@ -46,11 +46,11 @@ def unread(name: str) -> str:
 
 
 def read_image(where: Place | Stored, max_pixels: int | None = None) -> Image.Image:
-    """The image upright and in RGB, an animation's first frame; what says its format is the content, never the name.
+    """The image upright and in RGB, an animation's first frame; its format is told by its content, never by its name.
 
-    Raises `Skip`, with the image's name but never a place on this machine, when it is empty, broken, of no known
-    format, or of more than `max_pixels` pixels, which is told before they are decoded. That limit is PIL's own, about
-    89 million, unless it is given, and twice that at most.
+    Raises `Skip`, with the image's name but never a place on this machine, when it is empty, broken, of an unknown
+    format, or larger than `max_pixels`, which is checked before the pixels are decoded. Without `max_pixels` the limit
+    is PIL's own, about 89 million pixels; PIL refuses more than twice that in any case.
     """
     stored = InFile(where) if isinstance(where, Place) else where
     try:
@@ -75,8 +75,8 @@ def read_image(where: Place | Stored, max_pixels: int | None = None) -> Image.Im
             f"{stored.name}: cannot be read (cannot identify it as any of {', '.join(_FORMATS)})", "unreadable"
         ) from None
     except UNREADABLE as error:
-        told = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        reason = " ".join(told.replace(str(stored.path), stored.path.name).split())
+        message = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = " ".join(message.replace(str(stored.path), stored.path.name).split())
         raise _unreadable(f"{stored.name}: cannot be read ({reason})") from None
 
 
@@ -86,11 +86,12 @@ def _unreadable(reason: str) -> Skip:
 
 def _opened(file: io.BytesIO, name: str, max_pixels: int | None) -> Image.Image:
     """The image before it is decoded, its size being within the limit."""
-    limit, told = (Image.MAX_IMAGE_PIXELS, "PIL's limit of ") if max_pixels is None else (max_pixels, "")
+    limit = Image.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
     with _quiet():  # about the size, which is looked at below
         image = Image.open(file, formats=_FORMATS)
     if limit is not None and image.width * image.height > limit:
-        raise _unreadable(f"{name}: has more pixels than {told}{limit} ({Size(*image.size)})")
+        whose = "PIL's limit of " if max_pixels is None else ""
+        raise _unreadable(f"{name}: has more pixels than {whose}{limit} ({Size(*image.size)})")
     return image
 
 
@@ -115,7 +116,7 @@ class Seen(NamedTuple):
 
 
 def look_at(pairs: Iterable[tuple[Place | Stored, Place | Stored]]) -> Iterator[Seen | Skip]:
-    """What is seen of each pair, in order; the pairs are asked for as they are needed."""
+    """The sizes and digests of each pair's images, or why one cannot be read, in order; pairs are taken as needed."""
     return several(_look, pairs)
 
 

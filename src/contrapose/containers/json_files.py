@@ -9,7 +9,7 @@ import ijson
 import numpy as np
 
 from contrapose.containers.places import Place
-from contrapose.containers.row import Row
+from contrapose.containers.row import ContainerRow
 from contrapose.documents import json_lines
 from contrapose.errors import UserError
 
@@ -17,28 +17,28 @@ _CHUNK = 1 << 16  # bytes read at once
 _LONGEST = 1 << 24  # bytes of one entry; beyond that something is not closed
 _MOST_LEVELS = 1000
 _MARK = b"\xef\xbb\xbf"
-_STEPS = np.zeros(256, dtype=np.int8)  # what each letter adds to the number of open brackets
+_STEPS = np.zeros(256, dtype=np.int8)  # what each byte adds to the number of open brackets
 _STEPS[list(b"[{")] = 1
 _STEPS[list(b"]}")] = -1
 _BAD_TEXT = "invalid bytes in UTF8"  # as the parser says it
 
 
-def line_rows(path: Place, needs: Sequence[str] = ()) -> Iterator[Row]:
-    """Every line that is not blank; raises `UserError` naming the line that is no JSON object."""
+def line_rows(path: Place, needs: Sequence[str] = ()) -> Iterator[ContainerRow]:
+    """Every line that is not blank; raises `UserError` naming a line that is not a JSON object."""
     for number, fields in json_lines(path, "fix or remove the line"):
-        yield Row(path, f"line {number}", fields)
+        yield ContainerRow(path, f"line {number}", fields)
 
 
-def list_rows(path: Place, needs: Sequence[str] = ()) -> Iterator[Row]:
+def list_rows(path: Place, needs: Sequence[str] = ()) -> Iterator[ContainerRow]:
     """The objects of a JSON list; an entry that is a text is the field `prompt`, as benchmarks list their prompts.
 
-    Raises `UserError` naming the entry that is broken, cut short or something else, and for what is no list.
+    Raises `UserError` naming the entry that is broken, cut short or not an object, and for a file that is not a list.
     """
     for number, entry in enumerate(list_entries(path), start=1):
         fields = {"prompt": entry} if isinstance(entry, str) else entry
         if not isinstance(fields, dict):
             raise UserError(f"{path}: entry {number}: is not an object; fix the file or fetch it again")
-        yield Row(path, f"entry {number}", fields)
+        yield ContainerRow(path, f"entry {number}", fields)
 
 
 def list_entries(path: Place) -> Iterator[Any]:
@@ -51,6 +51,7 @@ def list_entries(path: Place) -> Iterator[Any]:
         chunk = _beginning(path, file)
         while True:
             reason = _fed(parser, chunk, pending)
+            # An entry that ended in this chunk leaves at most the rest of the chunk unparsed.
             pending = chunk if entries else pending + chunk
             num += len(entries)
             yield from entries
@@ -65,10 +66,14 @@ def list_entries(path: Place) -> Iterator[Any]:
 
 
 def _fed(parser: Any, chunk: bytes, pending: bytes) -> str | None:
-    """Feed the parser, or finish it where the chunk is empty; what is wrong, if anything is."""
+    """Feed the parser, or finish it with an empty chunk; returns what is wrong with the text, None if nothing is."""
     if len(pending) > _LONGEST:
         return "it does not end"
-    if _levels(pending[-_CHUNK:] + chunk) > _MOST_LEVELS:  # whose names would take memory that grows with their square
+    # The parser names each level by its whole path, so deep nesting takes memory that grows with its square. Brackets
+    # within strings count too, which nobody writes by the thousand.
+    letters = np.frombuffer(pending[-_CHUNK:] + chunk, dtype=np.uint8)
+    levels = int(np.cumsum(_STEPS[letters], dtype=np.int32).max(initial=0))
+    if levels > _MOST_LEVELS:
         return f"it has more than {_MOST_LEVELS} levels"
     try:
         if chunk:
@@ -78,12 +83,6 @@ def _fed(parser: Any, chunk: bytes, pending: bytes) -> str | None:
     except (ijson.JSONError, ValueError, RecursionError) as error:
         return " ".join(str(error).split("\n", maxsplit=1)[0].split()) or type(error).__name__
     return None
-
-
-def _levels(text: bytes) -> int:
-    """How many brackets are open at most, of those that open in here; those within strings count too."""
-    letters = np.frombuffer(text, dtype=np.uint8)
-    return int(np.cumsum(_STEPS[letters], dtype=np.int32).max(initial=0))
 
 
 def _beginning(path: Place, file: IO[bytes]) -> bytes:

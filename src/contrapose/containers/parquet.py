@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contrapose.containers.places import Place
-from contrapose.containers.row import Row
+from contrapose.containers.row import ContainerRow
 from contrapose.containers.stored import InParquet
 from contrapose.containers.tables import check_columns
 from contrapose.errors import UserError
@@ -20,12 +20,12 @@ _OF_BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_vi
 _ROWS = 1024  # whose texts are in memory at once
 
 
-def parquet_rows(path: Place, needs: Sequence[str] = ()) -> Iterator[Row]:
+def parquet_rows(path: Place, needs: Sequence[str] = ()) -> Iterator[ContainerRow]:
     """Every row; image files, as bytes or as Hugging Face's {bytes, path}, are places.
 
     Raises `UserError` for a file that is broken, and when a column of `needs` is missing.
     """
-    with _told(path), path.open("rb") as file:
+    with _in_one_line(path), path.open("rb") as file:
         table = pq.ParquetFile(file)
         schema = table.schema_arrow
         check_columns(path, schema.names, needs)
@@ -37,22 +37,20 @@ def parquet_rows(path: Place, needs: Sequence[str] = ()) -> Iterator[Row]:
             for at, values in enumerate(_values(table, group, plain)):
                 number += 1
                 fields = values | {name: InParquet(path, name, group, at) for name in images}
-                yield Row(path, f"row {number}", fields, alone=False, kinds=kinds)
+                yield ContainerRow(path, f"row {number}", fields, alone=False, kinds=kinds)
 
 
 def _values(table: pq.ParquetFile, group: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A row group's rows without their images, some at a time, since a whole file may be one group."""
+    """A row group's rows without their images, `_ROWS` at a time, since a whole file may be one group."""
     if not columns:
         yield from ({} for _ in range(table.metadata.row_group(group).num_rows))
         return
     for batch in table.iter_batches(_ROWS, [group], columns):
-        yield from _as_python(batch).to_pylist()
-
-
-def _as_python(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch with dates and times as texts, which JSON can hold."""
-    columns = [column.cast(pa.string()) if pa.types.is_temporal(column.type) else column for column in batch.columns]
-    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+        cells = []
+        for column in batch.columns:
+            # A date or time becomes a text, which JSON can hold.
+            cells.append(column.cast(pa.string()) if pa.types.is_temporal(column.type) else column)
+        yield from pa.RecordBatch.from_arrays(cells, names=batch.schema.names).to_pylist()
 
 
 def _holds_files(kind: pa.DataType) -> bool:
@@ -71,7 +69,8 @@ def _nests_files(kind: pa.DataType) -> bool:
 
 
 @contextmanager
-def _told(path: Place) -> Iterator[None]:
+def _in_one_line(path: Place) -> Iterator[None]:
+    """Whatever Arrow says of a broken file becomes one line with its name."""
     try:
         yield
     except FileNotFoundError:

@@ -24,7 +24,7 @@ _HIDDEN = (".", "__MACOSX")
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A path on another machine, with as much of `pathlib.Path` as readers ask for; every error of its is `OSError`."""
+    """A path on another machine, with as much of `pathlib.Path` as readers ask for; its errors are all `OSError`."""
 
     protocol: str
     path: PurePosixPath
@@ -133,20 +133,19 @@ def digest_at(path: Path) -> str:
 
 
 def entries(folder: Place) -> list[Entry]:
-    """What a folder holds, by name; hidden files and those of macOS's archives are nobody's data."""
+    """What a folder holds, sorted by name, without hidden files and those that macOS adds to archives."""
     if isinstance(folder, Remote):
         with _as_os_errors(folder):
             listed = _file_system(folder.protocol).ls(str(folder.path), detail=True)
         held = [Entry(folder / PurePosixPath(info["name"]).name, info["type"] == "directory") for info in listed]
     else:
+        held = []
         with os.scandir(folder) as scanned:
-            held = [_local_entry(entry) for entry in scanned]
-    return sorted((entry for entry in held if not is_hidden(entry.name)), key=lambda entry: entry.name)
-
-
-def _local_entry(entry: os.DirEntry[str]) -> Entry:
-    place = Path(entry.path)
-    return Entry(place, entry.is_dir(follow_symlinks=False), entry.is_symlink() and place.is_dir())
+            for entry in scanned:
+                leads_to_folder = entry.is_symlink() and Path(entry.path).is_dir()
+                held.append(Entry(Path(entry.path), entry.is_dir(follow_symlinks=False), leads_to_folder))
+    shown = [entry for entry in held if not is_hidden(entry.name)]
+    return sorted(shown, key=lambda entry: entry.name)
 
 
 def is_hidden(name: str) -> bool:
@@ -163,6 +162,7 @@ def inside(folder: Place, name: str) -> Place:
 
     Both ways to write an accent, as a letter of its own or not, are one name.
     """
+    # As it is written first: most names are found at once, and each look at a remote folder is a request.
     for form in dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))):
         try:
             if isinstance(folder, Remote):

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from contrapose.containers.json_files import line_rows, list_rows
 from contrapose.containers.parquet import parquet_rows
 from contrapose.containers.places import Place, place_of
-from contrapose.containers.row import Row
+from contrapose.containers.row import ContainerRow
 from contrapose.containers.tables import table_rows
 from contrapose.containers.tars import check_uncompressed, tar_rows
 from contrapose.errors import UserError
 
-READERS: dict[str, Callable[[Place, Sequence[str]], Iterator[Row]]] = {
+READERS: dict[str, Callable[[Place, Sequence[str]], Iterator[ContainerRow]]] = {
     ".csv": table_rows,
     ".tsv": table_rows,
     ".jsonl": line_rows,
@@ -27,7 +27,7 @@ _SPLITS = frozenset({"train", "training", "test", "testing", "validation", "vali
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}.*\.parquet")  # as Hugging Face names a data set's files
 
 
-def rows_of(source: Place, needs: Sequence[str] = (), split: str | None = None) -> Iterator[Row]:
+def rows_of(source: Place, needs: Sequence[str] = (), split: str | None = None) -> Iterator[ContainerRow]:
     """The rows of a file, or of the files of a folder, one in memory at a time.
 
     Raises `UserError` naming the file and the row for what cannot be read, and for a column of `needs` that is missing.
@@ -36,14 +36,14 @@ def rows_of(source: Place, needs: Sequence[str] = (), split: str | None = None) 
         yield from file_rows(path, needs)
 
 
-def file_rows(path: Place, needs: Sequence[str] = ()) -> Iterator[Row]:
+def file_rows(path: Place, needs: Sequence[str] = ()) -> Iterator[ContainerRow]:
     """The rows of one file."""
     check_uncompressed(path)
     reader = READERS.get(path.suffix.lower())
     with readable(path):
         if reader is None:
-            known = ", ".join(READERS)
-            raise UserError(f"{path}: its format is not known by its ending ({known} are); write it as one of those")
+            endings = ", ".join(READERS)
+            raise UserError(f"{path}: its format is not known by its ending ({endings} are); write it as one of those")
         yield from reader(path, needs)
 
 
@@ -90,9 +90,11 @@ def _of_split(source: Place, files: list[Place], split: str | None) -> list[Plac
     names = sorted({name for name in splits.values() if name})
     if split is not None and split not in names:
         raise UserError(f"{source}: has no split {split} (found: {', '.join(names) or 'no splits'}); leave --split out")
-    if split is None and len(set(splits.values())) > 1:
+    if split is not None:
+        return [path for path in files if splits[path] == split]
+    if len(set(splits.values())) > 1:
         raise UserError(f"{source}: has the splits {', '.join(names)}; choose one with --split")
-    return files if split is None else [path for path in files if splits[path] == split]
+    return files
 
 
 def split_of(path: Place) -> str | None:
@@ -106,7 +108,7 @@ def split_of(path: Place) -> str | None:
 
 @contextmanager
 def readable(path: Place) -> Iterator[None]:
-    """What a disk or a network says, in one line."""
+    """Turn an error of the disk or the network into a `UserError` of one line that names the path."""
     try:
         yield
     except FileNotFoundError:

@@ -18,7 +18,7 @@ _LONGEST_TEXT = 1 << 16  # bytes of a caption or label
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ContainerRow:
     """One row, entry, line or sample; images are places, whose bytes are read when they are asked for."""
 
     source: Place
@@ -72,12 +72,12 @@ class Row:
         return ", ".join(dict.fromkeys([*self.fields, *self.kinds])) or "none"
 
     def text(self, key: str) -> Any:
-        """A field as it is, and what stands in it where it is a file; raises `Skip` for a file that is no text."""
+        """A field's value, or the text in it where it is a file; raises `Skip` for a file that is not a text."""
         value = self.need(key)
         return read_text(value) if isinstance(value, Stored) else value
 
     def number(self, key: str) -> Any:
-        """A field that should be a number, for its reader to check; as it is where it is none."""
+        """A field's value as a number if it is one or spells one, otherwise unchanged, for the caller to check."""
         value = self.text(key)
         if isinstance(value, Decimal):
             return float(value)
@@ -106,8 +106,8 @@ class Row:
     def image(self, key: str, folder: Place | None = None) -> Stored:
         """The image, latent or other file of a field: its place in the container, or the file that it names.
 
-        Files are named from `folder`, the source's own when it is None. Raises `Skip` for a file that is missing or
-        leads out of the folder, and `UserError` for a field that is no file's name, or a column that holds no files.
+        Names are relative to `folder`, by default the source's own. Raises `Skip` for a file that is missing or leads
+        out of the folder, and `UserError` for a field that is not a file's name, or a column that holds no files.
         """
         value = self.need(key)
         if isinstance(value, Stored):
@@ -123,7 +123,7 @@ class Row:
 
 
 def caption_of(value: Any) -> str:
-    """A text with words in it as it is, or the first one of a list; raises `Skip` when it is none."""
+    """The text, or the first text of a list, that has words in it; raises `Skip` when there is none."""
     texts = value if isinstance(value, list) else [value]
     text = next((text for text in texts if isinstance(text, str) and text.strip()), None)
     if text is None:

@@ -7,14 +7,14 @@ import io
 from collections.abc import Iterator, Sequence
 
 from contrapose.containers.places import Place
-from contrapose.containers.row import Row
+from contrapose.containers.row import ContainerRow
 from contrapose.errors import UserError
 
 
-def table_rows(path: Place, needs: Sequence[str] = ()) -> Iterator[Row]:
+def table_rows(path: Place, needs: Sequence[str] = ()) -> Iterator[ContainerRow]:
     """Every row by its columns' names; its place is the line that it ends on.
 
-    Raises `UserError` when a column of `needs` is missing, and naming the line of a row that has not as many fields.
+    Raises `UserError` when a column of `needs` is missing, and naming the line of a row with another number of fields.
     """
     table = _lines(path)
     header = next(table, None)
@@ -28,7 +28,7 @@ def table_rows(path: Place, needs: Sequence[str] = ()) -> Iterator[Row]:
                 f"{path}: line {line}: has {len(row)} fields, but there are {len(names)} columns; "
                 "put texts that hold commas in quotes"
             )
-        yield Row(path, f"line {line}", dict(zip(names, row, strict=True)), typed=False)
+        yield ContainerRow(path, f"line {line}", dict(zip(names, row, strict=True)), typed=False)
 
 
 def check_columns(path: Place, names: Sequence[str], needs: Sequence[str]) -> None:
@@ -40,16 +40,18 @@ def check_columns(path: Place, names: Sequence[str], needs: Sequence[str]) -> No
 
 def _lines(path: Place) -> Iterator[tuple[int, list[str]]]:
     """Every row that is not empty, with the line that it ends on."""
-    tabs = path.suffix.lower() == ".tsv"
+    has_tabs = path.suffix.lower() == ".tsv"
     with path.open("rb") as data, io.TextIOWrapper(data, encoding="utf-8-sig", newline="") as file:
-        if tabs:  # as spreadsheets write it, where a quotation mark is one
+        if has_tabs:  # as spreadsheets write it, where a quotation mark quotes nothing
             table = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
         else:
             table = csv.reader(file, strict=True)
         try:
             for row in table:
-                if row:
-                    yield table.line_num, [_unquoted(text) for text in row] if tabs else row
+                if not row:
+                    continue
+                fields = list(map(_unquoted, row)) if has_tabs else row
+                yield table.line_num, fields
         except csv.Error as error:
             raise UserError(f"{path}: line {table.line_num}: is cut short or no CSV ({error}); fix it") from None
         except UnicodeDecodeError:
@@ -58,6 +60,9 @@ def _lines(path: Place) -> Iterator[tuple[int, list[str]]]:
 
 def _unquoted(text: str) -> str:
     """A field without the quotation marks that some programs put around it, doubling those inside."""
+    if len(text) < 2 or not text[0] == text[-1] == '"':
+        return text
     inner = text[1:-1]
-    quoted = len(text) > 1 and text[0] == text[-1] == '"' and '"' not in inner.replace('""', "")
-    return inner.replace('""', '"') if quoted else text
+    if '"' in inner.replace('""', ""):  # a mark that is not doubled: the outer ones belong to the text
+        return text
+    return inner.replace('""', '"')

@@ -6,10 +6,10 @@ import itertools
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from contrapose.containers.places import Place, is_hidden, size_of
-from contrapose.containers.row import Row
+from contrapose.containers.row import ContainerRow
 from contrapose.containers.stored import InTar
 from contrapose.errors import UserError
 
@@ -26,7 +26,7 @@ class _Member(NamedTuple):
     stored: InTar
 
 
-def tar_rows(path: Place, needs: Sequence[str] = ()) -> Iterator[Row]:
+def tar_rows(path: Place, needs: Sequence[str] = ()) -> Iterator[ContainerRow]:
     """The samples by the places of their files, hidden ones left out; the keys of this one tar are in memory.
 
     A field is the part of the name after the key, in small letters. A key that is met again is another sample, whose
@@ -39,7 +39,7 @@ def tar_rows(path: Place, needs: Sequence[str] = ()) -> Iterator[Row]:
         place = f"{key} ({times[key]})" if again else key
         fields = {member.field.lower(): member.stored for member in members}
         hint = f"; {_APART}" if again else ""
-        yield Row(path, place, fields, joint=":", alone=False, typed=False, loose=True, hint=hint)
+        yield ContainerRow(path, place, fields, joint=":", alone=False, typed=False, loose=True, hint=hint)
 
 
 def check_uncompressed(place: Place) -> None:
@@ -49,7 +49,7 @@ def check_uncompressed(place: Place) -> None:
 
 
 def _members(path: Place) -> Iterator[_Member]:
-    """The tar's files in order, forgotten as they are passed."""
+    """The tar's files in order; none is kept in memory after it was yielded."""
     end = size_of(path)
     with path.open("rb") as file:
         try:
@@ -63,19 +63,15 @@ def _members(path: Place) -> Iterator[_Member]:
                 offset = member.offset
                 if member.isreg() and not member.issparse() and not is_hidden(member.name):
                     yield _member(path, member)
-            _check_end(path, file, tar.offset)
+            # Python's reader takes a broken header for the end; a whole tar ends with zeros, or with the file.
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                raise UserError(f"{path}: is cut short or broken at byte {tar.offset}; fetch or write it again")
         except _BROKEN as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
                 f"{path}: is cut short, or no uncompressed tar ({reason}); fetch or write it again"
             ) from None
-
-
-def _check_end(path: Place, file: BinaryIO, offset: int) -> None:
-    """Python's reader takes a broken header for the end; a whole tar ends with zeros, or with the file."""
-    file.seek(offset)
-    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        raise UserError(f"{path}: is cut short or broken at byte {offset}; fetch or write it again")
 
 
 def _member(path: Place, member: tarfile.TarInfo) -> _Member:

@@ -57,25 +57,30 @@ def export_pairs(settings: Export, store: GroupStore, backbone: Backbone, out: P
     caption, and degraded_prompt where any pair has one. The schema's metadata tell `digest_of_export`. Raises
     `UserError` for pairs of another model.
     """
-    theirs = store.manifest.get("fingerprint", backbone.fingerprint)
-    if theirs != backbone.fingerprint:
+    maker = store.manifest.get("fingerprint", backbone.fingerprint)
+    if maker != backbone.fingerprint:
         raise UserError(
-            f"{store.folder}: these pairs were made with another model ({theirs}) than {backbone.source.model} "
+            f"{store.folder}: these pairs were made with another model ({maker}) than {backbone.source.model} "
             f"({backbone.fingerprint}), which may decode them wrongly; name that one with --model"
         )
     schema = _schema(any(record.degraded for record in store.records))
     schema = schema.with_metadata({_MADE_OF: digest_of_export(settings, store, str(backbone.source.model))})
     if any(record.num_samples != 2 for record in store.records):
         raise UserError(f"{store.folder}: holds other groups than pairs, which this format has no place for")
-    done, waiting = 0, []
+    done = 0
+    waiting: list[dict[str, Any]] = []
     with replacing(out) as aside, pq.ParquetWriter(aside, schema) as writer:
-        for indices in _batches(store, settings.batch_size):
-            waiting += _rows(settings, store, backbone, indices)
-            done += len(indices)
-            while len(waiting) >= _GROUP or (waiting and done == len(store)):
-                writer.write_table(pa.Table.from_pylist(waiting[:_GROUP], schema))
-                del waiting[:_GROUP]
-            yield done
+        # Neighbours of one shape are decoded together.
+        for _, same_shape in groupby(range(len(store)), key=store.shape):
+            indices = list(same_shape)
+            for first in range(0, len(indices), settings.batch_size):
+                batch = indices[first : first + settings.batch_size]
+                waiting += _rows(settings, store, backbone, batch)
+                done += len(batch)
+                while len(waiting) >= _GROUP or (waiting and done == len(store)):
+                    writer.write_table(pa.Table.from_pylist(waiting[:_GROUP], schema))
+                    del waiting[:_GROUP]
+                yield done
 
 
 def winner_side(record: GroupRecord) -> int:
@@ -91,36 +96,28 @@ def _schema(degraded: bool) -> pa.Schema:
     return pa.schema([*fields, *([(DEGRADED, pa.string())] if degraded else [])])
 
 
-def _batches(store: GroupStore, size: int) -> Iterator[list[int]]:
-    """The records in order, neighbours of one shape together."""
-    for _, same in groupby(range(len(store)), key=store.shape):
-        indices = list(same)
-        yield from (indices[first : first + size] for first in range(0, len(indices), size))
-
-
 def _rows(settings: Export, store: GroupStore, backbone: Backbone, indices: Sequence[int]) -> list[dict[str, Any]]:
     latents = torch.cat([stack(store, field, indices) for field in ("winner", "loser")])
     pixels = (backbone.decode(latents).float().cpu() / 2 + 0.5).clamp(0, 1) * 255
     arrays = pixels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    images = list(several(lambda array: _file(array, settings.images), arrays))
-    return [
-        _row(store.records[index], winner, loser)
-        for index, winner, loser in zip(indices, images[: len(indices)], images[len(indices) :], strict=True)
-    ]
+
+    def image_file(array: np.ndarray) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(array).save(file, **_SAVING[settings.images])
+        return file.getvalue()
+
+    images = list(several(image_file, arrays))
+    records = [store.records[index] for index in indices]
+    # The latents went through the decoder as all winners, then all losers.
+    return list(map(_row, records, images[: len(records)], images[len(records) :]))
 
 
 def _row(record: GroupRecord, winner: bytes, loser: bytes) -> dict[str, Any]:
-    labels, images = (record.preference, 1 - record.preference), (winner, loser)
+    sides = [(winner, record.preference), (loser, 1 - record.preference)]
     if winner_side(record) == 1:
-        labels, images = labels[::-1], images[::-1]
+        sides.reverse()
+    (image_0, label_0), (image_1, label_1) = sides
     return {
-        "uid": record.id, IMAGE_0: images[0], IMAGE_1: images[1], LABEL_0: labels[0], LABEL_1: labels[1],
+        "uid": record.id, IMAGE_0: image_0, IMAGE_1: image_1, LABEL_0: label_0, LABEL_1: label_1,
         CAPTION: record.prompt, DEGRADED: record.degraded,
     }  # fmt: skip
-
-
-def _file(array: np.ndarray, kind: str) -> bytes:
-    """An image file of pixels [H, W, 3]."""
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, **_SAVING[kind])
-    return file.getvalue()

@@ -55,7 +55,7 @@ class Planned(NamedTuple):
 class Plan:
     """The pairs to import, in order, and those that were left out with their reason."""
 
-    pairs: list[Planned] | list[Ready]
+    pairs: Sequence[Planned] | Sequence[Ready]
     left_out: list[LeftOut]
     format: FormatName
 
@@ -84,18 +84,19 @@ def plan_import(
     A pair's bucket is the one nearest to its winner's aspect ratio; a loser of another shape is cropped to it. Raises
     `UserError` when no pair is left, or for a resolution that the model cannot make.
     """
+    pairs: Sequence[Planned] | Sequence[Ready]
     if listing.latents:
         _check_images_settings(settings)
-        found, left_out = plan_latents(listing.pairs, backbone, settings.seed, progress)
+        pairs, left_out = plan_latents(listing.pairs, backbone, settings.seed, progress)
     else:
-        found, left_out = _plan_images(settings, listing.pairs, backbone, progress)
+        pairs, left_out = _plan_images(settings, listing.pairs, backbone, progress)
     left_out = [*listing.left_out, *left_out]
-    if not found:
+    if not pairs:
         first = f" ({left_out[0].name}: {left_out[0].reason})" if left_out else ""
         source = settings.source or settings.metadata or settings.winners
         assert source is not None
         raise UserError(f"{place_of(source)}: none of its {len(left_out)} pairs can be used{first}")
-    return Plan(found, left_out, listing.format)
+    return Plan(pairs, left_out, listing.format)
 
 
 def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) -> Iterator[int]:
@@ -105,18 +106,22 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) ->
     """
     settings = replace(settings, format=plan.format if settings.source else "auto")
     by_id: dict[str, Any] = {pair.record.id: pair for pair in plan.pairs}
+    notes: dict[str, Any] = {}
+    sizes: Sequence[Any]
+    latents: Callable[[Sequence[Any]], Tensor]
     if plan.encoded:
-        notes: dict[str, Any] = {"note": NOTE}
-        sizes: Sequence[Any] = sorted({pair.size for pair in plan.pairs})
-        latents: Callable[[Sequence[Any]], Tensor] = read_pairs
+        notes["note"] = NOTE
+        sizes = sorted({pair.size for pair in plan.pairs})
+        latents = read_pairs
     else:
-        notes, sizes, latents = {}, settings.fitting.buckets_for(backbone), partial(_encode, backbone)
+        sizes = settings.fitting.buckets_for(backbone)
+        latents = partial(_encode, backbone)
         settings = replace(settings, fitting=settings.fitting.resolved(backbone))
     shards = by_size(((pair.size, pair.record) for pair in plan.pairs), sizes, settings.shard_size)
     records = (record for _, shard in shards for record in shard)
 
-    def make(_: Any, some: Sequence[GroupRecord]) -> Tensor:
-        return latents([by_id[record.id] for record in some])
+    def make(_: Any, batch: Sequence[GroupRecord]) -> Tensor:
+        return latents([by_id[record.id] for record in batch])
 
     with one_writer(out):
         model = {"import.model": model_digest(settings.model, settings.loading)}
@@ -130,7 +135,7 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) ->
 
 
 def _check_images_settings(settings: Import) -> None:
-    """Raise `UserError` for a setting about images that was given where there are none."""
+    """Raise `UserError` for a setting about images, since latents are not cut or scaled."""
     usual = vars(Fitting())
     for name, value in vars(settings.fitting).items():
         if value != usual[name]:

@@ -1,7 +1,7 @@
 """Latents that another program drew: checked, and stored as they are.
 
-Nothing tells which model drew them. The user names one; their shape is checked against it, and the manifest says that
-the rest is the user's word.
+The files do not say which model drew them. The user names one; the latents' shape is checked against that model, and
+the manifest notes that the rest is the user's word.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from contrapose.backbones.base import Backbone
 from contrapose.containers.left_out import LeftOut, Skip, attempt
+from contrapose.containers.places import Place
 from contrapose.containers.stored import Stored
 from contrapose.errors import UserError
 from contrapose.exchange.listings import Listed
@@ -60,10 +60,13 @@ def plan_latents(
 
 def read_pairs(pairs: Sequence[Ready]) -> Tensor:
     """Latents [b, 2, ...] of pairs of one shape, winners first."""
+    latents = []
     try:
-        return torch.stack([torch.stack([_latent(file) for file in pair.files]) for pair in pairs])
+        for pair in pairs:
+            latents.append(torch.stack([_latent(file) for file in pair.files]))
     except Skip as skip:  # it could be read a moment ago
         raise UserError(f"{pairs[0].files[0].path.parent}: {skip}; run the same command again") from None
+    return torch.stack(latents)
 
 
 def _ready(pair: Listed, backbone: Backbone, seed: int, repeats: Counter[str]) -> Ready:
@@ -97,7 +100,7 @@ def _latent(file: Stored) -> Tensor:
     return latent.float()
 
 
-def _check_fits(path: Path, shape: Shape, backbone: Backbone) -> None:
+def _check_fits(path: Place, shape: Shape, backbone: Backbone) -> None:
     channels, *sides = backbone.latent_shape
     patch = backbone.patch
     if len(shape) != 1 + len(sides) or shape[0] != channels or any(side % patch for side in shape[1:]):

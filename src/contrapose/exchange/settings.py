@@ -47,8 +47,9 @@ class Import:
     loading: Loading = field(default_factory=Loading)
 
     def __post_init__(self) -> None:
-        given = [self.source is not None, self.metadata is not None, self.winners is not None]
-        if sum(given) != 1 or (self.winners is None) != (self.losers is None):
+        sources = (self.source, self.metadata, self.winners)
+        num_sources = sum(source is not None for source in sources)
+        if num_sources != 1 or (self.winners is None) != (self.losers is None):
             raise UserError("pairs import needs one of --winners with --losers, --metadata, and --source")
         if self.format != "auto" and self.source is None:
             raise UserError(f"format {self.format}: is that of --source, which is not given; leave the setting out")

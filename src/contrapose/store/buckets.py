@@ -31,20 +31,20 @@ class Fit:
 def buckets(resolution: int, unit: int, max_ratio: float = 2.0) -> tuple[Size, ...]:
     """Sizes of sides in multiples of `unit`, 93 to 100 % of resolution^2 pixels, and ratios 1/max_ratio..max_ratio.
 
-    Narrowest first. With each side goes the longest other one that fits, in both orientations; the square is among
-    them. Raises `UserError` for a resolution that is no multiple of `unit`, or a `max_ratio` below 1.
+    Narrowest first. Each side is combined with the longest other side that fits, in both orientations; the square is
+    among them. Raises `UserError` for a resolution that is not a multiple of `unit`, or a `max_ratio` below 1.
     """
     if resolution < 1 or resolution % unit:
         raise UserError(f"resolution {resolution}: this model makes images whose sides are multiples of {unit}")
     if not 1 <= max_ratio < math.inf:
         raise UserError(f"max_ratio {max_ratio}: the longer side over the shorter one is 1 or more")
     area = resolution * resolution
-    found: set[Size] = set()
+    sizes: set[Size] = set()
     for side in range(unit, math.ceil(resolution * math.sqrt(max_ratio)) + unit, unit):
         other = area // side // unit * unit
         if side * other >= _LEAST_AREA * area and max(side, other) <= max_ratio * min(side, other):
-            found |= {Size(side, other), Size(other, side)}
-    return tuple(sorted(found, key=lambda size: (size.ratio, size.width)))
+            sizes |= {Size(side, other), Size(other, side)}
+    return tuple(sorted(sizes, key=lambda size: (size.ratio, size.width)))
 
 
 def nearest(size: Size, among: Sequence[Size]) -> Size:
@@ -53,7 +53,7 @@ def nearest(size: Size, among: Sequence[Size]) -> Size:
 
 
 def cover(size: Size, bucket: Size) -> float:
-    """The factor that scales `size` until it just covers the bucket; above 1 pixels would be made up."""
+    """The factor that scales `size` until it just covers the bucket; above 1 the image has too few pixels."""
     return max(bucket.width / size.width, bucket.height / size.height)
 
 
@@ -62,8 +62,8 @@ def plan_fit(
 ) -> tuple[Fit, ...]:
     """One fit for each of the pair's images: scaled until the bucket is covered, and what sticks out cropped off.
 
-    `position` is the share of the surplus that is cut off at the left and at the top, 0..1 each and the same for all
-    images, whatever their own sizes.
+    `position` holds the shares of the surplus, 0..1, that are cut off at the left and at the top, the same for images
+    of all sizes.
     """
     return tuple(_fit(size, bucket, flip, position) for size in sizes)
 
@@ -71,6 +71,7 @@ def plan_fit(
 def _fit(size: Size, bucket: Size, flip: bool, position: tuple[float, float]) -> Fit:
     assert all(0 <= share <= 1 for share in position), "shares of the surplus"
     scale = cover(size, bucket)
+    # Rounding may come out a pixel short of the bucket, hence at least its side.
     scaled = Size(*(max(least, round(side * scale)) for side, least in zip(size, bucket, strict=True)))
     left, top = (round(share * (side - least)) for share, side, least in zip(position, scaled, bucket, strict=True))
     return Fit(scaled, (left, top, left + bucket.width, top + bucket.height), flip)

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from torch import Tensor
-
 from contrapose.store.groups import GroupStore, sample_name
 from contrapose.store.records import GroupRecord
 
@@ -22,7 +20,7 @@ TooLong = Callable[[Iterable[str]], list[str]]
 
 @dataclass
 class Findings:
-    """What a check found: `facts` count, `problems` spoil a run, `remarks` may be meant."""
+    """The result of a check: `facts` are counts, `problems` spoil a run, `remarks` may be intended."""
 
     facts: list[str] = field(default_factory=list)
     problems: dict[str, list[str]] = field(default_factory=dict)
@@ -53,7 +51,7 @@ def check(
         record = store.records[index]
         broken = [place for place, latent in enumerate(latents) if not latent.isfinite().all()]
         problems[_NOT_FINITE] += [f"{record.id} {sample_name(record, place)}" for place in broken]
-        if _any_two_are_equal(latents):
+        if any(bool((first == second).all()) for first, second in combinations(latents, 2)):
             problems[_SAME_AS_WINNER if len(latents) == 2 else _SAME_AS_ANOTHER].append(record.id)
         progress(index + 1)
 
@@ -62,28 +60,25 @@ def check(
     if too_long:
         prompts = dict.fromkeys(record.prompt for record in store.records)
         remarks["prompts longer than the text encoder reads"] = too_long(prompts)
-    return Findings(
-        [_count(store), *_labels(store.records), *_scores(store.records)],
-        {name: names for name, names in problems.items() if names},
-        {name: names for name, names in remarks.items() if names},
-    )
+    problems = {name: names for name, names in problems.items() if names}
+    remarks = {name: names for name, names in remarks.items() if names}
+    return Findings([_count(store), *_labels(store.records), *_scores(store.records)], problems, remarks)
 
 
 def _problems_of_records(records: Sequence[GroupRecord]) -> dict[str, list[str]]:
     uses = Counter(record.id for record in records)
-    bare = [record.id for record in records if not record.degraded.strip()]  # all of them, where pairs were imported
+    repeated = [name for name, count in uses.items() if count > 1]
+    empty = [record.id for record in records if not record.prompt.strip()]
+    bare = [record.id for record in records if not record.degraded.strip()]
+    if len(bare) == len(records):  # imported pairs have no degraded prompts at all
+        bare = []
+    same = [record.id for record in records if record.degraded.split() == record.prompt.split()]
     return {
-        "identifiers used twice": [name for name, count in uses.items() if count > 1],
-        "empty prompts": [record.id for record in records if not record.prompt.strip()],
-        "no degraded prompt, while other pairs have one": bare if len(bare) < len(records) else [],
-        "degraded prompts equal to their prompt": [
-            record.id for record in records if record.degraded.split() == record.prompt.split()
-        ],
+        "identifiers used twice": repeated,
+        "empty prompts": empty,
+        "no degraded prompt, while other pairs have one": bare,
+        "degraded prompts equal to their prompt": same,
     }
-
-
-def _any_two_are_equal(latents: Sequence[Tensor]) -> bool:
-    return any(bool((first == second).all()) for first, second in combinations(latents, 2))
 
 
 def _count(store: GroupStore) -> str:

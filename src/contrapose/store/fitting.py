@@ -40,9 +40,9 @@ class Fitting:
     resolution: Pixels | None = None
     """Pixels of a square image's side; images of other shapes get as many pixels. The model's usual size when unset."""
     crop: Literal["center", "random"] = "center"
-    """Where what sticks out of the bucket is cropped; random goes by the pair's seed, alike for both images."""
+    """Where an image is cropped to its bucket: in its centre, or at a random place, by the pair's seed, for both."""
     flip: bool = False
-    """Mirror half of the pairs by their seed, both images alike; not for prompts that say left or right."""
+    """Mirror half of the pairs, chosen by their seed, both images of each; not for prompts that say left or right."""
     max_scale_up: Positive = 1.25
     """An image is left out when it would have to be scaled up by more than this."""
 
@@ -60,7 +60,8 @@ class Fitting:
 
         Raises `UserError` for a resolution that the model cannot make.
         """
-        resolution, least = self.resolution_for(canvas), canvas.unit * canvas.patch
+        resolution = self.resolution_for(canvas)
+        least = canvas.unit * canvas.patch
         steps = [step for step in range(least, resolution // _COARSEST + 1, least) if resolution % step == 0]
         return buckets(resolution, steps[-1] if steps else least)
 

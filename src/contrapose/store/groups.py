@@ -71,7 +71,7 @@ class GroupStore:
     def __init__(self, folder: Path, complete: bool = True):
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
-        # by length first, or the hundred thousandth would stand before the second
+        # By length first: by name alone shard-100000 would stand before shard-99999.
         self.shards = sorted(self.folder.glob("shard-*.safetensors"), key=lambda path: (len(path.name), path.name))
         if not self.shards:
             raise UserError(f"{self.folder}: holds no shards yet; run the command that began it again")
@@ -116,7 +116,7 @@ class GroupStore:
     @property
     def settings(self) -> dict[str, Any]:
         """What the groups were drawn, imported or made of photographs with; empty where that was not recorded."""
-        return next((self.manifest[made] for made in MADE if made in self.manifest), {})
+        return next((self.manifest[way] for way in MADE if way in self.manifest), {})
 
     @property
     def digest(self) -> str:
@@ -223,7 +223,7 @@ def _shape(path: Path, file: Any, name: str, records: Sequence[GroupRecord]) -> 
 
 def _checked_shape(path: Path, shape: Sequence[int]) -> tuple[int, ...]:
     if not shape or 0 in shape:
-        raise UserError(f"{path}: holds latents of shape {list(shape)}, which are none; {_AGAIN}")
+        raise UserError(f"{path}: holds latents of shape {list(shape)}, which are empty; {_AGAIN}")
     return tuple(shape)
 
 
@@ -251,7 +251,7 @@ def _records(path: Path, file: Any, parse: Callable[[Any], GroupRecord]) -> list
 
 
 class Latents(Protocol):
-    """Whatever gives latents by sample and record."""
+    """A source of latents by sample and record: a store, or a mixture of several."""
 
     def latent(self, sample: Sample, index: int) -> Tensor: ...
 

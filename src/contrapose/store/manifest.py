@@ -1,4 +1,4 @@
-"""`pairs.yaml`: how a folder of groups was made, read back with suspicion."""
+"""`pairs.yaml`: how a folder of groups was made; every entry is checked when it is read, since people edit it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SETTINGS: dict[str, type] = {"model": str, "degrade": dict}
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What `pairs.yaml` says of a folder of groups, with `num_groups` whatever its format.
+    """The entries of a folder's `pairs.yaml`, with `num_groups` for both formats.
 
     Raises `UserError` naming the file, and the entry, when it is missing, broken or says what no command writes.
     """
@@ -49,8 +49,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     count = "num_pairs" if version == OLD_FORMAT else "num_groups"
     if manifest.get(count, 0) < 1:
         raise UserError(f"{path}: {count} is {manifest.get(count)}, where a number of at least 1 is wanted; {_AGAIN}")
-    for made in MADE:
-        _check_kinds(path, manifest.get(made, {}), _SETTINGS, f"{made}.")
+    for way in MADE:
+        _check_kinds(path, manifest.get(way, {}), _SETTINGS, f"{way}.")
     return {**manifest, "num_groups": manifest[count]}
 
 

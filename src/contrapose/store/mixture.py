@@ -1,7 +1,7 @@
 """Several folders of pairs as one: `real/ drawn/:0.3` takes every pair of the first, and of the second three in ten.
 
-The weight says how often an epoch sees each of a folder's pairs: 1 is once, 2 twice, and of 0.3 another random share
-of three tenths each time.
+A folder's weight is how often one epoch visits each of its pairs: 1 once, 2 twice; 0.3 visits a fresh random 30 % of
+them each epoch.
 """
 
 from __future__ import annotations
@@ -32,16 +32,19 @@ def parse(folders: Path | Sequence[Path]) -> list[tuple[Path, float]]:
 
     Raises `UserError` for a weight out of its range, and for a folder that is named twice.
     """
-    found: list[tuple[Path, float]] = []
+    weighted: list[tuple[Path, float]] = []
     for folder in [folders] if isinstance(folders, Path) else folders:
-        weighted = None if folder.exists() else _WEIGHTED.fullmatch(str(folder))
-        found.append((Path(weighted[1]), float(weighted[2])) if weighted else (folder, 1.0))
-    for folder, weight in found:
+        match = None if folder.exists() else _WEIGHTED.fullmatch(str(folder))
+        weighted.append((Path(match[1]), float(match[2])) if match else (folder, 1.0))
+    if not weighted:
+        raise UserError("pairs: name a folder")
+    for folder, weight in weighted:
         check(f"pairs {folder}: weight", weight, Weight)
-    twice = [folder for folder, count in Counter(f.resolve() for f, _ in found).items() if count > 1]
-    if twice or not found:
-        raise UserError(f"pairs: {twice[0].name} is named twice; give it a weight" if twice else "pairs: name a folder")
-    return found
+    uses = Counter(folder.resolve() for folder, _ in weighted)
+    for folder, count in uses.items():
+        if count > 1:
+            raise UserError(f"pairs: {folder.name} is named twice; give it a weight")
+    return weighted
 
 
 class Mixture:
@@ -88,9 +91,10 @@ class Mixture:
             by_weight.setdefault(self._weights[record], []).append(record)
         seen: list[int] = []
         for weight, same in by_weight.items():
-            whole = math.floor(weight)
-            seen += same * whole
-            if weight > whole:
-                some = torch.randperm(len(same), generator=generator)[: max(1, round((weight - whole) * len(same)))]
-                seen += [same[i] for i in some.tolist()]
+            num_times = math.floor(weight)
+            seen += same * num_times
+            if weight > num_times:
+                num_more = max(1, round((weight - num_times) * len(same)))
+                shuffled = torch.randperm(len(same), generator=generator)
+                seen += [same[i] for i in shuffled[:num_more].tolist()]
         return [seen[i] for i in torch.randperm(len(seen), generator=generator).tolist()]

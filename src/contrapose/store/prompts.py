@@ -10,7 +10,7 @@ from typing import Any
 
 from contrapose.containers.places import Place, place_of
 from contrapose.containers.readers import READERS, file_rows, files_of, readable
-from contrapose.containers.row import Row
+from contrapose.containers.row import ContainerRow
 from contrapose.containers.stored import Stored
 from contrapose.errors import UserError
 
@@ -20,7 +20,7 @@ _MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt and whatever else its row said; `fields` never holds the prompt itself.
+    """One prompt and the other fields of its row; `fields` never holds the prompt itself.
 
     `place` is its line, entry or row within the file.
     """
@@ -78,8 +78,7 @@ def _lines(path: Place) -> Iterator[tuple[int, str]]:
 
 
 def _of_rows(source: Place) -> Iterator[Prompt]:
-    known = source.suffix.lower() in READERS
-    if not known and not source.is_dir():
+    if source.suffix.lower() not in READERS and not source.is_dir():
         endings = ", ".join([".txt", *READERS])
         raise UserError(f"{source}: prompts are read from {endings}; write them alone into a .txt, one a line")
     for path in files_of(source):
@@ -87,7 +86,7 @@ def _of_rows(source: Place) -> Iterator[Prompt]:
             yield _of_row(row)
 
 
-def _of_row(row: Row) -> Prompt:
+def _of_row(row: ContainerRow) -> Prompt:
     column = next((name for name in COLUMNS if name in row.fields), None)
     if column is None:
         raise UserError(f"{row.where}: has no `{COLUMNS[0]}` field (fields found: {row.field_names}); add one")
@@ -95,11 +94,11 @@ def _of_row(row: Row) -> Prompt:
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{row.where}: `{column}` is not a string with words in it; fix or remove it")
     _check_text("the prompt", text, row.where)
-    others = {name: value for name, value in row.fields.items() if name != column and not isinstance(value, Stored)}
-    for name, value in others.items():
+    fields = {name: value for name, value in row.fields.items() if name != column and not isinstance(value, Stored)}
+    for name, value in fields.items():
         for part in _texts([name, value]):
             _check_whole(f"field {name!a}", part, row.where)
-    return Prompt(text, others, row.place)
+    return Prompt(text, fields, row.place)
 
 
 def _texts(value: Any) -> Iterator[str]:

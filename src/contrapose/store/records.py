@@ -1,4 +1,4 @@
-"""What is known of a group beside its latents: its prompt, and a label and named scores for each of its samples."""
+"""The record of a group, beside its latents: its prompt, and a label and named scores for each of its samples."""
 
 from __future__ import annotations
 
@@ -79,9 +79,10 @@ OLD_FIELDS = (*FIELDS[:4], "preference")  # of format 2, which held pairs alone
 
 def count_and_digest(records: Iterable[GroupRecord]) -> tuple[int, str]:
     """How many records there are, and a digest of them in the order of their shards: `pairs.yaml` knows them by it."""
-    num, digest = 0, hashlib.sha256()
+    num = 0
+    digest = hashlib.sha256()
     for record in records:
-        values = list(vars(record).values())
+        values = list(vars(record).values())  # in the order of the fields, whose names may change
         digest.update(json.dumps(values, sort_keys=True).encode() + b"\n")
         num += 1
     return num, digest.hexdigest()[:16]
@@ -118,7 +119,7 @@ def parse_old_record(entry: Any) -> GroupRecord:
 
 
 def _check_origin(entry: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for an identifier, a text or a seed that is none."""
+    """Raise `ValueError` for an identifier or text that is not a text, and for a seed out of its range."""
     for name in ("id", "prompt", "degraded"):
         text = entry[name]
         if not isinstance(text, str):
@@ -152,7 +153,7 @@ def _is_share(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether a number of JSON is one; `true` is not, nor is a whole number that no float holds."""
+    """Whether a value of JSON is a finite number; `true` is not a number, nor is a whole one too large for a float."""
     try:
         return type(value) in (int, float) and math.isfinite(value)
     except OverflowError:

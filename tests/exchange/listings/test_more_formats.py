@@ -17,7 +17,7 @@ from contrapose.backbones.families.table import load_backbone
 from contrapose.containers.images import read_image
 from contrapose.containers.left_out import LeftOut
 from contrapose.containers.places import Remote, place_of
-from contrapose.containers.row import Row
+from contrapose.containers.row import ContainerRow
 from contrapose.errors import UserError
 from contrapose.exchange import listings
 from contrapose.exchange.imports import Import, import_pairs, plan_import, read_listing
@@ -139,7 +139,7 @@ def test_a_limit_reads_no_further(folder: Path) -> None:
 def test_a_format_is_one_file_and_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that a new format says is how a row of it becomes a pair, in whatever container it comes."""
 
-    def pair(row: Row, reading: Reading) -> Listed:
+    def pair(row: ContainerRow, reading: Reading) -> Listed:
         first = row.number("weighted_results_image1_preference") > 0.5
         images = row.image("image1", reading.folder(row)), row.image("image2", reading.folder(row))
         winner, loser = images if first else reversed(images)

@@ -89,10 +89,10 @@ def detect(source: Place, split: str | None = None) -> FormatName:
             return name
     if first is None:
         raise UserError(f"{source}: holds no rows, so it lists no pairs; name the file that lists them")
-    told = "; ".join(f"{name}: {', '.join(format.told_by)}" for name, format in FORMATS.items())
-    found = ", ".join(sorted(names)) or "nothing"
-    what = f"has the fields of no format (found: {found}), so it lists no pairs"
-    raise UserError(f"{first.source}: {what}; formats have {told}")
+    formats = "; ".join(f"{name}: {', '.join(format.told_by)}" for name, format in FORMATS.items())
+    fields = ", ".join(sorted(names)) or "nothing"
+    reason = f"has the fields of no format (found: {fields}), so it lists no pairs"
+    raise UserError(f"{first.source}: {reason}; formats have {formats}")
 
 
 def _listing(listed: Iterable[Listed | LeftOut], format: FormatName, limit: int | None) -> Listing:

@@ -6,16 +6,17 @@ prompt. They do not say which model drew them.
 
 from __future__ import annotations
 
-from contrapose.containers.row import Row
+from contrapose.containers.row import ContainerRow
 from contrapose.exchange.listings.listed import Format, Listed, Reading, each
 
 FILES = ("pos_file", "neg_file")
 COLUMNS = ("prompt", "neg_prompt", *FILES)
 
 
-def _pair(row: Row, reading: Reading) -> Listed:
+def _pair(row: ContainerRow, reading: Reading) -> Listed:
     degraded = row.caption("neg_prompt")
-    winner, loser = (row.image(key, row.source.parent / "latents") for key in FILES)
+    folder = row.source.parent / "latents"
+    winner, loser = (row.image(key, folder) for key in FILES)
     return Listed(row.name, row.caption("prompt"), winner, loser, degraded=degraded)
 
 

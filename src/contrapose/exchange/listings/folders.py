@@ -26,7 +26,8 @@ def pairs(winners: Place, losers: Place) -> Iterator[Listed | LeftOut]:
     right = _Images(losers)
 
     def pair(stem: str) -> Listed:
-        winner, loser = left.only(stem), right.only(stem)
+        winner = left.only(stem)
+        loser = right.only(stem)
         return Listed(stem, left.caption(winner.path.name), winner, loser)
 
     for stem in sorted({*left.by_stem, *right.by_stem}):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contrapose.containers.left_out import Skip
 from contrapose.containers.places import inside
-from contrapose.containers.row import Row
+from contrapose.containers.row import ContainerRow
 from contrapose.containers.stored import InFile
 from contrapose.errors import UserError
 from contrapose.exchange.listings.listed import Format, Listed, Reading, each, judged
@@ -14,7 +14,7 @@ COLUMNS = ("prompt", PREFERENCE)
 _PATHS = ("image_path", "file_path")
 
 
-def _pair(row: Row, reading: Reading) -> Listed:
+def _pair(row: ContainerRow, reading: Reading) -> Listed:
     """The image with the larger number won. Lists of more than two, as in its test set, are left out."""
     key = next((key for key in _PATHS if key in row.fields), _PATHS[0])
     paths = row.need(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contrapose.containers.left_out import Skip
-from contrapose.containers.row import Row
+from contrapose.containers.row import ContainerRow
 from contrapose.exchange.listings.listed import Format, Listed, Reading, each
 
 PATHS = ("path1", "path2")
@@ -11,13 +11,16 @@ MODELS = ("model1", "model2")
 COLUMNS = ("prompt", *PATHS)
 
 
-def _pair(row: Row, reading: Reading) -> Listed:
+def _pair(row: ContainerRow, reading: Reading) -> Listed:
     """`reading.only_models` keeps the pairs whose images are both of these models."""
-    models = [(key, row.need(key)) for key in MODELS] if reading.only_models else []
-    for key, model in models:
+    models = {}
+    if reading.only_models:
+        models = {key: row.need(key) for key in MODELS}  # both must be there, also where the first is not wanted
+    for key, model in models.items():
         if model not in reading.only_models:
             raise Skip(f"{key} is {model}, which is not among --only-models", "other model")
-    winner, loser = (row.image(key, reading.folder(row)) for key in PATHS)
+    folder = reading.folder(row)
+    winner, loser = (row.image(key, folder) for key in PATHS)
     return Listed(row.name, row.caption("prompt"), winner, loser)
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 
-from contrapose.containers.left_out import LeftOut, attempt
-from contrapose.containers.row import Row
+from contrapose.containers.left_out import LeftOut, Skip
+from contrapose.containers.row import ContainerRow
 from contrapose.containers.stored import Stored
 from contrapose.errors import UserError
 from contrapose.exchange.listings.listed import Format, Listed, Reading
@@ -18,22 +18,23 @@ COLUMNS = ("file_path", "caption", "label")
 _WORDS = {True: "liked", False: "disliked"}
 
 
-def _pairs(rows: Iterable[Row], reading: Reading) -> Iterator[Listed | LeftOut]:
+def _pairs(rows: Iterable[ContainerRow], reading: Reading) -> Iterator[Listed | LeftOut]:
     """Each pair when its second image is met, and at the end the images that have no partner."""
     waiting: dict[tuple[str, bool], deque[tuple[str, Stored]]] = defaultdict(deque)
     for row in rows:
         liked = _liked(row)
-        captioned = attempt(row.name, _captioned, row, reading)
-        if isinstance(captioned, LeftOut):
-            yield captioned
+        try:
+            caption = row.caption("caption")
+            image = row.image("file_path", reading.folder(row))
+        except Skip as skip:
+            yield skip.of(row.name)
             continue
-        caption, image = captioned
         partners = waiting[caption, not liked]
         if not partners:
             waiting[caption, liked].append((row.place, image))
             continue
-        images = (row.place, image), partners.popleft()
-        (first, winner), (second, loser) = images if liked else reversed(images)
+        partner = partners.popleft()
+        (first, winner), (second, loser) = [(row.place, image), partner] if liked else [partner, (row.place, image)]
         numbers = [place.removeprefix("line ") for place in (first, second)]
         yield Listed(f"lines {numbers[0]} and {numbers[1]}", caption, winner, loser)
     for (_, liked), lonely in waiting.items():
@@ -42,11 +43,7 @@ def _pairs(rows: Iterable[Row], reading: Reading) -> Iterator[Listed | LeftOut]:
             yield LeftOut(place, "no partner", reason)
 
 
-def _captioned(row: Row, reading: Reading) -> tuple[str, Stored]:
-    return row.caption("caption"), row.image("file_path", reading.folder(row))
-
-
-def _liked(row: Row) -> bool:
+def _liked(row: ContainerRow) -> bool:
     label = row.number("label")
     if type(label) not in (int, float) or label not in (0.0, 1.0):
         raise UserError(f"{row.where}: `label` is {label!r}; write a number: 1 for liked, 0 for disliked")

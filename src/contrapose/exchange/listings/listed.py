@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.containers.places import Place, place_of
-from contrapose.containers.row import Row
+from contrapose.containers.row import ContainerRow
 from contrapose.containers.stored import Stored
 from contrapose.errors import UserError
 
@@ -44,12 +44,12 @@ class Reading:
     split: str | None = None
     """Which of several splits of a data set in Parquet, such as train."""
 
-    def folder(self, row: Row) -> Place:
+    def folder(self, row: ContainerRow) -> Place:
         """The folder that image files are named from, and never leave."""
         return place_of(self.images) if self.images else row.source.parent
 
 
-Pairs = Callable[[Iterable[Row], Reading], Iterator[Listed | LeftOut]]
+Pairs = Callable[[Iterable[ContainerRow], Reading], Iterator[Listed | LeftOut]]
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,16 @@ class Format:
     """Whether the places are those of latents, not of images."""
 
 
-def each(pair: Callable[[Row, Reading], Listed], needs: Iterable[str]) -> Pairs:
+def each(pair: Callable[[ContainerRow, Reading], Listed], needs: Iterable[str]) -> Pairs:
     """The pairs of a format in which a row of these fields is a pair, or is left out where `pair` raises `Skip`."""
     fields = tuple(needs)
 
-    def complete(row: Row, reading: Reading) -> Listed:
+    def complete(row: ContainerRow, reading: Reading) -> Listed:
         for key in fields:
             row.check(key)
         return pair(row, reading)
 
-    def pairs(rows: Iterable[Row], reading: Reading) -> Iterator[Listed | LeftOut]:
+    def pairs(rows: Iterable[ContainerRow], reading: Reading) -> Iterator[Listed | LeftOut]:
         for row in rows:
             yield attempt(row.name, complete, row, reading)
 
@@ -108,7 +108,7 @@ def first_share(label: Any, key: str, where: str) -> tuple[float, float]:
     return float(label), 1.0 - label
 
 
-def share(row: Row, key: str) -> float:
+def share(row: ContainerRow, key: str) -> float:
     """One image's share of a preference; raises `UserError` for what is no number from 0 to a billion."""
     value = row.number(key)
     if type(value) not in (int, float) or not 0 <= value <= 1e9:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contrapose.containers.row import Row
+from contrapose.containers.row import ContainerRow
 from contrapose.exchange.listings.listed import Format, Listed, Reading, each, judged, share
 
 COLUMNS = ("image_0", "image_1", "prompt", "prefer_0", "prefer_1")
 
 
-def _pair(row: Row, reading: Reading) -> Listed:
+def _pair(row: ContainerRow, reading: Reading) -> Listed:
     """The larger of two shares wins, and the winner's preference is its part of both; equal shares are a tie."""
     shares = share(row, "prefer_0"), share(row, "prefer_1")
     folder = reading.folder(row)

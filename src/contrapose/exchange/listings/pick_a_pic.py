@@ -8,18 +8,22 @@ from __future__ import annotations
 from functools import partial
 
 from contrapose.containers.left_out import Skip
-from contrapose.containers.row import Row
+from contrapose.containers.row import ContainerRow
 from contrapose.errors import UserError
 from contrapose.exchange.listings.listed import Format, Listed, Reading, each, first_share, judged
 from contrapose.files import is_writable
 
-IMAGE_0, IMAGE_1, LABEL_0, LABEL_1, CAPTION = "jpg_0", "jpg_1", "label_0", "label_1", "caption"
+IMAGE_0 = "jpg_0"
+IMAGE_1 = "jpg_1"
+LABEL_0 = "label_0"
+LABEL_1 = "label_1"
+CAPTION = "caption"
 PROMPT_OF_TARS = "original_prompt"
 DEGRADED = "degraded_prompt"  # ours, as 'contrapose pairs export' writes it
 _HAS_LABEL = "has_label"  # False where nobody was asked
 
 
-def _pair(row: Row, reading: Reading, prompt: str) -> Listed:
+def _pair(row: ContainerRow, reading: Reading, prompt: str) -> Listed:
     images = row.image(IMAGE_0), row.image(IMAGE_1)
     label = row.number(LABEL_0)
     if label is None or row.fields.get(_HAS_LABEL) is False:
@@ -28,7 +32,7 @@ def _pair(row: Row, reading: Reading, prompt: str) -> Listed:
     return judged(row.name, row.caption(prompt), images, shares, reading.ties, _degraded(row))
 
 
-def _degraded(row: Row) -> str:
+def _degraded(row: ContainerRow) -> str:
     degraded = row.text(DEGRADED) if DEGRADED in row.fields else None
     if degraded is None or degraded == "":
         return ""

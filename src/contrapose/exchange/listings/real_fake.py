@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contrapose.containers.row import Row
+from contrapose.containers.row import ContainerRow
 from contrapose.exchange.listings.listed import Format, Listed, Reading, each
 
 COLUMNS = ("prompt", "real_image_path", "fake_image_path")
 
 
-def _pair(row: Row, reading: Reading) -> Listed:
+def _pair(row: ContainerRow, reading: Reading) -> Listed:
     folder = reading.folder(row)
     winner = row.image("real_image_path", folder)
     loser = row.image("fake_image_path", folder)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import fields
 
 from contrapose.containers.left_out import LeftOut
 from contrapose.containers.places import Place, Remote
-from contrapose.containers.stored import InFile, Stored
+from contrapose.containers.stored import InFile
 from contrapose.contents import file_digest
 from contrapose.photographs.photos.photo import Photo
 
@@ -19,23 +19,23 @@ _ENDS = 2  # pieces read of each image file: a hundred thousand must be known ag
 def count_and_digest(listing: Iterable[Photo | LeftOut]) -> tuple[int, str]:
     """How many photographs are listed, and a digest of their names, captions and files in their order.
 
-    An image counts by its size, its start and its end; what became of its pixels is told when it is opened.
+    An image counts by its size, its start and its end; a change of the pixels between is noticed when it is opened.
     """
     num = 0
     digest = hashlib.sha256()
     archive = functools.cache(_file)
     for photo in listing:
-        said = (photo.reason,) if isinstance(photo, LeftOut) else (photo.caption, *_place(photo.image, archive))
+        said: tuple[object, ...]
+        if isinstance(photo, LeftOut):
+            said = (photo.reason,)
+        elif isinstance(photo.image, InFile):
+            said = (photo.caption, _file(photo.image.path, _ENDS))
+        else:  # in a tar or a table: the file's digest, and the image's place in there
+            place = [getattr(photo.image, field.name) for field in fields(photo.image)[1:]]
+            said = (photo.caption, archive(photo.image.path), *place)
         digest.update(repr((photo.name, *said)).encode("utf-8", "surrogatepass") + b"\n")
         num += 1
     return num, digest.hexdigest()[:16]
-
-
-def _place(image: Stored, archive: Callable[[Place], str]) -> tuple[object, ...]:
-    """What an image is known by: its file's content, and where it is in a tar or table."""
-    if isinstance(image, InFile):
-        return (_file(image.path, _ENDS),)
-    return archive(image.path), *(getattr(image, field.name) for field in fields(image)[1:])
 
 
 def _file(path: Place, pieces: int | None = None) -> str:

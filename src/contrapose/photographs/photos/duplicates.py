@@ -12,16 +12,16 @@ _MOST_KEYS = 1 << 16  # of a band; more would not make the few that share one fe
 class NearDuplicates:
     """Fingerprints within `distance` bits of an earlier one, found without comparing all.
 
-    Cut into distance + 1 bands, two fingerprints that differ in `distance` bits agree in a whole band at least
-    (the pigeonhole principle), so only those that share a band are compared. They are kept as plain numbers: with the
-    usual distance of 4, a million take 40 MB.
+    Both are cut into distance + 1 bands. Two fingerprints that differ in `distance` bits agree in at least one whole
+    band (the pigeonhole principle), so only those that share a band are compared. They are kept as plain numbers: with
+    the usual distance of 4, a million take 40 MB.
     """
 
     def __init__(self, distance: int = 4):
         assert 0 <= distance < _BITS
         self.distance = distance
         edges = [_BITS * band // (distance + 1) for band in range(distance + 2)]
-        # Of a wide band its lowest bits will do: who agrees in all of it agrees in them.
+        # Of a wide band its lowest bits will do: fingerprints that agree in all of it agree in them.
         self._bands = [(low, min(1 << high - low, _MOST_KEYS) - 1) for low, high in itertools.pairwise(edges)]
         self._numbers = array("q")
         self._fingerprints = array("Q")
@@ -39,11 +39,11 @@ class NearDuplicates:
             places[key].append(place)
 
     def first_near(self, fingerprint: int) -> int | None:
-        """The number of the first photograph within `distance` bits, of those that are remembered."""
+        """The number of the earliest remembered photograph within `distance` bits, or None."""
         first = None
         for (low, mask), places in zip(self._bands, self._by_band, strict=True):
             for place in places.get(fingerprint >> low & mask, ()):
-                if first is not None and place >= first:
+                if first is not None and place >= first:  # places ascend, so the rest of this band is later too
                     break
                 if (fingerprint ^ self._fingerprints[place]).bit_count() <= self.distance:
                     first = place

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from contrapose.containers.folders import parsed_fields
 from contrapose.containers.images import IMAGES
 from contrapose.containers.left_out import LeftOut, Skip, attempt
-from contrapose.containers.row import Row
+from contrapose.containers.row import ContainerRow
 from contrapose.containers.stored import Stored
 from contrapose.containers.tables import check_columns
 from contrapose.errors import UserError
@@ -34,18 +34,18 @@ class Photo:
     """The names of the fields that its row has, which tell a user where a caption could be."""
 
 
-def photos_of(row: Row, name: str) -> Iterator[Photo | LeftOut]:
+def photos_of(row: ContainerRow, name: str) -> Iterator[Photo | LeftOut]:
     """The photographs of a row that is called `name`: one image and its caption, or a pair's better image.
 
     Of HPDv3's pairs they are the images whose model is `real_images`, winners and losers alike. Raises `UserError` for
     a row that names no image file.
     """
-    there = {*row.fields, *row.kinds}
+    columns = {*row.fields, *row.kinds}
     if not is_writable(name):
         yield LeftOut(name, "unusable", "its name is not UTF-8; rename it")
-    elif IMAGE_0 in there and (row.loose or IMAGE_1 in there):
+    elif IMAGE_0 in columns and (row.loose or IMAGE_1 in columns):
         yield _better(row, name)
-    elif there.issuperset(PATHS):
+    elif columns.issuperset(PATHS):
         for model, path in zip(MODELS, PATHS, strict=True):
             if row.fields.get(model) == REAL:
                 yield attempt(f"{name} {path}", _photo, row, f"{name} {path}", path)
@@ -53,7 +53,7 @@ def photos_of(row: Row, name: str) -> Iterator[Photo | LeftOut]:
         yield attempt(name, _photo, row, name)
 
 
-def _better(row: Row, name: str) -> Photo | LeftOut:
+def _better(row: ContainerRow, name: str) -> Photo | LeftOut:
     """The image of Pick-a-Pic's pair that was liked better; a tie has none."""
     format = WEBDATASET if row.loose else PICK_A_PIC
     check_columns(row.source, [*row.fields, *row.kinds], format.needs)
@@ -65,12 +65,12 @@ def _better(row: Row, name: str) -> Photo | LeftOut:
     return Photo(name, pair.winner, " ".join(pair.prompt.split()))
 
 
-def _photo(row: Row, name: str, key: str | None = None) -> Photo:
+def _photo(row: ContainerRow, name: str, key: str | None = None) -> Photo:
     image = row.image(key or _image_field(row))
     return Photo(name, image, _caption(row), row.field_names)
 
 
-def _image_field(row: Row) -> str:
+def _image_field(row: ContainerRow) -> str:
     """The field that holds the image, or names its file; raises `Skip` for a sample of a tar that has none."""
     stored = (key for key in (*FILES, *_OF_TARS) if isinstance(row.fields.get(key), Stored))
     named = (key for key in FILES if key in row.fields or key in row.kinds)
@@ -86,7 +86,7 @@ def _image_field(row: Row) -> str:
     )
 
 
-def _caption(row: Row) -> str | None:
+def _caption(row: ContainerRow) -> str | None:
     """The first text with words in it, in one line: of a text beside the image, a field, or a JSON object."""
     try:
         return " ".join(row.caption("txt", *CAPTIONS).split())

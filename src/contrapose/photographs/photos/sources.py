@@ -1,13 +1,13 @@
 """Which photographs there are: in a folder and those below it, or in the tables and archives that people share.
 
-A photograph that cannot be used is told with its reason; a file that is no listing is the user's to fix. Never is more
-in memory than the names in one folder, so a hundred thousand photographs list as well as ten.
+A photograph that cannot be used is left out with its reason; a file that is not a listing is the user's to fix. At most
+the names of one folder are in memory, so a hundred thousand photographs list as well as ten.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -36,16 +36,20 @@ def list_photos(source: Place, split: str | None = None, skip: Path | None = Non
     Raises `UserError` naming file and row for what cannot be read, and when there are no photographs.
     """
     place = place_of(source)
-    photos = _of_split(place, split) if split is not None else _of_source(place, skip)
+    photos = _of_source(place, skip) if split is None else _of_files(place, files_of(place, split))
     first = next(photos, None)
     if first is None:
         raise UserError(f"{source}: holds no photographs; {_READ}")
     return chain([first], photos)
 
 
-def _of_split(source: Place, split: str) -> Photos:
-    for path in files_of(source, split):
-        yield from _of_file(path, name_below(path, source) if path != source else path.name)
+def _of_files(source: Place, files: Iterable[Place]) -> Photos:
+    """The photographs of these files in or below a folder, or of the one file that is the source."""
+    for path in files:
+        label = path.name
+        if path != source:
+            label = name_below(path, source)
+        yield from _of_file(path, label)
 
 
 def _of_source(source: Place, skip: Path | None) -> Photos:
@@ -114,7 +118,9 @@ def _of_entry(root: Place, entry: Entry, beside: Mapping[str, str]) -> Iterator[
     elif entry.is_link_to_folder:
         yield LeftOut(name, "unusable", "is a link to a folder, which is not followed")
     elif ending in (*IMAGES, *UNREAD):
-        row = attempt(_shown(name), image_row, root, name, beside)
+        # Bytes that are not UTF-8 are spelled out, since the file of what was left out could not hold them.
+        shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+        row = attempt(shown, image_row, root, name, beside)
         if isinstance(row, LeftOut):
             yield row
         else:
@@ -123,11 +129,6 @@ def _of_entry(root: Place, entry: Entry, beside: Mapping[str, str]) -> Iterator[
         yield entry
     else:
         check_uncompressed(entry.place)
-
-
-def _shown(name: str) -> str:
-    """A name that a file can hold: bytes that are no UTF-8 are spelled out."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _of_listing(root: Place, path: Place) -> Photos:
