@@ -1,24 +1,54 @@
-"""Seeds made from text, and the random streams that they start: the same on every machine and in every process."""
+"""Everything random begins here: seeds and identifiers made from text, the same on every machine and in every process.
+
+Stores hold what these functions give, so none of their values may ever change.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import random
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-
-def seed_of(*parts: object) -> int:
-    """A 63-bit seed from anything printable."""
-    text = "\x1f".join(map(str, parts))
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
+if TYPE_CHECKING:  # torch takes a second to import, and those who want a number alone need none
+    import torch
+    from torch import Tensor
 
 
-def generator(prompt: str, seed: int) -> torch.Generator:
-    """The random stream of one image, by its prompt and seed alone; on the CPU, so that every device draws the same."""
-    return torch.Generator("cpu").manual_seed(seed_of(prompt, seed))
+def seed_of(*parts: object, bits: int = 63, between: str = "\x1f") -> int:
+    """A seed of so many bits, 63 being all that torch takes, from anything printable: the first of sha256.
+
+    `between` stands between the printed parts, so that ("ab", "c") and ("a", "bc") differ.
+    """
+    text = between.join(map(str, parts))
+    # half a character, as JSON and names of files can hold it, has a seed too
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest, "big") >> (8 * len(digest) - bits)
+
+
+def prompt_seed(*parts: object, bits: int = 63) -> int:
+    """The seed of a prompt's own draw when it is degraded; its values are those of the first stores."""
+    return seed_of(*parts, bits=bits, between="\0")
+
+
+def identifier(*parts: object) -> str:
+    """Sixteen hexadecimal digits by which the parts are known: their seed, written out."""
+    return f"{seed_of(*parts):016x}"
+
+
+def generator(*parts: object) -> torch.Generator:
+    """The random stream of an image, by its prompt and seed alone; on the CPU, so that all devices draw the same."""
+    import torch
+
+    return torch.Generator("cpu").manual_seed(seed_of(*parts))
+
+
+def python_stream(*parts: object) -> random.Random:
+    """The random stream of a prompt's own draw when it is degraded, so that no prompt's draw depends on another's."""
+    return random.Random(prompt_seed(*parts, bits=256))
 
 
 def starting_noise(streams: list[torch.Generator], shape: tuple[int, ...]) -> Tensor:
     """Standard normal latents [b, ...], row i from stream i."""
+    import torch
+
     return torch.stack([torch.randn(shape, generator=stream) for stream in streams])

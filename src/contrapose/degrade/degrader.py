@@ -1,6 +1,5 @@
 """Degraded prompts: the same wish, said worse, so that one model gives both the winner and the loser of a pair."""
 
-import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Annotated, Protocol
 from contrapose.degrade.word_exchange import exchanges
 from contrapose.errors import UserError
 from contrapose.ranges import Few, Range, checked
+from contrapose.seeds import python_stream
 
 
 class Skipped(tuple[str, ...]):
@@ -55,7 +55,7 @@ class Words:
 
     def variants(self, prompts: Sequence[str], seed: int) -> list[tuple[str, ...]]:
         """Return up to `num_variants` shortened prompts each; a prompt of fewer than two words is skipped."""
-        return [self._shortened(prompt, stream(seed, "words", prompt)) for prompt in prompts]
+        return [self._shortened(prompt, python_stream(seed, "words", prompt)) for prompt in prompts]
 
     def _shortened(self, prompt: str, rng: random.Random) -> tuple[str, ...]:
         words = prompt.split()
@@ -83,7 +83,7 @@ class Swap:
 
     def variants(self, prompts: Sequence[str], seed: int) -> list[tuple[str, ...]]:
         """Return up to `num_variants` altered prompts each; a prompt that no rule fits is skipped."""
-        return [self._altered(prompt, stream(seed, "swap", prompt)) for prompt in prompts]
+        return [self._altered(prompt, python_stream(seed, "swap", prompt)) for prompt in prompts]
 
     def _altered(self, prompt: str, rng: random.Random) -> tuple[str, ...]:
         found: dict[str, None] = {}
@@ -98,10 +98,4 @@ class Swap:
 def choose(variants: Sequence[str], seed: int, prompt: str) -> str:
     """Return the one variant that the pair uses: drawn uniformly, the same for the same (variants, seed, prompt)."""
     assert variants, "a skipped prompt has no variant to choose"
-    return stream(seed, "choose", prompt).choice(tuple(variants))
-
-
-def stream(seed: int, purpose: str, prompt: str) -> random.Random:
-    """Return the random stream of (seed, purpose, prompt), so that no prompt's draw depends on another's."""
-    digest = hashlib.sha256(f"{seed}\0{purpose}\0{prompt}".encode()).digest()
-    return random.Random(int.from_bytes(digest, "big"))
+    return python_stream(seed, "choose", prompt).choice(tuple(variants))

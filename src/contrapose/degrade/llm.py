@@ -15,6 +15,7 @@ from contrapose.degrade.degrader import Skipped
 from contrapose.degrade.writers import EndpointWriter, Writer
 from contrapose.errors import UserError
 from contrapose.ranges import AtLeast0, Batch, Range, Tokens, checked
+from contrapose.seeds import prompt_seed
 
 FIELD = "degraded_prompts"
 FIELDS = (FIELD, "neg_prompts")  # the second is what models answer that were shown DDSPO's own template
@@ -77,7 +78,9 @@ class _Llm(ABC):
         found: dict[str, tuple[str, ...]] = {}
         pending = prompts
         for trial in range(1 + self.num_retries):
-            written = writer.write([ask(self.template, prompt) for prompt in pending], _trial_seed(seed, trial))
+            written = writer.write(
+                [ask(self.template, prompt) for prompt in pending], prompt_seed(seed, trial, bits=31)
+            )
             for prompt, answer in zip(pending, written, strict=True):
                 found[prompt] = parse(answer, prompt)
             pending = [prompt for prompt in pending if isinstance(found[prompt], Unusable)]
@@ -166,11 +169,6 @@ def _is_sound(text: str, prompt: str) -> bool:
         return False
     unchanged = text.casefold() == " ".join(prompt.split()).casefold()
     return bool(text) and "\0" not in text and not unchanged and len(text) <= 3 * len(prompt) + 200
-
-
-def _trial_seed(seed: int, trial: int) -> int:
-    """Return a seed that no other (seed, trial) shares in practice; 31 bits, because servers read it as an int32."""
-    return int.from_bytes(hashlib.sha256(f"{seed}\0{trial}".encode()).digest()[:4], "big") >> 1
 
 
 def _as_record(prompt: str, variants: tuple[str, ...]) -> dict[str, Any]:

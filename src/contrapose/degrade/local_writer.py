@@ -1,6 +1,5 @@
 """A language model loaded on this machine; kept apart because importing it imports torch and transformers."""
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from contrapose.backbones.networks import read_network
 from contrapose.errors import UserError
 from contrapose.ranges import AtLeast0, Tokens, checked
+from contrapose.seeds import prompt_seed
 
 TOO_LONG = "(not answered: the prompt is longer than the model reads)"
 
@@ -41,7 +41,7 @@ class LocalWriter:
             batch = tokenizer(
                 [texts[place] for place in places], add_special_tokens=not chats, padding=True, return_tensors="pt"
             )
-            written = self._generate(batch.to(model.device), [_row_seed(texts[place], seed) for place in places])
+            written = self._generate(batch.to(model.device), [prompt_seed(seed, texts[place]) for place in places])
             for place, answer in zip(places, written, strict=True):
                 answers[place] = answer
         return answers
@@ -97,8 +97,3 @@ class _Draw:
 def _as_chat(tokenizer: Any, prompt: str) -> str:
     message = [{"role": "user", "content": prompt}]
     return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-
-
-def _row_seed(text: str, seed: int) -> int:
-    digest = hashlib.sha256(f"{seed}\0{text}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1  # torch seeds are signed 64-bit numbers

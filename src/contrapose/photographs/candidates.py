@@ -13,7 +13,7 @@ from contrapose.containers.places import Place
 from contrapose.containers.stored import Stored
 from contrapose.errors import UserError
 from contrapose.pixels import Size
-from contrapose.seeds import seed_of
+from contrapose.seeds import identifier
 from contrapose.store.buckets import apply, plan_fit
 from contrapose.store.records import GroupRecord
 
@@ -52,12 +52,7 @@ class Candidate:
             image = read_image(place)
         except Skip as skip:
             raise UserError(f"{root}: {skip}; it could be read before: {_RESTORE}") from None
-        if identity(self.name, digest(image)) != self.id:
+        if identifier(self.name, digest(image)) != self.id:
             raise UserError(f"{root}: {self.name} was exchanged since it was looked at; {_RESTORE}")
         [fit] = plan_fit([Size(*image.size)], self.bucket, self.flip, self.position)
         return apply(image, fit)
-
-
-def identity(name: str, pixels: str) -> str:
-    """A candidate's identifier, of its name and the digest of its pixels: 16 hexadecimal digits."""
-    return f"{seed_of(name, pixels):016x}"

@@ -11,11 +11,11 @@ from typing import ClassVar
 
 from contrapose.containers.left_out import LeftOut
 from contrapose.containers.places import Place, name_below
-from contrapose.photographs.candidates import Candidate, identity
+from contrapose.photographs.candidates import Candidate
 from contrapose.photographs.photos import CAPTIONS, Look, NearDuplicates, Photo, look_at_photos
 from contrapose.photographs.table import PhotoRow, Reaching
 from contrapose.pixels import Size
-from contrapose.seeds import seed_of
+from contrapose.seeds import identifier, seed_of
 from contrapose.store.buckets import cover, nearest
 from contrapose.store.fitting import Fitting
 
@@ -87,7 +87,7 @@ class LookAtPhotos:
         return None
 
     def _candidate(self, number: int, photo: Photo, look: Look) -> Candidate:
-        id_ = identity(photo.name, look.digest)
+        id_ = identifier(photo.name, look.digest)
         seed = seed_of(self.seed, id_)
         return Candidate(
             number,

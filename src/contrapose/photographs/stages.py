@@ -19,7 +19,7 @@ from contrapose.photographs.gallery import Gallery
 from contrapose.photographs.spoil import AnySpoiler, Spoiled
 from contrapose.photographs.spoil.studio import Studio
 from contrapose.photographs.table import PhotoRow, Reaching
-from contrapose.seeds import seed_of
+from contrapose.seeds import identifier
 
 T = TypeVar("T")
 
@@ -139,7 +139,7 @@ class Sift:
 
 def measure_of(settings: JudgeSettings, judge: Judge) -> str:
     """The name under which a judge's numbers are noted: two of other settings or weights never share it."""
-    return f"{judge.name} {seed_of(settings, judge.version):016x}"
+    return f"{judge.name} {identifier(settings, judge.version)}"
 
 
 @dataclass(frozen=True)

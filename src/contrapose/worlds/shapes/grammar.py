@@ -6,13 +6,13 @@ wordings, are dealt to `train`, `dev` or `test`; so no prompt of one side says w
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, get_args
 
+from contrapose.seeds import seed_of
 from contrapose.worlds.shapes.render import COLORS, SHAPES
 
 Tag = Literal["single_object", "two_object", "counting", "colors", "position", "color_attr"]
@@ -146,8 +146,8 @@ def canonical_meanings(tag: Tag) -> list[Meaning]:
             return [Meaning((Thing(a, c), Thing(b, d))) for a, b in pairs for c, d in hues]
 
 
-def _rank(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _rank(text: str) -> int:
+    return seed_of(text, bits=256)
 
 
 # Share of each tag's meanings that goes to test and to dev; the rest trains.

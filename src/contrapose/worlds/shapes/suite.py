@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from contrapose.errors import UserError
 from contrapose.evaluate.images import metadata_of
 from contrapose.evaluate.verdict import verdict
 from contrapose.judges.judge import Marks
+from contrapose.seeds import seed_of
 from contrapose.store.prompts import Prompt
 from contrapose.worlds.shapes.detector import THRESHOLDS, ShapesDetector, artefact_rate, shape_fidelity
 from contrapose.worlds.shapes.grammar import NUMBERS, RELATIONS, Meaning, Thing
@@ -157,7 +157,7 @@ def ceiling_images(prompts: Sequence[Prompt], seeds: Sequence[int]) -> Iterator[
     """Yield (prompt's index, seed, a render that is right for it), which depends on the prompt and the seed alone."""
     for index, prompt in enumerate(prompts):
         meaning = meaning_of(prompt)
-        entropy = int.from_bytes(hashlib.sha256(prompt.text.encode()).digest()[:8], "big")
+        entropy = seed_of(prompt.text, bits=64)
         for seed in seeds:
             yield index, seed, render(scene_of(meaning, np.random.default_rng([entropy, seed])))
 
