@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny_vision
+import torch
 from changing import changed
 from photo_table import rows
 from PIL import Image
@@ -232,3 +233,13 @@ def test_memory_is_flat(settings, backbone, tmp_path, monkeypatch):
     peak(100)
     few, many = peak(1_000), peak(8_000)
     assert many < few + 100_000
+
+
+def test_a_limit_takes_the_first_photographs(settings, backbone, tmp_path):
+    settings = changed(settings, filters=(), near_duplicates=None)
+    every = make(settings, backbone, tmp_path / "all")
+    first = make(changed(settings, limit=1), backbone, tmp_path / "first")
+    assert [row["name"] for row in rows(tmp_path / "first")] == ["0.png"]
+    assert first.records == every.records[:1]
+    assert torch.equal(first.latent("loser", 0), every.latent("loser", 0))
+    assert "limit" in refused(changed(settings, limit=2), backbone, tmp_path / "first")

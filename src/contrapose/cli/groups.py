@@ -6,7 +6,20 @@ ALONE = 12  # flags that need no groups
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "model and data": (
-        *("out", "model", "prompts", "pairs", "images", "source", "winners", "losers", "metadata", "format", "split"),
+        *(
+            "out",
+            "model",
+            "prompts",
+            "pairs",
+            "images",
+            "source",
+            "winners",
+            "losers",
+            "metadata",
+            "format",
+            "split",
+            "limit",
+        ),
         *("adapter", "start", "policies", "num_images", "pairs_per_prompt", "seed", "size", "sizes", "steps"),
         *("guidance_scale", "foreign_pairs", "device", "overwrite", "push_to_hub", "title", "label"),
     ),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,7 +107,8 @@ class _Run:
         return [*stages, *early, losers, *sifts[len(early) :]]
 
     def _listing(self) -> Iterator[Photo | LeftOut]:
-        return list_photos(self.settings.images, self.settings.split, self.out)
+        photos = list_photos(self.settings.images, self.settings.split, self.out)
+        return islice(photos, self.settings.limit)
 
     def check(self) -> None:
         """Look, before anything is written, at the whole listing, and whether all weights that are needed are there."""

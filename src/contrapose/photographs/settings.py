@@ -14,7 +14,7 @@ from contrapose.photographs.captions import Captioner
 from contrapose.photographs.filters import FILTERS, AnyFilter, CaptionLength, PhotoSize
 from contrapose.photographs.spoil import SPOILERS, AnySpoiler
 from contrapose.photographs.spoil.inpaint import Inpaint
-from contrapose.ranges import Batch, Range, Seed, Steps, checked
+from contrapose.ranges import Batch, Count, Range, Seed, Steps, checked
 from contrapose.store.fitting import Fitting
 
 
@@ -29,6 +29,8 @@ class Real:
     """Photographs: a folder of images, .tar or .parquet files, or a .csv, .jsonl, .parquet, .tar or HPDv3's .json."""
     split: str | None = None
     """Which of several splits of a Parquet data set, such as train."""
+    limit: Count | None = None
+    """Photographs that are looked at, at most, of the first ones listed; all when unset."""
     spoil: AnySpoiler = field(default_factory=Inpaint)
     """How losers are made."""
     filters: tuple[AnyFilter, ...] = (PhotoSize(), CaptionLength())
