@@ -29,7 +29,7 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.cli.notes import quiet_libraries
-from contrapose.draw.pairs import Draw, Plan, draw_pairs, plan_pairs
+from contrapose.draw.pairs import Draw, DrawPlan, draw_pairs, plan_pairs
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class DenoiserClock:
         self.seconds += time.perf_counter() - self._start
 
 
-def ours(draw: Draw, plan: Plan, backbone: Backbone, out: Path) -> None:
+def ours(draw: Draw, plan: DrawPlan, backbone: Backbone, out: Path) -> None:
     for _ in draw_pairs(draw, plan, backbone, out):
         pass
 
 
 @torch.no_grad()
-def plain(draw: Draw, plan: Plan, backbone: Backbone, out: Path) -> None:
+def plain(draw: Draw, plan: DrawPlan, backbone: Backbone, out: Path) -> None:
     pipe, latents = backbone.pipe, []
     for start in range(0, len(plan.records), draw.batch_size):
         texts = [text for r in plan.records[start : start + draw.batch_size] for text in (r.prompt, r.degraded)]
@@ -74,7 +74,7 @@ def plain(draw: Draw, plan: Plan, backbone: Backbone, out: Path) -> None:
     torch.save(latents, out / "latents.pt")
 
 
-def turn(side: Callable[..., None], draw: Draw, plan: Plan, backbone: Backbone, clock: DenoiserClock) -> Turn:
+def turn(side: Callable[..., None], draw: Draw, plan: DrawPlan, backbone: Backbone, clock: DenoiserClock) -> Turn:
     """Draw the whole plan once."""
     with tempfile.TemporaryDirectory() as folder:
         synchronise(clock._device)
@@ -96,7 +96,7 @@ def measure(work: Path, args: Namespace) -> dict[str, list[Turn]]:
     plan, clock = plan_pairs(draw), DenoiserClock(backbone.pipe.unet, args.device)
     sides: dict[str, Callable[..., None]] = {"plain": plain, "ours": ours}
     for side in sides.values():
-        turn(side, replace(draw, steps=1, batch_size=1), Plan(plan.records[:1], []), backbone, clock)
+        turn(side, replace(draw, steps=1, batch_size=1), DrawPlan(plan.records[:1], []), backbone, clock)
     turns: dict[str, list[Turn]] = {name: [] for name in sides}
     for number in range(args.repeats):
         for name in sorted(sides, reverse=number % 2 == 1):

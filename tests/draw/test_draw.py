@@ -14,7 +14,7 @@ from diffusers import StableDiffusionPipeline
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
-from contrapose.draw.pairs import Draw, Plan, draw_pairs, plan_pairs
+from contrapose.draw.pairs import Draw, DrawPlan, draw_pairs, plan_pairs
 from contrapose.errors import UserError
 from contrapose.files import aside_of
 from contrapose.seeds import generator
@@ -35,7 +35,7 @@ def draw(tiny_model: Path, prompts_file: Path) -> Draw:
     return Draw(str(tiny_model), prompts_file, steps=2, shard_size=5, batch_size=2)
 
 
-def _drawn(draw: Draw, backbone: Backbone, out: Path, plan: Plan | None = None) -> GroupStore:
+def _drawn(draw: Draw, backbone: Backbone, out: Path, plan: DrawPlan | None = None) -> GroupStore:
     for _ in draw_pairs(draw, plan or plan_pairs(draw), backbone, out):
         pass
     return GroupStore(out)
@@ -86,7 +86,7 @@ def test_winner_and_loser_start_from_the_same_noise(draw: Draw, backbone: Backbo
     """With one prompt for both sides the two images must be one."""
     texts = ["a red circle", "two blue squares"]
     records = [GroupRecord.pair(f"id-{i}", text, text, i) for i, text in enumerate(texts)]
-    store = _drawn(draw, backbone, tmp_path, Plan(records, []))
+    store = _drawn(draw, backbone, tmp_path, DrawPlan(records, []))
     assert torch.allclose(_all(store, "winner"), _all(store, "loser"), atol=1e-5)
     assert (store.latent("winner", 0) - store.latent("winner", 1)).abs().max() > 0.1
 

@@ -38,7 +38,6 @@ LEFT: dict[str, set[str]] = {
         "backbones",
         "cli",
         "degrade",
-        "draw",
         "estimate",
         "guiding",
         "report",
@@ -75,7 +74,7 @@ LEFT: dict[str, set[str]] = {
     },
 }
 # Classes of one name in several rooms: each command has its own `Command`, the others are to be renamed.
-SAME_NAMES = {"Command", "Model", "Plan", "Settings"}
+SAME_NAMES = {"Command", "Model", "Settings"}
 
 
 @cache

@@ -31,18 +31,19 @@ from contrapose.store.shards import begin, by_size, fill
 
 
 @dataclass(frozen=True)
-class Plan:
+class DrawPlan:
     """The records to draw, in order, and the prompts that were left out with their reason."""
 
     records: list[GroupRecord]
     left_out: list[LeftOut]
 
 
-def plan_pairs(draw: Draw) -> Plan:
+def plan_pairs(draw: Draw) -> DrawPlan:
     """Read and degrade the prompts; `UserError` when nothing is left to draw."""
     texts = list(dict.fromkeys(prompt.text for prompt in read_prompts(draw.prompts)))
     variants = draw.degrade.variants(texts, draw.seed)
-    records, left_out = [], []
+    records: list[GroupRecord] = []
+    left_out: list[LeftOut] = []
     for text, options in zip(texts, variants, strict=True):
         if not options:
             reason = options.reason if isinstance(options, Skipped) else "no degraded variant could be made"
@@ -53,10 +54,10 @@ def plan_pairs(draw: Draw) -> Plan:
             records.append(GroupRecord.pair(f"{prompt_id(text)}-{number}", text, choose(options, seed, text), seed))
     if not records:
         raise UserError(f"{draw.prompts}: none of its {len(texts)} prompts could be degraded ({left_out[0].reason})")
-    return Plan(records, left_out)
+    return DrawPlan(records, left_out)
 
 
-def draw_pairs(draw: Draw, plan: Plan, backbone: Backbone, out: Path) -> Iterator[int]:
+def draw_pairs(draw: Draw, plan: DrawPlan, backbone: Backbone, out: Path) -> Iterator[int]:
     """Draw all planned pairs into `out`, yielding the number of pairs done so far; run it again to carry on.
 
     Raises `UserError` when `out` holds pairs of other settings, or for a size that the model cannot make.
