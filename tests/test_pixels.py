@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms, TiffImagePlugin
 
 from contrapose.containers.images import read_image
 from contrapose.containers.left_out import Skip
-from contrapose.pixels import as_rgb
+from contrapose.pixels import as_rgb, to_pixels, to_tensor
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -77,3 +78,13 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n")
     with pytest.raises(Skip, match=r"a\.png: is Git LFS's pointer to an image"):
         read_image(tmp_path / "a.png")
+
+
+def test_pixels_come_back_from_tensors() -> None:
+    pixels = np.arange(2 * 4 * 32 * 3, dtype=np.uint32).reshape(2, 4, 32, 3).astype(np.uint8)
+    images = to_tensor(pixels)
+    assert images.shape == (2, 3, 4, 32)
+    assert (images.min(), images.max()) == (-1, 1)
+    assert torch.equal(images[0], to_tensor(pixels[0]))
+    assert np.array_equal(to_pixels(images), pixels)
+    assert np.array_equal(to_pixels(1.5 * images)[pixels == 255], pixels[pixels == 255]), "what is beyond is cut off"

@@ -1,14 +1,18 @@
-"""Images of any kind as upright 8-bit RGB, and their sizes."""
+"""Images of any kind as upright 8-bit RGB, their sizes, and their pixels as tensors in -1..1 and back."""
 
 from __future__ import annotations
 
 import io
 import struct
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
+
+if TYPE_CHECKING:  # torch takes a second to import, and who reads images alone needs none
+    from torch import Tensor
 
 _WHITE = 65535
 _MAX_SAMPLE_VALUE = 281  # a tag of TIFF
@@ -61,6 +65,18 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("L", "CMYK"):
         return _in_srgb(image, profile).convert("RGB")
     return _in_srgb(image.convert("RGB"), profile)
+
+
+def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """RGB pixels [..., h, w, 3] as [..., 3, h, w] in -1..1, float32: what autoencoders read."""
+    import torch
+
+    return torch.from_numpy(pixels).movedim(-1, -3).float() / 127.5 - 1
+
+
+def to_pixels(images: Tensor) -> NDArray[np.uint8]:
+    """What an autoencoder decodes, [b, 3, h, w] in -1..1, as RGB pixels [b, h, w, 3]; values beyond are cut off."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _white(image: Image.Image) -> int | None:

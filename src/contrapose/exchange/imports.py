@@ -31,7 +31,7 @@ from contrapose.exchange.latents import NOTE, Ready, plan_latents, read_pairs
 from contrapose.exchange.listings import FormatName, Listed, Listing, folder_pairs, source_pairs
 from contrapose.exchange.settings import CONVERTER, Import
 from contrapose.files import one_writer
-from contrapose.pixels import Size
+from contrapose.pixels import Size, to_tensor
 from contrapose.seeds import seed_of
 from contrapose.store.buckets import Fit, apply, cover, nearest, plan_fit
 from contrapose.store.fitting import Fitting
@@ -199,4 +199,4 @@ def _pixels(where: Stored, fit: Fit) -> Tensor:
         image = apply(read_image(where), fit)
     except Skip as skip:  # it could be read a moment ago
         raise UserError(f"{where.path.parent}: {skip}; run the same command again") from None
-    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 127.5 - 1
+    return to_tensor(np.array(image))  # a copy, since an image's own pixels are read-only

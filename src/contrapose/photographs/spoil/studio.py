@@ -19,6 +19,7 @@ from contrapose.backbones.coherence import check_space
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.generation import Generation
 from contrapose.core.solver import grid, trajectory
+from contrapose.pixels import to_pixels, to_tensor
 from contrapose.seeds import generator, starting_noise
 
 T = TypeVar("T")
@@ -49,13 +50,12 @@ class Studio:
         """Latents [b, c, h, w] of photographs, float32; `UserError` for a size that the model cannot make."""
         self.shape_of(photos[0])
         pixels = np.stack([np.asarray(photo) for photo in photos])
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return self.backbone.encode(images).float().to(self.backbone.device)
+        return self.backbone.encode(to_tensor(pixels)).float().to(self.backbone.device)
 
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """RGB images of latents."""
-        pixels = (self.backbone.decode(latents).float().cpu().clamp(-1, 1) + 1) * 127.5
-        return [Image.fromarray(image) for image in pixels.round().byte().permute(0, 2, 3, 1).numpy()]
+        images = self.backbone.decode(latents).float().cpu()
+        return [Image.fromarray(pixels) for pixels in to_pixels(images)]
 
     def shape_of(self, photo: Image.Image) -> tuple[int, ...]:
         """The shape of a photograph's latent; `UserError` for a size that the model cannot make."""

@@ -22,6 +22,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from contrapose.pixels import to_tensor
 from contrapose.ranges import AtLeast0, Batch, Count, CountOrNone, Positive, Range, Share, ShareBelow1, checked
 from contrapose.tensors import save_tensors
 from contrapose.train.checkpoint import Moments, Stateful, Weights, load_training, save_training
@@ -95,11 +96,9 @@ def draw_example(seed: int, index: int, carelessness: float) -> tuple[np.ndarray
     return image, caption(meaning, rng, carelessness)
 
 
-def to_pixels(images: np.ndarray) -> Tensor:
+def _channels_last(images: np.ndarray) -> Tensor:
     """uint8 [b, h, w, 3] to float [b, 3, h, w] in -1..1."""
-    return (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(
-        memory_format=torch.channels_last
-    )
+    return to_tensor(images).contiguous(memory_format=torch.channels_last)
 
 
 def train_vae(settings: Pretraining, out: Path) -> Iterator[Progress]:
@@ -119,7 +118,7 @@ def train_vae(settings: Pretraining, out: Path) -> Iterator[Progress]:
             group["lr"] = settings.vae_learning_rate * _schedule(step, settings.vae_steps, 50)
         indices = range(step * settings.vae_batch, (step + 1) * settings.vae_batch)
         images = np.stack([draw_example(settings.seed + 1, i, 0.0)[0] for i in indices])
-        pixels = to_pixels(images)
+        pixels = _channels_last(images)
         noise = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(pixels).latent_dist
@@ -145,7 +144,7 @@ def _save_vae(vae: AutoencoderKL, settings: Pretraining, folder: Path) -> None:
     """Record the latents' scale (1 / standard deviation, as Stable Diffusion does) and write the folder at once."""
     images = np.stack([draw_example(settings.seed + 2, i, 0.0)[0] for i in range(256)])
     with torch.no_grad():
-        deviation = vae.encode(to_pixels(images)).latent_dist.mean.std().item()
+        deviation = vae.encode(_channels_last(images)).latent_dist.mean.std().item()
     vae.register_to_config(scaling_factor=round(1 / deviation, 5))
     aside = folder.with_name("vae.partial")
     vae.save_pretrained(aside)
@@ -164,7 +163,7 @@ def encode_dataset(settings: Pretraining, out: Path) -> Iterator[Progress]:
     for first in range(0, settings.num_images, size):
         examples = [draw_example(settings.seed, i, settings.carelessness) for i in range(first, first + size)]
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            mean = vae.encode(to_pixels(np.stack([image for image, _ in examples]))).latent_dist.mean
+            mean = vae.encode(_channels_last(np.stack([image for image, _ in examples]))).latent_dist.mean
         latents.append((mean.float() * vae.config.scaling_factor).half())
         tokens.append(_tokenise(tokenizer, [text for _, text in examples]))
         if first % 1000 == 0:

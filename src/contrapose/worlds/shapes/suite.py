@@ -17,6 +17,7 @@ from contrapose.errors import UserError
 from contrapose.evaluate.images import metadata_of
 from contrapose.evaluate.verdict import verdict
 from contrapose.judges.judge import Marks
+from contrapose.pixels import to_pixels, to_tensor
 from contrapose.seeds import seed_of
 from contrapose.store.prompts import Prompt
 from contrapose.worlds.shapes.detector import THRESHOLDS, ShapesDetector, artefact_rate, shape_fidelity
@@ -111,11 +112,7 @@ class Shapes:
 
 def _through_autoencoder(backbone: Backbone, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """RGB images [b, h, w, 3], encoded and decoded."""
-    import torch
-
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    decoded = backbone.decode(backbone.encode(pixels)).clamp(-1, 1)
-    return ((decoded + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return to_pixels(backbone.decode(backbone.encode(to_tensor(np.stack(images)))))
 
 
 def meaning_of(prompt: Prompt) -> Meaning:
