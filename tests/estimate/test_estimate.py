@@ -188,8 +188,8 @@ def test_time_is_what_memory_costs():
 def test_the_backward_of_a_full_trainee_costs_two_forwards():
     """Depthwise convolutions too, of which SANA is full."""
     for model in ("sd15", "sana-1600m"):
-        flops = estimate_run(Setup(model, size="256x256", precision="bf16", full=True)).flops
-        assert 2.9 < flops.trained / flops.forward < 3.1
+        bones = skeleton_of(Setup(model, size="256x256", precision="bf16", full=True))
+        assert 2.9 < bones.trainee(checkpointing=False).total / bones.reference.total < 3.1
 
 
 def test_full_holds_a_copy_gradients_and_moments():
@@ -197,7 +197,8 @@ def test_full_holds_a_copy_gradients_and_moments():
     weights = 4 * PARAMETERS["sd15"]
     assert (found.weights, found.trained, found.gradients, found.optimizer) == (0, weights, weights, 2 * weights)
     assert weights / 2 < found.reference < 0.51 * weights
-    assert estimate_run(replace(SMALL, full=True, method="sft")).memory.reference == 0
+    without = replace(SMALL, full=True, method="sft")
+    assert skeleton_of(without).standing(without).reference == 0
 
 
 def test_optimizer_states():

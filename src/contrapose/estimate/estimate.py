@@ -69,10 +69,10 @@ class RunCost:
 class Skeleton:
     """A model without values in the form that a run would train, and what its passes cost; each is metered once."""
 
-    def __init__(self, setup: Setup):
+    def __init__(self, setup: Setup, needs_reference: bool, trained: tuple[str, ...]):
         self.setup = setup
         self.dtype = DTYPES[setup.precision]
-        self.needs_reference = bool(setup.rows[0])
+        self.needs_reference = needs_reference
         backbone = skeleton(setup.model, torch.float32 if setup.full else self.dtype)
         self.parameters = _parameters(backbone)
         of_encoders = [count for part, count in self.parameters.items() if part.startswith("text")]
@@ -82,9 +82,9 @@ class Skeleton:
         self._quantised = {kind: quantised_bytes(backbone.network, kind) for kind in ("int8", "nf4")}
         self._quantised["none"] = module_bytes(backbone.network)
         if setup.full:
-            self.backbone = backbone.with_full(self.dtype, self.needs_reference, setup.objective.trained)
+            self.backbone = backbone.with_full(self.dtype, needs_reference, trained)
         else:
-            self.backbone = backbone.with_lora(setup.lora_rank, setup.lora_rank, setup.objective.trained)
+            self.backbone = backbone.with_lora(setup.lora_rank, setup.lora_rank, trained)
         self.trained = self.backbone.policies.parameters()
         self._passes: dict[bool, Cost] = {}
 
@@ -154,11 +154,12 @@ _skeleton = lru_cache(maxsize=8)(Skeleton)
 
 def skeleton_of(setup: Setup) -> Skeleton:
     """The skeleton of a setup; setups whose network is the same share one."""
+    # of the method, only which policies there are decides what is metered
     of_network = Setup(
-        setup.model, setup.method, setup.full, setup.lora_rank, setup.precision,
+        setup.model, full=setup.full, lora_rank=setup.lora_rank, precision=setup.precision,
         size=setup.size, text_tokens=setup.text_tokens,
     )  # fmt: skip
-    return _skeleton(of_network)
+    return _skeleton(of_network, bool(setup.rows[0]), setup.objective.trained)
 
 
 def estimate_run(setup: Setup) -> RunCost:
