@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
@@ -82,6 +84,13 @@ def load_yaml(path: Path, mend: str = "") -> Any:
 
 
 def _plain_data(text: str) -> Any:
+    """The text's values, which are the caller's own to change."""
+    return deepcopy(_parsed(text))
+
+
+# One command reads a folder's settings several times, and reading them takes milliseconds.
+@lru_cache(maxsize=32)
+def _parsed(text: str) -> Any:
     loader = _PlainLoader(text)
     try:
         return loader.get_single_data()
