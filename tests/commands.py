@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
+import tiny
 from PIL import Image
 
 TRAINING = [
@@ -71,12 +71,7 @@ BY_NAME = {line.name: line for line in LINES}
 
 def write_inputs(folder: Path) -> None:
     """What no command makes: a random model, and two folders of images with captions."""
-    from contrapose.worlds.shapes import blueprint
-
-    torch.manual_seed(0)
-    tokenizer = blueprint.build_tokenizer()
-    parts = blueprint.build_vae(), blueprint.build_unet(), blueprint.build_text_encoder(tokenizer)
-    blueprint.assemble(*parts, tokenizer).save_pretrained(folder / "model")
+    tiny.save("sd", folder / "model")
     random = np.random.default_rng(0)
     for side in ("good", "bad"):
         (folder / side).mkdir()
