@@ -10,7 +10,7 @@ import importlib.util
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may reach for the network
 os.environ["CONTRAPOSE_CACHE"] = tempfile.mkdtemp(prefix="contrapose-tests-")  # not the user's own
+
+os.fsync = lambda handle: None  # no test cuts the power, and disks take their time
 
 if importlib.util.find_spec("beartype"):
     # Before anything imports contrapose: shapes in annotations are checked under pytest, and cost its users nothing.
@@ -116,6 +118,16 @@ def tiny_pairs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, promp
     for _ in draw_pairs(draw, plan_pairs(draw), load_backbone(tiny_model), folder):
         pass
     return folder
+
+
+@pytest.fixture(scope="module")
+def few_levels() -> Iterator[None]:
+    """Held-out pairs are measured at two noise levels, as all five take longer than the training of a few steps."""
+    from contrapose.train import diagnostics
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diagnostics, "LEVELS", (0.3, 0.7))
+        yield
 
 
 @pytest.fixture

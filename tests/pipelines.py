@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import gc
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,14 +22,6 @@ from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.generation import Generation
 
 RANK, ALPHA = 4, 10.0
-
-
-@pytest.fixture(scope="session", autouse=True)
-def frozen_modules() -> Iterator[None]:
-    """What libraries have made is set apart: to look through it takes a collection half a second each time."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(params=families.NAMES)

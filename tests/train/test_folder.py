@@ -18,7 +18,7 @@ from contrapose.methods import DDSPO
 from contrapose.train.align import align
 from contrapose.train.settings import Optimisation, Run, Watching
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_levels")]
 
 FAST = Optimisation(learning_rate=1e-3, train_steps=4, batch_size=4, micro_batch=4)
 WATCH = Watching(holdout=2, evaluate_every=2, save_every=1)

@@ -16,7 +16,7 @@ from contrapose.runs.folder import RunFolder
 from contrapose.train.align import align
 from contrapose.train.settings import First, Optimisation, Run, Watching
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_levels")]
 
 FAST = Optimisation(learning_rate=1e-2, warmup=3, batch_size=2, micro_batch=2, train_steps=2)
 WATCH = Watching(holdout=2, evaluate_every=3, save_every=2, keep=3)

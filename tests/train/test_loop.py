@@ -28,6 +28,8 @@ from contrapose.train.align import align
 from contrapose.train.loop import Diverged, TrainState, learning_rate
 from contrapose.train.settings import Optimisation, Run, Watching
 
+pytestmark = pytest.mark.usefixtures("few_levels")
+
 FAST = Optimisation(learning_rate=1e-3, train_steps=5, batch_size=4, micro_batch=4)
 WATCH = Watching(holdout=2, evaluate_every=2, save_every=2)
 NO_PROCESS = 2**22 + 1  # beyond the largest number that Linux gives a process

@@ -20,7 +20,7 @@ from contrapose.train.replay import Replay, Rollout
 from contrapose.train.settings import Optimisation, Run, Watching
 from contrapose.train.stages import stages
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_levels")]
 
 METHOD = DiffusionDRO(rollout_steps=3, states=2, rollouts=2, buffer=3, sync_every=2)
 FAST = Optimisation(learning_rate=1e-2, train_steps=5, batch_size=4, micro_batch=4)

@@ -19,7 +19,7 @@ from contrapose.train.align import align
 from contrapose.train.settings import First, Optimisation, Run, Watching
 from contrapose.train.stages import stages
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_levels")]
 
 FAST = Optimisation(learning_rate=1e-3, schedule="cosine", warmup=1, train_steps=3, batch_size=4, micro_batch=4)
 WATCH = Watching(holdout=2, evaluate_every=2, save_every=2)

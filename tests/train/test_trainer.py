@@ -27,6 +27,7 @@ from contrapose.errors import UserError
 from contrapose.methods import DDSPO
 from contrapose.train.align import _parts
 from contrapose.train.checkpoint import Weights, load_training, save_training
+from contrapose.train.diagnostics import LEVELS
 from contrapose.train.loop import Trainer, learning_rate
 from contrapose.train.settings import Optimisation, Run
 
@@ -155,7 +156,10 @@ def test_a_process_without_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_held_out_pairs_of_several_sizes_are_all_measured() -> None:
     trainer = a_trainer(replace(RUN, split_pairs=True))
-    assert trainer.held_out()["loss"] > 0
+    numbers = trainer.held_out()
+    assert numbers["loss"] > 0
+    for name in ("loss", "accuracy", "drift"):
+        assert numbers[name] == pytest.approx(sum(numbers[f"{name}@{level}"] for level in LEVELS) / len(LEVELS))
     calls: Any = trainer.backbone.calls  # type: ignore[attr-defined]
     assert sum(rows for policy, rows in calls if policy == "trainee") == 5 * 2 * 5  # pairs, samples, levels
 
