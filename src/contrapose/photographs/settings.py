@@ -29,8 +29,6 @@ class Real:
     """Photographs: a folder of images, .tar or .parquet files, or a .csv, .jsonl, .parquet, .tar or HPDv3's .json."""
     split: str | None = None
     """Which of several splits of a Parquet data set, such as train."""
-    limit: Count | None = None
-    """Photographs that are looked at, at most, of the first ones listed; all when unset."""
     spoil: AnySpoiler = field(default_factory=Inpaint)
     """How losers are made."""
     filters: tuple[AnyFilter, ...] = (PhotoSize(), CaptionLength())
@@ -52,6 +50,8 @@ class Real:
     """Photographs spoiled, scored or encoded at once; does not change the pairs."""
     precision: Precision = "fp32"
     """Precision of the model."""
+    limit: Count | None = None
+    """Photographs that are looked at, at most, of the first ones listed; all when unset."""
     fitting: Fitting = field(default_factory=Fitting)
     loading: Loading = field(default_factory=Loading)
 
