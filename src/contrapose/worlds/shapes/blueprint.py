@@ -6,7 +6,10 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -16,16 +19,22 @@ from contrapose.worlds.shapes.render import IMAGE_SIZE
 LATENT_CHANNELS = 8
 TEXT_WIDTH = 96
 TEXT_LENGTH = 24  # tokens the encoder reads; the longest prompt of the grammar takes 13
-START, END = "<|startoftext|>", "<|endoftext|>"
+START = "<|startoftext|>"
+END = "<|endoftext|>"
 
 
 def build_tokenizer() -> CLIPTokenizer:
     """A CLIP tokenizer whose every grammar word is one token; any other text falls back to characters."""
-    words = sorted({w for t in TAGS for m in canonical_meanings(t) for line in m.wordings() for w in line.split()})
-    merges = learn_merges(words)
+    words: set[str] = set()
+    for tag in TAGS:
+        for meaning in canonical_meanings(tag):
+            words.update(" ".join(meaning.wordings()).split())
+    merges = learn_merges(sorted(words))
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     # Every letter, inside a word and at its end, is a piece of its own, so that no text is unknown.
-    pieces = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges), START, END]
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters)]
+    pieces += ["".join(merge) for merge in merges]
+    pieces += [START, END]
     vocab = {piece: index for index, piece in enumerate(pieces)}
     return CLIPTokenizer(
         vocab=vocab,
@@ -46,6 +55,7 @@ def learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
     split = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
     merges: list[tuple[str, str]] = []
     while counts := Counter(pair for pieces in split for pair in itertools.pairwise(pieces)):
+        # not Counter.most_common, whose ties go by the order of counting
         best = min(counts, key=lambda pair: (-counts[pair], pair))
         merges.append(best)
         split = [_merged(pieces, best) for pieces in split]
@@ -53,6 +63,7 @@ def learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    """A word's pieces with every occurrence of the pair joined, from left to right."""
     joined: list[str] = []
     for piece in pieces:
         if joined and (joined[-1], piece) == pair:
@@ -63,6 +74,7 @@ def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Two layers of CLIP's text transformer, with random weights."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -80,7 +92,9 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def build_vae() -> AutoencoderKL:
+    """An autoencoder from 64 x 64 pixels to latents [8, 8, 8], with random weights."""
     return AutoencoderKL(
+        # four blocks halve the sides three times, as Stable Diffusion's do
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(16, 32, 64, 96),
@@ -92,6 +106,7 @@ def build_vae() -> AutoencoderKL:
 
 
 def build_unet() -> UNet2DConditionModel:
+    """A denoiser of these latents that reads the text by cross-attention, with random weights."""
     return UNet2DConditionModel(
         sample_size=IMAGE_SIZE // 8,
         in_channels=LATENT_CHANNELS,
@@ -116,6 +131,7 @@ def build_scheduler() -> DPMSolverMultistepScheduler:
 def assemble(
     vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer
 ) -> StableDiffusionPipeline:
+    """The parts as one stock pipeline, without the safety checker, which would judge photographs."""
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,

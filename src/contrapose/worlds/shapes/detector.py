@@ -31,6 +31,7 @@ _TEMPLATE_BLURS = (0.3, 0.6, 0.9, 1.3, 1.8)  # pixels, at a radius of 11
 _EIGHT = np.ones((3, 3), dtype=bool)
 _FOUR = ndimage.generate_binary_structure(2, 1)
 
+# linear sRGB to CIE XYZ (IEC 61966-2-1); white is the sum of the three primaries, D65
 _XYZ = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 )
@@ -40,8 +41,10 @@ _WHITE = _XYZ.sum(axis=1)
 def lab(rgb: NDArray) -> NDArray[np.float64]:
     """CIE Lab of sRGB values in 0..255, [..., 3]."""
     share = np.asarray(rgb, dtype=np.float64) / 255
+    # undo sRGB's gamma, which is a straight line near black
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
     t = linear @ _XYZ.T / _WHITE
+    # CIE's cube root, a straight line below (6/29)^3 = 216/24389
     f = np.where(t > 216 / 24389, np.cbrt(t), (24389 / 27 * t + 16) / 116)
     return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
 
@@ -56,18 +59,21 @@ class ShapesDetector:
 
     def detect(self, image: NDArray[np.uint8]) -> dict[str, list[Detection]]:
         """Every object as the shape that fits it best; things of no palette colour are left out."""
-        found: dict[str, list[Detection]] = {name: [] for name in SHAPES}
+        detections: dict[str, list[Detection]] = {name: [] for name in SHAPES}
         smooth = _smoothed(image)
         colors = lab(smooth)
         for piece, around in _pieces(colors):
             color = np.median(smooth[_core(piece)], axis=0)
             if _nearest(lab(color))[1] > _WRONG_COLOR:
                 continue
-            soft = np.where(around, _projected(smooth, color), 0.0)
+            # soft coverage: the share of the way from background b to colour c, <p - b, c - b> / ||c - b||^2
+            direction = color - np.array(BACKGROUND)
+            way = (smooth - np.array(BACKGROUND)) @ direction / (direction @ direction)
+            soft = np.where(around, np.clip(way, 0.0, 1.0), 0.0)
             for outline in _outlines(soft):
                 shape, detection = _recognised(outline, soft)
-                found[shape].append(detection)
-        return found
+                detections[shape].append(detection)
+        return detections
 
     def color(self, image: NDArray[np.uint8], detection: Detection, class_name: str) -> str:
         """The palette colour nearest, in Lab, to the median of the object's eroded interior."""
@@ -80,14 +86,14 @@ def foreground(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return _unlike_background(lab(_smoothed(image)))
 
 
-def shape_fidelity(found: Mapping[str, Sequence[Detection]], least: float = THRESHOLDS.score) -> float:
+def shape_fidelity(detections: Mapping[str, Sequence[Detection]], least: float = THRESHOLDS.score) -> float:
     """Mean score of the accepted objects: soft IoU with the ideal outline, aspect error included; 0 for none."""
-    scores = [one.score for objects in found.values() for one in objects if one.score > least]
+    scores = [detection.score for detection in _accepted(detections, least)]
     return float(np.mean(scores)) if scores else 0.0
 
 
 def artefact_rate(
-    image: NDArray[np.uint8], found: Mapping[str, Sequence[Detection]], least: float = THRESHOLDS.score
+    image: NDArray[np.uint8], detections: Mapping[str, Sequence[Detection]], least: float = THRESHOLDS.score
 ) -> float:
     """Share of the foreground that no accepted object explains; 0 for an empty image.
 
@@ -95,10 +101,16 @@ def artefact_rate(
     """
     seen = foreground(image)
     explained = np.zeros(seen.shape, dtype=bool)
-    for one in (one for objects in found.values() for one in objects if one.score > least):
-        explained |= one.mask
+    for detection in _accepted(detections, least):
+        explained |= detection.mask
     explained = ndimage.binary_dilation(explained, _EIGHT)
     return float((seen & ~explained).sum() / max(seen.sum(), 1))
+
+
+def _accepted(detections: Mapping[str, Sequence[Detection]], least: float) -> Iterator[Detection]:
+    """Yield the objects of all shapes whose score is above `least`."""
+    for objects in detections.values():
+        yield from (detection for detection in objects if detection.score > least)
 
 
 def _smoothed(image: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -110,6 +122,7 @@ def _unlike_background(colors: NDArray) -> NDArray[np.bool_]:
 
 
 def _nearest(color: NDArray) -> tuple[int, float]:
+    """The number of the palette's colour nearest to a Lab colour, and the distance to it."""
     distances = np.linalg.norm(_PALETTE_LAB - color, axis=-1)
     index = int(distances.argmin())
     return index, float(distances[index])
@@ -117,6 +130,7 @@ def _nearest(color: NDArray) -> tuple[int, float]:
 
 def _core(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The interior, away from blended edges; a thing too thin to have one is its own core."""
+    # corners wear away under eight neighbours, so a thin thing gets a second try with four
     for neighbours in (_EIGHT, _FOUR):
         eroded = ndimage.binary_erosion(mask, neighbours)
         if eroded.sum() >= _LEAST_CORE:
@@ -131,6 +145,7 @@ def _pieces(colors: NDArray) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.boo
         component = labels == index
         if component.sum() < _LEAST_PIXELS:
             continue
+        # the soft edge lies up to two pixels outside the component, unless another one starts there
         free = component | (labels == 0) & ndimage.binary_dilation(component, _EIGHT, iterations=2)
         yield from _split(component, free, colors)
 
@@ -143,25 +158,21 @@ def _split(
     nearest = np.full(core.shape, -1)
     nearest[component] = np.linalg.norm(colors[component][:, None] - _PALETTE_LAB, axis=-1).argmin(axis=1)
     shares = np.bincount(nearest[core], minlength=len(COLORS)) / core.sum()
-    several = np.array([c for c in np.flatnonzero(shares > _SHARE) if _is_solid(nearest == c)])
+    solid = []
+    for color in np.flatnonzero(shares > _SHARE):
+        # a rim where red fades to grey passes for pink, but has no interior
+        interior = ndimage.binary_erosion(nearest == color, _FOUR)
+        if interior.sum() >= _LEAST_CORE:
+            solid.append(color)
+    several = np.array(solid)
     if len(several) < 2:
         yield component, free
         return
+    # each pixel, the free ones too, goes to the nearest of the colours that have an interior
     owner = several[np.linalg.norm(colors[..., None, :] - _PALETTE_LAB[several], axis=-1).argmin(axis=-1)]
     for color in several:
         piece = component & (owner == color)
         yield piece, free & (piece | ~component)
-
-
-def _is_solid(mask: NDArray[np.bool_]) -> bool:
-    """Whether a colour has an interior; a rim where red fades to grey passes for pink, and has none."""
-    return bool(ndimage.binary_erosion(mask, _FOUR).sum() >= _LEAST_CORE)
-
-
-def _projected(smooth: NDArray, color: NDArray) -> NDArray[np.float64]:
-    """Soft coverage: the share of the way from background to colour, <p - b, c - b> / ||c - b||^2 in 0..1."""
-    direction = color - np.array(BACKGROUND)
-    return np.clip((smooth - np.array(BACKGROUND)) @ direction / (direction @ direction), 0.0, 1.0)
 
 
 def _outlines(soft: NDArray) -> Iterator[NDArray[np.bool_]]:
@@ -174,10 +185,15 @@ def _outlines(soft: NDArray) -> Iterator[NDArray[np.bool_]]:
 
 
 def _recognised(mask: NDArray[np.bool_], soft: NDArray) -> tuple[str, Detection]:
-    """The best of all templates:  score = sum min(a, b) / sum max(a, b) * exp(-|log(aspect / template's aspect)|)."""
+    """The best of all templates, and its score for coverages a of the object and b of the template.
+
+    score = sum min(a, b) / sum max(a, b) * exp(-|log(aspect / template's aspect)|). The last factor is needed since
+    the grid stretches every box to a square.
+    """
+    # the object's own faint edge counts as its, another object's edge of the same colour does not
     near = ndimage.binary_dilation(mask, _EIGHT, iterations=2)
-    others = ndimage.binary_dilation((soft > 0.5) & ~mask, _EIGHT)
-    alone = np.where(mask | (near & ~others), soft, 0.0)
+    neighbours = ndimage.binary_dilation((soft > 0.5) & ~mask, _EIGHT)
+    alone = np.where(mask | (near & ~neighbours), soft, 0.0)
     box = _box(alone)
     seen = _on_grid(alone, box)
     shapes, templates, aspects = _templates()
@@ -194,10 +210,12 @@ def _box(soft: NDArray) -> tuple[float, float, float, float]:
 
 
 def _half_width(profile: NDArray) -> tuple[float, float]:
+    """Where a profile first and last crosses half its maximum, by linear interpolation, in pixels."""
     half = 0.5 * profile.max()
     padded = np.pad(profile, 1)  # padded[i] stands at coordinate i - 1/2
     inside = np.flatnonzero(padded >= half)
-    first, last = int(inside[0]), int(inside[-1])
+    first = int(inside[0])
+    last = int(inside[-1])
     start = first - 0.5 - (padded[first] - half) / (padded[first] - padded[first - 1])
     end = last - 0.5 + (padded[last] - half) / (padded[last] - padded[last + 1])
     return float(start), float(end)
@@ -222,8 +240,15 @@ def _tents(low: float, high: float, size: int) -> NDArray[np.float64]:
 @cache
 def _templates() -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
     """Every shape at every blur: names [k], grids [k, 24, 24], aspects [k]; made as an image's own grids are."""
-    pairs = [(shape, blur) for shape in SHAPES for blur in _TEMPLATE_BLURS]
-    softs = [ndimage.gaussian_filter(coverage(shape, 20.0, 20.0, 11.0, size=40), blur) for shape, blur in pairs]
-    boxes = [_box(soft) for soft in softs]
-    grids = [_on_grid(soft, box) for soft, box in zip(softs, boxes, strict=True)]
-    return tuple(shape for shape, _ in pairs), np.stack(grids), np.array([_aspect(box) for box in boxes])
+    names = []
+    grids = []
+    aspects = []
+    for shape in SHAPES:
+        sharp = coverage(shape, 20.0, 20.0, 11.0, size=40)
+        for blur in _TEMPLATE_BLURS:
+            soft = ndimage.gaussian_filter(sharp, blur)
+            box = _box(soft)
+            names.append(shape)
+            grids.append(_on_grid(soft, box))
+            aspects.append(_aspect(box))
+    return tuple(names), np.stack(grids), np.array(aspects)
