@@ -10,7 +10,7 @@ import pytest
 from contrapose.errors import UserError
 from contrapose.evaluate.rows import EvidenceRow
 from contrapose.evaluate.statistics import Interval
-from contrapose.evaluate.summary import Metric, Settings, Summary, read_summary, summarize, write_summary
+from contrapose.evaluate.summary import Metric, Summary, SummarySettings, read_summary, summarize, write_summary
 
 
 def model(name: str, shift: float, seed: int = 0, metrics=("correct", "artefact_rate")) -> list[EvidenceRow]:
@@ -24,7 +24,7 @@ def model(name: str, shift: float, seed: int = 0, metrics=("correct", "artefact_
 
 
 ROWS = model("base", 0) + model("same", 0) + model("better", 1) + model("floor", -9, 1) + model("ceiling", 9, 1)
-SETTINGS = Settings(base="base", higher_is_better={"artefact_rate": False}, replicates=400)
+SETTINGS = SummarySettings(base="base", higher_is_better={"artefact_rate": False}, replicates=400)
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +75,13 @@ def test_it_is_json_and_whole(summary, tmp_path):
 
 
 def test_without_a_base_nothing_is_compared():
-    assert summarize(model("a", 0), Settings(replicates=50)).comparisons == {}
+    assert summarize(model("a", 0), SummarySettings(replicates=50)).comparisons == {}
 
 
 def test_what_cannot_be_summed_up_is_refused():
     with pytest.raises(UserError, match="no rows"):
         summarize([])
     with pytest.raises(UserError, match="base 'x'"):
-        summarize(model("a", 0), Settings(base="x"))
+        summarize(model("a", 0), SummarySettings(base="x"))
     with pytest.raises(UserError, match="missing from"):
-        summarize(model("a", 0) + model("b", 0)[1:], Settings(base="a", replicates=50))
+        summarize(model("a", 0) + model("b", 0)[1:], SummarySettings(base="a", replicates=50))

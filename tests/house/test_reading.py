@@ -63,9 +63,7 @@ LEFT: dict[str, set[str]] = {
         "cli",
         "degrade",
         "estimate",
-        "evaluate",
         "guiding",
-        "judges",
         "publish",
         "report",
         "runs",
@@ -74,7 +72,7 @@ LEFT: dict[str, set[str]] = {
     },
 }
 # Classes of one name in several rooms: each command has its own `Command`, the others are to be renamed.
-SAME_NAMES = {"Command", "Model", "Settings"}
+SAME_NAMES = {"Command", "Model"}
 
 
 @cache

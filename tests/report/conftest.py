@@ -18,7 +18,7 @@ from contrapose.draw import pairs as draw
 from contrapose.evaluate.evidence import Evidence
 from contrapose.evaluate.rows import write_rows
 from contrapose.evaluate.run import evaluate_images
-from contrapose.evaluate.summary import Settings, summarize, write_summary
+from contrapose.evaluate.summary import SummarySettings, summarize, write_summary
 from contrapose.guiding import images
 from contrapose.methods import DDSPO, SFT
 from contrapose.report.page import Report, render
@@ -150,6 +150,6 @@ def write_evidence(folder: Path) -> Evidence:
     judged = {**folders, "floor": folders["base"], "ceiling": write_images(folder / "ceiling", 0.0)}
     rows = evaluate_images(judged, PerImage(judge))
     write_rows(rows, folder / "evidence" / "rows.parquet")
-    summary = summarize(rows, Settings(base="base", higher_is_better={"artefact_rate": False}, replicates=300))
+    summary = summarize(rows, SummarySettings(base="base", higher_is_better={"artefact_rate": False}, replicates=300))
     write_summary(summary, folder / "evidence" / "summary.json")
     return Evidence(f"Scale 1 {BREAKOUT}", folder / "evidence", folders, SUITE)

@@ -28,8 +28,8 @@ from contrapose.evaluate.summary import (
     CEILING,
     FIX,
     FLOOR,
-    Settings,
     Summary,
+    SummarySettings,
     read_summary,
     summarize,
     write_summary,
@@ -190,7 +190,7 @@ def _judge(
 ) -> tuple[list[EvidenceRow], Summary]:
     """Judge all models, and the bounds, whose ceiling is drawn anew."""
     assert record.base is not None
-    settings = Settings(record.base, judge.higher_is_better, record.replicates)
+    settings = SummarySettings(record.base, judge.higher_is_better, record.replicates)
     base = list(prompt_folders(record.images[record.base]))
     prompts = [folder.prompt for folder in base]
     models = dict(record.images)

@@ -38,7 +38,11 @@ def evaluate_images(
     rows: list[EvidenceRow] = []
     done = 0
     for model, those in folders.items():
-        samples = _samples(those, judged_by[model])
+        pairs = zip(those, judged_by[model], strict=True)
+        # a generator, so that an image is read when its batch comes
+        samples = (
+            _Sample(folder.name, prompt, seed, image) for folder, prompt in pairs for seed, image in folder.images()
+        )
         while batch := list(islice(samples, _AT_ONCE)):
             rows += _judged(model, batch, judge)
             done += len(batch)
@@ -54,13 +58,6 @@ class _Sample(NamedTuple):
     prompt: Prompt
     seed: int
     image: Image
-
-
-def _samples(folders: Sequence[PromptFolder], prompts: Sequence[Prompt]) -> Iterator[_Sample]:
-    """Every image of the folders, read when its turn comes."""
-    for folder, prompt in zip(folders, prompts, strict=True):
-        for seed, image in folder.images():
-            yield _Sample(folder.name, prompt, seed, image)
 
 
 def _judged(model: str, batch: Sequence[_Sample], judge: Judge) -> Iterator[EvidenceRow]:

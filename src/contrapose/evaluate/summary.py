@@ -43,7 +43,7 @@ Level = Annotated[float, Range(0, 1, low_open=True, high_open=True)]
 
 @dataclass(frozen=True)
 @checked
-class Settings:
+class SummarySettings:
     """How rows are summed up."""
 
     base: str | None = None
@@ -125,7 +125,7 @@ class Summary:
 CONVERTER = runfile.converter()
 
 
-def summarize(rows: Sequence[EvidenceRow], settings: Settings = Settings()) -> Summary:
+def summarize(rows: Sequence[EvidenceRow], settings: SummarySettings = SummarySettings()) -> Summary:
     """The summary of all rows.
 
     Raises `UserError` when there are no rows, or the base has none, or models were not judged on the same images.
@@ -175,7 +175,7 @@ def read_summary(path: Path) -> Summary:
     return runfile.structured(path, values, Summary, CONVERTER, FIX)
 
 
-def _scores(rows: Sequence[EvidenceRow], settings: Settings) -> ModelScores:
+def _scores(rows: Sequence[EvidenceRow], settings: SummarySettings) -> ModelScores:
     """One model's scores by its own rows."""
     metrics: dict[str, TagIntervals] = {}
     for metric in dict.fromkeys(row.metric for row in rows):
@@ -190,7 +190,7 @@ def _scores(rows: Sequence[EvidenceRow], settings: Settings) -> ModelScores:
 
 
 def _comparison(
-    rows: Sequence[EvidenceRow], model: str, metrics: Collection[str], settings: Settings
+    rows: Sequence[EvidenceRow], model: str, metrics: Collection[str], settings: SummarySettings
 ) -> dict[str, Comparison]:
     """One model against the base by every metric."""
     assert settings.base is not None
@@ -220,5 +220,5 @@ def _comparison(
     return compared
 
 
-def _bootstrap(means: PromptMeans, settings: Settings) -> TagIntervals:
+def _bootstrap(means: PromptMeans, settings: SummarySettings) -> TagIntervals:
     return statistics.bootstrap(means, replicates=settings.replicates, level=settings.level, seed=settings.seed)

@@ -23,7 +23,7 @@ from contrapose.evaluate.evidence import ROWS, SUMMARY
 from contrapose.evaluate.images import digest_of_images
 from contrapose.evaluate.rows import write_rows
 from contrapose.evaluate.run import evaluate_images
-from contrapose.evaluate.summary import Settings, read_summary, summarize, write_summary
+from contrapose.evaluate.summary import SummarySettings, read_summary, summarize, write_summary
 from contrapose.files import write_text
 from contrapose.guiding.guide import guide
 from contrapose.guiding.guided import settled
@@ -124,7 +124,7 @@ def sum_up(
     if judge is not None:
         rows = evaluate_images({name_of(scale): folder for scale, folder in folders.items()}, judge, progress=progress)
         base = name_of(0) if 0 in scales else None
-        summary = summarize(rows, Settings(base, judge.higher_is_better))
+        summary = summarize(rows, SummarySettings(base, judge.higher_is_better))
         write_rows(rows, out / ROWS)
     write_summary(summary, out / SUMMARY, {"sweep": _CONVERTER.unstructure(record)})
     write_text(out / JUDGED, dump_yaml(digests))  # last: what was killed before is judged again

@@ -68,7 +68,10 @@ class VisionLanguage:
     def _inputs(self, images: Sequence[Image], questions: Sequence[str]) -> Any:
         shown = [[image.convert("RGB")] for image in images]
         if self.can_be_asked:
-            text = [self._as_chat(question) for question in questions]
+            text = []
+            for question in questions:
+                turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
+                text.append(self.processor.apply_chat_template([turn], add_generation_prompt=True))
             start = self.tokenizer.bos_token
             inputs = self.processor(
                 images=shown, text=text, padding=True, return_tensors="pt",
@@ -77,10 +80,6 @@ class VisionLanguage:
         else:
             inputs = self.processor(images=[image for (image,) in shown], return_tensors="pt")
         return inputs.to(self.network.device, self.network.dtype)
-
-    def _as_chat(self, question: str) -> str:
-        turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
-        return self.processor.apply_chat_template([turn], add_generation_prompt=True)
 
 
 # Not what a model's own settings for drawing say; they also warn of each other's absence.

@@ -23,7 +23,7 @@ from contrapose.train.settings import CONVERTER, Run
 _FILES = (CARD, RUN_FILE, FINISHED, METRICS)
 _WEIGHTS = (LORA_FILE, PEFT_FILE)
 # What the hub's client raises: its own errors, the system's, and those of its HTTP library, which changed with 1.0.
-_ERRORS = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
+_ERRORS: tuple[type[BaseException], ...] = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
 
 
 def check_access(repo: str) -> None:
