@@ -9,7 +9,9 @@ import gc
 import importlib.util
 import logging
 import os
+import pkgutil
 import tempfile
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,16 @@ if importlib.util.find_spec("beartype"):
     from jaxtyping import install_import_hook
 
     install_import_hook("contrapose.core", "beartype.beartype")
+    import beartype  # noqa: F401
+
+    import contrapose.core
+    import contrapose.ranges
+
+    # core names torch's types for type checkers alone, so that settings load without it; the checker of shapes is one
+    typing.TYPE_CHECKING = True
+    for module in pkgutil.iter_modules(contrapose.core.__path__, "contrapose.core."):
+        importlib.import_module(module.name)
+    typing.TYPE_CHECKING = False
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # workers times threads would be more than the cores

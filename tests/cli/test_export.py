@@ -83,7 +83,7 @@ def test_nothing_is_lost(run: Path, tmp_path: Path, told: Callable[..., str]) ->
 
 def test_wrong_arguments(run: Path, tmp_path: Path, told: Callable[..., str]) -> None:
     out = tmp_path / "mine.safetensors"
-    assert "--format onnx: not known (choose from kohya)" in told("--run", run, "--out", out, "--format", "onnx")
+    assert "invalid choice 'onnx' for argument '--format'" in told("--run", run, "--out", out, "--format", "onnx")
     assert "ends in .safetensors" in told("--run", run, "--out", tmp_path / "mine.ckpt")
     out.mkdir()
     assert "is a folder" in told("--run", run, "--out", out)

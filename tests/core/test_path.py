@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contrapose.core.path import DiffusionPath, FlowPath, Path, Space, shifted_table
+from contrapose.core.choices import Space
+from contrapose.core.path import DiffusionPath, FlowPath, Path, shifted_table
 
 ABAR = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square()).cumprod(0)  # Stable Diffusion's
 PATHS: tuple[Path, ...] = (

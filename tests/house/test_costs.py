@@ -40,7 +40,7 @@ DEFAULTS = {
     "photographs/settings.py",
 }
 PUBLIC = {"__init__.py"}
-THE_TOYS_COMPARISON = {"worlds/gaussians/toy.py"}
+THE_TOYS_COMPARISON = {"worlds/gaussians/settings.py"}
 A_FORMAT_OF_THE_SAME_NAME = {"exchange/listings/__init__.py", "exchange/listings/ddspo.py"}
 METHODS_THEMSELVES = {f"methods/{path.name}" for path in (SRC / "methods").glob("*.py")}  # their links, their stages
 SPECIAL_CASES = {  # these may only become fewer

@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from contrapose.backbones.times import why_no_sampling
-from contrapose.core.path import Space
+from contrapose.core.choices import Space
 from contrapose.errors import UserError
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from contrapose.backbones.policies import ATTENTION_PROJECTIONS
+from contrapose.core.choices import Space
 from contrapose.core.group import Condition
-from contrapose.core.path import Density, Path, Space
+from contrapose.core.path import Density, Path
 from contrapose.runs.kohya import Layout
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from contrapose.backbones.times import FLOW_STEPS, flow_path, why_no_flow
-from contrapose.core.path import Density, Path, Space
+from contrapose.core.choices import Space
+from contrapose.core.path import Density, Path
 
 
 class Flow:

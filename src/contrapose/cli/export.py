@@ -7,18 +7,15 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal
 
-from contrapose.backbones.loading import DTYPES
 from contrapose.backbones.settings import Precision
-from contrapose.cli.notes import quiet_libraries
 from contrapose.cli.options import parse
 from contrapose.errors import UserError
 from contrapose.files import check_file, one_writer, replacing
-from contrapose.runs import kohya
-from contrapose.runs.adapter_files import adapter_file
-from contrapose.runs.folder import RunFolder
 
-FORMATS = {"kohya": kohya.convert}
+if TYPE_CHECKING:
+    from contrapose.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -34,8 +31,8 @@ class Command:
     diffusers' or peft's adapters too, a folder or a file."""
     out: Path
     """File to write, ending in .safetensors."""
-    format: str = "kohya"
-    """Form of the file: kohya."""
+    format: Literal["kohya"] = "kohya"
+    """Form of the file."""
     precision: Precision = "fp16"
     """Precision of the weights in the file."""
     overwrite: bool = False
@@ -47,18 +44,20 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def export(command: Command) -> None:
-    if command.format not in FORMATS:
-        raise UserError(f"--format {command.format}: not known (choose from {', '.join(FORMATS)})")
-    quiet_libraries()
     from contrapose.backbones.families.table import KOHYA_LAYOUTS
+    from contrapose.backbones.loading import DTYPES
+    from contrapose.cli.notes import quiet_libraries
+    from contrapose.runs.folder import RunFolder
+    from contrapose.runs.kohya import convert
+
+    quiet_libraries()
 
     run = RunFolder(command.run)
     run.check_exists()
     _check_out(command.out, run)
-    convert, dtype = FORMATS[command.format], DTYPES[command.precision]
     with one_writer(command.out, beside=True), TemporaryDirectory() as folder:
         written = Path(folder) / command.out.name
-        count = convert(command.run, written, KOHYA_LAYOUTS, dtype)
+        count = convert(command.run, written, KOHYA_LAYOUTS, DTYPES[command.precision])
         already = command.out.exists() and filecmp.cmp(command.out, written, shallow=False)
         if command.out.exists() and not already and not command.overwrite:
             message = "is there already, and is not what this would write; choose another name, or replace it with"
@@ -71,6 +70,8 @@ def export(command: Command) -> None:
 
 
 def _check_out(out: Path, run: RunFolder) -> None:
+    from contrapose.runs.adapter_files import adapter_file
+
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: name a file that ends in .safetensors, which is what other tools look for")
     check_file(out)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from contrapose.cli.notes import quiet_libraries
 from contrapose.cli.options import parse
-from contrapose.guiding.merge import Merge
-from contrapose.guiding.merge import merge as merge_runs
+from contrapose.guiding.settings import Merge
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,9 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def merge(command: Command) -> None:
+    from contrapose.cli.notes import quiet_libraries
+    from contrapose.guiding.merge import merge as merge_runs
+
     quiet_libraries()
     merged = merge_runs(command.merge, command.out)
     what, option = ("a whole pipeline", "--model") if merged.whole else (f"adapters of rank {merged.rank}", "--adapter")

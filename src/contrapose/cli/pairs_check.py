@@ -8,13 +8,9 @@ from typing import Annotated
 
 import tyro
 
-from contrapose.backbones.families.table import prompt_reader
-from contrapose.cli.notes import quiet_libraries
 from contrapose.cli.options import parse
 from contrapose.cli.progress import Bar
 from contrapose.errors import UserError
-from contrapose.store.check import check
-from contrapose.store.groups import GroupStore
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,15 @@ class Command:
 
 
 def main(arguments: list[str], prog: str) -> None:
-    command = parse(Command, arguments, prog)
+    count(parse(Command, arguments, prog))
+
+
+def count(command: Command) -> None:
+    from contrapose.backbones.families.table import prompt_reader
+    from contrapose.cli.notes import quiet_libraries
+    from contrapose.store.check import check
+    from contrapose.store.groups import GroupStore
+
     quiet_libraries()
     store = GroupStore(command.pairs, complete=False)
     model = command.model or store.settings.get("model")

@@ -8,17 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from contrapose.backbones.families.table import load_backbone
-from contrapose.backbones.loading import DTYPES
 from contrapose.cli.device import OnDevice
-from contrapose.cli.notes import quiet_libraries
 from contrapose.cli.options import parse
 from contrapose.cli.sample import UNIONS
 from contrapose.core.guidance import MAX_SCALE
 from contrapose.errors import UserError
 from contrapose.files import check_folder
-from contrapose.guiding.play import Player
-from contrapose.guiding.play_page import build, gradio_module
 from contrapose.guiding.settings import Play
 from contrapose.ranges import Range, checked
 
@@ -47,6 +42,12 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def play(command: Command) -> None:
+    from contrapose.backbones.families.table import load_backbone
+    from contrapose.backbones.loading import DTYPES
+    from contrapose.cli.notes import quiet_libraries
+    from contrapose.guiding.play import Player
+    from contrapose.guiding.play_page import build, gradio_module
+
     quiet_libraries()
     check_folder(command.out)
     settings, gradio = command.play, gradio_module()

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contrapose import runfile
-from contrapose.cli.notes import quiet_libraries
 from contrapose.cli.options import parse
 from contrapose.cli.progress import follow
 from contrapose.files import one_writer
-from contrapose.worlds.shapes.pretrain import Pretraining, encode_dataset, train_denoiser, train_vae
+from contrapose.worlds.shapes.settings import Pretraining
 
 SETTINGS = "pretraining.yaml"
 
@@ -25,7 +24,13 @@ class Command:
 
 
 def main(arguments: list[str], prog: str) -> None:
-    command = parse(Command, arguments, prog)
+    pretrain(parse(Command, arguments, prog))
+
+
+def pretrain(command: Command) -> None:
+    from contrapose.cli.notes import quiet_libraries
+    from contrapose.worlds.shapes.pretrain import encode_dataset, train_denoiser, train_vae
+
     quiet_libraries()
     settings, out = command.settings, command.out
     with one_writer(out):

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from contrapose.cli.notes import quiet_libraries
 from contrapose.cli.options import parse
-from contrapose.worlds.gaussians import Toy, run_toy
-from contrapose.worlds.gaussians.outcome import rich_table
+from contrapose.worlds.gaussians.settings import Toy
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,14 @@ class Command:
 
 
 def main(arguments: list[str], prog: str) -> None:
-    command = parse(Command, arguments, prog)
+    play_out(parse(Command, arguments, prog))
+
+
+def play_out(command: Command) -> None:
+    from contrapose.cli.notes import quiet_libraries
+    from contrapose.worlds.gaussians.outcome import rich_table
+    from contrapose.worlds.gaussians.toy import run_toy
+
     quiet_libraries()
     console = Console(stderr=True, highlight=False)
     result = run_toy(command.settings, command.out, console.print)

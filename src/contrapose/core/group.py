@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import torch
 from jaxtyping import Float, Num
-from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # What a backbone made of prompts: named tensors with one leading row a prompt. Whole numbers are lengths of what is
 # padded; they stay on the host, where shapes are decided.
-Condition = Mapping[str, Tensor]
+Condition = Mapping[str, "Tensor"]
 
 
 def join(conditions: Sequence[Condition]) -> Condition:
     """The rows of several conditions one after the other; what is shorter is padded with zeros at its end."""
+    import torch
+
     joined = {}
     for name in conditions[0]:
         joined[name] = torch.cat(_padded([condition[name] for condition in conditions]))
@@ -24,6 +27,8 @@ def join(conditions: Sequence[Condition]) -> Condition:
 
 
 def _padded(values: Sequence[Tensor]) -> list[Tensor]:
+    from torch import nn
+
     if values[0].ndim < 3:
         return list(values)
     longest = max(value.shape[1] for value in values)

@@ -13,15 +13,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from contrapose.core.shares import Shares, mix
 from contrapose.errors import UserError
 from contrapose.ranges import Range, Share, checked
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Schedule = Literal["constant", "linear", "cosine"]
 Course = Callable[[float], float]  # w's factor by noise level, where none of the named schedules will do
@@ -199,6 +200,8 @@ class NAG:
 
     def combine(self, positive: Float[Tensor, "*b c"], negative: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
         """out, in the precision of Z+; norms are taken in single precision."""
+        import torch
+
         if self.off:
             return positive
         kept = positive.float()

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
-import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
 
 from contrapose.core.measured import Measured
 from contrapose.ranges import Positive, Range, checked
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @runtime_checkable
@@ -42,6 +43,12 @@ def _margin(measured: Measured) -> Float[Tensor, " b"]:
     return weighted_sum(measured.rewards, (1.0, -1.0))
 
 
+def _log_sigmoid(m: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    from torch.nn.functional import logsigmoid  # here, since settings name links long before torch is needed
+
+    return logsigmoid(m)
+
+
 @dataclass(frozen=True)
 class Identity:
     """loss = -mean r: plain regression to the truth; labels, of however many sides, play no part."""
@@ -64,7 +71,7 @@ class Sigmoid:
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
         m = _margin(measured)
         p = (1 - self.smoothing) * measured.labels[:, 0] + self.smoothing * measured.labels[:, 1]
-        return -p * F.logsigmoid(m) - (1 - p) * F.logsigmoid(-m)
+        return -p * _log_sigmoid(m) - (1 - p) * _log_sigmoid(-m)
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ class Signed:
     weights: tuple[float, ...] = (1.0, -1.0)
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
-        return -F.logsigmoid(weighted_sum(measured.rewards, self.weights))
+        return -_log_sigmoid(weighted_sum(measured.rewards, self.weights))
 
 
 @dataclass(frozen=True)

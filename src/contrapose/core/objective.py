@@ -15,22 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Condition, Group, Sample, join
 from contrapose.core.links import Link
 from contrapose.core.measured import Measured
 from contrapose.core.moving import Following
-from contrapose.core.path import Path, Space
+from contrapose.core.path import Path
 from contrapose.core.reward import at_least_single, implicit_reward, mean_square
 from contrapose.core.running import Running
 from contrapose.core.shares import Shares, mix
-
-Weighting = Literal["none", "linear", "sigmoid"]
 
 
 class Row(NamedTuple):

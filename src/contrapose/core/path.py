@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-Space = Literal["eps", "v", "x0", "velocity"]
+from contrapose.core.choices import Space
+
 Density = Literal["uniform", "logit-normal"]
 Mix = tuple[Tensor, Tensor]  # the shares of x0 and of eps
 

@@ -7,10 +7,12 @@ is compared with is shares of frozen predictions (`objective.Side`).
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from jaxtyping import Float
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Key = TypeVar("Key", bound=Hashable)
 Shares = Mapping[Key, float]

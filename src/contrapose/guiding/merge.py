@@ -12,7 +12,6 @@ sum of theirs. Networks that were trained whole give a whole pipeline.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,50 +28,17 @@ from contrapose.backbones.loading import Source, find
 from contrapose.backbones.meta import skeleton
 from contrapose.backbones.settings import Loading
 from contrapose.contents import digest_of, digest_of_parts
-from contrapose.core.guidance import Strength
 from contrapose.documents import dump_yaml, load_yaml
 from contrapose.errors import UserError
 from contrapose.files import one_writer, replacing
-from contrapose.ranges import Rank, checked
+from contrapose.guiding.settings import Merge
 from contrapose.runs.adapter_files import Adapter, LowRank, add_to
 from contrapose.runs.fingerprint import weights_fingerprint
-from contrapose.runs.folder import RunFolder
 from contrapose.runs.names import BASE_NOTE
 from contrapose.runs.saving import save_lora, tell_no_folders
 
 NOTE = "merge.yaml"
 _NOTHING = 1e-24  # of the factors' squared norm: what is left of adapters that cancel is rounding
-
-
-@dataclass(frozen=True)
-@checked
-class Merge:
-    """What is merged, and how strongly."""
-
-    base: str
-    """Model folder, hub id or checkpoint file that the runs were trained on."""
-    positive: Path
-    """Folder of the run whose change is added; RUN@STEP is a kept step of it."""
-    negative: Path | None = None
-    """Folder of the run whose change is taken away; the base itself when unset."""
-    scale: Strength = 1.0
-    """Strength w of base + w (positive - negative); without a negative, 1 is the positive run."""
-    rank: Rank | None = None
-    """Rank that merged adapters are cut to by SVD; the sum of the runs' ranks, which is exact, when unset."""
-    whole: bool = False
-    """Write a whole pipeline though both runs are adapters."""
-    variant: str | None = None
-    """Which of several copies of the base's weights is read, such as fp16; the plain one when unset."""
-
-    def __post_init__(self) -> None:
-        if self.scale == 0:
-            raise UserError("scale 0: would leave the base as it is; name another strength")
-
-    @property
-    def shares(self) -> tuple[tuple[RunFolder, float], ...]:
-        """The runs, and what each is multiplied by."""
-        negative = () if self.negative is None else ((RunFolder(self.negative), -self.scale),)
-        return ((RunFolder(self.positive), self.scale), *negative)
 
 
 class Merged(NamedTuple):

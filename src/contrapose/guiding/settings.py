@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from contrapose import runfile
 from contrapose.backbones.settings import Loading, Precision
-from contrapose.core.guidance import GUIDANCES, PGD, AnyGuidance, AttentionLimit, AttentionScale, FreeScale
-from contrapose.ranges import Batch, Range, Share, Steps, checked
+from contrapose.core.guidance import GUIDANCES, PGD, AnyGuidance, AttentionLimit, AttentionScale, FreeScale, Strength
+from contrapose.errors import UserError
+from contrapose.ranges import Batch, Range, Rank, Share, Steps, checked
+
+if TYPE_CHECKING:
+    from contrapose.runs.folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +94,39 @@ class Play:
     precision: Precision = "fp32"
     """Precision of the sampler."""
     loading: Loading = field(default_factory=Loading)
+
+
+@dataclass(frozen=True)
+@checked
+class Merge:
+    """What is merged, and how strongly."""
+
+    base: str
+    """Model folder, hub id or checkpoint file that the runs were trained on."""
+    positive: Path
+    """Folder of the run whose change is added; RUN@STEP is a kept step of it."""
+    negative: Path | None = None
+    """Folder of the run whose change is taken away; the base itself when unset."""
+    scale: Strength = 1.0
+    """Strength w of base + w (positive - negative); without a negative, 1 is the positive run."""
+    rank: Rank | None = None
+    """Rank that merged adapters are cut to by SVD; the sum of the runs' ranks, which is exact, when unset."""
+    whole: bool = False
+    """Write a whole pipeline though both runs are adapters."""
+    variant: str | None = None
+    """Which of several copies of the base's weights is read, such as fp16; the plain one when unset."""
+
+    def __post_init__(self) -> None:
+        if self.scale == 0:
+            raise UserError("scale 0: would leave the base as it is; name another strength")
+
+    @property
+    def shares(self) -> tuple[tuple[RunFolder, float], ...]:
+        """The runs, and what each is multiplied by."""
+        from contrapose.runs.folder import RunFolder
+
+        negative = () if self.negative is None else ((RunFolder(self.negative), -self.scale),)
+        return ((RunFolder(self.positive), self.scale), *negative)
 
 
 CONVERTER = runfile.converter((AnyGuidance, GUIDANCES))

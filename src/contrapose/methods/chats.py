@@ -16,14 +16,16 @@ and sampled with the empty text, on SDXL too; `--negative-prompt ""` is theirs i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from contrapose.core.choices import Space
 from contrapose.core.group import Composition, Pick
 from contrapose.core.links import Signed
-from contrapose.core.objective import Objective, Side
-from contrapose.core.path import Space
 from contrapose.methods.method import AlignmentMethod
 from contrapose.ranges import Positive, Share, checked
+
+if TYPE_CHECKING:
+    from contrapose.core.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class CHATS(AlignmentMethod):
     instead_of_swap: ClassVar[str | None] = "exchange its two policies in sampling instead"
 
     def objective(self) -> Objective:
+        from contrapose.core.objective import Objective, Side
+
         sides = (Side("winner", policy="positive"), Side("loser", policy="negative", slot="dropped"))
         return Objective(sides, Signed((1.0, 1.0)), self.beta, space=self.space)
 

@@ -16,14 +16,16 @@ own) are not here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition, Pick
 from contrapose.core.links import PairLink, Sigmoid
-from contrapose.core.objective import Objective, Row, Side, Weighting
-from contrapose.core.path import Space
 from contrapose.methods.method import AlignmentMethod
 from contrapose.ranges import Positive, checked
+
+if TYPE_CHECKING:
+    from contrapose.core.objective import Objective
 
 Losers = Literal["paired", "not-paired", "random-positive"]
 
@@ -53,6 +55,8 @@ class DDSPO(AlignmentMethod):
     """Where errors are measured; the model's own prediction space when unset."""
 
     def objective(self) -> Objective:
+        from contrapose.core.objective import Objective, Row, Side
+
         sides = (
             Side("winner", truth={Row("reference", "winner", "prompt"): 1.0}),
             Side("loser", truth={Row("reference", "loser", "degraded"): 1.0}),

@@ -14,14 +14,17 @@ gradients are scaled down to; their adapters begin with peft's default weights, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition
 from contrapose.core.links import PairLink, Sigmoid
-from contrapose.core.objective import Objective, Row, Side, Weighting
-from contrapose.core.path import Space
 from contrapose.methods.method import AlignmentMethod
 from contrapose.methods.sft import SFT
 from contrapose.ranges import Positive, checked
+
+if TYPE_CHECKING:
+    from contrapose.core.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class DataDrivenDDSPO(AlignmentMethod):
         return {"winner": SFT("winner"), "loser": SFT("loser")}
 
     def objective(self) -> Objective:
+        from contrapose.core.objective import Objective, Row, Side
+
         sides = (
             Side("winner", truth={Row("winner", "winner", "prompt"): 1.0}),
             Side("loser", truth={Row("loser", "loser", "prompt"): 1.0}),

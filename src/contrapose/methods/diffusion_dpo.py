@@ -13,13 +13,16 @@ theirs is the empty text. On SDXL their Adafactor takes gradients as they come, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition
 from contrapose.core.links import PairLink, Sigmoid
-from contrapose.core.objective import Objective, Side, Weighting
-from contrapose.core.path import Space
 from contrapose.methods.method import AlignmentMethod
 from contrapose.ranges import Positive, checked
+
+if TYPE_CHECKING:
+    from contrapose.core.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class DiffusionDPO(AlignmentMethod):
     """Where errors are measured; the model's own prediction space when unset."""
 
     def objective(self) -> Objective:
+        from contrapose.core.objective import Objective, Side
+
         sides = (Side("winner"), Side("loser"))
         return Objective(sides, self.link, self.beta, weighting=self.weighting, space=self.space)
 

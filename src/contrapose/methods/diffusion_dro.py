@@ -27,15 +27,17 @@ theirs use each once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from contrapose.core.group import OWN, Composition, OnPolicy, Pick
 from contrapose.core.links import Hinge
 from contrapose.core.moving import Every
-from contrapose.core.objective import Objective, Row, Side
 from contrapose.errors import UserError
 from contrapose.methods.method import AlignmentMethod
 from contrapose.ranges import Batch, Count, Positive, Steps, checked
+
+if TYPE_CHECKING:
+    from contrapose.core.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,9 @@ class DiffusionDRO(AlignmentMethod):
 
     def objective(self) -> Objective:
         """beta = 2 makes a reward the plain difference of two errors."""
+
+        from contrapose.core.objective import Objective, Row, Side
+
         # A state's noise is the lagged policy's prediction already; a renoised sample's is not, and is asked for.
         truth = {Row("lagged", OWN): 1.0} if self.samples == "renoised" else None
         sides = (Side("winner"), Side(OWN, truth=truth))

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from contrapose.core.group import Composition
-from contrapose.core.objective import Objective
 
 if TYPE_CHECKING:
+    from contrapose.core.objective import Objective
     from contrapose.methods import Method
 
 

@@ -15,15 +15,18 @@ theirs are mirrored each time they are read, each by itself; latents are the aut
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition
 from contrapose.core.links import PairLink, Sigmoid
-from contrapose.core.objective import Objective, Weighting
-from contrapose.core.path import Space
 from contrapose.methods.diffusion_dpo import DiffusionDPO
 from contrapose.methods.diffusion_dro import DiffusionDRO
 from contrapose.methods.method import AlignmentMethod
 from contrapose.ranges import Positive, checked
+
+if TYPE_CHECKING:
+    from contrapose.core.objective import Objective
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ With `side = loser` it fits what should be avoided, as cPGD's negative module ne
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from contrapose.core.group import Composition, Pick
 from contrapose.core.links import Identity
-from contrapose.core.objective import Objective, Side
 from contrapose.methods.method import AlignmentMethod
+
+if TYPE_CHECKING:
+    from contrapose.core.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,9 @@ class SFT(AlignmentMethod):
 
     def objective(self) -> Objective:
         """beta = 2 makes the reward -mse and the loss the plain mean squared error."""
+
+        from contrapose.core.objective import Objective, Side
+
         return Objective((Side(self.side),), Identity(), beta=2.0, reference=None)
 
     def composition(self) -> Composition:

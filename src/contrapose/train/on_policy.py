@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from contrapose.core.choices import Space
 from contrapose.core.group import OnPolicy
 from contrapose.core.objective import Predict
-from contrapose.core.path import Space
 from contrapose.core.solver import grid, trajectory
 from contrapose.seeds import starting_noise
 from contrapose.train.data import Groups, send

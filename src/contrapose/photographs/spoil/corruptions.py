@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import gaussian_filter, map_coordinates
 
 from contrapose.photographs.spoil.saliency import resized
 
@@ -26,6 +25,8 @@ GRID = 8  # patches a side that are shuffled
 def blur(pixels: Pixels, severity: Severity, rng: np.random.Generator) -> Pixels:
     """A Gaussian blur of 0.4 to 3 % of the shorter side, which counts as 128 pixels at least."""
     sigma = (0.004, 0.008, 0.012, 0.02, 0.03)[severity - 1] * max(128, min(pixels.shape[:2]))
+    from scipy.ndimage import gaussian_filter
+
     blurred: Pixels = gaussian_filter(pixels, (sigma, sigma, 0), mode="nearest")
     return blurred
 
@@ -78,6 +79,8 @@ def warp(pixels: Pixels, severity: Severity, rng: np.random.Generator) -> Pixels
     field = np.stack([resized(rng.standard_normal(cells), (width, height), Image.Resampling.BICUBIC) for _ in "yx"])
     field *= (0.005, 0.01, 0.02, 0.035, 0.05)[severity - 1] * side / np.sqrt((field**2).sum(0).mean())
     places = np.indices((height, width)) + field
+    from scipy.ndimage import map_coordinates
+
     return np.stack([map_coordinates(pixels[..., c], places, order=1, mode="nearest") for c in range(3)], axis=-1)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import convolve1d, gaussian_filter, uniform_filter
 
 Map = NDArray[np.float64]
 WIDTH = 64  # pixels at which the spectral residual sees a photograph as a person does at a glance
@@ -39,6 +38,8 @@ def masked(salience: Map, threshold: float | None, softness: float) -> Map:
     """
     if salience.min() == salience.max():
         return np.ones_like(salience)
+    from scipy.ndimage import gaussian_filter
+
     smooth = gaussian_filter(salience, 0.01 * min(salience.shape), mode="nearest")
     least = otsu(smooth) if threshold is None else threshold
     mask = (0.5 + (smooth - least) / softness).clip(0, 1)
@@ -64,6 +65,8 @@ def frequency_tuned(photo: Image.Image) -> Map:
     S(x) = || I_mean - I_blurred(x) ||, blurred by the 5x5 binomial kernel (Achanta et al. 2009, "Frequency-tuned
     salient region detection", eq. 4).
     """
+    from scipy.ndimage import convolve1d
+
     colours = lab(np.asarray(photo))
     rows = convolve1d(colours, _BINOMIAL, axis=0, mode="nearest")
     blurred = convolve1d(rows, _BINOMIAL, axis=1, mode="nearest")
@@ -77,6 +80,8 @@ def spectral_residual(photo: Image.Image) -> Map:
     (Hou & Zhang 2007, "Saliency detection: a spectral residual approach", eq. 3 to 5). g is a Gaussian of 2.5 pixels as
     in the authors' code, where the paper says 8, and nothing is beyond the border.
     """
+    from scipy.ndimage import gaussian_filter, uniform_filter
+
     grey = photo.convert("L")
     if grey.getextrema()[0] == grey.getextrema()[1]:
         return np.ones((photo.height, photo.width))

@@ -6,7 +6,3 @@ neighbour c-, then align it: Diffusion-DPO with the pairs as they are, DDSPO wit
 
 The paper gives neither modes nor network nor schedule, so all of that is our choice; see `Toy`.
 """
-
-from contrapose.worlds.gaussians.toy import Toy, ToyResult, run_toy
-
-__all__ = ["Toy", "ToyResult", "run_toy"]

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from contrapose.core.choices import Space
 from contrapose.core.group import Condition
-from contrapose.core.path import DiffusionPath, Space
+from contrapose.core.path import DiffusionPath
 from contrapose.worlds.gaussians.modes import Labels, Points
 
 NUM_STEPS = 100

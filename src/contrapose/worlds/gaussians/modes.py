@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from contrapose.worlds.gaussians.settings import Neighbours
+
 Points = Float[Tensor, "n 2"]
 Labels = Int[Tensor, " n"]
-Neighbours = Literal["couple", "both"]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
 from zipfile import BadZipFile
 
 import numpy as np
@@ -27,81 +26,14 @@ from cattrs import BaseValidationError
 from contrapose.documents import load_json
 from contrapose.errors import UserError
 from contrapose.files import one_writer, replacing
-from contrapose.methods import DDSPO, DiffusionDPO, Method
-from contrapose.ranges import AtLeast0, Batch, Count, Few, Positive, Range, Seed, Share, checked
 from contrapose.runfile import claim, converter
 from contrapose.seeds import seed_of
 from contrapose.worlds.gaussians.denoiser import sample
 from contrapose.worlds.gaussians.measure import ModeScores, score
-from contrapose.worlds.gaussians.modes import Modes, Neighbours, Points, draw_pairs
+from contrapose.worlds.gaussians.modes import Points, draw_pairs
 from contrapose.worlds.gaussians.outcome import Key, ToyResult, save_picture, save_tables
+from contrapose.worlds.gaussians.settings import Toy
 from contrapose.worlds.gaussians.train import align, fit_reference
-
-
-@dataclass(frozen=True)
-@checked
-class Toy:
-    """Settings of the Gaussians toy."""
-
-    num_seeds: Few = 5
-    """Repetitions; each has its own reference, pairs and noise."""
-    first_seed: Seed = 0
-    """The seeds are first_seed, first_seed + 1, ..."""
-    pairs_per_class: tuple[Batch, ...] = (1, 2, 8)
-    """Sizes of the preference data."""
-    shown: Batch = 2
-    """Pairs per class of the runs in the picture; one of pairs_per_class."""
-    num_modes: Annotated[int, Range(2, 1000, whole=True)] = 8
-    """Conditions; an even number if neighbours come in couples."""
-    neighbours: Neighbours = "couple"
-    """Which modes are taken for one another: couples, or both neighbours on the circle."""
-    noisy_spread: AtLeast0 = 0.25
-    """Standard deviation of the modes that the reference is taught; the clean ones have 0.12."""
-    mislabelled: Share = 0.3
-    """Share of the reference's data that comes from a neighbour's mode."""
-    width: Annotated[int, Range(1, 2**13, whole=True)] = 96
-    """Hidden units of the denoiser."""
-    reference_steps: Count = 2000
-    """Adam steps of the reference, on fresh batches of 512 and a rate of 2e-3 that falls to zero."""
-    beta: Positive = 25.0
-    """Strength of the pull to the reference, for both methods."""
-    rate: Positive = 1e-5
-    """Learning rate of the alignment, for both methods."""
-    num_steps: Count = 300
-    """Optimiser steps of the alignment."""
-    batch: Batch = 128
-    """Pairs a step, drawn with repetition, each with its own time and noise."""
-    samples_per_class: Batch = 300
-    """Points drawn of each condition for the measures."""
-
-    def __post_init__(self) -> None:
-        if self.shown not in self.pairs_per_class:
-            raise UserError(f"shown = {self.shown} is not among pairs_per_class = {self.pairs_per_class}")
-        if self.neighbours == "couple" and self.num_modes % 2:
-            raise UserError(f"num_modes = {self.num_modes} is odd; couples need an even number, or neighbours = both")
-
-    @property
-    def modes(self) -> Modes:
-        return Modes(
-            self.num_modes,
-            noisy_spread=self.noisy_spread,
-            mislabelled=self.mislabelled,
-            neighbours=self.neighbours,
-        )
-
-    @property
-    def seeds(self) -> range:
-        return range(self.first_seed, self.first_seed + self.num_seeds)
-
-    @property
-    def keys(self) -> list[Key]:
-        """The rows of the table."""
-        compared = [(name, num_pairs) for num_pairs in self.pairs_per_class for name in self.methods]
-        return [("clean data", 0), ("reference", 0), *compared]
-
-    @property
-    def methods(self) -> dict[str, Method]:
-        return {"Diffusion-DPO": DiffusionDPO(beta=self.beta), "DDSPO": DDSPO(beta=self.beta)}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from contrapose.judges.judge import Marks
 from contrapose.pixels import to_pixels, to_tensor
 from contrapose.seeds import seed_of
 from contrapose.store.prompts import Prompt
-from contrapose.worlds.shapes.detector import THRESHOLDS, ShapesDetector, artefact_rate, shape_fidelity
 from contrapose.worlds.shapes.grammar import NUMBERS, RELATIONS, Meaning, Thing
 from contrapose.worlds.shapes.render import COLORS, SHAPES, render
 from contrapose.worlds.shapes.scenes import scene_of
@@ -40,6 +39,8 @@ class ShapesJudge:
 
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> dict[str, Marks]:
         """Raises `UserError` when a prompt speaks of things that this world does not have."""
+        from contrapose.worlds.shapes.detector import THRESHOLDS, ShapesDetector, artefact_rate, shape_fidelity
+
         detector = ShapesDetector()
         verdicts = []
         fidelities = []
