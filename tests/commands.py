@@ -58,7 +58,7 @@ LINES = (
     _line("evidence", "evaluate --images base=images lora=aligned --replicates 50 --autoencoder model"),
     _line("page", "report --run lora --evidence evidence --pairs pairs", out="page.html"),
     _line("merged", "merge --base model --positive lora"),
-    _line("whole", "merge --base model --positive lora --whole"),
+    _line("pipeline", "merge --base model --positive lora --full"),
     _line("file", "export --run lora", out="lora.safetensors"),
     _line(
         "toy",

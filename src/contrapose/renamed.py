@@ -13,6 +13,7 @@ RENAMED = {
     "num_steps": "train_steps",
     "sampling_steps": "steps",
     "first_steps": "first_train_steps",
+    "whole": "full",
 }
 
 

@@ -61,7 +61,7 @@ def test_what_is_merged_can_be_sampled(
     line = _merged(capsys, *both, "--out", tmp_path / "adapters")
     assert "adapters of rank 8, exact, to be given as --adapter" in line
     adapted = _sample(tmp_path / "one", prompts, "--model", tiny_model, "--adapter", tmp_path / "adapters")
-    assert "a whole pipeline" in _merged(capsys, *both, "--whole", "--out", tmp_path / "pipeline")
+    assert "a whole pipeline" in _merged(capsys, *both, "--full", "--out", tmp_path / "pipeline")
     _sample(tmp_path / "two", prompts, "--model", tmp_path / "pipeline")
     whole = ["--base", tiny_model, "--positive", runs["whole"], "--out", tmp_path / "full"]
     assert "to be given as --model" in _merged(capsys, *whole)
@@ -95,7 +95,7 @@ def test_wrong_arguments(tiny_model: Path, runs: dict[str, Path], tmp_path: Path
     assert [path.name for path in out.iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("more", [[], ["--whole"]], ids=["adapters", "whole"])
+@pytest.mark.parametrize("more", [[], ["--full"]], ids=["adapters", "whole"])
 def test_the_same_merge_again_is_done_already(
     tiny_model: Path,
     runs: dict[str, Path],

@@ -84,7 +84,7 @@ def test_adapters_are_the_whole_merge(
 ) -> None:
     """Adapters as `sample --adapter` puts them on, and the pipeline as `--model`."""
     for out, whole in (("adapters", False), ("whole", True)):
-        merge(Merge(str(folder), runs.positive, runs.negative, SCALE, whole=whole), tmp_path / out)
+        merge(Merge(str(folder), runs.positive, runs.negative, SCALE, full=whole), tmp_path / out)
     found = {path.name for path in (tmp_path / "adapters").iterdir()}
     peft = {PEFT_FILE, "adapter_config.json", "merge.yaml"}
     assert found == (peft if name == "pixart" else {LORA_FILE, "merge.yaml"})
@@ -112,7 +112,7 @@ def test_guidance_to_first_order(
             _partway(folder, run, runs.kind, share, place / side)
             for side, run in (("positive", runs.positive), ("negative", runs.negative))
         ]
-        merge(Merge(str(folder), *near, scale=2.0, whole=True), place / "out")
+        merge(Merge(str(folder), *near, scale=2.0, full=True), place / "out")
         made = stock.draw(name, _stock(name, folder, place / "out"))
         with contrapose.guide(pipe, *near, scale=2.0):
             guided = stock.draw(name, pipe)

@@ -13,7 +13,7 @@ from contrapose.guiding.settings import Merge
 class Command:
     """Merge aligned runs into weights, base + scale (positive - negative): the first-order version of guidance.
 
-    Runs of adapters give adapters, for 'contrapose sample --adapter OUT'. A run that was trained in full, or --whole,
+    Runs of adapters give adapters, for 'contrapose sample --adapter OUT'. A run that was trained in full, or --full,
     gives a whole pipeline folder, for 'contrapose sample --model OUT'. Both load in stock diffusers, PixArt's adapters
     in peft. The nearer the runs are to the base, the nearer the merge is to guidance by them.
     """
@@ -33,7 +33,7 @@ def merge(command: Command) -> None:
 
     quiet_libraries()
     merged = merge_runs(command.merge, command.out)
-    what, option = ("a whole pipeline", "--model") if merged.whole else (f"adapters of rank {merged.rank}", "--adapter")
+    what, option = ("a whole pipeline", "--model") if merged.full else (f"adapters of rank {merged.rank}", "--adapter")
     kept = "exact" if command.merge.rank is None else f"{100 * merged.kept:.2f} % of the squared norm kept"
     already = " (was merged already)" if merged.already else ""
     print(f"{command.out}: {what}, {kept}, to be given as {option}{already}")

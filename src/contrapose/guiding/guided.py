@@ -1,4 +1,4 @@
-"""A pipeline under all the guidance that the sampler's settings ask for, and what is wrong with them."""
+"""A pipeline under all the guidance that the sampler's settings ask for, and the check of these settings."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from contrapose.guiding.settings import Guiding, Sampling
 
 
 def settled(settings: Sampling, backbone: Backbone) -> Sampling:
-    """The settings with everything spelled out that is left to the model or to NAG.
+    """The settings with the usual values of the model and of NAG where a setting is unset.
 
-    Raises `UserError` for settings that do nothing here, and for those out of range.
+    Raises `UserError` for settings that have no effect on this model, and for settings out of range.
     """
     settings = backbone.with_usual(settings)
-    guiding, scale = settings.guiding, settings.guidance_scale
-    assert scale is not None
+    guiding = settings.guiding
+    scale = settings.guidance_scale
+    assert scale is not None, "filled in by `with_usual`"
     nag = _attention(guiding)
     calls_twice = backbone.family.unconditional_rows == "none"
     if guiding.guidance.by_row and guiding.by_runs:
@@ -43,7 +44,7 @@ def settled(settings: Sampling, backbone: Backbone) -> Sampling:
 
 
 def _attention(guiding: Guiding) -> NAG | None:
-    """Attention guidance with NAG's own defaults where a setting is unset; None where it is off."""
+    """The attention guidance of the settings, with NAG's defaults where one is unset; None without a `nag_scale`."""
     settings = {"scale": guiding.nag_scale, "tau": guiding.nag_tau, "alpha": guiding.nag_alpha}
     chosen = {name: value for name, value in settings.items() if value is not None}
     if guiding.nag_scale is None:
@@ -55,7 +56,7 @@ def _attention(guiding: Guiding) -> NAG | None:
 
 @contextmanager
 def guided(guiding: Guiding, backbone: Backbone, embeddings: Embeddings) -> Iterator[None]:
-    """The backbone's pipeline under the guidance of settings that are `settled`."""
+    """The backbone's pipeline under the guidance of these settings, which `settled` has filled in."""
     runs: Any = nullcontext()
     if guiding.by_runs:
         runs = guide(backbone.pipe, guiding.positive, guiding.negative, guiding.guidance)
@@ -71,7 +72,7 @@ def guided(guiding: Guiding, backbone: Backbone, embeddings: Embeddings) -> Iter
 
 
 def unprompted(guiding: Guiding, backbone: Backbone, embeddings: Embeddings) -> Condition:
-    """What rows without the prompt read, one row: the negative prompt as the stock pipeline reads it, or none."""
+    """The text of the unconditional rows, one row: the negative prompt as the stock pipeline reads it, or no prompt."""
     if guiding.negative_prompt is not None:
         return backbone.unconditional(guiding.negative_prompt)
     return embeddings.unconditional()

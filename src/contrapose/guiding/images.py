@@ -1,7 +1,7 @@
 """Sample images into GenEval's folder layout: `00000/metadata.jsonl`, `00000/samples/0000.png`, ...
 
-Jobs (prompt, seed) are cut into fixed chunks and a chunk is drawn again unless all of its images are there, so a run
-that was killed ends with the very images of one that was not.
+Jobs (prompt, seed) are cut into fixed chunks, and a chunk is drawn again unless all of its images are complete, so that
+a run that was killed and continued has the same images as one that was not.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Job(NamedTuple):
 
 
 def jobs(prompts: Sequence[Prompt], seeds: int, out: Path) -> list[Job]:
+    """The images to make, prompt by prompt, with seeds 0, 1, ... of each."""
     return [
         Job(prompt.text, seed, out / f"{number:05d}" / "samples" / f"{seed:04d}.png")
         for number, prompt in enumerate(prompts)
@@ -50,15 +51,15 @@ def jobs(prompts: Sequence[Prompt], seeds: int, out: Path) -> list[Job]:
 
 
 def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator[int]:
-    """Sample every image into `out`, yielding the number done so far; run it again to carry on.
+    """Sample every image into `out`, yielding the number of images done so far; run it again to carry on.
 
-    Raises `UserError` when `out` holds images of other settings, or for a size that the model cannot make.
+    Raises `UserError` if `out` holds images of other settings, or for a size that the model cannot make.
     """
     settings = settled(settings, backbone)
     shape = backbone.shape_for(settings.size)
     prompts = read_prompts(settings.prompts)
     embeddings = Embeddings(backbone)
-    # the folder is claimed last, so that settings that cannot be leave none behind
+    # the folder is claimed last, so that settings that are refused leave no folder behind
     with one_writer(out), guided(settings.guiding, backbone, embeddings):
         runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"], inputs=inputs_of(settings))
         _describe(prompts, out)
@@ -66,18 +67,19 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator
         missing = False
         for first in range(0, len(todo), settings.batch_size):
             chunk = todo[first : first + settings.batch_size]
-            if not all(_is_whole(job.path) for job in chunk):
+            # the whole chunk, since an image differs by rounding when it is drawn in a batch of another size
+            if not all(_is_complete(job.path) for job in chunk):
                 missing = True
-                prompted = embeddings([job.prompt for job in chunk])
-                bare = unprompted(settings.guiding, backbone, embeddings)
-                _sample_chunk(settings, backbone, (prompted, bare), chunk, shape)
+                condition = embeddings([job.prompt for job in chunk])
+                unconditional = unprompted(settings.guiding, backbone, embeddings)
+                _sample_chunk(settings, backbone, condition, unconditional, chunk, shape)
             yield first + len(chunk)
         if not missing:
             log.info(f"{out}: all images were there already")
 
 
 def inputs_of(settings: Sampling) -> dict[str, str]:
-    """Digests of all that the settings name, by the names of the settings; `UserError` for what is not there."""
+    """Digests of the files and folders that the settings name, by setting; `UserError` for one that is missing."""
     inputs = {"model": model_digest(settings.model, settings.loading), "prompts": digest_at(settings.prompts)}
     guiding = settings.guiding
     runs = {"adapter": settings.adapter, "guiding.positive": guiding.positive, "guiding.negative": guiding.negative}
@@ -87,8 +89,8 @@ def inputs_of(settings: Sampling) -> dict[str, str]:
     return inputs
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether an image is there to its last byte; one that is not is told of."""
+def _is_complete(path: Path) -> bool:
+    """Whether an image file exists and is not cut off or damaged; a warning names one that is."""
     if not path.exists():
         return False
     try:
@@ -102,33 +104,40 @@ def _is_whole(path: Path) -> bool:
 
 
 def _describe(prompts: Sequence[Prompt], out: Path) -> None:
-    """Write what each folder's images show; `UserError` when the folders there were made for other prompts."""
+    """Write each prompt beside its images; `UserError` if the folders hold images of other prompts."""
     lines = [json.dumps({"prompt": p.text, **p.fields}, ensure_ascii=False) + "\n" for p in prompts]
     paths = [out / f"{number:05d}" / "metadata.jsonl" for number in range(len(lines) + 1)]
-    there = [path.read_bytes() if path.exists() else None for path in paths]
-    for path, line, old in zip(paths, [*lines, None], there, strict=True):
-        if old is not None and (line is None or old != line.encode()):
+    # all folders are looked at before the first is written; the one after the last must not exist either
+    unwritten: list[tuple[Path, str]] = []
+    for path, line in zip(paths, [*lines, None], strict=True):
+        if not path.exists():
+            if line is not None:
+                unwritten.append((path, line))
+        elif line is None or path.read_bytes() != line.encode():
             raise UserError(
                 f"{path}: is not of the prompts file, so the folder already holds images of other prompts; choose "
                 "another --out, or delete the folder"
             )
-    for path, line, old in zip(paths, lines, there, strict=False):
-        if old is None:
-            with replacing(path) as aside:
-                aside.write_text(line, encoding="utf-8")
+    for path, line in unwritten:
+        with replacing(path) as aside:
+            aside.write_text(line, encoding="utf-8")
 
 
 def _sample_chunk(
     settings: Sampling,
     backbone: Backbone,
-    conditions: tuple[Condition, Condition],
+    condition: Condition,
+    unconditional: Condition,
     chunk: Sequence[Job],
     shape: tuple[int, ...],
 ) -> None:
+    """Draw and write the images of a chunk, each from the noise of its prompt and seed alone."""
+    # `settled` has put the model's usual values in
     assert settings.steps is not None and settings.guidance_scale is not None
     streams = [generator(job.prompt, job.seed) for job in chunk]
     noise = starting_noise(streams, shape)
-    images = backbone.generate(Generation(*conditions, noise, streams, settings.steps, settings.guidance_scale), "pil")
+    generation = Generation(condition, unconditional, noise, streams, settings.steps, settings.guidance_scale)
+    images = backbone.generate(generation, "pil")
     for job, image in zip(chunk, images, strict=True):
         with replacing(job.path) as aside:
             image.save(aside, format="PNG")

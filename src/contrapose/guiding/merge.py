@@ -11,7 +11,7 @@ sum of theirs. Networks that were trained whole give a whole pipeline.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,35 +38,39 @@ from contrapose.runs.names import BASE_NOTE
 from contrapose.runs.saving import save_lora, tell_no_folders
 
 NOTE = "merge.yaml"
-_NOTHING = 1e-24  # of the factors' squared norm: what is left of adapters that cancel is rounding
+_ROUNDING = 1e-24  # share of the factors' squared norm that is left where two adapters cancel
 
 
 class Merged(NamedTuple):
-    """What was written: a whole pipeline or adapters, their rank, and the share of their squared norm that is kept."""
+    """A merge that was written."""
 
-    whole: bool
+    full: bool
+    """Whether it is a whole pipeline, and not adapters."""
     rank: int | None
+    """Rank of the merged adapters; None where they were merged exactly into a pipeline."""
     kept: float = 1.0
+    """Share of the adapters' squared norm that is left at that rank."""
     already: bool = False
-    """Whether it was there before, made by the same merge."""
+    """Whether an earlier run of the same merge wrote it."""
 
 
 def merge(settings: Merge, out: Path) -> Merged:
     """Write the merged adapters, as `align` writes a run's, or a whole pipeline folder, with the settings beside them.
 
-    Does nothing where `out` is what the same merge made of the same base and runs. Raises `UserError` for runs of
-    another model, a merge that changes nothing, a rank that there is not, and an `out` that holds something else.
+    Does nothing if `out` already holds the same merge of the same base and runs. Raises `UserError` for runs of another
+    model, for a merge that changes nothing, for a rank above the sum of the runs' ranks, and for an `out` that holds
+    anything else.
     """
     with one_writer(out, beside=True):
         if out.is_dir() and (out / NOTE).is_file():
-            return _made_before(settings, out)
+            return _merged_before(settings, out)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out}: is there already, and no empty folder; choose another --out")
         return _merge(settings, out)
 
 
-def _made_before(settings: Merge, out: Path) -> Merged:
-    """What the folder says that it holds; `UserError` where that was not made of this, or has changed since."""
+def _merged_before(settings: Merge, out: Path) -> Merged:
+    """The merge that the folder holds; `UserError` if it is another one, or if its files have changed since."""
     note = load_yaml(out / NOTE, "choose another --out")
     if not isinstance(note, dict) or note.get("made_of") != _digest(settings):
         raise UserError(f"{out}: already holds a merge of other settings or other runs; choose another --out")
@@ -76,10 +80,10 @@ def _made_before(settings: Merge, out: Path) -> Merged:
 
 
 def _digest(settings: Merge) -> str:
-    """A digest of all that decides a merge: what its base and its runs hold, and the other settings."""
+    """A digest of everything that decides a merge: the contents of base and runs, and the other settings."""
     runs = [(run.digest, share) for run, share in settings.shares]
     base = model_digest(settings.base, Loading(variant=settings.variant))
-    return digest_of_parts([base, runs, settings.rank, settings.whole])
+    return digest_of_parts([base, runs, settings.rank, settings.full])
 
 
 def _merge(settings: Merge, out: Path) -> Merged:
@@ -91,13 +95,14 @@ def _merge(settings: Merge, out: Path) -> Merged:
         raise UserError(f"rank {settings.rank}: {in_full[0]} was trained in full and has none; leave --rank out")
     with replacing(out) as aside:
         aside.mkdir()
-        if in_full or settings.whole:
-            merged = _write_whole(aside, settings, source, part)
+        # networks have no adapters to stack, so one run in full makes the whole merge a pipeline
+        if in_full or settings.full:
+            merged = _write_pipeline(aside, settings, source, part)
         else:
             merged = _write_adapters(aside, settings, source, part, origin)
-        result = {"whole": merged.whole, "rank": merged.rank, "kept": merged.kept}
+        result = {"whole": merged.full, "rank": merged.rank, "kept": merged.kept}
         content = {"made_of": _digest(settings), "holds": digest_of(aside)}
-        note = _told(settings) | {"base_fingerprint": origin} | result | content
+        note = _notes(settings) | {"base_fingerprint": origin} | result | content
         (aside / NOTE).write_text(dump_yaml(note), encoding="utf-8")
     return merged
 
@@ -105,15 +110,22 @@ def _merge(settings: Merge, out: Path) -> Merged:
 def stacked(adapters: Sequence[tuple[Adapter, float]]) -> dict[str, LowRank]:
     """sum_i c_i s_i B_i A_i on every layer as one adapter of scale 1, [c_1 s_1 B_1, ...] [A_1; ...].
 
-    All layers get the sum of the ranks; where a layer is in some of the adapters only, the rest is zero.
+    Every layer gets the rank of the sum, padded with zeros if not all adapters have the layer: a file of adapters that
+    stock loaders read has one rank.
     """
-    rank = sum(max(one.rank for one in adapter.values()) for adapter, _ in adapters)
-    found = {}
-    for layer in sorted({layer for adapter, _ in adapters for layer in adapter}):
-        held = [(adapter[layer], share) for adapter, share in adapters if layer in adapter]
-        up = torch.cat([one.up * (one.scale * share) for one, share in held], 1)
-        found[layer] = _padded(LowRank(torch.cat([one.down for one, _ in held]), up, 1.0), rank)
-    return found
+    rank = 0
+    for adapter, _ in adapters:
+        # adapters of other tools have a rank for each layer
+        rank += max(factors.rank for factors in adapter.values())
+    layers = {layer for adapter, _ in adapters for layer in adapter}
+    merged: dict[str, LowRank] = {}
+    for layer in sorted(layers):
+        terms = [(adapter[layer], share) for adapter, share in adapters if layer in adapter]
+        # the scales go into B, so that A stays as it was trained
+        up = torch.cat([term.up * (term.scale * share) for term, share in terms], 1)
+        down = torch.cat([term.down for term, _ in terms])
+        merged[layer] = _padded(LowRank(down, up, 1.0), rank)
+    return merged
 
 
 def truncated(adapter: Adapter, rank: int) -> tuple[dict[str, LowRank], float]:
@@ -121,40 +133,58 @@ def truncated(adapter: Adapter, rank: int) -> tuple[dict[str, LowRank], float]:
 
     From the factors alone: B = Q_b R_b, A^T = Q_a R_a and R_b R_a^T = U S V^T give B A = (Q_b U) S (Q_a V)^T.
     """
-    found, kept, whole = {}, 0.0, 0.0
-    for layer, one in adapter.items():
-        (q_up, r_up), (q_down, r_down) = _halves(one)
+    cut: dict[str, LowRank] = {}
+    kept = 0.0
+    total = 0.0
+    for layer, factors in adapter.items():
+        q_up, r_up = _qr(factors.up.flatten(1))
+        q_down, r_down = _qr(factors.down.flatten(1).T)
+        # R_b R_a^T is rank x rank, so the SVD never sees a matrix as large as the layer
         left, values, right = torch.linalg.svd(r_up @ r_down.T, full_matrices=False)
+        # S is shared between both factors by its root, which keeps them of one size
         root = values[:rank].sqrt()
-        up, down = q_up @ (left[:, :rank] * root), (root[:, None] * right[:rank]) @ q_down.T
-        cut = LowRank(_shaped_like(down, one.down), _shaped_like(up, one.up), 1.0)
-        found[layer] = _padded(cut, rank)
+        up = q_up @ (left[:, :rank] * root)
+        down = (root[:, None] * right[:rank]) @ q_down.T
+        shaped = LowRank(_shaped_like(down, factors.down), _shaped_like(up, factors.up), 1.0)
+        # a layer may have fewer singular values than `rank`
+        cut[layer] = _padded(shaped, rank)
         kept += float(values[:rank].square().sum())
-        whole += float(values.square().sum())
-    return found, kept / whole
+        total += float(values.square().sum())
+    return cut, kept / total
 
 
-def _halves(one: LowRank) -> Iterator[tuple[Tensor, Tensor]]:
-    """Q R of B and of A^T as matrices, in double precision."""
-    return (torch.linalg.qr(factor.double()) for factor in (one.up.flatten(1), one.down.flatten(1).T))
+def _qr(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Q and R of a matrix, in double precision."""
+    q, r = torch.linalg.qr(matrix.double())
+    return q, r
 
 
-def _shaped_like(matrix: Tensor, half: Tensor) -> Tensor:
-    """A matrix as a half of an adapter, with the kernel that a convolution's has."""
-    return matrix.reshape(len(matrix), -1, *half.shape[2:]).to(half.dtype)
+def _shaped_like(matrix: Tensor, factor: Tensor) -> Tensor:
+    """A matrix in the precision of an adapter's factor, and with its kernel where it is a convolution's."""
+    return matrix.reshape(len(matrix), -1, *factor.shape[2:]).to(factor.dtype)
 
 
-def _padded(one: LowRank, rank: int) -> LowRank:
+def _padded(factors: LowRank, rank: int) -> LowRank:
     """The same adapter with zeros up to this rank."""
-    missing, kernel = rank - one.rank, (0, 0) * (one.down.ndim - 2)
-    down = functional.pad(one.down, (*kernel, 0, 0, 0, missing))
-    return LowRank(down, functional.pad(one.up, (*kernel, 0, missing)), one.scale)
+    missing = rank - factors.rank
+    # `pad` counts axes from the last one: a convolution's kernel comes first, and gets nothing
+    kernel = (0, 0) * (factors.down.ndim - 2)
+    down = functional.pad(factors.down, (*kernel, 0, 0, 0, missing))
+    up = functional.pad(factors.up, (*kernel, 0, missing))
+    return LowRank(down, up, factors.scale)
 
 
-def _is_nothing(adapter: Adapter) -> bool:
-    """Whether the products of the factors are zero, but for rounding."""
-    found = sum(float((r_up @ r_down.T).square().sum()) for (_, r_up), (_, r_down) in map(_halves, adapter.values()))
-    return found <= _NOTHING * sum(float(one.up.norm()) ** 2 * float(one.down.norm()) ** 2 for one in adapter.values())
+def _cancels(adapter: Adapter) -> bool:
+    """Whether B A is zero on every layer, but for rounding."""
+    squares = 0.0
+    bound = 0.0
+    for factors in adapter.values():
+        _, r_up = _qr(factors.up.flatten(1))
+        _, r_down = _qr(factors.down.flatten(1).T)
+        # |B A| = |R_b R_a^T|, as Q_b and Q_a have orthonormal columns; and |B A| <= |B| |A|
+        squares += float((r_up @ r_down.T).square().sum())
+        bound += float(factors.up.norm()) ** 2 * float(factors.down.norm()) ** 2
+    return squares <= _ROUNDING * bound
 
 
 def _origin(settings: Merge, source: Source, part: str) -> str:
@@ -162,57 +192,76 @@ def _origin(settings: Merge, source: Source, part: str) -> str:
     for run, _ in settings.shares:
         run.check(part, source)
     noted = [run.fingerprint for run, _ in settings.shares]
-    return next(filter(None, reversed(noted)), None) or weights_fingerprint(source.path, (part, "vae"), source.variant)
+    for fingerprint in reversed(noted):
+        if fingerprint:
+            return fingerprint
+    # adapters of other tools note no base
+    return weights_fingerprint(source.path, (part, "vae"), source.variant)
 
 
 def _write_adapters(folder: Path, settings: Merge, source: Source, part: str, origin: str) -> Merged:
-    base = skeleton(source.path) if source.path.is_dir() else load_backbone(source.path)  # for its layers alone
+    # the base's layers alone are needed, so its weights stay on disk where they can
+    base = skeleton(source.path) if source.path.is_dir() else load_backbone(source.path)
     layers, kept = _adapters(settings, part, base)
     rank = next(iter(layers.values())).rank
-    told = {name: str(value) for name, value in _told(settings).items() if value is not None}
-    notes = {**told, "method": "merge", BASE_NOTE: origin}
-    config = LoraConfig(r=rank, lora_alpha=float(rank), target_modules=list(layers))
+    notes = {name: str(value) for name, value in _notes(settings).items() if value is not None}
+    notes |= {"method": "merge", BASE_NOTE: origin}
+    # a float, as `align` writes it; peft declares a whole number and takes both
+    config = LoraConfig(r=rank, lora_alpha=float(rank), target_modules=list(layers))  # type: ignore[arg-type]
     save_lora(folder, state_of(layers), config, part, notes, type(base.pipe))
     return Merged(False, rank, kept)
 
 
 def _adapters(settings: Merge, part: str, base: Backbone) -> tuple[dict[str, LowRank], float]:
-    """Those of the runs that are adapters, as one, and the share that is kept of them."""
-    shares = []
+    """The runs that are adapters, stacked and cut to the rank that is asked for, and the share of them that is kept."""
+    adapters: list[tuple[Adapter, float]] = []
     for run, share in settings.shares:
         if run.has_adapters:
-            shares.append((run.adapter(part, base.network, type(base.pipe)).cast(base.network.dtype), share))
-    layers, rank = stacked(shares), settings.rank
-    if _is_nothing(layers):
+            adapter = run.adapter(part, base.network, type(base.pipe))
+            adapters.append((adapter.cast(base.dtype), share))
+    layers = stacked(adapters)
+    if _cancels(layers):
         raise _nothing(settings)
+    rank = settings.rank
+    if rank is None:
+        return layers, 1.0
     most = next(iter(layers.values())).rank
-    if rank is not None and rank > most:
+    if rank > most:
         raise UserError(f"rank {rank}: the merge has rank {most}, the sum of the runs'; ask for no more")
-    return (layers, 1.0) if rank is None else truncated(layers, rank)
+    return truncated(layers, rank)
 
 
 @torch.no_grad()
-def _write_whole(folder: Path, settings: Merge, source: Source, part: str) -> Merged:
+def _write_pipeline(folder: Path, settings: Merge, source: Source, part: str) -> Merged:
     base = load_backbone(source.path, loading=Loading(variant=source.variant))
-    pipe, network = base.pipe, base.network
     runs = [run for run, _ in settings.shares]
-    layers, kept = _adapters(settings, part, base) if any(run.has_adapters for run in runs) else ({}, 1.0)
-    networks = [None if run.has_adapters else whole_network(run, part, network) for run in runs]
-    if not _add(network, *networks, scale=settings.scale) and not layers:
+    layers: dict[str, LowRank] = {}
+    kept = 1.0
+    if any(run.has_adapters for run in runs):
+        layers, kept = _adapters(settings, part, base)
+    networks: list[nn.Module] = []
+    for run in runs:
+        # a run of adapters counts as the base here: its change is added with the stacked adapters
+        networks.append(base.network if run.has_adapters else whole_network(run, part, base.network))
+    if not _add(base.network, networks, settings.scale) and not layers:
         raise _nothing(settings)
-    add_to(network, layers)
-    tell_no_folders(pipe, _told(settings)["base"])
-    pipe.save_pretrained(folder)
+    add_to(base.network, layers)
+    tell_no_folders(base.pipe, _notes(settings)["base"])
+    # diffusers' pipelines have it from a mixin, which its types do not say
+    base.pipe.save_pretrained(folder)  # type: ignore[attr-defined]
     return Merged(True, settings.rank, kept)
 
 
-def _add(base: nn.Module, positive: nn.Module | None, negative: nn.Module | None = None, *, scale: float) -> bool:
-    """theta + w (theta_pos - theta_neg) in place, with theta for what is not given; whether that changes anything."""
-    ours = dict(base.named_parameters())
-    theirs = [ours if network is None else dict(network.named_parameters()) for network in (positive, negative)]
+def _add(base: nn.Module, networks: Sequence[nn.Module], scale: float) -> bool:
+    """Add w (theta_pos - theta_neg) to the base in place, and return whether that changes anything.
+
+    `networks` are the positive and the negative one; the base stands for a negative one that is left out.
+    """
+    weights = [dict(network.named_parameters()) for network in (*networks, base)]
+    positive, negative = weights[:2]
     changes = False
-    for name, value in ours.items():
-        difference = theirs[0][name] - theirs[1][name]
+    for name, value in base.named_parameters():
+        difference = positive[name] - negative[name]
         changes |= bool(difference.any())
         value.add_(difference, alpha=scale)
     return changes
@@ -222,10 +271,11 @@ def _nothing(settings: Merge) -> UserError:
     return UserError(f"{settings.positive}: has the weights of {settings.negative or settings.base}: nothing to merge")
 
 
-def _told(settings: Merge) -> dict[str, Any]:
+def _notes(settings: Merge) -> dict[str, Any]:
     """The settings as they are written down: files and folders of this machine by their last name."""
+    base = Path(settings.base)
     return {
-        "base": Path(settings.base).resolve().name if Path(settings.base).exists() else settings.base,
+        "base": base.resolve().name if base.exists() else settings.base,
         "positive": settings.positive.resolve().name,
         "negative": settings.negative and settings.negative.resolve().name,
         "scale": settings.scale,

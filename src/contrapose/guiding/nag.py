@@ -26,6 +26,7 @@ from contrapose.backbones.family import Family
 from contrapose.core.group import Condition
 from contrapose.core.guidance import NAG
 from contrapose.errors import UserError
+from contrapose.guiding.row_adapters import is_compiled
 
 
 @contextmanager
@@ -38,16 +39,19 @@ def nag(
 ) -> Iterator[DiffusionPipeline]:
     """Guide a pipeline's attention away from a negative prompt while the block lasts, with or without CFG.
 
-    It acts on all rows of a batch: with CFG, those without a prompt stay as they are where neither is given a negative
-    prompt and tau is at least 1. Where none is given, the network reads what it was trained to read for none (SDXL:
-    zeros, and for "" the empty text); others are read as prompts are (SANA: behind its instruction). Goes together with
-    `guide` by adapters; a whole network of `guide`'s is asked as it is. Raises `UserError` for settings out of range,
-    for compiled networks, whose layers take no hooks, for IP-Adapters, and without text encoders.
+    Acts on every row. Under CFG the unconditional rows are unchanged if neither CFG nor NAG has a negative prompt and
+    tau >= 1. Without a negative prompt the network reads what it was trained to read as "no prompt" (which need not be
+    the empty text ""); any other negative prompt is read as a prompt is. `guide` by adapters may be combined with it;
+    whole networks of `guide` are not led by NAG.
+
+    Raises `UserError` for settings out of range, for compiled networks, whose layers take no hooks, for IP-Adapters,
+    and for pipelines without text encoders.
 
     Differs from the authors' code: with CFG, theirs leaves the rows without a prompt alone. It can end before the last
     step (`nag_end`); this acts on every step. Its default alpha is 0.5 for UNets and 0.25 for FLUX; here 0.25.
     """
-    guidance, family = NAG(scale, tau, alpha), family_of(pipe)
+    guidance = NAG(scale, tau, alpha)
+    family = family_of(pipe)
     network = getattr(pipe, family.denoiser_part)
     _check(pipe, network)
     negative = read_negative(pipe, family, negative_prompt)
@@ -57,8 +61,13 @@ def nag(
 
 @contextmanager
 def attention_guided(network: nn.Module, family: Family, negative: Condition, guidance: NAG) -> Iterator[None]:
-    """A network whose attention is led away from a negative prompt, one row, as the pipeline would hand it over."""
-    handles = [] if guidance.off else list(_HOOKS[family.attention](network, family, negative, guidance))
+    """A block in which a network's attention is led away from a negative prompt.
+
+    `negative` is one row of the family's text, as the pipeline passes it to the network.
+    """
+    handles: list[RemovableHandle] = []
+    if not guidance.off:
+        handles += _HOOKS[family.attention](network, family, negative, guidance)
     try:
         yield
     finally:
@@ -68,8 +77,9 @@ def attention_guided(network: nn.Module, family: Family, negative: Condition, gu
 
 @torch.no_grad()
 def read_negative(pipe: DiffusionPipeline, family: Family, prompt: str | None) -> Condition:
-    """What the network reads of a negative prompt, one row, from the pipeline's own encoders where they are."""
-    device = pipe._execution_device
+    """A negative prompt as the network reads it, one row, by the pipeline's own encoders on their device."""
+    # under offloading this is where the encoders will run, which diffusers tells nowhere else
+    device = pipe._execution_device  # type: ignore[attr-defined]
     tokens = family.tokens(pipe, None)
     if prompt:
         return family.read(pipe, [prompt], device, tokens)
@@ -77,40 +87,50 @@ def read_negative(pipe: DiffusionPipeline, family: Family, prompt: str | None) -
 
 
 def _check(pipe: DiffusionPipeline, network: nn.Module) -> None:
-    if any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in network.modules()):
+    """Raise `UserError` for pipelines whose attention the hooks would not see."""
+    if is_compiled(network):
         raise UserError("nag does not reach into a compiled network; use the pipeline without torch.compile")
     if getattr(network, "encoder_hid_proj", None) is not None:
         raise UserError("nag does not work beside an IP-Adapter; unload it")
-    if pipe.text_encoder is None:
+    # every pipeline of a family has one; diffusers' types do not say so
+    if pipe.text_encoder is None:  # type: ignore[attr-defined]
         raise UserError("nag reads its negative prompt itself, and this pipeline has no text encoder")
 
 
 class _Contrast:
-    """What a layer reads in the negative prompt, kept until it is combined with what it reads in the prompt."""
+    """One layer's Z-, its attention to the negative prompt, kept until the layer has Z+ and both are combined.
+
+    A layer runs twice: first by `ask` with the negative text, in which `take` notes Z-; then as the network calls it,
+    with the prompt, in which `take` puts the guided attention in place of Z+.
+    """
 
     def __init__(self, guidance: NAG):
-        self.guidance, self.asking = guidance, False
+        self.guidance = guidance
+        self.asking = False
         self.negative: Tensor | None = None
 
     def ask(self, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """The layer's answer to these inputs, of which `take` keeps what was attended to."""
+        """The layer's output for these inputs, in which `take` keeps the attention."""
         self.asking = True
         try:
+            # `forward`, as calling the layer would run the hook that asks
             return layer.forward(*inputs, **named)
         finally:
             self.asking = False
 
     def take(self, attended: Tensor) -> Tensor:
-        """Z-, or Z+ combined with the Z- before it."""
+        """Note Z- and return it, or combine Z+ with the Z- noted before, by the formula of `NAG`."""
         if self.asking:
             self.negative = attended
             return attended
         assert self.negative is not None
-        negative, self.negative = self.negative, None
+        negative = self.negative
+        # a Z- is used once, so that one of an earlier step can never stand in
+        self.negative = None
         return self.guidance.combine(attended, negative)
 
     def before_output(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Hook before a layer's output projection."""
+        """Hook before a layer's output projection: NAG acts on the attention, Z, and not on the layer's output."""
         return (self.take(inputs[0]), *inputs[1:])
 
 
@@ -127,9 +147,13 @@ def _in_cross_attention(
 
     def ask(contrast: _Contrast, layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Any]) -> None:
         words = text.to(inputs[0].device, inputs[0].dtype)
-        for name in ("caption_projection", "caption_norm"):  # the transformers read it through these
-            words = words if getattr(network, name, None) is None else getattr(network, name)(words)
+        # transformers project and norm the prompt's text before their blocks; the negative one has to follow
+        for name in ("caption_projection", "caption_norm"):
+            projection = getattr(network, name, None)
+            if projection is not None:
+                words = projection(words)
         words = _for_rows(words, inputs[0])
+        # the mask fits the length of the prompt; a single negative text needs none
         contrast.ask(layer, inputs, named | {"encoder_hidden_states": words, "attention_mask": None})
 
     for name, layer in network.named_modules():
@@ -142,14 +166,16 @@ def _in_cross_attention(
 def _in_joint_attention(
     network: nn.Module, family: Family, negative: Condition, guidance: NAG
 ) -> Iterator[RemovableHandle]:
-    """Hooks where text and image attend to both: the negative text goes from block to block, the image is shared.
+    """Hooks where text and image attend to each other: the negative text runs from block to block, the image is shared.
 
     Blocks scale and shift the negative text by its own pooled embedding, and the image by the prompt's in both passes.
     """
-    text, pooled = negative["text"], negative["pooled"]
-    stream = text
-    negative_embedding = prompt_embedding = pooled  # of time and pooled text, before the first call
-    blocks = [*network.transformer_blocks, *getattr(network, "single_transformer_blocks", ())]
+    text = negative["text"]
+    pooled = negative["pooled"]
+    stream = text  # the negative text on its way through the blocks
+    negative_embedding = prompt_embedding = pooled  # of time and pooled text; any tensor before the first call
+    joint: Any = network  # a transformer whose parts are named as diffusers' are
+    blocks = [*joint.transformer_blocks, *getattr(network, "single_transformer_blocks", ())]
 
     def embed_pooled(embedder: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
         nonlocal negative_embedding
@@ -158,16 +184,18 @@ def _in_joint_attention(
 
     def ask(contrast: _Contrast, block: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         nonlocal stream, prompt_embedding
-        image, words = named["hidden_states"], named["encoder_hidden_states"]
+        image = named["hidden_states"]
         prompt_embedding = named["temb"]
         if block is blocks[0]:
-            stream = _for_rows(network.context_embedder(text.to(image.device, image.dtype)), image)
-            if "image_rotary_emb" in named and stream.shape[1] != words.shape[1]:
+            stream = _for_rows(joint.context_embedder(text.to(image.device, image.dtype)), image)
+            # rotations are made for the prompt's length, and have to fit the negative text
+            if "image_rotary_emb" in named and stream.shape[1] != named["encoder_hidden_states"].shape[1]:
                 raise UserError(f"nag needs the pipeline to read {stream.shape[1]} tokens (max_sequence_length)")
+        # the image that comes with it is thrown away: the next block reads the one beside the prompt
         stream, _ = contrast.ask(block, inputs, named | {"encoder_hidden_states": stream, "temb": negative_embedding})
 
     def for_image(contrast: _Contrast, norm: nn.Module, inputs: tuple[Tensor], _: Any, output: Any) -> Any:
-        """The image scaled and shifted as beside the prompt, while the block is asked about the negative text."""
+        """The image scaled and shifted by the prompt's embedding, while the block runs with the negative text."""
         if not contrast.asking:
             return output
         beside_prompt = norm.forward(*inputs, emb=prompt_embedding)
@@ -179,10 +207,11 @@ def _in_joint_attention(
         return torch.cat([row[:, :length], beside_prompt[0][:, length:]], 1), gate
 
     def after_joint(contrast: _Contrast, block: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        words, image = output[:, : text.shape[1]], output[:, text.shape[1] :]
-        return torch.cat([words, contrast.take(image)], 1)
+        length = text.shape[1]
+        return torch.cat([output[:, :length], contrast.take(output[:, length:])], 1)
 
-    yield network.time_text_embed.register_forward_hook(embed_pooled)
+    # in the order of a forward: the embeddings, then in each block the negative text before the prompt's
+    yield joint.time_text_embed.register_forward_hook(embed_pooled)
     for block in blocks:
         contrast = _Contrast(guidance)
         yield block.register_forward_pre_hook(partial(ask, contrast), with_kwargs=True)
@@ -204,7 +233,8 @@ def _in_one_stream(network: nn.Module, family: Family, negative: Condition, guid
     text_alone = family.text_alone
     assert text_alone is not None, "what a family of one stream says"
     pixels = 0
-    stream = text
+    single: Any = network  # a transformer whose parts are named as diffusers' are
+    stream = text  # the negative text on its way through the blocks
     turns = text  # of the stream's places, as the network rotates them
 
     def note_image(_: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -213,19 +243,25 @@ def _in_one_stream(network: nn.Module, family: Family, negative: Condition, guid
 
     def ask(contrast: _Contrast, block: nn.Module, inputs: tuple[Any, ...]) -> None:
         nonlocal stream, turns
-        whole, mask, turned, *rest = inputs
-        if block is network.layers[0]:
-            lengths = torch.full((len(whole),), whole.shape[1], device=whole.device) if mask is None else mask.sum(1)
-            stream, turns = text_alone(network, text, whole, lengths - pixels)
-        swapped, places = torch.cat([whole[:, :pixels], stream], 1), torch.cat([turned[:, :pixels], turns], 1)
+        sequence, mask, turned, *rest = inputs
+        if block is single.layers[0]:
+            # the prompt's text ends where the sequence does, or where its mask does
+            if mask is None:
+                lengths = torch.full((len(sequence),), sequence.shape[1], device=sequence.device)
+            else:
+                lengths = mask.sum(1)
+            stream, turns = text_alone(network, text, sequence, lengths - pixels)
+        swapped = torch.cat([sequence[:, :pixels], stream], 1)
+        places = torch.cat([turned[:, :pixels], turns], 1)
         stream = contrast.ask(block, (swapped, None, places, *rest), {})[:, pixels:]
 
     def combine(contrast: _Contrast, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         attended = inputs[0]
         return (torch.cat([contrast.take(attended[:, :pixels]), attended[:, pixels:]], 1), *inputs[1:])
 
-    yield network.noise_refiner[0].register_forward_pre_hook(note_image)
-    for block in network.layers:
+    # the refiner has the image alone, by which its length is known before the blocks
+    yield single.noise_refiner[0].register_forward_pre_hook(note_image)
+    for block in single.layers:
         contrast = _Contrast(guidance)
         yield block.register_forward_pre_hook(partial(ask, contrast))
         yield block.attention.to_out[0].register_forward_pre_hook(partial(combine, contrast))

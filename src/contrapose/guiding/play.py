@@ -1,6 +1,6 @@
-"""Playing with guidance: one prompt and seed, with and without a run's guidance, and saving what is shown.
+"""Playing with guidance: images of one prompt and seed with and without a run's guidance, and saving them.
 
-The images are those that `contrapose sample` makes of the same prompt, seed and settings.
+The images are the ones that `contrapose sample` makes of the same prompt, seed and settings.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from contrapose.seeds import generator, starting_noise
 
 KEPT = 64  # base images that are kept, so that moving the slider draws one image and not two
 MOST_SAVED = 10_000
-_LEAST = 384  # pixels of the longer side of what is shown
-BASE, GUIDED, SETTINGS = "base.png", "guided.png", "settings.yaml"
+_SHOWN = 384  # pixels: images whose longer side is at most half of it are enlarged on the page
+BASE = "base.png"
+GUIDED = "guided.png"
+SETTINGS = "settings.yaml"
 
 
 class Drawn(NamedTuple):
-    """What is shown, and the settings that made it."""
+    """The two images of one draw, and the settings that made them."""
 
     base: Image.Image
     guided: Image.Image
@@ -39,13 +41,14 @@ class Drawn(NamedTuple):
 
 
 class Player:
-    """Draws pairs of images, one at a time whoever asks.
+    """Draws a base image and a guided one at a time, however many pages ask.
 
     Raises `UserError` for a size that the model cannot make.
     """
 
     def __init__(self, settings: Play, backbone: Backbone):
-        self.settings, self.backbone = backbone.with_usual(settings), backbone
+        self.settings = backbone.with_usual(settings)
+        self.backbone = backbone
         self._shape = backbone.shape_for(settings.size)
         self._embeddings = Embeddings(backbone)
         self._bases: OrderedDict[tuple[str, int], Image.Image] = OrderedDict()
@@ -54,7 +57,7 @@ class Player:
 
     @property
     def runs(self) -> dict[str, Path]:
-        """The positive runs by the shortest of their paths' ends that tells them apart."""
+        """The positive runs, named by the shortest ends of their paths that differ."""
         paths = dict.fromkeys(path.resolve() for path in self.settings.positive)
         depth = 1
         while len({path.parts[-depth:] for path in paths}) < len(paths):
@@ -62,27 +65,28 @@ class Player:
         return {str(Path(*path.parts[-depth:])): path for path in paths}
 
     def draw(self, prompt: str, seed: int, positive: str | None, scale: float) -> Drawn:
-        """The base image and the guided one from the same noise; `positive` names one of `runs`.
+        """The base image and the guided image from the same noise; `positive` names one of `runs`.
 
-        Raises `UserError` for an empty prompt, an unknown run, and settings that the guidance cannot take.
+        Raises `UserError` for an empty prompt, an unknown run, and settings that the guidance refuses.
         """
         if not prompt.strip():
             raise UserError("the prompt is empty; write what is to be seen")
         if positive is not None and positive not in self.runs:
             raise UserError(f"{positive}: no such run (known: {', '.join(self.runs)})")
-        run, negative = self.runs.get(positive or ""), self.settings.negative
+        run = self.runs.get(positive or "")
         guidance = replace(self.settings.guidance, scale=scale)
         with self._lock:
-            with guide(self.backbone.pipe, run, negative, guidance):  # its complaints first, before any image
+            # guided before base: settings that the guidance refuses cost no image
+            with guide(self.backbone.pipe, run, self.settings.negative, guidance):
                 guided = self._image(prompt, seed) if scale else None
             base = self._base(prompt, seed)
-        told = CONVERTER.unstructure(replace(self.settings, positive=(run,) if run else (), guidance=guidance))
-        return Drawn(base, guided or base, {"prompt": prompt, "seed": seed, **told})
+        settings = replace(self.settings, positive=(run,) if run else (), guidance=guidance)
+        return Drawn(base, guided or base, {"prompt": prompt, "seed": seed, **CONVERTER.unstructure(settings)})
 
     def save(self, drawn: Drawn, out: Path) -> Path:
-        """Write both images and their settings into a new folder `out/00001`, `out/00002`, ...; gives the folder.
+        """Write both images and their settings into a new folder `out/00001`, `out/00002`, ...; return the folder.
 
-        Raises `UserError` where as many were saved as may be, or while another process saves there.
+        Raises `UserError` if `out` holds `MOST_SAVED` folders, or while another process saves there.
         """
         with self._saving, one_writer(out):
             numbers = [int(path.name) for path in out.iterdir() if path.name.isdecimal()]
@@ -97,6 +101,7 @@ class Player:
         return folder
 
     def _base(self, prompt: str, seed: int) -> Image.Image:
+        """The base image, drawn once for each prompt and seed while it is among the last `KEPT`."""
         key = (prompt, seed)
         if key not in self._bases:
             self._bases[key] = self._image(prompt, seed)
@@ -106,15 +111,18 @@ class Player:
         return self._bases[key]
 
     def _image(self, prompt: str, seed: int) -> Image.Image:
-        steps, scale = self.settings.steps, self.settings.guidance_scale
-        assert steps is not None and scale is not None
+        """The image that the pipeline makes as it is now, guided or not."""
+        steps = self.settings.steps
+        scale = self.settings.guidance_scale
+        assert steps is not None and scale is not None, "filled in by `with_usual`"
         streams = [generator(prompt, seed)]
         noise = starting_noise(streams, self._shape)
-        condition, unconditional = self._embeddings([prompt]), self._embeddings.unconditional()
+        condition = self._embeddings([prompt])
+        unconditional = self._embeddings.unconditional()
         return self.backbone.generate(Generation(condition, unconditional, noise, streams, steps, scale), "pil")[0]
 
 
 def enlarged(image: Image.Image) -> Image.Image:
-    """Small images with each pixel as a square, to be seen at all."""
-    times = max(1, _LEAST // max(image.size))
+    """An image with each pixel as a square, as large as `_SHOWN` allows; large images stay as they are."""
+    times = max(1, _SHOWN // max(image.size))
     return image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST)

@@ -40,11 +40,13 @@ def build(gradio: Any, player: Player, out: Path, most: float) -> Any:
             raise gradio.Error(str(error)) from None
 
     with gradio.Blocks(title="Contrapose", analytics_enabled=False) as page:
-        shown, runs, strength = gradio.State(None), list(player.runs), player.settings.guidance.scale
+        runs = list(player.runs)
+        shown = gradio.State(None)
         prompt = gradio.Textbox(label="Prompt", autofocus=True)
         with gradio.Row():
             seed = gradio.Number(0, label="Seed", precision=0)
             run = gradio.Dropdown(runs, value=next(iter(runs), None), label="Towards", interactive=len(runs) > 1)
+            strength = player.settings.guidance.scale
             scale = gradio.Slider(0, most, strength, step=0.05, label="Strength w (0 is the base)")
         go = gradio.Button("Draw", variant="primary")
         with gradio.Row():
@@ -52,8 +54,10 @@ def build(gradio: Any, player: Player, out: Path, most: float) -> Any:
             buttons = {"buttons": ["download", "fullscreen"]} if int(gradio.__version__.split(".")[0]) >= 6 else {}
             image = partial(gradio.Image, type="pil", format="png", interactive=False, **buttons)
             images = [image(label=name) for name in ("Base", "Guided")]
-        keep, told = gradio.Button("Save what is shown"), gradio.Markdown()
+        keep = gradio.Button("Save what is shown")
+        message = gradio.Markdown()
+        # the slider draws when it is let go: each of its moves would cost an image
         for event in (go.click, prompt.submit, scale.release):
-            event(draw, [prompt, seed, run, scale], [*images, shown, told])
-        keep.click(save, [shown], told)
+            event(draw, [prompt, seed, run, scale], [*images, shown, message])
+        keep.click(save, [shown], message)
     return page

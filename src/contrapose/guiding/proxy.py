@@ -1,8 +1,10 @@
-"""CHATS' proxy prompt: (1 + a) emb(null) - a emb(c), in whichever way a pipeline hands over its texts.
+"""CHATS' proxy prompt, whatever form the pipeline gives its texts.
 
-Rows of text are taken together by their place, as the paper does with CLIP's 77. Where padding is masked or cut off,
-the shorter text goes on with its last row as far as the longer one goes, which is how CLIP fills up a text: with its
-end. So nothing depends on what stands in padding, and no row has a prompt without its counterweight.
+    proxy = (1 + a) emb(null) - a emb(c)
+
+Token rows are combined position by position, as the paper does with CLIP's 77. Where padding is masked or cut off, the
+shorter text is extended by repeating its last row, as CLIP pads with its end token: the proxy then does not depend on
+the contents of padding, and no token row of the prompt stands without a counterpart.
 """
 
 from __future__ import annotations
@@ -18,61 +20,71 @@ _TEXTS = ("encoder_hidden_states", "pooled_projections", "text_embeds")
 _MASK = "encoder_attention_mask"
 
 
-def with_proxy(call: Call, none: slice, other: Call, given: slice, proxy: float) -> Call:
-    """The call with the proxy in place of the texts of its rows `none`, the prompts being rows `given` of `other`.
+def with_proxy(call: Call, bare: slice, other: Call, prompted: slice, proxy: float) -> Call:
+    """The call with the proxy in place of the texts of its rows `bare`; rows `prompted` of `other` hold the prompts.
 
-    A proxy of 0 leaves the call as it is.
+    `other` is the call itself where the pipeline passes both halves of CFG at once. A proxy of 0 changes nothing.
     """
     if not proxy:
         return call
     if isinstance(call.sample, list):  # the texts are the last input, an entry a row
-        texts = _listed(call.inputs[2], none, other.inputs[2], given, proxy)
+        texts = _listed(call.inputs[2], bare, other.inputs[2], prompted, proxy)
         return Call((*call.inputs[:2], texts), call.named, call.rowless)
     if _MASK in call.named:
-        return Call(call.inputs, call.named | _masked(call.named, none, other.named, given, proxy), call.rowless)
-    return Call(call.inputs, _changed(call.named, none, other.named, given, proxy), call.rowless)
+        masked = _masked(call.named, bare, other.named, prompted, proxy)
+        return Call(call.inputs, call.named | masked, call.rowless)
+    return Call(call.inputs, _unmasked(call.named, bare, other.named, prompted, proxy), call.rowless)
 
 
 def _mixed(null: Tensor, prompt: Tensor, proxy: float) -> Tensor:
+    """(1 + a) emb(null) - a emb(c)."""
     return (1 + proxy) * null - proxy * prompt
 
 
-def _changed(named: dict[str, Any], none: slice, other: dict[str, Any], given: slice, proxy: float) -> dict[str, Any]:
-    """Texts of one length, pooled ones too."""
-    found = dict(named)
+def _unmasked(
+    named: dict[str, Any], bare: slice, other: dict[str, Any], prompted: slice, proxy: float
+) -> dict[str, Any]:
+    """Arguments with texts of one length, pooled embeddings included: there the proxy has nothing to extend."""
+    changed = dict(named)
     for name, value in named.items():
-        if isinstance(value, dict):
-            found[name] = _changed(value, none, other[name], given, proxy)
+        if isinstance(value, dict):  # a pooled text may be among a network's added conditions
+            changed[name] = _unmasked(value, bare, other[name], prompted, proxy)
         elif name in _TEXTS:
-            found[name] = value.clone()
-            found[name][none] = _mixed(value[none], other[name][given], proxy)
-    return found
+            changed[name] = value.clone()
+            changed[name][bare] = _mixed(value[bare], other[name][prompted], proxy)
+    return changed
 
 
-def _masked(named: dict[str, Any], none: slice, other: dict[str, Any], given: slice, proxy: float) -> dict[str, Any]:
-    """Texts with a mask, 1 where there is text."""
-    text, mask = named["encoder_hidden_states"].clone(), named[_MASK].clone()
-    prompt, there = other["encoder_hidden_states"][given], other[_MASK][given]
-    text[none] = _mixed(_continued(text[none], mask[none]), _continued(prompt, there), proxy)
-    mask[none] = torch.maximum(mask[none], there)
+def _masked(named: dict[str, Any], bare: slice, other: dict[str, Any], prompted: slice, proxy: float) -> dict[str, Any]:
+    """Texts [b, l, d] and their mask [b, l], 1 where there is text; the proxy is as long as the longer text."""
+    text = named["encoder_hidden_states"].clone()
+    mask = named[_MASK].clone()
+    prompt = other["encoder_hidden_states"][prompted]
+    prompt_mask = other[_MASK][prompted]
+    text[bare] = _mixed(_continued(text[bare], mask[bare]), _continued(prompt, prompt_mask), proxy)
+    mask[bare] = torch.maximum(mask[bare], prompt_mask)
     return {"encoder_hidden_states": text, _MASK: mask}
 
 
 def _continued(text: Tensor, mask: Tensor) -> Tensor:
-    """Each text [b, l, d] going on with its last row where the mask [b, l] ends it."""
+    """Each text [b, l, d] with its last row repeated from where its mask [b, l] ends."""
     places = torch.arange(text.shape[1], device=text.device)[None]
     last = (mask != 0).sum(1, keepdim=True) - 1
+    # place i reads row min(i, last)
     return text.gather(1, torch.minimum(places, last)[..., None].expand_as(text))
 
 
-def _listed(texts: list[Tensor], none: slice, prompts: list[Tensor], given: slice, proxy: float) -> list[Tensor]:
-    found = list(texts)
-    found[none] = [
-        _mixed(*(_longer(text, max(len(null), len(prompt))) for text in (null, prompt)), proxy)
-        for null, prompt in zip(texts[none], prompts[given], strict=True)
-    ]
-    return found
+def _listed(texts: list[Tensor], bare: slice, prompts: list[Tensor], prompted: slice, proxy: float) -> list[Tensor]:
+    """Texts [l, d] of any length each, with the proxy in place of those of rows `bare`."""
+    changed = list(texts)
+    proxies: list[Tensor] = []
+    for null, prompt in zip(texts[bare], prompts[prompted], strict=True):
+        length = max(len(null), len(prompt))
+        proxies.append(_mixed(_extended(null, length), _extended(prompt, length), proxy))
+    changed[bare] = proxies
+    return changed
 
 
-def _longer(text: Tensor, length: int) -> Tensor:
+def _extended(text: Tensor, length: int) -> Tensor:
+    """A text [l, d] with its last row repeated up to this length."""
     return torch.cat([text, text[-1:].expand(length - len(text), -1)])

@@ -1,12 +1,12 @@
 """LoRA adapters that act on some rows of a batch, as hooks on the layers they were trained on.
 
-Nothing is put into the network, so whatever else is loaded on it (other adapters, quantised layers, offloading) acts as
-it did, and taking the hooks off leaves it as it was.
+No weights are put into the network, so anything else that is loaded on it (other adapters, quantised layers,
+offloading) acts as before, and removing the hooks leaves the network as it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -19,21 +19,22 @@ from contrapose.runs.adapter_files import Adapter, LowRank
 
 
 def is_compiled(network: nn.Module) -> bool:
-    """Whether torch.compile has been at a network or at layers of it."""
+    """Whether torch.compile wraps a network or a layer of it, or has compiled one in place."""
     return any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in network.modules())
 
 
 def eagerly() -> AbstractContextManager[Any]:
-    """As written rather than as compiled, whose code does not notice hooks that come after it."""
+    """A block in which compiled networks run as they are written: compiled code ignores hooks added after it."""
     if not hasattr(torch.compiler, "set_stance"):
         raise UserError("guiding a compiled network needs torch 2.6 or newer; use the pipeline without torch.compile")
     return torch.compiler.set_stance("force_eager")
 
 
 class RowAdapters:
-    """Named adapters on one network; which rows each acts on is said for one forward at a time."""
+    """Named adapters on one network, each acting on the rows of the batch that `acting` gives it."""
 
     def __init__(self, adapters: Mapping[str, Adapter]):
+        # copies of the mappings alone: `_placed` puts layers back that it has moved to a device
         self._adapters = {name: dict(adapter) for name, adapter in adapters.items()}
         self._acting: Sequence[tuple[str, slice]] = ()
 
@@ -42,7 +43,7 @@ class RowAdapters:
 
     @contextmanager
     def on(self, network: nn.Module) -> Iterator[None]:
-        """Hook the adapters' layers, and take the hooks off at the end whatever happens."""
+        """Hook the adapters' layers, and remove the hooks when the block ends or fails."""
         layers = dict(network.named_modules())
         names = {name for adapter in self._adapters.values() for name in adapter}
         handles = [layers[name].register_forward_hook(self._hook(name)) for name in names]
@@ -54,38 +55,40 @@ class RowAdapters:
 
     @contextmanager
     def acting(self, rows: Sequence[tuple[str, slice]]) -> Iterator[None]:
-        """Adapters on these rows, and none after."""
-        self._acting = [(name, some) for name, some in rows if name in self._adapters]
+        """Let adapters act on their rows inside the block; other names, such as the base's, are passed over."""
+        self._acting = [(name, place) for name, place in rows if name in self._adapters]
         try:
             yield
         finally:
             self._acting = ()
 
-    def _hook(self, layer: str) -> Any:
+    def _hook(self, layer: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        """A forward hook that adds scale B A x to a layer's output, on each adapter's rows."""
+
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             wanted = [(name, rows) for name, rows in self._acting if layer in self._adapters[name]]
             if not wanted:
                 return output
+            # a layer may hand out what it keeps, or its input: what it gave stays as it is
             output = output.clone()
             for name, rows in wanted:
-                adapter = self._placed(name, layer, inputs[0].device)
-                lowered = _lowered(module, inputs[0][rows].to(adapter.down.dtype), adapter.down)
-                raised = functional.conv2d if adapter.up.ndim == 4 else functional.linear
-                output[rows] += (raised(lowered, adapter.up) * adapter.scale).to(output.dtype)
+                down, up, scale = self._placed(name, layer, inputs[0].device)
+                x = inputs[0][rows].to(down.dtype)
+                if isinstance(module, nn.Conv2d):
+                    # A moves over the image as the layer's own kernel does; B is one pixel large
+                    lowered = functional.conv2d(x, down, None, module.stride, module.padding, module.dilation)
+                else:
+                    lowered = functional.linear(x, down)
+                raised = functional.conv2d if up.ndim == 4 else functional.linear
+                output[rows] += (raised(lowered, up) * scale).to(output.dtype)
             return output
 
         return add
 
     def _placed(self, name: str, layer: str, device: torch.device) -> LowRank:
+        """An adapter's layer on the device of its input, moved once: under offloading it is known at the call alone."""
         adapter = self._adapters[name][layer]
         if adapter.down.device != device:
             adapter = LowRank(adapter.down.to(device), adapter.up.to(device), adapter.scale)
             self._adapters[name][layer] = adapter
         return adapter
-
-
-def _lowered(layer: nn.Module, x: Tensor, down: Tensor) -> Tensor:
-    """A x, where A of a convolution moves over the image as the layer's own kernel does."""
-    if not isinstance(layer, nn.Conv2d):
-        return functional.linear(x, down)
-    return functional.conv2d(x, down, None, layer.stride, layer.padding, layer.dilation)

@@ -1,4 +1,4 @@
-"""Everything that decides images: what is sampled, what leads the sampler, what a page plays with."""
+"""The settings of images: of sampling, of what leads the sampler beside its prompt, and of the page to play with."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Merge:
     """Strength w of base + w (positive - negative); without a negative, 1 is the positive run."""
     rank: Rank | None = None
     """Rank that merged adapters are cut to by SVD; the sum of the runs' ranks, which is exact, when unset."""
-    whole: bool = False
+    full: bool = False
     """Write a whole pipeline though both runs are adapters."""
     variant: str | None = None
     """Which of several copies of the base's weights is read, such as fp16; the plain one when unset."""
@@ -122,11 +122,13 @@ class Merge:
 
     @property
     def shares(self) -> tuple[tuple[RunFolder, float], ...]:
-        """The runs, and what each is multiplied by."""
+        """Each run with the factor of its change: w for the positive run, -w for the negative one."""
         from contrapose.runs.folder import RunFolder
 
-        negative = () if self.negative is None else ((RunFolder(self.negative), -self.scale),)
-        return ((RunFolder(self.positive), self.scale), *negative)
+        positive = (RunFolder(self.positive), self.scale)
+        if self.negative is None:
+            return (positive,)
+        return (positive, (RunFolder(self.negative), -self.scale))
 
 
 CONVERTER = runfile.converter((AnyGuidance, GUIDANCES))
