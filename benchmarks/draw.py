@@ -7,7 +7,7 @@ The same pipeline object, batch size, sampler and number of steps; both sides ta
 tells the share of time spent outside it: what a GPU is not kept busy with the one thing that cannot be spared.
 
     python benchmarks/draw.py                              the table (one core: some minutes)
-    python benchmarks/draw.py --device cuda --dtype bf16   the same on a GPU
+    python benchmarks/draw.py --device cuda --precision bf16   the same on a GPU
     python benchmarks/draw.py --tiny                       seconds, for the tests
 """
 
@@ -89,8 +89,8 @@ def measure(work: Path, args: Namespace) -> dict[str, list[Turn]]:
     """All turns of both sides, after one short turn each to warm up."""
     source = work / "prompts.txt"
     source.write_text("\n".join(prompts(args.pairs)), encoding="utf-8")
-    draw = Draw(str(work / "model"), source, steps=args.steps, batch_size=args.batch_size, precision=args.dtype)
-    backbone = load_backbone(draw.model, DTYPES[args.dtype], args.device)
+    draw = Draw(str(work / "model"), source, steps=args.steps, batch_size=args.batch_size, precision=args.precision)
+    backbone = load_backbone(draw.model, DTYPES[args.precision], args.device)
     draw = backbone.with_usual(draw)
     backbone.pipe.to(args.device)
     plan, clock = plan_pairs(draw), DenoiserClock(backbone.pipe.unet, args.device)

@@ -11,7 +11,7 @@ of an image are counted, whatever the machine is busy with. Peak memory comes fr
 resident set, or allocated on CUDA.
 
     python benchmarks/guide.py                                         the shipped shapes model, on one core: minutes
-    python benchmarks/guide.py --device cuda --dtype bf16 --real-size  SDXL's network with random weights
+    python benchmarks/guide.py --device cuda --precision bf16 --real-size  SDXL's network with random weights
     python benchmarks/guide.py --tiny                                  seconds, for the tests
 """
 
@@ -84,11 +84,11 @@ class Cost:
 def fresh_backbone(args: Namespace) -> Backbone:
     """The model as loaded, or a shipped configuration's network with random weights and no other parts."""
     if args.model not in SHIPPED:
-        return load_backbone(args.model, DTYPES[args.dtype], args.device)
-    backbone = skeleton(args.model, DTYPES[args.dtype])
+        return load_backbone(args.model, DTYPES[args.precision], args.device)
+    backbone = skeleton(args.model, DTYPES[args.precision])
     with torch.device(args.device):
         network = type(backbone.network).from_config(backbone.network.config)
-    setattr(backbone.pipe, backbone.denoiser_part, network.to(DTYPES[args.dtype]))
+    setattr(backbone.pipe, backbone.denoiser_part, network.to(DTYPES[args.precision]))
     backbone.device = torch.device(args.device)
     return backbone
 
@@ -108,7 +108,7 @@ def save_runs(work: Path, args: Namespace) -> None:
 def ready(args: Namespace) -> tuple[Backbone, Generation]:
     """The base, placed and without what neither samples nor counts, and what it is asked for."""
     backbone = fresh_backbone(args)
-    texts, scale = RandomTexts(backbone, DTYPES[args.dtype]), backbone.guidance_scale
+    texts, scale = RandomTexts(backbone, DTYPES[args.precision]), backbone.guidance_scale
     text, none = texts(["prompt"] * args.batch), texts([""])
     noise = torch.randn(args.batch, *backbone.latent_shape)
     streams = [torch.Generator().manual_seed(row) for row in range(args.batch)]
@@ -180,7 +180,7 @@ def compare(work: Path, args: Namespace) -> dict[str, Cost]:
 
 def peak_in_child(work: Path, side: str, args: Namespace) -> float:
     command = [sys.executable, __file__, "--child", str(work), side, "--model", args.model, "--device", args.device]
-    command += ["--dtype", args.dtype, "--batch", str(args.batch), "--steps", str(args.steps)]
+    command += ["--precision", args.precision, "--batch", str(args.batch), "--steps", str(args.steps)]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(json.loads(told.splitlines()[-1]))
 

@@ -29,7 +29,7 @@ def options(abstract: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=abstract, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a toy network: shows that the benchmark runs, no more")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16", "fp16"])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
     parser.add_argument("--repeats", type=int, default=5, help="repeats of each side, taken in turn")
     return parser
 

@@ -79,19 +79,21 @@ def random_pairs(folder: Path, shape: tuple[int, ...], count: int) -> Path:
 def measure(model: str, full: bool, args: argparse.Namespace, work: Path) -> list[str]:
     """One row of the table."""
     setup = Setup(
-        model, full=full, lora_rank=RANK, precision=args.dtype, batch_size=args.pairs, micro_batch=args.pairs,
+        model, full=full, lora_rank=RANK, precision=args.precision, batch_size=args.pairs, micro_batch=args.pairs,
         size=args.size, gradient_checkpointing=args.checkpointing,
     )  # fmt: skip
     expected = estimate_run(setup)
-    dtype = DTYPES[args.dtype]
+    dtype = DTYPES[args.precision]
     backbone = random_backbone(model, dtype, args.device, full)
     pairs = random_pairs(work / f"{Path(model).name}-{full}", expected.latent, 4 * args.pairs)
     optimisation = Optimisation(1e-9, train_steps=1_000_000, batch_size=args.pairs, micro_batch=args.pairs)
     run = Run(
-        model, pairs, DDSPO(), full=full, precision=args.dtype, gradient_checkpointing=args.checkpointing,
+        model, pairs, DDSPO(), full=full, precision=args.precision, gradient_checkpointing=args.checkpointing,
         optimisation=optimisation, watching=Watching(holdout=0, max_drift=1e12),
     )  # fmt: skip
-    accelerator = Accelerator(cpu=args.device == "cpu", mixed_precision="no" if args.dtype == "fp32" else args.dtype)
+    accelerator = Accelerator(
+        cpu=args.device == "cpu", mixed_precision="no" if args.precision == "fp32" else args.precision
+    )
     groups = Groups(Mixture(pairs), run.method.composition(), RandomTexts(backbone, dtype), backbone.noising(), 0, 0)
     states = Trainer(run, backbone, groups, accelerator).steps()
     next(states)
@@ -109,7 +111,7 @@ def main(arguments: list[str] | None = None) -> list[list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["sd15", "sdxl", "sana-1600m"], help="shipped names or folders")
     parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
-    parser.add_argument("--dtype", default="bf16", choices=["fp32", "bf16"])
+    parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16"])
     parser.add_argument("--pairs", type=int, default=4, help="pairs in one step")
     parser.add_argument("--size", help="image size as WIDTHxHEIGHT; the model's usual size when left out")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")

@@ -8,7 +8,7 @@ and take turns; the time ratio is the median over the turns. A pair of DDSPO nee
 of Diffusion-DPO 2 and 2. Peak memory comes from a process of its own a side: resident set, or allocated on CUDA.
 
     python benchmarks/step.py                              the table (one core: some minutes)
-    python benchmarks/step.py --device cuda --dtype bf16   the same on a GPU
+    python benchmarks/step.py --device cuda --precision bf16   the same on a GPU
     python benchmarks/step.py --tiny                       seconds, for the tests
 """
 
@@ -81,12 +81,14 @@ def build_trainer(work: Path, method: str, full: bool, args: Namespace) -> Train
         work / "pairs",
         METHODS[method](),
         full=full,
-        precision=args.dtype,
+        precision=args.precision,
         optimisation=optimisation,
         watching=Watching(holdout=0),
     )
-    accelerator = Accelerator(cpu=args.device == "cpu", mixed_precision="no" if args.dtype == "fp32" else args.dtype)
-    dtype = DTYPES[args.dtype]
+    accelerator = Accelerator(
+        cpu=args.device == "cpu", mixed_precision="no" if args.precision == "fp32" else args.precision
+    )
+    dtype = DTYPES[args.precision]
     backbone = load_backbone(run.model, torch.float32 if full else dtype, accelerator.device)
     backbone = backbone.with_full(dtype) if full else backbone.with_lora(RANK, RANK)
     store = Mixture(run.pairs if run.pairs.exists() else save_pairs(run.pairs, backbone))
@@ -106,12 +108,12 @@ def bare_step(trainer: Trainer, reference_rows: int, full: bool, args: Namespace
     backbone, device = trainer.backbone, torch.device(args.device)
     policies = backbone.policies
     optimizer = torch.optim.AdamW(trainer.parameters, LEARNING_RATE)
-    scaler = torch.amp.GradScaler(args.device, enabled=args.dtype == "fp16")
+    scaler = torch.amp.GradScaler(args.device, enabled=args.precision == "fp16")
     rows, wanted = reference_rows * args.pairs, slice(2 * args.pairs)
     x = torch.randn(rows, *backbone.latent_shape, device=device)
     text = torch.randn(rows, TEXT_LENGTH, TEXT_WIDTH, device=device)
     t = torch.randint(1000, (rows,), device=device)
-    autocast = torch.autocast(args.device, DTYPES[args.dtype]) if args.dtype != "fp32" else nullcontext()
+    autocast = torch.autocast(args.device, DTYPES[args.precision]) if args.precision != "fp32" else nullcontext()
 
     def step() -> None:
         with autocast:
@@ -171,7 +173,7 @@ def peak_in_child(work: Path, side: Side, method: str, full: bool, args: Namespa
     if args.no_memory:
         return 0.0
     command = [sys.executable, __file__, "--child", str(work), side, method, "full" if full else "lora"]
-    command += ["--device", args.device, "--dtype", args.dtype, "--pairs", str(args.pairs)]
+    command += ["--device", args.device, "--precision", args.precision, "--pairs", str(args.pairs)]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(json.loads(told.splitlines()[-1]))
 

@@ -36,7 +36,7 @@ def identifier(*parts: object) -> str:
 
 
 def generator(*parts: object) -> torch.Generator:
-    """The random stream of an image, by its prompt and seed alone; on the CPU, so that all devices draw the same."""
+    """The random stream of what the parts name, such as an image; on the CPU, so that all devices draw the same."""
     import torch
 
     return torch.Generator("cpu").manual_seed(seed_of(*parts))

@@ -55,7 +55,7 @@ def test_drawing_is_measured_on_both_sides(benchmark, capsys):
 @pytest.mark.parametrize("family", ["sd", "sdxl", "sana", "flux"])
 def test_real_sizes_are_measured_beside_their_estimate(benchmark, family, tiny_family, capsys):
     size = ["--size", {"sana": "32x32", "flux": "16x16"}.get(family, "16x16")]
-    small = ["--device", "cpu", "--dtype", "fp32", "--pairs", "2", "--repeats", "1", *size]
+    small = ["--device", "cpu", "--precision", "fp32", "--pairs", "2", "--repeats", "1", *size]
     rows = benchmark.main(["--models", str(tiny_family(family)), *small])
     assert [row[1] for row in rows] == ["LoRA", "full"]
     assert all(float(row[3]) > 0 and float(row[6]) >= 0 for row in rows)

@@ -17,7 +17,7 @@ from contrapose.core.compose import OwnState, compose
 from contrapose.core.group import Composition, Condition, Group, Pick
 from contrapose.core.path import Path
 from contrapose.errors import UserError
-from contrapose.seeds import seed_of
+from contrapose.seeds import generator
 from contrapose.store.groups import stack
 from contrapose.store.mixture import Mixture
 from contrapose.train.replay import KeptState, Replay
@@ -51,7 +51,7 @@ class Order:
         return self._current[1][offset]
 
     def _epoch(self, epoch: int) -> list[int]:
-        return self._store.epoch(self._records, torch.Generator().manual_seed(seed_of(*self._seed, epoch)))
+        return self._store.epoch(self._records, generator(*self._seed, epoch))
 
 
 class Groups:
@@ -199,7 +199,7 @@ class Groups:
         return compose(self.composition, stored, send(times, device), send(noise, device), _states(entries, device))
 
     def _stream(self, *parts: object) -> torch.Generator:
-        return torch.Generator().manual_seed(seed_of(self.seed, *parts))
+        return generator(self.seed, *parts)
 
     def _partner(self, record: int, stream: torch.Generator) -> int:
         """A training record of the same shape and another prompt, uniformly; the record itself where none is asked."""
@@ -285,7 +285,7 @@ def _by_size(store: Mixture, records: Sequence[int]) -> dict[tuple[int, ...], li
 def _split(store: Mixture, seed: int, holdout: int) -> tuple[list[int], list[int]]:
     """Records held out and records to train on: whole prompts, until `holdout` records are out."""
     prompts = sorted({record.prompt for record in store.records})
-    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed_of(seed, "holdout"))).tolist()
+    order = torch.randperm(len(prompts), generator=generator(seed, "holdout")).tolist()
     by_prompt: dict[str, list[int]] = {}
     for index, record in enumerate(store.records):
         by_prompt.setdefault(record.prompt, []).append(index)

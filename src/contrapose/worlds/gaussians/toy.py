@@ -27,7 +27,7 @@ from contrapose.documents import load_json
 from contrapose.errors import UserError
 from contrapose.files import one_writer, replacing
 from contrapose.runfile import claim, converter
-from contrapose.seeds import seed_of
+from contrapose.seeds import generator, seed_of
 from contrapose.worlds.gaussians.denoiser import sample
 from contrapose.worlds.gaussians.measure import ModeScores, score
 from contrapose.worlds.gaussians.modes import Points, draw_pairs
@@ -107,7 +107,7 @@ def run_seed(settings: Toy, seed: int) -> tuple[dict[Key, ModeScores], dict[str,
 
     # Every row gets the same starting noise, so that rows differ by their denoisers alone.
     def stream(*purpose: object) -> torch.Generator:
-        return torch.Generator().manual_seed(seed_of("toy", seed, *purpose))
+        return generator("toy", seed, *purpose)
 
     reference = fit_reference(
         modes, width=settings.width, num_steps=settings.reference_steps, seed=seed_of("toy", seed, "reference")
