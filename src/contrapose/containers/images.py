@@ -10,7 +10,7 @@ import threading
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import NamedTuple, TypeVar
@@ -109,15 +109,15 @@ def digest(image: Image.Image) -> str:
 
 
 class Seen(NamedTuple):
-    """Two images' sizes and digests of their pixels."""
+    """The sizes of a group's images, and digests of their pixels."""
 
-    sizes: tuple[Size, Size]
-    digests: tuple[str, str]
+    sizes: tuple[Size, ...]
+    digests: tuple[str, ...]
 
 
-def look_at(pairs: Iterable[tuple[Place | Stored, Place | Stored]]) -> Iterator[Seen | Skip]:
-    """The sizes and digests of each pair's images, or why one cannot be read, in order; pairs are taken as needed."""
-    return several(_look, pairs)
+def look_at(groups: Iterable[Sequence[Place | Stored]]) -> Iterator[Seen | Skip]:
+    """The sizes and digests of each group's images, or why one cannot be read, in order; groups are taken as needed."""
+    return several(_look, groups)
 
 
 def several(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -135,9 +135,14 @@ def several(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         pool.shutdown(cancel_futures=True)
 
 
-def _look(pair: tuple[Place | Stored, Place | Stored]) -> Seen | Skip:
-    try:
-        first, second = (read_image(where) for where in pair)
-    except Skip as skip:
-        return skip
-    return Seen((Size(*first.size), Size(*second.size)), (digest(first), digest(second)))
+def _look(places: Sequence[Place | Stored]) -> Seen | Skip:
+    sizes = []
+    digests = []
+    for place in places:
+        try:
+            image = read_image(place)
+        except Skip as skip:
+            return skip
+        sizes.append(Size(*image.size))
+        digests.append(digest(image))
+    return Seen(tuple(sizes), tuple(digests))

@@ -43,10 +43,10 @@ _SOURCES = ("winners", "losers", "metadata", "source")
 
 
 class Planned(NamedTuple):
-    """One pair to encode."""
+    """One group to encode, most often a pair."""
 
     record: GroupRecord
-    images: tuple[Stored, Stored]
+    images: tuple[Stored, ...]
     size: Size
     fits: tuple[Fit, ...]
 
@@ -81,8 +81,9 @@ def plan_import(
 ) -> Plan:
     """Look at every image, and find each pair's bucket and fits; `progress` is told how many pairs were looked at.
 
-    A pair's bucket is the one nearest to its winner's aspect ratio; a loser of another shape is cropped to it. Raises
-    `UserError` when no pair is left, or for a resolution that the model cannot make.
+    A pair's bucket is the one nearest to its winner's aspect ratio; a loser of another shape is cropped to it. Of more
+    images the best one decides. Raises `UserError` when no pair is left, or for a resolution that the model cannot
+    make.
     """
     pairs: Sequence[Planned] | Sequence[Ready]
     if listing.latents:
@@ -149,7 +150,7 @@ def _plan_images(
     pairs: list[Planned] = []
     left_out: list[LeftOut] = []
     repeats: Counter[str] = Counter()
-    seen_pairs = look_at((pair.winner, pair.loser) for pair in listed)
+    seen_pairs = look_at(pair.images for pair in listed)
     for number, (pair, seen) in enumerate(zip(listed, seen_pairs, strict=True), 1):
         planned = attempt(pair.name, _planned, settings, pair, seen, among, repeats)
         if isinstance(planned, LeftOut):
@@ -165,10 +166,11 @@ def _planned(
 ) -> Planned:
     if isinstance(seen, Skip):
         raise seen
-    if seen.digests[0] == seen.digests[1]:
-        raise Skip("winner and loser are the same image", "same image")
-    bucket = nearest(seen.sizes[0], among)
-    for image, size in zip((listed.winner, listed.loser), seen.sizes, strict=True):
+    is_pair = len(listed.images) == 2
+    if len(set(seen.digests)) < len(seen.digests):
+        raise Skip(f"{'winner and loser' if is_pair else 'two of its images'} are the same image", "same image")
+    bucket = nearest(seen.sizes[listed.images.index(listed.winner)], among)
+    for image, size in zip(listed.images, seen.sizes, strict=True):
         scale = cover(size, bucket)
         if scale > settings.fitting.max_scale_up:
             raise Skip(
@@ -177,20 +179,21 @@ def _planned(
                 "too small",
             )
     degraded = (listed.degraded,) if listed.degraded else ()
-    name = prompt_id("\0".join((listed.prompt, *seen.digests, repr(listed.preference), *degraded)))
+    labels = listed.preference if is_pair else listed.labels  # a pair is known by its winner's share alone
+    name = prompt_id("\0".join((listed.prompt, *seen.digests, repr(labels), *degraded)))
     seed = seed_of(settings.seed, name)
     fits = plan_fit(seen.sizes, bucket, settings.fitting.flips(seed), settings.fitting.position(seed))
-    record = GroupRecord.pair(f"{name}-{repeats[name]}", listed.prompt, listed.degraded, seed, listed.preference)
+    record = GroupRecord(f"{name}-{repeats[name]}", listed.prompt, listed.degraded, seed, listed.labels)
     repeats[name] += 1
-    return Planned(record, (listed.winner, listed.loser), bucket, fits)
+    return Planned(record, listed.images, bucket, fits)
 
 
 def _encode(backbone: Backbone, pairs: Sequence[Planned]) -> Tensor:
-    """Latents [b, 2, ...]: winners and losers side by side in one call of the autoencoder."""
+    """Latents [b, n, ...] of groups of one n: their images side by side in one call of the autoencoder."""
     jobs = [job for pair in pairs for job in zip(pair.images, pair.fits, strict=True)]
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         images = list(pool.map(lambda job: _pixels(*job), jobs))
-    return backbone.encode(torch.stack(images)).float().cpu().unflatten(0, (len(pairs), 2))
+    return backbone.encode(torch.stack(images)).float().cpu().unflatten(0, (len(pairs), len(pairs[0].images)))
 
 
 def _pixels(where: Stored, fit: Fit) -> Tensor:

@@ -99,15 +99,15 @@ def test_prompts_that_are_no_text_are_left_out(folder: Path, listed: Any, reason
 @pytest.mark.parametrize("key", ["image_path", "file_path"])
 def test_hpdv2(folder: Path, key: str, listed: Any, reasons: Any) -> None:
     row = {"prompt": "a cat", key: ["a.png", "b.png"], "human_preference": [0, 1], "user_hash": "x"}
-    ranked = row | {key: ["a.png"] * 4, "human_preference": [1, 0, 0, 0]}
+    alone = row | {key: ["a.png"], "human_preference": [1]}
     _json_list(
-        folder / "train.json", [row, row | {"human_preference": [1, 0]}, ranked, row | {"human_preference": [0, 0]}]
+        folder / "train.json", [row, row | {"human_preference": [1, 0]}, alone, row | {"human_preference": [0, 0]}]
     )
     listing = listed(folder / "train.json")
     assert listing.format == "hpdv2"
     assert [pair.winner.path.name for pair in listing.pairs] == ["b.png", "a.png"]
     assert reasons(listing) == {
-        "entry 3": "ranks 4 images, not two",
+        "entry 3": "ranks 1 images, which says nothing",
         "entry 4": "a tie; it is kept with --ties half",
     }
 
@@ -128,6 +128,18 @@ def test_hpdv2_that_is_wrong(folder: Path, changes: dict[str, Any], told: str, l
         listed(folder / "train.json")
 
 
+def test_hpdv2_of_more_than_two_images_is_a_group(folder: Path, listed: Any, reasons: Any) -> None:
+    row = {"prompt": "a cat", "image_path": ["a.png", "b.png", "a.png"], "human_preference": [0.5, 1, 0]}
+    _json_list(folder / "test.json", [row, row | {"human_preference": [1, 1, 1]}])
+    listing = listed(folder / "test.json")
+    [group] = listing.pairs
+    assert [image.path.name for image in group.images] == ["a.png", "b.png", "a.png"]
+    assert (group.labels, group.winner, group.loser) == ((0.5, 1.0, 0.0), group.images[1], group.images[2])
+    assert reasons(listing) == {"entry 2": "a tie of all; it is kept with --ties half"}
+    [_, tied] = listed(folder / "test.json", ties="half").pairs
+    assert tied.labels == (1.0, 1.0, 1.0)
+
+
 def test_a_limit_reads_no_further(folder: Path) -> None:
     _json_lines(folder / "p.jsonl", [FORMATS["chosen"]] * 5)
     with (folder / "p.jsonl").open("a") as file:
@@ -143,7 +155,7 @@ def test_a_format_is_one_file_and_one_line(folder: Path, monkeypatch: pytest.Mon
         first = row.number("weighted_results_image1_preference") > 0.5
         images = row.image("image1", reading.folder(row)), row.image("image2", reading.folder(row))
         winner, loser = images if first else reversed(images)
-        return Listed(row.name, row.caption("prompt"), winner, loser)
+        return Listed.pair(row.name, row.caption("prompt"), winner, loser)
 
     columns = ("prompt", "image1", "image2", "weighted_results_image1_preference")
     monkeypatch.setitem(listings.FORMATS, "rapidata", Format(columns[1:], each(pair, columns), columns))

@@ -12,7 +12,7 @@ def _pair(row: ContainerRow, reading: Reading) -> Listed:
     folder = reading.folder(row)
     winner = row.image("chosen", folder)
     loser = row.image("rejected", folder)
-    return Listed(row.name, row.caption("prompt"), winner, loser)
+    return Listed.pair(row.name, row.caption("prompt"), winner, loser)
 
 
 CHOSEN = Format(("chosen", "rejected"), each(_pair, COLUMNS), COLUMNS, frozenset({"images", "split"}))

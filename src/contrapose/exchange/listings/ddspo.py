@@ -17,7 +17,7 @@ def _pair(row: ContainerRow, reading: Reading) -> Listed:
     degraded = row.caption("neg_prompt")
     folder = row.source.parent / "latents"
     winner, loser = (row.image(key, folder) for key in FILES)
-    return Listed(row.name, row.caption("prompt"), winner, loser, degraded=degraded)
+    return Listed.pair(row.name, row.caption("prompt"), winner, loser, degraded=degraded)
 
 
 DDSPO = Format(("pos_file",), each(_pair, COLUMNS), COLUMNS, latents=True)

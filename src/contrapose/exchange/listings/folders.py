@@ -28,7 +28,7 @@ def pairs(winners: Place, losers: Place) -> Iterator[Listed | LeftOut]:
     def pair(stem: str) -> Listed:
         winner = left.only(stem)
         loser = right.only(stem)
-        return Listed(stem, left.caption(winner.path.name), winner, loser)
+        return Listed.pair(stem, left.caption(winner.path.name), winner, loser)
 
     for stem in sorted({*left.by_stem, *right.by_stem}):
         yield attempt(stem, pair, stem)

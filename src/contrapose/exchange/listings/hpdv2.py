@@ -1,4 +1,7 @@
-"""HPDv2's training list: {prompt, image_path: [a, b], human_preference: [1, 0]}; `file_path` is another name of it."""
+"""HPDv2's training list: {prompt, image_path: [a, b], human_preference: [1, 0]}, or lists of more images.
+
+`file_path` is another name of `image_path`.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +18,28 @@ _PATHS = ("image_path", "file_path")
 
 
 def _pair(row: ContainerRow, reading: Reading) -> Listed:
-    """The image with the larger number won. Lists of more than two, as in its test set, are left out."""
+    """Of two images the one with the larger number won; more are a group, whose labels are their numbers."""
     key = next((key for key in _PATHS if key in row.fields), _PATHS[0])
     paths = row.need(key)
     preference = row.need(PREFERENCE)
     if not isinstance(paths, list) or not isinstance(preference, list) or len(paths) != len(preference):
         raise UserError(f"{row.where}: `{key}` and `{PREFERENCE}` are no two lists of one length; write a list of each")
-    if len(paths) != 2:
-        raise Skip(f"ranks {len(paths)} images, not two", "other number of images")
+    if len(paths) < 2:
+        raise Skip(f"ranks {len(paths)} images, which says nothing", "other number of images")
     for number in preference:
         if type(number) not in (int, float) or not 0 <= number <= 1:
             raise UserError(f"{row.where}: `{PREFERENCE}` is {preference!r}; write [1, 0] or [0, 1]")
     for path in paths:
         if not isinstance(path, str) or not path:
             raise UserError(f"{row.where}: `{key}` is {paths!r}; write the names of two files")
-    first, second = (InFile(inside(reading.folder(row), path)) for path in paths)
-    shares = float(preference[0]), float(preference[1])
-    return judged(row.name, row.caption("prompt"), (first, second), shares, reading.ties)
+    folder = reading.folder(row)
+    images = tuple(InFile(inside(folder, path)) for path in paths)
+    labels = tuple(map(float, preference))
+    if len(images) == 2:
+        return judged(row.name, row.caption("prompt"), (images[0], images[1]), (labels[0], labels[1]), reading.ties)
+    if len(set(labels)) == 1 and reading.ties == "drop":
+        raise Skip("a tie of all; it is kept with --ties half", "tie")
+    return Listed(row.name, row.caption("prompt"), images, labels)
 
 
 HPDV2 = Format((PREFERENCE,), each(_pair, COLUMNS), COLUMNS, frozenset({"ties", "images", "split"}))

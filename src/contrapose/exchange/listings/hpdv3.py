@@ -21,7 +21,7 @@ def _pair(row: ContainerRow, reading: Reading) -> Listed:
             raise Skip(f"{key} is {model}, which is not among --only-models", "other model")
     folder = reading.folder(row)
     winner, loser = (row.image(key, folder) for key in PATHS)
-    return Listed(row.name, row.caption("prompt"), winner, loser)
+    return Listed.pair(row.name, row.caption("prompt"), winner, loser)
 
 
 HPDV3 = Format(("path1",), each(_pair, COLUMNS), COLUMNS, frozenset({"images", "only_models", "split"}))

@@ -36,7 +36,7 @@ def _pairs(rows: Iterable[ContainerRow], reading: Reading) -> Iterator[Listed | 
         partner = partners.popleft()
         (first, winner), (second, loser) = [(row.place, image), partner] if liked else [partner, (row.place, image)]
         numbers = [place.removeprefix("line ") for place in (first, second)]
-        yield Listed(f"lines {numbers[0]} and {numbers[1]}", caption, winner, loser)
+        yield Listed.pair(f"lines {numbers[0]} and {numbers[1]}", caption, winner, loser)
     for (_, liked), lonely in waiting.items():
         reason = f"{_WORDS[liked]}, but no {_WORDS[not liked]} image of its caption is left"
         for place, _ in lonely:

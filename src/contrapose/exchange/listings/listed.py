@@ -1,4 +1,4 @@
-"""What a format is, and what every listing gives: pairs by their names and places, never an image."""
+"""What a format is, and what every listing gives: pairs and other groups by their names and places, never an image."""
 
 from __future__ import annotations
 
@@ -18,17 +18,39 @@ Ties = Literal["drop", "half"]
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One pair as it is listed, by the hundred thousand in memory: texts and places, never an image.
+    """One group as it is listed, by the hundred thousand in memory: texts and places, never an image.
 
-    `name` is its stem, line, entry or row, and `preference` the winner's share: 1 decided, 0.5 a tie.
+    `name` is its stem, line, entry or row. Labels go from 0 to 1, one an image, and higher is better. A pair has its
+    winner first, and its labels are shares that sum to 1: (1, 0) is decided and (0.5, 0.5) a tie.
     """
 
     name: str
     prompt: str
-    winner: Stored
-    loser: Stored
-    preference: float = 1.0
+    images: tuple[Stored, ...]
+    labels: tuple[float, ...]
     degraded: str = ""
+
+    @classmethod
+    def pair(
+        cls, name: str, prompt: str, winner: Stored, loser: Stored, preference: float = 1.0, degraded: str = ""
+    ) -> Listed:
+        """A winner over a loser; `preference` is the winner's share."""
+        return cls(name, prompt, (winner, loser), (preference, 1 - preference), degraded)
+
+    @property
+    def winner(self) -> Stored:
+        """The image with the highest label, the first one of several."""
+        return self.images[self.labels.index(max(self.labels))]
+
+    @property
+    def loser(self) -> Stored:
+        """The image with the lowest label, the last one of several."""
+        return self.images[-1 - self.labels[::-1].index(min(self.labels))]
+
+    @property
+    def preference(self) -> float:
+        """The winner's label."""
+        return max(self.labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +116,7 @@ def judged(
     if shares[0] == shares[1] and ties == "drop":
         raise Skip("a tie; it is kept with --ties half", "tie")
     winner, loser = images if shares[0] >= shares[1] else reversed(images)
-    return Listed(name, prompt, winner, loser, max(shares) / sum(shares) if any(shares) else 0.5, degraded)
+    return Listed.pair(name, prompt, winner, loser, max(shares) / sum(shares) if any(shares) else 0.5, degraded)
 
 
 def first_share(label: Any, key: str, where: str) -> tuple[float, float]:

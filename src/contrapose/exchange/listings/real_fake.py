@@ -12,7 +12,7 @@ def _pair(row: ContainerRow, reading: Reading) -> Listed:
     folder = reading.folder(row)
     winner = row.image("real_image_path", folder)
     loser = row.image("fake_image_path", folder)
-    return Listed(row.name, row.caption("prompt"), winner, loser)
+    return Listed.pair(row.name, row.caption("prompt"), winner, loser)
 
 
 REAL_FAKE = Format(("real_image_path",), each(_pair, COLUMNS), COLUMNS, frozenset({"images", "split"}))
