@@ -13,7 +13,7 @@ whether they come from the command line, a file or Python.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral, Real
@@ -44,6 +44,11 @@ class Range:
         start = f"above {_written(self.low)}" if self.low_open else f"from {_written(self.low)}"
         end = f"to below {_written(self.high)}" if self.high_open else f"up to {_written(self.high)}"
         return f"{kind} {start} {end}"
+
+
+@dataclass(frozen=True)
+class Rising:
+    """Two numbers, the lower one first."""
 
 
 def _written(bound: float) -> str:
@@ -83,6 +88,8 @@ Share = Annotated[float, Range(0, 1)]
 """A share, none and all included."""
 ShareAbove0 = Annotated[float, Range(0, 1, low_open=True)]
 """A share that is never none."""
+Interval = Annotated[tuple[Share, Share], Rising()]
+"""From one share to a higher one."""
 ShareBelow1 = Annotated[float, Range(0, 1, high_open=True)]
 """A share that is never all."""
 
@@ -124,6 +131,9 @@ def check(name: str, value: Any, hint: Any) -> None:
             if isinstance(declared, Range):
                 _check_number(name, value, declared)
         check(name, value, get_args(hint)[0])
+        # after the range of each number, so that a number outside it is named alone
+        if Rising() in hint.__metadata__ and isinstance(value, (tuple, list)):
+            _check_rising(name, value)
     elif origin in (Union, types.UnionType):
         for option in get_args(hint):
             if _could_be(value, option):
@@ -141,6 +151,12 @@ def _could_be(value: Any, option: Any) -> bool:
     if plain in (int, float):
         return isinstance(value, Real)
     return get_origin(plain) is tuple and isinstance(value, (tuple, list))
+
+
+def _check_rising(name: str, value: Sequence[float]) -> None:
+    low, high = value
+    if not low < high:
+        raise UserError(f"{name} {low:g} to {high:g}: two numbers are wanted, the lower one first")
 
 
 def _check_number(name: str, value: Any, declared: Range) -> None:

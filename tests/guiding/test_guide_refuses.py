@@ -71,6 +71,14 @@ def test_settings(sd: DiffusionPipeline, run: Path, settings: dict[str, Any], to
     assert _refused(sd, run, **settings).startswith(told)
 
 
+def test_a_schedule_that_gives_no_number(sd: DiffusionPipeline, run: Path) -> None:
+    """While the pipeline runs, since only there is the function asked."""
+    said = r"^schedule: the function gives nan at noise level [0-9.]+; a number is wanted$"
+    with pytest.raises(UserError, match=said), contrapose.guide(sd, run, schedule=lambda _: math.nan):
+        stock.draw("sd", sd, num_inference_steps=2)
+    assert "forward" not in stock.denoiser_of(sd).__dict__
+
+
 @pytest.mark.parametrize(
     ("sides", "method", "told"),
     [

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 from jaxtyping import Float
 
 from contrapose.core.shares import Shares, mix
-from contrapose.errors import UserError
-from contrapose.ranges import Range, Share, checked
+from contrapose.ranges import Interval, Range, Share, checked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,14 +42,14 @@ AttentionLimit = Annotated[float, Range(0, MAX_SCALE, low_open=True)]
 class Guidance(ABC):
     """Strength w by noise level l (0 data, 1 noise), and what it does with the policies `base`, `positive`, `negative`.
 
-    Raises `UserError` for a scale that is no number or beyond 1000, and for an interval that is not within 0..1.
+    Numbers are checked as they are declared. Raises `ValueError` for a schedule of another name.
     """
 
     scale: Strength = 1.0
     """Strength w at its highest; 0 is off."""
     schedule: Schedule = "constant"
     """Course of w by noise level l: constant; linear w l; cosine w (1 - cos(pi l)) / 2."""
-    interval: tuple[Share, Share] = (0.0, 1.0)
+    interval: Interval = (0.0, 1.0)
     """Noise levels between which guidance is on; outside, only the base is asked."""
     rescale: Share = 0.0
     """How far the result is brought back to the base's spread, 0 to 1, so that a large w does not burn the image."""
@@ -61,21 +60,15 @@ class Guidance(ABC):
     """Whether conditional and unconditional rows are predicted by different policies."""
 
     def __post_init__(self) -> None:
-        low, high = self.interval
-        if not low < high:
-            raise UserError(f"interval {low:g} to {high:g}: two noise levels in 0..1 are wanted, the lower one first")
         if self.schedule not in get_args(Schedule):
-            raise UserError(f"schedule {self.schedule}: not known (choose from {', '.join(get_args(Schedule))})")
+            raise ValueError(f"schedule {self.schedule}: not known (choose from {', '.join(get_args(Schedule))})")
 
     def strength(self, level: float, course: Course | None = None) -> float:
         """w(l), zero outside the interval; a `course` stands in for the schedule."""
         if not self.interval[0] <= level <= self.interval[1]:
             return 0.0
         if course is not None:
-            factor = course(level)
-            if not math.isfinite(factor):
-                raise UserError(f"schedule: the function gives {factor} at noise level {level:g}; a number is wanted")
-            return self.scale * factor
+            return self.scale * course(level)
         if self.schedule == "linear":
             return self.scale * level
         return self.scale * (1 - math.cos(math.pi * level)) / 2 if self.schedule == "cosine" else self.scale
@@ -181,7 +174,7 @@ class NAG:
         Z~ = s Z+ - (s - 1) Z-     r = |Z~| / |Z+|     Z^ = Z~ min(r, tau) / r     out = a Z^ + (1 - a) Z+
 
     Z+ and Z- are what attention reads in the prompt and in the negative one, before its output layer; norms go over
-    channels. So |out| <= (a tau + 1 - a) |Z+|, whatever s is. Raises `UserError` for settings out of range.
+    channels. So |out| <= (a tau + 1 - a) |Z+|, whatever s is.
 
     Differs from the paper: norms are L2, as in the authors' code, where the paper writes L1.
     """

@@ -9,6 +9,7 @@ the other. Schedulers, image-to-image and inpainting, other adapters, offloading
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -54,7 +55,7 @@ def guide(
     part = family.denoiser_part
     network = getattr(pipe, part)
     bare = getattr(network, "_orig_mod", network)  # what torch.compile was given
-    course = settings.pop("schedule") if callable(settings.get("schedule")) else None
+    course = _finite(settings.pop("schedule")) if callable(settings.get("schedule")) else None
     guidance = make_guidance(method or ("cpgd" if negative else "pgd"), **settings)
     folders = {"positive": positive, "negative": negative}
     runs = {name: RunFolder(folder) for name, folder in folders.items() if folder is not None}
@@ -77,6 +78,18 @@ def guide(
     with adapters.on(bare), _replaced(network, guided):
         yield pipe
     guided.check_partner()
+
+
+def _finite(course: Course) -> Course:
+    """A user's function of the noise level, which raises `UserError` where it gives no number."""
+
+    def checked_course(level: float) -> float:
+        factor = course(level)
+        if not math.isfinite(factor):
+            raise UserError(f"schedule: the function gives {factor} at noise level {level:g}; a number is wanted")
+        return factor
+
+    return checked_course
 
 
 def make_guidance(method: str | Guidance, **settings: Any) -> Guidance:
