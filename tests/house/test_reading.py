@@ -28,8 +28,6 @@ LEFT: dict[str, set[str]] = {
         "estimate",
         "publish",
         "report",
-        "runs",
-        "train",
         "worlds",
     },
     "unrelated": {
@@ -39,8 +37,6 @@ LEFT: dict[str, set[str]] = {
         "degrade",
         "estimate",
         "report",
-        "runs",
-        "train",
         "worlds",
     },
     "vague": {
@@ -50,8 +46,6 @@ LEFT: dict[str, set[str]] = {
         "degrade",
         "publish",
         "report",
-        "runs",
-        "train",
         "worlds",
     },
     "short_helpers": {
@@ -62,13 +56,11 @@ LEFT: dict[str, set[str]] = {
         "estimate",
         "publish",
         "report",
-        "runs",
-        "train",
         "worlds",
     },
 }
 # Classes of one name in several rooms: each command has its own `Command`, the others are to be renamed.
-SAME_NAMES = {"Command", "Model"}
+SAME_NAMES = {"Command"}
 
 
 @cache

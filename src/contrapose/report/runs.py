@@ -99,7 +99,7 @@ class ShownRun:
 
 
 def read_run(folder: Path) -> ShownRun:
-    """Raises `UserError` naming the folder or file, and the mend, for what is no run."""
+    """Raises `UserError` naming the folder or file, and the fix, for what is no run."""
     run, path = RunFolder(folder), folder / RUN_FILE
     settings = run.settings()
     try:
@@ -117,12 +117,12 @@ def read_run(folder: Path) -> ShownRun:
 
 
 def _finished(run: RunFolder) -> Finished | None:
-    mend = "delete it and run 'contrapose align' on the folder again"
-    values = run.summary(mend)
+    fix = "delete it and run 'contrapose align' on the folder again"
+    values = run.summary(fix)
     if values is None:
         return None
     shown = {name: values[name] for name in Finished.__dataclass_fields__ if name in values}
-    return runfile.structured(run.path / FINISHED, shown, Finished, _CONVERTER, mend)
+    return runfile.structured(run.path / FINISHED, shown, Finished, _CONVERTER, fix)
 
 
 def facts(run: ShownRun) -> list[Fact]:

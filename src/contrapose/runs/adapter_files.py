@@ -114,17 +114,19 @@ def read_file(where: Path, part: str = "", network: nn.Module | None = None, pip
     assert path is not None, "asked of what has adapters"
     tensors, notes = _open(path)
     _check_kind(path, tensors)
-    own = _own_names(tensors, path)
-    if own is None:
-        translated = _by_layers(tensors, part, network) if network is not None else None
-        own, alphas = translated or _translated(path, tensors, network, pipeline)
-        settings: dict[str, Mapping[str, Any]] = {}
+    plain = _own_names(tensors, path)
+    settings: dict[str, Mapping[str, Any]] = {}
+    alphas: dict[tuple[str, str], float] = {}
+    if plain is not None:
+        settings = _settings(path, notes)
     else:
-        settings, alphas = _settings(path, notes), {}
-    parts = _paired(path, own)
+        # the layers' names first: they need no knowledge of the tool that wrote them
+        translated = _by_layers(tensors, part, network) if network is not None else None
+        plain, alphas = translated or _translated(path, tensors, network, pipeline)
+    parts = _paired(path, plain)
     for owner, layers in parts.items():
         scales = _scales(path, owner, layers, settings.get(owner), alphas)
-        parts[owner] = {name: one._replace(scale=scales[name]) for name, one in layers.items()}
+        parts[owner] = {name: adapter._replace(scale=scales[name]) for name, adapter in layers.items()}
     if not any(part in parts for part in DENOISERS):
         raise UserError(f"{path}: is a LoRA of the text encoder alone, which trains and guides no network")
     stored = AdapterFile(path, parts, settings, notes)
@@ -157,7 +159,8 @@ def _own_names(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor] |
     """Tensors as `part.layer.lora_A.weight`, which diffusers and peft write; None for other tools' names."""
     if all(name.startswith(_PEFT) for name in tensors):
         # peft's own files are of one network, which is no UNet: those of a UNet are a pipeline's
-        part = "unet" if any("down_blocks" in name or "up_blocks" in name for name in tensors) else "transformer"
+        is_unet = any("down_blocks" in name or "up_blocks" in name for name in tensors)
+        part = "unet" if is_unet else "transformer"
         tensors = {f"{part}.{name.removeprefix(_PEFT)}": value for name, value in tensors.items()}
     odd = [name for name in tensors if not _PLAIN.fullmatch(name)]
     if not odd:
@@ -181,7 +184,8 @@ def _by_layers(tensors: Mapping[str, Tensor], part: str, network: nn.Module) -> 
         if parsed[2] == "alpha":
             alphas[part, layer] = float(value)
         else:
-            values[f"{part}.{layer}.lora_{'A' if parsed[2] == 'lora_down.weight' else 'B'}.weight"] = value
+            half = "A" if parsed[2] == "lora_down.weight" else "B"
+            values[f"{part}.{layer}.lora_{half}.weight"] = value
     return values, alphas
 
 
@@ -190,9 +194,9 @@ def _translated(path: Path, tensors: Mapping[str, Tensor], network: nn.Module | 
     if not hasattr(pipeline, "lora_state_dict"):
         reader = "export" if pipeline is None else f"a {pipeline.__name__}"
         raise UserError(f"{path}: its layers have another tool's names ({min(tensors)}), which {reader} does not read")
-    given = {"unet_config": network.config} if network is not None else {}
+    config = {"unet_config": network.config} if network is not None else {}
     try:
-        read = pipeline.lora_state_dict(dict(tensors), return_alphas=True, **given)
+        read = pipeline.lora_state_dict(dict(tensors), return_alphas=True, **config)
     except Exception as error:  # the library raises what comes of names that it did not expect
         raise UserError(
             f"{path}: diffusers cannot read the names of its layers for a {pipeline.__name__} ({one_line(error)}); is "
@@ -235,7 +239,8 @@ def _paired(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Lo
         for half, other in ("AB", "BA"):
             if half not in pair:
                 raise UserError(f"{path}: {part}.{layer} has its lora_{other} and no lora_{half}; one half is missing")
-        down, up = pair["A"], pair["B"]
+        down = pair["A"]
+        up = pair["B"]
         matrices = down.ndim == up.ndim and down.ndim in (2, 4) and up.shape[2:].numel() == 1
         if not matrices or len(down) != up.shape[1] or not down.numel() or not up.numel():
             shapes = f"{list(down.shape)} and {list(up.shape)}"
@@ -252,20 +257,20 @@ def _settings(path: Path, notes: Mapping[str, str]) -> dict[str, Mapping[str, An
         config = path.parent / PEFT_CONFIG
         if not config.is_file():
             raise UserError(f"{path}: {PEFT_CONFIG} is missing beside it, which tells its rank and alpha")
-        whole = load_json(config)
-        if not isinstance(whole, dict):
+        of_network = load_json(config)
+        if not isinstance(of_network, dict):
             raise UserError(f"{config}: is no JSON object")
-        return dict.fromkeys(DENOISERS, whole)
+        return dict.fromkeys(DENOISERS, of_network)
     if "lora_adapter_metadata" not in notes:
         return {}
     try:
-        whole = json.loads(notes["lora_adapter_metadata"])
+        of_all_parts = json.loads(notes["lora_adapter_metadata"])
     except (ValueError, RecursionError):
-        whole = None
-    if not isinstance(whole, dict):
+        of_all_parts = None
+    if not isinstance(of_all_parts, dict):
         raise UserError(f"{path}: broken, its header's lora_adapter_metadata is no JSON object")
     settings: dict[str, dict[str, Any]] = {}
-    for name, value in whole.items():
+    for name, value in of_all_parts.items():
         part, _, setting = name.partition(".")
         settings.setdefault(part, {})[setting] = value
     return dict(settings)
@@ -280,16 +285,18 @@ def _scales(
 ) -> dict[str, float]:
     """alpha / rank of every layer: as the settings say, as the file's alphas do, or 1 where there are neither."""
     scales = {}
-    for layer, one in layers.items():
-        alpha, root = alphas.get((part, layer), float(one.rank)), False
+    for layer, adapter in layers.items():
+        alpha = alphas.get((part, layer), float(adapter.rank))
+        by_root = False  # alpha / sqrt(rank): rank-stabilised LoRA (Kalajdzievski 2023, arXiv 2312.03732)
         if settings is not None:
-            rank, alpha = (_setting(path, settings, name, layer) for name in ("r", "lora_alpha"))
-            if rank != one.rank:
-                raise UserError(f"{path}: {part}.{layer} has rank {one.rank}, and its header says {rank:g}")
-            root = bool(settings.get("use_rslora"))
+            rank = _setting(path, settings, "r", layer)
+            alpha = _setting(path, settings, "lora_alpha", layer)
+            if rank != adapter.rank:
+                raise UserError(f"{path}: {part}.{layer} has rank {adapter.rank}, and its header says {rank:g}")
+            by_root = bool(settings.get("use_rslora"))
         if not math.isfinite(alpha) or alpha <= 0:
             raise UserError(f"{path}: {part}.{layer} has alpha {alpha:g}, where a number above 0 is expected")
-        scales[layer] = alpha / (math.sqrt(one.rank) if root else one.rank)
+        scales[layer] = alpha / (math.sqrt(adapter.rank) if by_root else adapter.rank)
     return scales
 
 
@@ -297,7 +304,7 @@ def _setting(path: Path, settings: Mapping[str, Any], name: str, layer: str) -> 
     """A layer's rank or alpha, which a pattern may set apart from the others'."""
     patterns = settings.get("rank_pattern" if name == "r" else "alpha_pattern") or {}
     try:
-        value = patterns.get(get_pattern_key(patterns.keys(), layer), settings.get(name))
+        value = patterns.get(get_pattern_key(list(patterns.keys()), layer), settings.get(name))
     except (AttributeError, TypeError, re.error):
         raise UserError(f"{path}: broken, its header's patterns of ranks and alphas are none") from None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -307,9 +314,10 @@ def _setting(path: Path, settings: Mapping[str, Any], name: str, layer: str) -> 
 
 def _check_count(stored: AdapterFile) -> None:
     """Raise `UserError` where layers are missing that the file once had, as far as it tells."""
-    noted, there = stored.notes.get(NUM_LAYERS), len(stored.parts[stored.denoiser])
-    if noted is not None and noted != str(there):
-        raise UserError(f"{stored.path}: has adapters of {there} layers, and its header says {noted:.20}")
+    noted = stored.notes.get(NUM_LAYERS)
+    num_layers = len(stored.parts[stored.denoiser])
+    if noted is not None and noted != str(num_layers):
+        raise UserError(f"{stored.path}: has adapters of {num_layers} layers, and its header says {noted:.20}")
     settings = stored.settings.get(stored.denoiser, {})
     targets = settings.get("target_modules")
     for target in targets if isinstance(targets, list) else []:
@@ -319,34 +327,40 @@ def _check_count(stored: AdapterFile) -> None:
 
 def usual_rank(layers: Adapter) -> tuple[int, float]:
     """The rank and the alpha that most layers have."""
-    return Counter((one.rank, one.alpha) for one in layers.values()).most_common(1)[0][0]
+    return Counter((adapter.rank, adapter.alpha) for adapter in layers.values()).most_common(1)[0][0]
 
 
 def check_fit(stored: AdapterFile, part: str, network: nn.Module) -> dict[str, LowRank]:
     """The adapters of one part; `UserError` for a layer that the network has not, or that is of another width."""
-    theirs = stored.parts.get(part)
-    if theirs is None:
+    layers = stored.parts.get(part)
+    if layers is None:
         raise UserError(f"{stored.path}: holds no adapters of this model's {part}, but of {stored.denoiser}")
     modules = dict(network.named_modules())
     if part.startswith("text_encoder") and not hasattr(network, "text_model"):
-        theirs = {name.removeprefix("text_model."): one for name, one in theirs.items()}  # as transformers once had it
-    for name, one in theirs.items():
-        if not _fits(modules.get(name), one):
+        # as transformers once named a text encoder's layers
+        layers = {name.removeprefix("text_model."): adapter for name, adapter in layers.items()}
+    for name, adapter in layers.items():
+        if not _fits(modules.get(name), adapter):
             raise UserError(f"{stored.path}: does not fit this model at {part}.{name}; was it trained on another one?")
-    return theirs
+    return layers
 
 
-def _fits(layer: nn.Module | None, one: LowRank) -> bool:
-    down, up = tuple(one.down.shape), tuple(one.up.shape)
+def _fits(layer: nn.Module | None, adapter: LowRank) -> bool:
+    down = tuple(adapter.down.shape)
+    up = tuple(adapter.up.shape)
     if isinstance(layer, nn.Conv2d):
-        whole = (one.rank, layer.in_channels, *layer.kernel_size)
-        return down == whole and up[:2] == (layer.out_channels, one.rank) and layer.groups == 1
-    inputs, outputs = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
-    return down == (one.rank, inputs) and up == (outputs, one.rank)
+        # a kernel as large as the layer's, then one of one pixel
+        kernel = (adapter.rank, layer.in_channels, *layer.kernel_size)
+        return down == kernel and up[:2] == (layer.out_channels, adapter.rank) and layer.groups == 1
+    inputs = getattr(layer, "in_features", None)
+    outputs = getattr(layer, "out_features", None)
+    return down == (adapter.rank, inputs) and up == (outputs, adapter.rank)
 
 
 @torch.no_grad()
 def add_to(network: nn.Module, layers: Adapter) -> None:
     """Add scale B A to the weights of the layers."""
-    for name, one in layers.items():
-        network.get_submodule(name).weight.add_(one.change().to(network.device))
+    for name, adapter in layers.items():
+        weight = network.get_submodule(name).weight
+        assert isinstance(weight, Tensor), "check_fit has passed"
+        weight.add_(adapter.change().to(weight.device))

@@ -48,7 +48,7 @@ AGAIN = "start the run again with 'contrapose align'"
 log = logging.getLogger(__name__)
 
 
-class Model(Protocol):
+class NamedModel(Protocol):
     """A model that runs are put on: what the user calls it, and its pipeline folder or checkpoint file."""
 
     @property
@@ -66,7 +66,10 @@ class StoredAdapter(NamedTuple):
 
     def cast(self, dtype: torch.dtype) -> dict[str, LowRank]:
         """The layers in a network's precision."""
-        return {n: LowRank(one.down.to(dtype), one.up.to(dtype), one.scale) for n, one in self.layers.items()}
+        cast: dict[str, LowRank] = {}
+        for name, adapter in self.layers.items():
+            cast[name] = LowRank(adapter.down.to(dtype), adapter.up.to(dtype), adapter.scale)
+        return cast
 
 
 class RunFolder:
@@ -112,14 +115,14 @@ class RunFolder:
         last = lines[-1] if lines else {}
         return {name: value for name, value in last.items() if name.startswith("held_out/") and "@" not in name}
 
-    def summary(self, mend: str = "") -> dict[str, Any] | None:
+    def summary(self, fix: str = "") -> dict[str, Any] | None:
         """`finished.json`; None while it is not there, or is of a run that has been lengthened since."""
         path = (self.home or self.path) / FINISHED
         if not path.exists():
             return None
-        summary = load_json(path, mend)
+        summary = load_json(path, fix)
         if not isinstance(summary, dict):
-            raise UserError(f"{path}: a mapping was expected; {mend or AGAIN}")
+            raise UserError(f"{path}: a mapping was expected; {fix or AGAIN}")
         planned = self.planned
         return summary if planned in (None, summary.get("steps", planned)) else None
 
@@ -156,7 +159,11 @@ class RunFolder:
         where = kept[-1] if kept else self.home
         folders = (path for path in sorted(where.iterdir()) if path.is_dir() and not (path / RUN_FILE).exists())
         weights = (LORA_FILE, PEFT_FILE, FULL_FOLDER)
-        return tuple(path.name for path in folders if any((path / name).exists() for name in weights))
+        policies: list[str] = []
+        for folder in folders:
+            if any((folder / name).exists() for name in weights):
+                policies.append(folder.name)
+        return tuple(policies)
 
     # Its weights
 
@@ -188,9 +195,9 @@ class RunFolder:
             return kept[step] / self._below
         if self.finished and step == self.planned:
             return self.path
-        there = ", ".join(map(str, kept)) or "none"
+        listed = ", ".join(map(str, kept)) or "none"
         old = "; its checkpoints are of an older Contrapose" if has_old_steps(home) else ""
-        raise UserError(f"{self.named}: step {step} is not kept (those that are: {there}){old}")
+        raise UserError(f"{self.named}: step {step} is not kept (those that are: {listed}){old}")
 
     @property
     def has_adapters(self) -> bool:
@@ -212,10 +219,11 @@ class RunFolder:
         """
         stored = self.read(part, network, pipeline)
         layers = check_fit(stored, part, network)
-        others = sorted(stored.parts.keys() - {part})
-        if others:
+        other_parts = sorted(stored.parts.keys() - {part})
+        if other_parts:
             raise UserError(
-                f"{stored.path}: has adapters of the {' and '.join(others)} too, which only 'sample --adapter' puts on"
+                f"{stored.path}: has adapters of the {' and '.join(other_parts)} too, which only "
+                "'sample --adapter' puts on"
             )
         return StoredAdapter(layers, stored.settings.get(part, {}))
 
@@ -238,13 +246,14 @@ class RunFolder:
 
     def check_origin(self) -> None:
         """Raise `UserError` for weights that were trained on another model than the run whose folder they lie in."""
-        ours, theirs = self._told, self._noted
-        if None not in (ours, theirs) and ours != theirs:
+        of_run = self._told
+        of_weights = self._noted
+        if None not in (of_run, of_weights) and of_run != of_weights:
             raise UserError(
-                f"{self.named}: its adapters were trained on another model ({theirs}) than its run ({ours})"
+                f"{self.named}: its adapters were trained on another model ({of_weights}) than its run ({of_run})"
             )
 
-    def check(self, part: str, model: Model | None = None) -> None:
+    def check(self, part: str, model: NamedModel | None = None) -> None:
         """Raise `UserError` unless there is a run with weights of a model's `part`, trained on this model.
 
         Accepted where either does not tell which model it is.
@@ -252,13 +261,14 @@ class RunFolder:
         self.check_exists()
         if not self.has_adapters and not self.network_folder(part).is_dir():
             raise self.lacks(f"weights of this model's {part}")
-        theirs = self.fingerprint
-        if model is None or theirs is None:
+        trained_on = self.fingerprint
+        if model is None or trained_on is None:
             return
-        ours = stored_fingerprints(model.path, (part, "vae"))
-        if ours and theirs not in ours:
-            known = ", ".join(sorted(ours))
-            raise UserError(f"{self.named}: was trained on another model ({theirs}) than {model.model} ({known})")
+        # several, since a model may be stored in several precisions
+        fingerprints = stored_fingerprints(model.path, (part, "vae"))
+        if fingerprints and trained_on not in fingerprints:
+            listed = ", ".join(sorted(fingerprints))
+            raise UserError(f"{self.named}: was trained on another model ({trained_on}) than {model.model} ({listed})")
 
     def check_exists(self) -> None:
         """Raise `UserError` where nothing has this name."""

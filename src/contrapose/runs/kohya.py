@@ -52,14 +52,14 @@ def convert(folder: Path, out: Path, layouts: Iterable[Layout], dtype: torch.dty
     layout = next((layout for layout in layouts if layout.fits(denoiser)), None)
     tensors: dict[str, Tensor] = {}
     for part, layers in stored.parts.items():
-        for name, one in layers.items():
+        for name, adapter in layers.items():
             stem = _stem(stored, part, name, layout)
-            for half, value in (("lora_down", one.down), ("lora_up", one.up)):
+            for half, value in (("lora_down", adapter.down), ("lora_up", adapter.up)):
                 cast = value.to(dtype)
                 if not cast.isfinite().all():
                     raise UserError(f"{folder}: {name} has weights that {dtype} cannot hold; use another --dtype")
                 tensors[f"{stem}.{half}.weight"] = cast
-            tensors[f"{stem}.alpha"] = torch.tensor(one.alpha)  # float32 whatever the weights are: 5.3 is no fp16
+            tensors[f"{stem}.alpha"] = torch.tensor(adapter.alpha)  # float32 whatever the weights are: 5.3 is no fp16
     save_tensors(out, tensors, _header(stored, out.stem, layout))
     return len(tensors) // 3
 
@@ -80,8 +80,8 @@ def _stem(stored: AdapterFile, part: str, name: str, layout: Layout | None) -> s
         of_several = layout is not None and layout.text_encoders > 1
         several = of_several or len(stored.parts) > 2 or part != "text_encoder"
         number = int(part.removeprefix("text_encoder").removeprefix("_") or 1)
-        own = name if name.startswith(("text_model.", "text_projection")) else f"text_model.{name}"
-        return f"lora_te{number if several else ''}_{own.replace('.', '_')}"
+        full_name = name if name.startswith(("text_model.", "text_projection")) else f"text_model.{name}"
+        return f"lora_te{number if several else ''}_{full_name.replace('.', '_')}"
     if stored.path.name == PEFT_FILE and part == "transformer":  # whose names ComfyUI looks up as they are
         return f"transformer.{name}"
     # UNets' layers have kohya's names and transformers' OneTrainer's; without blocks, ComfyUI looks up neither.
@@ -92,24 +92,24 @@ def _stem(stored: AdapterFile, part: str, name: str, layout: Layout | None) -> s
 
 def _header(stored: AdapterFile, title: str, layout: Layout | None) -> dict[str, str]:
     """What kohya's tools, AUTOMATIC1111 and Stability's ModelSpec look for, and what Contrapose knows of the run."""
-    known = dict(layout.header) if layout is not None else {}
+    header = dict(layout.header) if layout is not None else {}
     rank, alpha = usual_rank(stored.parts[stored.denoiser])
-    if "modelspec.architecture" in known:
-        known |= {
+    if "modelspec.architecture" in header:
+        header |= {
             "modelspec.sai_model_spec": "1.0.1",
             "modelspec.implementation": "diffusers",
             "modelspec.title": title,
         }
     notes = {name: value for name, value in stored.notes.items() if name in ("base", "method")}
     if "base" in notes:
-        known["ss_sd_model_name"] = notes["base"]
+        header["ss_sd_model_name"] = notes["base"]
     return {
         "format": "pt",
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{alpha:g}",
         "ss_output_name": title,
-        **known,
+        **header,
         **notes,
         "contrapose": __version__,
     }

@@ -12,7 +12,7 @@ from contrapose.documents import json_lines
 from contrapose.errors import UserError
 from contrapose.files import appending, write_text
 
-_MEND = "remove the line"
+_FIX = "remove the line"
 _MOST_STEPS = 10**9
 _LARGEST = 3.5e38  # of a float32, in which a run measures
 
@@ -26,14 +26,17 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     lines: list[dict[str, float]] = []
-    whole = 0
+    num_read = 0
     try:
-        for number, line in json_lines(path, _MEND):
+        for number, line in json_lines(path, _FIX):
             _check(line, f"{path}: line {number}")
             lines.append(line)
-            whole = number
+            num_read = number
     except UserError:
-        if whole < _num_whole_lines(path):
+        # A broken line is a fault, but for the last one without an end: a kill cut it short.
+        with path.open("rb") as file:
+            num_ended = sum(line.endswith(b"\n") for line in file)
+        if num_read < num_ended:
             raise
     return lines
 
@@ -59,12 +62,12 @@ def _line(metrics: Mapping[str, float]) -> str:
 def _check(line: dict[str, Any], where: str) -> None:
     step = line.get("step")
     if type(step) is not int or not 0 <= step <= _MOST_STEPS:
-        raise UserError(f"{where}: has no step; {_MEND}")
+        raise UserError(f"{where}: has no step; {_FIX}")
     for name, value in line.items():
         if type(value) not in (int, float) or (abs(value) > _LARGEST and value not in (math.inf, -math.inf)):
-            raise UserError(f"{where}: {name} is no number that a run measures; {_MEND}")
+            raise UserError(f"{where}: {name} is no number that a run measures; {_FIX}")
         if "@" in name and not _is_number(name.partition("@")[2]):
-            raise UserError(f"{where}: {name} names no noise level; {_MEND}")
+            raise UserError(f"{where}: {name} names no noise level; {_FIX}")
 
 
 def _is_number(text: str) -> bool:
@@ -72,9 +75,3 @@ def _is_number(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
-
-
-def _num_whole_lines(path: Path) -> int:
-    """How many lines have an end."""
-    with path.open("rb") as file:
-        return sum(line.endswith(b"\n") for line in file)

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from diffusers import ConfigMixin, DiffusionPipeline
+from diffusers import ConfigMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from peft import LoraConfig
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -77,4 +78,8 @@ def read_saved(folder: Path, part: str) -> dict[str, Tensor]:
 
 
 def _json(values: Mapping[str, object]) -> str:
-    return json.dumps(values, indent=1, sort_keys=True, default=lambda v: sorted(v) if isinstance(v, set) else str(v))
+    def plain(value: object) -> object:
+        # peft keeps target modules as a set, whose order is another in each process
+        return sorted(value) if isinstance(value, set) else str(value)
+
+    return json.dumps(values, indent=1, sort_keys=True, default=plain)

@@ -69,7 +69,8 @@ def align_stage(stage: Stage) -> Iterator[TrainState]:
 
 
 def _align_alone(stage: Stage) -> Iterator[TrainState]:
-    run, out = stage.run, stage.folder
+    run = stage.run
+    out = stage.folder
     pairs = Mixture(run.pairs)
     is_first = rank() == 0
     begun = (out / RUN_FILE).exists()
@@ -79,12 +80,16 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
         log.info(f"{out}: had finished already")
         yield TrainState(run.optimisation.train_steps, {})
         return
-    accelerator = Accelerator(mixed_precision=_mixed(run.precision))
+    if run.precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("precision fp16 needs a GPU; use bf16 or fp32 here")
+    accelerator = Accelerator(mixed_precision="no" if run.precision == "fp32" else run.precision)
     _check_acquainted(accelerator)
     trainer = _trainer(stage, pairs, accelerator)
-    if is_first and not begun:  # only now: a mistyped model or folder of pairs leaves nothing that refuses its mend
+    if is_first and not begun:  # only now: a mistyped model or folder of pairs leaves nothing that refuses its fix
         claim(stage, inputs)
-    trained, parts = _trained(trainer), _parts(trainer)
+    notes = {"base": public_name(run.model), "method": name_of(run.method), BASE_NOTE: trainer.backbone.fingerprint}
+    trained = Trained(trainer.backbone, trainer.average, notes)
+    parts = _parts(trainer)
     start = resume(out, run.optimisation.train_steps, trained, parts)
     accelerator.wait_for_everyone()  # before the first process writes what the others read
     if is_first:
@@ -113,12 +118,6 @@ def _check_acquainted(accelerator: Accelerator) -> None:
         log.info(f"training over {accelerator.num_processes} processes")
 
 
-def _mixed(precision: str) -> str:
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise UserError("precision fp16 needs a GPU; use bf16 or fp32 here")
-    return "no" if precision == "fp32" else precision
-
-
 def _trainer(stage: Stage, store: Mixture, accelerator: Accelerator) -> Trainer:
     run = stage.run
     torch.manual_seed(run.seed)  # LoRA's initial weights
@@ -133,7 +132,8 @@ def _trainer(stage: Stage, store: Mixture, accelerator: Accelerator) -> Trainer:
     _check_origin(run, store, backbone)
     path = backbone.noising(store.usual_shape, run.time_density, run.time_shift == "scheduler")
     embeddings = Embeddings(backbone, run.cache_limit)
-    composition, holdout = run.method.composition(), run.watching.holdout
+    composition = run.method.composition()
+    holdout = run.watching.holdout
     groups = Groups(store, composition, embeddings, path, run.seed, holdout, run.swap, run.caption_dropout)
     settled = embeddings.settle(groups.prompts())
     log.info(settled.line)
@@ -144,7 +144,8 @@ def _trainer(stage: Stage, store: Mixture, accelerator: Accelerator) -> Trainer:
 
 def _add_policies(stage: Stage, backbone: Backbone, dtype: torch.dtype) -> None:
     """The policies that the method trains, and those that it asks."""
-    run, objective = stage.run, stage.run.method.objective()
+    run = stage.run
+    objective = run.method.objective()
     frozen: dict[str, Path | None] = dict(stage.policies)
     frozen.update(dict.fromkeys(objective.moving))
     if run.full:
@@ -156,10 +157,10 @@ def _add_policies(stage: Stage, backbone: Backbone, dtype: torch.dtype) -> None:
 
 def _check_origin(run: Run, mixture: Mixture, backbone: Backbone) -> None:
     for store in mixture.stores:
-        theirs = store.manifest.get("fingerprint")
-        if theirs != backbone.fingerprint and not run.foreign_pairs:
+        drawn_with = store.manifest.get("fingerprint")
+        if drawn_with != backbone.fingerprint and not run.foreign_pairs:
             raise UserError(
-                f"{store.folder}: these pairs were drawn with another model ({theirs}) than {run.model} "
+                f"{store.folder}: these pairs were drawn with another model ({drawn_with}) than {run.model} "
                 f"({backbone.fingerprint}); draw pairs with this one, or accept them with --foreign-pairs"
             )
         _check_shapes(store, run.model, backbone)
@@ -173,12 +174,6 @@ def _check_shapes(store: GroupStore, model: str, backbone: Backbone) -> None:
                 f"{store.folder}: latents of shape {list(shape)} do not fit {model}, which takes "
                 f"{[channels, *('*' for _ in sides)]} with sides that are multiples of {backbone.patch}"
             )
-
-
-def _trained(trainer: Trainer) -> Trained:
-    run = trainer.run
-    notes = {"base": public_name(run.model), "method": name_of(run.method), BASE_NOTE: trainer.backbone.fingerprint}
-    return Trained(trainer.backbone, trainer.average, notes)
 
 
 def _parts(trainer: Trainer) -> dict[str, Stateful]:
@@ -201,7 +196,9 @@ def _recorded(
     trainer: Trainer, start: int, out: Path, trained: Trained, parts: Mapping[str, Stateful]
 ) -> Iterator[TrainState]:
     """The loop's states, with held-out diagnostics, written down as they come."""
-    run, main = trainer.run, trainer.accelerator.is_main_process
+    run = trainer.run
+    main = trainer.accelerator.is_main_process
+    # what TensorBoard has of later steps is of a run that was killed, and is made again
     writer = SummaryWriter(out / "tensorboard", purge_step=start) if main else None
     clock = time.monotonic()
     for state in trainer.steps(start):
@@ -210,7 +207,11 @@ def _recorded(
             metrics |= {f"held_out/{name}": value for name, value in trainer.held_out().items()}
         now = time.monotonic()
         if writer:
-            _record(out / METRICS, writer, TrainState(state.step, metrics | {"seconds": now - clock}))
+            # the time of the held-out measurement counts, the caller's between two steps does too
+            timed = metrics | {"seconds": now - clock}
+            add_metrics(out / METRICS, state.step, timed)
+            for name, value in timed.items():
+                writer.add_scalar(name, value, state.step)
         clock = now
         if main and (is_due(state.step, run.watching.save_every) or state.step == run.optimisation.train_steps):
             save_step(out, state.step, run.watching, trained, parts)
@@ -219,18 +220,14 @@ def _recorded(
         writer.close()
 
 
-def _record(path: Path, writer: SummaryWriter, state: TrainState) -> None:
-    add_metrics(path, state.step, state.metrics)
-    for name, value in state.metrics.items():
-        writer.add_scalar(name, value, state.step)
-
-
 def _summary(trainer: Trainer, out: Path) -> dict[str, Any]:
     """What a run tells of itself at its end."""
+    seconds = sum(line.get("seconds", 0.0) for line in RunFolder(out).metrics())
+    num_parameters = sum(parameter.numel() for parameter in trainer.parameters)
     return {
         "steps": trainer.run.optimisation.train_steps,
-        "seconds": sum(line.get("seconds", 0.0) for line in RunFolder(out).metrics()),
-        "trained_parameters": sum(p.numel() for p in trainer.parameters),
+        "seconds": seconds,
+        "trained_parameters": num_parameters,
         "training_pairs": len(trainer.groups.training),
         "held_out_pairs": len(trainer.groups.held_out),
         BASE_NOTE: trainer.backbone.fingerprint,

@@ -63,7 +63,9 @@ class Moments:
         tensors = {}
         for number, parameter in enumerate(self._parameters()):
             for name, value in self._optimizer.state.get(parameter, {}).items():
-                tensors[f"{number}.{name}"] = torch.tensor(value) if isinstance(value, int) else _unshared(value)
+                moment = torch.tensor(value) if isinstance(value, int) else value.contiguous()
+                # bitsandbytes' parameters share one table of quantiles, and safetensors wants memory of its own
+                tensors[f"{number}.{name}"] = moment.clone() if moment.numel() <= 256 else moment
         return tensors
 
     def load(self, state: dict[str, Tensor]) -> None:
@@ -98,12 +100,9 @@ class Scaler:
 
     def load(self, state: dict[str, Tensor]) -> None:
         numbers = {name: value.item() for name, value in state.items()}
-        self._scaler.load_state_dict({n: int(v) if n in self._COUNTS else v for n, v in numbers.items()})
-
-
-def _unshared(value: Tensor) -> Tensor:
-    """In memory of its own, as safetensors wants it: bitsandbytes' parameters share one table of quantiles."""
-    return value.contiguous() if value.numel() > 256 else value.clone(memory_format=torch.contiguous_format)
+        for name in self._COUNTS:  # saved in double precision like the others
+            numbers[name] = int(numbers[name])
+        self._scaler.load_state_dict(numbers)
 
 
 class Trained:
@@ -113,12 +112,14 @@ class Trained:
     """
 
     def __init__(self, backbone: Backbone, average: Sequence[Tensor], notes: Mapping[str, str]):
-        self._backbone, self._average, self.notes = backbone, average, notes
+        self._backbone = backbone
+        self._average = average
+        self.notes = notes
 
-    def write(self, folder: Path, whole: bool) -> None:
-        """Write the weights; a network that was trained whole within its pipeline, or alone."""
+    def write(self, folder: Path, with_pipeline: bool) -> None:
+        """Write the weights; a network that was trained in full within its pipeline, or alone."""
         with self._averaged():
-            self._backbone.save(folder, self.notes, whole)
+            self._backbone.save(folder, self.notes, with_pipeline)
 
     def read(self, folder: Path) -> dict[str, Tensor]:
         """What `write` wrote, by `policy/name`."""
@@ -156,9 +157,11 @@ class Trained:
 def save_training(path: Path, step: int, trained: Trained | None = None, **parts: Stateful) -> None:
     """Write the state of all parts, the step and what `trained` wrote beside it as a checksum into one file."""
     tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.state().items()}
-    note = {"format": FORMAT, "step": step, "checksum": checksum(tensors)}
-    note["weights"] = checksum(trained.read(path.parent)) if trained else 0
-    save_tensors(path, tensors, {"training": json.dumps(note), **(trained.notes if trained else {})})
+    # read back rather than taken from memory: what is noted is what lies on the disk
+    weights = checksum(trained.read(path.parent)) if trained else 0
+    note = {"format": FORMAT, "step": step, "checksum": checksum(tensors), "weights": weights}
+    notes = trained.notes if trained else {}
+    save_tensors(path, tensors, {"training": json.dumps(note), **notes})
 
 
 def load_training(path: Path, trained: Trained | None = None, **parts: Stateful) -> int:
@@ -168,7 +171,8 @@ def load_training(path: Path, trained: Trained | None = None, **parts: Stateful)
     are not those that were; nothing is restored then.
     """
     step, tensors, noted = _read(path)
-    missing = [name for name in parts if not any(key.startswith(f"{name}/") for key in tensors)]
+    saved = {key.partition("/")[0] for key in tensors}
+    missing = [name for name in parts if name not in saved]
     if step > 0 and missing:
         raise BrokenCheckpoint(f"{path}: holds no {', '.join(missing)}")
     if trained:
@@ -193,7 +197,9 @@ def _read(path: Path) -> tuple[int, dict[str, Tensor], object]:
     try:
         with safe_open(path, "pt") as header:
             note = json.loads(header.metadata()["training"])
-        step, written, weights = note["step"], note["checksum"], note["weights"]
+        step = note["step"]
+        written = note["checksum"]
+        weights = note["weights"]
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise BrokenCheckpoint(f"{path}: cut short or broken ({one_line(error)})") from None

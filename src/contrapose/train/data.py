@@ -245,9 +245,9 @@ class _Stored:
     def scores(self, pick: Pick) -> Mapping[str, Tensor]:
         records = [self.groups.store.records[record] for record in self._chosen(pick)]
         # A judge that has not seen all of them says nothing of the batch.
-        judges = [judge for judge in records[0].scores if all(judge in record.scores for record in records)]
+        judges = set(records[0].scores).intersection(*(record.scores for record in records))
         scores: dict[str, Tensor] = {}
-        for judge in judges:
+        for judge in (judge for judge in records[0].scores if judge in judges):
             values = [record.scores[judge][record.place(pick.field)] for record in records]
             scores[judge] = send(torch.tensor(values), self.device)
         return scores

@@ -84,7 +84,8 @@ def claim(stage: Stage, inputs: Mapping[str, str]) -> bool:
     True where they are but for the number of steps, which `restate` then writes. Raises `UserError` naming what
     differs, or why the number of steps may not.
     """
-    run, path = stage.run, stage.folder / RUN_FILE
+    run = stage.run
+    path = stage.folder / RUN_FILE
     recorded = runfile.claimed(path) if path.exists() else {}
     steps = _mapping(recorded.get("optimisation")).get("train_steps", run.optimisation.train_steps)
     free = list(_FREE)
@@ -104,7 +105,8 @@ def _mapping(value: object) -> dict[str, Any]:
 
 def _check_steps(stage: Stage, recorded: int) -> None:
     """Raise `UserError` where the run in the folder, of so many steps, cannot become one of another number."""
-    run, folder = RunFolder(stage.folder), stage.folder
+    folder = stage.folder
+    run = RunFolder(folder)
     o = stage.run.optimisation
     if stage.earlier:
         raise UserError(
@@ -117,10 +119,10 @@ def _check_steps(stage: Stage, recorded: int) -> None:
             f"({_STEPS} differs); choose another --out"
         )
     kept = run.steps
-    there = ", ".join(map(str, kept)) or "none"
+    listed = ", ".join(map(str, kept)) or "none"
     if kept and kept[-1] > o.train_steps and o.train_steps not in kept:
         raise UserError(
-            f"{folder}: cannot be cut to {o.train_steps} steps, which it has not kept (those that are: {there})"
+            f"{folder}: cannot be cut to {o.train_steps} steps, which it has not kept (those that are: {listed})"
         )
     if run.finished and not kept:
         raise UserError(f"{folder}: has kept no step to go on from to {o.train_steps}; choose another --out")
@@ -128,7 +130,8 @@ def _check_steps(stage: Stage, recorded: int) -> None:
 
 def restate(stage: Stage, inputs: Mapping[str, str], start: int) -> None:
     """Write the run's settings over those of the same run with another number of steps, which had kept step `start`."""
-    run, folder = stage.run, stage.folder
+    run = stage.run
+    folder = stage.folder
     if start == 0 and RunFolder(folder).finished:
         raise UserError(f"{folder}: has kept no step that is whole; choose another --out")
     log.info(f"{folder}: becomes a run of {run.optimisation.train_steps} steps, from its step {start} on")
@@ -201,7 +204,8 @@ def go_back_to(step: int, stage: Stage, held_out: Callable[[], Mapping[str, floa
     What was written after it goes, as do weights and card of an end that is none any more. The step's line may lack
     measurements that are due after a last one, and a line of what was a last step may have some that are not.
     """
-    folder, run = stage.folder, stage.run
+    folder = stage.folder
+    run = stage.run
     with suppress(UserError):  # of what is broken nothing is known to be another end's
         if (folder / FINISHED).is_file() and RunFolder(folder).summary() is None:
             _unfinish(folder, policy_folders(run) or ("",))
@@ -238,7 +242,7 @@ def save_step(folder: Path, step: int, watching: Watching, trained: Trained, par
     """Keep a step, and of the earlier ones the latest that are due."""
     with replacing(step_folder(folder, step)) as aside:
         aside.mkdir()
-        trained.write(aside, whole=False)
+        trained.write(aside, with_pipeline=False)
         save_training(aside / STATE_FILE, step, trained, **parts)
     _prune(folder, watching)
 
@@ -249,5 +253,5 @@ def _prune(folder: Path, watching: Watching) -> None:
 
 def finish(folder: Path, trained: Trained, summary: Mapping[str, Any]) -> None:
     """Write the weights, and then what tells that the run has come to its end."""
-    trained.write(folder, whole=True)
+    trained.write(folder, with_pipeline=True)
     write_text(folder / FINISHED, json.dumps(summary, indent=1))

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -26,6 +27,13 @@ from contrapose.train.diagnostics import of_batch, of_held_out
 from contrapose.train.on_policy import Rollouts
 from contrapose.train.optimizers import build_optimizer
 from contrapose.train.settings import Optimisation, Run
+
+
+class Recomputing(Protocol):
+    """A network that can forget activations and compute them again, as every family's denoiser can."""
+
+    def enable_gradient_checkpointing(self) -> None: ...
+
 
 _FOLLOWED = "mean/"  # before the metrics that running numbers follow
 
@@ -85,7 +93,7 @@ class Trainer:
         for module in backbone.policies.modules():
             module.train()
             if run.gradient_checkpointing:
-                module.enable_gradient_checkpointing()
+                cast(Recomputing, module).enable_gradient_checkpointing()
 
     def steps(self, start: int = 0) -> Iterator[TrainState]:
         """Train from step `start` to the end, yielding after each step.
@@ -104,11 +112,13 @@ class Trainer:
             most = o.max_grad_norm or math.inf  # an infinite norm is measured, and scales by 1
             norm = self.accelerator.clip_grad_norm_(self.parameters, most)
             numbers = self._to_host({**metrics, "grad_norm": norm})
-            self._check(step, numbers)
+            self._check(step, numbers)  # before the step, so that the weights are still those of the last good one
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.running.update({name: numbers[_FOLLOWED + name] for name in self.objective.running})
             if self.average:
+                # A short memory at first (as in TensorFlow's averages), so that the start is soon forgotten. What is
+                # trained is float32, and so is this: bf16's 8 bits would lose a share of 1 - decay below 1/256.
                 decay = min(o.ema_decay, (1 + step) / (10 + step))
                 torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
             yield TrainState(step + 1, numbers | {"learning_rate": learning_rate(o, step)})
@@ -142,6 +152,7 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         for positions in micro_batches[acc.process_index :: acc.num_processes]:
             outcome = self._outcome(self.groups.training_batch(positions, acc.device))
+            # a sum over the step's groups, whatever the micro-batches: divided by the batch, not by their own number
             for part in outcome.parts:
                 acc.backward(part.sum() / o.batch_size)
             followed = {_FOLLOWED + name: values.mean() for name, values in outcome.followed.items()}

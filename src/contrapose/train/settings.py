@@ -84,11 +84,11 @@ class First:
 
     def of(self, run: Run) -> Run:
         """The run with these settings in place of its own."""
-        own = {name.removeprefix("first_"): value for name, value in vars(self).items() if value is not None}
-        if "learning_rate" in own:
-            own |= {"schedule": "constant", "warmup": 0}
-        dropout = own.pop("caption_dropout", run.caption_dropout)
-        return replace(run, optimisation=replace(run.optimisation, **own), caption_dropout=dropout, first=First())
+        changes = {name.removeprefix("first_"): value for name, value in vars(self).items() if value is not None}
+        if "learning_rate" in changes:
+            changes |= {"schedule": "constant", "warmup": 0}
+        dropout = changes.pop("caption_dropout", run.caption_dropout)
+        return replace(run, optimisation=replace(run.optimisation, **changes), caption_dropout=dropout, first=First())
 
 
 @dataclass(frozen=True)
@@ -193,9 +193,10 @@ class Run:
 
 def _folders(value: object, kind: object) -> Folders:
     """One folder, or a list of them."""
-    if isinstance(value, list) and value:
-        return tuple(runfile.as_path(folder, kind) for folder in value)
-    return runfile.as_path(value, kind)
+    if not isinstance(value, list) or not value:
+        return runfile.as_path(value, kind)
+    folders = [runfile.as_path(folder, kind) for folder in value]
+    return tuple(folders)
 
 
 CONVERTER = runfile.converter((PairLink, LINKS), (Method, METHODS))

@@ -38,11 +38,11 @@ def stages(run: Run, out: Path) -> list[Stage]:
     """In the order in which they are trained; the last one is the run itself."""
     if run.policies:
         return [Stage(run, out, run.start, dict(zip(("winner", "loser"), run.policies, strict=True)))]
-    earlier = {role: Stage(_earlier(run, role), out / role, run.start, earlier=True) for role in run.method.before}
+    earlier: dict[str, Stage] = {}
+    for role, method in run.method.before.items():
+        # swapped is what the last stage compares; what it begins with keeps the pairs' own sense
+        first = replace(run.first.of(run), method=method, swap=False)
+        earlier[role] = Stage(first, out / role, run.start, earlier=True)
     folders = {role: stage.folder for role, stage in earlier.items()}
     start = folders.pop("start", run.start)
     return [*earlier.values(), Stage(run, out, start, folders)]
-
-
-def _earlier(run: Run, role: str) -> Run:
-    return replace(run.first.of(run), method=run.method.before[role], swap=False)
