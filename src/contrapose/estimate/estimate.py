@@ -7,12 +7,13 @@ training steps: text is read before them and the encoders dropped, so they count
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import cached_property, lru_cache, partial
+from typing import Protocol, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.loading import DTYPES
@@ -66,6 +67,28 @@ class RunCost:
     """Bytes of the text encoders, on the GPU before training alone."""
 
 
+class Autoencoder(Protocol):
+    """A pipeline's autoencoder."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def encode(self, x: Tensor) -> object: ...
+
+
+class Pipeline(Protocol):
+    """What is metered of a stock pipeline, whose own type does not name its parts."""
+
+    @property
+    def components(self) -> Mapping[str, object]: ...
+
+    @property
+    def vae(self) -> Autoencoder: ...
+
+    @property
+    def vae_scale_factor(self) -> int: ...
+
+
 class Skeleton:
     """A model without values in the form that a run would train, and what its passes cost; each is metered once."""
 
@@ -74,7 +97,10 @@ class Skeleton:
         self.dtype = DTYPES[setup.precision]
         self.needs_reference = needs_reference
         backbone = skeleton(setup.model, torch.float32 if setup.full else self.dtype)
-        self.parameters = _parameters(backbone)
+        self.parameters: dict[str, int] = {}
+        for part, module in cast(Pipeline, backbone.pipe).components.items():
+            if isinstance(module, nn.Module):
+                self.parameters[part] = sum(parameter.numel() for parameter in module.parameters())
         of_encoders = [count for part, count in self.parameters.items() if part.startswith("text")]
         self.encoders = sum(of_encoders) * self.dtype.itemsize
         self.shape = backbone.shape_for(setup.size)
@@ -168,6 +194,9 @@ def estimate_run(setup: Setup) -> RunCost:
     texts = bones.backbone
     elements = torch.Size(bones.shape).numel()
     typical = min(TYPICAL_TOKENS, bones.tokens) if texts.family.trims_text else bones.tokens
+    row_bytes = 0  # one prompt's, in the networks' precision but for whole numbers
+    for value in example_text(texts, 1, typical).values():
+        row_bytes += value.numel() * (bones.dtype.itemsize if value.is_floating_point() else 8)
     return RunCost(
         setup=setup,
         tokens=bones.tokens,
@@ -177,7 +206,7 @@ def estimate_run(setup: Setup) -> RunCost:
         memory=bones.memory(setup),
         checkpointed=bones.memory(replace(setup, gradient_checkpointing=True)),
         flops=_flops(setup, bones),
-        embeddings=setup.prompts * _row_bytes(texts, typical, bones.dtype),
+        embeddings=setup.prompts * row_bytes,
         latents=setup.pairs * 2 * 4 * elements,  # winner and loser, in float32
         encoders=bones.encoders,
     )
@@ -198,19 +227,12 @@ def _flops(setup: Setup, bones: Skeleton) -> Flops:
 
 def once_flops(backbone: Backbone, shape: tuple[int, ...]) -> tuple[int, int]:
     """FLOPs of encoding one image whose latent has this shape, and one prompt by all text encoders at their length."""
-    pipe, meta = backbone.pipe, torch.device("meta")
+    pipe = cast(Pipeline, backbone.pipe)
+    meta = torch.device("meta")
     sides = [side * pipe.vae_scale_factor for side in shape[1:]]
     image = torch.empty(1, 3, *sides, dtype=pipe.vae.dtype, device=meta)
-    texts = {name: torch.zeros(1, length, dtype=torch.long) for name, length in encoder_tokens(backbone).items()}
-    prompts = [inference_cost(lambda n=n, t=t: getattr(pipe, n)(t.to(meta))).total for n, t in texts.items()]
-    return inference_cost(lambda: pipe.vae.encode(image)).total, sum(prompts)
-
-
-def _parameters(backbone: Backbone) -> dict[str, int]:
-    parts = {n: m for n, m in backbone.pipe.components.items() if isinstance(m, nn.Module)}
-    return {name: sum(p.numel() for p in module.parameters()) for name, module in parts.items()}
-
-
-def _row_bytes(backbone: Backbone, tokens: int, dtype: torch.dtype) -> int:
-    condition: dict[str, Any] = dict(example_text(backbone, 1, tokens))
-    return sum(v.numel() * (dtype.itemsize if v.is_floating_point() else 8) for v in condition.values())
+    of_prompt = 0
+    for name, length in encoder_tokens(backbone).items():
+        tokens = torch.zeros(1, length, dtype=torch.long, device=meta)
+        of_prompt += inference_cost(partial(getattr(pipe, name), tokens)).total
+    return inference_cost(lambda: pipe.vae.encode(image)).total, of_prompt

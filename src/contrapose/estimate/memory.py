@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -181,6 +181,14 @@ def saved_bytes(run: Callable[[], Tensor], parameters: Iterable[Tensor]) -> tupl
     return sum(storage.nbytes() for storage in kept.values()), result
 
 
+class Checkpointed(Protocol):
+    """A network that can forget activations and compute them again, by a function of its own choosing."""
+
+    def enable_gradient_checkpointing(self, function: Callable[..., Any]) -> None: ...
+
+    def disable_gradient_checkpointing(self) -> None: ...
+
+
 def training_cost(
     predict: Callable[[], Tensor], module: nn.Module, dtype: torch.dtype | None, checkpointing: bool
 ) -> Cost:
@@ -190,7 +198,7 @@ def training_cost(
         parameter.grad = torch.zeros_like(parameter)  # they are there from the second micro-batch on
     module.train()
     if checkpointing:
-        module.enable_gradient_checkpointing(partial(_checkpoint, dtype))
+        cast(Checkpointed, module).enable_gradient_checkpointing(partial(_checkpoint, dtype))
     with Meter() as meter:
         with AsOnGPU(dtype, cached=True):  # autocast forgets the cast weights at its end, and so does this
             saved, loss = saved_bytes(lambda: predict().float().square().mean(), module.parameters())
@@ -198,7 +206,7 @@ def training_cost(
         loss.backward()
     cost = Cost(saved, meter.peak, forward, meter.flops)
     if checkpointing:
-        module.disable_gradient_checkpointing()
+        cast(Checkpointed, module).disable_gradient_checkpointing()
     for parameter in trained:
         parameter.grad = None
     return cost
@@ -211,7 +219,7 @@ def _checkpoint(dtype: torch.dtype | None, block: Callable[..., Any], *arguments
         """Around the forward pass, and around the same once more."""
         return nullcontext(), AsOnGPU(dtype)
 
-    return checkpoint(block.__call__, *arguments, use_reentrant=False, context_fn=contexts)
+    return checkpoint(block, *arguments, use_reentrant=False, context_fn=contexts)
 
 
 @torch.no_grad()
