@@ -221,7 +221,7 @@ def test_judges_score_images_of_any_prompts(
 @pytest.mark.parametrize(
     ("flags", "naming"),
     [
-        (["--suite", "nothing"], "shapes, geneval, scores"),
+        (["--suite", "nothing"], "shapes, geneval, questions, scores"),
         (["--suite", "scores"], "needs a judge"),
         (["--suite", "scores", "--judges", "nobody"], "pickscore, "),
         (["--suite", "scores", "--judges", "colourfulness", "colourfulness"], "two of them give colourfulness"),

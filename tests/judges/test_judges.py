@@ -33,7 +33,7 @@ from contrapose.judges.pick_score import PickScore
 from contrapose.judges.pretrained import find
 from contrapose.judges.table import JUDGES, AnyJudge
 from contrapose.judges.vision_language import VisionLanguage
-from contrapose.judges.yes_no import YesNo, spellings
+from contrapose.judges.yes_no import YesNo
 from contrapose.store.prompts import Prompt
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -188,10 +188,15 @@ def test_yes_no_follows_what_the_model_would_say(chat, tmp_path, word, expected)
 
 def test_every_spelling_counts_and_no_longer_word(chat):
     model = VisionLanguage("test", str(chat), "fp32", "cpu")
-    assert [model.tokenizer.decode([i]) for i in spellings(model, "yes")] == ["yes", "Yes", " yes"]
-    assert [model.tokenizer.decode([i]) for i in spellings(model, "no")] == ["no", " No"]
-    with pytest.raises(UserError, match="no token for 'perhaps'"):
-        spellings(model, "perhaps")
+    assert [model.tokenizer.decode([i]) for i in model.spellings("yes")] == ["yes", "Yes", " yes"]
+    assert [model.tokenizer.decode([i]) for i in model.spellings("no")] == ["no", " No"]
+    assert model.spellings("perhaps") == []
+    assert {model.tokenizer.decode([i]).strip().lower()[0] for i in model.beginnings("perhaps")} == {"p"}
+
+
+def test_a_model_that_cannot_say_yes_is_told(chat, monkeypatch):
+    monkeypatch.setattr(VisionLanguage, "spellings", lambda self, word: [] if word == "no" else [1])
+    refusal(YesNo(str(chat), precision="fp32"), "yes-no: the model has no token for 'no'; use another")
 
 
 def test_a_score_is_of_its_image_and_prompt_alone(clip, chat, head):

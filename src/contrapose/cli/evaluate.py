@@ -29,8 +29,8 @@ class Command:
     refuses others under the same names; models may be added, and then all are judged again."""
     suite: AnySuite = field(default_factory=Shapes)
     """How images are judged: shapes is GenEval's verdict by the shapes world's analytic detector, geneval the same by a
-    detector of COCO's objects, scores the numbers of --judges pickscore aesthetic ..., whose options are
-    --judges.0.model and so on."""
+    detector of COCO's objects, questions what a chat model answers to the questions in the prompts' lines, scores the
+    numbers of --judges pickscore aesthetic ..., whose options are --judges.0.model and so on."""
     base: str = "base"
     """The name of the model that the others are compared with."""
     title: str = ""

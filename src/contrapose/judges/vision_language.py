@@ -65,6 +65,22 @@ class VisionLanguage:
         )  # fmt: skip
         return answer.logits[0][0].float()
 
+    def spellings(self, word: str) -> list[int]:
+        """The tokens that are this word alone, with or without a space or capitals; none where it takes several."""
+        tokens = []
+        for token, index in self.tokenizer.get_vocab().items():
+            # the cheap test first: a vocabulary has 150,000 tokens
+            if word in token.lower() and self.tokenizer.convert_tokens_to_string([token]).strip().lower() == word:
+                tokens.append(index)
+        return sorted(tokens)
+
+    def beginnings(self, word: str) -> list[int]:
+        """The first tokens of a word that takes several, in small letters, with a capital, and after a space."""
+        spelled = (word, word.capitalize(), f" {word}", f" {word.capitalize()}")
+        firsts = {self.tokenizer.encode(text, add_special_tokens=False)[0] for text in spelled}
+        # a space alone begins every word
+        return sorted(token for token in firsts if self.tokenizer.decode([token]).strip())
+
     def _inputs(self, images: Sequence[Image], questions: Sequence[str]) -> Any:
         shown = [[image.convert("RGB")] for image in images]
         if self.can_be_asked:

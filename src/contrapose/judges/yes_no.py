@@ -14,8 +14,6 @@ from contrapose.judges.judge import Judge
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrapose.judges.vision_language import VisionLanguage
-
 PHOTOGRAPH = "Is this image a photograph, rather than a drawing, painting, anime or rendering? Answer yes or no."
 
 
@@ -44,8 +42,11 @@ class YesNo:
         model = VisionLanguage("yes-no", self.model, self.precision, device)
         if not model.can_be_asked:
             raise UserError(f"yes-no: {self.model} has no chat template, so it cannot be asked; use a chat model")
-        yes = spellings(model, "yes")
-        no = spellings(model, "no")
+        yes = model.spellings("yes")
+        no = model.spellings("no")
+        for word, tokens in (("yes", yes), ("no", no)):
+            if not tokens:
+                raise UserError(f"yes-no: the model has no token for '{word}'; use another")
 
         def sure(images: list[Image], prompts: list[str]) -> Tensor:
             answers = []
@@ -56,16 +57,3 @@ class YesNo:
             return torch.stack(answers)
 
         return Batched("yes-no", model.version, sure)
-
-
-def spellings(model: VisionLanguage, word: str) -> list[int]:
-    """The tokens that are this word alone, with or without a space or capitals; `UserError` if it has none."""
-    tokenizer = model.tokenizer
-    tokens = []
-    for token, index in tokenizer.get_vocab().items():
-        # the cheap test first: a vocabulary has 150,000 tokens
-        if word in token.lower() and tokenizer.convert_tokens_to_string([token]).strip().lower() == word:
-            tokens.append(index)
-    if not tokens:
-        raise UserError(f"yes-no: the model has no token for '{word}'; use another")
-    return sorted(tokens)
