@@ -43,7 +43,7 @@ LINES = (
     _line("prompts", "shapes prompts OUT --split test --per-tag 1", out="prompts.jsonl"),
     _line("photos", "shapes photos --num 6 --seed 1"),
     _line("pairs", "pairs draw --model model --prompts prompts.jsonl --shard-size 3 --batch-size 2", *QUICK),
-    _line("real", "pairs real --model model --images photos --spoil degrade --max-scale-up 9 --batch-size 3", *QUICK),
+    _line("real", "pairs real --model model --photos photos --spoil degrade --max-scale-up 9 --batch-size 3", *QUICK),
     _line("imported", "pairs import --model model --winners good --losers bad --device cpu --max-scale-up 9"),
     _line("exported", "pairs export pairs --device cpu", out="exported.parquet"),
     _line("lora", "align ddspo --model model --pairs pairs", *TRAINING),
@@ -57,12 +57,12 @@ LINES = (
     _line("sweep", "sweep --positive lora --scales 0 1", *SAMPLE),
     _line("evidence", "evaluate --images base=images lora=aligned --replicates 50 --autoencoder model"),
     _line("page", "report --run lora --evidence evidence --pairs pairs", out="page.html"),
-    _line("merged", "merge --base model --positive lora"),
-    _line("pipeline", "merge --base model --positive lora --full"),
+    _line("merged", "merge --model model --positive lora"),
+    _line("pipeline", "merge --model model --positive lora --full"),
     _line("file", "export --run lora", out="lora.safetensors"),
     _line(
         "toy",
-        "toy --num-seeds 1 --pairs-per-class 1 --shown 1 --width 8 --reference-steps 5 --num-steps 3 --batch 8 "
+        "toy --seeds 0 --pairs-per-class 1 --shown 1 --width 8 --reference-steps 5 --train-steps 3 --batch 8 "
         "--samples-per-class 20",
     ),
 )

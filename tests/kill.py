@@ -42,7 +42,7 @@ BEGUN = {
         (*commands.TRAINING, "--train-steps", "3"),
     ),
     "step": (None, "sample --adapter lora@1 --out OUT", commands.SAMPLE),
-    "step_file": (None, "merge --base model --positive lora@1 --negative lora@last --out OUT", ()),
+    "step_file": (None, "merge --model model --positive lora@1 --negative lora@last --out OUT", ()),
 }  # fmt: skip
 LINES = (
     *commands.LINES,

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-RENAMED = {
-    "dtype": "precision",
-    "scale": "scales",
-    "seeds": "num_images",
-    "training_seeds": "seeds",
-    "steps": "train_steps",
-    "num_steps": "train_steps",
-    "sampling_steps": "steps",
-    "first_steps": "first_train_steps",
-    "whole": "full",
+RENAMED: dict[str, tuple[str, ...]] = {
+    "dtype": ("precision",),
+    "scale": ("scales",),
+    "seeds": ("num_images",),
+    "training_seeds": ("seeds",),
+    "num_seeds": ("seeds",),
+    "first_seed": ("seeds",),
+    "steps": ("train_steps",),
+    "num_steps": ("train_steps",),
+    "sampling_steps": ("steps",),
+    "first_steps": ("first_train_steps",),
+    "whole": ("full",),
+    "base": ("model",),
+    "images": ("photos", "image_folder", "image_format"),
 }
+"""Old names, each with what it is called now: of several, whichever a command has."""
 
 
 def new_name(old: str, known: Collection[str]) -> str | None:
     """What a setting is called now, where it is none of the known ones by its old name."""
-    new = RENAMED.get(old)
-    return new if old not in known and new in known else None
+    if old in known:
+        return None
+    return next((new for new in RENAMED.get(old, ()) if new in known), None)

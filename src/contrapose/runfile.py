@@ -141,13 +141,14 @@ def _has(cls: Any, name: str) -> bool:
     return name in getattr(cls, "__dataclass_fields__", {})
 
 
-def differences(ours: Any, theirs: Any, prefix: str = "") -> list[str]:
+def differences(left: Any, right: Any, prefix: str = "") -> list[str]:
     """The dotted names of settings in which two unstructured mappings differ."""
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        keys = [*ours, *(key for key in theirs if key not in ours)]
-        found = [differences(ours.get(key), theirs.get(key), f"{prefix}{key}.") for key in keys]
-        return [name for names in found for name in names]
-    return [] if ours == theirs else [prefix.rstrip(".")]
+    if isinstance(left, dict) and isinstance(right, dict):
+        names = []
+        for key in dict.fromkeys([*left, *right]):
+            names += differences(left.get(key), right.get(key), f"{prefix}{key}.")
+        return names
+    return [] if left == right else [prefix.rstrip(".")]
 
 
 def claim(
@@ -163,23 +164,36 @@ def claim(
     read, with the digest of what lies there: that must be the same, and its name may differ. Raises `UserError` naming
     what differs.
     """
-    ours = yaml.safe_load(to_yaml(settings, conv))  # as a file gives it back: tuples become lists
+    mine = yaml.safe_load(to_yaml(settings, conv))  # as a file gives it back: tuples become lists
     note = path.parent / INPUTS
     digests = dict(inputs or {})
     if not path.exists():
         write_claim(path, settings, conv, digests)
         return False
-    theirs = claimed(path)
+    recorded = claimed(path)
     noted = claimed(note) if digests and note.exists() else None
     if noted is not None:
         free = [*free, *(name for name in digests if name in noted)]
-    changed = [name for name in differences(ours, theirs) if name not in free]
+    every = differences(mine, recorded)
+    changed = [name for name in every if name not in free]
     if changed:
-        names = ", ".join(changed)
-        raise UserError(f"{path.parent}: already holds a result of other settings ({names} differ); {_OTHER_OUT}")
+        names = "; ".join(_new_names(every)) or f"{', '.join(changed)} differ"
+        raise UserError(f"{path.parent}: already holds a result of other settings ({names}); {_OTHER_OUT}")
     if noted is not None:
         _check_inputs(note, noted, digests)
     return True
+
+
+def _new_names(changed: Sequence[str]) -> list[str]:
+    """What settings of an earlier version are called now, among the dotted names of those in which two files differ."""
+    reasons = []
+    for name in changed:
+        section, _, old = name.rpartition(".")
+        siblings = [other.rpartition(".")[2] for other in changed if other.rpartition(".")[0] == section]
+        new = new_name(old, set(siblings) - {old})
+        if new is not None:
+            reasons.append(f"{name} is now {new}")
+    return reasons
 
 
 def write_claim(path: Path, settings: Any, conv: cattrs.Converter, inputs: Mapping[str, str]) -> None:

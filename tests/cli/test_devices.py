@@ -28,7 +28,7 @@ REQUIRED = {
     "pairs import": ["--winners", "w", "--losers", "l", "--model", "m"],
     "pairs export": ["pairs"],
     "evaluate": ["--images", "base=i"],
-    "pairs real": ["--images", "i", "--model", "m"],
+    "pairs real": ["--photos", "i", "--model", "m"],
     "play": ["--model", "m", "--positive", "p"],
 }
 

@@ -89,3 +89,20 @@ def test_every_flag_of_the_documents_is_one() -> None:
     known |= {flag.partition(".")[0] for flag in known} | {f"no-{flag}" for flag in known}
     pages = [page for page in PAGES if page.is_file()]
     assert [f"{page.name}: --{flag}" for page in pages for flag in _named(page) if flag not in known] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("toy --num-seeds 3", "--num-seeds is now --seeds"),
+        ("toy --num-steps=3", "--num-steps is now --train-steps"),
+        ("shapes pretrain --steps 3", "--steps is now --train-steps"),
+        ("merge --base m", "--base is now --model"),
+        ("pairs real --images p", "--images is now --photos"),
+        ("pairs import --images p", "--images is now --image-folder"),
+        ("pairs export pairs --images png", "--images is now --image-format"),
+    ],
+)
+def test_an_old_flag_tells_the_new_one(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == 2
+    assert message in capsys.readouterr().err

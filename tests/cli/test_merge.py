@@ -57,13 +57,13 @@ def test_what_is_merged_can_be_sampled(
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\n")
     base = _sample(tmp_path / "base", prompts, "--model", tiny_model)
-    both = ["--base", tiny_model, "--positive", runs["win"], "--negative", runs["lose"], "--scale", 0.8]
+    both = ["--model", tiny_model, "--positive", runs["win"], "--negative", runs["lose"], "--scale", 0.8]
     line = _merged(capsys, *both, "--out", tmp_path / "adapters")
     assert "adapters of rank 8, exact, to be given as --adapter" in line
     adapted = _sample(tmp_path / "one", prompts, "--model", tiny_model, "--adapter", tmp_path / "adapters")
     assert "a whole pipeline" in _merged(capsys, *both, "--full", "--out", tmp_path / "pipeline")
     _sample(tmp_path / "two", prompts, "--model", tmp_path / "pipeline")
-    whole = ["--base", tiny_model, "--positive", runs["whole"], "--out", tmp_path / "full"]
+    whole = ["--model", tiny_model, "--positive", runs["whole"], "--out", tmp_path / "full"]
     assert "to be given as --model" in _merged(capsys, *whole)
     full = _sample(tmp_path / "three", prompts, "--model", tmp_path / "full")
     assert len({base, adapted, full}) == 3
@@ -71,7 +71,7 @@ def test_what_is_merged_can_be_sampled(
 
 def test_rank(tiny_model: Path, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    both = ["--base", tiny_model, "--positive", runs["win"], "--negative", runs["lose"]]
+    both = ["--model", tiny_model, "--positive", runs["win"], "--negative", runs["lose"]]
     line = _merged(capsys, *both, "--rank", 3, "--out", out)
     note = yaml.safe_load((out / "merge.yaml").read_text())
     assert note["rank"] == 3
@@ -81,7 +81,7 @@ def test_rank(tiny_model: Path, runs: dict[str, Path], tmp_path: Path, capsys: p
 
 def test_wrong_arguments(tiny_model: Path, runs: dict[str, Path], tmp_path: Path, told: Told) -> None:
     out = tmp_path / "out"
-    one = ["--base", tiny_model, "--positive", runs["win"], "--out", out]
+    one = ["--model", tiny_model, "--positive", runs["win"], "--out", out]
     assert "scale nan" in told(*one, "--scale", "nan")
     assert "scale 1000000.0" in told(*one, "--scale", "1000000")
     assert "nothing to merge" in told(*one, "--negative", runs["win"])
@@ -105,7 +105,7 @@ def test_the_same_merge_again_is_done_already(
     more: list[str],
 ) -> None:
     run = shutil.copytree(runs["win"], tmp_path / "run")
-    one = ["--base", tiny_model, "--positive", run, "--out", tmp_path / "out", *more]
+    one = ["--model", tiny_model, "--positive", run, "--out", tmp_path / "out", *more]
     first = _merged(capsys, *one)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     assert _merged(capsys, *one) == first.replace("\n", " (was merged already)\n")

@@ -12,7 +12,7 @@ import pytest
 from contrapose.cli.main import main
 from contrapose.files import one_writer
 
-TOY = ["toy", "--num-seeds", "1", "--reference-steps", "3", "--num-steps", "2", "--pairs-per-class", "1", "2"]
+TOY = ["toy", "--seeds", "0", "--reference-steps", "3", "--train-steps", "2", "--pairs-per-class", "1", "2"]
 SMALL = [*TOY, "--samples-per-class", "4", "--batch", "4"]
 OF_FILES = {
     "prompts": ["shapes", "prompts", "{out}", "--per-tag", "2"],

@@ -144,7 +144,7 @@ TEXTS = [
     *((["sweep", *SAMPLING, "--positive", "x", f"--scales={text}"], "scales") for text in ("-inf", "1e400", "1 1")),
     (["pairs", "draw", *SAMPLING, "--degrade", ""], "--degrade"),
     (["pairs", "draw", *SAMPLING, "--degrade.low", "0.9"], "low 0.9"),
-    (["pairs", "real", "--model", "x", "--images", "x", "--out", "out", "--filters", "none"], "--filters none"),
+    (["pairs", "real", "--model", "x", "--photos", "x", "--out", "out", "--filters", "none"], "--filters none"),
     (["pairs", "import", "--model", "x", "--source", "x", "--out", "out", "--format", "zip"], "--format"),
     (["pairs", "import", "--model", "x", "--out", "out"], "--source"),
     (["align", "sft", "--model", "x", "--pairs", "x:0", "--out", "out"], "pairs x: weight 0.0"),
@@ -158,7 +158,7 @@ TEXTS = [
     (["toy", "--out", "out", "--pairs-per-class"], "pairs_per_class"),
     (["toy", "--out", "out", "--num-modes", "7"], "num_modes"),
     (["estimate", "--model", "x", "--method", "none"], "method none"),
-    (["merge", "--base", "x", "--positive", "x", "--out", "out", "--scale", "0"], "scale 0"),
+    (["merge", "--model", "x", "--positive", "x", "--out", "out", "--scale", "0"], "scale 0"),
 ]
 
 
@@ -186,7 +186,7 @@ NOT_SETTINGS: dict[str, bytes] = {
     "a list": b"- seed\n",
     "text": b"seed\n",
     "a number of many digits": b"seed: " + b"9" * 5000 + b"\n",
-    "a path with NUL": b'model: x\npairs: "a\\0b"\nimages: "a\\0b"\n',
+    "a path with NUL": b'model: x\npairs: "a\\0b"\nphotos: "a\\0b"\n',
 }
 
 

@@ -125,7 +125,7 @@ def test_shares_ties_and_latents_through_a_real_autoencoder(tmp_path: Path, writ
 
 def test_jpeg(tiny_pairs: Path, backbone: Backbone, tmp_path: Path) -> None:
     row = pq.read_table(
-        _export(GroupStore(tiny_pairs), backbone, tmp_path / "a.parquet", Export(images="jpeg"))
+        _export(GroupStore(tiny_pairs), backbone, tmp_path / "a.parquet", Export(image_format="jpeg"))
     ).to_pylist()[0]
     assert Image.open(io.BytesIO(row["jpg_0"])).format == "JPEG"
 

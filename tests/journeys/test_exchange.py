@@ -57,7 +57,7 @@ def test_pick_a_pic_in_and_out(tiny_model: Path, tmp_path: Path, capsys: pytest.
     out = tmp_path / "pairs.parquet"
     assert _run("pairs", "export", tmp_path / "pairs", "--out", out, "--device", "cpu") == 0
     assert _run("pairs", "export", tmp_path / "pairs", "--out", out, "--device", "cpu") == 0, "it is there already"
-    other = ("pairs", "export", tmp_path / "pairs", "--out", out, "--device", "cpu", "--images", "jpeg")
+    other = ("pairs", "export", tmp_path / "pairs", "--out", out, "--device", "cpu", "--image-format", "jpeg")
     assert _run(*other) == 2, "it is there already, of other settings"
     assert _run("pairs", "export", tmp_path / "pairs", "--out", out, "--device", "cpu", "--overwrite") == 0
     assert _run("pairs", "import", *common, "--source", out, "--out", tmp_path / "again") == 0

@@ -41,7 +41,7 @@ def test_every_spoiling_kind_to_a_step_of_training(
     photos: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pairs, run = tmp_path / "pairs", tmp_path / "run"
-    _run("pairs", "real", "--model", MODEL, "--images", photos, "--spoil", kind, "--out", pairs, *QUICK)
+    _run("pairs", "real", "--model", MODEL, "--photos", photos, "--spoil", kind, "--out", pairs, *QUICK)
     assert f"{pairs}: 6 pairs" in capsys.readouterr().out
     _run("pairs", "check", pairs)
     assert "6 pairs of 6 prompts in 1 shards" in capsys.readouterr().out
@@ -55,7 +55,7 @@ def test_every_spoiling_kind_to_a_step_of_training(
 
 def test_a_settings_file_is_the_whole_run(photos: Path, tmp_path: Path) -> None:
     chosen = ["--spoil", "degrade", "--filters", "colourfulness", "size", "--filters.1.max-aspect", "2"]
-    _run("pairs", "real", *chosen, "--model", MODEL, "--images", photos, "--out", tmp_path / "a", *QUICK)
+    _run("pairs", "real", *chosen, "--model", MODEL, "--photos", photos, "--out", tmp_path / "a", *QUICK)
     _run("pairs", "real", tmp_path / "a/real.yaml", "--out", tmp_path / "b", "--device", "cpu")
     for name in ("real.yaml", "pairs.yaml", "skipped.jsonl", "shard-00000.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -74,13 +74,13 @@ def test_a_settings_file_is_the_whole_run(photos: Path, tmp_path: Path) -> None:
         (["--filters", "size", "pretty"], "--filters pretty: not known (choose from size"),
         (["--filters", "top-k"], "pickscore"),
         (["--captioner", "nowhere/nothing"], "captions"),
-        (["--images", "nowhere"], "nowhere: no such file or folder"),
+        (["--photos", "nowhere"], "nowhere: no such file or folder"),
     ],
 )
 def test_bad_input_is_one_line(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], told: str
 ) -> None:
-    where = ["--model", MODEL, "--images", photos, "--out", tmp_path / "out", *options]
+    where = ["--model", MODEL, "--photos", photos, "--out", tmp_path / "out", *options]
     assert main(["pairs", "real", *map(str, where)]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("contrapose: ")]
     assert len(lines) == 1 and told in lines[0]

@@ -72,7 +72,7 @@ def imported_tar(number: int) -> Callable[[Path], Arguments]:
 def photographs(change: Callable[[Path], str]) -> Callable[[Path], Arguments]:
     def prepare(folder: Path) -> Arguments:
         source = change(folder)
-        return ["pairs", "real", "--model", Place.of("model"), "--images", source, "--spoil", "noise", "--out", "out"]
+        return ["pairs", "real", "--model", Place.of("model"), "--photos", source, "--spoil", "noise", "--out", "out"]
 
     return prepare
 

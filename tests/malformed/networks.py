@@ -68,7 +68,7 @@ USERS: dict[str, tuple[str, ...]] = {
     "export": ("export", "--run", "r", "--out", "out.safetensors"),
     "sample": ("sample", "--model", "@model", "--adapter", "r", *_IMAGES),
     "sample positive": ("sample", "--model", "@model", "--positive", "r", *_IMAGES),
-    "merge": ("merge", "--base", "@model", "--positive", "r", "--out", "out"),
+    "merge": ("merge", "--model", "@model", "--positive", "r", "--out", "out"),
     "align": (
         "align",
         "ddspo",

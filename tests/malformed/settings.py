@@ -87,7 +87,7 @@ def surrogate_prompts(folder: Path) -> Arguments:
 
 DRAW = ("pairs", "draw", "--model", "@model", "--prompts", "@prompts.jsonl", "--out", "out")
 SAMPLE = ("sample", "--model", "@model", "--prompts", "@prompts.jsonl", "--out", "out")
-REAL = ("pairs", "real", "--model", "@model", "--images", "@photos", "--spoil", "generate", "--out", "out")
+REAL = ("pairs", "real", "--model", "@model", "--photos", "@photos", "--spoil", "generate", "--out", "out")
 
 
 def evaluated(*more: str) -> Callable[[Path], Arguments]:

@@ -135,7 +135,7 @@ def test_what_is_stored_is_what_was_made(settings, backbone, tmp_path):
 
 def test_the_loser_is_the_spoilers_of_the_cut_photograph(settings, backbone, tmp_path):
     store, _ = made(changed(settings, batch_size=3), backbone, tmp_path / "out")
-    gallery, studio = Gallery(tmp_path / "out/images", settings.images), Studio(backbone, Embeddings(backbone), 3, 7.5)
+    gallery, studio = Gallery(tmp_path / "out/images", settings.photos), Studio(backbone, Embeddings(backbone), 3, 7.5)
     for index, record in enumerate(store.records[:4]):
         size = Pixels(*(2 * n for n in store.shape(index)[:0:-1]))
         winner, loser = (gallery.stored(record.id, side, size) for side in ("winner", "loser"))
@@ -389,7 +389,7 @@ def test_photographs_elsewhere_become_the_same_pairs(settings, backbone, photos,
         elsewhere.pipe(f"/photos/{path.relative_to(photos).as_posix()}", path.read_bytes())
     settings = replace(settings, spoil=Degrade())
     here, _ = made(settings, backbone, tmp_path / "here")
-    there, _ = made(replace(settings, images=Path("memory://photos")), backbone, tmp_path / "there")
+    there, _ = made(replace(settings, photos=Path("memory://photos")), backbone, tmp_path / "there")
     elsewhere.rm("/photos", recursive=True)
     assert here.digest == there.digest
     assert rows(tmp_path / "here") == rows(tmp_path / "there")

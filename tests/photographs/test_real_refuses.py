@@ -65,8 +65,8 @@ def test_what_is_told_before_anything_is_written(settings, backbone, tmp_path):
     out = tmp_path / "out"
     (tmp_path / "empty").mkdir()
     cases = {
-        "no such file or folder": {"images": tmp_path / "none"},
-        "holds no photographs": {"images": tmp_path / "empty"},
+        "no such file or folder": {"photos": tmp_path / "none"},
+        "holds no photographs": {"photos": tmp_path / "empty"},
         "multiples of 2": {"resolution": 31},
         "nowhere": {"filters": (TopK(3, CLIPScore("nowhere/nothing")),)},
         "pickscore": {"filters": (PhotoSize(), ScorerGap(PickScore()))},
@@ -114,16 +114,16 @@ def test_a_photograph_that_was_exchanged(settings, backbone, tmp_path, monkeypat
         patch.setattr(Degrade, "spoil", looked)
         with pytest.raises(KeyboardInterrupt):
             make(settings, backbone, tmp_path / "out")
-    tiny_vision.noise_image(9).save(settings.images / "1.png")
-    assert "was made from another content of images" in refused(settings, backbone, tmp_path / "out")
+    tiny_vision.noise_image(9).save(settings.photos / "1.png")
+    assert "was made from another content of photos" in refused(settings, backbone, tmp_path / "out")
     table = PhotoTable(tmp_path / "out" / TABLE, settings.fitting.buckets_for(backbone), 1)
     candidate = next(candidate for candidate in table.reaching(1) if candidate.name == "1.png")
     table.close()
     with pytest.raises(UserError, match=r"1\.png was exchanged since it was looked at"):
-        candidate.cut(settings.images)
-    (settings.images / "1.png").unlink()
+        candidate.cut(settings.photos)
+    (settings.photos / "1.png").unlink()
     with pytest.raises(UserError, match=r"1\.png: cannot be read"):
-        candidate.cut(settings.images)
+        candidate.cut(settings.photos)
 
 
 def _add_photograph(folder):
@@ -142,17 +142,17 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_finished_folder_is_not_that_of_other_photographs(settings, backbone, tmp_path, change):
     make(settings, backbone, tmp_path / "out")
-    change(settings.images)
-    assert "was made from another content of images" in refused(settings, backbone, tmp_path / "out")
+    change(settings.photos)
+    assert "was made from another content of photos" in refused(settings, backbone, tmp_path / "out")
 
 
 def test_the_same_photographs_in_another_folder_carry_on(settings, backbone, tmp_path, caplog):
-    inside = settings.images / "pairs"
+    inside = settings.photos / "pairs"
     make(settings, backbone, inside)
-    shutil.copytree(settings.images, tmp_path / "moved")
+    shutil.copytree(settings.photos, tmp_path / "moved")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "moved/pairs").glob("shard-*")}
     with caplog.at_level("INFO"):
-        make(changed(settings, images=tmp_path / "moved"), backbone, tmp_path / "moved/pairs")
+        make(changed(settings, photos=tmp_path / "moved"), backbone, tmp_path / "moved/pairs")
     assert "all pairs were there already" in caplog.text
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "moved/pairs").glob("shard-*")}
 
@@ -170,8 +170,8 @@ def test_a_listing_that_changed(settings, backbone, tmp_path, monkeypatch):
         patch.setattr(looking.LookAtPhotos, "_unfit", stopping)
         with pytest.raises(KeyboardInterrupt):
             make(settings, backbone, tmp_path / "out")
-    (settings.images / "0.png").unlink()
-    assert "was made from another content of images" in refused(settings, backbone, tmp_path / "out")
+    (settings.photos / "0.png").unlink()
+    assert "was made from another content of photos" in refused(settings, backbone, tmp_path / "out")
 
 
 def test_an_image_that_is_gone(settings, backbone, tmp_path):
@@ -201,7 +201,7 @@ def test_captions_are_written_where_there_are_none(settings, backbone, tmp_path,
     assert captions["0.png"] == captions["1.png"] == "a red circle"
 
     images = [
-        Image.open(settings.images / f"{number}.png").resize((32, 32), Image.Resampling.LANCZOS) for number in (2, 3)
+        Image.open(settings.photos / f"{number}.png").resize((32, 32), Image.Resampling.LANCZOS) for number in (2, 3)
     ]
     assert [captions["2.png"], captions["3.png"]] == captioner.load("cpu")(images)
     assert {record.prompt for record in store.records} == set(captions.values())
@@ -213,7 +213,7 @@ def test_captions_are_written_where_there_are_none(settings, backbone, tmp_path,
 
 def test_memory_is_flat(settings, backbone, tmp_path, monkeypatch):
     """Eight times the photographs, of which the last filter leaves none: the peak stays where it was."""
-    place, seen = InFile(settings.images / "0.png"), Look(real.Size(40, 40), digest(tiny_vision.noise_image(0)), 0)
+    place, seen = InFile(settings.photos / "0.png"), Look(real.Size(40, 40), digest(tiny_vision.noise_image(0)), 0)
     stricter = changed(settings, filters=(CaptionLength(max_words=5),), near_duplicates=None)
 
     def peak(num):

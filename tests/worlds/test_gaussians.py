@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from contrapose.cli.main import main
 from contrapose.errors import UserError
@@ -19,7 +21,9 @@ from contrapose.worlds.gaussians.train import align, fit_reference
 
 MODES = Modes()
 LABELS = MODES.labels(100)
-QUICK = Toy(num_seeds=1, pairs_per_class=(1,), shown=1, reference_steps=20, num_steps=3, samples_per_class=10, width=16)
+QUICK = Toy(
+    seeds=(0,), pairs_per_class=(1,), shown=1, reference_steps=20, train_steps=3, samples_per_class=10, width=16
+)
 
 
 def random(seed: int = 0) -> torch.Generator:
@@ -147,7 +151,7 @@ def test_a_second_run_keeps_finished_seeds_and_adds_the_missing(tmp_path):
     first = run_toy(QUICK, tmp_path, lines.append)
     stamp = (tmp_path / "seeds/0/scores.json").stat().st_mtime_ns
     assert run_toy(QUICK, tmp_path, lines.append) == first
-    both = run_toy(Toy(**{**vars(QUICK), "num_seeds": 2}), tmp_path, lines.append)
+    both = run_toy(Toy(**{**vars(QUICK), "seeds": (0, 1)}), tmp_path, lines.append)
     assert (tmp_path / "seeds/0/scores.json").stat().st_mtime_ns == stamp
     assert lines == ["seed 0 done", "seed 1 done"]
     assert all(found[0] == first.scores[key][0] and len(found) == 2 for key, found in both.scores.items())
@@ -181,9 +185,21 @@ def test_other_settings_do_not_mix_with_a_finished_result(tmp_path):
         run_toy(Toy(**{**vars(QUICK), "beta": 7.0}), tmp_path)
 
 
+def test_a_folder_of_earlier_names_tells_the_new_ones(tmp_path: Path) -> None:
+    earlier = {"num_seeds": 1, "first_seed": 0, "num_steps": 300}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(earlier))
+    with pytest.raises(UserError, match=r"num_seeds is now seeds; num_steps is now train_steps"):
+        run_toy(QUICK, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("wrong", "named"),
-    [({"shown": 3}, "shown = 3"), ({"num_modes": 7}, "num_modes = 7"), ({"num_seeds": 0}, "num_seeds 0")],
+    [
+        ({"shown": 3}, "shown = 3"),
+        ({"num_modes": 7}, "num_modes = 7"),
+        ({"seeds": ()}, "seeds: name one at least"),
+        ({"seeds": (1, 1)}, "name each once"),
+    ],
 )
 def test_impossible_settings_are_refused_by_name(wrong, named):
     with pytest.raises(UserError, match=named):
@@ -191,8 +207,8 @@ def test_impossible_settings_are_refused_by_name(wrong, named):
 
 
 def test_the_command_writes_table_and_picture(tmp_path, capsys):
-    options = ["--reference-steps=20", "--num-steps=3", "--samples-per-class=10", "--width=16", "--shown=1"]
+    options = ["--reference-steps=20", "--train-steps=3", "--samples-per-class=10", "--width=16", "--shown=1"]
     out = tmp_path / "toy"
-    assert main(["toy", "--num-seeds=1", "--pairs-per-class", "1", *options, "--out", str(out)]) == 0
+    assert main(["toy", "--seeds=0", "--pairs-per-class", "1", *options, "--out", str(out)]) == 0
     assert "DDSPO" in capsys.readouterr().out
     assert {"table.md", "table.json", "table.csv", "toy.png"} <= {path.name for path in out.iterdir()}

@@ -17,7 +17,11 @@ UNIONS = {"link": Choice(LINKS)}
 
 @dataclass(frozen=True)
 class Command:
-    """Align a model with one method on a folder of pairs."""
+    """Align a model with one method on a folder of pairs.
+
+    It trains on accelerate's device, the fastest of this machine; 'accelerate launch -m contrapose align ...' chooses
+    another, or shares the work over several processes.
+    """
 
     run: Run
     out: Path
@@ -32,7 +36,7 @@ def main(arguments: list[str], prog: str) -> None:
         return
     if not arguments or arguments[0].startswith("-"):
         raise UserError(f"align needs a method ({', '.join(METHODS)}) or a run.yaml first")
-    method, rest = arguments[0], arguments[1:]
+    method, *rest = arguments
     template = Command(_run(method), out=REQUIRED)
     align(parse(Command, rest, f"{prog} {method}", template, UNIONS))
 
@@ -40,15 +44,11 @@ def main(arguments: list[str], prog: str) -> None:
 def usage(prog: str) -> str:
     """The methods, each with what it does."""
     width = max(map(len, METHODS))
-    methods = [f"  {name:<{width}}  {first_sentence(method)}" for name, method in METHODS.items()]
-    return "\n".join(
-        [
-            f"usage: {prog} METHOD|run.yaml [options]\n",
-            *methods,
-            f"  {'run.yaml':<{width}}  Repeat a run, or begin at a recipe; options override what it says",
-            f"\n'{prog} METHOD --help' explains every option with its unit and default.",
-        ]
-    )
+    lines = [f"usage: {prog} METHOD|run.yaml [options]\n"]
+    lines += [f"  {name:<{width}}  {first_sentence(method)}" for name, method in METHODS.items()]
+    lines.append(f"  {'run.yaml':<{width}}  Repeat a run, or begin at a recipe; options override what it says")
+    lines.append(f"\n'{prog} METHOD --help' explains every option with its unit and default.")
+    return "\n".join(lines)
 
 
 def _run(name: str) -> Run:

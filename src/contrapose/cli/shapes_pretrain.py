@@ -37,4 +37,4 @@ def pretrain(command: Command) -> None:
         runfile.claim(out / SETTINGS, settings, runfile.converter(), free=["save_every"])
         follow("training the autoencoder", settings.vae_steps, train_vae(settings, out))
         follow("rendering and encoding", settings.num_images, encode_dataset(settings, out))
-        follow("training the denoiser", settings.steps, train_denoiser(settings, out))
+        follow("training the denoiser", settings.train_steps, train_denoiser(settings, out))

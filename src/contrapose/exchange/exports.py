@@ -103,7 +103,7 @@ def _rows(settings: Export, store: GroupStore, backbone: Backbone, indices: Sequ
 
     def image_file(array: np.ndarray) -> bytes:
         file = io.BytesIO()
-        Image.fromarray(array).save(file, **_SAVING[settings.images])
+        Image.fromarray(array).save(file, **_SAVING[settings.image_format])
         return file.getvalue()
 
     images = list(several(image_file, arrays))

@@ -127,8 +127,8 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) ->
     with one_writer(out):
         model = {"import.model": model_digest(settings.model, settings.loading)}
         sources = [f"import.{name}" for name in _SOURCES if getattr(settings, name) is not None]
-        if settings.reading.images is not None:
-            sources.append("import.reading.images")
+        if settings.reading.image_folder is not None:
+            sources.append("import.reading.image_folder")
         begin(
             out, {"import": settings, **notes}, CONVERTER, backbone.fingerprint, records, plan.left_out, model, sources
         )

@@ -62,7 +62,7 @@ class Export:
 
     model: str | None = None
     """Model whose autoencoder decodes the latents; the one that the pairs were made with when unset."""
-    images: Literal["png", "jpeg"] = "png"
+    image_format: Literal["png", "jpeg"] = "png"
     """How images are stored: png keeps every pixel, jpeg (quality 95) takes about a quarter of the space."""
     batch_size: Batch = 4
     """Pairs decoded at once (each is two images)."""

@@ -82,12 +82,12 @@ def _merged_before(settings: Merge, out: Path) -> Merged:
 def _digest(settings: Merge) -> str:
     """A digest of everything that decides a merge: the contents of base and runs, and the other settings."""
     runs = [(run.digest, share) for run, share in settings.shares]
-    base = model_digest(settings.base, Loading(variant=settings.variant))
+    base = model_digest(settings.model, Loading(variant=settings.variant))
     return digest_of_parts([base, runs, settings.rank, settings.full])
 
 
 def _merge(settings: Merge, out: Path) -> Merged:
-    source = find(settings.base, BY_PIPELINE, settings.variant)
+    source = find(settings.model, BY_PIPELINE, settings.variant)
     part = BY_PIPELINE[source.pipeline].denoiser_part
     origin = _origin(settings, source, part)
     in_full = [run for run, _ in settings.shares if not run.has_adapters]
@@ -268,14 +268,14 @@ def _add(base: nn.Module, networks: Sequence[nn.Module], scale: float) -> bool:
 
 
 def _nothing(settings: Merge) -> UserError:
-    return UserError(f"{settings.positive}: has the weights of {settings.negative or settings.base}: nothing to merge")
+    return UserError(f"{settings.positive}: has the weights of {settings.negative or settings.model}: nothing to merge")
 
 
 def _notes(settings: Merge) -> dict[str, Any]:
     """The settings as they are written down: files and folders of this machine by their last name."""
-    base = Path(settings.base)
+    base = Path(settings.model)
     return {
-        "base": base.resolve().name if base.exists() else settings.base,
+        "base": base.resolve().name if base.exists() else settings.model,
         "positive": settings.positive.resolve().name,
         "negative": settings.negative and settings.negative.resolve().name,
         "scale": settings.scale,

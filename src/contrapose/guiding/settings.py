@@ -101,7 +101,7 @@ class Play:
 class Merge:
     """What is merged, and how strongly."""
 
-    base: str
+    model: str
     """Model folder, hub id or checkpoint file that the runs were trained on."""
     positive: Path
     """Folder of the run whose change is added; RUN@STEP is a kept step of it."""

@@ -82,7 +82,7 @@ class _Run:
         self.settings = settings
         self.backbone = backbone
         self.out = out
-        source = place_of(settings.images)
+        source = place_of(settings.photos)
         self.gallery = Gallery(out / "images", source if source.is_dir() else source.parent)
         self.studio = Studio(backbone, Embeddings(backbone), settings.steps, settings.guidance_scale)
         sizes = settings.fitting.buckets_for(backbone)
@@ -107,7 +107,7 @@ class _Run:
         return [*stages, *early, losers, *sifts[len(early) :]]
 
     def _listing(self) -> Iterator[Photo | LeftOut]:
-        photos = list_photos(self.settings.images, self.settings.split, self.out)
+        photos = list_photos(self.settings.photos, self.settings.split, self.out)
         return islice(photos, self.settings.limit)
 
     def check(self) -> None:
@@ -116,7 +116,7 @@ class _Run:
         self.num_photos, photos = count_and_digest(self._listing())
         digests = {
             "model": model_digest(self.settings.model, self.settings.loading),
-            "images": photos,
+            "photos": photos,
             **self._networks(),
         }
         # as real.yaml names them, and pairs.yaml
@@ -165,7 +165,7 @@ class _Run:
             counts = told_counts(write_left_out(self.out, self.table.left_out()))
             self._unclaim(number)
             raise UserError(
-                f"{self.settings.images}: none of its {self.num_photos} photographs can be used ({counts}); "
+                f"{self.settings.photos}: none of its {self.num_photos} photographs can be used ({counts}); "
                 f"the reasons are in {self.out / SKIPPED}"
             )
 

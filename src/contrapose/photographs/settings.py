@@ -25,7 +25,7 @@ class Real:
 
     model: str
     """Model folder or hub id: it encodes the pairs, and makes the losers where that needs a model."""
-    images: Path
+    photos: Path
     """Photographs: a folder of images, .tar or .parquet files, or a .csv, .jsonl, .parquet, .tar or HPDv3's .json."""
     split: str | None = None
     """Which of several splits of a Parquet data set, such as train."""

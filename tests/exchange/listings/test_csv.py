@@ -60,7 +60,7 @@ def test_rows_of_real_and_fake_that_cannot_be_used(read: Callable[..., Listing],
 def test_images_of_a_table_may_be_elsewhere(read: Callable[..., Listing], folder: Path, tmp_path: Path) -> None:
     (folder / "tables").mkdir()
     (folder / "tables" / "pairs.csv").write_text(f"{REAL}\na,a cat,0.png,1.png\n")
-    assert len(read(REAL, "a,a cat,0.png,1.png", images=folder / "real").pairs) == 1
+    assert len(read(REAL, "a,a cat,0.png,1.png", image_folder=folder / "real").pairs) == 1
 
 
 @pytest.mark.parametrize(

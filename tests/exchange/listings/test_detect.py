@@ -83,7 +83,7 @@ def test_a_folder_that_holds_none(tmp_path: Path) -> None:
         detect(tmp_path)
 
 
-SETTINGS: dict[str, Any] = {"ties": "half", "images": Path("x"), "only_models": ("flux",), "split": "train"}
+SETTINGS: dict[str, Any] = {"ties": "half", "image_folder": Path("x"), "only_models": ("flux",), "split": "train"}
 
 
 @pytest.mark.parametrize("name", SETTINGS)

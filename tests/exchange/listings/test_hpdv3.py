@@ -62,7 +62,7 @@ def test_only_some_models(read: Callable[..., Listing], reasons: Any) -> None:
 def test_images_may_be_elsewhere(read: Callable[..., Listing], folder: Path, reasons: Any) -> None:
     entry = _entry(0, path1="real_images/0.jpg", path2="flux/0.jpg")
     assert list(reasons(read(entry)).values()) == ["real_images/0.jpg: no such file"]
-    (pair,) = read(entry, images=folder / "images").pairs
+    (pair,) = read(entry, image_folder=folder / "images").pairs
     assert pair.winner.path == folder / "images" / "real_images" / "0.jpg"
 
 

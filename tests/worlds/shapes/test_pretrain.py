@@ -16,7 +16,7 @@ from contrapose.worlds.shapes.blueprint import build_tokenizer
 from contrapose.worlds.shapes.grammar import TAGS, canonical_meanings
 from contrapose.worlds.shapes.pretrain import Pretraining, draw_example, encode_dataset, train_denoiser, train_vae
 
-TINY = Pretraining(num_images=100, vae_steps=2, vae_batch=2, steps=3, batch=4, warmup=1, save_every=1)
+TINY = Pretraining(num_images=100, vae_steps=2, vae_batch=2, train_steps=3, batch=4, warmup=1, save_every=1)
 PHASES = (train_vae, encode_dataset, train_denoiser)
 
 

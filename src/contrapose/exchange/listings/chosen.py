@@ -15,4 +15,4 @@ def _pair(row: ContainerRow, reading: Reading) -> Listed:
     return Listed.pair(row.name, row.caption("prompt"), winner, loser)
 
 
-CHOSEN = Format(("chosen", "rejected"), each(_pair, COLUMNS), COLUMNS, frozenset({"images", "split"}))
+CHOSEN = Format(("chosen", "rejected"), each(_pair, COLUMNS), COLUMNS, frozenset({"image_folder", "split"}))

@@ -42,4 +42,4 @@ def _pair(row: ContainerRow, reading: Reading) -> Listed:
     return Listed(row.name, row.caption("prompt"), images, labels)
 
 
-HPDV2 = Format((PREFERENCE,), each(_pair, COLUMNS), COLUMNS, frozenset({"ties", "images", "split"}))
+HPDV2 = Format((PREFERENCE,), each(_pair, COLUMNS), COLUMNS, frozenset({"ties", "image_folder", "split"}))

@@ -24,4 +24,4 @@ def _pair(row: ContainerRow, reading: Reading) -> Listed:
     return Listed.pair(row.name, row.caption("prompt"), winner, loser)
 
 
-HPDV3 = Format(("path1",), each(_pair, COLUMNS), COLUMNS, frozenset({"images", "only_models", "split"}))
+HPDV3 = Format(("path1",), each(_pair, COLUMNS), COLUMNS, frozenset({"image_folder", "only_models", "split"}))

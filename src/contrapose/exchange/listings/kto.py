@@ -50,4 +50,4 @@ def _liked(row: ContainerRow) -> bool:
     return bool(label == 1.0)
 
 
-KTO = Format(("file_path", "label"), _pairs, COLUMNS, frozenset({"images", "split"}))
+KTO = Format(("file_path", "label"), _pairs, COLUMNS, frozenset({"image_folder", "split"}))

@@ -59,7 +59,7 @@ class Reading:
 
     ties: Ties = "drop"
     """What becomes of equally preferred images: left out, or kept with a preference of one half."""
-    images: Path | None = None
+    image_folder: Path | None = None
     """Folder that the listing's image files are named from; the listing's own when unset."""
     only_models: tuple[str, ...] = ()
     """Of HPDv3, only pairs whose images are both of these models, such as real_images or flux; all when empty."""
@@ -68,7 +68,7 @@ class Reading:
 
     def folder(self, row: ContainerRow) -> Place:
         """The folder that image files are named from, and never leave."""
-        return place_of(self.images) if self.images else row.source.parent
+        return place_of(self.image_folder) if self.image_folder else row.source.parent
 
 
 Pairs = Callable[[Iterable[ContainerRow], Reading], Iterator[Listed | LeftOut]]

@@ -16,4 +16,4 @@ def _pair(row: ContainerRow, reading: Reading) -> Listed:
     return judged(row.name, row.caption("prompt"), images, shares, reading.ties)
 
 
-METADATA = Format(("image_0",), each(_pair, COLUMNS), COLUMNS, frozenset({"ties", "images", "split"}))
+METADATA = Format(("image_0",), each(_pair, COLUMNS), COLUMNS, frozenset({"ties", "image_folder", "split"}))

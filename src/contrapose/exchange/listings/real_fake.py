@@ -15,4 +15,4 @@ def _pair(row: ContainerRow, reading: Reading) -> Listed:
     return Listed.pair(row.name, row.caption("prompt"), winner, loser)
 
 
-REAL_FAKE = Format(("real_image_path",), each(_pair, COLUMNS), COLUMNS, frozenset({"images", "split"}))
+REAL_FAKE = Format(("real_image_path",), each(_pair, COLUMNS), COLUMNS, frozenset({"image_folder", "split"}))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from contrapose.errors import UserError
 from contrapose.methods import DDSPO, DiffusionDPO, Method
-from contrapose.ranges import AtLeast0, Batch, Count, Few, Positive, Range, Seed, Share, checked
+from contrapose.ranges import AtLeast0, Batch, Count, Positive, Range, Seed, Share, checked
 
 if TYPE_CHECKING:
     from contrapose.worlds.gaussians.modes import Modes
@@ -21,10 +21,8 @@ Neighbours = Literal["couple", "both"]
 class Toy:
     """Settings of the Gaussians toy."""
 
-    num_seeds: Few = 5
-    """Repetitions; each has its own reference, pairs and noise."""
-    first_seed: Seed = 0
-    """The seeds are first_seed, first_seed + 1, ..."""
+    seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
+    """Seeds of the repetitions; each has its own reference, pairs and noise."""
     pairs_per_class: tuple[Batch, ...] = (1, 2, 8)
     """Sizes of the preference data."""
     shown: Batch = 2
@@ -45,7 +43,7 @@ class Toy:
     """Strength of the pull to the reference, for both methods."""
     rate: Positive = 1e-5
     """Learning rate of the alignment, for both methods."""
-    num_steps: Count = 300
+    train_steps: Count = 300
     """Optimiser steps of the alignment."""
     batch: Batch = 128
     """Pairs a step, drawn with repetition, each with its own time and noise."""
@@ -53,6 +51,10 @@ class Toy:
     """Points drawn of each condition for the measures."""
 
     def __post_init__(self) -> None:
+        if not self.seeds:
+            raise UserError("seeds: name one at least")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"seeds {' '.join(map(str, self.seeds))}: name each once")
         if self.shown not in self.pairs_per_class:
             raise UserError(f"shown = {self.shown} is not among pairs_per_class = {self.pairs_per_class}")
         if self.neighbours == "couple" and self.num_modes % 2:
@@ -68,10 +70,6 @@ class Toy:
             mislabelled=self.mislabelled,
             neighbours=self.neighbours,
         )
-
-    @property
-    def seeds(self) -> range:
-        return range(self.first_seed, self.first_seed + self.num_seeds)
 
     @property
     def keys(self) -> list[Key]:

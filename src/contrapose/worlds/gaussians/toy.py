@@ -58,7 +58,7 @@ def run_toy(settings: Toy, out: Path, progress: Callable[[str], None] | None = N
     gets a line a seed. Raises `UserError` if `out` holds a result of other settings, or another command writes to it.
     """
     with one_writer(out):
-        claim(out / "run.yaml", settings, converter(), free=frozenset({"num_seeds"}))
+        claim(out / "run.yaml", settings, converter(), free=frozenset({"seeds"}))
         finished: list[Finished] = []
         new = 0
         for seed in settings.seeds:
@@ -124,7 +124,7 @@ def run_seed(settings: Toy, seed: int) -> tuple[dict[Key, ModeScores], dict[str,
                 reference,
                 method,
                 pairs,
-                num_steps=settings.num_steps,
+                num_steps=settings.train_steps,
                 batch=settings.batch,
                 rate=settings.rate,
                 seed=seed_of("toy", seed, "align", num_pairs),

@@ -160,9 +160,9 @@ def train_denoiser(settings: Pretraining, out: Path) -> Iterator[Progress]:
     data = load_file(out / "work" / "dataset.safetensors")
     abar = blueprint.build_scheduler().alphas_cumprod
     empty = _tokenise(tokenizer, [""])[0]
-    for step in range(start, settings.steps):
+    for step in range(start, settings.train_steps):
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * _schedule(step, settings.steps, settings.warmup)
+            group["lr"] = settings.learning_rate * _schedule(step, settings.train_steps, settings.warmup)
         loss = _denoiser_loss(model, data, empty, abar, settings, step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -171,7 +171,7 @@ def train_denoiser(settings: Pretraining, out: Path) -> Iterator[Progress]:
         _average(ema, model, min(settings.ema_decay, (1 + step) / (10 + step)))
         if (step + 1) % 20 == 0:
             yield Progress(step + 1, {"loss": loss.item()})
-        if settings.saves_after(step) or step + 1 == settings.steps:
+        if settings.saves_after(step) or step + 1 == settings.train_steps:
             save_training(work, step + 1, **parts)
             publish(out, ema)
 

@@ -27,7 +27,7 @@ class Pretraining:
     """Peak learning rate of the autoencoder."""
     kl_weight: AtLeast0 = 1e-4
     """Weight of the latents' divergence from a standard normal, per latent element."""
-    steps: Count = 9000
+    train_steps: Count = 9000
     """Optimiser steps of the denoiser and the text encoder."""
     batch: Batch = 64
     """Images for each step of the denoiser."""
