@@ -47,6 +47,13 @@ class Policies(Protocol):
     def copy(self, source: str = "trainee", to: str = "lagged", kept: float = 0.0) -> None:
         """Give a frozen policy the weights of another of its form, in place; the share `kept` of its own stays."""
 
+    def average(self, policy: str) -> dict[int, Tensor]:
+        """Those of a frozen policy's parameters that are stored in less than float32, by their place and in float32.
+
+        An average goes on from these, and the policy's own are rounded from them. Held from the first call on, which
+        is to come while the policy is a copy of the trainee, so that nothing of its weights is lost.
+        """
+
 
 @dataclass(frozen=True, eq=False)
 class Lora:
@@ -168,7 +175,10 @@ class LoraPolicies:
 
     @torch.no_grad()
     def copy(self, source: str = "trainee", to: str = "lagged", kept: float = 0.0) -> None:
-        _follow(self._adapters[to], self._adapters[source], kept)
+        _follow(self._adapters[to], self._adapters[source], kept, self.average(to))
+
+    def average(self, policy: str) -> dict[int, Tensor]:
+        return {}  # adapters are float32
 
 
 class FullPolicies:
@@ -189,6 +199,7 @@ class FullPolicies:
         others = {name: _frozen(copy.deepcopy(denoiser) if n is None else n, frozen_dtype) for name, n in asked.items()}
         first = denoiser.float().requires_grad_(True)
         self.trained = trained
+        self._averages: dict[str, dict[int, Tensor]] = {}
         self._modules = {trained[0]: first} | {name: copy.deepcopy(first) for name in trained[1:]} | others
 
     def modules(self) -> list[nn.Module]:
@@ -214,16 +225,42 @@ class FullPolicies:
 
     @torch.no_grad()
     def copy(self, source: str = "trainee", to: str = "lagged", kept: float = 0.0) -> None:
-        _follow(self.frozen_parameters(to), list(self._modules[source].parameters()), kept)
+        average = self.average(to) if kept else self._averages.get(to, {})
+        _follow(self.frozen_parameters(to), list(self._modules[source].parameters()), kept, average)
+
+    def average(self, policy: str) -> dict[int, Tensor]:
+        if policy not in self._averages:
+            trainee = list(self._modules[self.trained[0]].parameters())
+            self._averages[policy] = _in_float32(self.frozen_parameters(policy), trainee)
+        return self._averages[policy]
 
 
-def _follow(ours: list[nn.Parameter], theirs: list[nn.Parameter], kept: float) -> None:
-    """w' = kept w + (1 - kept) w_theirs, in the precision that ours are stored in."""
+def _in_float32(ours: list[nn.Parameter], theirs: list[nn.Parameter]) -> dict[int, Tensor]:
+    """Float32 copies of those of ours that are stored in less, by place; theirs where ours are these, rounded."""
+    copies: dict[int, Tensor] = {}
+    for place, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+        if mine.dtype == torch.float32:
+            continue
+        is_rounded = torch.equal(mine, other.to(mine.dtype))
+        copies[place] = (other if is_rounded else mine).detach().float().clone()
+    return copies
+
+
+def _follow(ours: list[nn.Parameter], theirs: list[nn.Parameter], kept: float, average: Mapping[int, Tensor]) -> None:
+    """w' = kept w + (1 - kept) w_theirs; where `average` has w in float32, ours are rounded from it.
+
+    At a decay of .999 a step moves w by less than half a unit of bfloat16's last place, so w rounded would stand still.
+    """
     if kept == 0:
         torch._foreach_copy_(ours, theirs)
+        for place, weights in average.items():
+            weights.copy_(theirs[place])
         return
-    for mine, other in zip(ours, theirs, strict=True):
-        mine.copy_(torch.lerp(other.float(), mine.float(), kept))
+    for place, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+        weights = torch.lerp(other.float(), average.get(place, mine).float(), kept)
+        mine.copy_(weights)
+        if place in average:
+            average[place].copy_(weights)
 
 
 def _frozen(module: nn.Module, dtype: torch.dtype) -> nn.Module:

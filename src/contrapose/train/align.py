@@ -185,6 +185,9 @@ def _parts(trainer: Trainer) -> dict[str, Stateful]:
         parts["scaler"] = Scaler(trainer.accelerator.scaler)
     for policy in trainer.objective.moving:
         parts[policy] = Weights(trainer.backbone.policies.frozen_parameters(policy))
+    for policy, average in trainer.policy_averages.items():
+        # beside the rounded weights: a policy that keeps all of its own is not rounded again before it predicts
+        parts[f"{policy}.average"] = Weights(average)
     if trainer.objective.running:
         parts["running"] = trainer.running
     if trainer.groups.replay is not None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from contrapose.backbones.base import Backbone
 from contrapose.core.group import Condition, Group
+from contrapose.core.moving import Average
 from contrapose.core.objective import Outcome
 from contrapose.core.running import RunningNumbers
 from contrapose.errors import UserError
@@ -87,6 +88,12 @@ class Trainer:
             self.rollouts = Rollouts(on_policy, groups, groups.replay, backbone.space, self._predict, o.micro_batch)
         self.parameters = backbone.policies.parameters()
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(o, self.parameters, accelerator.device))
+        self.policy_averages: dict[str, list[Tensor]] = {}
+        for policy, following in self.objective.moving.items():
+            # now, while every moving policy is the trainee: what was rounded of its weights is still to be had
+            in_float32 = backbone.policies.average(policy) if isinstance(following, Average) else {}
+            if in_float32:
+                self.policy_averages[policy] = list(in_float32.values())
         self.average: list[Tensor] = []
         if o.ema_decay:
             self.average = [parameter.detach().clone() for parameter in self.parameters]
