@@ -63,6 +63,7 @@ def compose(
         # a state on the trajectory is looked at where it is, and its prompt's other samples with it
         t = t if on_policy.renoised else drawn.t
     elif on_policy:
+        # held-out groups, whose numbers are to be the same at every step: nothing new is drawn for them
         pick = Pick("own", on_policy.stand_in)
         samples[OWN] = Sample(fields.latent(pick), noise, fields.label(pick.field), fields.scores(pick))
     prompts = {slot: fields.condition(slot, pick) for slot, pick in composition.prompts.items()}

@@ -29,10 +29,11 @@ def join(conditions: Sequence[Condition]) -> Condition:
 def _padded(values: Sequence[Tensor]) -> list[Tensor]:
     from torch import nn
 
+    # [b] or [b, c] has no length of tokens: pooled texts, and the counts themselves
     if values[0].ndim < 3:
         return list(values)
     longest = max(value.shape[1] for value in values)
-    # the longest is padded by nothing
+    # torch pads from the last dimension backwards: nothing to c, then the end of the tokens, of [b, tokens, c]
     return [nn.functional.pad(value, (0, 0, 0, longest - value.shape[1])) for value in values]
 
 

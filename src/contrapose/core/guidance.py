@@ -78,6 +78,7 @@ class Guidance(ABC):
         w = self.strength(level, course)
         if not w:
             return BASE
+        # the base's spread is what `rescale` brings the result to, also where its own share is zero
         wanted = {"base"} if self.rescale else set()
         return {policy: share for policy, share in self.at(w, conditional).items() if share or policy in wanted}
 
@@ -126,6 +127,7 @@ class DiffusionNPO(Guidance):
     by_row = True
 
     def at(self, w: float, conditional: bool) -> Shares[str]:
+        # the contrast of both policies is made by classifier-free guidance itself, from the two kinds of rows
         return {"base": 1 - w, ("positive" if conditional else "negative"): w}
 
 
@@ -161,6 +163,7 @@ def combine(
     alone = len(shares) == 1 and 1.0 in shares.values()
     if alone or not rescale or "base" not in predictions:
         return mixed
+    # one factor a sample, as Lin et al. 2023 (arXiv 2305.08891, section 3.4) rescale guided predictions
     axes = tuple(range(1, mixed.ndim))
     spread = predictions["base"].std(axes, keepdim=True) / mixed.std(axes, keepdim=True).clamp_min(1e-8)
     return mixed * (rescale * spread + 1 - rescale)
@@ -198,8 +201,10 @@ class NAG:
         if self.off:
             return positive
         kept = positive.float()
-        guided = kept + (self.scale - 1) * (kept - negative.float())  # so written, equal Z+ and Z- give Z+ to the bit
+        # Z~, so written that equal Z+ and Z- give Z+ to the bit
+        guided = kept + (self.scale - 1) * (kept - negative.float())
         limit = self.tau * kept.norm(dim=-1, keepdim=True)
         length = guided.norm(dim=-1, keepdim=True)
+        # Z^ = Z~ min(1, tau |Z+| / |Z~|), which is the formula's min(r, tau) / r; where Z~ is zero it stays zero
         bounded = guided * (limit / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp_max(1.0)
         return torch.lerp(kept, bounded, self.alpha).to(positive.dtype)

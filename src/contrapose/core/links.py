@@ -40,6 +40,7 @@ def weighted_sum(rewards: Float[Tensor, "b n"], weights: Sequence[float]) -> Flo
 
 
 def _margin(measured: Measured) -> Float[Tensor, " b"]:
+    # by place, winner then loser; which of them is preferred stands in the labels
     return weighted_sum(measured.rewards, (1.0, -1.0))
 
 
@@ -70,6 +71,7 @@ class Sigmoid:
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
         m = _margin(measured)
+        # a pair's labels add up to 1, so that 1 - p is the loser's, drawn the same way
         p = (1 - self.smoothing) * measured.labels[:, 0] + self.smoothing * measured.labels[:, 1]
         return -p * _log_sigmoid(m) - (1 - p) * _log_sigmoid(-m)
 
@@ -87,6 +89,7 @@ class IPO:
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
         m = _margin(measured)
+        # a tie, halves, has its least loss at m = 0: both margins pull alike
         winner, loser = measured.labels.unbind(1)
         return winner * (m - self.margin).square() + loser * (m + self.margin).square()
 
@@ -130,6 +133,7 @@ class Guarded:
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
         kept = self.guard(measured.detached())
+        # `scaled` leaves every value as it is: the loss is the link's own, and only its gradient is guarded
         return self.link(measured.scaled(kept))
 
 

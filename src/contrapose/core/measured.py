@@ -45,6 +45,7 @@ class Measured:
 
     def live(self) -> dict[str, Float[Tensor, "b n"]]:
         """What depends on the trainee, through which the gradient flows, by name; D only where there is a reference."""
+        # R is not among them: truth and reference are both frozen
         live = {"rewards": self.rewards, "T": self.T}
         if self.D is not None:
             live["D"] = self.D
@@ -54,6 +55,7 @@ class Measured:
 
     def with_live(self, live: Mapping[str, Float[Tensor, "b n"]]) -> Measured:
         """The same groups, with these numbers in the place of those that `live` gave."""
+        # r is replaced as given and not computed anew from T, or a link's slope in r would be counted in T too
         drift_from = {policy: live[_ANCHORED + policy] for policy in self.drift_from}
         return replace(self, rewards=live["rewards"], T=live["T"], D=live.get("D"), drift_from=drift_from)
 

@@ -2,13 +2,17 @@
 
     sides         what is compared: on each side a trained policy, a sample, a prompt slot, and the truth for it
     predictions   every (policy, sample, slot) that the sides ask for, once, in one stacked call a policy
-    errors        T = mse(truth, trainee), R = mse(truth, reference), D = mse(trainee, reference), for each side; and
+    (1) noising   x_t = a(t) x0 + s(t) eps                                                                 path.py
+    (2) truth     sum of share x frozen prediction (DDSPO, eq. 7), or the noise that was added (Diffusion-DPO)
+    (3) errors    T = mse(truth, trainee), R = mse(truth, reference), D = mse(trainee, reference), for each side; and
                   mse(trainee, anchor) for further frozen policies that the trainee is to stay near
-    rewards       r = (beta / 2) (R - T)                                                                 reward.py
-    loss          link(r, T, R, D, labels, scores), times the weight of the noise level                   links.py
-    parts         losses with the loss's gradient, each backpropagated before the next: the loss itself, or one a side
+    (4) reward    r = (beta / 2) (R - T)                                                                 reward.py
+    (5) loss      L = weight(l) link(r, T, R, D, labels, scores), l the noise level                       links.py
+    (6) parts     L itself; or, split, one loss a side i whose gradients add up to that of L:
+                  dL/dr_i r_i + dL/dT_i T_i + dL/dD_i D_i, and so for each anchor; the slopes dL/d. are constants
 
-Every method of the field is a choice of sides, reference and link; see `contrapose.methods`.
+With the sigmoid link, (2) to (5) are DDSPO's eq. 6, and Diffusion-DPO's eq. 14 where the truth is the noise. Every
+method of the field is a choice of sides, reference and link; see `contrapose.methods`.
 """
 
 from __future__ import annotations
@@ -99,6 +103,7 @@ class Scene:
 
     def ask(self, rows: Iterable[Row]) -> dict[Row, Float[Tensor, "b ..."]]:
         """These predictions: each once, in one stacked call a policy."""
+        # a dict keeps the order in which rows were first asked for, so that the same plan makes the same batches
         distinct = list(dict.fromkeys(rows))
         answers: dict[Row, Tensor] = {}
         for policy in dict.fromkeys(row.policy for row in distinct):
@@ -107,10 +112,12 @@ class Scene:
 
     def _ask_policy(self, policy: str, rows: Sequence[Row]) -> dict[Row, Float[Tensor, "b ..."]]:
         samples = [self.group.samples[row.sample] for row in rows]
+        # (1), [b, ...] for each of the k rows
         x_t = [self.path.add_noise(sample.latent, sample.noise, self.group.t) for sample in samples]
         condition = join([self.group.prompts[row.slot] for row in rows])
-        # rows of different samples and slots make one batch: row i of the network's is row i // b of ours
+        # [k b, ...]: all k rows make one batch of the network, the b groups of the first row before those of the second
         stacked = self.predict(policy, torch.cat(x_t), self.group.t.repeat(len(rows)), condition)
+        # single precision before the space is changed, since (3) takes differences of nearly equal predictions
         answers = at_least_single(stacked).chunk(len(rows))
         return {
             row: self.path.convert(answer, x, self.group.t, self.space, self.measure)
@@ -118,7 +125,7 @@ class Scene:
         }
 
     def truth(self, side: Side, answers: Mapping[Row, Float[Tensor, "b ..."]]) -> Float[Tensor, "b ..."]:
-        """What should have been predicted on a side: its shares of these answers, or else the noise that was added."""
+        """(2): what should have been predicted on a side, its shares of these answers or the noise that was added."""
         if side.truth is not None:
             return mix(answers, side.truth)
         sample = self.group.samples[side.sample]
@@ -159,6 +166,7 @@ class Objective:
     running: Mapping[str, Running] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # a truth has no gradient: asked of the trainee, it would move with what it is to correct
         trained = [row for side in self.sides for row in side.truth or () if row.policy in self.trained]
         if trained:
             raise ValueError(f"a truth is asked of {trained[0].policy}, which is trained; ask a copy that follows it")
@@ -184,10 +192,13 @@ class Objective:
         trained = [side.row for side in self.sides]
         truths = [row for side in self.sides for row in side.truth or ()]
         compared = [policy for policy in (self.reference, *self.anchors) if policy is not None]
+        # R and D compare the reference with the trainee on the trainee's own input, not on the truth's
         references = [row._replace(policy=policy) for policy in compared for row in trained]
+        # where a truth is the reference's answer to that same input, as DDSPO's winner has it, the row is asked once
         plan: dict[str, tuple[Row, ...]] = {}
         for row in dict.fromkeys([*truths, *references, *trained]):
             plan[row.policy] = (*plan.get(row.policy, ()), row)
+        # False comes before True: frozen policies are asked before a trainee's activations are in memory
         return dict(sorted(plan.items(), key=lambda item: (item[0] in self.trained, item[0])))
 
     def __call__(
@@ -200,21 +211,28 @@ class Objective:
         scene = Scene(group, path, space, self.space or space, predict)
         if running is None:
             running = {name: mean.start for name, mean in self.running.items()}
+        # the frozen policies first, once for all parts: no answer of theirs is recorded for a backward
         fixed = self._fixed(scene)
         by_row = self._places_by_row()
-        # Several trainees share one module: each is to be taken back before another is switched on.
+        # With adapters, several trainees share one module: each part is to be backpropagated before another trainee is
+        # switched on. Sides that look at one prediction are one part, so that a single row is never split.
         split = (self.split or len(self.trained) > 1) and len(by_row) > 1 and torch.is_grad_enabled()
+        # Split, this forward is for the numbers alone, at which the slopes of (6) are taken, and keeps no activations.
+        # Whole, its graph is the one that `loss` is backpropagated through.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not split):
             measured = self._measure(scene, fixed, list(range(len(self.sides))), running)
             loss = self._loss(measured)
         parts = self._parts(scene, fixed, by_row, measured) if split else (loss,)
+        # what is written down must not keep a graph, and with it the activations, alive
         numbers = measured.detached()
         followed = {name: mean.of(numbers) for name, mean in self.running.items()}
         return Outcome(loss, parts, numbers, followed)
 
     def _loss(self, measured: Measured) -> Float[Tensor, " b"]:
+        """The loss (5) of each group."""
         return self.link(measured) * weight(self.weighting, measured.level)
 
+    # Truths are constants of (3), as in every paper of the family (stop-gradient); frozen policies have no gradient.
     @torch.no_grad()
     def _fixed(self, scene: Scene) -> Fixed:
         plan = self.plan()
@@ -242,6 +260,7 @@ class Objective:
         answers = scene.ask(side.row for side in sides)
         predictions = [answers[side.row] for side in sides]
         truths = [fixed.truths[place] for place in places]
+        # (3): from [b, ...] a side to [b, n], n the number of these places
         trainee_error = _errors(truths, predictions)
         reference_error = drift = None
         if fixed.references is not None:
@@ -249,6 +268,7 @@ class Objective:
             reference_error = _errors(truths, references)
             drift = _errors(predictions, references)
         drift_from: dict[str, Tensor] = {}
+        # further anchors have no part in the reward: a penalty may hold the trainee near a policy that r does not know
         for policy, anchors in fixed.anchors.items():
             drift_from[policy] = _errors(predictions, [anchors[place] for place in places])
         return Measured(
@@ -267,22 +287,26 @@ class Objective:
     def _parts(
         self, scene: Scene, fixed: Fixed, by_row: Sequence[Sequence[int]], measured: Measured
     ) -> Iterator[Float[Tensor, " b"]]:
-        """For each of the trainee's predictions, the sum of slope x number over the sides that look at it.
+        """For each of the trainee's predictions, the sum of slope x number over the sides that look at it: (6).
 
         The chain rule: the loss is a function of the sides' r, T, D and distances from anchors, and only they depend on
-        the trainee.
+        the trainee. A part's value means nothing; its gradient is the share of this prediction in that of the loss.
         """
         slopes = self._slopes(measured)
         # the trainee is asked again only when a part is, so that one part's activations are in memory at a time
         for places in by_row:
             live = self._measure(scene, fixed, places, measured.running).live()
+            # [names, b, sides of this row]; slopes are constants, so that backward goes through `live` alone
             part = torch.stack([slopes[name][:, places] * live[name] for name in slopes])
             yield part.sum((0, 2))
 
     def _slopes(self, measured: Measured) -> dict[str, Float[Tensor, "b n"]]:
         """d loss / d r, T, D and the distances from anchors, each where the link reads it."""
+        # r, T and D become leaves: the graph reaches from them to the loss, and no farther back to the network
         leaves = {name: value.detach().requires_grad_() for name, value in measured.live().items()}
+        # each group's loss reads its own numbers alone, so that the slopes of the sum are those of each
         loss = self._loss(measured.with_live(leaves)).sum()
+        # of what a link does not read there is no slope: a sigmoid of rewards gives T and D none
         slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         return {name: slope for name, slope in zip(leaves, slopes, strict=True) if slope is not None}
 
@@ -302,11 +326,14 @@ def _errors(
     return torch.stack([mean_square(truth - answer) for truth, answer in zip(truths, answers, strict=True)], 1)
 
 
+# Without gradient: the overlap couples two sides' predictions, so that a gradient through it could not be taken one
+# side at a time (6). Guards, which read it, take it as a number.
 @torch.no_grad()
 def _overlap(
     truths: Sequence[Float[Tensor, "b ..."]], answers: Sequence[Float[Tensor, "b ..."]]
 ) -> Float[Tensor, "b n n"]:
     """The mean over elements of the product of each two sides' residuals, truth - answer."""
     residuals = [at_least_single(truth - answer).flatten(1) for truth, answer in zip(truths, answers, strict=True)]
+    # [b, n, d] with d elements a sample; the product [b, n, n] has T on its diagonal
     flat = torch.stack(residuals, 1)
     return flat @ flat.mT / flat.shape[2]

@@ -38,6 +38,7 @@ def _mix(space: Space, a: Tensor, s: Tensor) -> Mix:
 
 
 def _det(p: Mix, q: Mix) -> Tensor:
+    # zero where one of both tells nothing about the other: eps and x_t at pure noise, for one
     return p[0] * q[1] - p[1] * q[0]
 
 
@@ -94,8 +95,10 @@ class Path(ABC):
 
         Undefined (division by zero) where x_t does not carry what is asked for: eps at t = 0, x0 at pure noise.
         """
+        # to the bit, which the formula below would not be
         if source == to:
             return prediction
+        # Cramer's rule: p_to is the mix of x_t and p_from that has `want` as its shares of data and noise
         here = self.coefficients(t)
         have = _mix(source, *here)
         want = _mix(to, *here)
@@ -144,6 +147,7 @@ class DiffusionPath(Path):
         return torch.full((count,), round(level * (len(self.alphas_cumprod) - 1)))
 
     def times(self, shares: Float[Tensor, "*grid"]) -> Num[Tensor, "*grid"]:
+        # floor(u T), with u = 1, pure noise, at the last of the T times
         steps = len(self.alphas_cumprod)
         return (shares * steps).long().clamp(max=steps - 1)
 
@@ -175,6 +179,7 @@ class FlowPath(Path):
         return torch.full((count,), level)
 
     def times(self, shares: Float[Tensor, "*grid"]) -> Num[Tensor, "*grid"]:
+        # the table goes from noise to data, and shares from data to noise
         return shares if self.table is None else self._entry(1 - shares)
 
     def draw_times(self, count: int, generator: torch.Generator | None = None) -> Num[Tensor, " count"]:

@@ -33,6 +33,7 @@ def grid(num_steps: int, offsets: Float[Tensor, " b"], start: float = 1.0) -> Fl
     steps of 50 each, plus 0..49, of 1000).
     """
     steps = torch.arange(max(1, round(start * num_steps)) - 1, -1, -1)
+    # [n, 1] + [b]: a grid of its own for each sample
     return (steps[:, None] + offsets) / num_steps
 
 
@@ -50,11 +51,13 @@ def trajectory(path: Path, times: Num[Tensor, "n b"], x: Float[Tensor, "b ..."],
         for here, next_time in zip(times, [*times[1:], None], strict=True):
             state = State(here, x, denoised(x, here))
             yield state
+            # the data predicted at the last time is the sample, so that no step to t = 0 is taken
             if next_time is None:
                 return
             a, s = path.coefficients(here)
             a_next, s_next = path.coefficients(next_time)
             h = (a_next / s_next).log() - (a / s).log()  # infinite from pure noise, a = 0, where exp(-h) is 0
+            # D, to second order where there is a state before; after pure noise its h is infinite, and D is x0 again
             mixed = state.x0
             if before is not None:
                 mixed = mixed + _wide(h / (2 * before[1]), x) * (state.x0 - before[0])
