@@ -25,8 +25,6 @@ LEFT: dict[str, set[str]] = {
         "backbones",
         "cli",
         "degrade",
-        "publish",
-        "report",
         "worlds",
     },
     "unrelated": {
@@ -34,7 +32,6 @@ LEFT: dict[str, set[str]] = {
         "backbones",
         "cli",
         "degrade",
-        "report",
         "worlds",
     },
     "vague": {
@@ -42,8 +39,6 @@ LEFT: dict[str, set[str]] = {
         "backbones",
         "cli",
         "degrade",
-        "publish",
-        "report",
         "worlds",
     },
     "short_helpers": {
@@ -51,8 +46,6 @@ LEFT: dict[str, set[str]] = {
         "backbones",
         "cli",
         "degrade",
-        "publish",
-        "report",
         "worlds",
     },
 }

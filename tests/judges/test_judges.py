@@ -397,4 +397,4 @@ def test_a_score_that_is_no_number_is_told():
 def test_only_a_chat_model_that_sees_can_be_asked(clip, tmp_path):
     blip = tiny_vision.save_blip(tmp_path / "blip")
     refusal(YesNo(str(blip)), r"has no chat template, so it cannot be asked")
-    refusal(YesNo(str(clip)), r"yes-no: .*a clip is no model that tells what it sees")
+    refusal(YesNo(str(clip)), r"yes-no: .*a clip is not a model that tells what it sees")

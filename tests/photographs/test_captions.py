@@ -103,7 +103,7 @@ def test_absent_and_unfit_models_are_told(tmp_path):
         Captioner("./gone/x").load("cpu")
     with pytest.raises(UserError, match=r"'hf download Salesforce/blip-image-captioning-large' once"):
         Captioner().load("cpu")
-    with pytest.raises(UserError, match=r"clip: a clip is no model that tells what it sees"):
+    with pytest.raises(UserError, match=r"clip: a clip is not a model that tells what it sees"):
         Captioner(str(tiny_vision.save_clip(tmp_path / "clip"))).load("cpu")
 
 

@@ -6,6 +6,8 @@ import base64
 import io
 import shlex
 from collections import Counter
+from dataclasses import fields
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -21,7 +23,8 @@ from contrapose.report.evidence import Judged
 from contrapose.report.examples import choose, embedded
 from contrapose.report.plots import running_mean
 from contrapose.report.provenance import commands
-from contrapose.report.runs import read_run
+from contrapose.report.runs import LINES, read_run
+from contrapose.train.settings import Run
 
 
 def interval(value: float, reach: float) -> Interval:
@@ -73,6 +76,32 @@ def test_large_images_shrink_and_small_ones_stay(tmp_path, size, expected, pixel
 
 def test_running_mean_keeps_a_constant_at_the_ends():
     assert np.allclose(running_mean(np.full(50, 3.0), 7), 3.0)
+
+
+def test_the_settings_that_are_shown_are_settings_of_a_run():
+    for name in [name for line in LINES for name in line.names]:
+        cls = Run
+        *sections, last = name.split(".")
+        for section in sections:
+            cls = get_type_hints(cls)[section]
+        assert last in [field.name for field in fields(cls)], name
+
+
+def test_settings_of_this_version_and_of_earlier_ones_are_shown(project):
+    run = read_run(project.run)
+    values = {line.label: line.text.format(*map(run.setting, line.names)) for line in LINES}
+    assert values == {
+        "Batch": "32 pairs a step",
+        "Learning rate": "1e-05, constant, 0 steps of warm-up",
+        "Precision": "fp32",
+        "Seed": "0",
+    }
+    settings = project.run / "run.yaml"
+    settings.write_text(settings.read_text().replace("precision:", "dtype:").replace("seed:", "unheard_of:"))
+    earlier = read_run(project.run)
+    assert [earlier.setting(name) for name in ("precision", "seed", "optimisation.batch_size", "a.b")] == [
+        "fp32", "not recorded", "32", "not recorded",
+    ]  # fmt: skip
 
 
 def test_metrics_of_a_step_taken_twice_count_once(project):

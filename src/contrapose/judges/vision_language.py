@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -104,13 +104,14 @@ _GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": No
 
 def _processor(user: str, folder: Path) -> Any:
     """The model's processor without its video part, which is never used and cannot be loaded without torchvision."""
-    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PROCESSOR_MAPPING, AutoConfig
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PROCESSOR_MAPPING, AutoConfig, ProcessorMixin
 
     check_words(folder)
     config = type(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
     if config not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        raise UserError(f"{user}: {folder}: a {config.model_type} is no model that tells what it sees")
-    of_model = PROCESSOR_MAPPING[config]
+        raise UserError(f"{user}: {folder}: a {config.model_type} is not a model that tells what it sees")
+    # annotated as the pairs of tokenizers that its base class holds, but this mapping holds classes of processors
+    of_model = cast("type[ProcessorMixin]", PROCESSOR_MAPPING[config])
 
     class StillImages(of_model):  # type: ignore[misc, valid-type]
         @classmethod

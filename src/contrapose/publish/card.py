@@ -19,10 +19,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from contrapose import __version__, runfile
 from contrapose.errors import UserError
 from contrapose.files import write_text
-from contrapose.methods import Method, name_of
+from contrapose.methods import name_of
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.names import CARD, FULL_FOLDER, PEFT_FILE, RUN_FILE
-from contrapose.runs.origin import hub_id, last_name
+from contrapose.runs.origin import hub_id, last_name, public_name
 from contrapose.store.groups import GroupStore
 from contrapose.store.mixture import parse
 from contrapose.train.folder import policy_folders
@@ -30,16 +30,16 @@ from contrapose.train.settings import CONVERTER, Run
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _ARXIV = re.compile(r"arXiv[: ](\d{4}\.\d{4,5})")
-_MARKUP = re.compile(r"[\\`*\[\]|~#$!]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word is none
+_MARKUP = re.compile(r"[\\`*\[\]|~#$!]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word marks nothing
 _FILES = ("model", "prompts", "photos", "source", "winners", "losers", "metadata", "image_folder")  # named by the same
 _UNTOLD = ("batch_size", "shard_size", "cache", "endpoint")  # of how pairs were drawn: decides nothing, or is private
 
 
 def finish_run(folder: Path) -> None:
-    """Write the model card of a finished run into its folder; one that is there is left alone.
+    """Write the model card of a finished run into its folder; a card that is there already is left alone.
 
-    What `contrapose align` does after each of its runs, for those that were trained by `contrapose.align`. Raises
-    `UserError` for what is no finished run.
+    `contrapose align` does this after each of its runs; call it for runs that were trained by `contrapose.align`.
+    Raises `UserError` where the folder is not a run, or the run has not finished.
     """
     if (folder / CARD).is_file():
         return
@@ -55,6 +55,23 @@ def write_card(folder: Path, run: Run, metrics: Mapping[str, float], repo: str |
     `repo` is the hub id that it will be loaded from; the folder's own name stands in when there is none. A run of
     several policies has a folder for each, and its card says how they are used together.
     """
+    source = f"path/to/{last_name(run.model)}"
+    front: dict[str, Any] = {"library_name": "diffusers", "pipeline_tag": "text-to-image"}
+    if hub_id(run.model):
+        source = run.model
+        front = {"base_model": run.model, **front}  # the hub links it, so only a name it knows
+    front["tags"] = ["text-to-image", "contrapose", name_of(run.method), "full" if run.full else "lora"]
+    # the first line of the method's own file names its paper
+    paper = (sys.modules[type(run.method).__module__].__doc__ or "").strip().partition("\n")[0]
+    policies = list(policy_folders(run))
+    kind = "lora"
+    if run.full:
+        kind = "full"
+    elif any((folder / policy / PEFT_FILE).is_file() for policy in policies or [""]):
+        kind = "peft"
+    pairs = []
+    for place, weight in parse(run.pairs):
+        pairs.append((place.resolve().name, weight, _pair_facts(place)))
     environment = Environment(
         loader=PackageLoader("contrapose.publish", "."),
         undefined=StrictUndefined,
@@ -64,19 +81,19 @@ def write_card(folder: Path, run: Run, metrics: Mapping[str, float], repo: str |
     )
     environment.filters |= {"plain": plain, "literal": repr}
     card = environment.get_template("card.md.jinja").render(
-        front=yaml.safe_dump(_front_matter(run), sort_keys=False),
+        front=yaml.safe_dump(front, sort_keys=False),
         title=(repo or folder.resolve().name).rpartition("/")[2],
-        base=run.model if hub_id(run.model) else last_name(run.model),
-        source=run.model if hub_id(run.model) else f"path/to/{last_name(run.model)}",
+        base=public_name(run.model),
+        source=source,
         where=repo or f"path/to/{folder.resolve().name}",
         on_hub=repo is not None,
-        kind=_kind(folder, run),
-        policies=list(policy_folders(run)),
+        kind=kind,
+        policies=policies,
         full_folder=FULL_FOLDER,
         run=run.resolved(),
         method=name_of(run.method),
-        paper=_paper(run.method),
-        pairs=[(folder.resolve().name, weight, _pair_facts(folder)) for folder, weight in parse(run.pairs)],
+        paper=_ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", plain(paper)),
+        pairs=pairs,
         settings=list(_rows(published(run.resolved()))),
         metrics=[(name.removeprefix("held_out/"), f"{value:.4g}") for name, value in metrics.items()],
         version=__version__,
@@ -86,32 +103,39 @@ def write_card(folder: Path, run: Run, metrics: Mapping[str, float], repo: str |
 
 def published(run: Run) -> dict[str, Any]:
     """The run's settings as they are written, but files and folders by their last name."""
-    paths = {*_paths(run), *(() if hub_id(run.model) else (run.model,))}
+    paths = set(_paths(run))
+    if not hub_id(run.model):
+        paths.add(run.model)
     return without_folders(CONVERTER.unstructure(run), paths)
 
 
 def without_folders(value: Any, paths: Collection[str] = ()) -> Any:
-    """The same mappings and lists with the last name in place of each of `paths`, and of whatever else is a path."""
+    """The same mappings and lists with the last name in place of each of `paths`, and of all else that is a path."""
     if isinstance(value, dict):
         return {key: without_folders(v, paths) for key, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [without_folders(v, paths) for v in value]
-    return last_name(value) if isinstance(value, str) and (value in paths or _is_local(value)) else value
+    if isinstance(value, str) and (value in paths or _is_local(value)):
+        return last_name(value)
+    return value
 
 
 def plain(text: object) -> str:
     """Any text as one line of Markdown that shows it and does nothing else."""
+    # line breaks would end a table's row, and Markdown lets HTML through: both go before Markdown's own signs
     escaped = html.escape(" ".join(str(text).split()), quote=False)
     return _MARKUP.sub(r"\\\g<0>", escaped)
 
 
 def _paths(settings: Any) -> Iterator[str]:
-    for value in (getattr(settings, f.name) for f in fields(settings)):
-        for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, Path):
-                yield str(one)
-            elif is_dataclass(one):
-                yield from _paths(one)
+    """All paths in a dataclass and in those that it holds."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, Path):
+                yield str(part)
+            elif is_dataclass(part):
+                yield from _paths(part)
 
 
 def _is_local(text: str) -> bool:
@@ -123,34 +147,16 @@ def _is_local(text: str) -> bool:
         return False
 
 
-def _front_matter(run: Run) -> dict[str, Any]:
-    base = {"base_model": run.model} if hub_id(run.model) else {}  # the hub links it, so only a name it knows
-    tags = ["text-to-image", "contrapose", name_of(run.method), "full" if run.full else "lora"]
-    return {**base, "library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": tags}
-
-
-def _kind(folder: Path, run: Run) -> str:
-    """How the weights are loaded: full, peft or lora."""
-    if run.full:
-        return "full"
-    return "peft" if any((folder / name / PEFT_FILE).is_file() for name in policy_folders(run) or ("",)) else "lora"
-
-
-def _paper(method: Method) -> str:
-    """The first line of the method's own file, with a link to the paper that it names."""
-    text = (sys.modules[type(method).__module__].__doc__ or "").strip().partition("\n")[0]
-    return _ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", plain(text))
-
-
 def _pair_facts(folder: Path) -> list[tuple[str, str]]:
     """How many pairs there are and how they were drawn; nothing when they cannot be read any more."""
     try:
         store = GroupStore(folder)
     except (UserError, OSError):
         return []
-    told = {key: value for key, value in _flat(store.settings) if key.rpartition(".")[2] not in _UNTOLD}
-    files = {str(value) for key, value in told.items() if key in _FILES and not hub_id(str(value))}
-    return [("number", f"{len(store):,}"), *_rows(without_folders(told, files))]
+    settings = {key: value for key, value in _flat(store.settings) if key.rpartition(".")[2] not in _UNTOLD}
+    # a name such as "prompts.txt" may be a file of this machine although it does not look like a path
+    files = {str(value) for key, value in settings.items() if key in _FILES and not hub_id(str(value))}
+    return [("number", f"{len(store):,}"), *_rows(without_folders(settings, files))]
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

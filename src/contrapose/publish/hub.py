@@ -30,8 +30,8 @@ def check_access(repo: str) -> None:
     """Raise `UserError` unless there is a token whose user may write to `repo`; asked before anything is trained."""
     owner, _, name = repo.partition("/")
     if not owner or not name or "/" in name:
-        raise UserError(f"{repo}: no name of a repository; give it as user/name")
-    with _told(repo):
+        raise UserError(f"{repo}: not the name of a repository; give it as user/name")
+    with _one_line_errors(repo):
         validate_repo_id(repo)
         user = HfApi().whoami()
     names = [user["name"], *(organisation["name"] for organisation in user.get("orgs", []))]
@@ -50,12 +50,14 @@ def push(folder: Path, repo: str, private: bool = True, policies: Sequence[str] 
     """
     files = [folder / name for name in _FILES if (folder / name).is_file()]
     for place in [folder / name for name in policies] or [folder]:
-        weights = _weights(place)
-        if not weights:
+        adapters = [place / name for name in (*_WEIGHTS, PEFT_CONFIG) if (place / name).is_file()]
+        network = sorted(path for path in (place / FULL_FOLDER).rglob("*") if path.is_file())
+        # peft's settings alone are no weights
+        if not network and not any(path.name in _WEIGHTS for path in adapters):
             raise UserError(f"{place}: holds no weights to upload; has the run finished?")
-        files += weights
+        files += [*adapters, *network]
     contents = {path.relative_to(folder).as_posix(): _content(path, path.parent == folder) for path in files}
-    with _told(repo):
+    with _one_line_errors(repo):
         api = HfApi()
         address = api.create_repo(repo, private=private, exist_ok=True)
         additions = [CommitOperationAdd(name, content) for name, content in contents.items()]
@@ -68,13 +70,6 @@ def publish(folder: Path, repo: str, private: bool = True) -> str:
     run = runfile.read(folder / RUN_FILE, Run, CONVERTER)
     write_card(folder, run, RunFolder(folder).final_metrics(), repo)
     return push(folder, repo, private, policy_folders(run))
-
-
-def _weights(folder: Path) -> list[Path]:
-    """The files of one policy's weights; none where there are none."""
-    adapters = [folder / name for name in (*_WEIGHTS, PEFT_CONFIG) if (folder / name).is_file()]
-    whole = sorted(path for path in (folder / FULL_FOLDER).rglob("*") if path.is_file())
-    return [*adapters, *whole] if whole or any(path.name in _WEIGHTS for path in adapters) else []
 
 
 def _content(path: Path, top: bool) -> bytes | str:
@@ -91,8 +86,8 @@ def _content(path: Path, top: bool) -> bytes | str:
 
 
 @contextmanager
-def _told(repo: str) -> Iterator[None]:
-    """Tell what the hub's client raises in one line, with what mends it."""
+def _one_line_errors(repo: str) -> Iterator[None]:
+    """Raise what the hub's client raises as a `UserError` of one line, with the fix."""
     try:
         yield
     except _ERRORS as error:
@@ -103,7 +98,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, LocalTokenNotFoundError):
         return "there is no token for the hub; log in with 'hf auth login', or set HF_TOKEN"
     if isinstance(error, HFValidationError):
-        return f"no name that the hub takes: {one_line(error)}"
+        return f"not a name that the hub takes: {one_line(error)}"
     if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
         return f"the hub refuses your token; log in with one that may write ('hf auth login'): {one_line(error)}"
     return f"the hub cannot be reached or refuses: {one_line(error)}"

@@ -7,12 +7,16 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
 import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType  # of 3.11 and later
 
 # Matplotlib knows no CSS, so it is given colours that stand for CSS's; the style sheet defines the variables.
 TEXT = "#010203"
@@ -24,8 +28,8 @@ DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), "-", "--")
 _CSS = {TEXT: "currentColor", FRAME: "var(--line)", QUIET: "var(--quiet)"} | {
     color: f"var(--series-{number})" for number, color in enumerate(SERIES, start=1)
 }
-_STYLE = {
-    "svg.fonttype": "none",
+_STYLE: dict[RcKeyType, Any] = {
+    "svg.fonttype": "none",  # text stays text, which is found, read aloud, and set in the page's font
     "svg.hashsalt": "contrapose",  # the same plot is the same text
     "text.parse_math": False,  # a model's name may hold dollars
     "axes.unicode_minus": True,
@@ -65,6 +69,7 @@ def drawing(key: str, label: str, width: float, height: float) -> Iterator[Drawi
     """
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's fonts decide, not matplotlib's
+        # matplotlib counts 72 points an inch, and a point of its SVG is a pixel of the view box
         figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
         drawn = Drawing(figure.add_subplot())
         drawn.axes.set_axisbelow(True)
@@ -76,10 +81,12 @@ def drawing(key: str, label: str, width: float, height: float) -> Iterator[Drawi
 
 def _inline(svg: str, key: str, label: str) -> Markup:
     """Strip what only a file of its own needs, and put the page's colours in; matplotlib has escaped its texts."""
-    svg = svg[svg.index("<svg") :]
+    svg = svg[svg.index("<svg") :]  # without the XML declaration, which a page cannot hold
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     head, body = svg.split(">", 1)
+    # without a size of its own the plot is as wide as its column, by the view box
     head = re.sub(r'\s(xmlns(:\w+)?|width|height|version)="[^"]*"', "", head)
+    # ids are the page's, where other plots have the same ones
     body = re.sub(r'\bid="', f'id="{key}-', body)
     body = re.sub(r'(url\(|href=")#', rf"\1#{key}-", body)
     for color, css in _CSS.items():

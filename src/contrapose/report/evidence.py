@@ -97,6 +97,7 @@ class Judged:
     def table(self, metric: str) -> MetricTable:
         """Every model's scores by one metric, and beside them what sets it apart from the base."""
         models = self._judged_by(metric)
+        # bounds stand apart, since nobody trained them: they say how high and how low this metric goes here
         rows = {name: self._row(name, metric) for name in models}
         contestants = [row for name, row in rows.items() if name not in BOUNDS]
         bounds = [rows[name] for name in (CEILING, FLOOR) if name in rows]

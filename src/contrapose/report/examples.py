@@ -71,6 +71,7 @@ def choose(tag_of: Mapping[Key, str], tags: Sequence[str], number: int, seed: in
     queues: list[list[Key]] = []
     for index, tag in enumerate(tags):
         keys = sorted(key for key, its_tag in tag_of.items() if its_tag == tag)
+        # a stream a tag: another tag's number of images does not change which of this one's are drawn
         order = np.random.default_rng([seed, index]).permutation(len(keys))
         fresh: dict[str, Key] = {}
         repeated = []
@@ -81,6 +82,7 @@ def choose(tag_of: Mapping[Key, str], tags: Sequence[str], number: int, seed: in
             else:
                 fresh[name] = keys[place]
         queues.append([*fresh.values(), *repeated])
+    # one of each tag a turn, as long as any tag has images left
     turns: list[Key] = []
     for turn in range(max(map(len, queues), default=0)):
         turns += [queue[turn] for queue in queues if turn < len(queue)]

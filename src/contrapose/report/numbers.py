@@ -47,6 +47,7 @@ def scale_of(values: Iterable[float], intervals: Iterable[Interval]) -> Scale:
     if all(value in (0.0, 1.0) for value in values):
         return PERCENT
     widths = [i.high - i.low for i in intervals if i.high > i.low]
+    # two digits of the width: an interval of 0.012 is written with three decimals
     decimals = 1 - math.floor(math.log10(min(widths))) if widths else 3
     return Scale(decimals=min(max(decimals, 1), 5))
 

@@ -76,7 +76,7 @@ class EvidenceSection(NamedTuple):
 def write_report(report: Report, out: Path) -> bool:
     """Write the page to `out`, whole or not at all; False where the same page was there already.
 
-    Raises `UserError` naming the folder and the mend for a run, evidence, pairs or images that are none.
+    Raises `UserError` naming the folder and the fix for a run, evidence, pairs or images that cannot be read.
     """
     check_file(out)
     with one_writer(out, beside=True):
@@ -100,6 +100,7 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"spoken": spoken, "count": count}
+    # the style sheet is ours, and must not be escaped
     source = environment.loader.get_source(environment, "style.css")[0] if environment.loader else ""
     return environment.get_template("template.html.j2").render(
         title=report.title,
@@ -143,7 +144,7 @@ def _summary(report: Report, runs: Sequence[ShownRun], judged: Sequence[Judged])
     """What was done, in plain words."""
     lines = []
     for run, name in zip(runs, distinct_names(runs), strict=True):
-        lines.append(f"{name}: {run.settings.get('model', 'a model')} aligned with {run.method}; {run.status}.")
+        lines.append(f"{name}: {run.setting('model')} aligned with {run.method}; {run.status}.")
     for evaluation in judged:
         models = ", ".join(row.model for row in evaluation.table(evaluation.metrics[0]).models)
         metrics = ", ".join(map(spoken, evaluation.metrics))
@@ -154,7 +155,7 @@ def _summary(report: Report, runs: Sequence[ShownRun], judged: Sequence[Judged])
 def _seeds(report: Report, runs: Sequence[ShownRun], judged: Sequence[Judged]) -> list[Fact]:
     seeds = []
     for run, name in zip(runs, distinct_names(runs), strict=True):
-        seeds.append(Fact(f"training of {name}", str(run.settings.get("seed"))))
+        seeds.append(Fact(f"training of {name}", run.setting("seed")))
     for evaluation in judged:
         seed = f"{evaluation.summary.seed} ({count(evaluation.summary.replicates)} replicates)"
         seeds.append(Fact(f"bootstrap and test of “{evaluation.title}”", seed))

@@ -90,8 +90,7 @@ def curves(run: ShownRun, key: str) -> list[Plot]:
 
 def _with_log_2(run: ShownRun, panel: Panel) -> Panel:
     """With the sigmoid link a trainee equal to its reference has loss log 2."""
-    link = run.settings["method"].get("link")
-    if panel.key != "loss" or not isinstance(link, dict) or link.get("name") != "sigmoid":
+    if panel.key != "loss" or run.link != "sigmoid":
         return panel
     return panel._replace(
         zero=math.log(2), caption="Lower is better; the dashed line is log 2, the loss before anything is learned."
@@ -116,6 +115,7 @@ def _curve(run: ShownRun, panel: Panel, key: str) -> Plot:
 def _draw(axes: Axes, steps: Sequence[float], values: Sequence[float], number: int, label: str, noisy: bool) -> None:
     """A line, with a mark for each measurement when there are few; noisy values lie faintly under their mean."""
     style: dict[str, Any] = {"color": SERIES[number], "linestyle": DASHES[number], "linewidth": 1.8, "label": label}
+    # under 30 points a mean would hide what was measured, and their marks do not yet touch each other
     if not noisy or len(steps) < 30:
         axes.plot(steps, values, marker=MARKERS[number] if len(steps) < 30 else None, markersize=3.5, **style)
         return
@@ -128,6 +128,7 @@ def _draw(axes: Axes, steps: Sequence[float], values: Sequence[float], number: i
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:
     """Centred mean over at most `width` values; windows shrink at the ends, so that nothing is made up there."""
     ones = np.ones(width)
+    # the second sum counts the values that each window holds
     return np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same")
 
 
@@ -149,12 +150,14 @@ def by_level(run: ShownRun, key: str) -> list[Plot]:
         steps = sorted(measured)
         if not steps:
             continue
+        # a set, since of one or two measurements the middle one is the first or the last
         chosen = sorted({steps[0], steps[len(steps) // 2], steps[-1]})
         last = ", ".join(f"{_short(value)} at {level:g}" for level, value in measured[chosen[-1]].items())
         with drawing(f"{key}-{name}-level", f"{title}; at the end {last}", _WIDTH, _HEIGHT) as plot:
             _reference_line(plot.axes, zero)
             for step in chosen:
-                number = len(SERIES[:3]) - 1 - chosen[::-1].index(step)  # the last step keeps its colour and mark
+                # counted from the end, so that the last step has the same colour and mark however many are shown
+                number = 2 - chosen[::-1].index(step)
                 values = measured[step]
                 style: dict[str, Any] = {
                     "color": SERIES[number],
@@ -177,6 +180,7 @@ def forest(rows: Sequence[tuple[str, Mapping[str, Interval]]], models: Sequence[
     for name, differences in rows:
         for model, difference in differences.items():
             spoken.append(f"{model} {name}: {difference.value:+.3g} [{difference.low:+.3g}, {difference.high:+.3g}]")
+    # room for the legend and the axis, and for each row some air and a line a model
     height = 90 + len(rows) * (16 + 13 * len(models))
     with drawing(key, f"Differences from the base. {'; '.join(spoken)}", 400, height) as plot:
         axes = plot.axes
@@ -189,11 +193,14 @@ def forest(rows: Sequence[tuple[str, Mapping[str, Interval]]], models: Sequence[
                 y = index + (number + 1) * step - 0.5
                 axes.plot([difference.low, difference.high], [y, y], color=color, linewidth=2, solid_capstyle="butt")
                 axes.plot([difference.value], [y], MARKERS[number % len(MARKERS)], color=color, markersize=5.5)
+        # empty lines for the legend alone: a model may lack a category, and is to be named once
         for number, model in enumerate(models):
             mark: dict[str, Any] = {"marker": MARKERS[number % len(MARKERS)], "color": SERIES[number % len(SERIES)]}
             axes.plot([], [], linewidth=2, label=model, **mark)
+        # the first row, of all prompts, is set off from the categories below it
         axes.axhline(0.5, color=FRAME, linewidth=1.2)
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+        # upside down, so that the first row is at the top
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")

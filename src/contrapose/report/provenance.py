@@ -23,7 +23,7 @@ from contrapose.store.records import GroupRecord
 
 _PACKAGES = ("contrapose", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "scipy", "pillow")
 _NUM_PAIRS_SHOWN = 6
-_MEND = "sample these images again"
+_FIX = "sample these images again"
 _PRACTICAL = ("batch_size", "shard_size")  # settings that change no result
 _SECTIONS = ("reading", "fitting", "guiding", "loading")  # of settings, whose flags have no prefix
 
@@ -55,6 +55,7 @@ def read_pairs(folder: Path, seed: int) -> Pairs:
         *(Fact(_label(key), _written(value)) for key, value in flat(store.settings).items() if key not in _PRACTICAL),
         Fact("Model's fingerprint", str(store.manifest.get("fingerprint", "not recorded"))),
     ]
+    # by lot, so that nobody picked them; in the store's order, so that the page is the same for the same seed
     chosen = np.random.default_rng(seed).permutation(len(store))[:_NUM_PAIRS_SHOWN]
     return Pairs(facts, [store.records[i] for i in sorted(chosen)], "draw" in store.manifest)
 
@@ -75,14 +76,14 @@ def settings_of(folder: Path) -> dict[str, Any]:
     path = folder / SETTINGS
     if not path.is_file():
         return {}
-    settings = load_yaml(path, _MEND)
+    settings = load_yaml(path, _FIX)
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
-        raise UserError(f"{path}: not readable as settings; {_MEND}")
+        raise UserError(f"{path}: not readable as settings; {_FIX}")
     settings = flat(settings)
     guidance = settings.get("guidance")
     named = isinstance(guidance, dict) and isinstance(guidance.get("name"), str)
     if not named and (guidance is not None or settings.get("positive") or settings.get("negative")):
-        raise UserError(f"{path}: does not name its guidance; {_MEND}")
+        raise UserError(f"{path}: does not name its guidance; {_FIX}")
     return settings
 
 
@@ -133,7 +134,7 @@ def _suite(settings: Mapping[str, Any]) -> list[str]:
     if judges:
         words += ["--judges", *(str(judge["name"]) for judge in judges)]
     for number, judge in enumerate(judges):
-        words += _flags({key: value for key, value in judge.items() if key != "name"}, f"judges.{number}.")
+        words += _flags(_without_name(judge), f"judges.{number}.")
     return words + _flags({key: value for key, value in settings.items() if key not in ("name", "judges")})
 
 
@@ -143,32 +144,33 @@ def _command(name: str, words: list[str], out: Path) -> str:
 
 def _sampling_flags(settings: Mapping[str, Any]) -> list[str]:
     """A sampler's settings, whose guidance has flags without a prefix, and none where no run guides."""
-    own = {name: value for name, value in settings.items() if name != "guidance"}
-    guidance = settings.get("guidance") or {}
-    if not (settings.get("positive") or settings.get("negative")):
-        return _flags(own)
-    return [
-        *_flags(own),
-        "--guidance",
-        str(guidance["name"]),
-        *_flags({k: guidance[k] for k in guidance if k != "name"}),
-    ]
+    words = _flags({name: value for name, value in settings.items() if name != "guidance"})
+    if settings.get("positive") or settings.get("negative"):
+        guidance = settings["guidance"]
+        words += ["--guidance", str(guidance["name"]), *_flags(_without_name(guidance))]
+    return words
 
 
 def _flags(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
     """A mapping as command line flags; a nested `name` is the union's choice and no flag."""
-    found: list[str] = []
+    words: list[str] = []
     for key, value in settings.items():
         flag = f"{prefix}{key}".replace("_", "-")
         if isinstance(value, dict):
-            found += _flags({k: v for k, v in value.items() if k != "name"}, f"{flag}.")
+            words += _flags(_without_name(value), f"{flag}.")
         elif isinstance(value, bool):
-            found.append(f"--{flag}" if value else f"--{prefix}no-{key}".replace("_", "-"))
+            # the command line puts the no before the last name: --loading.no-offload
+            words.append(f"--{flag}" if value else f"--{prefix}no-{key}".replace("_", "-"))
         elif isinstance(value, (list, tuple)):
-            found += [f"--{flag}", *map(str, value)] if value else []
+            words += [f"--{flag}", *map(str, value)] if value else []
         elif value is not None:
-            found += [f"--{flag}", str(value)]
-    return found
+            words += [f"--{flag}", str(value)]
+    return words
+
+
+def _without_name(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a union's choice: its name is told apart from them, or is no flag."""
+    return {key: value for key, value in settings.items() if key != "name"}
 
 
 def versions() -> list[Fact]:

@@ -1,9 +1,12 @@
-"""A run folder as the report sees it: settings, metrics, and how far it got; a killed run is read as it lies."""
+"""A run folder as the report sees it: settings, metrics, and how far it got; a killed run is read as it lies.
+
+Settings are looked up by name instead of being read as `Run`, so that runs of earlier versions are shown as well.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -11,6 +14,7 @@ from typing import Annotated, Any, NamedTuple
 from contrapose import runfile
 from contrapose.errors import UserError
 from contrapose.ranges import Range, checked
+from contrapose.renamed import RENAMED
 from contrapose.report.numbers import count, duration, size
 from contrapose.runs.folder import AGAIN, RunFolder
 from contrapose.runs.names import FINISHED, RUN_FILE
@@ -18,6 +22,8 @@ from contrapose.runs.names import FINISHED, RUN_FILE
 _STEPS = Range(1, 10**9, whole=True)
 _Number = Annotated[int, Range(0, 10**15, whole=True)]
 _CONVERTER = runfile.converter()
+_NOT_RECORDED = "not recorded"
+_REST = "delete it and run 'contrapose align' on the folder again"
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,27 @@ class Fact(NamedTuple):
     value: str
 
 
+class Line(NamedTuple):
+    """A line of the page about a run's settings: its label, their dotted names, and how their values are put."""
+
+    label: str
+    names: tuple[str, ...]
+    text: str = "{}"
+
+
+LINES = (
+    Line("Batch", ("optimisation.batch_size",), "{} pairs a step"),
+    Line(
+        "Learning rate",
+        ("optimisation.learning_rate", "optimisation.schedule", "optimisation.warmup"),
+        "{}, {}, {} steps of warm-up",
+    ),
+    Line("Precision", ("precision",)),
+    Line("Seed", ("seed",)),
+)
+"""What a list of facts says of settings alone; what else it says is in `facts`."""
+
+
 @dataclass(frozen=True)
 class ShownRun:
     """One alignment run, whole or cut short."""
@@ -44,7 +71,8 @@ class ShownRun:
     folder: Path
     text: str
     """`run.yaml` as it stands."""
-    settings: dict[str, Any]
+    settings: Mapping[str, Any]
+    """What `run.yaml` says, of this version or an earlier one."""
     planned: int
     """Steps that the run is to have."""
     metrics: tuple[dict[str, float], ...]
@@ -59,6 +87,26 @@ class ShownRun:
     @property
     def method(self) -> str:
         return self.settings["method"]["name"]
+
+    @property
+    def link(self) -> str | None:
+        """The name of the method's link; None for a method without one."""
+        link = self.settings["method"].get("link")
+        return link.get("name") if isinstance(link, dict) else None
+
+    def setting(self, name: str) -> str:
+        """A setting as it is written on the page, by its dotted name."""
+        values: Any = self.settings
+        *sections, last = name.split(".")
+        for section in sections:
+            values = values.get(section)
+            if not isinstance(values, dict):
+                return _NOT_RECORDED
+        # by its name, or by what earlier versions called it
+        for key in (last, *(old for old, new in RENAMED.items() if new == last)):
+            if values.get(key) is not None:
+                return _value(values[key])
+        return _NOT_RECORDED
 
     @property
     def done(self) -> int:
@@ -99,8 +147,9 @@ class ShownRun:
 
 
 def read_run(folder: Path) -> ShownRun:
-    """Raises `UserError` naming the folder or file, and the fix, for what is no run."""
-    run, path = RunFolder(folder), folder / RUN_FILE
+    """A run, finished or not; raises `UserError` naming the folder or file, and the fix, where it is not readable."""
+    run = RunFolder(folder)
+    path = folder / RUN_FILE
     settings = run.settings()
     try:
         steps = run.planned
@@ -117,55 +166,62 @@ def read_run(folder: Path) -> ShownRun:
 
 
 def _finished(run: RunFolder) -> Finished | None:
-    fix = "delete it and run 'contrapose align' on the folder again"
-    values = run.summary(fix)
+    values = run.summary(_REST)
     if values is None:
         return None
+    # further values, such as the duration, are not shown and may differ between versions
     shown = {name: values[name] for name in Finished.__dataclass_fields__ if name in values}
-    return runfile.structured(run.path / FINISHED, shown, Finished, _CONVERTER, fix)
+    return runfile.structured(run.path / FINISHED, shown, Finished, _CONVERTER, _REST)
 
 
 def facts(run: ShownRun) -> list[Fact]:
     """The settings and sizes that a reader asks for first; the rest stands in `run.yaml`."""
-    settings, o, finished = run.settings, run.settings["optimisation"], run.finished
-    method = {key: value for key, value in settings["method"].items() if key != "name" and value is not None}
-    pairs = str(settings.get("pairs", "not recorded"))
+    finished = run.finished
+    pairs = run.setting("pairs")
+    trained = "the whole denoiser" if run.settings.get("full") else "LoRA adapters"
+    if run.settings.get("lora_rank"):
+        trained += f" of rank {run.setting('lora_rank')}"
     if finished:
         pairs += f" ({count(finished.training_pairs)} for training, {count(finished.held_out_pairs)} held out)"
-    found = [
+        trained += f", {count(finished.trained_parameters)} parameters"
+    method = [run.method]
+    for name, value in run.settings["method"].items():
+        if name != "name" and value is not None:
+            method.append(f"{name} {_value(value)}")
+    lines = [
         Fact("State", run.status),
-        Fact("Method", "; ".join([run.method, *(f"{key} {_value(value)}" for key, value in method.items())])),
-        Fact("Model", str(settings.get("model", "not recorded"))),
+        Fact("Method", "; ".join(method)),
+        Fact("Model", run.setting("model")),
         Fact("Pairs", pairs),
-        Fact("Trained", _trained(settings, finished)),
-        Fact("Batch", f"{_value(o.get('batch_size'))} pairs a step"),
-        Fact(
-            "Learning rate",
-            f"{_value(o.get('learning_rate'))}, {o.get('schedule')}, {o.get('warmup')} steps of warm-up",
-        ),
-        Fact("Precision", str(settings.get("precision", "not recorded"))),
-        Fact("Seed", _value(settings.get("seed"))),
+        Fact("Trained", trained),
     ]
+    for line in LINES:
+        lines.append(Fact(line.label, line.text.format(*map(run.setting, line.names))))
     if run.metrics:
-        each = f"{run.seconds / len(run.metrics):.2g} s a step, held-out measurements included"
-        found.append(Fact("Time", f"{duration(run.seconds)} ({each})"))
+        mean = f"{run.seconds / len(run.metrics):.2g} s a step, held-out measurements included"
+        lines.append(Fact("Time", f"{duration(run.seconds)} ({mean})"))
     weights = sum(path.stat().st_size for path in run.folder.glob("*.safetensors"))
-    return [*found, Fact("Weights", size(weights))] if weights else found
-
-
-def _trained(settings: dict[str, Any], finished: Finished | None) -> str:
-    what = "the whole denoiser" if settings.get("full") else f"LoRA adapters of rank {settings.get('lora_rank')}"
-    return f"{what}, {count(finished.trained_parameters)} parameters" if finished else what
+    if weights:
+        lines.append(Fact("Weights", size(weights)))
+    return lines
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        rest = ", ".join(f"{key} {_value(v)}" for key, v in value.items() if key != "name" and v is not None)
-        return f"{value['name']} ({rest})" if "name" in value and rest else str(value.get("name", rest))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """A setting's value; of one that has settings itself its name, and the others that are set in brackets."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if not isinstance(value, dict):
+        return str(value)
+    rest = ", ".join(f"{key} {_value(v)}" for key, v in value.items() if key != "name" and v is not None)
+    if "name" in value and rest:
+        return f"{value['name']} ({rest})"
+    return str(value.get("name", rest))
 
 
 def distinct_names(runs: Sequence[ShownRun]) -> list[str]:
     """The folders' names, or their paths where two have one name."""
     names = [run.name for run in runs]
-    return [str(run.folder) if names.count(run.name) > 1 else run.name for run in runs]
+    distinct = []
+    for run in runs:
+        distinct.append(str(run.folder) if names.count(run.name) > 1 else run.name)
+    return distinct
