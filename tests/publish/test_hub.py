@@ -18,9 +18,10 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from contrapose import runfile
 from contrapose.backbones.families.table import load_backbone
 from contrapose.errors import UserError
+from contrapose.files import discard
 from contrapose.methods.chats import CHATS
 from contrapose.methods.sft import SFT
-from contrapose.publish.card import write_card
+from contrapose.publish.card import finish_run, write_card
 from contrapose.publish.hub import check_access, publish, push
 from contrapose.train.settings import CONVERTER, Run
 
@@ -211,6 +212,52 @@ def test_publishing_both_policies(api: Mock, tmp_path: Path, full: bool) -> None
     with pytest.raises(UserError, match="negative: holds no weights to upload"):
         publish(folder, "me/aligned")
     assert api.create_commit.call_count == 1
+
+
+def _as_it_was(folder: Path) -> None:
+    """What a run of the versions before 0.1 lies like: other names, settings in no section, steps of one file each."""
+    settings = yaml.safe_load((folder / "run.yaml").read_text())
+    settings |= settings.pop("loading")
+    settings["optimisation"]["steps"] = settings["optimisation"].pop("train_steps")
+    settings["first"]["first_steps"] = settings["first"].pop("first_train_steps")
+    (folder / "run.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    discard(folder / "checkpoints" / "step-000001")
+    (folder / "checkpoints" / "step-000001.safetensors").write_text("large")
+    (folder / "README.md").unlink()
+
+
+def test_a_run_of_an_earlier_version_says_what_its_settings_are_called_now(api: Mock, tmp_path: Path) -> None:
+    folder = _finish(tmp_path, full=False)
+    now = (folder / "run.yaml").read_text()
+    _as_it_was(folder)
+    reasons = []
+    for act in (lambda: finish_run(folder), lambda: publish(folder, "me/aligned")):
+        with pytest.raises(UserError, match=r"run.yaml: .*; correct run.yaml; where an earlier Contrapose") as refusal:
+            act()
+        reasons.append(str(refusal.value))
+    for words in ("steps is now train_steps", "first_steps is now first_train_steps", "variant belongs under loading"):
+        assert all(words in reason and "\n" not in reason for reason in reasons)
+    assert not (folder / "README.md").exists()
+    api.create_repo.assert_not_called()
+    # with the names of today, its other files are read as they are
+    (folder / "run.yaml").write_text(now)
+    finish_run(folder)
+    publish(folder, "me/aligned")
+    assert set(_uploaded(api)) == ALWAYS | {"pytorch_lora_weights.safetensors"}
+
+
+def test_publishing_what_has_not_finished_writes_no_card(api: Mock, tmp_path: Path) -> None:
+    folder = _finish(tmp_path, full=False)
+    (folder / "README.md").unlink()
+    (folder / "finished.json").unlink()
+    with pytest.raises(UserError, match="has not finished"):
+        publish(folder, "me/aligned")
+    (folder / "finished.json").write_text("{}")
+    (folder / "pytorch_lora_weights.safetensors").unlink()
+    with pytest.raises(UserError, match="holds no weights to upload"):
+        publish(folder, "me/aligned")
+    assert not (folder / "README.md").exists()
+    api.create_repo.assert_not_called()
 
 
 def test_publishing_writes_the_card_of_the_repository(api: Mock, finished: Callable[[bool], Path]) -> None:

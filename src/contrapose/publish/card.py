@@ -17,6 +17,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from contrapose import __version__, runfile
+from contrapose.documents import load_yaml
 from contrapose.errors import UserError
 from contrapose.files import write_text
 from contrapose.methods import name_of
@@ -32,6 +33,7 @@ _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _ARXIV = re.compile(r"arXiv[: ](\d{4}\.\d{4,5})")
 _MARKUP = re.compile(r"[\\`*\[\]|~#$!]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word marks nothing
 _FILES = ("model", "prompts", "photos", "source", "winners", "losers", "metadata", "image_folder")  # named by the same
+_FIX = "correct run.yaml; where an earlier Contrapose wrote it, give its settings the names that they have now"
 _UNTOLD = ("batch_size", "shard_size", "cache", "endpoint")  # of how pairs were drawn: decides nothing, or is private
 
 
@@ -43,10 +45,19 @@ def finish_run(folder: Path) -> None:
     """
     if (folder / CARD).is_file():
         return
+    write_card(folder, finished_run(folder), RunFolder(folder).final_metrics())
+
+
+def finished_run(folder: Path) -> Run:
+    """The settings of a run that has come to its end.
+
+    Raises `UserError` where the folder is not a run, the run has not finished, or an earlier version of Contrapose
+    called its settings otherwise.
+    """
     if not RunFolder(folder).finished:
         raise UserError(f"{folder}: has not finished, so there is nothing to write a model card of")
-    run = runfile.read(folder / RUN_FILE, Run, CONVERTER)
-    write_card(folder, run, RunFolder(folder).final_metrics())
+    path = folder / RUN_FILE
+    return runfile.structured(path, load_yaml(path, _FIX), Run, CONVERTER, _FIX)
 
 
 def write_card(folder: Path, run: Run, metrics: Mapping[str, float], repo: str | None = None) -> None:

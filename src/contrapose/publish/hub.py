@@ -14,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from contrapose import __version__, runfile
 from contrapose.errors import UserError, one_line
-from contrapose.publish.card import published, without_folders, write_card
+from contrapose.publish.card import finished_run, published, without_folders, write_card
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.names import CARD, FINISHED, FULL_FOLDER, LORA_FILE, METRICS, PEFT_CONFIG, PEFT_FILE, RUN_FILE
 from contrapose.train.folder import policy_folders
@@ -49,13 +49,8 @@ def push(folder: Path, repo: str, private: bool = True, policies: Sequence[str] 
     Raises `UserError` when the folder holds no weights, or the hub refuses or cannot be reached.
     """
     files = [folder / name for name in _FILES if (folder / name).is_file()]
-    for place in [folder / name for name in policies] or [folder]:
-        adapters = [place / name for name in (*_WEIGHTS, PEFT_CONFIG) if (place / name).is_file()]
-        network = sorted(path for path in (place / FULL_FOLDER).rglob("*") if path.is_file())
-        # peft's settings alone are no weights
-        if not network and not any(path.name in _WEIGHTS for path in adapters):
-            raise UserError(f"{place}: holds no weights to upload; has the run finished?")
-        files += [*adapters, *network]
+    for place in _places(folder, policies):
+        files += _weights(place)
     contents = {path.relative_to(folder).as_posix(): _content(path, path.parent == folder) for path in files}
     with _one_line_errors(repo):
         api = HfApi()
@@ -66,10 +61,30 @@ def push(folder: Path, repo: str, private: bool = True, policies: Sequence[str] 
 
 
 def publish(folder: Path, repo: str, private: bool = True) -> str:
-    """Upload a finished run with a card that says where it is on the hub, and return the repository's address."""
-    run = runfile.read(folder / RUN_FILE, Run, CONVERTER)
+    """Upload a finished run with a card that says where it is on the hub, and return the repository's address.
+
+    Raises `UserError` as `finished_run` and `push` do; the card is written when nothing but the hub can refuse.
+    """
+    run = finished_run(folder)
+    for place in _places(folder, policy_folders(run)):
+        _weights(place)
     write_card(folder, run, RunFolder(folder).final_metrics(), repo)
     return push(folder, repo, private, policy_folders(run))
+
+
+def _places(folder: Path, policies: Sequence[str]) -> list[Path]:
+    """The folders that hold a run's weights."""
+    return [folder / policy for policy in policies] or [folder]
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files of one policy's weights; `UserError` where there are none."""
+    adapters = [folder / name for name in (*_WEIGHTS, PEFT_CONFIG) if (folder / name).is_file()]
+    network = sorted(path for path in (folder / FULL_FOLDER).rglob("*") if path.is_file())
+    # peft's settings alone are not weights
+    if not network and not any(path.name in _WEIGHTS for path in adapters):
+        raise UserError(f"{folder}: holds no weights to upload; has the run finished?")
+    return [*adapters, *network]
 
 
 def _content(path: Path, top: bool) -> bytes | str:

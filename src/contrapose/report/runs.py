@@ -103,7 +103,7 @@ class ShownRun:
             if not isinstance(values, dict):
                 return _NOT_RECORDED
         # by its name, or by what earlier versions called it
-        for key in (last, *(old for old, new in RENAMED.items() if new == last)):
+        for key in (last, *(old for old, new in RENAMED.items() if last in new)):
             if values.get(key) is not None:
                 return _value(values[key])
         return _NOT_RECORDED
