@@ -23,7 +23,7 @@ _STEPS = Range(1, 10**9, whole=True)
 _Number = Annotated[int, Range(0, 10**15, whole=True)]
 _CONVERTER = runfile.converter()
 _NOT_RECORDED = "not recorded"
-_REST = "delete it and run 'contrapose align' on the folder again"
+_FIX = "delete it and run 'contrapose align' on the folder again"
 
 
 @dataclass(frozen=True)
@@ -166,12 +166,12 @@ def read_run(folder: Path) -> ShownRun:
 
 
 def _finished(run: RunFolder) -> Finished | None:
-    values = run.summary(_REST)
+    values = run.summary(_FIX)
     if values is None:
         return None
     # further values, such as the duration, are not shown and may differ between versions
     shown = {name: values[name] for name in Finished.__dataclass_fields__ if name in values}
-    return runfile.structured(run.path / FINISHED, shown, Finished, _CONVERTER, _REST)
+    return runfile.structured(run.path / FINISHED, shown, Finished, _CONVERTER, _FIX)
 
 
 def facts(run: ShownRun) -> list[Fact]:
