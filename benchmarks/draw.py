@@ -64,7 +64,7 @@ def ours(draw: Draw, plan: DrawPlan, backbone: Backbone, out: Path) -> None:
 
 @torch.no_grad()
 def plain(draw: Draw, plan: DrawPlan, backbone: Backbone, out: Path) -> None:
-    pipe, latents = backbone.pipe, []
+    pipe, latents = backbone.sampler.stock, []
     for start in range(0, len(plan.records), draw.batch_size):
         texts = [text for r in plan.records[start : start + draw.batch_size] for text in (r.prompt, r.degraded)]
         images = pipe(texts, num_inference_steps=draw.steps, guidance_scale=draw.guidance_scale).images
@@ -91,9 +91,9 @@ def measure(work: Path, args: Namespace) -> dict[str, list[Turn]]:
     source.write_text("\n".join(prompts(args.pairs)), encoding="utf-8")
     draw = Draw(str(work / "model"), source, steps=args.steps, batch_size=args.batch_size, precision=args.precision)
     backbone = load_backbone(draw.model, DTYPES[args.precision], args.device)
-    draw = backbone.with_usual(draw)
-    backbone.pipe.to(args.device)
-    plan, clock = plan_pairs(draw), DenoiserClock(backbone.pipe.unet, args.device)
+    draw = backbone.sampler.with_usual(draw)
+    backbone.sampler.stock.to(args.device)
+    plan, clock = plan_pairs(draw), DenoiserClock(backbone.sampler.stock.unet, args.device)
     sides: dict[str, Callable[..., None]] = {"plain": plain, "ours": ours}
     for side in sides.values():
         turn(side, replace(draw, steps=1, batch_size=1), DrawPlan(plan.records[:1], []), backbone, clock)

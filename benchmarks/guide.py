@@ -87,9 +87,9 @@ def fresh_backbone(args: Namespace) -> Backbone:
         return load_backbone(args.model, DTYPES[args.precision], args.device)
     backbone = skeleton(args.model, DTYPES[args.precision])
     with torch.device(args.device):
-        network = type(backbone.network).from_config(backbone.network.config)
-    setattr(backbone.pipe, backbone.denoiser_part, network.to(DTYPES[args.precision]))
-    backbone.device = torch.device(args.device)
+        network = type(backbone.denoiser.network).from_config(backbone.denoiser.network.config)
+    setattr(backbone.sampler.stock, backbone.denoiser.part, network.to(DTYPES[args.precision]))
+    backbone.pipeline.device = torch.device(args.device)
     return backbone
 
 
@@ -98,23 +98,24 @@ def save_runs(work: Path, args: Namespace) -> None:
     for seed, policy in enumerate(("positive", "negative")):
         torch.manual_seed(seed)
         backbone = fresh_backbone(args)
-        backbone.network.save_pretrained(work / "networks" / policy / FULL_FOLDER / backbone.denoiser_part)
-        for weight in backbone.with_lora(RANK, RANK).policies.parameters():
+        backbone.denoiser.network.save_pretrained(work / "networks" / policy / FULL_FOLDER / backbone.denoiser.part)
+        trainable = backbone.denoiser.lora(RANK, RANK)
+        for weight in trainable.policies.parameters():
             nn.init.normal_(weight, std=0.01)
         (work / "adapters" / policy).mkdir(parents=True)
-        backbone.save(work / "adapters" / policy)
+        trainable.save(work / "adapters" / policy)
 
 
 def ready(args: Namespace) -> tuple[Backbone, Generation]:
     """The base, placed and without what neither samples nor counts, and what it is asked for."""
     backbone = fresh_backbone(args)
-    texts, scale = RandomTexts(backbone, DTYPES[args.precision]), backbone.guidance_scale
+    texts, scale = RandomTexts(backbone, DTYPES[args.precision]), backbone.sampler.guidance_scale
     text, none = texts(["prompt"] * args.batch), texts([""])
-    noise = torch.randn(args.batch, *backbone.latent_shape)
+    noise = torch.randn(args.batch, *backbone.images.latent_shape)
     streams = [torch.Generator().manual_seed(row) for row in range(args.batch)]
     backbone.release_encoders()
-    backbone.network.to(args.device).eval()
-    backbone.pipe.set_progress_bar_config(disable=True)
+    backbone.denoiser.network.to(args.device).eval()
+    backbone.sampler.stock.set_progress_bar_config(disable=True)
     return backbone, Generation(text, none, noise, streams, args.steps, scale)
 
 
@@ -123,7 +124,9 @@ def guided(backbone: Backbone, side: Side, work: Path) -> AbstractContextManager
         return nullcontext()
     runs = work / ("networks" if side.how == "networks" else "adapters")
     batched, negative = side.how != "sequential", runs / "negative" if side.method == "cpgd" else None
-    return guide(backbone.pipe, runs / "positive", negative, side.method, batched, scale=SCALE, interval=side.interval)
+    return guide(
+        backbone.sampler.stock, runs / "positive", negative, side.method, batched, scale=SCALE, interval=side.interval
+    )
 
 
 @contextmanager
@@ -145,8 +148,8 @@ def counted(network: nn.Module) -> Iterator[list[int]]:
 
 def count(backbone: Backbone, generation: Generation, side: Side, work: Path) -> Cost:
     """Forwards and rows of one call; it warms up too."""
-    with counted(backbone.network) as rows, guided(backbone, side, work):
-        backbone.generate(generation)
+    with counted(backbone.denoiser.network) as rows, guided(backbone, side, work):
+        backbone.sampler.generate(generation)
     return Cost(len(rows), sum(rows) / len(generation.noise), [])
 
 
@@ -155,7 +158,7 @@ def turn(backbone: Backbone, generation: Generation, side: Side, work: Path, dev
     with guided(backbone, side, work):
         synchronise(device)
         start = time.perf_counter()
-        backbone.generate(generation)
+        backbone.sampler.generate(generation)
         synchronise(device)
         taken = time.perf_counter() - start
     gc.collect()

@@ -102,7 +102,7 @@ def prompts(count: int) -> list[str]:
 
 def save_pairs(folder: Path, backbone: Backbone, count: int = 16) -> Path:
     """Write pairs of random latents; a training step costs the same on them."""
-    shape = (count, *backbone.latent_shape)
+    shape = (count, *backbone.images.latent_shape)
     records = [GroupRecord.pair(str(i), text, text.rpartition(" to ")[0], i) for i, text in enumerate(prompts(count))]
     write_shard(folder, 0, records, torch.stack([torch.randn(shape), torch.randn(shape)], 1))
     told = {"format": FORMAT, "fingerprint": backbone.fingerprint, "num_groups": count}

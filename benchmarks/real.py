@@ -67,11 +67,11 @@ def measure(args: argparse.Namespace, folder: Path) -> list[tuple[str, float, fl
         batch_size=args.batch_size,
     )  # fmt: skip
     backbone, clock = load_backbone(settings.model, device=args.device), Clock(args.device)
-    backbone.pipe.to(args.device)
-    backbone.network.forward = clock.around(backbone.network.forward)
-    backbone.pipe.text_encoder.forward = clock.around(backbone.pipe.text_encoder.forward)
+    backbone.sampler.stock.to(args.device)
+    backbone.denoiser.network.forward = clock.around(backbone.denoiser.network.forward)
+    backbone.sampler.stock.text_encoder.forward = clock.around(backbone.sampler.stock.text_encoder.forward)
     for name in ("encode", "decode"):
-        setattr(backbone.pipe.vae, name, clock.around(getattr(backbone.pipe.vae, name)))
+        setattr(backbone.sampler.stock.vae, name, clock.around(getattr(backbone.sampler.stock.vae, name)))
     found: dict[str, list[float]] = {}
     start, inside = time.perf_counter(), 0.0
     for state in make_pairs(settings, backbone, folder / "out"):

@@ -52,7 +52,7 @@ class RandomTexts:
         self.backbone, self.dtype = backbone, dtype
 
     def __call__(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        shapes = example_text(self.backbone, len(prompts), self.backbone.text_rows)
+        shapes = example_text(self.backbone, len(prompts), self.backbone.text.rows)
         return {
             name: torch.randn(value.shape, dtype=self.dtype) if value.is_floating_point() else value
             for name, value in shapes.items()
@@ -63,10 +63,10 @@ def random_backbone(model: str, dtype: torch.dtype, device: str, full: bool) -> 
     """The denoiser of a configuration with its class's own initial weights; the other parts stay without values."""
     backbone = skeleton(model, torch.float32 if full else dtype)
     with torch.device(device):
-        network = type(backbone.network).from_config(backbone.network.config)
-    setattr(backbone.pipe, backbone.denoiser_part, network.to(torch.float32 if full else dtype))
-    backbone.device = torch.device(device)
-    return backbone.with_full(dtype) if full else backbone.with_lora(RANK, RANK)
+        network = type(backbone.denoiser.network).from_config(backbone.denoiser.network.config)
+    setattr(backbone.sampler.stock, backbone.denoiser.part, network.to(torch.float32 if full else dtype))
+    backbone.pipeline.device = torch.device(device)
+    return backbone
 
 
 def random_pairs(folder: Path, shape: tuple[int, ...], count: int) -> Path:
@@ -94,8 +94,12 @@ def measure(model: str, full: bool, args: argparse.Namespace, work: Path) -> lis
     accelerator = Accelerator(
         cpu=args.device == "cpu", mixed_precision="no" if args.precision == "fp32" else args.precision
     )
-    groups = Groups(Mixture(pairs), run.method.composition(), RandomTexts(backbone, dtype), backbone.noising(), 0, 0)
-    states = Trainer(run, backbone, groups, accelerator).steps()
+    groups = Groups(
+        Mixture(pairs), run.method.composition(), RandomTexts(backbone, dtype), backbone.denoiser.noising(), 0, 0
+    )
+    denoiser = backbone.denoiser
+    trainable = denoiser.full(dtype) if full else denoiser.lora(RANK, RANK)
+    states = Trainer(run, trainable, groups, accelerator).steps()
     next(states)
     synchronise(args.device)
     taken = statistics.median(seconds(lambda: next(states), args.device) for _ in range(args.repeats))

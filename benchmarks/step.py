@@ -90,12 +90,15 @@ def build_trainer(work: Path, method: str, full: bool, args: Namespace) -> Train
     )
     dtype = DTYPES[args.precision]
     backbone = load_backbone(run.model, torch.float32 if full else dtype, accelerator.device)
-    backbone = backbone.with_full(dtype) if full else backbone.with_lora(RANK, RANK)
+    denoiser = backbone.denoiser
+    trainable = denoiser.full(dtype) if full else denoiser.lora(RANK, RANK)
     store = Mixture(run.pairs if run.pairs.exists() else save_pairs(run.pairs, backbone))
-    groups = Groups(store, run.method.composition(), Embeddings(backbone, folder=work / "cache"), backbone.path, 0, 0)
+    groups = Groups(
+        store, run.method.composition(), Embeddings(backbone.text, folder=work / "cache"), backbone.denoiser.path, 0, 0
+    )
     groups.embeddings.settle(groups.prompts())
     backbone.release_encoders()
-    return Trainer(run, backbone, groups, accelerator)
+    return Trainer(run, trainable, groups, accelerator)
 
 
 def our_step(trainer: Trainer) -> Step:
@@ -105,12 +108,12 @@ def our_step(trainer: Trainer) -> Step:
 
 def bare_step(trainer: Trainer, reference_rows: int, full: bool, args: Namespace) -> Step:
     """Forward of the reference rows, forward and backward of the trainee rows, AdamW."""
-    backbone, device = trainer.backbone, torch.device(args.device)
-    policies = backbone.policies
+    device = torch.device(args.device)
+    policies = trainer.trainable.policies
     optimizer = torch.optim.AdamW(trainer.parameters, LEARNING_RATE)
     scaler = torch.amp.GradScaler(args.device, enabled=args.precision == "fp16")
     rows, wanted = reference_rows * args.pairs, slice(2 * args.pairs)
-    x = torch.randn(rows, *backbone.latent_shape, device=device)
+    x = torch.randn(rows, *trainer.groups.store.usual_shape, device=device)
     text = torch.randn(rows, TEXT_LENGTH, TEXT_WIDTH, device=device)
     t = torch.randint(1000, (rows,), device=device)
     autocast = torch.autocast(args.device, DTYPES[args.precision]) if args.precision != "fp32" else nullcontext()

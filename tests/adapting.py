@@ -12,6 +12,7 @@ import stock
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from training import with_full, with_lora
 
 import contrapose
 from contrapose.backbones.families.table import load_backbone
@@ -33,15 +34,15 @@ def _positive(run: Path, model: Path) -> None:
 
 
 def _start(run: Path, model: Path) -> None:
-    load_backbone(model).with_lora(None, None, start=run)
+    with_lora(load_backbone(model), None, None, start=run)
 
 
 def _frozen(run: Path, model: Path) -> None:
-    load_backbone(model).with_lora(2, 2.0, frozen={"other": run})
+    with_lora(load_backbone(model), 2, 2.0, frozen={"other": run})
 
 
 def _full_start(run: Path, model: Path) -> None:
-    load_backbone(model).with_full(torch.float32, start=run)
+    with_full(load_backbone(model), torch.float32, start=run)
 
 
 def _merge(run: Path, model: Path) -> None:

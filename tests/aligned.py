@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from training import with_lora
 
 from contrapose.backbones.base import Backbone
 
@@ -33,13 +34,13 @@ def write_run(plain: Backbone, kind: str, seed: int, folder: Path) -> Path:
     """A run whose weights are the base's and noise, as `align` would leave them."""
     random = torch.Generator().manual_seed(seed)
     if kind == "full":
-        network = copy.deepcopy(plain.network)
+        network = copy.deepcopy(plain.denoiser.network)
         for parameter in network.parameters():
             spread = parameter.data.abs().mean()
             parameter.data.add_(torch.randn(parameter.shape, generator=random) * 0.05 * spread)
-        network.save_pretrained(folder / "model" / plain.denoiser_part)
+        network.save_pretrained(folder / "model" / plain.denoiser.part)
         return folder
-    backbone = copy.deepcopy(plain).with_lora(RANK, ALPHA)
+    backbone = with_lora(copy.deepcopy(plain), RANK, ALPHA)
     for parameter in backbone.policies.parameters():
         parameter.data.copy_(torch.randn(parameter.shape, generator=random) * 0.1)
     backbone.save(folder)

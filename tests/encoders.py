@@ -25,8 +25,8 @@ PROMPTS = (
 class Backbone:
     """Reads a text's bytes; counts what it is asked."""
 
-    def __init__(self, text_settings: str = "fake 1", dtype: torch.dtype = torch.float32, encoder_bytes: int = 10**9):
-        self.text_settings, self.dtype, self.encoder_bytes = text_settings, dtype, encoder_bytes
+    def __init__(self, settings: str = "fake 1", dtype: torch.dtype = torch.float32, encoder_bytes: int = 10**9):
+        self.settings, self.dtype, self.encoder_bytes = settings, dtype, encoder_bytes
         self.asked: list[list[str]] = []
         self.unconditional_asked = 0
 

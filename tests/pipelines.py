@@ -16,6 +16,7 @@ import torch
 from breaking import Spoil
 from diffusers import DiffusionPipeline
 from torch import nn
+from training import with_full, with_lora
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
@@ -62,7 +63,7 @@ def backbone(request: pytest.FixtureRequest, plain: Backbone) -> Backbone:
     """A backbone of its own for the test, ready to be trained."""
     torch.manual_seed(0)
     fresh = copy.deepcopy(plain)
-    return fresh.with_lora(RANK, ALPHA) if request.param == "lora" else fresh.with_full(torch.float32)
+    return with_lora(fresh, RANK, ALPHA) if request.param == "lora" else with_full(fresh, torch.float32)
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def generation(name: str, pipe: DiffusionPipeline) -> Callable[..., Generation]:
     def ask(backbone: Backbone, scale: float = stock.GUIDANCE, prompts: list[str] = stock.PROMPTS) -> Generation:
         streams = [torch.Generator().manual_seed(row) for row in range(len(prompts))]
         start = stock.noise(name, pipe, len(prompts))
-        return Generation(backbone.embed(prompts), backbone.unconditional(), start, streams, 2, scale)
+        return Generation(backbone.text.embed(prompts), backbone.text.unconditional(), start, streams, 2, scale)
 
     return ask
 
@@ -90,7 +91,7 @@ def aligned_runs(
 
     @lru_cache
     def written(name: str, kind: str) -> Aligned:
-        folder, base, part = tmp_path_factory.mktemp("aligned"), stocked(name), loaded(name).denoiser_part
+        folder, base, part = tmp_path_factory.mktemp("aligned"), stocked(name), loaded(name).denoiser.part
         runs = [
             aligned.write_run(loaded(name), kind, seed, folder / side)
             for seed, side in enumerate(("positive", "negative"))

@@ -23,6 +23,7 @@ WRITE = """
 import sys
 from pathlib import Path
 import tiny, torch
+from training import with_full, with_lora
 from contrapose.backbones.families.table import KOHYA_LAYOUTS, load_backbone
 from contrapose.runs.kohya import convert
 from contrapose.guiding.merge import Merge, merge
@@ -35,9 +36,9 @@ out = Path(sys.argv[1])
 notes = {"method": "sft", "base": "tiny", "pairs": "some", "base_fingerprint": "0"}
 for folder, name in (("lora", "sd"), ("peft", "pixart")):
     backbone = load_backbone(tiny.save(name, out / ".models" / name))
-    Embeddings(backbone, folder=out / "embeddings")(["a red circle"])
+    Embeddings(backbone.text, folder=out / "embeddings")(["a red circle"])
     torch.manual_seed(0)
-    backbone.with_lora(2, 2.0)
+    backbone = with_lora(backbone, 2, 2.0)
     for parameter in backbone.policies.parameters():
         parameter.data = torch.randn_like(parameter)
     backbone.save(out / folder, {} if name == "sd" else notes)
@@ -45,7 +46,7 @@ for folder, name in (("lora", "sd"), ("peft", "pixart")):
         merge(Merge(str(out / ".models" / name), out / folder), out / "merged")
         backbone.save(out / folder, notes)
 convert(out / "lora", out / "kohya.safetensors", KOHYA_LAYOUTS)
-whole = load_backbone(out / ".models" / "sd").with_full(torch.float32, needs_reference=False)
+whole = with_full(load_backbone(out / ".models" / "sd"), torch.float32, needs_reference=False)
 whole.save(out / "whole", notes)
 write_shard(out / "pairs", 0, [GroupRecord.pair("1", "a", "b", 0)], torch.ones(1, 2, 4))
 save_training(out / "step.safetensors", 1, **{n: Weights([torch.ones(2)]) for n in ("trainee", "average", "b")})

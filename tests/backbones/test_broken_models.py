@@ -165,7 +165,7 @@ def test_one_thing_wrong(what: str, broken: Callable[[str, Spoil], Path]) -> Non
 def test_a_side_that_is_two_numbers(broken: Callable[[str, Spoil], Path]) -> None:
     """diffusers knows networks for images that are wider than high."""
     model = broken("sd", edit("unet/config.json", sample_size=[8, 16]))
-    assert load_backbone(model).latent_shape == (4, 8, 16)
+    assert load_backbone(model).images.latent_shape == (4, 8, 16)
 
 
 @pytest.mark.parametrize(
@@ -250,4 +250,4 @@ def test_published_configurations_are_taken(name: str) -> None:
     """Those of real models, which are shipped without their weights."""
     backbone = skeleton(name)
     left_out = (*backbone.family.unused_parts, "tokenizer", "tokenizer_2", "tokenizer_3")
-    check_parts(CONFIGS / name, type(backbone.pipe), left_out)
+    check_parts(CONFIGS / name, type(backbone.sampler.stock), left_out)

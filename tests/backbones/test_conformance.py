@@ -11,16 +11,17 @@ import stock
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
+from training import with_full, with_lora
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
 
 
 def _inputs(name: str, backbone: Backbone) -> dict[str, Any]:
-    x_t = stock.noise(name, backbone.pipe)
+    x_t = stock.noise(name, backbone.sampler.stock)
     t = torch.tensor([0.05, 0.9])
-    t = t if backbone.space == "velocity" else (t * 1000).long()
-    return {"x_t": x_t, "t": t, "condition": backbone.embed(stock.PROMPTS)}
+    t = t if backbone.denoiser.space == "velocity" else (t * 1000).long()
+    return {"x_t": x_t, "t": t, "condition": backbone.text.embed(stock.PROMPTS)}
 
 
 @pytest.fixture
@@ -51,9 +52,9 @@ def test_the_trainee_starts_as_the_reference_in_bf16(full: bool, folder: Path, i
     """In the layout of a run: adapters on a bf16 base, or float32 weights beside a frozen copy that is bf16."""
     backbone = load_backbone(folder, torch.bfloat16, network_dtype=torch.float32 if full else torch.bfloat16)
     with torch.no_grad():  # no weight that is one or zero, which have no digits to lose
-        for parameter in backbone.network.parameters():
+        for parameter in backbone.denoiser.network.parameters():
             parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(6)))
-    backbone = backbone.with_full(torch.bfloat16) if full else backbone.with_lora(4, 10.0)
+    backbone = with_full(backbone, torch.bfloat16) if full else with_lora(backbone, 4, 10.0)
     with torch.autocast("cpu", torch.bfloat16):
         trainee, reference = (_predict(backbone, policy, inputs) for policy in ("trainee", "reference"))
     assert torch.equal(trainee, reference)
@@ -67,7 +68,7 @@ def test_gradients_only_where_they_belong(backbone: Backbone, inputs: dict[str, 
     reached = [p.grad is not None and bool(p.grad.any()) for p in parameters]
     assert sum(reached) >= 0.45 * len(reached), "adapters start with half of their weights at zero"
     trained = {id(p) for p in parameters}
-    modules = [m for m in backbone.pipe.components.values() if isinstance(m, torch.nn.Module)]
+    modules = [m for m in backbone.sampler.stock.components.values() if isinstance(m, torch.nn.Module)]
     modules.append(backbone.policies.denoiser("reference"))
     others = [p for module in modules for p in module.parameters() if id(p) not in trained]
     assert others
@@ -144,8 +145,8 @@ def test_predictions_are_the_stock_pipelines(name: str, pipe: DiffusionPipeline,
 
 def test_sana_scales_its_time(tiny_family: Any, loaded: Any) -> None:
     """As SANA-Sprint's and SANA-1.5's configurations may ask for."""
-    pipe, backbone = stock.load("sana", tiny_family("sana")), load_backbone(tiny_family("sana")).with_lora(2, 2.0)
-    for network in (pipe.transformer, backbone.network):
+    pipe, backbone = stock.load("sana", tiny_family("sana")), with_lora(load_backbone(tiny_family("sana")), 2, 2.0)
+    for network in (pipe.transformer, backbone.denoiser.network):
         network.register_to_config(timestep_scale=0.001)
     with stock.recorded(pipe.transformer) as calls:
         stock.draw("sana", pipe)
@@ -157,8 +158,8 @@ def test_sana_scales_its_time(tiny_family: Any, loaded: Any) -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 6.0])
 def test_distilled_guidance_is_what_the_network_is_fed(scale: float, tiny_family: Any, stocked: Any) -> None:
-    backbone = load_backbone(tiny_family("flux")).with_lora(2, 2.0)
-    backbone.feed_guidance(scale)
+    backbone = with_lora(load_backbone(tiny_family("flux")), 2, 2.0)
+    backbone.denoiser.feed_guidance(scale)
     with stock.recorded(stocked("flux").transformer) as calls:
         stock.draw("flux", stocked("flux"), guidance_scale=scale)
     assert (calls[0].inputs["guidance"] == scale).all()
@@ -169,4 +170,4 @@ def test_distilled_guidance_is_what_the_network_is_fed(scale: float, tiny_family
 
 def test_without_a_reference_there_is_none(tiny_model: Path) -> None:
     with pytest.raises(KeyError):
-        load_backbone(tiny_model).with_full(torch.float32, needs_reference=False).policies.denoiser("reference")
+        with_full(load_backbone(tiny_model), torch.float32, needs_reference=False).policies.denoiser("reference")

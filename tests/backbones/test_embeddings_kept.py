@@ -94,10 +94,10 @@ def test_encoders_that_change_have_rows_of_their_own(tmp_path: Path) -> None:
         backbone = Fixed("plain")
         cached = Embeddings(backbone, limit, tmp_path / str(limit))
         plain = cached(["a", None])
-        backbone.text_settings, backbone.times = "changed", 2
+        backbone.settings, backbone.times = "changed", 2
         changed = cached(["a", None])
         assert same(changed, {"text": 2 * plain["text"], "pooled": 2 * plain["pooled"]})
-        backbone.text_settings, backbone.times = "plain", 1
+        backbone.settings, backbone.times = "plain", 1
         assert same(cached(["a", None]), plain)
 
 

@@ -46,7 +46,7 @@ def test_precision_does_not_matter(folder: Path, plain: Backbone) -> None:
 def test_a_copy_is_the_same(model: Path, plain: Backbone) -> None:
     copied = load_backbone(model)
     assert copied.fingerprint == plain.fingerprint
-    assert copied.text_settings == plain.text_settings
+    assert copied.text.settings == plain.text.settings
 
 
 def test_models_differ(name: str, plain: Backbone, loaded: Callable[[str], Backbone]) -> None:
@@ -57,10 +57,10 @@ def test_models_differ(name: str, plain: Backbone, loaded: Callable[[str], Backb
 
 @pytest.mark.parametrize("name", ["sd", "pixart"])
 def test_one_weight_of_the_denoiser(model: Path, plain: Backbone) -> None:
-    _change(_weights(model, plain.denoiser_part))
+    _change(_weights(model, plain.denoiser.part))
     changed = load_backbone(model)
     assert changed.fingerprint != plain.fingerprint
-    assert changed.text_settings == plain.text_settings
+    assert changed.text.settings == plain.text.settings
 
 
 @pytest.mark.parametrize("name", ["sd", "pixart"])
@@ -75,7 +75,7 @@ def test_one_weight_of_a_text_encoder(model: Path, plain: Backbone) -> None:
     _change(_weights(model, "text_encoder_2" if (model / "text_encoder_2").exists() else "text_encoder"))
     changed = load_backbone(model)
     assert changed.fingerprint == plain.fingerprint
-    assert changed.text_settings != plain.text_settings
+    assert changed.text.settings != plain.text.settings
 
 
 @pytest.mark.parametrize("name", ["sdxl", *families.names(attention="single")])
@@ -83,7 +83,7 @@ def test_the_tokenizer_decides_the_text(model: Path, plain: Backbone) -> None:
     [path] = (model / "tokenizer").glob("tokenizer.json")
     text = path.read_text(encoding="utf-8")
     path.write_text(text + "\n", encoding="utf-8")
-    assert load_backbone(model).text_settings != plain.text_settings
+    assert load_backbone(model).text.settings != plain.text.settings
 
 
 def test_shards_do_not_matter(
@@ -92,11 +92,11 @@ def test_shards_do_not_matter(
     stocked(name).save_pretrained(tmp_path, max_shard_size="50KB")
     for tokenizer in folder.glob("tokenizer*"):  # which transformers writes otherwise the second time
         shutil.copytree(tokenizer, tmp_path / tokenizer.name, dirs_exist_ok=True)
-    assert len(list((tmp_path / plain.denoiser_part).glob("*.safetensors"))) > 1
-    assert name == "sd" or len(list(tmp_path.glob("text_encoder*/*.safetensors"))) > len(plain.encoder_parts)
+    assert len(list((tmp_path / plain.denoiser.part).glob("*.safetensors"))) > 1
+    assert name == "sd" or len(list(tmp_path.glob("text_encoder*/*.safetensors"))) > len(plain.text.encoder_parts)
     sharded = load_backbone(tmp_path)
     assert sharded.fingerprint == plain.fingerprint
-    assert sharded.text_settings == plain.text_settings
+    assert sharded.text.settings == plain.text.settings
 
 
 @pytest.mark.parametrize("name", ["sd"])

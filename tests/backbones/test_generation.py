@@ -52,7 +52,7 @@ def test_the_denoiser_is_asked_the_same(
     """Texts, pooled texts, masks, padding, sizes and times; with guidance, and without."""
     prompts = [*stock.PROMPTS, "", "猫 on a mat 🎨 Été\n\t<s>", "word " * 600]
     asked = generation(plain, scale, prompts)
-    ours = _calls(name, plain.pipe, lambda: plain.generate(asked))
+    ours = _calls(name, plain.sampler.stock, lambda: plain.sampler.generate(asked))
     users = families.of(name).scale(scale)
     theirs = _calls(name, pipe, lambda: stock.draw(name, pipe, prompts, guidance_scale=users))
     for our, their in zip(ours, theirs, strict=True):
@@ -73,7 +73,7 @@ def test_guidance_has_a_row_for_no_prompt(name: str, plain: Backbone, generation
     """Twice the rows with guidance and once without, as everywhere; FLUX has guidance as an input."""
     rows = {}
     for scale in (1.0, 2.0):
-        calls = _calls(name, plain.pipe, lambda scale=scale: plain.generate(generation(plain, scale)))
+        calls = _calls(name, plain.sampler.stock, lambda scale=scale: plain.sampler.generate(generation(plain, scale)))
         rows[scale] = [len(_in_rows(name, call)) for call in calls]
     assert rows == {1.0: [2, 2], 2.0: [4, 4] if families.of(name).twice else [2, 2]}
 
@@ -82,7 +82,7 @@ def test_guidance_has_a_row_for_no_prompt(name: str, plain: Backbone, generation
 def test_the_images_are_the_stock_pipelines(
     name: str, output: Any, plain: Backbone, pipe: DiffusionPipeline, generation: Callable[..., Generation]
 ) -> None:
-    made = torch.as_tensor(plain.generate(generation(plain), output))
+    made = torch.as_tensor(plain.sampler.generate(generation(plain), output))
     scale = families.of(name).scale(stock.GUIDANCE)
     expected = stock.draw(name, pipe, guidance_scale=scale, output_type=output)
     if output == "latent":
@@ -91,9 +91,11 @@ def test_the_images_are_the_stock_pipelines(
 
 
 def test_an_image_depends_on_its_own_noise(name: str, plain: Backbone, generation: Callable[..., Generation]) -> None:
-    together = plain.generate(generation(plain))
+    together = plain.sampler.generate(generation(plain))
     asked = generation(plain, prompts=stock.PROMPTS[1:])
-    alone = plain.generate(Generation(asked.condition, asked.unconditional, *_second(generation(plain)), 2, 3.5))
+    alone = plain.sampler.generate(
+        Generation(asked.condition, asked.unconditional, *_second(generation(plain)), 2, 3.5)
+    )
     torch.testing.assert_close(alone, together[1:], atol=3e-5, rtol=1e-5)
 
 
@@ -108,23 +110,23 @@ class Settings:
 
 
 def test_what_is_left_to_the_model_is_spelled_out(plain: Backbone) -> None:
-    assert plain.with_usual(Settings()) == Settings(plain.steps, plain.guidance_scale)
-    assert plain.with_usual(Settings(3, 0.0)) == Settings(3, 0.0)
+    assert plain.sampler.with_usual(Settings()) == Settings(plain.sampler.steps, plain.sampler.guidance_scale)
+    assert plain.sampler.with_usual(Settings(3, 0.0)) == Settings(3, 0.0)
 
 
 def test_the_usual_shape(name: str, plain: Backbone, pipe: DiffusionPipeline) -> None:
     """Of the image that the stock pipeline draws when no size is asked for."""
     side = families.of(name).usual or stock.denoiser_of(pipe).config.sample_size * pipe.vae_scale_factor
     channels = stock.noise(name, pipe).shape[1]
-    assert plain.latent_shape == (channels, side // pipe.vae_scale_factor, side // pipe.vae_scale_factor)
-    assert plain.shape_for(None) == plain.latent_shape
-    assert plain.shape_for(f"{side}x{side}") == plain.latent_shape
+    assert plain.images.latent_shape == (channels, side // pipe.vae_scale_factor, side // pipe.vae_scale_factor)
+    assert plain.images.shape_for(None) == plain.images.latent_shape
+    assert plain.images.shape_for(f"{side}x{side}") == plain.images.latent_shape
 
 
 def test_other_shapes(name: str, plain: Backbone, pipe: DiffusionPipeline) -> None:
     """Width first, as one writes it; height first, as tensors have it."""
     width, height = stock.size(name)
-    assert plain.shape_for(f"{width}x{height}") == tuple(stock.noise(name, pipe).shape[1:])
+    assert plain.images.shape_for(f"{width}x{height}") == tuple(stock.noise(name, pipe).shape[1:])
     assert width != height
 
 
@@ -137,13 +139,13 @@ def test_other_shapes(name: str, plain: Backbone, pipe: DiffusionPipeline) -> No
 )  # fmt: skip
 def test_wrong_sizes(size: str, plain: Backbone) -> None:
     with pytest.raises(UserError, match=f"^size {size}:") as caught:
-        plain.shape_for(size)
+        plain.images.shape_for(size)
     assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["sd3"])
 def test_a_size_beyond_the_networks_positions(plain: Backbone, pipe: DiffusionPipeline) -> None:
     largest = pipe.transformer.config.pos_embed_max_size * 2 * pipe.vae_scale_factor
-    assert plain.shape_for(f"{largest}x16")[2] == largest // pipe.vae_scale_factor
+    assert plain.images.shape_for(f"{largest}x16")[2] == largest // pipe.vae_scale_factor
     with pytest.raises(UserError, match=f"^size 16x{2 * largest}: .*{largest}"):
-        plain.shape_for(f"16x{2 * largest}")
+        plain.images.shape_for(f"16x{2 * largest}")

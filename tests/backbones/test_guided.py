@@ -16,34 +16,34 @@ from contrapose.backbones.base import Backbone
 def test_it_is_guided_as_by_the_stock_pipeline(name: str, plain: Backbone, pipe: DiffusionPipeline) -> None:
     with stock.recorded(stock.denoiser_of(pipe)) as calls:
         stock.draw(name, pipe, guidance_scale=families.of(name).scale(stock.GUIDANCE))
-    condition, unconditional = plain.embed(stock.PROMPTS), plain.unconditional()
+    condition, unconditional = plain.text.embed(stock.PROMPTS), plain.text.unconditional()
     for call in calls:
         x_t, t, _, answer = families.of(name).meaning(call)
         expected = answer
         if families.of(name).twice:
             u, c = families.of(name).halves(answer)
             expected = u + stock.GUIDANCE * (c - u)
-        made = plain.guided(x_t[:2], t[:2], condition, unconditional, stock.GUIDANCE)
+        made = plain.sampler.guided(x_t[:2], t[:2], condition, unconditional, stock.GUIDANCE)
         torch.testing.assert_close(made, expected, atol=1e-4, rtol=1e-4)
-        assert not torch.allclose(made, plain.guided(x_t[:2], t[:2], condition, unconditional, 1.0), atol=1e-4)
+        assert not torch.allclose(made, plain.sampler.guided(x_t[:2], t[:2], condition, unconditional, 1.0), atol=1e-4)
 
 
 def test_without_guidance_the_prompt_alone_is_asked(name: str, plain: Backbone, pipe: DiffusionPipeline) -> None:
-    x_t, condition = stock.noise(name, pipe), plain.embed(stock.PROMPTS)
-    t = plain.noising(x_t.shape[1:]).times(torch.full((2,), 0.5))
-    with stock.recorded(plain.network) as calls:
-        made = plain.guided(x_t, t, condition, plain.unconditional(), 1.0)
+    x_t, condition = stock.noise(name, pipe), plain.text.embed(stock.PROMPTS)
+    t = plain.denoiser.noising(x_t.shape[1:]).times(torch.full((2,), 0.5))
+    with stock.recorded(plain.denoiser.network) as calls:
+        made = plain.sampler.guided(x_t, t, condition, plain.text.unconditional(), 1.0)
     assert len(calls) == 1 and not made.requires_grad
     if families.of(name).twice:
         with torch.no_grad():
-            assert torch.equal(made, plain.denoise(plain.network, x_t, t, condition))
+            assert torch.equal(made, plain.denoiser.denoise(plain.denoiser.network, x_t, t, condition))
 
 
 @pytest.mark.parametrize("name", ["flux"])
 def test_what_training_feeds_is_left_alone(plain: Backbone, pipe: DiffusionPipeline, loaded: Callable) -> None:
-    x_t, condition = stock.noise("flux", pipe), plain.embed(stock.PROMPTS)
-    with stock.recorded(plain.network) as calls:
-        plain.guided(x_t, torch.full((2,), 0.5), condition, plain.unconditional(), 6.0)
+    x_t, condition = stock.noise("flux", pipe), plain.text.embed(stock.PROMPTS)
+    with stock.recorded(plain.denoiser.network) as calls:
+        plain.sampler.guided(x_t, torch.full((2,), 0.5), condition, plain.text.unconditional(), 6.0)
         with torch.no_grad():
-            plain.denoise(plain.network, x_t, torch.full((2,), 0.5), condition)
+            plain.denoiser.denoise(plain.denoiser.network, x_t, torch.full((2,), 0.5), condition)
     assert [float(call.inputs["guidance"][0]) for call in calls] == [6.0, stock.GUIDANCE]

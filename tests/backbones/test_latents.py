@@ -23,13 +23,13 @@ def test_encode_and_decode(name: str, plain: Backbone, pipe: DiffusionPipeline) 
     """(mean - shift) * scale, and back; images that are not square."""
     width, height = stock.size(name)
     images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(5)) * 2 - 1
-    latents, config = plain.encode(images), pipe.vae.config
+    latents, config = plain.images.encode(images), pipe.vae.config
     assert latents.shape == stock.noise(name, pipe).shape
     encoded = pipe.vae.encode(images)
     mean = encoded.latent if isinstance(pipe.vae, AutoencoderDC) else encoded.latent_dist.mean
     expected = (mean - families.of(name).latent_shift) * config.scaling_factor
     torch.testing.assert_close(latents, expected, atol=1e-6, rtol=1e-6)
-    decoded = plain.decode(latents)
+    decoded = plain.images.decode(latents)
     assert decoded.shape == images.shape
     torch.testing.assert_close(decoded, pipe.vae.decode(mean).sample, atol=1e-5, rtol=1e-5)
 
@@ -39,24 +39,24 @@ def test_decoded_latents_are_the_pipelines_image(name: str, plain: Backbone, pip
     """The very pixels that the stock pipeline makes of its last latents."""
     image = stock.draw(name, pipe, output_type="pt")
     latents = stock.as_images(name, stock.draw(name, pipe), stock.noise(name, pipe))
-    ours = (plain.decode(latents) / 2 + 0.5).clamp(0, 1)
+    ours = (plain.images.decode(latents) / 2 + 0.5).clamp(0, 1)
     torch.testing.assert_close(ours, image, atol=1e-5, rtol=0)
 
 
 def test_an_autoencoder_that_overflows_in_half_precision(tiny_family: Callable[[str], Path]) -> None:
     """SDXL's says so in its configuration, as the stock pipeline heeds."""
     backbone = load_backbone(tiny_family("sdxl"), torch.float16)
-    assert backbone.pipe.vae.config.force_upcast
-    assert backbone.encode(torch.zeros(1, 3, 16, 16)).dtype == torch.float32
-    assert backbone.network.dtype == torch.float16
+    assert backbone.sampler.stock.vae.config.force_upcast
+    assert backbone.images.encode(torch.zeros(1, 3, 16, 16)).dtype == torch.float32
+    assert backbone.denoiser.network.dtype == torch.float16
 
 
 @pytest.mark.parametrize("name", ["sd3", "sana"])
 def test_images_are_cast_to_the_autoencoder(folder: Path) -> None:
     backbone = load_backbone(folder, torch.bfloat16)
-    latents = backbone.encode(torch.zeros(1, 3, 32, 32))
+    latents = backbone.images.encode(torch.zeros(1, 3, 32, 32))
     assert latents.dtype == torch.bfloat16
-    assert backbone.decode(latents.float()).isfinite().all()
+    assert backbone.images.decode(latents.float()).isfinite().all()
 
 
 PLAYGROUND = {"latents_mean": [-1.6, 1.4, 0.2, -0.9], "latents_std": [8.4, 6.0, 5.1, 7.3], "scaling_factor": 0.5}
@@ -83,12 +83,12 @@ def test_what_the_stock_pipeline_heeds_of_the_autoencoder(
     backbone, pipe = load_backbone(model), stock.load(name, model)
     image, latents = stock.draw(name, pipe, output_type="pt"), stock.draw(name, pipe)
     latents = stock.as_images(name, latents, stock.noise(name, pipe))
-    torch.testing.assert_close((backbone.decode(latents) / 2 + 0.5).clamp(0, 1), image, atol=1e-5, rtol=0)
+    torch.testing.assert_close((backbone.images.decode(latents) / 2 + 0.5).clamp(0, 1), image, atol=1e-5, rtol=0)
 
     pictures = torch.rand(2, 3, 16, 32, generator=torch.Generator().manual_seed(5)) * 2 - 1
     mean = pipe.vae.encode(pictures).latent_dist.mean
     decoded = pipe.vae.decode(mean).sample
-    torch.testing.assert_close(backbone.decode(backbone.encode(pictures)), decoded, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(backbone.images.decode(backbone.images.encode(pictures)), decoded, atol=1e-4, rtol=1e-4)
 
 
 def test_a_shift_that_the_stock_pipeline_cannot_add(tiny_family: Callable[[str], Path], tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from training import with_full
 
 from contrapose.backbones import loading
 from contrapose.backbones.base import Backbone
@@ -166,34 +167,34 @@ def test_the_families_own(name: str, plain: Backbone, pipe: DiffusionPipeline) -
     family = families.of(name).variant_of or name
     names = dict(zip(families.DISTINCT, FAMILIES, strict=True))
     assert plain.family is names[family]
-    assert type(plain.pipe) is type(pipe)
-    assert type(plain.network) is type(stock.denoiser_of(pipe))
+    assert type(plain.sampler.stock) is type(pipe)
+    assert type(plain.denoiser.network) is type(stock.denoiser_of(pipe))
     encoders = [part for part, module in pipe.components.items() if part.startswith("text_encoder") and module]
-    assert [part for part in plain.encoder_parts if getattr(plain.pipe, part) is not None] == encoders
+    assert [part for part in plain.text.encoder_parts if getattr(plain.sampler.stock, part) is not None] == encoders
     modules = [getattr(pipe, part) for part in encoders]
-    assert plain.encoder_bytes == sum(4 * p.numel() for module in modules for p in module.parameters())
+    assert plain.text.encoder_bytes == sum(4 * p.numel() for module in modules for p in module.parameters())
 
 
 @pytest.mark.parametrize("network", [None, torch.float32])
 def test_precisions(network: torch.dtype | None, folder: Path) -> None:
     backbone = load_backbone(folder, torch.bfloat16, network_dtype=network)
-    assert backbone.dtype == backbone.network.dtype == (network or torch.bfloat16)
-    assert backbone.pipe.vae.dtype == torch.bfloat16
-    assert {getattr(backbone.pipe, part).dtype for part in _encoders(backbone)} == {torch.bfloat16}
+    assert backbone.denoiser.dtype == backbone.denoiser.network.dtype == (network or torch.bfloat16)
+    assert backbone.sampler.stock.vae.dtype == torch.bfloat16
+    assert {getattr(backbone.sampler.stock, part).dtype for part in _encoders(backbone)} == {torch.bfloat16}
 
 
 def _encoders(backbone: Backbone) -> list[str]:
-    return [part for part in backbone.encoder_parts if getattr(backbone.pipe, part) is not None]
+    return [part for part in backbone.text.encoder_parts if getattr(backbone.sampler.stock, part) is not None]
 
 
 @pytest.mark.parametrize("name", ["sd", "sd3", "sd3-no-t5", *families.names(masked=True)])
 def test_releasing(folder: Path) -> None:
     backbone = load_backbone(folder)
     backbone.release_encoders(keep_text=True)
-    assert backbone.pipe.vae is None
-    assert backbone.embed(["a red circle"])["text"].isfinite().all()
+    assert backbone.sampler.stock.vae is None
+    assert backbone.text.embed(["a red circle"])["text"].isfinite().all()
     backbone.release_encoders()
-    assert backbone.encoder_bytes == 0
+    assert backbone.text.encoder_bytes == 0
     assert _encoders(backbone) == []
 
 
@@ -203,17 +204,17 @@ def test_a_variant(name: str, stocked: Callable[[str], DiffusionPipeline], tmp_p
     stocked(name).save_pretrained(tmp_path, variant="fp16")
     _refused(str(tmp_path), tmp_path)
     backbone = load_backbone(tmp_path, loading=Loading(variant="fp16"))
-    assert backbone.embed(stock.PROMPTS)["text"].isfinite().all()
+    assert backbone.text.embed(stock.PROMPTS)["text"].isfinite().all()
     assert backbone.fingerprint == load_backbone(tmp_path, loading=Loading(variant="fp16")).fingerprint
-    backbone.with_full(torch.float32).save(tmp_path / "run")
-    assert stock.load(name, tmp_path / "run" / "model").components.keys() == backbone.pipe.components.keys()
+    with_full(backbone, torch.float32).save(tmp_path / "run")
+    assert stock.load(name, tmp_path / "run" / "model").components.keys() == backbone.sampler.stock.components.keys()
     _refused(str(tmp_path), tmp_path, loading=Loading(variant="bf16"))
 
 
 @pytest.mark.parametrize("name", families.names(twice=True))
 def test_guidance_is_an_input_of_few_networks(folder: Path) -> None:
     with pytest.raises(UserError, match=r"distilled_guidance: .* takes no guidance") as told:
-        load_backbone(folder).feed_guidance(2.0)
+        load_backbone(folder).denoiser.feed_guidance(2.0)
     assert str(folder) in str(told.value)
 
 

@@ -22,6 +22,7 @@ import torch
 from meanings import Meaning
 from safetensors import safe_open
 from torch import Tensor
+from training import with_full, with_lora
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
@@ -45,7 +46,7 @@ def run_of(loaded: Callable[[str], Backbone], tmp_path_factory: pytest.TempPathF
         folder = tmp_path_factory.mktemp(f"{name}-{kind}")
         if kind == "lora":
             return aligned.write_run(loaded(name), kind, number, folder)
-        backbone = copy.deepcopy(loaded(name)).with_full(torch.float32, needs_reference=False)
+        backbone = with_full(copy.deepcopy(loaded(name)), torch.float32, needs_reference=False)
         _move(backbone, seed=number)
         backbone.save(folder)
         return folder
@@ -79,13 +80,13 @@ def train(plain: Backbone) -> Callable[..., Backbone]:
 
     def ready(kind: str, **options: Any) -> Backbone:
         torch.manual_seed(0)
-        fresh = copy.copy(plain)  # but for the network, which is all that a test changes
-        fresh.pipe = copy.copy(plain.pipe)
-        setattr(fresh.pipe, plain.denoiser_part, copy.deepcopy(plain.network))
+        pipe = copy.copy(plain.sampler.stock)  # but for the network, which is all that a test changes
+        setattr(pipe, plain.denoiser.part, copy.deepcopy(plain.denoiser.network))
+        fresh = Backbone.over(plain.family, plain.source, pipe, plain.device, plain.pipeline.loading)
         if kind == "full":
-            return fresh.with_full(torch.float32, **options)
+            return with_full(fresh, torch.float32, **options)
         given = (None, None) if options.get("start") else (aligned.RANK, aligned.ALPHA)
-        return fresh.with_lora(*given, **options)
+        return with_lora(fresh, *given, **options)
 
     return ready
 
@@ -154,7 +155,7 @@ def test_they_begin_alike_in_bf16(name: str, kind: str, begin: str, folder: Path
     """In the layout of a run, a copy as well: adapters on a bf16 base, or float32 weights beside bf16 ones."""
     full, options = kind == "full", {"start": run_of(name, begin, 0), "frozen": {"lagged": None}}
     backbone = load_backbone(folder, torch.bfloat16, network_dtype=torch.float32 if full else torch.bfloat16)
-    made = backbone.with_full(torch.bfloat16, **options) if full else backbone.with_lora(None, None, **options)
+    made = with_full(backbone, torch.bfloat16, **options) if full else with_lora(backbone, None, None, **options)
     calls = witness(name, options["start"])
     first, *others = _half_answers(made, ("trainee", "reference", "lagged"), calls)
     assert all(torch.equal(first, other) for other in others)
@@ -241,8 +242,8 @@ def test_adapters_of_another_rank_on_other_layers(
 ) -> None:
     """As a start and beside adapters of the usual ones: each keeps its own."""
     other = copy.deepcopy(plain)
-    other.family = replace(other.family, lora_targets=("to_q", "to_v"))
-    other.with_lora(2, 6.0)
+    other.pipeline.family = replace(other.family, lora_targets=("to_q", "to_v"))
+    other = with_lora(other, 2, 6.0)
     _move(other)
     other.save(tmp_path)
     usual = run_of(name, "lora", 1)
@@ -279,8 +280,8 @@ def test_all_that_is_trained_begins_at_the_start(name: str, kind: str, train: An
 @pytest.mark.parametrize("setting", [{"rank": 8, "alpha": None}, {"rank": None, "alpha": 4.0}], ids=["rank", "alpha"])
 def test_rank_and_alpha_are_the_starts(name: str, setting: dict[str, Any], plain: Backbone, run_of: Runs) -> None:
     start = run_of(name, "lora", 0)
-    copy.deepcopy(plain).with_lora(aligned.RANK, aligned.ALPHA, start=start)
-    told = _refused(lambda: copy.deepcopy(plain).with_lora(**setting, start=start))
+    with_lora(copy.deepcopy(plain), aligned.RANK, aligned.ALPHA, start=start)
+    told = _refused(lambda: with_lora(copy.deepcopy(plain), **setting, start=start))
     assert re.fullmatch(r"lora_(rank 8: .* has 4|alpha 4: .* has 10), which is kept; leave the setting out", told)
 
 
@@ -303,9 +304,9 @@ def test_runs_that_are_no_good(
 
     assert ": no such run; name a folder" in told(tmp_path / "none")
     assert told(tmp_path).endswith("has the run finished?")
-    copy.deepcopy(plain).with_lora(2, 2.0).save(tmp_path / "noted", {"base_fingerprint": "0123"})
+    with_lora(copy.deepcopy(plain), 2, 2.0).save(tmp_path / "noted", {"base_fingerprint": "0123"})
     assert "was trained on another model (0123)" in told(tmp_path / "noted")
-    load_backbone(tiny_family({"sd": "sdxl", "pixart": "sd3"}[name])).with_lora(2, 2.0).save(tmp_path / "stranger")
+    with_lora(load_backbone(tiny_family({"sd": "sdxl", "pixart": "sd3"}[name])), 2, 2.0).save(tmp_path / "stranger")
     assert told(tmp_path / "stranger").endswith("was it trained on another one?")
     aligned.write_run(plain, "lora", 0, tmp_path / "cut")
     [path] = (tmp_path / "cut").glob("*.safetensors")

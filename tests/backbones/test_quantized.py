@@ -9,6 +9,7 @@ from pathlib import Path
 import families
 import pytest
 import torch
+from training import with_lora
 
 from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.settings import Loading
@@ -18,11 +19,11 @@ FAMILIES = ["sd", "sd3", "sana", "flux"]
 
 def _trains(folder: Path, name: str, kind: str, device: str, saved: Path) -> None:
     loading = Loading(quantize=kind)  # type: ignore[arg-type]
-    backbone = load_backbone(folder, torch.bfloat16, device, loading=loading).with_lora(4, 4.0)
-    plain = load_backbone(folder, torch.bfloat16, device).with_lora(4, 4.0)
-    shape = backbone.shape_for(families.of(name).size)
-    x_t, t = torch.randn(2, *shape, device=device), backbone.noising(shape).at_level(0.5, 2).to(device)
-    condition = {n: v.to(device) if v.is_floating_point() else v for n, v in backbone.embed(["a", "b"]).items()}
+    backbone = with_lora(load_backbone(folder, torch.bfloat16, device, loading=loading), 4, 4.0)
+    plain = with_lora(load_backbone(folder, torch.bfloat16, device), 4, 4.0)
+    shape = backbone.images.shape_for(families.of(name).size)
+    x_t, t = torch.randn(2, *shape, device=device), backbone.denoiser.noising(shape).at_level(0.5, 2).to(device)
+    condition = {n: v.to(device) if v.is_floating_point() else v for n, v in backbone.text.embed(["a", "b"]).items()}
     with torch.no_grad():
         reference = backbone.predict("reference", x_t, t, condition)
         exact = plain.predict("reference", x_t, t, condition)
@@ -37,9 +38,9 @@ def _trains(folder: Path, name: str, kind: str, device: str, saved: Path) -> Non
         moved = backbone.predict("trainee", x_t, t, condition)
     assert not torch.equal(moved, reference)
     backbone.save(saved)
-    assert load_backbone(folder, adapter=saved).network is not None
+    assert load_backbone(folder, adapter=saved).denoiser.network is not None
     further = load_backbone(folder, torch.bfloat16, device, loading=loading)
-    further.with_lora(None, None, start=saved, frozen={"winner": saved, "lagged": None})
+    further = with_lora(further, None, None, start=saved, frozen={"winner": saved, "lagged": None})
     for policy in ("trainee", "reference", "winner", "lagged"):
         assert torch.equal(further.predict(policy, x_t, t, condition), moved), policy
 

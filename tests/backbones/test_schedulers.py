@@ -145,26 +145,26 @@ def test_zero_terminal_snr(prediction: str, tiny_family: Callable[[str], Path], 
     scheduler = EulerDiscreteScheduler(**BETAS, prediction_type=prediction, rescale_betas_zero_snr=True)
     model = _with_scheduler(shutil.copytree(tiny_family("sdxl"), tmp_path / "model"), scheduler)
     backbone = load_backbone(model)
-    check_space(backbone, backbone.space)
+    check_space(backbone.denoiser, backbone.denoiser.space)
     x, t = torch.ones(1, 4, 8, 8), torch.tensor([999])
     for space in ("eps", "v", "x0"):
-        answer = backbone.path.convert(x, x, t, backbone.space, space)
+        answer = backbone.denoiser.path.convert(x, x, t, backbone.denoiser.space, space)
         if prediction == "epsilon" and space != "eps":
             assert not answer.isfinite().all()
             with pytest.raises(UserError, match=r"zero terminal SNR.* \(eps\) do not tell") as refused:
-                check_space(backbone, space)
+                check_space(backbone.denoiser, space)
             assert str(model) in str(refused.value)
-            check_space(backbone, space, torch.tensor([0, 998]))
+            check_space(backbone.denoiser, space, torch.tensor([0, 998]))
         else:
             assert answer.isfinite().all()
-            check_space(backbone, space)
+            check_space(backbone.denoiser, space)
 
 
 @pytest.mark.parametrize("name", [*families.DISTINCT, "sd-v"])
 def test_usual_models_tell_what_the_image_is(name: str, tiny_family: Callable[[str], Path]) -> None:
     backbone = load_backbone(tiny_family(name))
-    check_space(backbone, "x0")
-    check_space(backbone, backbone.space)
+    check_space(backbone.denoiser, "x0")
+    check_space(backbone.denoiser, backbone.denoiser.space)
 
 
 @pytest.mark.parametrize("method", ["ddspo", "diffusion-dro"])

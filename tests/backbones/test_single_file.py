@@ -14,6 +14,7 @@ import tiny
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from training import with_full, with_lora
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone, prompt_reader
@@ -61,9 +62,9 @@ def test_it_is_the_same_model(
 ) -> None:
     backbone = load_backbone(checkpoint)
     assert type(backbone) is type(plain)
-    assert backbone.latent_shape == plain.latent_shape
-    assert torch.equal(backbone.generate(generation(backbone)), plain.generate(generation(plain)))
-    assert len(backbone.fingerprint) == len(backbone.text_settings.split()[1]) == 16
+    assert backbone.images.latent_shape == plain.images.latent_shape
+    assert torch.equal(backbone.sampler.generate(generation(backbone)), plain.sampler.generate(generation(plain)))
+    assert len(backbone.fingerprint) == len(backbone.text.settings.split()[1]) == 16
 
 
 @pytest.mark.usefixtures("configured")
@@ -74,16 +75,16 @@ def test_what_is_trained_on_it(
 ) -> None:
     backbone = load_backbone(checkpoint)
     asked = generation(backbone)
-    before = backbone.generate(asked)
-    backbone = backbone.with_full(torch.float32) if full else backbone.with_lora(2, 2.0)
+    before = backbone.sampler.generate(asked)
+    backbone = with_full(backbone, torch.float32) if full else with_lora(backbone, 2, 2.0)
     with torch.no_grad():
         for parameter in backbone.policies.parameters():
             parameter.add_(0.01)
-    ours = backbone.generate(asked)
+    ours = backbone.sampler.generate(asked)
     backbone.release_encoders()
     backbone.save(tmp_path)
     assert not torch.equal(ours, before)
-    assert torch.equal(load_backbone(checkpoint, adapter=tmp_path).generate(asked), ours)
+    assert torch.equal(load_backbone(checkpoint, adapter=tmp_path).sampler.generate(asked), ours)
     if full:
         whole = stock.draw("sd", stock.load("sd", tmp_path / "model"))
         torch.testing.assert_close(whole, ours, atol=3e-5, rtol=1e-5)
@@ -93,10 +94,10 @@ def test_what_is_trained_on_it(
 def test_precisions(checkpoint: Path, loaded: Callable[[str], Backbone]) -> None:
     """A float32 network beside parts that are bf16 is not one that went through bf16."""
     backbone = load_backbone(checkpoint, torch.bfloat16, network_dtype=torch.float32)
-    assert backbone.pipe.vae.dtype == backbone.pipe.text_encoder.dtype == torch.bfloat16
-    expected = loaded("sd").network.state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in backbone.network.state_dict().items())
-    assert load_backbone(checkpoint, torch.float16).network.dtype == torch.float16
+    assert backbone.sampler.stock.vae.dtype == backbone.sampler.stock.text_encoder.dtype == torch.bfloat16
+    expected = loaded("sd").denoiser.network.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in backbone.denoiser.network.state_dict().items())
+    assert load_backbone(checkpoint, torch.float16).denoiser.network.dtype == torch.float16
 
 
 @pytest.mark.usefixtures("configured")

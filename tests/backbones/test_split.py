@@ -11,6 +11,7 @@ import families
 import pytest
 import torch
 from torch import Tensor
+from training import with_full, with_lora
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
@@ -24,7 +25,7 @@ PROMPTS, DEGRADED = ["a red circle", "two blue squares above a green star"], ["a
 def backbone(request: pytest.FixtureRequest, name: str, tiny_family: Callable[[str], Path]) -> Backbone:
     torch.manual_seed(0)
     loaded = load_backbone(tiny_family(name))
-    trained = loaded.with_lora(4, 4.0) if request.param == "lora" else loaded.with_full(torch.float32)
+    trained = with_lora(loaded, 4, 4.0) if request.param == "lora" else with_full(loaded, torch.float32)
     moved = torch.Generator().manual_seed(4)
     with torch.no_grad():  # away from the reference, where the weights of both sides would be alike
         for parameter in trained.policies.parameters():
@@ -43,10 +44,10 @@ def exact(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> Backbone:
 
 def _arguments(name: str, backbone: Backbone) -> tuple[Any, ...]:
     random = torch.Generator().manual_seed(1)
-    shape = backbone.shape_for(families.of(name).size)
+    shape = backbone.images.shape_for(families.of(name).size)
     latents = torch.randn(2, 2, *shape, generator=random)
-    prompts = {"prompt": backbone.embed(PROMPTS), "degraded": backbone.embed(DEGRADED)}
-    path = backbone.noising(shape)
+    prompts = {"prompt": backbone.text.embed(PROMPTS), "degraded": backbone.text.embed(DEGRADED)}
+    path = backbone.denoiser.noising(shape)
     noise, t = torch.randn(2, *shape, generator=random), path.draw_times(2, random)
     samples = {
         name: Sample(latents[:, place], noise, torch.full((2,), 1.0 - place))
@@ -56,7 +57,7 @@ def _arguments(name: str, backbone: Backbone) -> tuple[Any, ...]:
 
 
 def _gradients(backbone: Backbone, objective: Any, arguments: tuple[Any, ...]) -> list[Tensor]:
-    for part in objective(*arguments, backbone.space, backbone.predict).parts:
+    for part in objective(*arguments, backbone.denoiser.space, backbone.predict).parts:
         part.sum().backward()
     found = [p.grad for p in backbone.policies.parameters()]
     for parameter in backbone.policies.parameters():

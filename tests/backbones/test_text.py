@@ -30,29 +30,29 @@ def _same(first: Condition, second: Condition, tolerance: float = 0.0) -> None:
 
 
 def test_any_text_is_read(name: str, plain: Backbone) -> None:
-    condition = plain.embed([*stock.PROMPTS, *STRANGE])
+    condition = plain.text.embed([*stock.PROMPTS, *STRANGE])
     assert {len(value) for value in condition.values()} == {5}
     for value in condition.values():
         assert value.isfinite().all()
     text = condition["text"]
-    rows = families.of(name).text_rows or plain.tokens
+    rows = families.of(name).text_rows or plain.text.tokens
     assert text.shape[1] == rows, "the longest prompt fills what the network reads"
     assert not torch.equal(text[0], text[1])
     assert ("length" in condition) == families.of(name).masked
     if "length" in condition:
-        assert condition["length"][4] == plain.tokens
+        assert condition["length"][4] == plain.text.tokens
         assert 0 < condition["length"][2] <= condition["length"][0] < condition["length"][1] < 60
 
 
 def test_reading_together_is_reading_alone(plain: Backbone) -> None:
     prompts = [*stock.PROMPTS, *STRANGE]
-    _same(plain.embed(prompts), join([plain.embed([prompt]) for prompt in prompts]), 1e-5)
+    _same(plain.text.embed(prompts), join([plain.text.embed([prompt]) for prompt in prompts]), 1e-5)
 
 
 @pytest.mark.parametrize("name", families.names(masked=True))
 def test_short_prompts_are_short(plain: Backbone) -> None:
     """A prompt of twenty tokens must not cost three hundred, and nothing stands beyond its end."""
-    condition = plain.embed(["a red circle " * 2, "a red circle " * 6])
+    condition = plain.text.embed(["a red circle " * 2, "a red circle " * 6])
     text, length = condition["text"], condition["length"]
     assert text.shape[1] == length.max() < 45
     assert length[0] < length[1]
@@ -65,10 +65,10 @@ def test_short_prompts_are_short(plain: Backbone) -> None:
 @pytest.mark.parametrize("backbone", ["lora"], indirect=True)
 def test_a_padded_batch_predicts_as_each_prompt_alone(name: str, backbone: Backbone) -> None:
     prompts = [*stock.PROMPTS, "", "a red circle " * 5]
-    alone = [backbone.embed([prompt]) for prompt in prompts]
-    x_t = stock.noise(name, backbone.pipe, len(prompts))
+    alone = [backbone.text.embed([prompt]) for prompt in prompts]
+    x_t = stock.noise(name, backbone.sampler.stock, len(prompts))
     times = torch.tensor([0.1, 0.4, 0.6, 0.9])
-    t = times if backbone.space == "velocity" else (times * 1000).long()
+    t = times if backbone.denoiser.space == "velocity" else (times * 1000).long()
     together = backbone.predict("reference", x_t, t, join(alone))
     for row, condition in enumerate(alone):
         rows = slice(row, row + 1)
@@ -82,9 +82,9 @@ def test_a_padded_batch_predicts_as_each_prompt_alone(name: str, backbone: Backb
 @pytest.mark.parametrize("name", families.names(masked=True))
 @pytest.mark.parametrize("backbone", ["lora"], indirect=True)
 def test_what_is_beyond_a_length_is_never_read(name: str, backbone: Backbone) -> None:
-    condition = dict(backbone.embed(stock.PROMPTS))
-    x_t, t = stock.noise(name, backbone.pipe), torch.tensor([0.3, 0.6])
-    t = t if backbone.space == "velocity" else (t * 1000).long()
+    condition = dict(backbone.text.embed(stock.PROMPTS))
+    x_t, t = stock.noise(name, backbone.sampler.stock), torch.tensor([0.3, 0.6])
+    t = t if backbone.denoiser.space == "velocity" else (t * 1000).long()
     clean = backbone.predict("reference", x_t, t, condition)
     beyond = torch.arange(condition["text"].shape[1]) >= condition["length"][:, None]
     assert beyond.any()
@@ -94,23 +94,23 @@ def test_what_is_beyond_a_length_is_never_read(name: str, backbone: Backbone) ->
 
 def test_the_cache_gives_what_is_read(plain: Backbone, tmp_path: Path) -> None:
     prompts = [*stock.PROMPTS, *STRANGE, stock.PROMPTS[0]]
-    live, none = plain.embed(prompts), plain.unconditional()
+    live, none = plain.text.embed(prompts), plain.text.unconditional()
     for round in range(2):  # computed, then from the files
-        cache = Embeddings(plain, folder=tmp_path)
+        cache = Embeddings(plain.text, folder=tmp_path)
         _same(cache(prompts), live, 1e-5)
         _same(cache.unconditional(), none)
         assert list(tmp_path.rglob("*.safetensors")), round
-    short = Embeddings(plain, folder=tmp_path)(stock.PROMPTS)
-    _same(short, plain.embed(stock.PROMPTS), 1e-5)
+    short = Embeddings(plain.text, folder=tmp_path)(stock.PROMPTS)
+    _same(short, plain.text.embed(stock.PROMPTS), 1e-5)
 
 
 def test_the_cache_outlives_the_encoders(folder: Path, plain: Backbone, tmp_path: Path) -> None:
     """The very bytes that were computed; nothing is asked of encoders that have left."""
     prompts = stock.PROMPTS[::-1]
-    computed = Embeddings(plain, folder=tmp_path)
+    computed = Embeddings(plain.text, folder=tmp_path)
     first, none = computed(prompts), computed.unconditional()
     backbone = load_backbone(folder)
-    cache = Embeddings(backbone, folder=tmp_path)
+    cache = Embeddings(backbone.text, folder=tmp_path)
     backbone.release_encoders()
     _same(cache(prompts), first)
     _same(cache.unconditional(), none)
@@ -118,21 +118,21 @@ def test_the_cache_outlives_the_encoders(folder: Path, plain: Backbone, tmp_path
 
 def test_settings_that_decide_the_text(name: str, folder: Path, plain: Backbone, loaded: Any) -> None:
     """Two models with the same encoders share embeddings; another length, precision or model does not."""
-    others = {n: loaded(n).text_settings for n in families.NAMES}
-    assert [n for n in others if others[n] == plain.text_settings] == [name]
-    assert load_backbone(folder, network_dtype=torch.bfloat16).text_settings == plain.text_settings
-    assert load_backbone(folder, torch.bfloat16).text_settings != plain.text_settings
+    others = {n: loaded(n).text.settings for n in families.NAMES}
+    assert [n for n in others if others[n] == plain.text.settings] == [name]
+    assert load_backbone(folder, network_dtype=torch.bfloat16).text.settings == plain.text.settings
+    assert load_backbone(folder, torch.bfloat16).text.settings != plain.text.settings
     if not families.of(name).fixed_text:
         shorter = load_backbone(folder, loading=Loading(text_length=40))
-        assert shorter.text_settings != plain.text_settings
-        assert shorter.embed(["word " * 2000])["text"].shape[1] == 40 + (families.of(name).text_rows or 0) % 256
+        assert shorter.text.settings != plain.text.settings
+        assert shorter.text.embed(["word " * 2000])["text"].shape[1] == 40 + (families.of(name).text_rows or 0) % 256
         assert shorter.fingerprint == plain.fingerprint
 
 
 @pytest.mark.parametrize("name", families.names(fixed_text=False, variant_of=None))
 def test_another_text_length_predicts_and_generates(name: str, folder: Path, generation: Callable[..., Any]) -> None:
     backbone = load_backbone(folder, loading=Loading(text_length=40))
-    made = backbone.generate(generation(backbone))
+    made = backbone.sampler.generate(generation(backbone))
     assert made.isfinite().all()
 
 
@@ -145,8 +145,8 @@ def test_clip_has_one_length(folder: Path) -> None:
 def _last_word_is_read(plain: Backbone, words: int) -> bool:
     """Whether the last of so many words makes a difference to what is read."""
     others = ["red"] * (words - 1)
-    fewer = others if "length" in plain.embed([""]) else [*others, "blue"]
-    first, second = (plain.embed([" ".join(some)]) for some in ([*others, "red"], fewer))
+    fewer = others if "length" in plain.text.embed([""]) else [*others, "blue"]
+    first, second = (plain.text.embed([" ".join(some)]) for some in ([*others, "red"], fewer))
     if "length" in first:
         return bool(first["length"] > second["length"])
     return not torch.equal(first["text"], second["text"])

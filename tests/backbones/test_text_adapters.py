@@ -117,24 +117,24 @@ def test_what_is_embedded_is_of_the_encoders_as_they_are(
 ) -> None:
     """With one cache for all, open all the while or opened anew, whichever is asked first."""
     backbone = load_backbone(folder)
-    pipe, cache = backbone.pipe, tmp_path / "cache"
-    open_all_along = Embeddings(backbone, folder=cache)
+    pipe, cache = backbone.sampler.stock, tmp_path / "cache"
+    open_all_along = Embeddings(backbone.text, folder=cache)
 
     def check(expected: Condition) -> None:
-        assert _same(backbone.embed([PROMPT]), expected), "the test must see the encoders as they are"
-        for cached in (open_all_along, Embeddings(backbone, folder=cache)):
+        assert _same(backbone.text.embed([PROMPT]), expected), "the test must see the encoders as they are"
+        for cached in (open_all_along, Embeddings(backbone.text, folder=cache)):
             assert _same(cached([PROMPT]), {n: v.cpu() for n, v in expected.items()})
 
-    base = backbone.embed([PROMPT])
+    base = backbone.text.embed([PROMPT])
     if first == "base":
         check(base)
     with way(pipe, text_lora):
-        changed = backbone.embed([PROMPT])
+        changed = backbone.text.embed([PROMPT])
         check(changed)
     if way is not _fused:  # which rounds when it is undone
         check(base)
     fresh = load_backbone(folder)
-    assert _same(Embeddings(fresh, folder=cache)([PROMPT]), base)
+    assert _same(Embeddings(fresh.text, folder=cache)([PROMPT]), base)
     if way not in (_disabled, _another_encoder):
         assert not _same(base, changed)
 
@@ -168,11 +168,11 @@ def test_samples_in_any_order(
     pipe = stock.load(name, folder)
     pipe.load_lora_weights(text_lora)
     expected = pipe.encode_prompt(PROMPT, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
-    assert torch.equal(backbone.embed([PROMPT])["text"], expected[0])
+    assert torch.equal(backbone.text.embed([PROMPT])["text"], expected[0])
 
 
 def test_encoders_that_have_left_are_what_they_were(folder: Path, tmp_path: Path) -> None:
     backbone: Backbone = load_backbone(folder)
-    settings = backbone.text_settings
+    settings = backbone.text.settings
     backbone.release_encoders()
-    assert backbone.text_settings == settings
+    assert backbone.text.settings == settings

@@ -19,39 +19,41 @@ STEPS = 1000
 
 
 def test_the_space_is_what_the_network_predicts(name: str, plain: Backbone) -> None:
-    assert plain.space == families.of(name).space
+    assert plain.denoiser.space == families.of(name).space
 
 
 def test_the_usual_density(name: str, plain: Backbone) -> None:
     """Uniform for SANA and the discrete paths, logit-normal for the others, as their trainers have it."""
-    path = plain.path
+    path = plain.denoiser.path
     assert isinstance(path, FlowPath if families.of(name).flow else DiffusionPath)
     assert path.density == families.of(name).density
-    assert plain.noising(density="uniform").density == "uniform"
-    assert plain.noising(density="logit-normal").density == "logit-normal"
+    assert plain.denoiser.noising(density="uniform").density == "uniform"
+    assert plain.denoiser.noising(density="logit-normal").density == "logit-normal"
 
 
 @pytest.mark.parametrize("name", families.names(table="betas"))
 def test_the_discrete_path_is_the_schedulers(name: str, folder: Path, plain: Backbone) -> None:
     """x_t from our path is x_t from the scheduler that trained the model."""
     scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
-    x0, eps = torch.randn(2, 3, *plain.latent_shape, generator=torch.Generator().manual_seed(2))
+    x0, eps = torch.randn(2, 3, *plain.images.latent_shape, generator=torch.Generator().manual_seed(2))
     t = torch.tensor([0, 500, 999])
-    assert (plain.path.add_noise(x0, eps, t) - scheduler.add_noise(x0, eps, t)).abs().max() < 1e-6
+    assert (plain.denoiser.path.add_noise(x0, eps, t) - scheduler.add_noise(x0, eps, t)).abs().max() < 1e-6
     velocity = scheduler.get_velocity(x0, eps, t)
-    torch.testing.assert_close(plain.path.truth(x0, eps, t, "v"), velocity, atol=1e-6, rtol=0)
+    torch.testing.assert_close(plain.denoiser.path.truth(x0, eps, t, "v"), velocity, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name", families.names(table="static"))
 def test_the_table_is_the_schedulers(plain: Backbone, pipe: DiffusionPipeline) -> None:
     scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
     assert scheduler.config.shift == 3.0
-    torch.testing.assert_close(plain.path.table, scheduler.sigmas, atol=1e-6, rtol=0)
+    torch.testing.assert_close(plain.denoiser.path.table, scheduler.sigmas, atol=1e-6, rtol=0)
     x0, eps = torch.randn(2, 4, 16, 8, 8, generator=torch.Generator().manual_seed(2))
     at = torch.tensor([0, 1, 500, 999])
     expected = scheduler.scale_noise(x0, scheduler.timesteps[at], eps)
-    torch.testing.assert_close(plain.path.add_noise(x0, eps, plain.path.table[at]), expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(plain.path.table * STEPS, scheduler.timesteps, atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        plain.denoiser.path.add_noise(x0, eps, plain.denoiser.path.table[at]), expected, atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(plain.denoiser.path.table * STEPS, scheduler.timesteps, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["flux"])
@@ -61,9 +63,9 @@ def test_the_dynamic_table_is_the_schedulers(sides: tuple[int, int], plain: Back
     scheduler.set_timesteps(
         sigmas=np.linspace(1, 1 / STEPS, STEPS), mu=calculate_shift((sides[0] // 2) * (sides[1] // 2))
     )
-    table = plain.noising((16, *sides)).table
+    table = plain.denoiser.noising((16, *sides)).table
     torch.testing.assert_close(table, scheduler.sigmas[:-1].float(), atol=1e-6, rtol=0)
-    assert (sides == plain.latent_shape[1:]) == torch.equal(table, plain.path.table)
+    assert (sides == plain.images.latent_shape[1:]) == torch.equal(table, plain.denoiser.path.table)
 
 
 @pytest.mark.parametrize("kind", ["exponential", "linear"])
@@ -85,12 +87,12 @@ def test_sanas_shift_is_its_dpm_solvers(plain: Backbone, pipe: DiffusionPipeline
     shift = shift_of(scheduler, 64)
     assert shift == 3.0
     torch.testing.assert_close(shift * u / (1 + (shift - 1) * u), scheduler.sigmas[:-1].float(), atol=1e-6, rtol=0)
-    torch.testing.assert_close(plain.path.table, scheduler.sigmas[:-1].float(), atol=1.1e-3, rtol=0)
-    x0, eps = torch.randn(2, 3, *plain.latent_shape, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(plain.denoiser.path.table, scheduler.sigmas[:-1].float(), atol=1.1e-3, rtol=0)
+    x0, eps = torch.randn(2, 3, *plain.images.latent_shape, generator=torch.Generator().manual_seed(2))
     at = torch.tensor([3, 500, 990])
     times = scheduler.sigmas[at].float()
     expected = scheduler.add_noise(x0, eps, scheduler.timesteps[at])
-    torch.testing.assert_close(plain.path.add_noise(x0, eps, times), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(plain.denoiser.path.add_noise(x0, eps, times), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["sana"])
@@ -100,9 +102,9 @@ def test_unshifted_times_are_those_that_ddspo_trains_sana_at(plain: Backbone, pi
     torch.testing.assert_close(theirs.sigmas, torch.arange(STEPS, 0, -1) / STEPS, atol=1e-6, rtol=0)
     quarters, u = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95]), torch.Generator()
     expected = theirs.sigmas.quantile(quarters)
-    unshifted = plain.noising(shifted=False).draw_times(20_000, u.manual_seed(0)).quantile(quarters)
+    unshifted = plain.denoiser.noising(shifted=False).draw_times(20_000, u.manual_seed(0)).quantile(quarters)
     torch.testing.assert_close(unshifted, expected, atol=0.02, rtol=0)
-    shifted = plain.path.draw_times(20_000, u.manual_seed(0)).quantile(quarters)
+    shifted = plain.denoiser.path.draw_times(20_000, u.manual_seed(0)).quantile(quarters)
     torch.testing.assert_close(shifted, torch.tensor([0.136, 0.5, 0.75, 0.9, 0.983]), atol=0.02, rtol=0)
 
 
@@ -111,7 +113,7 @@ def test_velocity_takes_the_scheduler_to_the_data(plain: Backbone, pipe: Diffusi
     """With the true velocity, one step of the sampler from the noise is the data: the sign is theirs."""
     x0, eps = torch.randn(2, 1, 16, 8, 8, generator=torch.Generator().manual_seed(2))
     t = torch.ones(1)
-    velocity = plain.path.truth(x0, eps, t, plain.space)
+    velocity = plain.denoiser.path.truth(x0, eps, t, plain.denoiser.space)
     scheduler = FlowMatchEulerDiscreteScheduler()
     scheduler.set_timesteps(sigmas=[1.0])
     torch.testing.assert_close(scheduler.step(velocity, scheduler.timesteps[0], eps).prev_sample, x0, atol=1e-5, rtol=0)
@@ -119,12 +121,12 @@ def test_velocity_takes_the_scheduler_to_the_data(plain: Backbone, pipe: Diffusi
 
 @pytest.mark.parametrize("name", families.names(flow=True))
 def test_times_are_drawn_from_the_table_or_as_they_are(plain: Backbone) -> None:
-    drawn = plain.noising().draw_times(50, torch.Generator().manual_seed(0))
-    assert torch.isin(drawn, plain.path.table).all()
-    free = plain.noising(shifted=False)
+    drawn = plain.denoiser.noising().draw_times(50, torch.Generator().manual_seed(0))
+    assert torch.isin(drawn, plain.denoiser.path.table).all()
+    free = plain.denoiser.noising(shifted=False)
     assert free.table is None
     u = free.draw_times(20_000, torch.Generator().manual_seed(0))
-    shifted = plain.path.draw_times(20_000, torch.Generator().manual_seed(0))
+    shifted = plain.denoiser.path.draw_times(20_000, torch.Generator().manual_seed(0))
     assert abs(float(u.mean()) - 0.5) < 0.01
     assert shifted.min() > 0
     assert shifted.max() <= 1

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from training import with_lora
 
 from contrapose.backbones.families.table import load_backbone
 from contrapose.cli.main import main
@@ -25,9 +26,9 @@ Told = Callable[..., str]
 @pytest.fixture(scope="session")
 def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An aligned run of `tiny_model`, with random adapters."""
-    backbone = load_backbone(tiny_model).with_lora(4, 4)
+    backbone = with_lora(load_backbone(tiny_model), 4, 4)
     torch.manual_seed(0)
-    for name, value in backbone.network.named_parameters():
+    for name, value in backbone.denoiser.network.named_parameters():
         if "lora" in name:
             torch.nn.init.normal_(value, std=0.1)
     folder = tmp_path_factory.mktemp("runs") / "aligned"

@@ -108,7 +108,7 @@ def test_latents_are_never_decoded_and_texts_are_read_once(
 ) -> None:
     monkeypatch.setenv("CONTRAPOSE_CACHE", str(tmp_path / "cache"))  # an empty one
     backbone, read = load_backbone(tiny_model), []
-    embed = backbone.embed
+    embed = backbone.text.embed
 
     def count(prompts: list[str]) -> object:
         read.extend(prompts)
@@ -117,9 +117,9 @@ def test_latents_are_never_decoded_and_texts_are_read_once(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the autoencoder was called")
 
-    monkeypatch.setattr(backbone, "embed", count)
-    monkeypatch.setattr(backbone.pipe.vae, "decode", refuse)
-    monkeypatch.setattr(backbone.pipe.vae, "encode", refuse)
+    monkeypatch.setattr(backbone.text, "embed", count)
+    monkeypatch.setattr(backbone.sampler.stock.vae, "decode", refuse)
+    monkeypatch.setattr(backbone.sampler.stock.vae, "encode", refuse)
     store = _drawn(replace(draw, pairs_per_prompt=3), backbone, tmp_path / "pairs")
     texts = {text for r in store.records for text in (r.prompt, r.degraded)}
     assert sorted(read) == sorted(texts)

@@ -14,6 +14,7 @@ import tiny
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import save_file
+from training import with_full, with_lora
 
 from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.meta import SHIPPED, example, skeleton
@@ -62,8 +63,8 @@ bare = cache(skeleton)
 
 def forward_flops(model: str | Path, size: str | None, tokens: int) -> float:
     backbone = bare(model)
-    row = example(backbone, 1, backbone.shape_for(size), tokens)
-    return inference_cost(lambda: backbone.denoise(backbone.network, *row)).total
+    row = example(backbone, 1, backbone.images.shape_for(size), tokens)
+    return inference_cost(lambda: backbone.denoiser.denoise(backbone.denoiser.network, *row)).total
 
 
 def count(module: torch.nn.Module) -> int:
@@ -71,8 +72,8 @@ def count(module: torch.nn.Module) -> int:
 
 
 def test_every_shipped_configuration_has_its_published_size():
-    assert {name: count(bare(name).network) for name in SHIPPED} == PARAMETERS
-    assert {key: count(getattr(bare(key[0]).pipe, key[1])) for key in PARTS} == PARTS
+    assert {name: count(bare(name).denoiser.network) for name in SHIPPED} == PARAMETERS
+    assert {key: count(getattr(bare(key[0]).sampler.stock, key[1])) for key in PARTS} == PARTS
 
 
 @pytest.mark.parametrize(("model", "size", "tokens", "expected"), TERAFLOPS)
@@ -94,9 +95,9 @@ def test_a_text_that_is_no_multiple_of_anything_runs(tokens):
 
 
 def test_lora_trains_two_thin_matrices_a_projection():
-    backbone = skeleton("sd15").with_lora(8, 8)
+    backbone = with_lora(skeleton("sd15"), 8, 8)
     assert sum(p.numel() for p in backbone.policies.parameters()) == 1_594_368  # as peft counts on the real UNet
-    assert sum(p.numel() for p in skeleton("sd15").with_lora(16, 16).policies.parameters()) == 2 * 1_594_368
+    assert sum(p.numel() for p in with_lora(skeleton("sd15"), 16, 16).policies.parameters()) == 2 * 1_594_368
 
 
 # Against a real network
@@ -111,10 +112,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def kept_for_real(folder: Path, tokens: int) -> int:
     """What saved-tensor hooks count on a CPU; attention written out where the pipeline can."""
     backbone = load_backbone(folder)
-    if hasattr(backbone.network, "set_attn_processor") and backbone.denoiser_part == "unet":
-        backbone.network.set_attn_processor(AttnProcessor())
-    backbone.with_lora(4, 4)
-    x_t, t, condition = example(backbone, 2, backbone.shape_for("32x32"), tokens)
+    if hasattr(backbone.denoiser.network, "set_attn_processor") and backbone.denoiser.part == "unet":
+        backbone.denoiser.network.set_attn_processor(AttnProcessor())
+    backbone = with_lora(backbone, 4, 4)
+    x_t, t, condition = example(backbone, 2, backbone.images.shape_for("32x32"), tokens)
     real = {n: torch.zeros_like(v, device="cpu") if v.is_floating_point() else v for n, v in condition.items()}
     module = backbone.policies.modules()[0].train()
 
@@ -127,16 +128,16 @@ def kept_for_real(folder: Path, tokens: int) -> int:
 
 def kept_without_values(folder: Path, tokens: int) -> int:
     backbone = skeleton(folder)
-    if backbone.denoiser_part == "unet":
-        backbone.network.set_attn_processor(AttnProcessor())
-    backbone.with_lora(4, 4)
-    row = example(backbone, 2, backbone.shape_for("32x32"), tokens)
+    if backbone.denoiser.part == "unet":
+        backbone.denoiser.network.set_attn_processor(AttnProcessor())
+    backbone = with_lora(backbone, 4, 4)
+    row = example(backbone, 2, backbone.images.shape_for("32x32"), tokens)
     return training_cost(lambda: backbone.predict("trainee", *row), backbone.policies.modules()[0], None, False).saved
 
 
 @pytest.mark.parametrize("family", families.names(fixed_text=True, variant_of=None))
 def test_bytes_kept_are_those_of_a_real_network(folders, family):
-    tokens = skeleton(folders[family]).text_rows
+    tokens = skeleton(folders[family]).text.rows
     assert kept_without_values(folders[family], tokens) == kept_for_real(folders[family], tokens)
 
 
@@ -150,10 +151,10 @@ def test_bytes_kept_are_nearly_those_of_a_real_network(folders, family):
 def test_rows_add_up(folders):
     for full, dtype in ((False, None), (True, torch.bfloat16)):
         backbone = skeleton(folders["sd"])
-        backbone = backbone.with_full(torch.bfloat16) if full else backbone.with_lora(4, 4)
+        backbone = with_full(backbone, torch.bfloat16) if full else with_lora(backbone, 4, 4)
         costs = {}
         for rows in (1, 2, 5):
-            run = partial(backbone.predict, "trainee", *example(backbone, rows, backbone.latent_shape, 77))
+            run = partial(backbone.predict, "trainee", *example(backbone, rows, backbone.images.latent_shape, 77))
             costs[rows] = training_cost(run, backbone.policies.modules()[0], dtype, False)
         line = costs[1].beside(costs[2]) if full else costs[1]
         assert line.saved_for(5) == pytest.approx(costs[5].saved, rel=0.02)
@@ -253,7 +254,7 @@ def test_a_folder_needs_its_configurations_alone(folders, tmp_path):
     folder = tiny.save("sd", tmp_path / "model")
     for weights in folder.rglob("*.safetensors"):
         weights.unlink()
-    assert count(skeleton(folder).network) == count(load_backbone(folders["sd"]).network)
+    assert count(skeleton(folder).denoiser.network) == count(load_backbone(folders["sd"]).denoiser.network)
 
 
 def test_the_command_tells_and_writes(folders, tmp_path, capsys):
@@ -292,8 +293,8 @@ def test_a_folder_of_another_kind_is_refused(tmp_path):
 def test_a_folder_goes_before_the_shipped_layout_of_its_name(folders, tmp_path, monkeypatch):
     (tmp_path / "sd15").symlink_to(folders["sd"])
     monkeypatch.chdir(tmp_path)
-    assert count(skeleton("sd15").network) == count(load_backbone(folders["sd"]).network)
-    assert count(skeleton("sdxl").network) == PARAMETERS["sdxl"]
+    assert count(skeleton("sd15").denoiser.network) == count(load_backbone(folders["sd"]).denoiser.network)
+    assert count(skeleton("sdxl").denoiser.network) == PARAMETERS["sdxl"]
 
 
 def test_a_file_says_too_little(folders, tmp_path):

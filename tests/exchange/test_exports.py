@@ -45,7 +45,7 @@ def _pixels(data: bytes) -> np.ndarray:
 
 
 def _decoded(backbone: Backbone, latent: torch.Tensor) -> np.ndarray:
-    pixels = backbone.decode(latent[None])[0].permute(1, 2, 0).numpy()
+    pixels = backbone.images.decode(latent[None])[0].permute(1, 2, 0).numpy()
     return np.clip(np.round((pixels / 2 + 0.5) * 255), 0, 255)
 
 
@@ -86,7 +86,7 @@ def test_what_is_exported_is_imported_again(
         assert again.records[mine].preference == 1.0
         for field in ("winner", "loser"):
             image = torch.from_numpy(_decoded(backbone, store.latent(field, index))).permute(2, 0, 1)[None]
-            expected = backbone.encode(image.float() / 127.5 - 1)[0]
+            expected = backbone.images.encode(image.float() / 127.5 - 1)[0]
             assert torch.allclose(again.latent(field, mine), expected, atol=0.05)
             other = "loser" if field == "winner" else "winner"
             assert (again.latent(field, mine) - expected).norm() < (again.latent(other, mine) - expected).norm()
@@ -104,7 +104,7 @@ def test_shares_ties_and_latents_through_a_real_autoencoder(tmp_path: Path, writ
     backbone = load_backbone(shipped_model())
     renders = [render((Object("circle", color, 20 + 4 * n, 30, 10),)) for n in range(4) for color in ("red", "blue")]
     pixels = torch.from_numpy(np.stack(renders)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    latents = backbone.encode(pixels).unflatten(0, (4, 2))
+    latents = backbone.images.encode(pixels).unflatten(0, (4, 2))
     records = [GroupRecord.pair(f"p{n}", f"circle {n}", "", n, share) for n, share in enumerate((1.0, 0.7, 0.5, 0.9))]
     write_store(tmp_path / "pairs", records, {"winner": latents[:, 0], "loser": latents[:, 1]})
     store = GroupStore(tmp_path / "pairs")

@@ -92,7 +92,7 @@ def test_latents_are_the_autoencoders(settings: Import, backbone: Backbone, tmp_
     index = next(i for i, r in enumerate(store.records) if r.prompt.endswith("3"))
     image = Image.open(tmp_path / "good" / "p3.png").resize((32, 32), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.asarray(image).astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
-    assert torch.allclose(store.latent("winner", index), backbone.encode(pixels)[0], atol=1e-4)
+    assert torch.allclose(store.latent("winner", index), backbone.images.encode(pixels)[0], atol=1e-4)
 
 
 def test_the_usual_resolution_is_the_models(settings: Import, backbone: Backbone, tmp_path: Path) -> None:
@@ -112,7 +112,9 @@ def test_winner_and_loser_stay_aligned(
     size: tuple[int, int],
 ) -> None:
     """A bright spot at the same relative place in two images of one shape, whatever their sizes, is in one place."""
-    monkeypatch.setattr(backbone, "encode", lambda images: F.avg_pool2d(images, 2).mean(1, True).repeat(1, 4, 1, 1))
+    monkeypatch.setattr(
+        backbone.images, "encode", lambda images: F.avg_pool2d(images, 2).mean(1, True).repeat(1, 4, 1, 1)
+    )
     folders = [tmp_path / "spots" / name for name in ("good", "bad")]
     for number in range(8):
         for folder, factor in zip(folders, (1, 2), strict=True):

@@ -43,7 +43,7 @@ def test_a_ranking_becomes_a_group(tiny_model: Path, tmp_path: Path, capsys: pyt
     assert len(plan.pairs) == len(store) == 2
     assert store.latent("winner", group).equal(store.latent("sample 3", group))
     assert not store.latent("winner", group).equal(store.latent("loser", group))
-    alone = backbone.encode(imports._pixels(plan.pairs[0].images[1], plan.pairs[0].fits[1])[None])[0]
+    alone = backbone.images.encode(imports._pixels(plan.pairs[0].images[1], plan.pairs[0].fits[1])[None])[0]
     torch.testing.assert_close(store.latent("sample 2", group), alone.float(), rtol=1e-4, atol=1e-4)
     assert main(["pairs", "check", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out

@@ -54,9 +54,9 @@ def test_pgd_of_one_is_the_aligned_model(
     base, rows = _drawn(name, pipe)
     guided, asked = _drawn(name, pipe, positive=runs.positive, scale=1.0)
     network = stock.denoiser_of(pipe)
-    setattr(pipe, plain.denoiser_part, runs.networks["positive"])
+    setattr(pipe, plain.denoiser.part, runs.networks["positive"])
     expected = stock.draw(name, pipe)
-    setattr(pipe, plain.denoiser_part, network)
+    setattr(pipe, plain.denoiser.part, network)
     assert apart(guided, expected) < IMAGE
     assert apart(guided, base) > 100 * IMAGE, "the test must see the run"
     assert asked == rows

@@ -97,7 +97,7 @@ def test_a_picture_to_begin_with(
         call = {"image": _PICTURE, "strength": 0.9, "num_inference_steps": 3, "height": 16, "width": 16, **options}
         return pipe("a red circle", output_type="latent", generator=torch.Generator().manual_seed(0), **call).images
 
-    _is_the_aligned_model(pipe, aligned_runs(name, "lora")[0], loaded(name).denoiser_part, draw)
+    _is_the_aligned_model(pipe, aligned_runs(name, "lora")[0], loaded(name).denoiser.part, draw)
 
 
 @pytest.mark.parametrize("how", ["whole", "in place", "blocks"])

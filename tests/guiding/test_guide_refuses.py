@@ -18,6 +18,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline
 from safetensors import safe_open
 from safetensors.torch import save_file
+from training import with_lora
 
 import contrapose
 from contrapose.backbones.base import Backbone
@@ -160,7 +161,7 @@ def _noted(model: Path, kind: str, folder: Path) -> Path:
     backbone: Backbone = load_backbone(model)
     note = {"base_fingerprint": backbone.fingerprint}
     if kind == "lora":
-        backbone.with_lora(2, 2.0).save(folder, note)
+        with_lora(backbone, 2, 2.0).save(folder, note)
     else:
         aligned.write_run(backbone, "full", 0, folder)
         (folder / "finished.json").write_text(json.dumps(note))
@@ -189,6 +190,6 @@ def test_any_variant_of_the_base_is_the_base(twin: Path, tmp_path: Path) -> None
     assert half.fingerprint != whole.fingerprint
     for number, backbone in enumerate((half, whole)):
         note = {"base_fingerprint": backbone.fingerprint}
-        backbone.with_lora(2, 2.0).save(tmp_path / str(number), note)
+        with_lora(backbone, 2, 2.0).save(tmp_path / str(number), note)
         with contrapose.guide(DiffusionPipeline.from_pretrained(model), tmp_path / str(number)):
             pass

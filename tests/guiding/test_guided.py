@@ -48,9 +48,9 @@ def _differ(one: Image.Image, other: Image.Image) -> bool:
 
 def _by_hand(backbone: Backbone, scale: float, negative: str | None = None) -> Image.Image:
     streams = [generator(PROMPT, 0)]
-    condition, none = backbone.embed([PROMPT]), backbone.unconditional(negative)
-    start = starting_noise(streams, backbone.latent_shape)
-    return backbone.generate(Generation(condition, none, start, streams, 2, scale), "pil")[0]
+    condition, none = backbone.text.embed([PROMPT]), backbone.text.unconditional(negative)
+    start = starting_noise(streams, backbone.images.latent_shape)
+    return backbone.sampler.generate(Generation(condition, none, start, streams, 2, scale), "pil")[0]
 
 
 def test_a_negative_prompt(settings: Sampling, backbone: Backbone, tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_attention_guidance(settings: Sampling, backbone: Backbone, tmp_path: Pa
     written = yaml.safe_load((tmp_path / "guided/images.yaml").read_text())["guiding"]
     assert [written[f"nag_{name}"] for name in ("scale", "tau", "alpha")] == [4.0, 2.5, 0.5]
     base = _by_hand(backbone, 1.0)
-    with contrapose.nag(backbone.pipe, negative, scale=4.0, alpha=0.5):
+    with contrapose.nag(backbone.sampler.stock, negative, scale=4.0, alpha=0.5):
         expected = _by_hand(backbone, 1.0)
     assert not _differ(guided, expected)
     assert _differ(guided, base)
@@ -86,10 +86,10 @@ def test_an_empty_negative_prompt_is_a_text_where_no_prompt_is_none(
     none = _sampled(settings, sdxl, tmp_path / "none")
     empty = _sampled(changed(settings, negative_prompt=""), sdxl, tmp_path / "empty")
     assert _differ(empty, none)
-    with contrapose.nag(sdxl.pipe, "", scale=nag_scale or 1.0):
-        assert not _differ(empty, _by_hand(sdxl, sdxl.guidance_scale, ""))
-    with contrapose.nag(sdxl.pipe, scale=nag_scale or 1.0):
-        assert not _differ(none, _by_hand(sdxl, sdxl.guidance_scale))
+    with contrapose.nag(sdxl.sampler.stock, "", scale=nag_scale or 1.0):
+        assert not _differ(empty, _by_hand(sdxl, sdxl.sampler.guidance_scale, ""))
+    with contrapose.nag(sdxl.sampler.stock, scale=nag_scale or 1.0):
+        assert not _differ(none, _by_hand(sdxl, sdxl.sampler.guidance_scale))
 
 
 def test_a_scale_of_one_is_off(settings: Sampling, backbone: Backbone, tmp_path: Path) -> None:
@@ -101,9 +101,13 @@ def test_a_scale_of_one_is_off(settings: Sampling, backbone: Backbone, tmp_path:
 def test_what_attention_reads(name: str, tiny_family: Any) -> None:
     """The cache's embeddings are what the pipeline's own encoders give."""
     backbone = load_backbone(tiny_family(name))
-    given = (None, backbone.unconditional()), ("", backbone.unconditional("")), (NEGATIVE, backbone.embed([NEGATIVE]))
+    given = (
+        (None, backbone.text.unconditional()),
+        ("", backbone.text.unconditional("")),
+        (NEGATIVE, backbone.text.embed([NEGATIVE])),
+    )
     for prompt, expected in given:
-        negative = read_negative(backbone.pipe, backbone.family, prompt)
+        negative = read_negative(backbone.sampler.stock, backbone.family, prompt)
         assert expected.keys() == negative.keys()
         assert all(torch.equal(expected[name], negative[name]) for name in negative)
 

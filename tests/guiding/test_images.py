@@ -87,7 +87,7 @@ def test_the_stock_pipeline_samples_the_same(settings: Sampling, backbone: Backb
     found = _sampled(settings, backbone, tmp_path / "out")
     stock = StableDiffusionPipeline.from_pretrained(settings.model, safety_checker=None)
     for (prompt, seed), image in found.items():
-        noise = starting_noise([generator(prompt, seed)], backbone.latent_shape)
+        noise = starting_noise([generator(prompt, seed)], backbone.images.latent_shape)
         expected = stock(prompt, latents=noise, num_inference_steps=2, guidance_scale=7.5).images[0]
         assert np.abs(image - np.asarray(expected, dtype=int)).max() <= 1
 
@@ -216,7 +216,7 @@ def test_a_broken_note_of_a_prompt_is_named(
 def test_guidance_off_is_one_call_without_the_negative(settings: Sampling, backbone: Backbone, tmp_path: Path) -> None:
     """A field's mistake: a stray extra UNet call left in the sampling loop."""
     rows: list[int] = []
-    hook = backbone.pipe.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    hook = backbone.sampler.stock.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     _sampled(changed(settings, guidance_scale=1.0, batch_size=6), backbone, tmp_path / "off")
     _sampled(changed(settings, batch_size=6), backbone, tmp_path / "on")
     hook.remove()
@@ -253,7 +253,7 @@ def test_a_guided_folder_is_carried_on(
     cut = sample_images(guided, backbone, tmp_path / "cut")
     next(cut)
     cut.close()
-    assert "forward" not in backbone.network.__dict__, "a caller that stops gets the pipeline back"
+    assert "forward" not in backbone.denoiser.network.__dict__, "a caller that stops gets the pipeline back"
     _sampled(guided, backbone, tmp_path / "cut")
     assert _bytes(tmp_path / "cut") == _bytes(tmp_path / "whole")
     for change in ({"guidance": replace(guidance, scale=2.0)}, {"positive": runs[1]}, {"guidance": DiffusionNPO()}):

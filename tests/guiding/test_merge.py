@@ -19,6 +19,7 @@ from diffusers import DiffusionPipeline
 from peft import PeftModel
 from safetensors import safe_open
 from torch import Tensor, nn
+from training import with_lora
 
 import contrapose
 from contrapose.backbones.base import Backbone
@@ -89,8 +90,8 @@ def test_adapters_are_the_whole_merge(
     peft = {PEFT_FILE, "adapter_config.json", "merge.yaml"}
     assert found == (peft if name == "pixart" else {LORA_FILE, "merge.yaml"})
     inputs = _call(name, pipe)
-    on_base = load_backbone(folder, adapter=tmp_path / "adapters").network
-    whole = load_backbone(tmp_path / "whole").network
+    on_base = load_backbone(folder, adapter=tmp_path / "adapters").denoiser.network
+    whole = load_backbone(tmp_path / "whole").denoiser.network
     assert apart(aligned.answered(on_base, inputs), aligned.answered(whole, inputs)) < EXACT
 
 
@@ -265,7 +266,7 @@ def test_runs_that_do_not_merge(
     other_family = aligned_runs("pixart", runs.kind)[0]
     _refused(out, "does not fit|holds no weights|holds no adapters", base, other_family)
     noted = tmp_path / "noted"
-    made = copy.deepcopy(loaded("sd")).with_lora(2, 2.0)
+    made = with_lora(copy.deepcopy(loaded("sd")), 2, 2.0)
     made.save(noted, {"base_fingerprint": "0123"})
     _refused(out, r"noted: was trained on another model \(0123\)", base, noted)
     made.save(tmp_path / "untrained")
@@ -307,7 +308,7 @@ def test_nothing_is_written_over(name: str, folder: Path, runs: aligned.Runs, tm
 def test_broken_adapters(tiny_model: Path, loaded: Callable[[str], Backbone], tmp_path: Path) -> None:
     """One whose rank is not what its header says, and one that is cut short."""
     run = aligned.write_run(loaded("sd"), "lora", 0, tmp_path / "run")
-    whole = RunFolder(run).adapter("unet", loaded("sd").network).layers
+    whole = RunFolder(run).adapter("unet", loaded("sd").denoiser.network).layers
     assert {len(one.down) for one in whole.values()} == {aligned.RANK}
     path = run / LORA_FILE
     path.write_bytes(path.read_bytes()[:-100])

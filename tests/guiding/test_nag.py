@@ -7,6 +7,7 @@ import stock
 import torch
 from aligned import in_rows
 from pytest import fixture, mark, raises
+from training import with_lora
 
 import contrapose
 from contrapose.backbones.families.table import load_backbone
@@ -50,7 +51,7 @@ def test_one_layer_by_hand(name, pipe, folder):
     """Where text and image attend to both: test_nag_joint.py."""
     [positive, *_] = _attended(name, pipe)
     if name == "sdxl":  # the negative words, and not that prompt's pooled text, which the whole image is told
-        text = {"encoder_hidden_states": load_backbone(folder).embed([NEGATIVE])["text"]}
+        text = {"encoder_hidden_states": load_backbone(folder).text.embed([NEGATIVE])["text"]}
         network = stock.denoiser_of(pipe)
         swap = network.register_forward_pre_hook(lambda _, inputs, named: (inputs, named | text), with_kwargs=True)
         [negative, *_] = _attended(name, pipe)
@@ -144,7 +145,7 @@ def test_half_precision(name, folder):
 @mark.parametrize("name", ["sana", "flux", *families.one_of_each("attention")], indirect=True)
 def test_beside_guidance_by_preference(name, pipe, folder, tmp_path):
     torch.manual_seed(0)
-    backbone = load_backbone(folder).with_lora(4, 4)
+    backbone = with_lora(load_backbone(folder), 4, 4)
     for weight in backbone.policies.parameters():
         torch.nn.init.normal_(weight, std=0.2)
     backbone.save(tmp_path)

@@ -16,12 +16,12 @@ NEGATIVE = "a green star above"
 
 @mark.parametrize("name", families.names(twice=True))
 def test_in_place_of_no_prompt(name: str, pipe: DiffusionPipeline, plain: Backbone) -> None:
-    ours = {"conditions": plain.embed(stock.PROMPTS), "streams": [torch.Generator() for _ in stock.PROMPTS]}
+    ours = {"conditions": plain.text.embed(stock.PROMPTS), "streams": [torch.Generator() for _ in stock.PROMPTS]}
     scale = stock.GUIDANCE + 1 - families.of(name).cfg_off  # some pipelines count from 0
 
     def made(negative: str | None) -> torch.Tensor:
-        none, start = plain.unconditional(negative), stock.noise(name, pipe)
-        return plain.generate(Generation(ours["conditions"], none, start, ours["streams"], 2, scale))
+        none, start = plain.text.unconditional(negative), stock.noise(name, pipe)
+        return plain.sampler.generate(Generation(ours["conditions"], none, start, ours["streams"], 2, scale))
 
     for negative in (NEGATIVE, ""):
         expected = stock.draw(name, pipe, negative_prompt=[negative] * 2)

@@ -12,6 +12,7 @@ import torch
 import yaml
 from changing import changed
 from PIL import Image
+from training import with_lora
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
@@ -25,9 +26,9 @@ from contrapose.guiding.play import Play, Player
 def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     folder = tmp_path_factory.mktemp("runs")
     for seed in (0, 1):
-        backbone = load_backbone(tiny_model).with_lora(4, 4)
+        backbone = with_lora(load_backbone(tiny_model), 4, 4)
         torch.manual_seed(seed)
-        for name, value in backbone.network.named_parameters():
+        for name, value in backbone.denoiser.network.named_parameters():
             if "lora" in name:
                 torch.nn.init.normal_(value, std=0.1)
         backbone.save(folder / str(seed) / "run")
@@ -48,8 +49,8 @@ def player(tiny_model: Path, backbone: Backbone, runs: tuple[Path, ...]) -> Play
 def calls(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Grows by one with every image that is made."""
     made: list[int] = []
-    generate = backbone.generate
-    monkeypatch.setattr(backbone, "generate", lambda *args: made.append(1) or generate(*args))
+    generate = backbone.sampler.generate
+    monkeypatch.setattr(backbone.sampler, "generate", lambda *args: made.append(1) or generate(*args))
     return made
 
 

@@ -51,3 +51,25 @@ def test_the_rule_sees_names(tmp_path: Path) -> None:
     source = tmp_path / "source.py"
     source.write_text('if type(pipe).__name__ == "FluxPipeline":\n    pass  # as ZImage\n')
     assert _named(source) == {"FluxPipeline", "ZImage"}
+
+
+def _reached_for(path: Path) -> set[str]:
+    """Expressions that take a stock pipeline off another object, or the one that a backbone's parts share."""
+    reached = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            owner = ast.unparse(node.value)
+            if (node.attr == "pipe" and owner != "self") or (node.attr == "pipeline" and owner.endswith("backbone")):
+                reached.add(ast.unparse(node))
+    return reached
+
+
+def test_other_rooms_ask_a_part_of_a_backbone() -> None:
+    others = [path for path in sorted(SOURCES.rglob("*.py")) if SOURCES / "backbones" not in path.parents]
+    assert {str(path): _reached_for(path) for path in others if _reached_for(path)} == {}
+
+
+def test_the_rule_sees_what_is_reached_for(tmp_path: Path) -> None:
+    source = tmp_path / "source.py"
+    source.write_text("backbone.pipe.vae\nself.backbone.pipeline.stock\nself.pipe\nsource.pipeline\n")
+    assert _reached_for(source) == {"backbone.pipe", "self.backbone.pipeline"}

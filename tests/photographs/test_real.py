@@ -130,12 +130,13 @@ def test_what_is_stored_is_what_was_made(settings, backbone, tmp_path):
             image = Image.open(tmp_path / "out/images" / f"{record.id}.{side}.png")
             assert tuple(2 * n for n in store.shape(index)[:0:-1]) == image.size
             pixels = torch.from_numpy(np.asarray(image).astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
-            assert torch.allclose(store.latent(side, index), backbone.encode(pixels)[0], atol=1e-4)
+            assert torch.allclose(store.latent(side, index), backbone.images.encode(pixels)[0], atol=1e-4)
 
 
 def test_the_loser_is_the_spoilers_of_the_cut_photograph(settings, backbone, tmp_path):
     store, _ = made(changed(settings, batch_size=3), backbone, tmp_path / "out")
-    gallery, studio = Gallery(tmp_path / "out/images", settings.photos), Studio(backbone, Embeddings(backbone), 3, 7.5)
+    gallery = Gallery(tmp_path / "out/images", settings.photos)
+    studio = Studio(backbone, Embeddings(backbone.text), 3, 7.5)
     for index, record in enumerate(store.records[:4]):
         size = Pixels(*(2 * n for n in store.shape(index)[:0:-1]))
         winner, loser = (gallery.stored(record.id, side, size) for side in ("winner", "loser"))

@@ -116,7 +116,7 @@ def test_a_photograph_that_was_exchanged(settings, backbone, tmp_path, monkeypat
             make(settings, backbone, tmp_path / "out")
     tiny_vision.noise_image(9).save(settings.photos / "1.png")
     assert "was made from another content of photos" in refused(settings, backbone, tmp_path / "out")
-    table = PhotoTable(tmp_path / "out" / TABLE, settings.fitting.buckets_for(backbone), 1)
+    table = PhotoTable(tmp_path / "out" / TABLE, settings.fitting.buckets_for(backbone.images), 1)
     candidate = next(candidate for candidate in table.reaching(1) if candidate.name == "1.png")
     table.close()
     with pytest.raises(UserError, match=r"1\.png was exchanged since it was looked at"):

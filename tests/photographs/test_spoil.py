@@ -46,7 +46,7 @@ def studios(tiny_family: Callable[[str], Path], tmp_path_factory: pytest.TempPat
     @lru_cache
     def studio(name: str) -> Studio:
         backbone = load_backbone(tiny_family(name))
-        return Studio(backbone, Embeddings(backbone, folder=folder), STEPS, SCALE)
+        return Studio(backbone, Embeddings(backbone.text, folder=folder), STEPS, SCALE)
 
     return studio
 
@@ -140,7 +140,7 @@ def test_the_share_of_noise_is_the_share_of_change(studios: Callable[[str], Stud
 def test_noise_does_not_read_the_caption(studios: Callable[[str], Studio]) -> None:
     studio = studios("sd")
     data = studio.encode(photos("sd"))
-    with stock.recorded(studio.backbone.network) as calls:
+    with stock.recorded(studio.backbone.denoiser.network) as calls:
         Noise(0.7).spoil(photos("sd"), CAPTIONS, SEEDS, studio)
     assert len(calls) == 2 and len(calls[0].inputs["sample"]) == len(data)  # 0.7 of 3 steps, without guidance
     texts = torch.cat([call.inputs["encoder_hidden_states"] for call in calls])
@@ -203,13 +203,13 @@ def test_the_known_part_is_kept_exactly_on_the_way(studios: Callable[[str], Stud
 def test_the_subject_begins_as_noise_alone_and_the_rest_stays(studios: Callable[[str], Studio]) -> None:
     """Though a schedule's last step holds some of the photograph; the rest is it with its own noise, all the way."""
     studio, given = studios("sd"), photos("sd")
-    with stock.recorded(studio.backbone.network) as calls:
+    with stock.recorded(studio.backbone.denoiser.network) as calls:
         losers = Inpaint().spoil(given, CAPTIONS, SEEDS, studio)
     masks = torch.stack([torch.from_numpy(np.asarray(loser.mask) / 255.0) for loser in losers])[:, None]
     covered = torch.nn.functional.avg_pool2d(masks, 2).expand(-1, 4, -1, -1)
     streams = [generator(*each) for each in zip(CAPTIONS, SEEDS, strict=True)]
     noise = torch.cat([torch.randn(1, 4, 12, 8, generator=stream) for stream in streams])
-    schedule = DPMSolverMultistepScheduler.from_config(studio.backbone.pipe.scheduler.config).alphas_cumprod
+    schedule = DPMSolverMultistepScheduler.from_config(studio.backbone.sampler.stock.scheduler.config).alphas_cumprod
     known, inside, outside = studio.encode(given), covered == 1, covered == 0
     assert inside.any() and outside.any() and schedule[-1] > 1e-3 and len(calls) == STEPS
     began = calls[0].inputs["sample"][2:]
@@ -224,7 +224,7 @@ def test_the_subject_begins_as_noise_alone_and_the_rest_stays(studios: Callable[
 def test_half_precision_will_do(name: str, tiny_family: Callable[[str], Path], tmp_path: Path) -> None:
     """The walk itself is in float32, so that only the networks round."""
     backbone = load_backbone(tiny_family(name), torch.bfloat16)
-    studio = Studio(backbone, Embeddings(backbone, folder=tmp_path), STEPS, SCALE)
+    studio = Studio(backbone, Embeddings(backbone.text, folder=tmp_path), STEPS, SCALE)
     for kind in ("redraw", "inpaint"):
         for original, loser in zip(
             photos(name), SPOILERS[kind]().spoil(photos(name), CAPTIONS, SEEDS, studio), strict=True

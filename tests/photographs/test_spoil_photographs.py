@@ -34,7 +34,7 @@ def studios(tiny_family: Callable[[str], Path]) -> Callable[[str], Studio]:
     @lru_cache
     def studio(family: str) -> Studio:
         backbone = load_backbone(tiny_family(family))
-        return Studio(backbone, Embeddings(backbone), steps=2)
+        return Studio(backbone, Embeddings(backbone.text), steps=2)
 
     return studio
 

@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 import yaml
+from training import with_full, with_lora
 
 from contrapose import runfile
 from contrapose.backbones.families.table import load_backbone
@@ -155,7 +156,7 @@ def test_a_surrogate_in_a_path_is_survived(tmp_path: Path) -> None:
 def _saved(name: str, folder: Path, full: bool) -> Run:
     """A tiny model at path/to/model and a run at path/to/run, as the card says."""
     backbone = load_backbone(tiny.save(name, folder / "path" / "to" / "model"))
-    backbone = backbone.with_full(torch.float32) if full else backbone.with_lora(2, 4.0)
+    backbone = with_full(backbone, torch.float32) if full else with_lora(backbone, 2, 4.0)
     (folder / "path" / "to" / "run").mkdir()
     backbone.save(folder / "path" / "to" / "run")
     lora = {} if full else {"lora_rank": 2, "lora_alpha": 4.0}
@@ -187,7 +188,7 @@ def test_the_code_of_two_policies(
     """It guides by both, from a folder and from the hub."""
     model, folder = tmp_path / "path" / "to" / "model", tmp_path / "path" / "to" / "run"
     backbone, policies = load_backbone(tiny.save(name, model)), ("positive", "negative")
-    backbone = backbone.with_full(torch.float32, True, policies) if full else backbone.with_lora(2, 4.0, policies)
+    backbone = with_full(backbone, torch.float32, True, policies) if full else with_lora(backbone, 2, 4.0, policies)
     backbone.save(folder)
     lora = {} if full else {"lora_rank": 2, "lora_alpha": 4.0}
     run = _run(model=str(model), method=METHODS["chats"](), full=full, **lora)

@@ -14,6 +14,7 @@ import torch
 import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from training import with_full, with_lora
 
 from contrapose import runfile
 from contrapose.backbones.families.table import load_backbone
@@ -55,7 +56,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]
 def _finish(home: Path, full: bool) -> Path:
     model, folder = tiny.save("sd", home / "model"), home / "run"
     backbone = load_backbone(model)
-    (backbone.with_full(torch.float32) if full else backbone.with_lora(2, 4.0)).save(folder, {"base": "model"})
+    (with_full(backbone, torch.float32) if full else with_lora(backbone, 2, 4.0)).save(folder, {"base": "model"})
     run = Run(str(model), home / "pairs", SFT(), full=full).resolved()
     (folder / "run.yaml").write_text(runfile.to_yaml(run, CONVERTER))
     (folder / "finished.json").write_text("{}")
@@ -194,7 +195,7 @@ def test_without_a_network_the_real_client_is_told_of(monkeypatch: pytest.Monkey
 def test_publishing_both_policies(api: Mock, tmp_path: Path, full: bool) -> None:
     model, folder, policies = tiny.save("sd", tmp_path / "model"), tmp_path / "run", ("positive", "negative")
     backbone = load_backbone(model)
-    (backbone.with_full(torch.float32, True, policies) if full else backbone.with_lora(2, 4.0, policies)).save(folder)
+    (with_full(backbone, torch.float32, True, policies) if full else with_lora(backbone, 2, 4.0, policies)).save(folder)
     run = Run(str(model), tmp_path / "pairs", CHATS(), full=full).resolved()
     (folder / "run.yaml").write_text(runfile.to_yaml(run, CONVERTER))
     (folder / "finished.json").write_text("{}")

@@ -63,9 +63,11 @@ def told_anew() -> None:
 
 def answer(model: Path, adapter: Path | None) -> torch.Tensor:
     backbone = load_backbone(model, adapter=adapter)
-    x_t = torch.randn(1, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    x_t = torch.randn(1, *backbone.images.latent_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return backbone.denoise(backbone.network, x_t, torch.tensor([500]), backbone.embed(["a red circle"]))
+        return backbone.denoiser.denoise(
+            backbone.denoiser.network, x_t, torch.tensor([500]), backbone.text.embed(["a red circle"])
+        )
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])

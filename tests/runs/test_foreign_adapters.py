@@ -16,6 +16,7 @@ from adapting import COMMANDS, SETTINGS, Tensors, refused
 from diffusers import DiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from training import with_full, with_lora
 
 import contrapose
 from contrapose.backbones.base import Backbone
@@ -63,10 +64,10 @@ def _drawn(run: Path, model: Path, command: str) -> torch.Tensor:
         return stock.draw("sd", stock.load("sd", out))
     backbone: Backbone = load_backbone(model, adapter=run if command == "adapter" else None)
     if command == "start":
-        backbone.with_lora(None, None, start=run).policies.denoiser("trainee")
+        with_lora(backbone, None, None, start=run).policies.denoiser("trainee")
     if command == "full-start":
-        backbone.with_full(torch.float32, start=run)
-    return stock.draw("sd", backbone.pipe)
+        backbone = with_full(backbone, torch.float32, start=run)
+    return stock.draw("sd", backbone.sampler.stock)
 
 
 @pytest.mark.parametrize("command", ["adapter", "positive", "start", "full-start", "merge"])
@@ -117,7 +118,7 @@ def test_ranks_and_alphas_by_layer(command: str, adapter_run: Path, tiny_model: 
     expected = stock.draw("sd", _by_hand(stock.load("sd", tiny_model), theirs))
     assert aligned.apart(_drawn(theirs, tiny_model, command), expected) < 1e-4
     if command == "start":  # and they are kept by what it saves
-        load_backbone(tiny_model).with_lora(None, None, start=theirs).save(tmp_path / "saved")
+        with_lora(load_backbone(tiny_model), None, None, start=theirs).save(tmp_path / "saved")
         assert aligned.apart(_drawn(tmp_path / "saved", tiny_model, "adapter"), expected) < 1e-4
 
 
@@ -156,7 +157,7 @@ def test_layers_of_text_encoders(adapter_run: Path, tiny_model: Path, tmp_path: 
     without = pipe.encode_prompt("a red circle", "cpu", 1, False)[0]
     pipe.load_lora_weights(theirs)
     expected = pipe.encode_prompt("a red circle", "cpu", 1, False)[0]
-    made = load_backbone(tiny_model, adapter=theirs).embed(["a red circle"])["text"]
+    made = load_backbone(tiny_model, adapter=theirs).text.embed(["a red circle"])["text"]
     assert torch.allclose(made, expected, atol=1e-5)
     assert not torch.allclose(made, without, atol=1e-3)
     for command in ("positive", "start", "policies", "full-start", "merge"):
@@ -175,7 +176,7 @@ def test_a_lora_of_the_text_encoder_alone(command: str, tiny_model: Path, tmp_pa
 def test_a_lora_of_another_family(
     command: str, loaded: Callable[[str], Backbone], tiny_model: Path, tmp_path: Path
 ) -> None:
-    copy.deepcopy(loaded("flux")).with_lora(2, 2.0).save(tmp_path / "run")
+    with_lora(copy.deepcopy(loaded("flux")), 2, 2.0).save(tmp_path / "run")
     refused(command, tmp_path / "run", tiny_model, "holds no adapters of this model's unet, but of transformer")
 
 
@@ -200,7 +201,7 @@ def test_kohyas_names_of_two_text_encoders(folder: Path, tmp_path: Path) -> None
     pipe.load_lora_weights(tmp_path / "theirs.safetensors")
     backbone = load_backbone(folder, adapter=tmp_path / "theirs.safetensors")
     text = pipe.encode_prompt("a red circle", device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
-    made, base = (one.embed(["a red circle"])["text"] for one in (backbone, load_backbone(folder)))
+    made, base = (one.text.embed(["a red circle"])["text"] for one in (backbone, load_backbone(folder)))
     assert torch.allclose(made, text[0], atol=1e-5)
     assert not torch.allclose(made, base, atol=1e-3)
-    assert aligned.apart(stock.draw("sdxl", backbone.pipe), stock.draw("sdxl", pipe)) < 1e-4
+    assert aligned.apart(stock.draw("sdxl", backbone.sampler.stock), stock.draw("sdxl", pipe)) < 1e-4

@@ -17,6 +17,7 @@ from diffusers import DiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from training import with_lora
 
 from contrapose.backbones.families.table import KOHYA_LAYOUTS, load_backbone
 from contrapose.errors import UserError
@@ -65,7 +66,7 @@ def _align(name: str, folder: Path) -> Aligned:
     network = _network(pipe)
     network.register_forward_pre_hook(lambda _, *given: calls.append(given), with_kwargs=True)
     _draw(pipe, name)
-    backbone = load_backbone(folder / "model").with_lora(RANK, ALPHA)
+    backbone = with_lora(load_backbone(folder / "model"), RANK, ALPHA)
     stream = torch.Generator().manual_seed(1)
     for parameter in backbone.policies.parameters():
         parameter.data = 0.2 * torch.randn(parameter.shape, generator=stream)
@@ -220,7 +221,7 @@ def test_it_is_read_again_as_an_adapter(name: str, align: Callable[[str], Aligne
     """Also where stock diffusers does not."""
     made, out = align(name), tmp_path / "lora.safetensors"
     convert(made.run, out, dtype=torch.float32)
-    network = load_backbone(made.model, adapter=out).network
+    network = load_backbone(made.model, adapter=out).denoiser.network
     difference = (_answer(network, made.arguments) - made.aligned).abs().max()
     assert difference < 1e-5 * made.aligned.abs().max().clamp(min=1)
 
@@ -244,6 +245,6 @@ def test_text_encoders_layers_are_written_too(tiny_model: Path, tmp_path: Path) 
         pipe.load_lora_weights(adapter)
         texts.append(pipe.encode_prompt("a red circle", "cpu", 1, False)[0])
         assert torch.allclose(
-            load_backbone(tiny_model, adapter=adapter).embed(["a red circle"])["text"], texts[-1], atol=1e-5
+            load_backbone(tiny_model, adapter=adapter).text.embed(["a red circle"])["text"], texts[-1], atol=1e-5
         )
     assert torch.allclose(*texts, atol=1e-5)

@@ -17,6 +17,7 @@ from diffusers import DiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from training import with_full, with_lora
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
@@ -26,8 +27,8 @@ from contrapose.errors import UserError
 
 def _train(name: str, backbone: Backbone) -> None:
     """A step of plain descent, large enough to be seen."""
-    x_t, text = stock.noise(name, backbone.pipe), backbone.embed(stock.PROMPTS)
-    times = torch.tensor([0.3, 0.7]) if backbone.space == "velocity" else torch.tensor([300, 700])
+    x_t, text = stock.noise(name, backbone.sampler.stock), backbone.text.embed(stock.PROMPTS)
+    times = torch.tensor([0.3, 0.7]) if backbone.denoiser.space == "velocity" else torch.tensor([300, 700])
     for _ in range(2):  # half of an adapter is zero, and moves at the second step
         backbone.predict("trainee", x_t, times, text).square().mean().backward()
         with torch.no_grad():
@@ -53,15 +54,15 @@ def test_what_is_saved_draws_the_same(
     """In stock diffusers and here; saved without the encoders in memory, as in a run."""
     asked = generation(backbone)
     _train(name, backbone)
-    drawn, ours = stock.draw(name, backbone.pipe), backbone.generate(asked)
+    drawn, ours = stock.draw(name, backbone.sampler.stock), backbone.sampler.generate(asked)
     backbone.release_encoders()
     backbone.save(tmp_path, {"base": "somewhere"})
     assert torch.equal(stock.draw(name, stock.load_run(name, folder, tmp_path)), drawn)
     assert _difference(stock.draw(name, pipe), drawn) > 1e-3, "the test must see training"
     again = load_backbone(folder, adapter=tmp_path)
-    assert torch.equal(again.generate(asked), ours)
-    assert again.generate(asked, "np").shape == (2, *reversed(stock.size(name)), 3)
-    assert again.network.dtype == torch.float32
+    assert torch.equal(again.sampler.generate(asked), ours)
+    assert again.sampler.generate(asked, "np").shape == (2, *reversed(stock.size(name)), 3)
+    assert again.denoiser.network.dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", ["sdxl", "flux", "pixart"])
@@ -69,10 +70,10 @@ def test_a_saved_run_in_half_precision(
     folder: Path, backbone: Backbone, generation: Callable[..., Generation], tmp_path: Path
 ) -> None:
     backbone.save(tmp_path)
-    ours = backbone.generate(generation(backbone))
+    ours = backbone.sampler.generate(generation(backbone))
     half = load_backbone(folder, torch.bfloat16, adapter=tmp_path)
-    assert {p.dtype for p in half.network.parameters()} <= {torch.bfloat16, torch.float32}
-    made = half.generate(generation(half))
+    assert {p.dtype for p in half.denoiser.network.parameters()} <= {torch.bfloat16, torch.float32}
+    made = half.sampler.generate(generation(half))
     assert 0 < _difference(made.float(), ours) < 0.2 * float(ours.abs().max())
 
 
@@ -88,14 +89,14 @@ def test_notes_are_in_the_header(name: str, backbone: Backbone, tmp_path: Path) 
     else:
         told = json.loads(header["lora_adapter_metadata"])
         config = {key.partition(".")[2]: value for key, value in told.items()}
-        assert {key.partition(".")[0] for key in (*told, *keys)} == {backbone.denoiser_part}
+        assert {key.partition(".")[0] for key in (*told, *keys)} == {backbone.denoiser.part}
     assert (config["r"], config["lora_alpha"]) == (4, 10.0)
     assert len(keys) == len(backbone.policies.parameters())
 
 
 def test_every_attention_is_adapted(name: str, plain: Backbone) -> None:
     """Queries, keys and values of each, but the second ones of SD3.5-Medium, as in diffusers' own trainer."""
-    network = copy.deepcopy(plain).with_lora(2, 2.0).network
+    network = with_lora(copy.deepcopy(plain), 2, 2.0).denoiser.network
     adapted = {n.removesuffix(".base_layer") for n, _ in network.named_modules() if n.endswith(".base_layer")}
     names = [n for n, _ in network.named_modules() if not (name.startswith("sd3") and ".attn2." in n)]
     projections = {n for n in names if re.search(r"\.(to_[qkv]|add_[qkv]_proj)$", n)}
@@ -108,7 +109,7 @@ def test_every_attention_is_adapted(name: str, plain: Backbone) -> None:
 def wide_run(wider_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Adapters of a UNet that is wider than the tiny ones."""
     folder = tmp_path_factory.mktemp("wide")
-    load_backbone(wider_model).with_lora(2, 2.0).save(folder)
+    with_lora(load_backbone(wider_model), 2, 2.0).save(folder)
     return folder
 
 
@@ -119,13 +120,13 @@ def test_adapters_of_another_network(folder: Path, wide_run: Path) -> None:
 
 @pytest.mark.parametrize("name", ["sdxl", "sd3", "pixart"])
 def test_adapters_of_another_family(plain: Backbone, tiny_model: Path, tmp_path: Path) -> None:
-    copy.deepcopy(plain).with_lora(2, 2.0).save(tmp_path)
+    with_lora(copy.deepcopy(plain), 2, 2.0).save(tmp_path)
     _refused(tiny_model, tmp_path)
 
 
 def test_adapters_of_a_deeper_network(tiny_model: Path, loaded: Callable[[str], Backbone], tmp_path: Path) -> None:
     """Some of its layers fit, and the others must not be passed over."""
-    copy.deepcopy(loaded("sd")).with_lora(2, 2.0).save(tmp_path)
+    with_lora(copy.deepcopy(loaded("sd")), 2, 2.0).save(tmp_path)
     path = tmp_path / "pytorch_lora_weights.safetensors"
     with safe_open(path, "pt") as file:
         header, state = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -139,7 +140,7 @@ def test_adapters_of_a_deeper_network(tiny_model: Path, loaded: Callable[[str], 
 @pytest.mark.parametrize("backbone", ["lora", "full"], indirect=True)
 def test_a_run_that_is_truncated(backbone: Backbone, folder: Path, tmp_path: Path) -> None:
     backbone.save(tmp_path)
-    files = sorted(tmp_path.glob("*.safetensors")) or sorted(tmp_path.glob(f"model/{backbone.denoiser_part}/*.safe*"))
+    files = sorted(tmp_path.glob("*.safetensors")) or sorted(tmp_path.glob(f"model/{backbone.denoiser.part}/*.safe*"))
     [path] = files
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     _refused(folder, tmp_path)
@@ -147,7 +148,7 @@ def test_a_run_that_is_truncated(backbone: Backbone, folder: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["sd", "sd3"])
 def test_a_full_run_of_another_family(plain: Backbone, tiny_family: Any, tmp_path: Path) -> None:
-    copy.deepcopy(plain).with_full(torch.float32, needs_reference=False).save(tmp_path)
+    with_full(copy.deepcopy(plain), torch.float32, needs_reference=False).save(tmp_path)
     _refused(tiny_family("flux"), tmp_path)
 
 

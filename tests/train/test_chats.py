@@ -39,10 +39,12 @@ def test_both_policies_learn_and_are_saved(
     for policy in ("positive", "negative"):
         backbone = load_backbone(tiny_model, adapter=tmp_path / policy)
         with torch.no_grad():
-            answers.append(backbone.denoise(backbone.network, x_t, t, backbone.embed(["a red circle"])))
+            answers.append(
+                backbone.denoiser.denoise(backbone.denoiser.network, x_t, t, backbone.text.embed(["a red circle"]))
+            )
     base = load_backbone(tiny_model)
     with torch.no_grad():
-        answers.append(base.denoise(base.network, x_t, t, base.embed(["a red circle"])))
+        answers.append(base.denoiser.denoise(base.denoiser.network, x_t, t, base.text.embed(["a red circle"])))
     first, second, reference = answers
     assert min((a - b).abs().max() for a, b in ((first, second), (first, reference), (second, reference))) > 1e-5
 

@@ -56,7 +56,7 @@ def test_a_state_is_what_the_policy_predicted_where_it_passed(run: Run, tmp_path
     own = group.samples["own"]
     assert not torch.equal(own.noise, group.samples["winner"].noise), "each sample has its own"
     x_t = groups.path.add_noise(own.latent, own.noise, group.t)
-    again = trainer.backbone.predict("lagged", x_t, group.t, group.prompts["prompt"])
+    again = trainer.trainable.predict("lagged", x_t, group.t, group.prompts["prompt"])
     torch.testing.assert_close(again, own.noise, atol=2e-4, rtol=1e-3)
     assert len({int(t) for t in group.t}) > 1
 
@@ -90,7 +90,7 @@ def test_the_lagged_policy_is_the_trainee_as_it_last_was_when_synced(run: Run, t
     trainer = _trainer_of(run, tmp_path)
     seen = []
     for _ in trainer.steps():
-        lagged = trainer.backbone.policies.frozen_parameters("lagged")
+        lagged = trainer.trainable.policies.frozen_parameters("lagged")
         seen.append(([p.clone() for p in lagged], [p.detach().clone() for p in trainer.parameters]))
 
     def same(a, b):

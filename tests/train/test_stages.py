@@ -45,9 +45,14 @@ def _weights(out: Path) -> dict[str, torch.Tensor]:
 
 def _answer(model: str, adapter: Path | None) -> torch.Tensor:
     backbone = load_backbone(model, adapter=adapter)
-    x, t = torch.randn(2, *backbone.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([300, 700])
+    x, t = (
+        torch.randn(2, *backbone.images.latent_shape, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([300, 700]),
+    )
     with torch.no_grad():
-        return backbone.denoise(backbone.network, x, t, backbone.embed(["a red circle", "two stars"]))
+        return backbone.denoiser.denoise(
+            backbone.denoiser.network, x, t, backbone.text.embed(["a red circle", "two stars"])
+        )
 
 
 def test_the_second_stage_begins_where_the_first_one_ended(run: Run, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_split_pairs_give_the_same_gradient(precision: Any, tolerance: float) ->
     whole, metrics = gradients(a_trainer(run))
     trainer = a_trainer(replace(run, split_pairs=True))
     split, same_metrics = gradients(trainer)
-    assert trainer.backbone.kinds == {DTYPES[precision]}  # type: ignore[attr-defined]
+    assert trainer.trainable.kinds == {DTYPES[precision]}  # type: ignore[attr-defined]
     assert whole.norm() > 1e-2
     assert (split - whole).norm() <= tolerance * whole.norm()
     assert same_metrics == pytest.approx(metrics, rel=1e-2)
@@ -127,7 +127,7 @@ def test_split_pairs_give_the_same_gradient(precision: Any, tolerance: float) ->
 def test_split_pairs_forward_the_trainee_once_more() -> None:
     trainer = a_trainer(replace(RUN, split_pairs=True))
     trainer._accumulate(step=0)
-    calls: Any = trainer.backbone.calls  # type: ignore[attr-defined]
+    calls: Any = trainer.trainable.calls  # type: ignore[attr-defined]
     assert calls[:4] == [("reference", 9), ("trainee", 6), ("trainee", 3), ("trainee", 3)]
 
 
@@ -160,7 +160,7 @@ def test_held_out_pairs_of_several_sizes_are_all_measured() -> None:
     assert numbers["loss"] > 0
     for name in ("loss", "accuracy", "drift"):
         assert numbers[name] == pytest.approx(sum(numbers[f"{name}@{level}"] for level in LEVELS) / len(LEVELS))
-    calls: Any = trainer.backbone.calls  # type: ignore[attr-defined]
+    calls: Any = trainer.trainable.calls  # type: ignore[attr-defined]
     assert sum(rows for policy, rows in calls if policy == "trainee") == 5 * 2 * 5  # pairs, samples, levels
 
 
@@ -230,7 +230,7 @@ def test_policies_follow_the_trainee_by_their_schedules() -> None:
     trainer = a_trainer(replace(RUN, optimisation=replace(RUN.optimisation, train_steps=5, learning_rate=1e-6)))
     trainer.objective = replace(trainer.objective, moving={"old": Average(0.5, growth=0.2), "lagged": Every(2)})
     moves: list[tuple[int, str, str, float]] = []
-    trainer.backbone.policies.copy = lambda source, to, kept: moves.append((len(done), source, to, kept))  # type: ignore[method-assign]
+    trainer.trainable.policies.copy = lambda source, to, kept: moves.append((len(done), source, to, kept))  # type: ignore[method-assign]
     done: list[int] = []
     for state in trainer.steps():
         done.append(state.step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 
 from contrapose.backbones.times import why_no_sampling
@@ -13,7 +13,8 @@ from contrapose.core.choices import Space
 from contrapose.errors import UserError
 
 if TYPE_CHECKING:
-    from contrapose.backbones.base import Backbone
+    from contrapose.backbones.denoiser import Denoiser
+    from contrapose.backbones.pipeline import LoadedPipeline
 
 _FEW = 0.9  # of the encoder's words; published tokenizers leave a few of its last rows unused
 _AGAIN = "download the model again"
@@ -53,60 +54,63 @@ def _check_words(where: str, tokenizer: Any, config: Any) -> None:
         )
 
 
-def check_fit(backbone: Backbone) -> None:
+def check_fit(pipeline: LoadedPipeline) -> None:
     """Raise `UserError` for a scheduler, an autoencoder or text encoders that are another network's."""
-    pipe, model = backbone.pipe, backbone.source.model
-    family = backbone.family
-    misfit = family.process.misfit(pipe.scheduler) or why_no_sampling(pipe.scheduler, family.steps)
+    stock = pipeline.stock
+    family = pipeline.family
+    model = pipeline.source.model
+    misfit = family.process.misfit(stock.scheduler) or why_no_sampling(stock.scheduler, family.steps)
     if misfit is not None:
-        kind, pipeline = type(pipe.scheduler).__name__, type(pipe).__name__
-        raise UserError(f"{model}: its scheduler is a {kind}, which does not fit this {pipeline}: {misfit}")
-    if family.latent_scale(pipe)[0] is None:
+        kind = type(stock.scheduler).__name__
+        raise UserError(f"{model}: its scheduler is a {kind}, which does not fit this {type(stock).__name__}: {misfit}")
+    if family.latent_scale(stock)[0] is None:
         raise UserError(f"{model}: shift_factor in vae/config.json is null, which its pipeline cannot add")
-    read, made = backbone.latent_shape[0], pipe.vae.config.latent_channels
-    if read != made:
+    channels_read = pipeline.latent_shape[0]
+    channels_made = stock.vae.config.latent_channels
+    if channels_read != channels_made:
         raise UserError(
-            f"{model}: its {backbone.denoiser_part} reads latents of {read} channels and its vae makes {made}; name a "
-            "model that makes images from text alone"
+            f"{model}: its {family.denoiser_part} reads latents of {channels_read} channels and its vae makes "
+            f"{channels_made}; name a model that makes images from text alone"
         )
-    _check_text_widths(backbone)
-    _check_counting(backbone)
+    _check_text_widths(pipeline)
+    _check_counting(pipeline)
 
 
-def _check_counting(backbone: Backbone) -> None:
+def _check_counting(pipeline: LoadedPipeline) -> None:
     """Prompts are counted as they are read, such as in the turns of a chat, whose template may be missing."""
-    for name, tokenizer in backbone.pipe.components.items():
-        if not name.startswith("tokenizer") or tokenizer is None:
-            continue
+    for name, tokenizer in pipeline.tokenizers.items():
         try:
-            backbone.family.count(tokenizer, "a")
+            pipeline.family.count(tokenizer, "a")
         except Exception as error:  # as above
             reason = " ".join(str(error).split())
             raise UserError(
-                f"{backbone.source.model}: {name} cannot read a prompt: {reason:.200}; download the model again"
+                f"{pipeline.source.model}: {name} cannot read a prompt: {reason:.200}; download the model again"
             ) from error
 
 
-def _check_text_widths(backbone: Backbone) -> None:
-    """Text is as wide as the widest encoder, or as all of them side by side; SD3 pads that of its CLIPs alone."""
-    wanted = backbone.network.config[backbone.family.text_width]
-    encoders = {name: getattr(backbone.pipe, name) for name in backbone.encoder_parts}
-    widths = [encoder.config.hidden_size for encoder in encoders.values() if encoder is not None]
-    padded = None in encoders.values()
-    if not padded and isinstance(wanted, int) and wanted not in (max(widths), sum(widths)):
+def _check_text_widths(pipeline: LoadedPipeline) -> None:
+    """Text is as wide as the widest encoder, or as all of them side by side.
+
+    Where an encoder is left out, the pipeline pads the text of the others, and nothing can be told of its width.
+    """
+    wanted = pipeline.network.config[pipeline.family.text_width]
+    encoders = pipeline.encoders
+    widths = [encoder.config.hidden_size for encoder in encoders.values()]
+    is_padded = len(encoders) < len(pipeline.encoder_parts)
+    if not is_padded and isinstance(wanted, int) and wanted not in (max(widths), sum(widths)):
         raise UserError(
-            f"{backbone.source.model}: its {backbone.denoiser_part} reads text of width {wanted} and its text encoders "
-            f"make {' and '.join(map(str, widths))}, so they are another model's; download the model again"
+            f"{pipeline.source.model}: its {pipeline.family.denoiser_part} reads text of width {wanted} and its text "
+            f"encoders make {' and '.join(map(str, widths))}, so they are another model's; download the model again"
         )
 
 
-def check_space(backbone: Backbone, space: Space, times: Tensor | None = None) -> None:
+def check_space(denoiser: Denoiser, space: Space, times: Tensor | None = None) -> None:
     """Raise `UserError` where predictions do not tell what they would be in this space, at all times or these alone."""
     if times is None:
-        times = backbone.path.times(torch.linspace(0, 1, _TIMES))
-    if not backbone.path.converts(backbone.space, space, times):
+        times = denoiser.path.times(torch.linspace(0, 1, _TIMES))
+    if not denoiser.path.converts(denoiser.space, space, times):
         raise UserError(
-            f"{backbone.source.model}: its noise schedule ends in nothing but noise (zero terminal SNR), where its "
-            f"predictions ({backbone.space}) do not tell {space}; measure in {backbone.space}, or take a model that "
+            f"{denoiser.model}: its noise schedule ends in nothing but noise (zero terminal SNR), where its "
+            f"predictions ({denoiser.space}) do not tell {space}; measure in {denoiser.space}, or take a model that "
             "predicts v"
         )

@@ -26,7 +26,7 @@ from contrapose.errors import UserError
 from contrapose.tensors import checksum, save_tensors
 
 if TYPE_CHECKING:
-    from contrapose.backbones.base import Backbone
+    from contrapose.backbones.text import TextReader
 
 CACHE = "CONTRAPOSE_CACHE"  # a folder instead of the user's own cache
 GIGABYTE = 10**9
@@ -58,10 +58,11 @@ class Embeddings:
     `limit` is in gigabytes and counts everything that the cache holds of these encoders and settings.
     """
 
-    def __init__(self, backbone: Backbone, limit: float = 50.0, folder: Path | None = None):
-        self.backbone, self.limit = backbone, limit
+    def __init__(self, text: TextReader, limit: float = 50.0, folder: Path | None = None):
+        self.text = text
+        self.limit = limit
         self._folder = cache_folder() if folder is None else folder
-        self._shards = _Shards(self._folder, backbone.text_settings)
+        self._shards = _Shards(self._folder, text.settings)
         self._memory: OrderedDict[str, Condition] = OrderedDict()  # the latest at the end
         self._memory_bytes = 0
         self._writing, self._encoders_may_leave = True, False
@@ -109,7 +110,7 @@ class Embeddings:
         return Settled(len(wanted), len(missing), size / GIGABYTE, False, f"{len(wanted)} prompts: {told}")
 
     def _stay(self, num_prompts: int, there: float, extra: float) -> Settled:
-        size, encoders = there + extra, self.backbone.encoder_bytes
+        size, encoders = there + extra, self.text.encoder_bytes
         others = f" beside {_told(self._shards.bytes - there)} of others in {self._shards.folder}"
         needs = f"would take {_told(size)}{others if size <= self.limit * GIGABYTE else ''}"
         told = f"{num_prompts} prompts: embeddings {needs}, over the limit of {self.limit:g} GB"
@@ -121,7 +122,7 @@ class Embeddings:
 
     def _follow_encoders(self) -> None:
         """Turn to the rows of the encoders as they are by now: adapters may have come or gone since the last call."""
-        settings = self.backbone.text_settings
+        settings = self.text.settings
         if settings != self._shards.settings:
             self._shards = _Shards(self._folder, settings)
             self._memory.clear()
@@ -152,10 +153,10 @@ class Embeddings:
             self._memory_bytes -= _bytes(dict([self._memory.popitem(last=False)]))
 
     def _compute(self, prompts: Mapping[str, str]) -> dict[str, Condition]:
-        if self._encoders_may_leave and not self.backbone.encoder_bytes:
+        if self._encoders_may_leave and not self.text.encoder_bytes:
             raise UserError(f"{self._shards.folder}: embeddings were there and are gone; run the same command again")
         texts = list(prompts.values())
-        read = self.backbone.unconditional() if NO_PROMPT in prompts else self.backbone.embed(texts)
+        read = self.text.unconditional() if NO_PROMPT in prompts else self.text.embed(texts)
         rows = dict(zip(prompts, _rows(read), strict=True))
         for key, row in rows.items():
             if not all(bool(value.isfinite().all()) for value in row.values()):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import AutoPipelineForInpainting, DiffusionPipeline
+from diffusers import AutoPipelineForInpainting
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 
 from contrapose.backbones.coherence import check_tokenizers

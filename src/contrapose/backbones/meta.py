@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,37 +56,52 @@ def skeleton(model: str | Path, dtype: torch.dtype = torch.float32, loading: Loa
     if "safety_checker" in _components(pipeline):
         missing["requires_safety_checker"] = False
     pipe = _read(lambda: pipeline(**parts, **missing), model)
-    return Backbone(family, Source(str(model), Path(folder), name), pipe, _META, loading or Loading())
+    return Backbone.over(family, Source(str(model), Path(folder), name), pipe, _META, loading or Loading())
 
 
 def example(backbone: Backbone, rows: int, shape: tuple[int, ...], tokens: int) -> tuple[Tensor, Tensor, Condition]:
-    """x_t [rows, *shape], times [rows] and texts of so many tokens for `backbone.predict`, all without values."""
-    x_t = torch.empty(rows, *shape, dtype=backbone.dtype, device=_META)
-    t = backbone.path.at_level(0.5, rows).to(_META)
+    """x_t [rows, *shape], times [rows] and texts of so many tokens for a policy's prediction, all without values."""
+    denoiser = backbone.denoiser
+    x_t = torch.empty(rows, *shape, dtype=denoiser.dtype, device=_META)
+    t = denoiser.path.at_level(0.5, rows).to(_META)
     return x_t, t, example_text(backbone, rows, tokens)
 
 
 def example_text(backbone: Backbone, rows: int, tokens: int) -> Condition:
-    """What `backbone.read` gives for prompts of so many tokens, without values."""
-    family, config = backbone.family, backbone.network.config
-    width = config[family.text_width]
-    condition = {"text": torch.empty(rows, tokens, width, dtype=backbone.dtype, device=_META)}
-    pooled = family.pooled_width(backbone.pipe, config)
+    """What `backbone.text.embed` gives for prompts of so many tokens, without values."""
+    family = backbone.family
+    config = backbone.denoiser.network.config
+    dtype = backbone.denoiser.dtype
+    condition = {"text": torch.empty(rows, tokens, config[family.text_width], dtype=dtype, device=_META)}
+    pooled = family.pooled_width(backbone.pipeline.stock, config)
     if pooled is not None:
-        condition["pooled"] = torch.empty(rows, pooled, dtype=backbone.dtype, device=_META)
+        condition["pooled"] = torch.empty(rows, pooled, dtype=dtype, device=_META)
     if family.trims_text:
         condition["length"] = torch.full((rows,), tokens)
     return condition
 
 
-def encoder_tokens(backbone: Backbone) -> dict[str, int]:
-    """Tokens that each text encoder reads of a prompt."""
-    encoders = {name: getattr(backbone.pipe, name) for name in backbone.encoder_parts}
-    return {
-        name: encoder.config.max_position_embeddings if type(encoder).__name__.startswith("CLIP") else backbone.tokens
-        for name, encoder in encoders.items()
-        if encoder is not None
-    }
+def encoding(backbone: Backbone, shape: tuple[int, ...]) -> tuple[Callable[[], object], list[Callable[[], object]]]:
+    """Calls without values: one that encodes an image whose latent has this shape, and one a text encoder.
+
+    The text encoders read one prompt at their full length.
+    """
+    pipeline = backbone.pipeline
+    vae = pipeline.stock.vae
+    sides = [side * pipeline.unit for side in shape[1:]]
+    image = torch.empty(1, 3, *sides, dtype=vae.dtype, device=_META)
+    prompts: list[Callable[[], object]] = []
+    for encoder in pipeline.encoders.values():
+        is_clip = type(encoder).__name__.startswith("CLIP")
+        length = encoder.config.max_position_embeddings if is_clip else pipeline.tokens
+        prompts.append(partial(encoder, torch.zeros(1, length, dtype=torch.long, device=_META)))
+    return partial(vae.encode, image), prompts
+
+
+def num_parameters(backbone: Backbone) -> dict[str, int]:
+    """Weights of each network of the pipeline, by its name."""
+    networks = {name: part for name, part in backbone.pipeline.stock.components.items() if isinstance(part, nn.Module)}
+    return {name: sum(weight.numel() for weight in network.parameters()) for name, network in networks.items()}
 
 
 def _where(model: str) -> str:

@@ -62,13 +62,13 @@ def draw_pairs(draw: Draw, plan: DrawPlan, backbone: Backbone, out: Path) -> Ite
 
     Raises `UserError` when `out` holds pairs of other settings, or for a size that the model cannot make.
     """
-    draw = backbone.with_usual(draw)
+    draw = backbone.sampler.with_usual(draw)
     sizes: tuple[str | None, ...] = draw.sizes or (None,)
-    shapes = {size: backbone.shape_for(size) for size in sizes}
+    shapes = {size: backbone.images.shape_for(size) for size in sizes}
     sized = ((sizes[seed_of(r.id, r.seed, "size") % len(sizes)], r) for r in plan.records)
     shards = by_size(sized, sizes, draw.shard_size)
     records = (record for _, shard in shards for record in shard)
-    embeddings = Embeddings(backbone)
+    embeddings = Embeddings(backbone.text)
 
     def make(size: str | None, records: Sequence[GroupRecord]) -> Tensor:
         return _draw_batch(draw, backbone, embeddings, records, shapes[size])
@@ -87,7 +87,7 @@ def _draw_batch(
     """Final latents [b, 2, ...]: winners and losers side by side in one sampler call."""
     assert draw.steps is not None and draw.guidance_scale is not None
     streams = [generator(r.prompt, r.seed) for r in records for _ in range(2)]
-    drawn = backbone.generate(
+    drawn = backbone.sampler.generate(
         Generation(
             embeddings([text for r in records for text in (r.prompt, r.degraded)]),
             embeddings.unconditional(),

@@ -7,17 +7,14 @@ training steps: text is read before them and the encoders dropped, so they count
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
-from typing import Protocol, cast
+from functools import cached_property, lru_cache
 
 import torch
-from torch import Tensor, nn
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.loading import DTYPES
-from contrapose.backbones.meta import encoder_tokens, example, example_text, skeleton
+from contrapose.backbones.meta import encoding, example, example_text, num_parameters, skeleton
 from contrapose.estimate.memory import Cost, inference_cost, training_cost
 from contrapose.estimate.settings import Setup
 from contrapose.estimate.standing import Memory, module_bytes, quantised_bytes, state_bytes
@@ -67,28 +64,6 @@ class RunCost:
     """Bytes of the text encoders, on the GPU before training alone."""
 
 
-class Autoencoder(Protocol):
-    """A pipeline's autoencoder."""
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    def encode(self, x: Tensor) -> object: ...
-
-
-class Pipeline(Protocol):
-    """What is metered of a stock pipeline, whose own type does not name its parts."""
-
-    @property
-    def components(self) -> Mapping[str, object]: ...
-
-    @property
-    def vae(self) -> Autoencoder: ...
-
-    @property
-    def vae_scale_factor(self) -> int: ...
-
-
 class Skeleton:
     """A model without values in the form that a run would train, and what its passes cost; each is metered once."""
 
@@ -97,21 +72,19 @@ class Skeleton:
         self.dtype = DTYPES[setup.precision]
         self.needs_reference = needs_reference
         backbone = skeleton(setup.model, torch.float32 if setup.full else self.dtype)
-        self.parameters: dict[str, int] = {}
-        for part, module in cast(Pipeline, backbone.pipe).components.items():
-            if isinstance(module, nn.Module):
-                self.parameters[part] = sum(parameter.numel() for parameter in module.parameters())
+        self.backbone = backbone
+        self.parameters = num_parameters(backbone)
         of_encoders = [count for part, count in self.parameters.items() if part.startswith("text")]
         self.encoders = sum(of_encoders) * self.dtype.itemsize
-        self.shape = backbone.shape_for(setup.size)
-        self.tokens = setup.text_tokens or backbone.text_rows
-        self._quantised = {kind: quantised_bytes(backbone.network, kind) for kind in ("int8", "nf4")}
-        self._quantised["none"] = module_bytes(backbone.network)
+        self.shape = backbone.images.shape_for(setup.size)
+        self.tokens = setup.text_tokens or backbone.text.rows
+        self._quantised = {kind: quantised_bytes(backbone.denoiser.network, kind) for kind in ("int8", "nf4")}
+        self._quantised["none"] = module_bytes(backbone.denoiser.network)
         if setup.full:
-            self.backbone = backbone.with_full(self.dtype, needs_reference, trained)
+            self.trainable = backbone.denoiser.full(self.dtype, needs_reference, trained)
         else:
-            self.backbone = backbone.with_lora(setup.lora_rank, setup.lora_rank, trained)
-        self.trained = self.backbone.policies.parameters()
+            self.trainable = backbone.denoiser.lora(setup.lora_rank, setup.lora_rank, trained)
+        self.trained = self.trainable.policies.parameters()
         self._passes: dict[bool, Cost] = {}
 
     @property
@@ -133,17 +106,17 @@ class Skeleton:
     def _pass(self, rows: int, checkpointing: bool) -> Cost:
         """Forward and backward of so many rows."""
         inputs = example(self.backbone, rows, self.shape, self.tokens)
-        policies = self.backbone.policies
+        policies = self.trainable.policies
         module = policies.modules()[0]
         policy = policies.trained[0]
-        return training_cost(lambda: self.backbone.predict(policy, *inputs), module, self.autocast, checkpointing)
+        return training_cost(lambda: self.trainable.predict(policy, *inputs), module, self.autocast, checkpointing)
 
     @cached_property
     def reference(self) -> Cost:
         """One row through a frozen network."""
-        policy = "reference" if self.needs_reference else self.backbone.policies.trained[0]
+        policy = "reference" if self.needs_reference else self.trainable.policies.trained[0]
         row = example(self.backbone, 1, self.shape, self.tokens)
-        return inference_cost(lambda: self.backbone.predict(policy, *row), self.autocast)
+        return inference_cost(lambda: self.trainable.predict(policy, *row), self.autocast)
 
     def standing(self, setup: Setup) -> Memory:
         """Bytes that are there whatever the batch."""
@@ -151,7 +124,7 @@ class Skeleton:
         states = sum(state_bytes(parameter, setup.optimizer) for parameter in self.trained)
         if setup.full:
             weights = 0
-            reference = module_bytes(self.backbone.policies.denoiser("reference")) if self.needs_reference else 0
+            reference = module_bytes(self.trainable.policies.denoiser("reference")) if self.needs_reference else 0
             copies = reference * (1 + setup.num_others)
         else:
             weights = self._quantised[setup.quantize]
@@ -227,12 +200,5 @@ def _flops(setup: Setup, bones: Skeleton) -> Flops:
 
 def once_flops(backbone: Backbone, shape: tuple[int, ...]) -> tuple[int, int]:
     """FLOPs of encoding one image whose latent has this shape, and one prompt by all text encoders at their length."""
-    pipe = cast(Pipeline, backbone.pipe)
-    meta = torch.device("meta")
-    sides = [side * pipe.vae_scale_factor for side in shape[1:]]
-    image = torch.empty(1, 3, *sides, dtype=pipe.vae.dtype, device=meta)
-    of_prompt = 0
-    for name, length in encoder_tokens(backbone).items():
-        tokens = torch.zeros(1, length, dtype=torch.long, device=meta)
-        of_prompt += inference_cost(partial(getattr(pipe, name), tokens)).total
-    return inference_cost(lambda: pipe.vae.encode(image)).total, of_prompt
+    image, prompts = encoding(backbone, shape)
+    return inference_cost(image).total, sum(inference_cost(prompt).total for prompt in prompts)

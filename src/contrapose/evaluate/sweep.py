@@ -89,9 +89,9 @@ def at_strengths(settings: Sampling, scales: Iterable[float]) -> dict[float, Sam
 def settled_for_all(settings: Sampling, backbone: Backbone) -> Sampling:
     """What all strengths share, spelled out; `UserError` for settings and runs that do not go with the model."""
     guiding = settings.guiding
-    with guide(backbone.pipe, guiding.positive, guiding.negative, guiding.guidance):  # its complaints first
+    with guide(backbone.sampler.stock, guiding.positive, guiding.negative, guiding.guidance):  # its complaints first
         shared = settled(settings, backbone)
-    backbone.shape_for(shared.size)
+    backbone.images.shape_for(shared.size)
     return shared
 
 

@@ -98,7 +98,7 @@ def _schema(degraded: bool) -> pa.Schema:
 
 def _rows(settings: Export, store: GroupStore, backbone: Backbone, indices: Sequence[int]) -> list[dict[str, Any]]:
     latents = torch.cat([stack(store, field, indices) for field in ("winner", "loser")])
-    pixels = (backbone.decode(latents).float().cpu() / 2 + 0.5).clamp(0, 1) * 255
+    pixels = (backbone.images.decode(latents).float().cpu() / 2 + 0.5).clamp(0, 1) * 255
     arrays = pixels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
     def image_file(array: np.ndarray) -> bytes:

@@ -115,9 +115,9 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) ->
         sizes = sorted({pair.size for pair in plan.pairs})
         latents = read_pairs
     else:
-        sizes = settings.fitting.buckets_for(backbone)
+        sizes = settings.fitting.buckets_for(backbone.images)
         latents = partial(_encode, backbone)
-        settings = replace(settings, fitting=settings.fitting.resolved(backbone))
+        settings = replace(settings, fitting=settings.fitting.resolved(backbone.images))
     shards = by_size(((pair.size, pair.record) for pair in plan.pairs), sizes, settings.shard_size)
     records = (record for _, shard in shards for record in shard)
 
@@ -146,7 +146,7 @@ def _check_images_settings(settings: Import) -> None:
 def _plan_images(
     settings: Import, listed: Sequence[Listed], backbone: Backbone, progress: Callable[[int], None]
 ) -> tuple[list[Planned], list[LeftOut]]:
-    among = settings.fitting.buckets_for(backbone)
+    among = settings.fitting.buckets_for(backbone.images)
     pairs: list[Planned] = []
     left_out: list[LeftOut] = []
     repeats: Counter[str] = Counter()
@@ -193,7 +193,7 @@ def _encode(backbone: Backbone, pairs: Sequence[Planned]) -> Tensor:
     jobs = [job for pair in pairs for job in zip(pair.images, pair.fits, strict=True)]
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         images = list(pool.map(lambda job: _pixels(*job), jobs))
-    return backbone.encode(torch.stack(images)).float().cpu().unflatten(0, (len(pairs), len(pairs[0].images)))
+    return backbone.images.encode(torch.stack(images)).float().cpu().unflatten(0, (len(pairs), len(pairs[0].images)))
 
 
 def _pixels(where: Stored, fit: Fit) -> Tensor:

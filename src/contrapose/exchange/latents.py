@@ -101,8 +101,8 @@ def _latent(file: Stored) -> Tensor:
 
 
 def _check_fits(path: Place, shape: Shape, backbone: Backbone) -> None:
-    channels, *sides = backbone.latent_shape
-    patch = backbone.patch
+    channels, *sides = backbone.images.latent_shape
+    patch = backbone.images.patch
     if len(shape) != 1 + len(sides) or shape[0] != channels or any(side % patch for side in shape[1:]):
         raise UserError(
             f"{path}: a latent of shape {list(shape)} was not drawn by {backbone.source.model}, whose latents are "

@@ -22,7 +22,7 @@ def settled(settings: Sampling, backbone: Backbone) -> Sampling:
 
     Raises `UserError` for settings that have no effect on this model, and for settings out of range.
     """
-    settings = backbone.with_usual(settings)
+    settings = backbone.sampler.with_usual(settings)
     guiding = settings.guiding
     scale = settings.guidance_scale
     assert scale is not None, "filled in by `with_usual`"
@@ -59,7 +59,7 @@ def guided(guiding: Guiding, backbone: Backbone, embeddings: Embeddings) -> Iter
     """The backbone's pipeline under the guidance of these settings, which `settled` has filled in."""
     runs: Any = nullcontext()
     if guiding.by_runs:
-        runs = guide(backbone.pipe, guiding.positive, guiding.negative, guiding.guidance)
+        runs = guide(backbone.sampler.stock, guiding.positive, guiding.negative, guiding.guidance)
     with runs:
         nag = _attention(guiding)
         if nag is None or nag.off:
@@ -67,12 +67,12 @@ def guided(guiding: Guiding, backbone: Backbone, embeddings: Embeddings) -> Iter
             return
         prompt = guiding.negative_prompt
         negative = embeddings([prompt]) if prompt else unprompted(guiding, backbone, embeddings)
-        with attention_guided(backbone.network, backbone.family, negative, nag):
+        with attention_guided(backbone.denoiser.network, backbone.family, negative, nag):
             yield
 
 
 def unprompted(guiding: Guiding, backbone: Backbone, embeddings: Embeddings) -> Condition:
     """The text of the unconditional rows, one row: the negative prompt as the stock pipeline reads it, or no prompt."""
     if guiding.negative_prompt is not None:
-        return backbone.unconditional(guiding.negative_prompt)
+        return backbone.text.unconditional(guiding.negative_prompt)
     return embeddings.unconditional()

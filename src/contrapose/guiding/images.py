@@ -56,9 +56,9 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator
     Raises `UserError` if `out` holds images of other settings, or for a size that the model cannot make.
     """
     settings = settled(settings, backbone)
-    shape = backbone.shape_for(settings.size)
+    shape = backbone.images.shape_for(settings.size)
     prompts = read_prompts(settings.prompts)
-    embeddings = Embeddings(backbone)
+    embeddings = Embeddings(backbone.text)
     # the folder is claimed last, so that settings that are refused leave no folder behind
     with one_writer(out), guided(settings.guiding, backbone, embeddings):
         runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"], inputs=inputs_of(settings))
@@ -137,7 +137,7 @@ def _sample_chunk(
     streams = [generator(job.prompt, job.seed) for job in chunk]
     noise = starting_noise(streams, shape)
     generation = Generation(condition, unconditional, noise, streams, settings.steps, settings.guidance_scale)
-    images = backbone.generate(generation, "pil")
+    images = backbone.sampler.generate(generation, "pil")
     for job, image in zip(chunk, images, strict=True):
         with replacing(job.path) as aside:
             image.save(aside, format="PNG")

@@ -208,7 +208,7 @@ def _write_adapters(folder: Path, settings: Merge, source: Source, part: str, or
     notes |= {"method": "merge", BASE_NOTE: origin}
     # a float, as `align` writes it; peft declares a whole number and takes both
     config = LoraConfig(r=rank, lora_alpha=float(rank), target_modules=list(layers))  # type: ignore[arg-type]
-    save_lora(folder, state_of(layers), config, part, notes, type(base.pipe))
+    save_lora(folder, state_of(layers), config, part, notes, type(base.sampler.stock))
     return Merged(False, rank, kept)
 
 
@@ -217,8 +217,8 @@ def _adapters(settings: Merge, part: str, base: Backbone) -> tuple[dict[str, Low
     adapters: list[tuple[Adapter, float]] = []
     for run, share in settings.shares:
         if run.has_adapters:
-            adapter = run.adapter(part, base.network, type(base.pipe))
-            adapters.append((adapter.cast(base.dtype), share))
+            adapter = run.adapter(part, base.denoiser.network, type(base.sampler.stock))
+            adapters.append((adapter.cast(base.denoiser.dtype), share))
     layers = stacked(adapters)
     if _cancels(layers):
         raise _nothing(settings)
@@ -242,13 +242,12 @@ def _write_pipeline(folder: Path, settings: Merge, source: Source, part: str) ->
     networks: list[nn.Module] = []
     for run in runs:
         # a run of adapters counts as the base here: its change is added with the stacked adapters
-        networks.append(base.network if run.has_adapters else whole_network(run, part, base.network))
-    if not _add(base.network, networks, settings.scale) and not layers:
+        networks.append(base.denoiser.network if run.has_adapters else whole_network(run, part, base.denoiser.network))
+    if not _add(base.denoiser.network, networks, settings.scale) and not layers:
         raise _nothing(settings)
-    add_to(base.network, layers)
-    tell_no_folders(base.pipe, _notes(settings)["base"])
-    # diffusers' pipelines have it from a mixin, which its types do not say
-    base.pipe.save_pretrained(folder)  # type: ignore[attr-defined]
+    add_to(base.denoiser.network, layers)
+    tell_no_folders(base.sampler.stock, _notes(settings)["base"])
+    base.sampler.stock.save_pretrained(folder)
     return Merged(True, settings.rank, kept)
 
 

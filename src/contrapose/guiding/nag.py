@@ -16,8 +16,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.models.normalization import AdaLayerNormZeroSingle
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 

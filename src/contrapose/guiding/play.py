@@ -47,10 +47,10 @@ class Player:
     """
 
     def __init__(self, settings: Play, backbone: Backbone):
-        self.settings = backbone.with_usual(settings)
+        self.settings = backbone.sampler.with_usual(settings)
         self.backbone = backbone
-        self._shape = backbone.shape_for(settings.size)
-        self._embeddings = Embeddings(backbone)
+        self._shape = backbone.images.shape_for(settings.size)
+        self._embeddings = Embeddings(backbone.text)
         self._bases: OrderedDict[tuple[str, int], Image.Image] = OrderedDict()
         self._lock = Lock()  # guiding changes the pipeline for a while
         self._saving = Lock()
@@ -77,7 +77,7 @@ class Player:
         guidance = replace(self.settings.guidance, scale=scale)
         with self._lock:
             # guided before base: settings that the guidance refuses cost no image
-            with guide(self.backbone.pipe, run, self.settings.negative, guidance):
+            with guide(self.backbone.sampler.stock, run, self.settings.negative, guidance):
                 guided = self._image(prompt, seed) if scale else None
             base = self._base(prompt, seed)
         settings = replace(self.settings, positive=(run,) if run else (), guidance=guidance)
@@ -119,7 +119,9 @@ class Player:
         noise = starting_noise(streams, self._shape)
         condition = self._embeddings([prompt])
         unconditional = self._embeddings.unconditional()
-        return self.backbone.generate(Generation(condition, unconditional, noise, streams, steps, scale), "pil")[0]
+        return self.backbone.sampler.generate(
+            Generation(condition, unconditional, noise, streams, steps, scale), "pil"
+        )[0]
 
 
 def enlarged(image: Image.Image) -> Image.Image:

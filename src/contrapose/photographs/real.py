@@ -62,7 +62,7 @@ def make_pairs(settings: Real, backbone: Backbone, out: Path) -> Iterator[StageP
     Raises `UserError` for a source without photographs, weights that are not at hand, settings or photographs that
     differ from those that `out` was made with, and when every photograph was left out.
     """
-    settings = replace(backbone.with_usual(settings), fitting=settings.fitting.resolved(backbone))
+    settings = replace(backbone.sampler.with_usual(settings), fitting=settings.fitting.resolved(backbone.images))
     with one_writer(out):
         run = _Run(settings, backbone, out)
         try:
@@ -84,8 +84,8 @@ class _Run:
         self.out = out
         source = place_of(settings.photos)
         self.gallery = Gallery(out / "images", source if source.is_dir() else source.parent)
-        self.studio = Studio(backbone, Embeddings(backbone), settings.steps, settings.guidance_scale)
-        sizes = settings.fitting.buckets_for(backbone)
+        self.studio = Studio(backbone, Embeddings(backbone.text), settings.steps, settings.guidance_scale)
+        sizes = settings.fitting.buckets_for(backbone.images)
         self.stages = self._stages(sizes)
         names = [stage.name for stage in self.stages]
         self.table = PhotoTable(out / TABLE, sizes, sorted_from=names.index(MakeLosers.name))

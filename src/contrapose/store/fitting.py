@@ -14,7 +14,7 @@ _COARSEST = 12  # a bucket's sides go in steps of at most this part of the resol
 
 
 class Canvas(Protocol):
-    """What a model says of the images that it makes, as a backbone does."""
+    """What a model says of the images that it makes, as a backbone's `images` do."""
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.coherence import check_space
+from contrapose.backbones.denoiser import Denoiser, Trainable
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
@@ -87,8 +88,8 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
     trainer = _trainer(stage, pairs, accelerator)
     if is_first and not begun:  # only now: a mistyped model or folder of pairs leaves nothing that refuses its fix
         claim(stage, inputs)
-    notes = {"base": public_name(run.model), "method": name_of(run.method), BASE_NOTE: trainer.backbone.fingerprint}
-    trained = Trained(trainer.backbone, trainer.average, notes)
+    notes = {"base": public_name(run.model), "method": name_of(run.method), BASE_NOTE: trainer.trainable.fingerprint}
+    trained = Trained(trainer.trainable, trainer.average, notes)
     parts = _parts(trainer)
     start = resume(out, run.optimisation.train_steps, trained, parts)
     accelerator.wait_for_everyone()  # before the first process writes what the others read
@@ -126,23 +127,22 @@ def _trainer(stage: Stage, store: Mixture, accelerator: Accelerator) -> Trainer:
         run.model, dtype, accelerator.device, loading=run.loading, network_dtype=torch.float32 if run.full else dtype
     )
     if run.distilled_guidance is not None:
-        backbone.feed_guidance(run.distilled_guidance)
-    measured = run.method.objective().space or backbone.space
-    check_space(backbone, "x0" if run.method.composition().on_policy else measured)
+        backbone.denoiser.feed_guidance(run.distilled_guidance)
+    measured = run.method.objective().space or backbone.denoiser.space
+    check_space(backbone.denoiser, "x0" if run.method.composition().on_policy else measured)
     _check_origin(run, store, backbone)
-    path = backbone.noising(store.usual_shape, run.time_density, run.time_shift == "scheduler")
-    embeddings = Embeddings(backbone, run.cache_limit)
+    path = backbone.denoiser.noising(store.usual_shape, run.time_density, run.time_shift == "scheduler")
+    embeddings = Embeddings(backbone.text, run.cache_limit)
     composition = run.method.composition()
     holdout = run.watching.holdout
     groups = Groups(store, composition, embeddings, path, run.seed, holdout, run.swap, run.caption_dropout)
     settled = embeddings.settle(groups.prompts())
     log.info(settled.line)
     backbone.release_encoders(keep_text=settled.encoders_needed)
-    _add_policies(stage, backbone, dtype)
-    return Trainer(run, backbone, groups, accelerator)
+    return Trainer(run, _trainable(stage, backbone.denoiser, dtype), groups, accelerator)
 
 
-def _add_policies(stage: Stage, backbone: Backbone, dtype: torch.dtype) -> None:
+def _trainable(stage: Stage, denoiser: Denoiser, dtype: torch.dtype) -> Trainable:
     """The policies that the method trains, and those that it asks."""
     run = stage.run
     objective = run.method.objective()
@@ -150,9 +150,8 @@ def _add_policies(stage: Stage, backbone: Backbone, dtype: torch.dtype) -> None:
     frozen.update(dict.fromkeys(objective.moving))
     if run.full:
         needs_reference = "reference" in objective.plan()
-        backbone.with_full(dtype, needs_reference, objective.trained, stage.start, frozen)
-    else:
-        backbone.with_lora(run.lora_rank, run.lora_alpha, objective.trained, stage.start, frozen)
+        return denoiser.full(dtype, needs_reference, objective.trained, stage.start, frozen)
+    return denoiser.lora(run.lora_rank, run.lora_alpha, objective.trained, stage.start, frozen)
 
 
 def _check_origin(run: Run, mixture: Mixture, backbone: Backbone) -> None:
@@ -167,12 +166,13 @@ def _check_origin(run: Run, mixture: Mixture, backbone: Backbone) -> None:
 
 
 def _check_shapes(store: GroupStore, model: str, backbone: Backbone) -> None:
-    channels, *sides = backbone.latent_shape
+    channels, *sides = backbone.images.latent_shape
+    patch = backbone.images.patch
     for shape in store.shapes:
-        if len(shape) != 1 + len(sides) or shape[0] != channels or any(side % backbone.patch for side in shape[1:]):
+        if len(shape) != 1 + len(sides) or shape[0] != channels or any(side % patch for side in shape[1:]):
             raise UserError(
                 f"{store.folder}: latents of shape {list(shape)} do not fit {model}, which takes "
-                f"{[channels, *('*' for _ in sides)]} with sides that are multiples of {backbone.patch}"
+                f"{[channels, *('*' for _ in sides)]} with sides that are multiples of {patch}"
             )
 
 
@@ -184,7 +184,7 @@ def _parts(trainer: Trainer) -> dict[str, Stateful]:
     if trainer.accelerator.scaler is not None:
         parts["scaler"] = Scaler(trainer.accelerator.scaler)
     for policy in trainer.objective.moving:
-        parts[policy] = Weights(trainer.backbone.policies.frozen_parameters(policy))
+        parts[policy] = Weights(trainer.trainable.policies.frozen_parameters(policy))
     for policy, average in trainer.policy_averages.items():
         # beside the rounded weights: a policy that keeps all of its own is not rounded again before it predicts
         parts[f"{policy}.average"] = Weights(average)
@@ -233,5 +233,5 @@ def _summary(trainer: Trainer, out: Path) -> dict[str, Any]:
         "trained_parameters": num_parameters,
         "training_pairs": len(trainer.groups.training),
         "held_out_pairs": len(trainer.groups.held_out),
-        BASE_NOTE: trainer.backbone.fingerprint,
+        BASE_NOTE: trainer.trainable.fingerprint,
     }

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from contrapose.backbones.base import Backbone
+from contrapose.backbones.denoiser import Trainable
 from contrapose.errors import UserError, one_line
 from contrapose.tensors import checksum, save_tensors
 
@@ -111,19 +111,19 @@ class Trained:
     Of those the state keeps the checksum alone, so that no weight is written twice.
     """
 
-    def __init__(self, backbone: Backbone, average: Sequence[Tensor], notes: Mapping[str, str]):
-        self._backbone = backbone
+    def __init__(self, trainable: Trainable, average: Sequence[Tensor], notes: Mapping[str, str]):
+        self._trainable = trainable
         self._average = average
         self.notes = notes
 
     def write(self, folder: Path, with_pipeline: bool) -> None:
         """Write the weights; a network that was trained in full within its pipeline, or alone."""
         with self._averaged():
-            self._backbone.save(folder, self.notes, with_pipeline)
+            self._trainable.save(folder, self.notes, with_pipeline)
 
     def read(self, folder: Path) -> dict[str, Tensor]:
         """What `write` wrote, by `policy/name`."""
-        policies = self._backbone.saved(folder)
+        policies = self._trainable.saved(folder)
         return {f"{policy}/{name}": value for policy, state in policies.items() for name, value in state.items()}
 
     @torch.no_grad()
@@ -134,8 +134,8 @@ class Trained:
             policy, _, name = key.partition("/")
             states.setdefault(policy, {})[name] = value
         for policy, state in states.items():
-            self._backbone.policies.load_state(state, policy)
-        for average, parameter in zip(self._average, self._backbone.policies.parameters(), strict=False):
+            self._trainable.policies.load_state(state, policy)
+        for average, parameter in zip(self._average, self._trainable.policies.parameters(), strict=False):
             average.copy_(parameter)
 
     @contextmanager
@@ -148,7 +148,7 @@ class Trained:
 
     def _exchange(self) -> None:
         """Weights for averages and back; nothing where there is no average."""
-        for average, parameter in zip(self._average, self._backbone.policies.parameters(), strict=False):
+        for average, parameter in zip(self._average, self._trainable.policies.parameters(), strict=False):
             weights = parameter.data
             parameter.data = average.data
             average.data = weights

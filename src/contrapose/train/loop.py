@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from contrapose.backbones.base import Backbone
+from contrapose.backbones.denoiser import Trainable
 from contrapose.core.group import Condition, Group
 from contrapose.core.moving import Average
 from contrapose.core.objective import Outcome
@@ -67,11 +67,11 @@ def learning_rate(o: Optimisation, step: int) -> float:
 
 
 class Trainer:
-    """Objective, backbone and data under one optimiser."""
+    """Objective, policies and data under one optimiser."""
 
-    def __init__(self, run: Run, backbone: Backbone, groups: Groups, accelerator: Accelerator):
+    def __init__(self, run: Run, trainable: Trainable, groups: Groups, accelerator: Accelerator):
         self.run = run
-        self.backbone = backbone
+        self.trainable = trainable
         self.groups = groups
         self.accelerator = accelerator
         o = run.optimisation
@@ -85,19 +85,19 @@ class Trainer:
         on_policy = run.method.composition().on_policy
         if on_policy:
             assert groups.replay is not None
-            self.rollouts = Rollouts(on_policy, groups, groups.replay, backbone.space, self._predict, o.micro_batch)
-        self.parameters = backbone.policies.parameters()
+            self.rollouts = Rollouts(on_policy, groups, groups.replay, trainable.space, self._predict, o.micro_batch)
+        self.parameters = trainable.policies.parameters()
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(o, self.parameters, accelerator.device))
         self.policy_averages: dict[str, list[Tensor]] = {}
         for policy, following in self.objective.moving.items():
             # now, while every moving policy is the trainee: what was rounded of its weights is still to be had
-            in_float32 = backbone.policies.average(policy) if isinstance(following, Average) else {}
+            in_float32 = trainable.policies.average(policy) if isinstance(following, Average) else {}
             if in_float32:
                 self.policy_averages[policy] = list(in_float32.values())
         self.average: list[Tensor] = []
         if o.ema_decay:
             self.average = [parameter.detach().clone() for parameter in self.parameters]
-        for module in backbone.policies.modules():
+        for module in trainable.policies.modules():
             module.train()
             if run.gradient_checkpointing:
                 cast(Recomputing, module).enable_gradient_checkpointing()
@@ -148,7 +148,7 @@ class Trainer:
         for policy, following in self.objective.moving.items():
             kept = following(step)
             if kept < 1:
-                self.backbone.policies.copy(self.objective.trained[0], policy, kept)
+                self.trainable.policies.copy(self.objective.trained[0], policy, kept)
 
     def _accumulate(self, step: int) -> dict[str, Tensor]:
         """Gradients and metrics of one effective batch, shared out over processes and micro-batches."""
@@ -179,12 +179,12 @@ class Trainer:
 
     def _outcome(self, group: Group) -> Outcome:
         path = self.groups.path
-        return self.objective(group, path, self.backbone.space, self._predict, self.running.values)
+        return self.objective(group, path, self.trainable.space, self._predict, self.running.values)
 
     def _predict(self, policy: str, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The backbone's, under an autocast of its own, since a split pair's parts are predicted when asked for."""
+        """The policy's, under an autocast of its own, since a split pair's parts are predicted when asked for."""
         with self.accelerator.autocast() if self.run.precision != "fp32" else nullcontext():
-            return self.backbone.predict(policy, x_t, t, condition)
+            return self.trainable.predict(policy, x_t, t, condition)
 
     @staticmethod
     def _to_host(metrics: dict[str, Tensor]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from transformers import AutoTokenizer
 
 from contrapose.backbones.adapters import apply_adapter
@@ -76,7 +76,7 @@ def load_backbone(
         run = RunFolder(adapter)
         run.check(part, source)
         apply_adapter(pipe, part, run)
-    return Backbone(family, source, pipe, device, loading)
+    return Backbone.over(family, source, pipe, device, loading)
 
 
 def _pipeline_of(source: Source) -> type[DiffusionPipeline]:
@@ -135,9 +135,8 @@ def prompt_reader(model: str | Path, loading: Loading | None = None) -> PromptRe
 
 def reader_of(backbone: Backbone) -> PromptReader:
     """The reader of a model that is loaded."""
-    parts = backbone.pipe.components.items()
-    tokenizers = {name: part for name, part in parts if name.startswith("tokenizer") and part is not None}
-    return _reader(backbone.family, tokenizers[max(tokenizers)], backbone.loading)
+    tokenizers = backbone.pipeline.tokenizers
+    return _reader(backbone.family, tokenizers[max(tokenizers)], backbone.pipeline.loading)
 
 
 def _reader(family: Family, tokenizer: Any, loading: Loading) -> PromptReader:

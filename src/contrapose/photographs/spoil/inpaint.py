@@ -105,7 +105,7 @@ class Inpaint:
         """A model that was made for it, with the paper's settings where nothing else is asked for."""
         from contrapose.backbones.inpainting import open_inpainting
 
-        inpainting = studio.once(open_inpainting, self.model, studio.backbone.dtype, studio.backbone.device)
+        inpainting = studio.once(open_inpainting, self.model, studio.backbone.denoiser.dtype, studio.backbone.device)
         steps = STEPS if self.steps is None else self.steps
         scale = GUIDANCE_SCALE if self.guidance_scale is None else self.guidance_scale
         white = [_as_image(mask) for mask in masks]

@@ -38,8 +38,8 @@ class Studio:
     ):
         self.backbone = backbone
         self.embeddings = embeddings
-        self.steps = backbone.steps if steps is None else steps
-        self.guidance_scale = backbone.guidance_scale if guidance_scale is None else guidance_scale
+        self.steps = backbone.sampler.steps if steps is None else steps
+        self.guidance_scale = backbone.sampler.guidance_scale if guidance_scale is None else guidance_scale
         self._kept: dict[tuple[Any, ...], Any] = {}
 
     def streams(self, captions: Sequence[str], seeds: Sequence[int]) -> Streams:
@@ -50,16 +50,16 @@ class Studio:
         """Latents [b, c, h, w] of photographs, float32; `UserError` for a size that the model cannot make."""
         self.shape_of(photos[0])
         pixels = np.stack([np.asarray(photo) for photo in photos])
-        return self.backbone.encode(to_tensor(pixels)).float().to(self.backbone.device)
+        return self.backbone.images.encode(to_tensor(pixels)).float().to(self.backbone.device)
 
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """RGB images of latents."""
-        images = self.backbone.decode(latents).float().cpu()
+        images = self.backbone.images.decode(latents).float().cpu()
         return [Image.fromarray(pixels) for pixels in to_pixels(images)]
 
     def shape_of(self, photo: Image.Image) -> tuple[int, ...]:
         """The shape of a photograph's latent; `UserError` for a size that the model cannot make."""
-        return self.backbone.shape_for(f"{photo.width}x{photo.height}")
+        return self.backbone.images.shape_for(f"{photo.width}x{photo.height}")
 
     def walk(
         self,
@@ -78,17 +78,17 @@ class Studio:
         """
         backbone = self.backbone
         shape = data.shape[1:]
-        path = backbone.noising(shape)
+        path = backbone.denoiser.noising(shape)
         shares = grid(self.steps if steps is None else steps, torch.ones(len(data)), share)
         times = path.times(shares).to(data.device)
-        check_space(backbone, "x0", times.flatten())
+        check_space(backbone.denoiser, "x0", times.flatten())
         noise = starting_noise(streams, shape).to(data.device)
         condition = self.embeddings(captions)
         unconditional = self.embeddings.unconditional()
 
         def denoised(x_t: Tensor, t: Tensor) -> Tensor:
-            predicted = backbone.guided(x_t, t, condition, unconditional, scale).float()
-            return amend(path.convert(predicted, x_t, t, backbone.space, "x0"))
+            predicted = backbone.sampler.guided(x_t, t, condition, unconditional, scale).float()
+            return amend(path.convert(predicted, x_t, t, backbone.denoiser.space, "x0"))
 
         *_, last = trajectory(path, times, path.add_noise(data, noise, times[0]), denoised)
         return last.x0
@@ -99,7 +99,7 @@ class Studio:
         unconditional = self.embeddings.unconditional()
         noise = starting_noise(streams, shape)
         generation = Generation(condition, unconditional, noise, streams, self.steps, self.guidance_scale)
-        return self.backbone.generate(generation).float()
+        return self.backbone.sampler.generate(generation).float()
 
     def once(self, load: Callable[..., T], *arguments: Any) -> T:
         """What `load` makes of these arguments, made when it is first asked for and kept."""

@@ -24,7 +24,7 @@ def diffusion_path() -> DiffusionPath:
     return DiffusionPath((1 - betas).cumprod(0).float())
 
 
-class Denoiser(nn.Module):
+class ToyDenoiser(nn.Module):
     """eps_theta(x_t, t, c): three hidden layers over the point, Fourier features of time and a class embedding."""
 
     def __init__(self, num_classes: int, width: int) -> None:
@@ -46,7 +46,7 @@ class ToyBackbone:
 
     space: Space = "eps"
 
-    def __init__(self, reference: Denoiser, **frozen: Denoiser) -> None:
+    def __init__(self, reference: ToyDenoiser, **frozen: ToyDenoiser) -> None:
         self.path = diffusion_path()
         self.policies = {name: policy.requires_grad_(False) for name, policy in frozen.items()}
         self.policies |= {"reference": reference.requires_grad_(False), "trainee": copy.deepcopy(reference)}

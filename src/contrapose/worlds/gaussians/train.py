@@ -14,18 +14,18 @@ from contrapose.core.group import Condition, OnPolicy, Pick
 from contrapose.core.running import RunningNumbers
 from contrapose.core.solver import grid, trajectory
 from contrapose.methods import Method
-from contrapose.worlds.gaussians.denoiser import Denoiser, ToyBackbone, diffusion_path
+from contrapose.worlds.gaussians.denoiser import ToyBackbone, ToyDenoiser, diffusion_path
 from contrapose.worlds.gaussians.modes import ModePairs, Modes, Points
 
 
 def fit_reference(
     modes: Modes, *, width: int, num_steps: int, seed: int, batch: int = 512, rate: float = 2e-3
-) -> Denoiser:
+) -> ToyDenoiser:
     """A denoiser of the noisy data: E mse(eps, eps_theta(x_t, t, c)) by Adam, the rate falling to zero by a cosine."""
     random = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        denoiser = Denoiser(modes.num_modes, width)
+        denoiser = ToyDenoiser(modes.num_modes, width)
     path = diffusion_path()
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
@@ -95,7 +95,7 @@ def own_samples(backbone: ToyBackbone, settings: OnPolicy, labels: Tensor, rando
 
 
 def align(
-    reference: Denoiser, method: Method, pairs: ModePairs, *, num_steps: int, batch: int, rate: float, seed: int
+    reference: ToyDenoiser, method: Method, pairs: ModePairs, *, num_steps: int, batch: int, rate: float, seed: int
 ) -> ToyBackbone:
     """A copy of the reference trained on the pairs; pairs, times and noise are drawn anew at each of `num_steps`.
 

@@ -113,7 +113,7 @@ class Shapes:
 
 def _through_autoencoder(backbone: Backbone, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """RGB images [b, h, w, 3], encoded and decoded."""
-    return to_pixels(backbone.decode(backbone.encode(to_tensor(np.stack(images)))))
+    return to_pixels(backbone.images.decode(backbone.images.encode(to_tensor(np.stack(images)))))
 
 
 def meaning_of(prompt: Prompt) -> Meaning:

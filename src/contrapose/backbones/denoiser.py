@@ -1,0 +1,191 @@
+"""The part of a backbone that predicts, and the policies that are trained on it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path as FilePath
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from contrapose.backbones.adapters import frozen_policy, put_on, starting_lora
+from contrapose.backbones.loading import open_pipeline
+from contrapose.backbones.pipeline import LoadedPipeline, cast
+from contrapose.backbones.policies import FullPolicies, Lora, LoraPolicies, Policies
+from contrapose.core.group import Condition
+from contrapose.core.path import Density, Path
+from contrapose.errors import UserError
+from contrapose.runs import saving
+from contrapose.runs.folder import RunFolder
+
+
+class Denoiser:
+    """The network that predicts, over the noising path that it was trained on.
+
+    `path` is that path and `space` what the network predicts.
+    """
+
+    def __init__(self, pipeline: LoadedPipeline):
+        self._pipeline = pipeline
+        family = pipeline.family
+        self._fed = family.guidance_scale
+        self.path = self.noising()
+        self.space = family.process.space(pipeline.stock.scheduler)
+        if family.prepare is not None:
+            family.prepare(pipeline.stock, self.network, pipeline.device)
+
+    @property
+    def part(self) -> str:
+        """The network's name in the pipeline."""
+        return self._pipeline.family.denoiser_part
+
+    @property
+    def model(self) -> str:
+        """The model's name, as its user wrote it."""
+        return self._pipeline.source.model
+
+    @property
+    def network(self) -> ModelMixin:
+        """The pipeline's own network, whatever is loaded on it."""
+        return self._pipeline.network
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the network as it was loaded."""
+        return self._pipeline.dtype
+
+    def noising(self, shape: Sequence[int] | None = None, density: Density | None = None, shifted: bool = True) -> Path:
+        """The path for latents of this shape, with times drawn by this density; the family's usual where left out."""
+        pipeline = self._pipeline
+        _, height, width = shape or pipeline.latent_shape
+        num_tokens = (height // pipeline.patch) * (width // pipeline.patch)
+        usual = pipeline.family.density
+        return pipeline.family.process.path(pipeline.stock.scheduler, num_tokens, density or usual, shifted)
+
+    def feed_guidance(self, scale: float) -> None:
+        """Feed this scale to a network that takes guidance as an input, wherever a policy predicts.
+
+        Raises `UserError` for the others.
+        """
+        if not self._pipeline.family.takes_guidance(self.network.config):
+            raise UserError(f"distilled_guidance: {self.model} takes no guidance as an input; leave the setting out")
+        self._fed = scale
+
+    def denoise(
+        self, network: nn.Module, x_t: Tensor, t: Tensor, condition: Condition, fed: float | None = None
+    ) -> Tensor:
+        """One call of a network, in `space`; `fed` is the guidance that it may take as an input, else training's."""
+        guidance = self._fed if fed is None else fed
+        return self._pipeline.family.denoise(self._pipeline.stock, network, x_t, t, condition, guidance)
+
+    def lora(
+        self,
+        rank: int | None,
+        alpha: float | None,
+        trained: tuple[str, ...] = ("trainee",),
+        start: FilePath | None = None,
+        frozen: Mapping[str, FilePath | None] = {},
+    ) -> Trainable:
+        """Train low-rank adapters on the family's attention projections, one a policy; the base stays as loaded.
+
+        `start` is an earlier run's folder, at whose adapters all that is trained begins, and the reference; rank, alpha
+        and layers are theirs. `frozen` names policies that never train: a run's folder, or None for a copy of the first
+        trained one as it starts. Raises `UserError` for a run that is broken, unfinished or another model's, a start
+        that was trained in full, and a rank or alpha that is not the start's.
+        """
+        pipeline = self._pipeline
+        kind = type(pipeline.stock)
+        pipeline.place(self.part)
+        self._check_runs(start, *frozen.values())
+        if start is not None:
+            lora = starting_lora(start, self.part, self.network, kind, rank, alpha)
+        else:
+            assert rank is not None and alpha is not None, "what a start would tell"
+            lora = Lora(rank, alpha, pipeline.family.lora_targets)
+        further: dict[str, Lora | nn.Module | None] = {}
+        for name, run in frozen.items():
+            further[name] = frozen_policy(run, self.part, self.network, kind) if run else None
+        return Trainable(pipeline, self, LoraPolicies(self.network, lora, trained, further))
+
+    def full(
+        self,
+        frozen_dtype: torch.dtype,
+        needs_reference: bool = True,
+        trained: tuple[str, ...] = ("trainee",),
+        start: FilePath | None = None,
+        frozen: Mapping[str, FilePath | None] = {},
+    ) -> Trainable:
+        """Train the whole network, once a policy, beside a frozen copy (none when no reference is asked for).
+
+        `start` and `frozen` as in `lora`, of runs in full and adapters alike: their weights are put on the network and
+        on frozen copies of it.
+        """
+        pipeline = self._pipeline
+        kind = type(pipeline.stock)
+        pipeline.place(self.part)
+        self._check_runs(start, *frozen.values())
+        network = self.network.float()
+        further: dict[str, nn.Module | None] = {}
+        for name, run in frozen.items():
+            further[name] = put_on(copy.deepcopy(network), run, self.part, kind) if run else None
+        # After the copies, which are of the model itself.
+        if start is not None:
+            put_on(network, start, self.part, kind)
+        return Trainable(pipeline, self, FullPolicies(network, frozen_dtype, needs_reference, trained, further))
+
+    def _check_runs(self, *runs: FilePath | None) -> None:
+        for run in filter(None, runs):
+            RunFolder(run).check(self.part, self._pipeline.source)
+
+
+class Trainable:
+    """Policies under training on one denoiser, asked by name."""
+
+    def __init__(self, pipeline: LoadedPipeline, denoiser: Denoiser, policies: Policies):
+        self._pipeline = pipeline
+        self.denoiser = denoiser
+        self.policies = policies
+        self.space = denoiser.space
+        """What the policies predict."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Which model the policies are trained on, as `Backbone.fingerprint`."""
+        return self._pipeline.fingerprint
+
+    def predict(self, policy: str, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The policy's prediction in `space`."""
+        dtype = self.policies.dtype(policy)
+        return self.denoiser.denoise(self.policies.denoiser(policy), x_t.to(dtype), t, cast(condition, dtype))
+
+    def save(self, folder: FilePath, notes: Mapping[str, str] | None = None, whole: bool = True) -> None:
+        """What was trained in the form that stock diffusers loads: adapters, or a whole pipeline folder `model/`.
+
+        `notes` go into the adapters' file beside their rank and alpha. Several policies have a folder each. Where not
+        `whole`, `model/` holds the denoiser alone.
+        """
+        source = self._pipeline.source
+        kind = type(self._pipeline.stock)
+        part = self.denoiser.part
+        base = FilePath(source.model).name
+        for policy, where in self._folders(folder).items():
+            if isinstance(self.policies, LoraPolicies):
+                state = self.policies.state(policy)
+                saving.save_lora(where, state, self.policies.config, part, notes or {}, kind)
+            elif whole:
+                rest = open_pipeline(source, kind, leave_out=(part, *self._pipeline.family.unused_parts))
+                saving.save_full(where, rest, part, self.policies.denoiser(policy), base)
+            else:
+                saving.save_network(where, part, self.policies.denoiser(policy), base)
+
+    def saved(self, folder: FilePath) -> dict[str, dict[str, Tensor]]:
+        """By policy, the weights that `save` wrote, as `policies.load_state` takes them."""
+        folders = self._folders(folder)
+        return {policy: saving.read_saved(where, self.denoiser.part) for policy, where in folders.items()}
+
+    def _folders(self, folder: FilePath) -> dict[str, FilePath]:
+        """Where each policy lies: in a folder of its own where there are several."""
+        trained = self.policies.trained
+        return {policy: folder if len(trained) == 1 else folder / policy for policy in trained}

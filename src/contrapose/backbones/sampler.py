@@ -1,0 +1,89 @@
+"""The part of a backbone that makes images: the stock pipeline, asked with embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal, TypeVar
+
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from torch import Tensor
+
+from contrapose.backbones.denoiser import Denoiser
+from contrapose.backbones.generation import Generation
+from contrapose.backbones.pipeline import LoadedPipeline, cast
+from contrapose.core.group import Condition, join
+
+Settings = TypeVar("Settings", bound=Any)  # a dataclass with `steps` and `guidance_scale`
+
+
+class Sampler:
+    """The stock pipeline, which asks its own network, whatever is loaded on it."""
+
+    def __init__(self, pipeline: LoadedPipeline, denoiser: Denoiser):
+        self._pipeline = pipeline
+        self._denoiser = denoiser
+
+    @property
+    def stock(self) -> DiffusionPipeline:
+        """The stock pipeline itself, for what works on any."""
+        return self._pipeline.stock
+
+    @property
+    def steps(self) -> int:
+        """Usual sampling steps."""
+        return self._pipeline.family.steps
+
+    @property
+    def guidance_scale(self) -> float:
+        """Usual guidance scale."""
+        return self._pipeline.family.guidance_scale
+
+    def with_usual(self, settings: Settings) -> Settings:
+        """The settings of a sampler with steps and guidance scale spelled out where they are left to the model."""
+        steps = self.steps if settings.steps is None else settings.steps
+        scale = self.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
+        return replace(settings, steps=steps, guidance_scale=scale)
+
+    def generate(self, generation: Generation, output: Literal["latent", "pil", "np"] = "latent") -> Any:
+        """What the stock pipeline makes of this noise: latents [b, c, h, w] in the denoiser's scale, or images."""
+        pipeline = self._pipeline
+        family = pipeline.family
+        pipeline.place(self._denoiser.part)
+        if output != "latent":
+            pipeline.place("vae")
+        height, width = generation.noise.shape[-2:]
+        condition = cast(generation.condition, pipeline.dtype, pipeline.device)
+        unconditional = cast(generation.unconditional, pipeline.dtype, pipeline.device)
+        stock: Any = pipeline.stock  # each family's pipeline has a signature of its own
+        images = stock(
+            **family.call_arguments(condition, unconditional, generation.guidance_scale, pipeline.tokens),
+            latents=family.pack(stock, generation.noise.to(pipeline.device), pipeline.dtype),
+            generator=generation.streams,
+            num_inference_steps=generation.steps,
+            height=height * pipeline.unit,
+            width=width * pipeline.unit,
+            output_type=output,
+        ).images
+        return family.unpack(stock, images, height, width) if output == "latent" else images
+
+    @torch.no_grad()
+    def guided(self, x_t: Tensor, t: Tensor, condition: Condition, unconditional: Condition, scale: float) -> Tensor:
+        """u + s (c - u) in the denoiser's space, both asked of the pipeline's own network in one call.
+
+        `unconditional` is one row; at s = 1 it is not asked, and nor is it by a network that is fed s as an input.
+        """
+        pipeline = self._pipeline
+        denoiser = self._denoiser
+        network = denoiser.network
+        pipeline.place(denoiser.part)
+        x_t = x_t.to(pipeline.device, pipeline.dtype)
+        condition = cast(condition, pipeline.dtype, pipeline.device)
+        if pipeline.family.unconditional_rows == "none":
+            return denoiser.denoise(network, x_t, t, condition, fed=scale)
+        if scale == 1:
+            return denoiser.denoise(network, x_t, t, condition)
+        none = {name: value.expand(len(x_t), *value.shape[1:]) for name, value in unconditional.items()}
+        both = join([cast(none, pipeline.dtype, pipeline.device), condition])
+        u, c = denoiser.denoise(network, torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
+        return u + scale * (c - u)
