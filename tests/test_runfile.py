@@ -188,3 +188,24 @@ def test_a_path_is_text_that_a_disk_can_hold(tmp_path: Path, value: str) -> None
     (tmp_path / "run.yaml").write_text(f"where: {value}\n")
     with pytest.raises(UserError, match="is not a path"):
         runfile.read(tmp_path / "run.yaml", Outer, CONVERTER)
+
+
+def test_a_file_says_its_version_and_may_leave_it_out(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    runfile.claim(path, Outer(), CONVERTER)
+    text = path.read_text()
+    assert text.startswith(f"version: {runfile.VERSION}\n")
+    path.write_text(text.partition("\n")[2])  # as earlier versions wrote it
+    assert runfile.read(path, Outer, CONVERTER) == Outer()
+    assert runfile.claim(path, Outer(), CONVERTER)
+
+
+@pytest.mark.parametrize("version", ["2", "0", "true", "new", "null"])
+def test_a_file_of_another_version_is_refused(tmp_path: Path, version: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"version: {version}\nname: a\n")
+    refused = rf"{path}: is of version .*, and this contrapose reads versions up to 1; update contrapose"
+    with pytest.raises(UserError, match=refused):
+        runfile.read(path, Outer, CONVERTER)
+    with pytest.raises(UserError, match=refused):
+        runfile.claim(path, Outer(), CONVERTER)

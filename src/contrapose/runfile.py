@@ -18,6 +18,8 @@ from contrapose.files import write_text
 from contrapose.renamed import new_name
 
 INPUTS = "inputs.yaml"
+VERSION = 1
+"""Of files of settings, under the key `version`: counted up when a later contrapose would be misread by this one."""
 _SHOWN = 100  # characters of a value that is told
 _OTHER_OUT = "choose another --out, or delete the folder"
 T = TypeVar("T")
@@ -88,6 +90,22 @@ def to_yaml(settings: Any, conv: cattrs.Converter) -> str:
     return dump_yaml(conv.unstructure(settings))
 
 
+def stamped(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as a file holds them, its version first."""
+    return {"version": VERSION, **settings}
+
+
+def unstamped(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says without its version, which may be left out; `UserError` for one that is not read here."""
+    version = values.get("version", VERSION)
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= VERSION:
+        raise UserError(
+            f"{path}: is of version {_shown(version)}, and this contrapose reads versions up to {VERSION}; update "
+            "contrapose, or write the file anew with this one"
+        )
+    return {name: value for name, value in values.items() if name != "version"}
+
+
 def read(path: Path, cls: type[T], conv: cattrs.Converter) -> T:
     """Settings from a YAML file.
 
@@ -104,8 +122,10 @@ def structured(path: Path, raw: Any, cls: type[T], conv: cattrs.Converter, mend:
     ending = f"; {mend}" if mend else ""
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a mapping of settings was expected{ending}")
+    # A class may have a setting of this name of its own.
+    settings = raw if _has(cls, "version") else unstamped(path, raw)
     try:
-        return conv.structure(raw, cls)
+        return conv.structure(settings, cls)
     except Exception as error:
         reasons = cattrs.transform_error(error, path="", format_exception=_reason)
         told = (reason.removesuffix(" @ ").replace(" @ .", " in ") for reason in reasons)
@@ -200,7 +220,9 @@ def write_claim(path: Path, settings: Any, conv: cattrs.Converter, inputs: Mappi
     """Write the settings beside a result, and the digests of what they name, over those that are there."""
     if inputs:  # first, since without them settings that are there would be taken at their word
         write_text(path.parent / INPUTS, dump_yaml(dict(inputs)))
-    write_text(path, to_yaml(settings, conv))
+    # A plain mapping is a manifest, which has a format of its own.
+    values = conv.unstructure(settings)
+    write_text(path, dump_yaml(stamped(values) if is_dataclass(settings) else values))
 
 
 def _check_inputs(note: Path, noted: Mapping[str, str], digests: Mapping[str, str]) -> None:
@@ -218,4 +240,4 @@ def claimed(path: Path) -> dict[str, Any]:
     values = load_yaml(path, _OTHER_OUT)
     if not isinstance(values, dict):
         raise UserError(f"{path}: broken, a mapping was expected; {_OTHER_OUT}")
-    return values
+    return unstamped(path, values)

@@ -114,7 +114,9 @@ def test_no_path_of_this_machine(api: Mock, finished: Callable[[bool], Path], fu
     push(folder, "me/aligned")
     uploaded = _uploaded(api)
     assert [name for name, content in uploaded.items() if str(folder.parent).encode() in content] == []
-    run = CONVERTER.structure(yaml.safe_load(uploaded["run.yaml"]), Run)
+    settings = yaml.safe_load(uploaded["run.yaml"])
+    assert settings.pop("version") == runfile.VERSION
+    run = CONVERTER.structure(settings, Run)
     assert (run.model, run.pairs) == ("model", Path("pairs"))
     if full:
         assert json.loads(uploaded["model/unet/config.json"]) == config | {"_name_or_path": "model"}

@@ -91,7 +91,7 @@ def _content(path: Path, top: bool) -> bytes | str:
     """What is uploaded for a file: the file, by its path, or its text without the folders that it names."""
     if top and path.name == RUN_FILE:
         settings = published(runfile.read(path, Run, CONVERTER))
-        return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode()
+        return yaml.safe_dump(runfile.stamped(settings), sort_keys=False, allow_unicode=True).encode()
     if path.name == "model_index.json" or path.name.endswith("config.json"):
         config = json.loads(path.read_text(encoding="utf-8"))
         origins = {key: value for key, value in config.items() if key.endswith("name_or_path")}

@@ -17,6 +17,7 @@ from contrapose.guiding.images import SETTINGS
 from contrapose.report.evidence import Judged
 from contrapose.report.numbers import count, size
 from contrapose.report.runs import Fact, ShownRun
+from contrapose.runfile import unstamped
 from contrapose.runs.names import RUN_FILE
 from contrapose.store.groups import GroupStore
 from contrapose.store.records import GroupRecord
@@ -79,7 +80,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
     settings = load_yaml(path, _FIX)
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise UserError(f"{path}: not readable as settings; {_FIX}")
-    settings = flat(settings)
+    settings = flat(unstamped(path, settings))
     guidance = settings.get("guidance")
     named = isinstance(guidance, dict) and isinstance(guidance.get("name"), str)
     if not named and (guidance is not None or settings.get("positive") or settings.get("negative")):

@@ -27,6 +27,7 @@ from torch import nn
 from contrapose.contents import digest_of, digest_of_parts, file_digest
 from contrapose.documents import load_json, load_yaml
 from contrapose.errors import UserError
+from contrapose.runfile import unstamped
 from contrapose.runs.adapter_files import DENOISERS, AdapterFile, LowRank, adapter_file, check_fit, read_file
 from contrapose.runs.fingerprint import stored_fingerprints
 from contrapose.runs.metrics import read_metrics
@@ -308,7 +309,7 @@ def _settings(home: Path) -> dict[str, Any]:
     settings = load_yaml(home / RUN_FILE, AGAIN)
     if not isinstance(settings, dict):
         raise UserError(f"{home / RUN_FILE}: a mapping of settings was expected; {AGAIN}")
-    return settings
+    return unstamped(home / RUN_FILE, settings)
 
 
 def _weights_of(folder: Path) -> Iterator[str]:
