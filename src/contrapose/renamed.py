@@ -16,6 +16,9 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "sampling_steps": ("steps",),
     "first_steps": ("first_train_steps",),
     "whole": ("full",),
+    "prompts": ("num_prompts",),
+    "pairs": ("num_pairs",),
+    "num": ("num_photos",),
     "base": ("model",),
     "images": ("photos", "image_folder", "image_format"),
 }

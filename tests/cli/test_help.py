@@ -98,6 +98,8 @@ def test_every_flag_of_the_documents_is_one() -> None:
         ("toy --num-steps=3", "--num-steps is now --train-steps"),
         ("shapes pretrain --steps 3", "--steps is now --train-steps"),
         ("merge --base m", "--base is now --model"),
+        ("estimate --pairs 9", "--pairs is now --num-pairs"),
+        ("shapes photos --num 9", "--num is now --num-photos"),
         ("pairs real --images p", "--images is now --photos"),
         ("pairs import --images p", "--images is now --image-folder"),
         ("pairs export pairs --images png", "--images is now --image-format"),

@@ -219,7 +219,7 @@ def test_only_linear_layers_are_quantised():
 
 
 def test_caches():
-    found = estimate_run(replace(SMALL, prompts=10, pairs=3))
+    found = estimate_run(replace(SMALL, num_prompts=10, num_pairs=3))
     assert found.embeddings == 10 * 77 * 768 * 2
     assert found.latents == 3 * 2 * 4 * (4 * 32 * 32)
 

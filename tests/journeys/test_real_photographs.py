@@ -24,16 +24,16 @@ def _run(*arguments: object) -> None:
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real") / "photos"
-    _run("shapes", "photos", "--out", folder, "--num", 6, "--seed", 1)
+    _run("shapes", "photos", "--out", folder, "--num-photos", 6, "--seed", 1)
     return folder
 
 
 def test_photographs_are_written_once(photos: Path) -> None:
     assert len(list(photos.glob("*.png"))) == len(list(photos.glob("*.txt"))) == 6
     before = {path: path.read_bytes() for path in photos.iterdir()}
-    _run("shapes", "photos", "--out", photos, "--num", 6, "--seed", 1)
+    _run("shapes", "photos", "--out", photos, "--num-photos", 6, "--seed", 1)
     assert {path: path.read_bytes() for path in photos.iterdir()} == before
-    assert main(["shapes", "photos", "--out", str(photos), "--num", "7", "--seed", "1"]) == 2
+    assert main(["shapes", "photos", "--out", str(photos), "--num-photos", "7", "--seed", "1"]) == 2
 
 
 @pytest.mark.parametrize("kind", SPOILERS)

@@ -24,7 +24,7 @@ class Command:
 
     setup: Setup
     json: Path | None = None
-    """File that receives the same as JSON."""
+    """File that receives the estimate as JSON."""
 
 
 def main(arguments: list[str], prog: str) -> None:

@@ -4,37 +4,33 @@ from __future__ import annotations
 
 ALONE = 12  # flags that need no groups
 
-GROUPS: dict[str, tuple[str, ...]] = {
-    "model and data": (
-        *(
-            "out",
-            "model",
-            "prompts",
-            "pairs",
-            "photos",
-            "image_folder",
-            "image_format",
-            "source",
-            "winners",
-            "losers",
-            "metadata",
-            "format",
-            "split",
-            "limit",
-        ),
-        *("adapter", "start", "policies", "num_images", "pairs_per_prompt", "seed", "size", "sizes", "steps"),
-        *("guidance_scale", "foreign_pairs", "device", "overwrite", "push_to_hub", "title", "label"),
-    ),
-    "pairs": ("degrade", "spoil", "filters", "captioner", "near_duplicates", "ties", "only_models"),
-    "method": ("method", "link", "swap", "caption_dropout", "distilled_guidance", "time_density", "time_shift"),
-    "guidance": ("positive", "negative", "guidance", "negative_prompt", "nag_scale", "nag_tau", "nag_alpha", "scales"),
-    "LoRA": ("full", "lora_rank", "lora_alpha"),
-    "memory": (*("precision", "micro_batch", "gradient_checkpointing", "split_pairs", "quantize", "optimizer"),),
-    "schedule": ("optimisation", "first"),
-    "fitting": ("fitting",),
-    "watching": ("watching",),
-    "expert": ("beta1", "beta2", "weight_decay", "epsilon", "max_grad_norm", "max_drift", "cache_limit"),
+# Names of settings, and of sections whose settings stand together; what is in no group is for experts.
+_NAMES = {
+    "model and data": """
+        out model prompts pairs photos image_folder source winners losers metadata format split limit
+        adapter start policies num_images num_prompts num_pairs pairs_per_prompt seed seeds size sizes steps
+        guidance_scale image_format foreign_pairs device overwrite push_to_hub title label json
+        pairs_per_class num_modes neighbours noisy_spread mislabelled carelessness
+        """,
+    "pairs": "degrade spoil filters captioner near_duplicates ties only_models",
+    "method": """
+        method link beta swap caption_dropout distilled_guidance time_density time_shift kl_weight snr_gamma
+        """,
+    "guidance": """
+        positive negative guidance scales most negative_prompt nag_scale nag_tau nag_alpha
+        """,
+    "LoRA": "full lora_rank lora_alpha",
+    "memory": "precision micro_batch gradient_checkpointing split_pairs quantize optimizer",
+    "schedule": """
+        optimisation first train_steps rate batch learning_rate warmup ema_decay width reference_steps
+        vae_steps vae_batch vae_learning_rate
+        """,
+    "fitting": "fitting",
+    "judging": "suite compare shown samples_per_class",
+    "watching": "watching save_every",
+    "expert": "beta1 beta2 weight_decay epsilon max_grad_norm max_drift cache_limit",
 }
+GROUPS = {group: tuple(names.split()) for group, names in _NAMES.items()}
 _TOGETHER = ("degrade", "spoil", "filters", "captioner", "method")  # all of whose settings stand in one group
 _GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 

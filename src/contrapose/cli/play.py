@@ -38,7 +38,7 @@ class Command:
 
 
 def main(arguments: list[str], prog: str) -> None:
-    play(parse(Command, arguments, prog, unions=UNIONS))
+    play(parse(Command, arguments, prog, unions=UNIONS, without=("scale",)))
 
 
 def play(command: Command) -> None:

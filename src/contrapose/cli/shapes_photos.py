@@ -22,13 +22,13 @@ from contrapose.worlds.shapes.photos import photographs
 class Command:
     """Write photographs of the shapes world, each with its caption beside it in a .txt, to make real pairs of.
 
-    Their meanings are of the training split: none is asked for by dev or test prompts.
+    The scenes mean what the training split asks for, and never what a prompt of dev or test does.
     """
 
     out: Path
-    """Folder that receives them."""
-    num: Count = 1000
-    """Photographs."""
+    """Folder that receives the photographs and their captions."""
+    num_photos: Count = 1000
+    """Photographs that are written."""
     seed: Seed = 0
     """Seed of meanings and scenes."""
 
@@ -43,14 +43,14 @@ def write(command: Command) -> None:
     with one_writer(command.out):
         runfile.claim(command.out / "photos.yaml", made_with, runfile.converter())
         before = set(command.out.glob("*.png"))
-        follow("rendering photographs", command.num, _written(command))
-    if len(before) == command.num:
-        print(f"{command.out}: {command.num} photographs were there already")
+        follow("rendering photographs", command.num_photos, _written(command))
+    if len(before) == command.num_photos:
+        print(f"{command.out}: {command.num_photos} photographs were there already")
 
 
 def _written(command: Command) -> Iterator[int]:
     """Write the photographs that are not there, or are there but are others; yields how many are done."""
-    for number, photo in enumerate(photographs(command.num, command.seed)):
+    for number, photo in enumerate(photographs(command.num_photos, command.seed)):
         image = io.BytesIO()
         Image.fromarray(photo.image).save(image, format="PNG")
         write_bytes(command.out / f"{number:06}.png", image.getvalue())

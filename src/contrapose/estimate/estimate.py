@@ -179,8 +179,8 @@ def estimate_run(setup: Setup) -> RunCost:
         memory=bones.memory(setup),
         checkpointed=bones.memory(replace(setup, gradient_checkpointing=True)),
         flops=_flops(setup, bones),
-        embeddings=setup.prompts * row_bytes,
-        latents=setup.pairs * 2 * 4 * elements,  # winner and loser, in float32
+        embeddings=setup.num_prompts * row_bytes,
+        latents=setup.num_pairs * 2 * 4 * elements,  # winner and loser, in float32
         encoders=bones.encoders,
     )
 

@@ -23,7 +23,7 @@ class Setup:
     model: str
     """Model folder, hub id, or the name of a shipped configuration; only configurations are read."""
     method: str = "ddspo"
-    """Method to align with; runs that it begins with are not counted."""
+    """Method to align with (those of 'contrapose align --help'); runs that it begins with are not counted."""
     full: bool = False
     """Train the whole denoiser instead of LoRA adapters."""
     lora_rank: Rank = DEFAULT_RANK
@@ -46,9 +46,9 @@ class Setup:
     """The optimiser."""
     quantize: Literal["none", "int8", "nf4"] = "none"
     """Precision of the frozen network's linear layers under LoRA."""
-    prompts: Count = 1000
+    num_prompts: Count = 1000
     """Distinct prompts whose embeddings are cached, degraded ones among them."""
-    pairs: Count = 1000
+    num_pairs: Count = 1000
     """Pairs of latents on disk."""
 
     def __post_init__(self) -> None:

@@ -47,8 +47,8 @@ def counts(cost: RunCost) -> CostTable:
             (f"FLOPs of a pair with {setup.method}", f"{flops.pair / TERA:.3g} T"),
             (f"FLOPs of a step of {setup.batch_size} pairs", f"{flops.step / TERA:,.4g} T"),
             ("FLOPs of encoding one image, one prompt", once),
-            (f"embeddings of {setup.prompts} prompts", f"{cost.embeddings / GIB:.2f} GiB"),
-            (f"latents of {setup.pairs} pairs", f"{cost.latents / GIB:.2f} GiB"),
+            (f"embeddings of {setup.num_prompts} prompts", f"{cost.embeddings / GIB:.2f} GiB"),
+            (f"latents of {setup.num_pairs} pairs", f"{cost.latents / GIB:.2f} GiB"),
         ],
     )
 

@@ -74,13 +74,13 @@ class First:
     """How the runs that a method begins with differ: RealAlign's first stage, the two fits of data-driven DDSPO."""
 
     first_learning_rate: Positive | None = None
-    """Their learning rate, constant; the run's own rate and schedule when unset."""
+    """Learning rate of the runs that the method begins with, constant; the run's own rate and schedule when unset."""
     first_train_steps: Count | None = None
-    """Their optimiser steps; as many as the run's own when unset."""
+    """Optimiser steps of the runs that the method begins with; as many as the run's own when unset."""
     first_ema_decay: ShareBelow1 | None = None
-    """Decay of their average of the weights, 0 being none; the run's own when unset."""
+    """Decay of the average of weights in the runs that the method begins with, 0 for none; the run's own when unset."""
     first_caption_dropout: ShareBelow1 | None = None
-    """Share of their comparisons that are made without the prompt; the run's own when unset."""
+    """Share of comparisons without the prompt in the runs that the method begins with; the run's own when unset."""
 
     def of(self, run: Run) -> Run:
         """The run with these settings in place of its own."""

@@ -56,9 +56,9 @@ class Inpaint:
     """Folder or hub id of a model that inpaints (RealAlign: stable-diffusion-v1-5/stable-diffusion-inpainting); the
     model of the pairs when unset."""
     steps: Steps | None = None
-    """Sampling steps; when unset, 50 with a `model` as in the paper, else those of the run."""
+    """Sampling steps; when unset, 50 with a model of its own, as in the paper, else the steps of the run."""
     guidance_scale: FreeScale | None = None
-    """Guidance scale; when unset, 7.5 with a `model` as in the paper, else that of the run."""
+    """Guidance scale; when unset, 7.5 with a model of its own, as in the paper, else the scale of the run."""
 
     name: ClassVar[str] = "inpaint"
     networks: ClassVar[tuple[str, ...]] = ("model", "saliency")

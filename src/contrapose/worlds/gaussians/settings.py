@@ -26,7 +26,7 @@ class Toy:
     pairs_per_class: tuple[Batch, ...] = (1, 2, 8)
     """Sizes of the preference data."""
     shown: Batch = 2
-    """Pairs per class of the runs in the picture; one of pairs_per_class."""
+    """Pairs per class of the runs in the picture, one of the sizes above."""
     num_modes: Annotated[int, Range(2, 1000, whole=True)] = 8
     """Conditions; an even number if neighbours come in couples."""
     neighbours: Neighbours = "couple"
