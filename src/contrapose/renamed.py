@@ -21,6 +21,14 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "num": ("num_photos",),
     "base": ("model",),
     "images": ("photos", "image_folder", "image_format"),
+    # flags that belong to a part of their settings now
+    "degrade.model": ("degrade.llm.model",),
+    "degrade.endpoint": ("degrade.llm.endpoint",),
+    "degrade.temperature": ("degrade.llm.temperature",),
+    "degrade.max_new_tokens": ("degrade.llm.max_new_tokens",),
+    "degrade.batch_size": ("degrade.llm.batch_size",),
+    "degrade.num_retries": ("degrade.llm.num_retries",),
+    "degrade.cache": ("degrade.llm.cache",),
 }
 """Old names, each with what it is called now: of several, whichever a command has."""
 

@@ -21,6 +21,7 @@ import yaml
 from contrapose import __version__
 from contrapose.cli.main import COMMANDS, main
 from contrapose.degrade.degraders import DEGRADERS
+from contrapose.degrade.llm import LanguageModel
 from contrapose.draw.pairs import Draw
 from contrapose.guiding.images import Sampling
 from contrapose.methods import METHODS
@@ -81,7 +82,10 @@ def test_align_explains_the_link(capsys: Capture, link: str) -> None:
 @pytest.mark.parametrize("degrader", DEGRADERS)
 def test_draw_explains_every_setting(capsys: Capture, degrader: str) -> None:
     text = _help(capsys, "pairs", "draw", "--degrade", degrader)
-    _explained(text, [*_flags(Draw), *(f"--degrade.{f.name.replace('_', '-')}" for f in fields(DEGRADERS[degrader]))])
+    names = [f"degrade.{f.name}" for f in fields(DEGRADERS[degrader]) if f.name != "llm"]
+    if degrader.startswith("llm-"):
+        names += [f"degrade.llm.{f.name}" for f in fields(LanguageModel)]
+    _explained(text, [*_flags(Draw), *(f"--{name.replace('_', '-')}" for name in names)])
 
 
 @pytest.mark.parametrize("spoiler", SPOILERS)
@@ -135,6 +139,10 @@ def test_version(capsys: Capture) -> None:
         (["align", "ddspo", "--link"], "--link"),
         (["align", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["pairs", "draw", "--degrade=blur"], "--degrade blur: not known"),
+        (
+            ["pairs", "draw", "--degrade", "llm-alignment", "--degrade.max-new-tokens", "3"],
+            "--degrade.max-new-tokens is now --degrade.llm.max-new-tokens",
+        ),
     ],
 )
 def test_wrong_names(told: Told, arguments: list[str], naming: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from contrapose.backbones.families.table import load_backbone
-from contrapose.degrade.degrader import Skipped
+from contrapose.containers.left_out import LeftOut
 from contrapose.degrade.given import Given
 from contrapose.draw.pairs import Draw, draw_pairs, plan_pairs
 from contrapose.errors import UserError
@@ -27,9 +27,9 @@ def test_ddspos_own_files_are_taken(tmp_path):
         {"prompt": "nice", "neg_prompts": []},
     )
     got = Given(file).variants(["two cats", "a red dog", "nice", "a kite"], 0)
-    assert got == [("cats",), ("a dog", "red", "dog"), (), ()]
-    assert [type(options) for options in got[2:]] == [Skipped, Skipped]
-    assert "does not have it" in got[3].reason
+    assert got[:2] == [("cats",), ("a dog", "red", "dog")]
+    assert got[2] == LeftOut("nice", "not degraded", "no degraded prompt is given")
+    assert got[3] == LeftOut("a kite", "not degraded", "the file of degraded prompts does not have it")
     plan = plan_pairs(Draw("a model", file, Given(file), pairs_per_prompt=2))
     assert {record.degraded for record in plan.records if record.prompt == "two cats"} == {"cats"}
     assert [entry.name for entry in plan.left_out] == ["nice"]

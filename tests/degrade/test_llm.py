@@ -1,27 +1,20 @@
 """Language-model degraders against a stub server that answers well, badly, late or not at all."""
 
 import json
-import threading
-from collections import Counter
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from serving import prompt_of, serving
 
-from contrapose.degrade.degrader import Skipped
-from contrapose.degrade.llm import LlmAesthetics, LlmAlignment, Unusable, ask, parse, template_text
+from contrapose.containers.left_out import LeftOut
+from contrapose.degrade.llm import LanguageModel, LlmAesthetics, LlmAlignment, ask, parse, template_text
 from contrapose.degrade.writers import EndpointWriter
+from contrapose.endpoints import Endpoint
 from contrapose.errors import UserError
 
 
 def answer(*variants, before="Sure!\n"):
     return before + json.dumps({"important_words": ["{"], "degraded_prompts": list(variants)})
-
-
-def prompt_of(message):
-    """The prompt that a filled template asks about, read back from its last quoted line."""
-    return json.loads(message.rsplit("Prompt: ", 1)[1].removesuffix("\nAnswer:"))
 
 
 # --- parsing ----------------------------------------------------------------------------------------------------------
@@ -33,8 +26,8 @@ def test_templates_show_what_they_ask_for(template):
     assert parts.pop() == "{prompt}\nAnswer:\n"
     shown = [part.split("\nAnswer: ") for part in parts]
     parsed = [parse(given, json.loads(prompt)) for prompt, given in shown]
-    assert all(variants or type(variants) is Skipped for variants in parsed)
-    assert sum(map(bool, parsed)) >= 3
+    assert not any(reply.ask_again for reply in parsed)
+    assert sum(bool(reply.variants) for reply in parsed) >= 3
     assert prompt_of(ask(template, 'a "{prompt}"\nAnswer: {}')) == 'a "{prompt}"\nAnswer: {}'
 
 
@@ -44,7 +37,7 @@ def test_most_examples_of_the_alignment_template_leave_words_out():
     less = [
         _is_within(degraded.split(), json.loads(prompt).split())
         for prompt, given in shown
-        for degraded in parse(given, json.loads(prompt))
+        for degraded in parse(given, json.loads(prompt)).variants
     ]
     assert len(less) >= 15
     assert 0.75 <= sum(less) / len(less) <= 0.9
@@ -69,7 +62,8 @@ def _is_within(words, whole):
     ],
 )
 def test_usable_answers(text, expected):
-    assert parse(text, "a red  dog") == expected
+    reply = parse(text, "a red  dog")
+    assert (reply.variants, reply.reason, reply.ask_again) == (expected, "", False)
 
 
 @pytest.mark.parametrize(
@@ -87,67 +81,17 @@ def test_usable_answers(text, expected):
     ],
 )
 def test_unusable_answers_say_why(text):
-    variants = parse(text, "a red dog")
-    assert isinstance(variants, Unusable) and variants == () and "language model" in variants.reason
-    assert len(variants.reason) < 200
+    reply = parse(text, "a red dog")
+    assert reply.ask_again and reply.variants == () and "language model" in reply.reason
+    assert len(reply.reason) < 200
 
 
 def test_an_empty_list_is_an_answer():
-    assert type(parse(answer(), "nice")) is Skipped
+    reply = parse(answer(), "nice")
+    assert reply.variants == () and not reply.ask_again and "nothing to degrade" in reply.reason
 
 
 # --- the endpoint -----------------------------------------------------------------------------------------------------
-
-
-class Stub:
-    """What the server does: `reply(prompt, n)` is called with the prompt and how often it was asked before."""
-
-    def __init__(self, reply):
-        self.reply, self.asked, self.requests, self.lock = reply, Counter(), [], threading.Lock()
-        self.url = ""
-
-    def serve(self, handler):
-        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-        content = body["messages"][0]["content"]
-        prompt = prompt_of(content) if "Prompt: " in content else content
-        with self.lock:
-            num_before = self.asked[prompt]
-            self.asked[prompt] += 1
-            self.requests.append((handler.path, dict(handler.headers), body))
-        status, text, *headers = self.reply(prompt, num_before)
-        data = text if isinstance(text, bytes) else _completion(text)
-        handler.send_response(status)
-        for name, value in [*headers, ("Content-Length", str(len(data)))]:
-            handler.send_header(name, value)
-        handler.end_headers()
-        handler.wfile.write(data)
-
-
-def _completion(text):
-    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
-
-
-@contextmanager
-def serving(reply):
-    stub = Stub(reply)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            stub.serve(self)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    stub.url = f"http://127.0.0.1:{server.server_port}"
-    try:
-        yield stub
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture(autouse=True)
@@ -156,17 +100,20 @@ def _no_key_no_proxy(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
-def writer(stub, **settings):
-    return EndpointWriter(stub.url, "tiny", backoff_s=0.01, **settings)
+def aligned(stub, **settings):
+    return LlmAlignment(LanguageModel("tiny", endpoint=stub.url, **settings))
+
+
+def left_out(prompt, reason):
+    return LeftOut(prompt, "not degraded", reason)
 
 
 def test_good_answers_go_to_their_prompts(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret\n")
     with serving(lambda prompt, n: (200, answer(f"no {prompt}"))) as stub:
         prompts = [f"cat {number}" for number in range(20)] + ["", "猫 と 犬", "cat 3", "x" * 10_000]
-        got = LlmAlignment("tiny", endpoint=f"{stub.url}/v1/", batch_size=7).variants(prompts, 1)
-    assert got == [(f"no {prompt}",) if prompt else () for prompt in prompts]
-    assert "empty" in got[20].reason
+        got = LlmAlignment(LanguageModel("tiny", endpoint=f"{stub.url}/v1/", batch_size=7)).variants(prompts, 1)
+    assert got == [(f"no {prompt}",) if prompt else left_out("", "the prompt is empty") for prompt in prompts]
     assert set(stub.asked.values()) == {1} and len(stub.asked) == 22
     path, headers, body = stub.requests[0]
     assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer secret"
@@ -175,7 +122,7 @@ def test_good_answers_go_to_their_prompts(monkeypatch):
 
 def test_bad_then_good_is_asked_again_with_another_seed():
     with serving(lambda prompt, n: (200, answer("no dog") if n else "I cannot")) as stub:
-        assert LlmAesthetics("tiny", endpoint=stub.url).variants(["a dog"], 1) == [("no dog",)]
+        assert LlmAesthetics(LanguageModel("tiny", endpoint=stub.url)).variants(["a dog"], 1) == [("no dog",)]
     seeds = [body["seed"] for _, _, body in stub.requests]
     assert len(set(seeds)) == 2
     assert "uglier" in str(stub.requests[0][2]["messages"])
@@ -183,35 +130,10 @@ def test_bad_then_good_is_asked_again_with_another_seed():
 
 def test_garbage_gives_no_variants_and_a_reason_and_only_the_bad_are_asked_again():
     with serving(lambda prompt, n: (200, "garbage" if "bad" in prompt else answer("x"))) as stub:
-        got = LlmAlignment("tiny", endpoint=stub.url, num_retries=2).variants(["bad dog", "cat"], 1)
-    assert got == [(), ("x",)] and "garbage" in got[0].reason
+        bad, good = aligned(stub, num_retries=2).variants(["bad dog", "cat"], 1)
+    assert good == ("x",)
+    assert bad == left_out("bad dog", bad.reason) and "garbage" in bad.reason
     assert stub.asked == {"bad dog": 3, "cat": 1}
-
-
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_busy_server_is_tried_again(status):
-    with serving(lambda prompt, n: (200, "fine") if n >= 2 else (status, b"busy")) as stub:
-        assert writer(stub).write(["a"], 0) == ["fine"]
-    assert stub.asked["a"] == 3
-
-
-def test_retry_after_is_kept(monkeypatch):
-    waits = []
-    monkeypatch.setattr("contrapose.degrade.writers.time.sleep", waits.append)
-    with serving(
-        lambda prompt, n: (200, "fine") if n >= 3 else (429, b"", ("Retry-After", ["7", "999", "soon"][n]))
-    ) as stub:
-        writer(stub).write(["a"], 0)
-    assert waits == [7, 60, 0.04]
-
-
-def test_a_server_that_stays_busy_is_named():
-    with (
-        serving(lambda prompt, n: (429, b"busy")) as stub,
-        pytest.raises(UserError, match="still HTTP 429 after 3 tries"),
-    ):
-        writer(stub, num_tries=3).write(["a"], 0)
-    assert stub.asked["a"] == 3
 
 
 @pytest.mark.parametrize(
@@ -220,25 +142,14 @@ def test_a_server_that_stays_busy_is_named():
         (401, b'{"error": "bad key"}', "HTTP 401.*OPENAI_API_KEY.*bad key"),
         (404, b"", "HTTP 404.*no model tiny"),
         (400, b"unsupported parameter: max_tokens", "HTTP 400.*max_tokens"),
-        (200, b"<html>hello", "no chat completion.*OpenAI-compatible"),
+        (200, b"<html>hello", "no JSON.*OpenAI-compatible"),
         (200, b'{"choices": []}', "no chat completion"),
     ],
 )
-def test_what_the_user_must_mend_is_told_at_once(status, body, message):
+def test_what_the_user_must_fix_is_told_at_once(status, body, message):
     with serving(lambda prompt, n: (status, body)) as stub, pytest.raises(UserError, match=message):
-        LlmAlignment("tiny", endpoint=stub.url, batch_size=1).variants(["a dog", "a cat"], 0)
+        aligned(stub, batch_size=1).variants(["a dog", "a cat"], 0)
     assert len(stub.requests) == 1
-
-
-def test_a_redirect_does_not_carry_the_key_away(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    with serving(lambda prompt, n: (200, "stolen")) as thief:
-        with (
-            serving(lambda prompt, n: (302, b"", ("Location", thief.url))) as stub,
-            pytest.raises(UserError, match="302"),
-        ):
-            writer(stub).write(["a"], 0)
-        assert thief.requests == []
 
 
 def test_a_prompt_the_server_finds_too_long_is_skipped_alone():
@@ -246,26 +157,24 @@ def test_a_prompt_the_server_finds_too_long_is_skipped_alone():
         return (400, b"maximum context length is 8192 tokens") if "long" in prompt else (200, answer("x"))
 
     with serving(reply) as stub:
-        got = LlmAlignment("tiny", endpoint=stub.url).variants(["a cat", "long"], 0)
-    assert got == [("x",), ()] and "HTTP 400" in got[1].reason
+        good, too_long = aligned(stub).variants(["a cat", "long"], 0)
+    assert good == ("x",)
+    assert too_long == left_out("long", too_long.reason) and "HTTP 400" in too_long.reason
 
 
-def test_no_server_is_told():
+def test_no_server_and_no_address_are_told():
     with serving(lambda prompt, n: (200, "")) as stub:
         pass
     with pytest.raises(UserError, match="is the server running"):
-        LlmAlignment("tiny", endpoint=stub.url).variants(["a dog"], 0)
-
-
-@pytest.mark.parametrize("endpoint", ["localhost:8000", "file:///etc/passwd", "http://", "http://a:b", "http://a b"])
-def test_an_address_that_is_none_is_told(endpoint):
+        aligned(stub).variants(["a dog"], 0)
     with pytest.raises(UserError, match="is no address"):
-        LlmAlignment("tiny", endpoint=endpoint).variants(["a dog"], 0)
+        LlmAlignment(LanguageModel(endpoint="localhost:8000")).variants(["a dog"], 0)
 
 
-@pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/", "/v1/chat/completions"])
-def test_address_forms(end):
-    assert EndpointWriter("http://h:1" + end, "m").url == "http://h:1/v1/chat/completions"
+def test_what_is_no_text_is_no_answer():
+    """A model may answer with a call of a function, whose content is null."""
+    with serving(lambda prompt, n: (200, b'{"choices": [{"message": {"content": null}}]}')) as stub:
+        assert EndpointWriter(Endpoint(stub.url), "tiny").write(["a"], 0) == [""]
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
@@ -275,7 +184,7 @@ def test_a_killed_run_carries_on_from_its_whole_lines(tmp_path):
     prompts = [f"cat {number}" for number in range(9)] + ["bad"]
     cache = tmp_path / "deep" / "answers.jsonl"
     with serving(lambda prompt, n: (200, "no" if prompt == "bad" else answer(f"no {prompt}", "猫"))) as stub:
-        degrader = LlmAlignment("tiny", endpoint=stub.url, batch_size=2, num_retries=0, cache=cache)
+        degrader = aligned(stub, batch_size=2, num_retries=0, cache=cache)
         first = degrader.variants(prompts, 1)
         whole = cache.read_bytes()
         assert degrader.variants(prompts[::-1], 1) == first[::-1]
@@ -293,11 +202,11 @@ def test_a_killed_run_carries_on_from_its_whole_lines(tmp_path):
 
 def test_another_seed_template_model_or_setting_is_asked_anew(tmp_path):
     with serving(lambda prompt, n: (200, answer(str(n)))) as stub:
-        base = LlmAlignment("tiny", endpoint=stub.url, cache=tmp_path / "answers.jsonl")
-        others = [replace(base, model="other"), replace(base, temperature=0.1), replace(base, max_new_tokens=9)]
-        others.append(LlmAesthetics("tiny", endpoint=stub.url, cache=base.cache))
-        got = [degrader.variants(["cat"], 1) for degrader in [base, *others, replace(base, batch_size=3)]]
-        got.append(base.variants(["cat"], 2))
+        llm = LanguageModel("tiny", endpoint=stub.url, cache=tmp_path / "answers.jsonl")
+        others = [replace(llm, model="other"), replace(llm, temperature=0.1), replace(llm, max_new_tokens=9)]
+        degraders = [*map(LlmAlignment, [llm, *others]), LlmAesthetics(llm), LlmAlignment(replace(llm, batch_size=3))]
+        got = [degrader.variants(["cat"], 1) for degrader in degraders]
+        got.append(LlmAlignment(llm).variants(["cat"], 2))
     assert got == [[(number,)] for number in "012340"] + [[("5",)]]
 
 
@@ -305,7 +214,7 @@ def test_answers_got_before_the_server_fell_over_are_kept(tmp_path):
     cache = tmp_path / "answers.jsonl"
     up = {"cat 0", "cat 1", "cat 2"}
     with serving(lambda prompt, n: (200, answer("x")) if prompt in up else (401, b"")) as stub:
-        degrader = LlmAlignment("tiny", endpoint=stub.url, batch_size=1, cache=cache)
+        degrader = aligned(stub, batch_size=1, cache=cache)
         with pytest.raises(UserError):
             degrader.variants([f"cat {number}" for number in range(5)], 0)
         up |= {"cat 3", "cat 4"}
@@ -319,7 +228,7 @@ def test_a_file_that_is_no_cache_is_left_alone(tmp_path, data):
     path = tmp_path / "prompts.jsonl"
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"prompts\.jsonl.*another cache file"):
-        LlmAlignment("tiny", endpoint="http://127.0.0.1:1", cache=path).variants(["cat"], 0)
+        LlmAlignment(LanguageModel("tiny", endpoint="http://127.0.0.1:1", cache=path)).variants(["cat"], 0)
     assert path.read_bytes() == data
 
 
@@ -328,4 +237,4 @@ def test_a_file_that_is_no_cache_is_left_alone(tmp_path, data):
 )
 def test_settings_are_checked(bad):
     with pytest.raises(UserError, match=next(iter(bad))):
-        LlmAlignment(**bad)
+        LanguageModel(**bad)

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from contrapose.degrade.llm import LlmAlignment
+from contrapose.degrade.llm import LanguageModel, LlmAlignment
 from contrapose.degrade.local_writer import TOO_LONG, LocalWriter
 from contrapose.errors import UserError
 
@@ -86,13 +86,14 @@ def test_local_message_beyond_the_models_reach_is_not_answered(folder):
 
 
 def test_local_degrader_skips_what_a_random_model_says(folder, tmp_path):
-    degrader = LlmAlignment(str(folder), max_new_tokens=4, num_retries=1, cache=tmp_path / "answers.jsonl")
-    got = degrader.variants(["a red dog", "", "a cat\0"], 3)
-    assert got == [(), (), ()] and "no JSON object" in got[0].reason
-    assert replace(degrader, model=str(folder)).variants(["a red dog"], 3)[0].reason == got[0].reason
+    llm = LanguageModel(str(folder), max_new_tokens=4, num_retries=1, cache=tmp_path / "answers.jsonl")
+    prompts = ["a red dog", "", "a cat\0"]
+    got = LlmAlignment(llm).variants(prompts, 3)
+    assert [entry.name for entry in got] == prompts and "no JSON object" in got[0].reason
+    assert LlmAlignment(replace(llm, batch_size=1)).variants(["a red dog"], 3) == got[:1]
 
 
 def test_no_model_is_told(tmp_path):
     with pytest.raises(UserError, match=r"empty.*cannot be loaded"):
         (tmp_path / "empty").mkdir()
-        LlmAlignment(str(tmp_path / "empty")).variants(["a dog"], 0)
+        LlmAlignment(LanguageModel(str(tmp_path / "empty"))).variants(["a dog"], 0)

@@ -14,6 +14,7 @@ from diffusers import StableDiffusionPipeline
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
+from contrapose.cli.main import main
 from contrapose.draw.pairs import Draw, DrawPlan, draw_pairs, plan_pairs
 from contrapose.errors import UserError
 from contrapose.files import aside_of
@@ -267,6 +268,25 @@ def test_prompts_that_cannot_be_degraded_are_told(draw: Draw, backbone: Backbone
     store = _drawn(replace(draw, prompts=tmp_path / "p.txt"), backbone, tmp_path / "out")
     assert [r.prompt for r in store.records] == ["a red circle", "猫 と 犬"]
     assert '"name": "cat"' in (tmp_path / "out" / "skipped.jsonl").read_text()
+
+
+def test_prompts_that_are_not_drawn_are_counted(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p.txt").write_text("cat\na red circle\na red circle\n")
+    words = ["--model", tiny_model, "--prompts", tmp_path / "p.txt", "--steps", 1, "--out", tmp_path / "out"]
+    assert main(["pairs", "draw", *map(str, words)]) == 0
+    assert "left out 1 repeated prompts and 1 that cannot be degraded" in capsys.readouterr().out
+
+
+def test_the_plan_keeps_the_prompts_as_they_were_read(draw: Draw, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("cat\na red circle\na red circle\n")
+    plan = plan_pairs(replace(draw, prompts=tmp_path / "p.txt"))
+    assert [(prompt.text, prompt.place) for prompt in plan.prompts] == [
+        ("cat", "line 1"),
+        ("a red circle", "line 2"),
+        ("a red circle", "line 3"),
+    ]
 
 
 def test_nothing_to_draw(draw: Draw, tmp_path: Path) -> None:

@@ -24,28 +24,24 @@ LEFT: dict[str, set[str]] = {
         ".",
         "backbones",
         "cli",
-        "degrade",
         "worlds",
     },
     "unrelated": {
         ".",
         "backbones",
         "cli",
-        "degrade",
         "worlds",
     },
     "vague": {
         ".",
         "backbones",
         "cli",
-        "degrade",
         "worlds",
     },
     "short_helpers": {
         ".",
         "backbones",
         "cli",
-        "degrade",
         "worlds",
     },
 }

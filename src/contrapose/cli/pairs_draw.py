@@ -34,16 +34,15 @@ def draw(command: Command) -> None:
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import follow
     from contrapose.draw.pairs import draw_pairs, plan_pairs
-    from contrapose.store.prompts import num_duplicates, read_prompts
+    from contrapose.store.prompts import num_duplicates
 
     quiet_libraries()
     settings = command.draw
     plan = plan_pairs(settings)
-    prompts = read_prompts(settings.prompts)
-    repeated = num_duplicates(prompts)
+    repeated = num_duplicates(plan.prompts)
     if repeated or plan.left_out:
         left_out = f"{repeated} repeated prompts and {len(plan.left_out)} that cannot be degraded"
         print(f"{settings.prompts}: left out {left_out}")
     backbone = load_backbone(settings.model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
-    tell_cut(settings.prompts, prompts, backbone)
+    tell_cut(settings.prompts, plan.prompts, backbone)
     follow("drawing pairs", len(plan.records), draw_pairs(settings, plan, backbone, command.out))

@@ -41,6 +41,7 @@ class Answers:
             data = path.read_bytes()
         except OSError as error:
             raise UserError(f"{path}: the answers cache cannot be read ({error.strerror})") from None
+        # what follows the last line break is the line that a kill cut short, or nothing
         *lines, tail = data.split(b"\n")
         for number, line in enumerate(lines, start=1):
             record = _record(line)

@@ -5,28 +5,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
+from contrapose.containers.left_out import LeftOut
 from contrapose.degrade.word_exchange import exchanges
 from contrapose.errors import UserError
 from contrapose.ranges import Few, Range, checked
 from contrapose.seeds import python_stream
 
+Degraded = tuple[str, ...] | LeftOut
+"""A prompt's distinct degraded variants, one at least, or the prompt left out with the reason why it has none."""
 
-class Skipped(tuple[str, ...]):
-    """The empty tuple of variants of a prompt that cannot be degraded, with the `reason` for `skipped.jsonl`."""
 
-    reason: str
-
-    def __new__(cls, reason: str) -> "Skipped":
-        skipped = super().__new__(cls)
-        skipped.reason = reason
-        return skipped
+def not_degraded(prompt: str, reason: str) -> LeftOut:
+    """Return the prompt as one that is left out because it cannot be degraded."""
+    return LeftOut(prompt, "not degraded", reason)
 
 
 class Degrader(Protocol):
     """What every degrader does; what it returns for a prompt depends on (settings, seed, prompt) alone."""
 
-    def variants(self, prompts: Sequence[str], seed: int) -> list[tuple[str, ...]]:
-        """Return for each prompt its distinct degraded variants, or `Skipped(reason)`, which equals ()."""
+    def variants(self, prompts: Sequence[str], seed: int) -> list[Degraded]:
+        """Return for each prompt, in order, its degraded variants or why it has none."""
         ...
 
 
@@ -53,20 +51,21 @@ class Words:
         if self.low > self.high:
             raise UserError(f"words: low {self.low} is more than high {self.high}")
 
-    def variants(self, prompts: Sequence[str], seed: int) -> list[tuple[str, ...]]:
-        """Return up to `num_variants` shortened prompts each; a prompt of fewer than two words is skipped."""
+    def variants(self, prompts: Sequence[str], seed: int) -> list[Degraded]:
+        """Return up to `num_variants` shortened prompts each; a prompt of fewer than two words is left out."""
         return [self._shortened(prompt, python_stream(seed, "words", prompt)) for prompt in prompts]
 
-    def _shortened(self, prompt: str, rng: random.Random) -> tuple[str, ...]:
+    def _shortened(self, prompt: str, rng: random.Random) -> Degraded:
         words = prompt.split()
         if len(words) < 2:
-            return Skipped("fewer than two words between spaces: nothing can be dropped")
-        found: dict[str, None] = {}
+            return not_degraded(prompt, "fewer than two words between spaces: nothing can be dropped")
+        texts: dict[str, None] = {}  # as a set that keeps its order
         for _ in range(self.num_trials):
             num_dropped = max(1, int(rng.uniform(self.low, self.high) * len(words)))
             dropped = set(rng.sample(range(len(words)), num_dropped))
-            found[" ".join(word for place, word in enumerate(words) if place not in dropped)] = None
-        return tuple(found)[: self.num_variants]
+            texts[" ".join(word for place, word in enumerate(words) if place not in dropped)] = None
+        # all trials are drawn even if fewer are kept: a larger num_variants adds some and changes none
+        return tuple(texts)[: self.num_variants]
 
 
 @dataclass(frozen=True)
@@ -75,27 +74,29 @@ class Swap:
     """Composition altered by rule: attributes, objects or relations of an English prompt exchanged or replaced.
 
     Exchanges come first, in random order; replacements of attributes that stand alone fill what is left.
-    "a cat and a dog" is skipped: the exchange says the same thing again, and the same wish is no worse one.
+    "a cat and a dog" is left out: the exchange says the same thing again, and the same wish is no worse one.
     """
 
     num_variants: Few = 5
     """Degraded prompts that are kept of each prompt, at most; a pair takes one of them by its seed."""
 
-    def variants(self, prompts: Sequence[str], seed: int) -> list[tuple[str, ...]]:
-        """Return up to `num_variants` altered prompts each; a prompt that no rule fits is skipped."""
+    def variants(self, prompts: Sequence[str], seed: int) -> list[Degraded]:
+        """Return up to `num_variants` altered prompts each; a prompt that no rule fits is left out."""
         return [self._altered(prompt, python_stream(seed, "swap", prompt)) for prompt in prompts]
 
-    def _altered(self, prompt: str, rng: random.Random) -> tuple[str, ...]:
-        found: dict[str, None] = {}
+    def _altered(self, prompt: str, rng: random.Random) -> Degraded:
+        texts: dict[str, None] = {}  # as a set that keeps its order
         for text in exchanges(prompt, rng):
             if text != prompt:
-                found[text] = None
-            if len(found) == self.num_variants:
+                texts[text] = None
+            if len(texts) == self.num_variants:
                 break
-        return tuple(found) or Skipped("no attribute, relation or pair of objects that a rule could exchange")
+        if not texts:
+            return not_degraded(prompt, "no attribute, relation or pair of objects that a rule could exchange")
+        return tuple(texts)
 
 
 def choose(variants: Sequence[str], seed: int, prompt: str) -> str:
     """Return the one variant that the pair uses: drawn uniformly, the same for the same (variants, seed, prompt)."""
-    assert variants, "a skipped prompt has no variant to choose"
+    assert variants, "a prompt that is left out has no variant to choose"
     return python_stream(seed, "choose", prompt).choice(tuple(variants))

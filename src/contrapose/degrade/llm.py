@@ -1,18 +1,20 @@
 """Degraded prompts written by a language model, asked with a few examples and checked answer by answer."""
 
+from __future__ import annotations
+
 import hashlib
 import json
-from abc import ABC
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from contrapose.degrade.answers import Answers
-from contrapose.degrade.degrader import Skipped
+from contrapose.degrade.degrader import Degraded, not_degraded
 from contrapose.degrade.writers import EndpointWriter, Writer
+from contrapose.endpoints import Endpoint
 from contrapose.errors import UserError
 from contrapose.ranges import AtLeast0, Batch, Range, Tokens, checked
 from contrapose.seeds import prompt_seed
@@ -25,11 +27,11 @@ MAX_ANSWER = 20_000  # characters looked at: the search for a JSON object takes 
 
 @dataclass(frozen=True)
 @checked
-class _Llm(ABC):
-    """What the two share: ask, check, ask again with another seed, remember.
+class LanguageModel:
+    """Which model degrades prompts and how it is asked: ask, check, ask again with another seed, remember.
 
-    `model` is a folder or hub id; with `endpoint` it is the name that server knows the model by. An answer that stays
-    unusable after 1 + num_retries tries skips its prompt with a reason. `batch_size` and `cache` decide no result.
+    An answer that stays unusable after 1 + num_retries tries leaves its prompt out with a reason. Raises `UserError`
+    for an empty `model`.
     """
 
     model: str = "meta-llama/Meta-Llama-3-8B-Instruct"
@@ -47,56 +49,56 @@ class _Llm(ABC):
     cache: Path | None = None
     """File that keeps the answers, so that nothing is asked twice; decides no result."""
 
-    template: ClassVar[str]
-
     def __post_init__(self) -> None:
         if not self.model:
-            raise UserError(f"{self.template}: model is empty; name a folder, a hub id or the endpoint's model")
+            raise UserError("model is empty; name a folder, a hub id or the endpoint's model")
 
-    def variants(self, prompts: Sequence[str], seed: int) -> list[tuple[str, ...]]:
+    def variants(self, template: str, prompts: Sequence[str], seed: int) -> list[Degraded]:
         """Return up to five degraded prompts each, from the cache where it has them; UserError if nobody answers."""
         answers = Answers(Path(self.cache) if self.cache else None)
-        keys = {prompt: self._key(prompt, seed) for prompt in prompts}
-        todo = [prompt for prompt, key in keys.items() if prompt.strip() and answers.get(key) is None]
-        if todo:
+        keys = {prompt: self._key(template, prompt, seed) for prompt in prompts}
+        waiting = [prompt for prompt, key in keys.items() if prompt.strip() and answers.get(key) is None]
+        if waiting:
             writer = self._writer()
-            for start in range(0, len(todo), self.batch_size):
-                batch = todo[start : start + self.batch_size]
-                found = self._asked(writer, batch, seed)
-                answers.add({keys[prompt]: _as_record(prompt, found[prompt]) for prompt in batch})
-        return [_from_record(answers.get(keys[prompt])) for prompt in prompts]
+            for start in range(0, len(waiting), self.batch_size):
+                batch = waiting[start : start + self.batch_size]
+                replies = self._asked(writer, template, batch, seed)
+                # batch by batch, so that a killed run asks no more than one of them again
+                answers.add({keys[prompt]: reply.record(prompt) for prompt, reply in replies.items()})
+        return [_degraded(prompt, answers.get(keys[prompt])) for prompt in prompts]
 
     def _writer(self) -> Writer:
         if self.endpoint:
-            return EndpointWriter(self.endpoint, self.model, self.temperature, self.max_new_tokens)
+            return EndpointWriter(Endpoint(self.endpoint), self.model, self.temperature, self.max_new_tokens)
         from contrapose.degrade.local_writer import LocalWriter  # seconds of torch, needed here alone
 
         return LocalWriter(self.model, self.temperature, self.max_new_tokens)
 
-    def _asked(self, writer: Writer, prompts: list[str], seed: int) -> dict[str, tuple[str, ...]]:
-        """Return each prompt's variants; those answered badly are asked again, each time with a seed of its own."""
-        found: dict[str, tuple[str, ...]] = {}
+    def _asked(self, writer: Writer, template: str, prompts: list[str], seed: int) -> dict[str, Reply]:
+        """Return each prompt's reply; those that cannot be used are asked for again, each time with another seed."""
+        replies: dict[str, Reply] = {}
         pending = prompts
         for trial in range(1 + self.num_retries):
-            written = writer.write(
-                [ask(self.template, prompt) for prompt in pending], prompt_seed(seed, trial, bits=31)
-            )
+            questions = [ask(template, prompt) for prompt in pending]
+            # 31 bits, which fit whatever integer a server keeps its seed in
+            written = writer.write(questions, prompt_seed(seed, trial, bits=31))
             for prompt, answer in zip(pending, written, strict=True):
-                found[prompt] = parse(answer, prompt)
-            pending = [prompt for prompt in pending if isinstance(found[prompt], Unusable)]
+                replies[prompt] = parse(answer, prompt)
+            pending = [prompt for prompt in pending if replies[prompt].ask_again]
             if not pending:
                 break
-        return found
+        return replies
 
-    def _key(self, prompt: str, seed: int) -> str:
+    def _key(self, template: str, prompt: str, seed: int) -> str:
+        """What the cache knows an answer by: a digest of all that decides it."""
         where = "endpoint" if self.endpoint else "local"  # not the address: a server may move
         settings = (self.temperature, self.max_new_tokens, self.num_retries)
-        parts = [prompt, template_text(self.template), where, self.model, *settings, seed]
+        parts = [prompt, template_text(template), where, self.model, *settings, seed]
         return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
 
 
 @dataclass(frozen=True)
-class LlmAlignment(_Llm):
+class LlmAlignment:
     """Words that carry the composition are left out; structure and style words stay (DDSPO's LLaMA TA).
 
     Differs from the authors' code: our own instructions and examples, of which as many leave words out as of theirs
@@ -105,21 +107,38 @@ class LlmAlignment(_Llm):
     at the model's own top_p.
     """
 
-    template: ClassVar[str] = "alignment"
+    llm: LanguageModel = field(default_factory=LanguageModel)
+
+    def variants(self, prompts: Sequence[str], seed: int) -> list[Degraded]:
+        """Return up to five degraded prompts each; UserError if nobody answers."""
+        return self.llm.variants("alignment", prompts, seed)
 
 
 @dataclass(frozen=True)
-class LlmAesthetics(_Llm):
+class LlmAesthetics:
     """Only the look is degraded: light, colour, sharpness, framing; subject and meaning stay (DDSPO's LLaMA AQ).
 
     Differs from the authors' code: our own instructions and examples, and no improved prompts are asked for.
     """
 
-    template: ClassVar[str] = "aesthetics"
+    llm: LanguageModel = field(default_factory=LanguageModel)
+
+    def variants(self, prompts: Sequence[str], seed: int) -> list[Degraded]:
+        """Return up to five degraded prompts each; UserError if nobody answers."""
+        return self.llm.variants("aesthetics", prompts, seed)
 
 
-class Unusable(Skipped):
-    """No variants because the answer cannot be used, so that asking again may help."""
+@dataclass(frozen=True)
+class Reply:
+    """What one answer comes to: variants, or the reason why there are none and whether asking again may help."""
+
+    variants: tuple[str, ...]
+    reason: str = ""
+    ask_again: bool = False
+
+    def record(self, prompt: str) -> dict[str, Any]:
+        """The reply as the cache of answers keeps it."""
+        return {"prompt": prompt, "variants": list(self.variants), "reason": self.reason}
 
 
 @cache
@@ -133,49 +152,54 @@ def ask(template: str, prompt: str) -> str:
     return template_text(template).replace("{prompt}", json.dumps(prompt, ensure_ascii=False)).rstrip()
 
 
-def parse(answer: str, prompt: str) -> tuple[str, ...]:
-    """Return the answer's usable variants, or why there are none: `Skipped` (too vague) or `Unusable` (ask again)."""
+def parse(answer: str, prompt: str) -> Reply:
+    """Return the answer's usable variants, or why there are none: too vague a prompt, or an answer to ask for again."""
     listed = _listed(answer[:MAX_ANSWER])
     if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
         begin = " ".join(answer.split())[:80]
-        return Unusable(f'the language model gave no JSON object with a list "{FIELD}" of strings: {begin!r}')
+        reason = f'the language model gave no JSON object with a list "{FIELD}" of strings: {begin!r}'
+        return Reply((), reason, ask_again=True)
     if not listed:
-        return Skipped("the language model found nothing to degrade in the prompt")
+        return Reply((), "the language model found nothing to degrade in the prompt")
     texts = dict.fromkeys(" ".join(text.split()) for text in listed)
     sound = tuple(text for text in texts if _is_sound(text, prompt))
-    return sound[:MAX_VARIANTS] or Unusable("the language model gave only empty, unchanged or overlong prompts")
+    if not sound:
+        return Reply((), "the language model gave only empty, unchanged or overlong prompts", ask_again=True)
+    return Reply(sound[:MAX_VARIANTS])
 
 
 def _listed(answer: str) -> Any:
     """Return the list in the first JSON object that has one, wherever it stands, or None."""
     decoder = json.JSONDecoder()
+    # models write before and after what they were asked for, so each brace may be where the object begins
     start = answer.find("{")
     while start >= 0:
         try:
-            found, _ = decoder.raw_decode(answer, start)
+            value, _ = decoder.raw_decode(answer, start)
         except (ValueError, RecursionError):
-            found = None
-        named = [field for field in FIELDS if isinstance(found, dict) and field in found]
-        if named:
-            return found[named[0]]
+            value = None
+        names = [name for name in FIELDS if isinstance(value, dict) and name in value]
+        if names:
+            return value[names[0]]
         start = answer.find("{", start + 1)
     return None
 
 
 def _is_sound(text: str, prompt: str) -> bool:
+    """Tell whether a pair can be drawn from this text: one that can be written, is another one, and not endless."""
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError:
+    except UnicodeEncodeError:  # half a character, as JSON can spell it
         return False
     unchanged = text.casefold() == " ".join(prompt.split()).casefold()
     return bool(text) and "\0" not in text and not unchanged and len(text) <= 3 * len(prompt) + 200
 
 
-def _as_record(prompt: str, variants: tuple[str, ...]) -> dict[str, Any]:
-    return {"prompt": prompt, "variants": list(variants), "reason": getattr(variants, "reason", "")}
-
-
-def _from_record(record: Any) -> tuple[str, ...]:
+def _degraded(prompt: str, record: Mapping[str, Any] | None) -> Degraded:
+    """What the cache of answers has for a prompt; nothing is asked about an empty one."""
     if record is None:
-        return Skipped("the prompt is empty")
-    return tuple(record["variants"]) or Skipped(record["reason"])
+        return not_degraded(prompt, "the prompt is empty")
+    variants: tuple[str, ...] = tuple(record["variants"])
+    if not variants:
+        return not_degraded(prompt, record["reason"])
+    return variants

@@ -32,16 +32,19 @@ class LocalWriter:
         """Return the model's continuations, generated as one batch; UserError where the model cannot be loaded."""
         tokenizer, model = self._loaded
         chats = tokenizer.chat_template is not None
-        texts = [_as_chat(tokenizer, prompt) for prompt in prompts] if chats else prompts
+        texts = prompts
+        if chats:
+            turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
+            texts = [tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) for turn in turns]
+        # a chat template writes the special tokens itself
         lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=not chats)["input_ids"]]
         limit = getattr(model.config, "max_position_embeddings", None) or float("inf")
         places = [place for place, length in enumerate(lengths) if 0 < length <= limit - self.max_new_tokens]
         answers = [TOO_LONG] * len(prompts)
         if places:
-            batch = tokenizer(
-                [texts[place] for place in places], add_special_tokens=not chats, padding=True, return_tensors="pt"
-            )
-            written = self._generate(batch.to(model.device), [prompt_seed(seed, texts[place]) for place in places])
+            fitting = [texts[place] for place in places]
+            batch = tokenizer(fitting, add_special_tokens=not chats, padding=True, return_tensors="pt")
+            written = self._generate(batch.to(model.device), [prompt_seed(seed, text) for text in fitting])
             for place, answer in zip(places, written, strict=True):
                 answers[place] = answer
         return answers
@@ -58,7 +61,10 @@ class LocalWriter:
                 pad_token_id=tokenizer.pad_token_id,
                 logits_processor=draw,
             )
-        return tokenizer.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        # padding is on the left, so that every row's continuation begins at the same place
+        num_read = batch["input_ids"].shape[1]
+        answers: list[str] = tokenizer.batch_decode(tokens[:, num_read:], skip_special_tokens=True)
+        return answers
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
@@ -92,8 +98,3 @@ class _Draw:
         for row, generator in zip(noise, self._generators, strict=True):
             row.exponential_(generator=generator)
         return scores.float() / self._temperature - noise.log()
-
-
-def _as_chat(tokenizer: Any, prompt: str) -> str:
-    message = [{"role": "user", "content": prompt}]
-    return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)

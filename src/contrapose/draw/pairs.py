@@ -19,42 +19,44 @@ from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.generation import Generation
 from contrapose.containers.left_out import LeftOut
 from contrapose.containers.places import digest_at
-from contrapose.degrade.degrader import Skipped, choose
+from contrapose.degrade.degrader import choose
 from contrapose.degrade.given import Given
 from contrapose.draw.settings import CONVERTER, Draw
 from contrapose.errors import UserError
 from contrapose.files import one_writer
 from contrapose.seeds import generator, seed_of, starting_noise
-from contrapose.store.prompts import prompt_id, read_prompts
+from contrapose.store.prompts import Prompt, prompt_id, read_prompts
 from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin, by_size, fill
 
 
 @dataclass(frozen=True)
 class DrawPlan:
-    """The records to draw, in order, and the prompts that were left out with their reason."""
+    """The records to draw, in order, the prompts that were left out with their reason, and all that were read."""
 
     records: list[GroupRecord]
     left_out: list[LeftOut]
+    prompts: Sequence[Prompt] = ()
+    """The file's prompts in order, duplicates kept, of which each text is drawn once."""
 
 
 def plan_pairs(draw: Draw) -> DrawPlan:
     """Read and degrade the prompts; `UserError` when nothing is left to draw."""
-    texts = list(dict.fromkeys(prompt.text for prompt in read_prompts(draw.prompts)))
+    prompts = read_prompts(draw.prompts)
+    texts = list(dict.fromkeys(prompt.text for prompt in prompts))
     variants = draw.degrade.variants(texts, draw.seed)
     records: list[GroupRecord] = []
     left_out: list[LeftOut] = []
     for text, options in zip(texts, variants, strict=True):
-        if not options:
-            reason = options.reason if isinstance(options, Skipped) else "no degraded variant could be made"
-            left_out.append(LeftOut(text, "not degraded", reason))
+        if isinstance(options, LeftOut):
+            left_out.append(options)
             continue
         for number in range(draw.pairs_per_prompt):
             seed = seed_of(draw.seed, number)
             records.append(GroupRecord.pair(f"{prompt_id(text)}-{number}", text, choose(options, seed, text), seed))
     if not records:
         raise UserError(f"{draw.prompts}: none of its {len(texts)} prompts could be degraded ({left_out[0].reason})")
-    return DrawPlan(records, left_out)
+    return DrawPlan(records, left_out, prompts)
 
 
 def draw_pairs(draw: Draw, plan: DrawPlan, backbone: Backbone, out: Path) -> Iterator[int]:

@@ -1,0 +1,145 @@
+"""Servers that speak OpenAI's protocol: one question over HTTP, asked again while the server is busy."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import IO, Annotated, Any
+
+from contrapose.errors import UserError
+from contrapose.ranges import AtLeast0, Few, Range, checked
+
+# What a server says when it refuses this one input rather than the request as such; only the input is lost then.
+REFUSALS = (
+    "context length",
+    "context_length",
+    "context size",
+    "context_size",
+    "context window",
+    "content_filter",
+    "content management",
+    "too long",
+)
+LONGEST_WAIT_S = 60.0
+
+
+class RefusedInput(Exception):
+    """The server is well, and refuses this one input by the HTTP status `code`: it is too long, or not allowed."""
+
+    def __init__(self, code: int):
+        super().__init__(f"HTTP {code}")
+        self.code = code
+
+
+@dataclass(frozen=True)
+@checked
+class Endpoint:
+    """One address of a server, `{address}/v1/{task}`; the key, where one is needed, is in OPENAI_API_KEY.
+
+    429, 5xx and lost connections are tried again after backoff_s * 2^k seconds, or as long as Retry-After says. Raises
+    `UserError` for an address that is none.
+    """
+
+    address: str
+    """May end before or after `/v1`, or with the task too."""
+    task: str = "chat/completions"
+    num_tries: Few = 6
+    timeout_s: Annotated[float, Range(0, 86400, low_open=True)] = 120.0
+    backoff_s: AtLeast0 = 1.0
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urllib.parse.urlsplit(self.address)
+            # reading the port raises ValueError where it is no number, and port 0 is nobody's
+            sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            sound = False
+        if not sound or any(letter.isspace() for letter in self.address):
+            raise UserError(f"endpoint {self.address!r}: is no address; write it like http://127.0.0.1:8000/v1")
+
+    @property
+    def url(self) -> str:
+        """The whole address that is asked."""
+        base = self.address.rstrip("/").removesuffix(f"/{self.task}").removesuffix("/v1")
+        return f"{base}/v1/{self.task}"
+
+    def post(self, payload: Mapping[str, Any]) -> Any:
+        """Return the server's answer to this JSON object, parsed.
+
+        Raises `RefusedInput` where only this input is refused, and `UserError` where the server cannot be worked with.
+        """
+        problem = ""
+        for trial in range(self.num_tries):
+            wait = self.backoff_s * 2**trial
+            try:
+                return self._parsed(self._send(payload))
+            except urllib.error.HTTPError as error:
+                busy = error.code in (408, 429) or error.code >= 500
+                if not busy:
+                    raise self._refusal(error.code, error.read(2000), payload) from None
+                problem = f"HTTP {error.code}"
+                asked_for = error.headers.get("Retry-After") or ""
+                # a date, which the header may hold too, is not waited for
+                if asked_for.isascii() and asked_for.isdigit():
+                    wait = float(asked_for)
+            except (OSError, http.client.HTTPException) as error:
+                problem = self._lost(error)
+            if trial + 1 < self.num_tries:
+                time.sleep(min(wait, LONGEST_WAIT_S))
+        raise UserError(
+            f"endpoint {self.url}: still {problem} after {self.num_tries} tries; run again later to carry on"
+        )
+
+    def _send(self, payload: Mapping[str, Any]) -> bytes:
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get("OPENAI_API_KEY", "").strip():
+            headers["Authorization"] = f"Bearer {key}"
+        request = urllib.request.Request(self.url, json.dumps(payload).encode("ascii"), headers)
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=self.timeout_s) as response:
+            body: bytes = response.read()
+        return body
+
+    def _parsed(self, body: bytes) -> Any:
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError):  # the second from thousands of nested brackets
+            begin = body[:80].decode("utf-8", "replace")
+            raise UserError(f"endpoint {self.url}: {begin!r} is no JSON; is it OpenAI-compatible?") from None
+
+    def _lost(self, error: OSError | http.client.HTTPException) -> str:
+        """How the connection was lost; `UserError` where there never was one, which no further try would change."""
+        reason = getattr(error, "reason", error)
+        never_there = isinstance(error, urllib.error.URLError)
+        # urllib calls it the same when a server that is there hangs up before it has read the question
+        if never_there and not isinstance(reason, TimeoutError | ConnectionResetError | BrokenPipeError):
+            raise UserError(f"endpoint {self.url}: {reason}; is the server running and the address right?") from None
+        return str(reason) or type(reason).__name__
+
+    def _refusal(self, code: int, body: bytes, payload: Mapping[str, Any]) -> UserError | RefusedInput:
+        message = " ".join(body.decode("utf-8", "replace").split())
+        names_the_input = any(words in message.lower() for words in REFUSALS)
+        if code == 413 or (code in (400, 422) and names_the_input):
+            return RefusedInput(code)
+        fixes = {
+            401: "the key was refused; set the environment variable OPENAI_API_KEY",
+            403: "the key may not use this model; set the environment variable OPENAI_API_KEY",
+            404: f"no such address, or no model {payload.get('model')} there; check both",
+        }
+        fix = fixes.get(code, "the server refused the request")
+        return UserError(f"endpoint {self.url}: HTTP {code}: {fix} (server: {message[:200]})")
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follows nothing: urllib would carry the key along to another host."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> None:
+        return None

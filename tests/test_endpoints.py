@@ -1,0 +1,129 @@
+"""One question over HTTP, asked again while a server is busy, and told in one line where it cannot be worked with."""
+
+import socket
+import threading
+
+import pytest
+from serving import serving
+
+from contrapose.endpoints import Endpoint, RefusedInput
+from contrapose.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _no_key_no_proxy(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+def endpoint(stub, **settings):
+    return Endpoint(stub.url, backoff_s=0.01, **settings)
+
+
+def question(text):
+    return {"model": "tiny", "messages": [{"role": "user", "content": text}]}
+
+
+def content(answer):
+    return answer["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_busy_server_is_tried_again(status):
+    with serving(lambda prompt, n: (200, "fine") if n >= 2 else (status, b"busy")) as stub:
+        assert content(endpoint(stub).post(question("a"))) == "fine"
+    assert stub.asked["a"] == 3
+
+
+def test_retry_after_is_kept(monkeypatch):
+    waits = []
+    monkeypatch.setattr("contrapose.endpoints.time.sleep", waits.append)
+    with serving(
+        lambda prompt, n: (200, "fine") if n >= 3 else (429, b"", ("Retry-After", ["7", "999", "soon"][n]))
+    ) as stub:
+        endpoint(stub).post(question("a"))
+    assert waits == [7, 60, 0.04]
+
+
+def test_a_server_that_stays_busy_is_named():
+    with (
+        serving(lambda prompt, n: (429, b"busy")) as stub,
+        pytest.raises(UserError, match="still HTTP 429 after 3 tries"),
+    ):
+        endpoint(stub, num_tries=3).post(question("a"))
+    assert stub.asked["a"] == 3
+
+
+def test_a_redirect_does_not_carry_the_key_away(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with serving(lambda prompt, n: (200, "stolen")) as thief:
+        with (
+            serving(lambda prompt, n: (302, b"", ("Location", thief.url))) as stub,
+            pytest.raises(UserError, match="302"),
+        ):
+            endpoint(stub).post(question("a"))
+        assert thief.requests == []
+
+
+def test_no_server_is_told():
+    with serving(lambda prompt, n: (200, "")) as stub:
+        pass
+    with pytest.raises(UserError, match="is the server running"):
+        endpoint(stub).post(question("a dog"))
+
+
+@pytest.mark.parametrize("address", ["localhost:8000", "file:///etc/passwd", "http://", "http://a:b", "http://a b"])
+def test_an_address_that_is_none_is_told(address):
+    with pytest.raises(UserError, match="is no address"):
+        Endpoint(address)
+
+
+@pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/", "/v1/chat/completions"])
+def test_address_forms(end):
+    assert Endpoint("http://h:1" + end).url == "http://h:1/v1/chat/completions"
+
+
+def test_another_task_of_a_server_is_asked_by_its_name():
+    assert Endpoint("http://h:1/v1/embeddings/", task="embeddings").url == "http://h:1/v1/embeddings"
+
+
+@pytest.mark.parametrize(("status", "body"), [(413, b""), (400, b"prompt too long"), (422, b"Content_Filter")])
+def test_one_input_that_is_refused_is_told_apart(status, body):
+    with serving(lambda prompt, n: (status, body)) as stub, pytest.raises(RefusedInput, match=f"HTTP {status}") as told:
+        endpoint(stub).post(question("a"))
+    assert told.value.code == status and len(stub.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (401, b'{"error":\n "bad key"}', "HTTP 401.*OPENAI_API_KEY.*bad key"),
+        (404, b"", "HTTP 404.*no model tiny"),
+        (400, b"unsupported parameter: max_tokens", "HTTP 400.*max_tokens"),
+        (200, b"<html>hello", "'<html>hello' is no JSON"),
+        (200, b"[" * 30_000, "is no JSON"),
+    ],
+)
+def test_what_the_user_must_fix_is_told_at_once_in_one_line(status, body, message):
+    with serving(lambda prompt, n: (status, body)) as stub, pytest.raises(UserError, match=message) as told:
+        endpoint(stub).post(question("a"))
+    assert "\n" not in str(told.value) and len(stub.requests) == 1
+
+
+def test_a_connection_that_is_lost_is_tried_again():
+    """The server hangs up before a word, as one does that is restarted."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        num_accepted = []
+
+        def hang_up():
+            for _ in range(3):
+                server.accept()[0].close()
+                num_accepted.append(1)
+
+        thread = threading.Thread(target=hang_up, daemon=True)
+        thread.start()
+        lost = Endpoint(f"http://127.0.0.1:{server.getsockname()[1]}", num_tries=3, backoff_s=0.01)
+        with pytest.raises(UserError, match="after 3 tries; run again later"):
+            lost.post(question("a"))
+        thread.join(timeout=10)
+    assert len(num_accepted) == 3
