@@ -111,7 +111,7 @@ def discard(path: Path) -> None:
 
 
 def check_replaceable(path: Path) -> None:
-    """Raise `UserError` for what is there and must not be replaced: devices, pipes, sockets and links."""
+    """Raise `UserError` for a path that must not be replaced: devices, pipes, sockets and links."""
     if path.is_symlink():
         raise UserError(f"{path}: is a link, which is not replaced; name the file itself, or another one")
     if path.exists() and not path.is_file() and not path.is_dir():

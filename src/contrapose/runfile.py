@@ -75,7 +75,7 @@ def _number(value: Any, _: type) -> float:
 
 
 def as_path(value: object, _: object) -> Path:
-    """The path that a file of settings names; `TypeError` for what is none, such as text with a NUL."""
+    """The path that a file of settings names. Raises `TypeError` for any other value, and text with a NUL."""
     if not isinstance(value, str) or "\0" in value:
         raise TypeError(f"{_shown(value)} is not a path")
     return Path(value)

@@ -128,7 +128,7 @@ HUB_ERRORS: dict[str, tuple[Callable[[Any], Exception], str]] = {
     "gated": (lambda response: GatedRepoError("403", response=response), "log in with 'hf auth login'"),
     "no pipeline": (lambda response: EntryNotFoundError("404"), "has no model_index.json in the hub"),
     "no network": (lambda response: LocalEntryNotFoundError("gone"), "the hub cannot be reached"),
-    "anything": (lambda response: ValueError("odd\nthings"), "cannot be had from the hub: odd things"),
+    "anything": (lambda response: ValueError("odd\nthings"), "cannot be downloaded from the hub: odd things"),
 }
 
 

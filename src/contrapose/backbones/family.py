@@ -146,7 +146,7 @@ class Family:
     guidance_scale: float = 7.5
     """Usual guidance scale."""
     unconditional_rows: Literal["first", "last", "none"] = "first"
-    """Under guidance, which half of the network's rows has no prompt; none where the pipeline makes two calls."""
+    """Under classifier-free guidance, which half of the batch is unconditional; none if it takes a second call."""
     rowless: tuple[str, ...] = ()
     """Inputs of the network of which the stock pipeline hands over one for the whole batch."""
     call_arguments: Callable[[Condition, Condition, float, int], dict[str, Any]]

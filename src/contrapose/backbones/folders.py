@@ -171,7 +171,7 @@ def _check_network(part: Part, hint: Any) -> None:
 
 
 def _check_kinds(path: Path, kind: type[nn.Module], config: Mapping[str, Any]) -> None:
-    """Raise `UserError` for what is no number where the class takes a number, or a negative one where it counts."""
+    """Raise `UserError` for a value that is not a number where the class takes one, or is negative where it counts."""
     hints = typing.get_type_hints(kind.__init__)  # type: ignore[misc]
     for name, parameter in inspect.signature(kind.__init__).parameters.items():  # type: ignore[misc]
         hint = hints.get(name, type(parameter.default))
@@ -268,7 +268,7 @@ def _check_merges(folder: Path) -> None:
 def variant_of(folder: Path, variant: str | None) -> str | None:
     """The variant that a network is read of: the one asked for, or the plain one where it has not got that.
 
-    Raises `UserError`, which tells what there is, where it has neither, and for an index of shards that are not there.
+    Raises `UserError` where it has neither, naming those that it has, and for an index that names missing shards.
     """
     variants = {_variant(path.name) for path in folder.iterdir() if _WEIGHTS.fullmatch(path.name)}
     for wanted in (variant, None):

@@ -39,8 +39,8 @@ class Inpainting:
     ) -> list[Image.Image]:
         """The photographs, all of one size, with what is white in their masks drawn again from the captions.
 
-        Raises `UserError` for a strength that the pipeline has no setting for, and for what else it refuses, such as
-        sizes that it cannot make.
+        Raises `UserError` for a strength that the pipeline has no setting for, and for any other input that the
+        pipeline refuses, such as a size that it cannot make.
         """
         if strength != 1 and "strength" not in self._takes:
             raise UserError(f"strength {strength:g}: {type(self.pipe).__name__} begins from noise alone; leave it at 1")

@@ -78,7 +78,7 @@ def check_device(device: str | torch.device) -> None:
 def find(model: str | Path, families: Mapping[str, Any], variant: str | None = None) -> Source:
     """Where the model is and of which family, `families` being those known by the names of their pipelines.
 
-    A hub id is downloaded into the hub's own cache. Raises `UserError` for what is missing, broken or unknown.
+    A hub id is downloaded into the hub's own cache. Raises `UserError` for a model that is missing, broken or unknown.
     """
     path = Path(model)
     if path.is_file():
@@ -117,7 +117,7 @@ def _looks_like_path(model: str) -> bool:
 
 @contextmanager
 def told_of_hub(model: str) -> Iterator[None]:
-    """Tell in one line why a model cannot be had from the hub."""
+    """Say in one line why a model cannot be downloaded from the hub."""
     try:
         yield
     except UserError:
@@ -141,7 +141,7 @@ def told_of_hub(model: str) -> Iterator[None]:
     except EntryNotFoundError:
         raise UserError(f"{model}: has no {INDEX} in the hub, so this is no diffusers pipeline") from None
     except Exception as error:  # the hub's client raises what the libraries below it do
-        raise UserError(f"{model}: cannot be had from the hub: {one_line(error)}") from error
+        raise UserError(f"{model}: cannot be downloaded from the hub: {one_line(error)}") from error
 
 
 def check_family(model: str | Path, name: Any, families: Mapping[str, Any]) -> None:

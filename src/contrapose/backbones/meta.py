@@ -158,4 +158,4 @@ def _read(load: Callable[[], Any], model: str | Path) -> Any:
     except UserError:
         raise
     except Exception as error:  # a broken file makes these libraries raise anything at all
-        raise UserError(f"{model}: its configuration cannot be had: {one_line(error)}") from error
+        raise UserError(f"{model}: its configuration cannot be read: {one_line(error)}") from error

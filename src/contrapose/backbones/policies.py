@@ -101,8 +101,8 @@ def inject(network: nn.Module, name: str, lora: Lora, dtype: torch.dtype) -> lis
 class LoraPolicies:
     """Policies as adapters on ONE frozen base, and as frozen networks of their own where a run was trained in full.
 
-    All that is trained begins with `lora`, and so does the reference: where it has weights as a frozen adapter, else as
-    the base with adapters off. Of `frozen`, None is a copy of the first trained policy.
+    Every trained policy starts from `lora`. The reference does too: a frozen adapter if `lora` carries weights,
+    otherwise the base with adapters switched off. In `frozen`, None is a frozen copy of the first trained policy.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class LoraPolicies:
 class FullPolicies:
     """What is trained is the whole denoiser in float32; what is frozen stays in the precision it computes in.
 
-    Of `frozen`, None is a copy of the denoiser as it comes; networks that are given are made to be so frozen.
+    In `frozen`, None is a copy of the denoiser as it comes, and a network is frozen in the same way.
     """
 
     def __init__(

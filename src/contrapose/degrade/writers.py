@@ -11,7 +11,7 @@ from contrapose.ranges import AtLeast0, Few, Tokens, checked
 
 
 class Writer(Protocol):
-    """Answers whole messages; an answer depends on (message, seed) alone, never on what else is asked or was."""
+    """Answers whole messages; an answer depends on (message, seed) alone, and on no other message."""
 
     def write(self, prompts: list[str], seed: int) -> list[str]:
         """Return one answer per message, in order."""

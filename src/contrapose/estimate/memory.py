@@ -38,9 +38,9 @@ _PRECISE = {
 class Cost:
     """Bytes and FLOPs (2 x multiply-adds) of one pass over one row.
 
-    `saved` is kept between forward and backward, `peak` the most that is alive at once, both without the parameters and
-    their gradients. `saved_fixed` and `peak_fixed` of these do not grow with the rows: weights in autocast's precision,
-    and gradients on their way. `forward` and `total` are FLOPs, the latter with the backward pass.
+    `saved` is kept between forward and backward; `peak` is the most that is alive at once. Neither counts parameters or
+    their gradients. `saved_fixed` and `peak_fixed` are the parts that do not grow with the number of rows: weights cast
+    by autocast, and gradients in flight. `forward` and `total` are FLOPs, `total` with the backward pass.
     """
 
     saved: int

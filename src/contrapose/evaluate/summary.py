@@ -155,7 +155,7 @@ def summarize(rows: Sequence[EvidenceRow], settings: SummarySettings = SummarySe
 
 
 def write_summary(summary: Summary | None, path: Path, beside: Mapping[str, Any] | None = None) -> None:
-    """Write a summary as JSON, whole or not at all, with what else is to stand in the file before it."""
+    """Write a summary as JSON, whole or not at all, with the entries that are to stand before it in the file."""
     values = dict(beside or {})
     if summary is not None:
         values |= CONVERTER.unstructure(summary)

@@ -108,7 +108,7 @@ def read_file(where: Path, part: str = "", network: nn.Module | None = None, pip
 
     Names of other tools are those of the layers of this part's `network` with underscores, or are read as the stock
     `pipeline` reads them, by its `lora_state_dict`. Raises `UserError` in one line that names the file, and the layer
-    where it is one, for what is broken, no LoRA, or of no denoiser.
+    if one is at fault, for a file that is broken, is not a LoRA, or fits no denoiser.
     """
     path = adapter_file(where)
     assert path is not None, "asked of what has adapters"

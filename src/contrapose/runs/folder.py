@@ -88,7 +88,7 @@ class RunFolder:
 
     @property
     def home(self) -> Path | None:
-        """The folder with the run's settings: a policy of several lies in a folder below. None for what is no run."""
+        """The folder with the run's settings, None where there are none; one of several policies lies in one below."""
         homes = (self.path, self.path.parent)
         return next((home for home in homes if (home / RUN_FILE).is_file()), None)
 
@@ -100,7 +100,7 @@ class RunFolder:
     # What a run tells
 
     def settings(self) -> dict[str, Any]:
-        """`run.yaml` as it stands. Raises `UserError` for what is no run, or has settings that are none."""
+        """`run.yaml` as it stands. Raises `UserError` for a folder that is not a run or holds broken settings."""
         if self.home != self.path:
             self.check_exists()
             raise UserError(f"{self.named}: no {RUN_FILE}, so this is no run; name a folder made by 'contrapose align'")

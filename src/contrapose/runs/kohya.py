@@ -45,7 +45,7 @@ def convert(folder: Path, out: Path, layouts: Iterable[Layout], dtype: torch.dty
     """Write the adapters of a run, another folder or a file to `out` and return the number of layers.
 
     Text encoders' are written too. The first of `layouts` that fits says how the file names its model. Raises
-    `UserError` for what is missing or holds no adapters, and for weights that `dtype` cannot hold.
+    `UserError` for a path that is missing or holds no adapters, and for weights that `dtype` cannot hold.
     """
     stored = _read(RunFolder(folder))
     denoiser = stored.parts[stored.denoiser]

@@ -131,7 +131,7 @@ def first_share(label: Any, key: str, where: str) -> tuple[float, float]:
 
 
 def share(row: ContainerRow, key: str) -> float:
-    """One image's share of a preference; raises `UserError` for what is no number from 0 to a billion."""
+    """One image's share of a preference; raises `UserError` unless it is a number from 0 to a billion."""
     value = row.number(key)
     if type(value) not in (int, float) or not 0 <= value <= 1e9:
         raise UserError(f"{row.where}: `{key}` is {value!r}; write a number, such as 1 over 0, or equal ones for a tie")
