@@ -24,25 +24,21 @@ LEFT: dict[str, set[str]] = {
         ".",
         "backbones",
         "cli",
-        "worlds",
     },
     "unrelated": {
         ".",
         "backbones",
         "cli",
-        "worlds",
     },
     "vague": {
         ".",
         "backbones",
         "cli",
-        "worlds",
     },
     "short_helpers": {
         ".",
         "backbones",
         "cli",
-        "worlds",
     },
 }
 # Classes of one name in several rooms: each command has its own `Command`, the others are to be renamed.

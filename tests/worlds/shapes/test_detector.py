@@ -53,13 +53,13 @@ def test_so_do_spoiled_renders(cases, change):
 
 
 def entails(meaning: Meaning, other: Meaning) -> bool:
-    """Whether every scene of a meaning may make the other true: all of its things and counts are among the first's."""
-    shapes = {t.shape: t for t in meaning.things}
+    """Whether every scene of a meaning may make the other true: all of its kinds and counts are among the first's."""
+    shapes = {kind.shape: kind for kind in meaning.kinds}
     return all(
-        t.shape in shapes
-        and (t.color is None or shapes[t.shape].color in (t.color, None))
+        kind.shape in shapes
+        and (kind.color is None or shapes[kind.shape].color in (kind.color, None))
         and other.count in (1, meaning.count)
-        for t in other.things
+        for kind in other.kinds
     )
 
 
@@ -78,10 +78,11 @@ def test_wrong_prompts_fail(cases):
 def test_relations_are_not_mirrored(relation):
     rng = np.random.default_rng(2)
     turned = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}[relation]
-    things = training_meaning(rng).things
-    while len(things) != 2:
-        things = training_meaning(rng).things
-    meaning, wrong = Meaning(things, relation=relation), Meaning(things, relation=turned)
+    kinds = training_meaning(rng).kinds
+    while len(kinds) != 2:
+        kinds = training_meaning(rng).kinds
+    meaning = Meaning(kinds, relation=relation)
+    wrong = Meaning(kinds, relation=turned)
     image = render(scene_of(meaning, rng))
     assert judge(image, meaning.metadata(next(meaning.wordings())), DETECTOR, THRESHOLDS).correct
     assert not judge(image, wrong.metadata(next(wrong.wordings())), DETECTOR, THRESHOLDS).correct

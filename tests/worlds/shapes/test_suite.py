@@ -96,4 +96,4 @@ def test_the_floor_is_far_below_the_ceiling():
 
 def test_coloured_counts_come_back_too():
     meaning = meaning_of(Prompt("p", {"include": [{"class": "ring", "count": 3, "color": "red"}]}))
-    assert isinstance(meaning, Meaning) and meaning.tag == "counting" and meaning.things[0].color == "red"
+    assert isinstance(meaning, Meaning) and meaning.tag == "counting" and meaning.kinds[0].color == "red"

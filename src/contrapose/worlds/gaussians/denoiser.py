@@ -27,18 +27,23 @@ def diffusion_path() -> DiffusionPath:
 class ToyDenoiser(nn.Module):
     """eps_theta(x_t, t, c): three hidden layers over the point, Fourier features of time and a class embedding."""
 
+    frequencies: Tensor
+    """Of the Fourier features: pi, 2 pi, ..., 16 pi."""
+
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_classes, 16)
         self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(5))
         layers: list[nn.Module] = []
+        # the point, sine and cosine of five frequencies, and the class
         for inputs in (2 + 10 + 16, width, width):
             layers += [nn.Linear(inputs, width), nn.SiLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(width, 2))
 
     def forward(self, x_t: Points, t: Tensor, label: Labels) -> Points:
         phase = t.float()[:, None] / NUM_STEPS * self.frequencies
-        return self.layers(torch.cat([x_t, phase.sin(), phase.cos(), self.embedding(label)], 1))
+        predicted: Points = self.layers(torch.cat([x_t, phase.sin(), phase.cos(), self.embedding(label)], 1))
+        return predicted
 
 
 class ToyBackbone:
@@ -73,9 +78,11 @@ def sample(
     path = diffusion_path()
     x_t = torch.randn(len(labels), 2, generator=random)
     times = torch.linspace(NUM_STEPS - 1, 0, num_steps).round().long()
+    # the last step, from time 0, ends at the clean point itself
     for now, after in zip(times, [*times[1:], None], strict=True):
         t = now.repeat(len(labels))
         eps = predict(x_t, t, labels)
         x0: Float[Tensor, "n 2"] = path.convert(eps, x_t, t, "eps", "x0")
+        # eta is 0: the noise that was predicted is added back, at the next time's level
         x_t = x0 if after is None else path.add_noise(x0, eps, after.repeat(len(labels)))
     return x_t

@@ -16,13 +16,14 @@ class ModeScores:
     right_mode: float
     """Share of samples whose nearest centre is their own condition's (more is better)."""
     distance: float
-    """Mean distance to the own condition's centre; spread * sqrt(pi / 2) for clean data."""
+    """Mean distance to the own condition's centre; for clean data spread * sqrt(pi / 2), the mean of Rayleigh's law."""
     energy: float
     """Energy distance to clean data of the same condition, averaged over conditions; 0 for equal distributions."""
 
 
 def energy_distance(a: Points, b: Points) -> float:
     """2 E|A - B| - E|A - A'| - E|B - B'| over all pairs of points (Szekely & Rizzo 2013, eq. 6); never negative."""
+    # each point's zero distance to itself counts too: without it, small samples could fall below zero
     return float(2 * torch.cdist(a, b).mean() - torch.cdist(a, a).mean() - torch.cdist(b, b).mean())
 
 

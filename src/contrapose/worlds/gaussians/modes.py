@@ -48,7 +48,7 @@ class Modes:
     def neighbour(self, labels: Labels, side: Labels) -> Labels:
         """The mode that each is taken for; `side` 0 or 1 says which way to go where there are two."""
         if self.neighbours == "couple":
-            return labels ^ 1
+            return labels ^ 1  # the last bit tells the two of a couple apart
         return (labels + 1 - 2 * side) % self.num_modes
 
     def labels(self, each: int) -> Labels:
@@ -72,5 +72,6 @@ def draw_pairs(modes: Modes, each: int, random: torch.Generator) -> ModePairs:
     The neighbour is also the degraded prompt. Of two neighbours it is one and the other by turns.
     """
     prompt = modes.labels(each)
+    # a pair's number within its condition, so that the sides change by turns in every condition alike
     degraded = modes.neighbour(prompt, torch.arange(len(prompt)) % each % 2)
     return ModePairs(modes.clean(prompt, random), modes.clean(degraded, random), prompt, degraded)

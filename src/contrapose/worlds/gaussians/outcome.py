@@ -101,6 +101,7 @@ def save_picture(points: Mapping[str, np.ndarray], modes: Modes, path: Path) -> 
     figure = Figure(figsize=(17, 3.9), layout="constrained")
     panels = figure.subplots(1, len(titles), sharex=True, sharey=True)
     reach = 1.75 * modes.radius
+    # the target is drawn faintly, since its panel shows the pairs on top
     for panel, (name, title) in zip(panels, titles.items(), strict=True):
         _scatter(panel, points[name], modes, faint=name == "clean")
         panel.set(title=title, aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[])
@@ -110,6 +111,7 @@ def save_picture(points: Mapping[str, np.ndarray], modes: Modes, path: Path) -> 
             *points[name].T, c=colors, marker=marker, s=95, edgecolors="black", linewidths=0.8, zorder=3, label=label
         )
     legend = panels[1].legend(loc="center", fontsize=9, frameon=False, title="colour: the prompt")
+    # markers in the legend stand for all conditions, so they have no condition's colour
     for handle in legend.legend_handles:
         handle.set_facecolor("lightgrey")
     picture = io.BytesIO()
@@ -122,7 +124,7 @@ def _colors(modes: Modes, count: int) -> list[tuple[float, ...]]:
 
     of_modes: list[tuple[float, ...]] = []
     for mode in range(modes.num_modes):
-        few = modes.num_modes <= 10
+        few = modes.num_modes <= 10  # tab10 has ten colours that are easy to tell apart
         of_modes.append(colormaps["tab10"](mode) if few else colormaps["hsv"](mode / modes.num_modes))
     each = count // modes.num_modes
     return [color for color in of_modes for _ in range(each)]

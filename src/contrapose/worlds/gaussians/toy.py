@@ -70,6 +70,7 @@ def run_toy(settings: Toy, out: Path, progress: Callable[[str], None] | None = N
                 new += 1
                 if progress:
                     progress(f"seed {seed} done")
+                # read back, so that a new seed's numbers are to the bit those of one that was kept
                 kept = _finished(folder, settings)
                 assert kept is not None, "it was written just now"
             finished.append(kept)
@@ -118,6 +119,7 @@ def run_seed(settings: Toy, seed: int) -> tuple[dict[Key, ModeScores], dict[str,
     }
     points = {"noisy": modes.noisy(labels, stream("noisy")), "clean": drawn["clean data", 0]}
     for num_pairs in settings.pairs_per_class:
+        # pairs, and what alignment draws, hang on their number alone: the methods differ by nothing else
         pairs = draw_pairs(modes, num_pairs, stream("pairs", num_pairs))
         for name, method in settings.methods.items():
             trainee = align(
@@ -141,4 +143,5 @@ def _write(folder: Path, scores: dict[Key, ModeScores], points: dict[str, Points
     folder.mkdir(parents=True)
     rows = [asdict(ScoredRow(name, num_pairs, scored)) for (name, num_pairs), scored in scores.items()]
     (folder / "scores.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    np.savez(folder / "points.npz", **{name: values.numpy() for name, values in points.items()})
+    arrays = {name: values.numpy() for name, values in points.items()}
+    np.savez(folder / "points.npz", **arrays)  # type: ignore[arg-type]  # no panel is named `allow_pickle`

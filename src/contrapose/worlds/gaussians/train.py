@@ -23,6 +23,7 @@ def fit_reference(
 ) -> ToyDenoiser:
     """A denoiser of the noisy data: E mse(eps, eps_theta(x_t, t, c)) by Adam, the rate falling to zero by a cosine."""
     random = torch.Generator().manual_seed(seed)
+    # weights are drawn by torch's global generator, which is put back afterwards
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         denoiser = ToyDenoiser(modes.num_modes, width)
@@ -71,6 +72,7 @@ class _PairFields:
 def draw_places(pairs: ModePairs, places: Tensor, random: torch.Generator) -> dict[str, Tensor]:
     """The places of these pairs and, for each, of another one."""
     count = len(pairs.prompt)
+    # a step of 1 to count - 1 around the circle of pairs never ends where it began; a lone pair is its own partner
     step = torch.randint(1, max(count, 2), places.shape, generator=random)
     return {"own": places, "other": (places + step) % count}
 
@@ -85,6 +87,7 @@ def own_samples(backbone: ToyBackbone, settings: OnPolicy, labels: Tensor, rando
         return path.convert(backbone.predict(settings.policy, x_t, t, condition), x_t, t, backbone.space, "x0")
 
     noise = torch.randn(len(labels), 2, generator=random)
+    # every row walks the whole trajectory, and then one of its states is picked
     states = list(trajectory(path, times, noise, denoised))
     which = torch.randint(len(states), (len(labels),), generator=random)
     if settings.renoised:
@@ -101,9 +104,12 @@ def align(
 
     Runs that the method begins with are as long as itself.
     """
-    how = {"num_steps": num_steps, "batch": batch, "rate": rate, "seed": seed}
-    earlier = {role: align(reference, first, pairs, **how).policies["trainee"] for role, first in method.before.items()}
+    earlier: dict[str, ToyDenoiser] = {}
+    for role, first in method.before.items():
+        aligned = align(reference, first, pairs, num_steps=num_steps, batch=batch, rate=rate, seed=seed)
+        earlier[role] = aligned.policies["trainee"]
     random = torch.Generator().manual_seed(seed)
+    # "start" is what the reference and the trainee begin as; other runs' policies stay frozen beside them
     backbone = ToyBackbone(earlier.pop("start", reference), **earlier)
     objective = method.objective()
     composition = method.composition()
@@ -114,6 +120,7 @@ def align(
         t = backbone.path.draw_times(batch, random)
         noise = torch.randn(batch, 2, generator=random)
         fields = _PairFields(pairs, draw_places(pairs, places, random))
+        # before the first step a moving policy is a copy of the trainee
         for policy, following in objective.moving.items():
             backbone.follow(policy, following(step) if step else 0.0)
         on_policy = composition.on_policy

@@ -38,7 +38,7 @@ def build_tokenizer() -> CLIPTokenizer:
     vocab = {piece: index for index, piece in enumerate(pieces)}
     return CLIPTokenizer(
         vocab=vocab,
-        merges=merges,
+        merges=merges,  # type: ignore[arg-type]  # handed on to tokenizers' BPE, which wants pairs
         unk_token=END,
         bos_token=START,
         eos_token=END,
@@ -132,13 +132,14 @@ def assemble(
     vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer
 ) -> StableDiffusionPipeline:
     """The parts as one stock pipeline, without the safety checker, which would judge photographs."""
+    # diffusers annotates the scheduler by an enumeration of schedulers' names, and as required what it takes as None
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=build_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
+        scheduler=build_scheduler(),  # type: ignore[arg-type]  # see above
+        safety_checker=None,  # type: ignore[arg-type]  # see above
+        feature_extractor=None,  # type: ignore[arg-type]  # see above
         requires_safety_checker=False,
     )

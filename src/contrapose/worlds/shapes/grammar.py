@@ -31,8 +31,8 @@ UNSEEN_BINDINGS = frozenset(
 
 
 @dataclass(frozen=True, order=True)
-class Thing:
-    """A kind of object in a meaning: its shape, and its colour where the prompt names one."""
+class Kind:
+    """What a prompt calls an object: its shape, and its colour where the prompt names one."""
 
     shape: str
     color: str | None = None
@@ -52,9 +52,9 @@ class Thing:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a prompt asks for: one thing, `count` of one thing, or two things, perhaps in a relation."""
+    """What a prompt asks for: one object, `count` of one kind, or one of each of two kinds, perhaps in a relation."""
 
-    things: tuple[Thing, ...]
+    kinds: tuple[Kind, ...]
     count: int = 1
     relation: str | None = None
 
@@ -65,66 +65,69 @@ class Meaning:
             return "counting"
         if self.relation:
             return "position"
-        colored = any(thing.color for thing in self.things)
-        if len(self.things) == 1:
+        colored = any(kind.color for kind in self.kinds)
+        if len(self.kinds) == 1:
             return "colors" if colored else "single_object"
         return "color_attr" if colored else "two_object"
 
     def canonical(self) -> Meaning:
-        """The one form that all meanings with the same truth share: things sorted, the relation turned with them."""
-        if len(self.things) < 2 or self.things[0] <= self.things[1]:
+        """The one form that all meanings with the same truth share: kinds sorted, the relation turned with them."""
+        if len(self.kinds) < 2 or self.kinds[0] <= self.kinds[1]:
             return self
-        relation = RELATIONS[self.relation] if self.relation else None
-        return Meaning(self.things[::-1], self.count, relation)
+        return self.turned()
 
     def turned(self) -> Meaning:
-        """The same truth told from the other thing."""
+        """The same truth told from the other kind: "a star left of a ring" as "a ring right of a star"."""
         relation = RELATIONS[self.relation] if self.relation else None
-        return Meaning(self.things[::-1], self.count, relation)
+        return Meaning(self.kinds[::-1], self.count, relation)
 
     @property
     def key(self) -> str:
-        one = self.canonical()
-        return "|".join(
-            [*(f"{t.color or ''} {t.shape}".strip() for t in one.things), str(one.count), one.relation or ""]
-        )
+        """The canonical form as text, such as `red ring|star|1|above`; the held-out split is dealt by it."""
+        canonical = self.canonical()
+        kinds = [f"{kind.color or ''} {kind.shape}".strip() for kind in canonical.kinds]
+        return "|".join([*kinds, str(canonical.count), canonical.relation or ""])
 
     def wordings(self) -> Iterator[str]:
         """Every way in which the grammar says this, in a fixed order."""
         for lead_in in LEAD_INS:
             if self.count > 1:
                 for number in (NUMBERS[self.count], str(self.count)):
-                    yield f"{lead_in}{number} {self.things[0].plural}"
-            elif len(self.things) == 1:
-                yield lead_in + self.things[0].phrase
+                    yield f"{lead_in}{number} {self.kinds[0].plural}"
+            elif len(self.kinds) == 1:
+                yield lead_in + self.kinds[0].phrase
             else:
-                for told in (self, self.turned()):
-                    first, second = told.things
-                    yield f"{lead_in}{first.phrase} {told.relation or 'and'} {second.phrase}"
+                # either kind may come first, and the relation then reads the other way round
+                for spoken in (self, self.turned()):
+                    first, second = spoken.kinds
+                    yield f"{lead_in}{first.phrase} {spoken.relation or 'and'} {second.phrase}"
 
     def metadata(self, prompt: str) -> dict[str, Any]:
         """GenEval's line for a prompt of this meaning (`include`, `exclude`, `tag`; position: reference first)."""
-        told = self
+        spoken = self
+        # no relation's words lie within its opposite's, so the prompt itself shows which of the two it speaks
         if self.relation and self.relation not in prompt:
-            told = self.turned()
-        things = told.things[::-1] if told.relation else told.things
+            spoken = self.turned()
+        # "A left of B" is a claim of A's place, so GenEval lists the reference B first and the place with A
+        kinds = spoken.kinds[::-1] if spoken.relation else spoken.kinds
         include: list[dict[str, Any]] = []
-        for index, thing in enumerate(things):
-            clause: dict[str, Any] = {"class": thing.shape, "count": self.count}
-            if thing.color:
-                clause["color"] = thing.color
-            if told.relation and index == 1:
-                clause["position"] = [told.relation, 0]
+        for index, kind in enumerate(kinds):
+            clause: dict[str, Any] = {"class": kind.shape, "count": self.count}
+            if kind.color:
+                clause["color"] = kind.color
+            if spoken.relation and index == 1:
+                clause["position"] = [spoken.relation, 0]
             include.append(clause)
         line: dict[str, Any] = {"tag": self.tag, "include": include, "prompt": prompt}
         if self.count > 1:
-            line["exclude"] = [{"class": self.things[0].shape, "count": self.count + 1}]
+            # `include` is met by more objects than it counts; one too many must fail
+            line["exclude"] = [{"class": self.kinds[0].shape, "count": self.count + 1}]
         return line
 
 
 def is_seen(meaning: Meaning) -> bool:
     """Whether every colour-shape binding of the meaning occurs in training images."""
-    return all((thing.color, thing.shape) not in UNSEEN_BINDINGS for thing in meaning.things)
+    return all((kind.color, kind.shape) not in UNSEEN_BINDINGS for kind in meaning.kinds)
 
 
 def canonical_meanings(tag: Tag) -> list[Meaning]:
@@ -132,22 +135,28 @@ def canonical_meanings(tag: Tag) -> list[Meaning]:
     pairs = list(itertools.combinations(sorted(SHAPES), 2))
     match tag:
         case "single_object":
-            return [Meaning((Thing(s),)) for s in SHAPES]
+            return [Meaning((Kind(s),)) for s in SHAPES]
         case "two_object":
-            return [Meaning((Thing(a), Thing(b))) for a, b in pairs]
+            return [Meaning((Kind(a), Kind(b))) for a, b in pairs]
         case "counting":
-            return [Meaning((Thing(s),), count=n) for s in SHAPES for n in NUMBERS]
+            return [Meaning((Kind(s),), count=n) for s in SHAPES for n in NUMBERS]
         case "colors":
-            return [Meaning((Thing(s, c),)) for s in SHAPES for c in COLORS]
+            return [Meaning((Kind(s, c),)) for s in SHAPES for c in COLORS]
         case "position":
-            return [Meaning((Thing(a), Thing(b)), relation=r) for a, b in pairs for r in RELATIONS]
+            return [Meaning((Kind(a), Kind(b)), relation=r) for a, b in pairs for r in RELATIONS]
         case "color_attr":
+            # both orders of two colours, since the shapes stand in one order; never one colour twice
             hues = list(itertools.permutations(COLORS, 2))
-            return [Meaning((Thing(a, c), Thing(b, d))) for a, b in pairs for c, d in hues]
+            return [Meaning((Kind(a, c), Kind(b, d))) for a, b in pairs for c, d in hues]
 
 
 def _rank(text: str) -> int:
+    """A place in an order that looks random and is the same on every machine."""
     return seed_of(text, bits=256)
+
+
+def _key_rank(meaning: Meaning) -> int:
+    return _rank(meaning.key)
 
 
 # Share of each tag's meanings that goes to test and to dev; the rest trains.
@@ -163,15 +172,20 @@ _SHARES: dict[Tag, tuple[float, float]] = {
 
 @cache
 def _dealt() -> dict[str, Split]:
+    """The side of every held-out meaning by its key; what is not in it trains."""
     dealt: dict[str, Split] = {}
     for tag, (test, dev) in _SHARES.items():
-        meanings = sorted(canonical_meanings(tag), key=lambda m: _rank(m.key))
-        unseen, seen = [m for m in meanings if not is_seen(m)], [m for m in meanings if is_seen(m)]
+        meanings = sorted(canonical_meanings(tag), key=_key_rank)
+        seen = [meaning for meaning in meanings if is_seen(meaning)]
+        unseen = [meaning for meaning in meanings if not is_seen(meaning)]
         cut = (2 * len(unseen) + 2) // 3  # unseen bindings never train: two thirds go to test, the rest to dev
+        # seen meanings fill what the unseen ones leave of a side's share
         num_test = max(round(test * len(meanings)) - cut, 0)
         num_dev = max(round(dev * len(meanings)) - (len(unseen) - cut), 0)
-        dealt.update(dict.fromkeys((m.key for m in unseen[:cut] + seen[:num_test]), "test"))
-        dealt.update(dict.fromkeys((m.key for m in unseen[cut:] + seen[num_test : num_test + num_dev]), "dev"))
+        for meaning in unseen[:cut] + seen[:num_test]:
+            dealt[meaning.key] = "test"
+        for meaning in unseen[cut:] + seen[num_test : num_test + num_dev]:
+            dealt[meaning.key] = "dev"
     return dealt
 
 
@@ -187,9 +201,12 @@ def prompts(split: Split, per_tag: int = 40) -> list[dict[str, Any]]:
     """GenEval metadata lines of one split: up to `per_tag` prompts of each category, meanings taking turns."""
     lines: list[dict[str, Any]] = []
     for tag in TAGS:
-        meanings = sorted((m for m in canonical_meanings(tag) if split_of(m) == split), key=lambda m: _rank(m.key))
-        told = [sorted(m.wordings(), key=_rank) for m in meanings]
-        rounds = itertools.zip_longest(*told)
-        by_turns = [(m, w) for round_ in rounds for m, w in zip(meanings, round_, strict=True) if w is not None]
-        lines += [m.metadata(w) for m, w in by_turns[:per_tag]]
+        of_split = [meaning for meaning in canonical_meanings(tag) if split_of(meaning) == split]
+        meanings = sorted(of_split, key=_key_rank)
+        wordings = [sorted(meaning.wordings(), key=_rank) for meaning in meanings]
+        by_turns: list[tuple[Meaning, str]] = []
+        # each round gives every meaning one more wording; those with fewer sit out the later rounds
+        for of_round in itertools.zip_longest(*wordings):
+            by_turns += [(m, text) for m, text in zip(meanings, of_round, strict=True) if text is not None]
+        lines += [meaning.metadata(text) for meaning, text in by_turns[:per_tag]]
     return lines

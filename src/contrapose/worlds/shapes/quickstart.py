@@ -55,9 +55,13 @@ class Quickstart:
 
 def commands(settings: Quickstart) -> list[list[str]]:
     """The command lines, in order."""
-    out, model = settings.out, settings.model or str(shipped_model())
-    train, test, pairs = str(out / "train.jsonl"), str(out / "test.jsonl"), str(out / "pairs")
+    out = settings.out
+    model = settings.model or str(shipped_model())
+    train = str(out / "train.jsonl")
+    test = str(out / "test.jsonl")
+    pairs = str(out / "pairs")
     steps = ["--steps", str(settings.steps)]
+    # pairs are drawn with guidance, so that winners show what the model knows; their losers lack words of the prompt
     lines = [
         ["shapes", "prompts", train, "--split", "train", "--per-tag", str(settings.train_per_tag)],
         ["shapes", "prompts", test, "--split", "test", "--per-tag", str(settings.per_tag)],
@@ -66,7 +70,8 @@ def commands(settings: Quickstart) -> list[list[str]]:
          "--guidance-scale", SCALES[1], *steps, "--batch-size", "64"],
         ["pairs", "check", pairs],
     ]  # fmt: skip
-    runs = {}
+    # a single seed needs no number in its run's name
+    runs: dict[str, str] = {}
     for method, seed in itertools.product(settings.methods, settings.seeds):
         name = method if len(settings.seeds) == 1 else f"{method}-{seed}"
         runs[name] = str(out / "runs" / name)
@@ -80,6 +85,7 @@ def commands(settings: Quickstart) -> list[list[str]]:
             adapter = ["--adapter", runs[name]] if name in runs else []
             drawn = ["--num-images", str(settings.num_images), "--guidance-scale", scale, *steps]
             lines.append([*line, *adapter, *drawn, "--batch-size", "64"])
+        # all models of a scale are judged together, since the report pairs them image by image
         judged = ["--images", *(f"{name}={folder}" for name, folder in images.items())]
         heading = ["--title", f"Guidance scale {scale}", "--autoencoder", model]
         lines.append(["evaluate", "--suite", "shapes", *judged, "--out", where, *heading])

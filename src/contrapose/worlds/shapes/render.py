@@ -48,21 +48,29 @@ def _polygon_distance(px: NDArray, py: NDArray, corners: NDArray) -> NDArray:
     distance = np.full(px.shape, np.inf)
     inside = np.zeros(px.shape, dtype=bool)
     for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-        ex, ey, wx, wy = bx - ax, by - ay, px - ax, py - ay
+        # the edge from a to b, and every point as seen from a
+        ex = bx - ax
+        ey = by - ay
+        wx = px - ax
+        wy = py - ay
+        # the nearest point of the edge: the foot of the perpendicular, kept between the corners
         along = np.clip((wx * ex + wy * ey) / (ex * ex + ey * ey), 0.0, 1.0)
         distance = np.minimum(distance, np.hypot(wx - along * ex, wy - along * ey))
+        # even-odd rule: a point is inside if a ray from it to the right meets the edges an odd number of times
         crosses = (ay > py) != (by > py)
         inside ^= crosses & (wx < ex * (py - ay) / (ey if ey else 1.0))
     return np.where(inside, -distance, distance)
 
 
 def _circular(angles: NDArray, radii: NDArray) -> NDArray:
+    """Points [k, 2] at these angles, clockwise from the top, with y pointing down as in an image."""
     return np.stack([radii * np.sin(angles), -radii * np.cos(angles)], axis=1)
 
 
+# Outlines at radius 1; the shifts bring the middles of the boxes around triangle and star nearer to the centre.
 _TRIANGLE = 1.15 * _circular(np.arange(3) * 2 * np.pi / 3, np.ones(3)) + np.array([0.0, 0.25])
 _STAR = _circular(np.arange(10) * np.pi / 5, np.where(np.arange(10) % 2 == 0, 1.15, 0.5)) + np.array([0.0, 0.05])
-_ARM = 0.34
+_ARM = 0.34  # half the width of the cross's arms
 _CROSS = np.array(
     [(_ARM, -1), (_ARM, -_ARM), (1, -_ARM), (1, _ARM), (_ARM, _ARM), (_ARM, 1),
      (-_ARM, 1), (-_ARM, _ARM), (-1, _ARM), (-1, -_ARM), (-_ARM, -_ARM), (-_ARM, -1)]
@@ -78,12 +86,14 @@ def coverage(shape: str, x: float, y: float, radius: float, size: int = IMAGE_SI
     if shape == "circle":
         distance = np.hypot(px, py) - radius
     elif shape == "ring":
+        # how far a point is from the circle in the middle of the stroke, less half the stroke
         distance = np.abs(np.hypot(px, py) - (1 - _RING_WIDTH) * radius) - _RING_WIDTH * radius
     elif shape == "square":
         distance = np.maximum(np.abs(px), np.abs(py)) - _SQUARE_HALF * radius
     else:
         corners = {"triangle": _TRIANGLE, "star": _STAR, "cross": _CROSS}[shape]
         distance = _polygon_distance(px, py, corners * radius)
+    # an edge through a pixel's centre covers half of it; half a pixel away, all or nothing
     return np.clip(0.5 - distance, 0.0, 1.0)
 
 

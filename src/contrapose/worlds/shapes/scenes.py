@@ -11,24 +11,27 @@ from contrapose.worlds.shapes.grammar import (
     NUMBERS,
     RELATIONS,
     UNSEEN_BINDINGS,
+    Kind,
     Meaning,
-    Thing,
     is_seen,
     split_of,
 )
 from contrapose.worlds.shapes.render import COLORS, IMAGE_SIZE, SHAPES, Object, Scene, fits
 
-# Radius in pixels by number of objects.
+# Least and largest radius in pixels by number of objects: more of them need more room.
 _RADII = {1: (12.0, 18.0), 2: (10.5, 13.5), 3: (9.0, 11.0), 4: (8.5, 10.5)}
+# Direction from the second object to the first; y points down in an image, so above is negative.
 _ANGLES = {"left of": math.pi, "right of": 0.0, "above": -math.pi / 2, "below": math.pi / 2}
 _SPREAD = math.radians(38)  # how far a relation may lean before it would also satisfy a neighbouring one
 
 
-def _place(rng: np.random.Generator, things: list[tuple[str, str]], relation: str | None) -> Scene | None:
-    low, high = _RADII[len(things)]
+def _place(rng: np.random.Generator, colored: list[tuple[str, str]], relation: str | None) -> Scene | None:
+    """Objects of these shapes and colours at random places; None where one fits nowhere or the relation fails."""
+    low, high = _RADII[len(colored)]
     scene: Scene = ()
-    for shape, color in things:
+    for shape, color in colored:
         for _ in range(40):
+            # placed by the radius alone, although `fits` asks for more: an example's number stands for these draws
             radius = rng.uniform(low, high)
             x, y = rng.uniform(radius, IMAGE_SIZE - radius, 2)
             candidate = Object(shape, color, float(x), float(y), float(radius))
@@ -37,47 +40,50 @@ def _place(rng: np.random.Generator, things: list[tuple[str, str]], relation: st
                 break
         else:
             return None
-    if relation and not _holds(relation, scene[0], scene[1]):
-        return None
+    if relation:
+        first, second = scene
+        lean = math.atan2(first.y - second.y, first.x - second.x) - _ANGLES[relation]
+        # the remainder brings the difference of two angles into -pi..pi
+        if abs(math.remainder(lean, 2 * math.pi)) >= _SPREAD:
+            return None
     return scene
 
 
-def _holds(relation: str, first: Object, second: Object) -> bool:
-    lean = math.atan2(first.y - second.y, first.x - second.x) - _ANGLES[relation]
-    return abs(math.remainder(lean, 2 * math.pi)) < _SPREAD
-
-
 def _color(rng: np.random.Generator, shape: str) -> str:
+    """A colour in which training may show the shape."""
     return str(rng.choice([c for c in COLORS if (c, shape) not in UNSEEN_BINDINGS]))
 
 
 def scene_of(meaning: Meaning, rng: np.random.Generator) -> Scene:
     """A random scene in which the meaning holds; colours that it leaves open are drawn from the seen bindings."""
     while True:
-        wanted = [thing for thing in meaning.things for _ in range(meaning.count)]
-        things = [(thing.shape, thing.color or _color(rng, thing.shape)) for thing in wanted]
-        scene = _place(rng, things, meaning.relation)
+        objects = [kind for kind in meaning.kinds for _ in range(meaning.count)]
+        colored = [(kind.shape, kind.color or _color(rng, kind.shape)) for kind in objects]
+        # a crowded or wrongly leaning scene is drawn anew, colours included
+        scene = _place(rng, colored, meaning.relation)
         if scene:
             return scene
 
 
 def _draw_meaning(rng: np.random.Generator) -> Meaning:
     """A meaning from a mixture over the grammar: GenEval's six categories, and coloured counts and relations."""
-    kind = rng.choice(["one", "count", "two"], p=[0.18, 0.27, 0.55])
+    form = rng.choice(["one", "count", "two"], p=[0.18, 0.27, 0.55])
+    # both are drawn for every form: an example's number stands for this order of draws
     shapes = [str(s) for s in rng.permutation(SHAPES)[:2]]
     colors: list[str | None] = [_color(rng, s) for s in shapes]
-    if kind == "one":
-        return Meaning((Thing(shapes[0], colors[0] if rng.random() < 0.8 else None),))
-    if kind == "count":
+    if form == "one":
+        return Meaning((Kind(shapes[0], colors[0] if rng.random() < 0.8 else None),))
+    if form == "count":
         named = colors[0] if rng.random() < 0.35 else None
-        return Meaning((Thing(shapes[0], named),), count=int(rng.choice(list(NUMBERS))))
+        return Meaning((Kind(shapes[0], named),), count=int(rng.choice(list(NUMBERS))))
     bare = rng.random()
     if bare < 0.35:
         colors = [None, None]
     elif bare < 0.45:
         colors[int(rng.integers(2))] = None
     relation = str(rng.choice(list(RELATIONS))) if rng.random() < 0.5 else None
-    return Meaning(tuple(Thing(s, c) for s, c in zip(shapes, colors, strict=True)), relation=relation)
+    kinds = tuple(Kind(shape, color) for shape, color in zip(shapes, colors, strict=True))
+    return Meaning(kinds, relation=relation)
 
 
 def training_meaning(rng: np.random.Generator) -> Meaning:
@@ -94,37 +100,40 @@ def _other(rng: np.random.Generator, options: tuple[str, ...], current: str | No
 
 def _mistaken(meaning: Meaning, rng: np.random.Generator) -> Meaning:
     """One attribute of the meaning replaced by a wrong one."""
-    things = list(meaning.things)
-    index = int(rng.integers(len(things)))
-    thing = things[index]
-    choices = ["shape"] + ["color"] * 2 * bool(thing.color) + ["count"] * 2 * (meaning.count > 1)
+    kinds = list(meaning.kinds)
+    index = int(rng.integers(len(kinds)))
+    kind = kinds[index]
+    # what a meaning need not have is listed twice, so that it goes wrong twice as often as a shape where it is there
+    choices = ["shape"] + ["color"] * 2 * bool(kind.color) + ["count"] * 2 * (meaning.count > 1)
     choices += ["relation"] * 2 * bool(meaning.relation)
-    choices += ["bindings"] * 2 * (len(things) == 2 and all(t.color for t in things))
+    choices += ["bindings"] * 2 * (len(kinds) == 2 and all(k.color for k in kinds))
     match rng.choice(choices):
         case "shape":
-            others = {t.shape for t in things}
-            things[index] = replace(thing, shape=_other(rng, tuple(s for s in SHAPES if s not in others), None))
+            # neither shape of the meaning: a star beside a star would be a count
+            shown = {k.shape for k in kinds}
+            absent = tuple(shape for shape in SHAPES if shape not in shown)
+            kinds[index] = replace(kind, shape=_other(rng, absent, None))
         case "color":
-            things[index] = replace(thing, color=_other(rng, COLORS, thing.color))
+            kinds[index] = replace(kind, color=_other(rng, COLORS, kind.color))
         case "count":
             return replace(meaning, count=int(_other(rng, tuple(map(str, NUMBERS)), str(meaning.count))))
         case "relation":
             return replace(meaning, relation=_other(rng, tuple(RELATIONS), meaning.relation))
         case "bindings":
-            first, second = things
-            things = [replace(first, color=second.color), replace(second, color=first.color)]
-    return replace(meaning, things=tuple(things))
+            first, second = kinds
+            kinds = [replace(first, color=second.color), replace(second, color=first.color)]
+    return replace(meaning, kinds=tuple(kinds))
 
 
 def _incomplete(meaning: Meaning, rng: np.random.Generator) -> Meaning:
     """Part of the meaning left unsaid."""
-    if len(meaning.things) == 2:
+    if len(meaning.kinds) == 2:
         if meaning.relation and rng.random() < 0.4:
             return replace(meaning, relation=None)
-        return Meaning((meaning.things[int(rng.integers(2))],))
+        return Meaning((meaning.kinds[int(rng.integers(2))],))
     if meaning.count > 1:
-        return Meaning(meaning.things)
-    return Meaning((Thing(meaning.things[0].shape),))
+        return Meaning(meaning.kinds)
+    return Meaning((Kind(meaning.kinds[0].shape),))
 
 
 def caption(meaning: Meaning, rng: np.random.Generator, carelessness: float = 0.25) -> str:
@@ -132,12 +141,13 @@ def caption(meaning: Meaning, rng: np.random.Generator, carelessness: float = 0.
 
     A careless caption, too, never says what dev or test ask for.
     """
-    told = meaning
+    spoken = meaning
     if rng.random() < carelessness:
         spoil = _mistaken if rng.random() < 0.7 else _incomplete
+        # a slip that says what is held out is tried again; after twenty the caption stays right
         for _ in range(20):
             candidate = spoil(meaning, rng)
             if candidate != meaning and is_seen(candidate) and split_of(candidate) == "train":
-                told = candidate
+                spoken = candidate
                 break
-    return str(rng.choice(list(told.wordings())))
+    return str(rng.choice(list(spoken.wordings())))

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,10 @@ from contrapose.judges.judge import Marks
 from contrapose.pixels import to_pixels, to_tensor
 from contrapose.seeds import seed_of
 from contrapose.store.prompts import Prompt
-from contrapose.worlds.shapes.grammar import NUMBERS, RELATIONS, Meaning, Thing
+from contrapose.worlds.shapes.grammar import NUMBERS, RELATIONS, Kind, Meaning
 from contrapose.worlds.shapes.render import COLORS, SHAPES, render
 from contrapose.worlds.shapes.scenes import scene_of
-
-if TYPE_CHECKING:
-    from contrapose.backbones.base import Backbone
+from contrapose.worlds.shapes.shipped import shipped_model
 
 _AT_ONCE = 32  # renders that go through the autoencoder together
 
@@ -38,7 +36,7 @@ class ShapesJudge:
     higher_is_better: ClassVar[dict[str, bool]] = {"correct": True, "shape_fidelity": True, "artefact_rate": False}
 
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> dict[str, Marks]:
-        """Raises `UserError` when a prompt speaks of things that this world does not have."""
+        """Raises `UserError` when a prompt speaks of what this world does not have."""
         from contrapose.worlds.shapes.detector import THRESHOLDS, ShapesDetector, artefact_rate, shape_fidelity
 
         detector = ShapesDetector()
@@ -61,17 +59,11 @@ class ShapesJudge:
         }
 
 
-def _shipped() -> str:
-    from contrapose.worlds.shapes.shipped import shipped_model
-
-    return str(shipped_model())
-
-
 @dataclass(frozen=True)
 class Shapes:
     """The suite "shapes": GenEval's verdict by the shapes world's analytic detector, for prompts of this world."""
 
-    autoencoder: str = field(default_factory=_shipped)
+    autoencoder: str = field(default_factory=lambda: str(shipped_model()))
     """Model whose autoencoder the ceiling's renders pass through."""
 
     @property
@@ -106,14 +98,10 @@ class Shapes:
         renders = list(ceiling_images(prompts, seeds))
         for first in range(0, len(renders), _AT_ONCE):
             batch = renders[first : first + _AT_ONCE]
-            decoded = _through_autoencoder(backbone, [pixels for _, _, pixels in batch])
+            images = np.stack([pixels for _, _, pixels in batch])
+            decoded = to_pixels(backbone.images.decode(backbone.images.encode(to_tensor(images))))
             for (number, seed, _), pixels in zip(batch, decoded, strict=True):
                 Image.fromarray(pixels).save(out / f"{number:05d}" / "samples" / f"{seed:04d}.png", format="PNG")
-
-
-def _through_autoencoder(backbone: Backbone, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """RGB images [b, h, w, 3], encoded and decoded."""
-    return to_pixels(backbone.images.decode(backbone.images.encode(to_tensor(np.stack(images)))))
 
 
 def meaning_of(prompt: Prompt) -> Meaning:
@@ -162,18 +150,19 @@ def ceiling_images(prompts: Sequence[Prompt], seeds: Sequence[int]) -> Iterator[
 
 def _stated(include: Sequence[Mapping[str, Any]]) -> Meaning | None:
     """What GenEval's clauses mean; None where this world's grammar has no words for it."""
-    objects = tuple(Thing(clause["class"], clause.get("color")) for clause in include)
+    kinds = tuple(Kind(clause["class"], clause.get("color")) for clause in include)
     counts = [clause["count"] for clause in include]
-    if any(wanted.shape not in SHAPES or wanted.color not in (*COLORS, None) for wanted in objects):
+    if any(kind.shape not in SHAPES or kind.color not in (*COLORS, None) for kind in kinds):
         return None
+    # a place is told of the second clause, and only against the first
     if "position" in include[0]:
         return None
-    if len(objects) == 1:
-        return Meaning(objects, count=counts[0]) if counts[0] in (1, *NUMBERS) else None
-    if len(objects) != 2 or counts != [1, 1]:
+    if len(kinds) == 1:
+        return Meaning(kinds, count=counts[0]) if counts[0] in (1, *NUMBERS) else None
+    if len(kinds) != 2 or counts != [1, 1]:
         return None
     if "position" not in include[1]:
-        return Meaning(objects)
+        return Meaning(kinds)
     relation, target = include[1]["position"]
-    # a clause's position is told of the second thing, and a meaning names the first one's
-    return Meaning(objects[::-1], relation=relation) if relation in RELATIONS and target == 0 else None
+    # a meaning's relation is told of its first kind, so the clauses' order turns
+    return Meaning(kinds[::-1], relation=relation) if relation in RELATIONS and target == 0 else None
