@@ -172,7 +172,7 @@ def test_a_finished_folder_on_a_disk_that_cannot_be_written_stays_readable(tmp_p
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x")
-    with pytest.raises(UserError, match="is no folder"), one_writer(tmp_path / "a"):
+    with pytest.raises(UserError, match="is not a folder"), one_writer(tmp_path / "a"):
         pass
 
 

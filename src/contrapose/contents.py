@@ -1,4 +1,4 @@
-"""What lies at a path, as a short digest: the same wherever it lies and whatever it is called, another when it changes.
+"""What lies at a path, as a short digest: the same wherever it lies and under any name, another when it changes.
 
 A command notes the digests of all that it reads beside its result, so that one that is run again never mixes the
 results of two inputs that have one name.

@@ -65,14 +65,14 @@ def dump_yaml(values: Any) -> str:
     return yaml.dump(values, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
 
 
-def load_yaml(path: Path, mend: str = "") -> Any:
-    """What a YAML file holds; `mend` is what the user can do when it is broken.
+def load_yaml(path: Path, fix: str = "") -> Any:
+    """What a YAML file holds; `fix` is what the user can do when it is broken.
 
     Raises `UserError` naming the file and the line when it is missing, larger than 1 MB, not UTF-8, broken, or says
     more than plain mappings, lists and values.
     """
     if path.is_file() and path.stat().st_size > MOST_BYTES:
-        raise UserError(f"{path}: not readable as YAML: it is larger than 1 MB{_ending(mend)}")
+        raise UserError(f"{path}: not readable as YAML: it is larger than 1 MB{_ending(fix)}")
     try:
         return _plain_data(_text(path))
     except yaml.MarkedYAMLError as error:
@@ -80,7 +80,7 @@ def load_yaml(path: Path, mend: str = "") -> Any:
         reason = f"{line}{error.problem or error.context}"
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = str(error)
-    raise UserError(f"{path}: not readable as YAML: {_short(reason)}{_ending(mend)}")
+    raise UserError(f"{path}: not readable as YAML: {_short(reason)}{_ending(fix)}")
 
 
 def _plain_data(text: str) -> Any:
@@ -98,15 +98,15 @@ def _parsed(text: str) -> Any:
         loader.dispose()
 
 
-def load_json(path: Path, mend: str = "") -> Any:
-    """What a JSON file holds; `mend` is what the user can do when it is broken.
+def load_json(path: Path, fix: str = "") -> Any:
+    """What a JSON file holds; `fix` is what the user can do when it is broken.
 
     Raises `UserError` naming the file when it is missing, not UTF-8 or broken.
     """
     try:
         return json.loads(_text(path))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON: {_short(str(error))}{_ending(mend)}") from None
+        raise UserError(f"{path}: not readable as JSON: {_short(str(error))}{_ending(fix)}") from None
 
 
 class Opened(Protocol):
@@ -115,7 +115,7 @@ class Opened(Protocol):
     def open(self, mode: Literal["rb"], /) -> IO[bytes]: ...
 
 
-def json_lines(path: Opened, mend: str = "") -> Iterator[tuple[int, dict[str, Any]]]:
+def json_lines(path: Opened, fix: str = "") -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a file of JSON lines with their lines' numbers, counted from 1; blank lines are passed over.
 
     Byte order marks are dropped, of joined files too. Raises `UserError` naming the file and the line when it is
@@ -126,20 +126,20 @@ def json_lines(path: Opened, mend: str = "") -> Iterator[tuple[int, dict[str, An
             for number, line in enumerate(lines, start=1):
                 text = line.removeprefix(_MARK).strip()
                 if text:
-                    yield number, _object(path, number, text, mend)
+                    yield number, _object(path, number, text, fix)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
 
 
-def _object(path: Opened, number: int, line: bytes, mend: str) -> dict[str, Any]:
+def _object(path: Opened, number: int, line: bytes, fix: str) -> dict[str, Any]:
     try:
         if b"\0" in line:
             raise ValueError("it holds a NUL character")
         row = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: line {number}: not readable as JSON: {_short(str(error))}{_ending(mend)}") from None
+        raise UserError(f"{path}: line {number}: not readable as JSON: {_short(str(error))}{_ending(fix)}") from None
     if not isinstance(row, dict):
-        raise UserError(f"{path}: line {number}: not a JSON object{_ending(mend)}")
+        raise UserError(f"{path}: line {number}: not a JSON object{_ending(fix)}")
     return row
 
 
@@ -155,5 +155,5 @@ def _short(reason: str) -> str:
     return words if len(words) <= _SHOWN else f"{words[:_SHOWN]} ..."
 
 
-def _ending(mend: str) -> str:
-    return f"; {mend}" if mend else ""
+def _ending(fix: str) -> str:
+    return f"; {fix}" if fix else ""

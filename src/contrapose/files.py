@@ -34,8 +34,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a path to write (a file or a folder), and rename it to `path` when the block ends well.
 
     What was written is on the disk before it is renamed, with the permissions that the user's umask gives. Raises
-    `UserError` when the disk is full, and for a `path` that is there and is no plain file or folder, such as a device
-    or a link; what was at `path` before stays as it was.
+    `UserError` when the disk is full, and for a `path` that is neither a plain file nor a folder, such as a device or
+    a link; what was at `path` before stays as it was.
     """
     check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,13 +115,13 @@ def check_replaceable(path: Path) -> None:
     if path.is_symlink():
         raise UserError(f"{path}: is a link, which is not replaced; name the file itself, or another one")
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise UserError(f"{path}: is there and is no regular file; choose another name")
+        raise UserError(f"{path}: is there and is not a regular file; choose another name")
 
 
 def check_folder(out: Path) -> None:
     """Raise `UserError` for an `--out` at which no folder can be."""
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is there and is no folder; choose another --out")
+        raise UserError(f"{out}: is there and is not a folder; choose another --out")
 
 
 def check_file(out: Path) -> None:

@@ -114,12 +114,12 @@ def read(path: Path, cls: type[T], conv: cattrs.Converter) -> T:
     return structured(path, load_yaml(path), cls, conv)
 
 
-def structured(path: Path, raw: Any, cls: type[T], conv: cattrs.Converter, mend: str = "") -> T:
-    """What a file holds, as a dataclass; `mend` is what the user can do when it is none.
+def structured(path: Path, raw: Any, cls: type[T], conv: cattrs.Converter, fix: str = "") -> T:
+    """What a file holds, as a dataclass; `fix` is what the user can do when it is not one.
 
     Raises `UserError` naming the file and the setting for unknown keys, missing ones and wrong values.
     """
-    ending = f"; {mend}" if mend else ""
+    ending = f"; {fix}" if fix else ""
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a mapping of settings was expected{ending}")
     # A class may have a setting of this name of its own.

@@ -83,7 +83,7 @@ def test_no_place_for_a_folder(command: str, kind: str, tmp_path: Path, capsys: 
     assert run(OF_FOLDERS[command], out) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
-    assert "out: is there and is no folder" in lines[0]
+    assert "out: is there and is not a folder" in lines[0]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

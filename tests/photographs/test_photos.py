@@ -313,7 +313,7 @@ def test_pick_a_pic_as_webdataset(tmp_path: Path) -> None:
 BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "nothing": (lambda f: f / "none", "none: no such file or folder"),
     "empty": (lambda f: f, "holds no photographs; photographs are read from a folder of images"),
-    "prompts": (lambda f: _write(f / "p.txt", "a cat\n"), r"p\.txt: is no source of photographs; .*tables \(\.csv"),
+    "prompts": (lambda f: _write(f / "p.txt", "a cat\n"), r"p\.txt: is not a source of photographs; .*tables \(\.csv"),
     "prompts.jsonl": (lambda f: _write(f / "p.jsonl", '{"prompt": "a"}'), "line 1: names no image file .found: prompt"),
     "pairs": (lambda f: _write(f / "m.jsonl", '{"image_0": "a", "image_1": "b"}'), "found: image_0, image_1"),
     "broken": (lambda f: _write(f / "m.jsonl", '\n{"file_name": '), r"m\.jsonl: line 2: not readable as JSON"),
@@ -327,7 +327,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no list": (lambda f: _write(f / "p.json", '{"prompt": "a"}'), "is not a JSON list"),
     "cut list": (lambda f: _write(f / "p.json", json.dumps([_entry(model1="a")])[:-9]), "entry 1: is cut short"),
     "drawn alone": (lambda f: _write(f / "p.json", json.dumps([_entry(model1="sd3")])), "holds no photographs"),
-    "no parquet": (lambda f: _write(f / "p.parquet", b"PAR1"), r"p\.parquet: is cut short or no Parquet"),
+    "no parquet": (lambda f: _write(f / "p.parquet", b"PAR1"), r"p\.parquet: is cut short or not a Parquet"),
     "no image": (lambda f: _parquet(f / "p.parquet", {"url": ["a"], "text": ["b"]}), "names no image file .found: url"),
     "paths": (lambda f: _parquet(f / "p.parquet", {"image": ["a.png"]}), "its column image is of string; write"),
     "half a pair": (

@@ -86,7 +86,7 @@ def _no_rank(tensors: Tensors, notes: Notes) -> None:
 
 LAYER = r"unet\.[\w.]+"
 BROKEN: dict[str, tuple[Callable[[Tensors, Notes], Any], str]] = {
-    "an extra tensor": (_add("extra.weight"), "extra.weight is no part of a LoRA"),
+    "an extra tensor": (_add("extra.weight"), "extra.weight is not part of a LoRA"),
     "all ups gone": (_lose_all("B"), rf"{LAYER} has its lora_A and no lora_B"),
     "one up gone": (_lose("B"), rf"{LAYER} has its lora_A and no lora_B"),
     "one down gone": (_lose("A"), rf"{LAYER} has its lora_B and no lora_A"),
@@ -110,9 +110,9 @@ BROKEN: dict[str, tuple[Callable[[Tensors, Notes], Any], str]] = {
     "alpha a list": (_say(lora_alpha=[1]), r"its header says lora_alpha \[1\]"),
     "patterns a list": (_say(rank_pattern=["to_q"]), "patterns of ranks and alphas"),
     "patterns no pattern": (_say(rank_pattern={"(": 2}), "patterns of ranks and alphas"),
-    "a header that is a list": (_head("[1]"), "lora_adapter_metadata is no JSON object"),
-    "a header that is no JSON": (_head("{"), "lora_adapter_metadata is no JSON object"),
-    "a deep header": (_head("[" * 100_000), "lora_adapter_metadata is no JSON object"),
+    "a header that is a list": (_head("[1]"), "lora_adapter_metadata is not a JSON object"),
+    "a header that is no JSON": (_head("{"), "lora_adapter_metadata is not a JSON object"),
+    "a deep header": (_head("[" * 100_000), "lora_adapter_metadata is not a JSON object"),
     "a layer that is named and not there": (
         _say(target_modules=["to_q", "to_w"]), "its header names to_w, and no layer of it is there",
     ),

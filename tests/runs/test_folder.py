@@ -147,7 +147,7 @@ def test_one_policy_of_several(full: bool, tiny_model: Path, tiny_pairs: Path, t
 
 NAMES: dict[str, Callable[[Path], object]] = {
     "none@2": lambda run: "no such run",
-    "plain@2": lambda run: "is no run of 'contrapose align', so it has no step 2",
+    "plain@2": lambda run: "is not a run of 'contrapose align', so it has no step 2",
     "run@two": lambda run: "no such run",
     "run@-1": lambda run: "no such run",
     "run@": lambda run: "no such run",

@@ -60,7 +60,7 @@ def _drawn(run: Path, model: Path, command: str) -> torch.Tensor:
             return stock.draw("sd", pipe)
     if command == "merge":
         out = run.parent / f"merged-{run.stem}"
-        merge(Merge(str(model), run, whole=True), out)
+        merge(Merge(str(model), run, full=True), out)
         return stock.draw("sd", stock.load("sd", out))
     backbone: Backbone = load_backbone(model, adapter=run if command == "adapter" else None)
     if command == "start":

@@ -77,4 +77,4 @@ def _in_one_line(path: Place) -> Iterator[None]:
         raise
     except _BROKEN as error:
         reason = " ".join(str(error).split()).removesuffix(".")
-        raise UserError(f"{path}: is cut short or no Parquet file ({reason}); fetch or write it again") from None
+        raise UserError(f"{path}: is cut short or not a Parquet file ({reason}); fetch or write it again") from None

@@ -1,4 +1,4 @@
-"""From records to a group: the one place where a composition is filled in, for trainer, toy and tests alike."""
+"""From records to a group: the one place where a composition is filled in, for trainer, toy and tests."""
 
 from __future__ import annotations
 

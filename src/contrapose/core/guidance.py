@@ -177,7 +177,7 @@ class NAG:
         Z~ = s Z+ - (s - 1) Z-     r = |Z~| / |Z+|     Z^ = Z~ min(r, tau) / r     out = a Z^ + (1 - a) Z+
 
     Z+ and Z- are what attention reads in the prompt and in the negative one, before its output layer; norms go over
-    channels. So |out| <= (a tau + 1 - a) |Z+|, whatever s is.
+    channels. So |out| <= (a tau + 1 - a) |Z+|, for every s.
 
     Differs from the paper: norms are L2, as in the authors' code, where the paper writes L1.
     """

@@ -110,7 +110,7 @@ class Hinge:
 
 @dataclass(frozen=True)
 class Signed:
-    """loss = -log sigmoid(sum_i a_i r_i): sides with weights of their own, whatever their labels.
+    """loss = -log sigmoid(sum_i a_i r_i): sides with weights of their own, which do not depend on their labels.
 
     (1, -1) is Diffusion-DPO's decided pair; (1, 1) is CHATS, whose sides have a policy each (ICML 2025).
     """

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def mean_square(difference: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
-    """Mean over all elements of a sample; in single precision at least, whatever the network computed in."""
+    """Mean over all elements of a sample; in single precision at least, also where the network computed in less."""
     return at_least_single(difference).square().flatten(1).mean(1)
 
 

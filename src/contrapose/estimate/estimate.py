@@ -119,7 +119,7 @@ class Skeleton:
         return inference_cost(lambda: self.trainable.predict(policy, *row), self.autocast)
 
     def standing(self, setup: Setup) -> Memory:
-        """Bytes that are there whatever the batch."""
+        """Bytes that do not depend on the batch."""
         trained = sum(parameter.nbytes for parameter in self.trained)
         states = sum(state_bytes(parameter, setup.optimizer) for parameter in self.trained)
         if setup.full:

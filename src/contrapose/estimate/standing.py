@@ -1,4 +1,4 @@
-"""Bytes that are on the GPU whatever the batch: weights in their precision, and the optimiser's state."""
+"""Bytes that are on the GPU for every batch: weights in their precision, and the optimiser's state."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def read_evidence(folder: Path) -> Evidence:
     """
     path = folder / EVIDENCE
     if not path.is_file():
-        raise UserError(f"{folder}: no {EVIDENCE}, so this is no finished evidence; run 'contrapose evaluate' again")
+        raise UserError(f"{folder}: no {EVIDENCE}, so this is not finished evidence; run 'contrapose evaluate' again")
     record = read_record(path)
     return Evidence(record.title, folder, record.images, record.suite)
 

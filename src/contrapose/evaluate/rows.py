@@ -84,7 +84,7 @@ def read_rows(path: Path) -> list[EvidenceRow]:
     except (ValueError, pa.ArrowException) as error:
         raise _unreadable(path, f"columns are not rows' ({str(error).splitlines()[0]})") from None
     if not all(map(math.isfinite, columns["value"])):
-        raise _unreadable(path, "holds a value that is no finite number")
+        raise _unreadable(path, "holds a value that is not a finite number")
     return [EvidenceRow(*values) for values in zip(*columns.values(), strict=True)]
 
 
@@ -105,7 +105,7 @@ def select(rows: Iterable[EvidenceRow], model: str, metric: str) -> dict[Key, Ev
         if (row.prompt_id, row.seed) in chosen:
             raise UserError(f"{where}: judged twice; evaluate this model once")
         if not math.isfinite(row.value):
-            raise UserError(f"{where}: the value {row.value} is no finite number; look at that image")
+            raise UserError(f"{where}: the value {row.value} is not a finite number; look at that image")
         chosen[row.prompt_id, row.seed] = row
     return chosen
 

@@ -1,6 +1,6 @@
 """Intervals and tests whose unit is the prompt: images of one prompt are alike, and are averaged before anything else.
 
-The overall score is GenEval's: the mean of the tags' means, so that each category counts the same whatever its size.
+The overall score is GenEval's: the mean of the tags' means, so that large and small categories count the same.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def read_summary(path: Path) -> Summary:
     Raises `UserError` naming the file when it is missing, broken, or not a summary.
     """
     if not path.is_file():
-        raise UserError(f"{path}: missing, so this is no evidence; make it with 'contrapose evaluate'")
+        raise UserError(f"{path}: missing, so this is not evidence; make it with 'contrapose evaluate'")
     values = load_json(path, FIX)
     if isinstance(values, dict):
         values.pop("sweep", None)

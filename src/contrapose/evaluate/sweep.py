@@ -49,7 +49,7 @@ class SweepRecord:
 
     def __post_init__(self) -> None:
         if not self.scales or len(set(map(name_of, self.scales))) < len(self.scales):
-            raise UserError("scales are no different numbers")
+            raise UserError("scales must be different numbers")
 
 
 def name_of(scale: float) -> str:

@@ -1,4 +1,4 @@
-"""Several runs of one method as one: an interval that covers new prompts and new training seeds alike.
+"""Several runs of one method as one: an interval that covers both new prompts and new training seeds.
 
 Single runs of one setting differ by more than prompts explain, so one run is no evidence of its method. A bootstrap of
 three runs finds too little of that difference (three draws out of three hold 2/3 of the variance), so the parts of the

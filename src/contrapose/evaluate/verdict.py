@@ -96,7 +96,7 @@ def verdict(
 ) -> Verdict:
     """Judge an image by what a detector found in it; `metadata` is GenEval's line.
 
-    Raises `UserError` when the line asks for nothing or is no GenEval line.
+    Raises `UserError` when the line asks for nothing or is not a GenEval line.
     """
     check_metadata(metadata)
     objects = accepted(detections, metadata.get("tag", ""), thresholds)

@@ -15,7 +15,7 @@ _TIMES = ("timestep", "t")
 class Call:
     """Arguments of one forward: tensors with the batch as first axis, lists with an entry a row, and the rest.
 
-    Arguments named in `rowless` are one for the whole batch, whatever their shape. `sample` holds the noisy latents, a
+    Arguments named in `rowless` are one for the whole batch, in any shape. `sample` holds the noisy latents, a
     tensor [rows, ...] or a list of tensors; `rows` is the size of the batch.
     """
 

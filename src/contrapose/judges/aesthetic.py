@@ -1,4 +1,4 @@
-"""The LAION aesthetic predictor, second version: what people would rate the image, whatever its prompt."""
+"""The LAION aesthetic predictor, second version: what people would rate the image, without its prompt."""
 
 from __future__ import annotations
 

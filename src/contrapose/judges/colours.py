@@ -27,7 +27,7 @@ def colourfulness(image: Image) -> float:
 
 @dataclass(frozen=True)
 class Colours:
-    """`colourfulness`, whatever the prompt: about 15 is slightly, 45 quite and 82 highly colourful."""
+    """`colourfulness`, which does not look at the prompt: about 15 is slightly, 45 quite and 82 highly colourful."""
 
     name: ClassVar[str] = "colourfulness"
     version: ClassVar[str] = "1"

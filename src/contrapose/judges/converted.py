@@ -53,7 +53,7 @@ class Published:
         if not path.is_file():
             command = self._command(self.name, path)
             raise UserError(f"{user}: {path}: no such file; {self.how} and run once: {command}")
-        with reading(user, path, mend=f"{self.how} and convert it again"):
+        with reading(user, path, fix=f"{self.how} and convert it again"):
             return load_file(path)
 
     def read_into(
@@ -74,7 +74,7 @@ class Published:
         from contrapose.judges.pretrained import reading
 
         stored = self.read(user, path)
-        with reading(user, path, mend=f"it must be {kind or self.name + ' converted'}; {self.how}"):
+        with reading(user, path, fix=f"it must be {kind or self.name + ' converted'}; {self.how}"):
             network.load_state_dict(dict(renamed(stored)))
         check_finite(f"{user}: {path}", network)
 

@@ -45,7 +45,7 @@ class ImageReward:
 
         tokenizer = load_tokenizer("imagereward", find("imagereward", self.tokenizer, SMALL_FILES))
         stored = PUBLISHED.read("imagereward", self.weights)
-        with reading("imagereward", self.weights, mend=f"it must be {PUBLISHED.name} converted; {PUBLISHED.how}"):
+        with reading("imagereward", self.weights, fix=f"it must be {PUBLISHED.name} converted; {PUBLISHED.how}"):
             weights = as_transformers(stored)
             network = BlipReward.of_sizes(weights)
         PUBLISHED.read_into("imagereward", self.weights, network, as_transformers)

@@ -40,7 +40,7 @@ def find(user: str, model: str, files: str = "") -> Path:
 
 
 @contextmanager
-def reading(user: str, path: Path | str, mend: str = "download it again") -> Iterator[None]:
+def reading(user: str, path: Path | str, fix: str = "download it again") -> Iterator[None]:
     """Tell in one line what goes wrong while a file or folder of weights is read."""
     try:
         yield
@@ -48,7 +48,7 @@ def reading(user: str, path: Path | str, mend: str = "download it again") -> Ite
         raise
     except Exception as error:  # a broken file makes these libraries raise anything at all
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{user}: {path}: cannot be loaded ({reason}); {mend}") from error
+        raise UserError(f"{user}: {path}: cannot be loaded ({reason}); {fix}") from error
 
 
 def load_network(user: str, folder: Path, kind: Any, dtype: Precision, device: str) -> Any:

@@ -9,7 +9,7 @@ of Adafactor at 3.84e-7 (3e-9). Sampling: 50 steps, `contrapose sample --guidanc
 --negative RUN/negative`, at a guidance scale of 6 for the paper's s = 5.
 
 Differs from the authors' code: without a prompt the losing policy reads what the family reads for none (SD1.5 the
-empty text, SDXL zeros) in training and in sampling alike. Theirs is trained on zeros in place of the text's embedding
+empty text, SDXL zeros) both in training and in sampling. Theirs is trained on zeros in place of the text's embedding
 and sampled with the empty text, on SDXL too; `--negative-prompt ""` is theirs in sampling.
 """
 

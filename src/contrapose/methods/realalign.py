@@ -8,7 +8,7 @@ Published with SD1.5: stage 1 as told in diffusion_dro.py; stage 2 beta 2000, ba
 steps, warm-up 125, LoRA rank 4, 512 pairs; an average of the weights and dropped captions in stage 1 alone. With
 SD3.5-Medium: beta 100, an average of both stages' weights (.9 every 8 steps), weight decay 1e-4; how many steps stage 2
 takes is in no released file.
-Differs from the authors' code: photographs are mirrored once, by their seed (`--flip`), winner and loser alike, where
+Differs from the authors' code: photographs are mirrored once, by their seed (`--flip`), winner as well as loser, where
 theirs are mirrored each time they are read, each by itself; latents are the autoencoder's mean and not a sample.
 """
 

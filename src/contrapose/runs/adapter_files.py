@@ -1,6 +1,6 @@
 """The one reader of LoRA adapters: of runs, of stock diffusers and peft, and of files in other tools' names.
 
-    y += scale B A x,   scale = alpha / rank        on each layer, whatever its rank
+    y += scale B A x,   scale = alpha / rank        on each layer, of any rank
 
 What comes out is whole: both halves of every layer, of one rank, finite, and of the layers that the file says it is of.
 Whatever puts adapters on a network, beside it or into another file gets them from here.
@@ -158,7 +158,7 @@ def _check_kind(path: Path, names: Iterable[str]) -> None:
 def _own_names(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor] | None:
     """Tensors as `part.layer.lora_A.weight`, which diffusers and peft write; None for other tools' names."""
     if all(name.startswith(_PEFT) for name in tensors):
-        # peft's own files are of one network, which is no UNet: those of a UNet are a pipeline's
+        # peft's own files are of one network, which is not a UNet: those of a UNet are a pipeline's
         is_unet = any("down_blocks" in name or "up_blocks" in name for name in tensors)
         part = "unet" if is_unet else "transformer"
         tensors = {f"{part}.{name.removeprefix(_PEFT)}": value for name, value in tensors.items()}
@@ -167,7 +167,7 @@ def _own_names(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor] |
         return dict(tensors)
     # one name of another tool's makes it theirs; one that is nobody's beside ours is rubbish
     if len(odd) < len(tensors) and not any(re.search(r"lora[._](up|down)|lora_linear|alpha", name) for name in odd):
-        raise UserError(f"{path}: {min(odd)} is no part of a LoRA")
+        raise UserError(f"{path}: {min(odd)} is not part of a LoRA")
     return None
 
 
@@ -232,7 +232,7 @@ def _paired(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Lo
     for name, value in tensors.items():
         plain = _PLAIN.fullmatch(name)
         if plain is None:
-            raise UserError(f"{path}: {name} is no part of a LoRA")
+            raise UserError(f"{path}: {name} is not part of a LoRA")
         halves.setdefault((plain[1], plain[2]), {})[plain[3]] = value
     parts: dict[str, dict[str, LowRank]] = {}
     for (part, layer), pair in sorted(halves.items()):
@@ -244,7 +244,7 @@ def _paired(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Lo
         matrices = down.ndim == up.ndim and down.ndim in (2, 4) and up.shape[2:].numel() == 1
         if not matrices or len(down) != up.shape[1] or not down.numel() or not up.numel():
             shapes = f"{list(down.shape)} and {list(up.shape)}"
-            raise UserError(f"{path}: {part}.{layer} has halves of shapes {shapes}, which are no pair of one rank")
+            raise UserError(f"{path}: {part}.{layer} has halves of shapes {shapes}, which are not a pair of one rank")
         if not all(value.is_floating_point() and bool(value.float().isfinite().all()) for value in (down, up)):
             raise UserError(f"{path}: {part}.{layer} has weights that are not finite (NaN or infinite)")
         parts.setdefault(part, {})[layer] = LowRank(down, up, 1.0)
@@ -259,7 +259,7 @@ def _settings(path: Path, notes: Mapping[str, str]) -> dict[str, Mapping[str, An
             raise UserError(f"{path}: {PEFT_CONFIG} is missing beside it, which tells its rank and alpha")
         of_network = load_json(config)
         if not isinstance(of_network, dict):
-            raise UserError(f"{config}: is no JSON object")
+            raise UserError(f"{config}: is not a JSON object")
         return dict.fromkeys(DENOISERS, of_network)
     if "lora_adapter_metadata" not in notes:
         return {}
@@ -268,7 +268,7 @@ def _settings(path: Path, notes: Mapping[str, str]) -> dict[str, Mapping[str, An
     except (ValueError, RecursionError):
         of_all_parts = None
     if not isinstance(of_all_parts, dict):
-        raise UserError(f"{path}: broken, its header's lora_adapter_metadata is no JSON object")
+        raise UserError(f"{path}: broken, its header's lora_adapter_metadata is not a JSON object")
     settings: dict[str, dict[str, Any]] = {}
     for name, value in of_all_parts.items():
         part, _, setting = name.partition(".")

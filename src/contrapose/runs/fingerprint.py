@@ -15,7 +15,7 @@ _VALUES = 64  # looked at in each tensor, evenly spaced
 
 
 def weights_fingerprint(model: Path, parts: Iterable[str], variant: str | None = None) -> str:
-    """A digest of the weights of these parts of a pipeline folder as they are stored, whatever they are cast to later.
+    """A digest of the weights of these parts of a pipeline folder as they are stored, not as they are cast later.
 
     Names, shapes and up to 64 evenly spaced values of each tensor count, however the file is sharded; one checkpoint
     file counts whole.

@@ -103,7 +103,9 @@ class RunFolder:
         """`run.yaml` as it stands. Raises `UserError` for a folder that is not a run or holds broken settings."""
         if self.home != self.path:
             self.check_exists()
-            raise UserError(f"{self.named}: no {RUN_FILE}, so this is no run; name a folder made by 'contrapose align'")
+            raise UserError(
+                f"{self.named}: no {RUN_FILE}, so this is not a run; name a folder made by 'contrapose align'"
+            )
         return _settings(self.path)
 
     def metrics(self) -> list[dict[str, float]]:
@@ -176,7 +178,7 @@ class RunFolder:
         """
         if self.home is None:
             if self.step is not None:
-                raise UserError(f"{self.path}: is no run of 'contrapose align', so it has no step {self.step}")
+                raise UserError(f"{self.path}: is not a run of 'contrapose align', so it has no step {self.step}")
             return self.path
         if self.step not in (None, LAST):
             return self._of_step(self.home, int(self.step))

@@ -65,9 +65,9 @@ def _check(line: dict[str, Any], where: str) -> None:
         raise UserError(f"{where}: has no step; {_FIX}")
     for name, value in line.items():
         if type(value) not in (int, float) or (abs(value) > _LARGEST and value not in (math.inf, -math.inf)):
-            raise UserError(f"{where}: {name} is no number that a run measures; {_FIX}")
+            raise UserError(f"{where}: {name} is not a number that a run measures; {_FIX}")
         if "@" in name and not _is_number(name.partition("@")[2]):
-            raise UserError(f"{where}: {name} names no noise level; {_FIX}")
+            raise UserError(f"{where}: {name} does not name a noise level; {_FIX}")
 
 
 def _is_number(text: str) -> bool:

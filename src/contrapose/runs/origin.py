@@ -1,4 +1,4 @@
-"""What a model is called in whatever may be published: by its hub id, or by the last part of its path alone."""
+"""What a model is called in what may be published: by its hub id, or by the last part of its path alone."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ class GroupStore:
 
     @property
     def digest(self) -> str:
-        """A digest of all groups, wherever the folder lies and whatever it is called."""
+        """A digest of all groups, wherever the folder lies and under any name."""
         return digest_of_parts(f"{shard.name} {file_digest(shard)}" for shard in self.shards)
 
     def shape(self, index: int) -> tuple[int, ...]:

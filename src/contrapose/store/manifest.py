@@ -36,7 +36,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(
-            f"{folder}: no {MANIFEST}, so this is no folder of pairs; "
+            f"{folder}: no {MANIFEST}, so this is not a folder of pairs; "
             "make one with 'contrapose pairs draw', 'pairs import' or 'pairs real'"
         )
     manifest = load_yaml(path, _AGAIN)

@@ -125,7 +125,7 @@ def test_a_set_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 broken", b"\x93NUMPY"])
 def test_a_broken_set_is_told(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "set.npz").write_bytes(content)
-    with pytest.raises(UserError, match=r"set\.npz: is no set of features"):
+    with pytest.raises(UserError, match=r"set\.npz: is not a set of features"):
         read_set(tmp_path / "set.npz")
     with pytest.raises(UserError, match=r"gone\.npz: no such file"):
         read_set(tmp_path / "gone.npz")
@@ -133,5 +133,5 @@ def test_a_broken_set_is_told(tmp_path: Path, content: bytes) -> None:
 
 def test_pickles_are_never_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", features=np.array([{"a": 1}], dtype=object), format=np.array(1))
-    with pytest.raises(UserError, match=r"is no set of features"):
+    with pytest.raises(UserError, match=r"is not a set of features"):
         read_set(tmp_path / "set.npz")

@@ -116,8 +116,8 @@ def test_hpdv2(folder: Path, key: str, listed: Any, reasons: Any) -> None:
     ("changes", "told"),
     [
         ({"human_preference": ["1", "0"]}, r"entry 1: `human_preference` is \['1', '0'\]; write \[1, 0\] or \[0, 1\]"),
-        ({"human_preference": [1]}, "are no two lists of one length"),
-        ({"image_path": "a.png"}, "are no two lists of one length"),
+        ({"human_preference": [1]}, "are not two lists of one length"),
+        ({"image_path": "a.png"}, "are not two lists of one length"),
         ({"image_path": ["a.png", 3]}, "write the names of two files"),
     ],
 )

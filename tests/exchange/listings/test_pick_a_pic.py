@@ -128,7 +128,7 @@ def test_a_truncated_file(tmp_path: Path, row: Callable[..., Row], listed: Any, 
     path = _write(tmp_path / "a.parquet", [row(n) for n in range(4)])
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(UserError, match=r"a\.parquet: is cut short or no Parquet file"):
+    with pytest.raises(UserError, match=r"a\.parquet: is cut short or not a Parquet file"):
         listed(path)
 
 

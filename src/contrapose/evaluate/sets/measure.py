@@ -19,7 +19,7 @@ class Value:
 
     value: float
     spread: float | None = None
-    """Standard deviation over subsets or splits, where the metric is made so; it is no interval of the model."""
+    """Standard deviation over subsets or splits, where the metric is made so; it is not an interval of the model."""
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,9 @@ def read_set(path: Path) -> ImageSet:
             extractor = str(stored["extractor"])
             images = str(stored["images"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: is no set of features ({str(error)[:200]}); make it again from its images") from None
+        raise UserError(
+            f"{path}: is not a set of features ({str(error)[:200]}); make it again from its images"
+        ) from None
     if format_number != _FORMAT or features.ndim != 2 or not np.isfinite(features).all():
-        raise UserError(f"{path}: is no set of features of this version; make it again from its images")
+        raise UserError(f"{path}: is not a set of features of this version; make it again from its images")
     return ImageSet(features, probabilities if probabilities.size else None, extractor, images)

@@ -1,6 +1,6 @@
 """Which pairs of images there are: every format that people have them in, one file each over the rows of a container.
 
-A pair that cannot be used is left out with its reason; a file that is no listing is the user's to fix. What is in
+A pair that cannot be used is left out with its reason; a file that is not a listing is the user's to fix. What is in
 memory are texts and the places of images, never the images.
 """
 

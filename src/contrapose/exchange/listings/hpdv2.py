@@ -23,7 +23,9 @@ def _pair(row: ContainerRow, reading: Reading) -> Listed:
     paths = row.need(key)
     preference = row.need(PREFERENCE)
     if not isinstance(paths, list) or not isinstance(preference, list) or len(paths) != len(preference):
-        raise UserError(f"{row.where}: `{key}` and `{PREFERENCE}` are no two lists of one length; write a list of each")
+        raise UserError(
+            f"{row.where}: `{key}` and `{PREFERENCE}` are not two lists of one length; write a list of each"
+        )
     if len(paths) < 2:
         raise Skip(f"ranks {len(paths)} images, which says nothing", "other number of images")
     for number in preference:

@@ -122,7 +122,7 @@ def judged(
 def first_share(label: Any, key: str, where: str) -> tuple[float, float]:
     """The shares of both images, of a label that is the first one's: 1 it won, 0 it lost, 0.5 a tie.
 
-    Raises `UserError` for whatever is no number in 0..1: a label that is a text is true even where it says 0, and so
+    Raises `UserError` for all that is not a number in 0..1: a label that is a text is true even where it says 0, and so
     the first image always wins.
     """
     if type(label) not in (int, float) or not 0 <= label <= 1:

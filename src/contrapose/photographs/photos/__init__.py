@@ -1,4 +1,4 @@
-"""Photographs to align from: found in whatever people keep them in, looked at once each, and known again."""
+"""Photographs to align from: found in the containers that people keep them in, looked at once each, and known again."""
 
 from contrapose.photographs.photos.digest import count_and_digest
 from contrapose.photographs.photos.duplicates import NearDuplicates

@@ -37,7 +37,7 @@ class Photo:
 def photos_of(row: ContainerRow, name: str) -> Iterator[Photo | LeftOut]:
     """The photographs of a row that is called `name`: one image and its caption, or a pair's better image.
 
-    Of HPDv3's pairs they are the images whose model is `real_images`, winners and losers alike. Raises `UserError` for
+    Of HPDv3's pairs they are the images whose model is `real_images`, both winners and losers. Raises `UserError` for
     a row that names no image file.
     """
     columns = {*row.fields, *row.kinds}

@@ -60,7 +60,7 @@ def _of_source(source: Place, skip: Path | None) -> Photos:
     if not source.exists():
         raise UserError(f"{source}: no such file or folder; check the path")
     if source.suffix.lower() not in READERS:
-        raise UserError(f"{source}: is no source of photographs; {_READ}")
+        raise UserError(f"{source}: is not a source of photographs; {_READ}")
     yield from _of_file(source, source.name)
 
 
