@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 
 from contrapose.backbones.folders import INDEX, variant_of
-from contrapose.backbones.networks import read_network
+from contrapose.backbones.networks import Network, read_network
 from contrapose.backbones.policies import Lora, inject
 from contrapose.errors import UserError, one_line
 from contrapose.runs.adapter_files import Adapter, add_to, check_fit, usual_rank
@@ -20,7 +20,7 @@ from contrapose.runs.names import FULL_FOLDER
 _NAME = "default_0"  # of the first adapters that diffusers loads
 
 
-def read_lora(run: RunFolder, part: str, network: nn.Module, pipeline: type[DiffusionPipeline]) -> Lora:
+def read_lora(run: RunFolder, part: str, network: Network, pipeline: type[DiffusionPipeline]) -> Lora:
     """A run's adapters as they are stored; `UserError` when they are broken, or not this network's."""
     layers, settings = run.adapter(part, network, pipeline)
     told = settings.get("target_modules") or list(layers)
@@ -52,7 +52,7 @@ def lora_of(layers: Adapter, targets: tuple[str, ...] | str) -> Lora:
 def starting_lora(
     start: Path,
     part: str,
-    network: nn.Module,
+    network: Network,
     pipeline: type[DiffusionPipeline],
     rank: int | None,
     alpha: float | None,
@@ -71,7 +71,7 @@ def starting_lora(
     return lora
 
 
-def frozen_policy(run: Path, part: str, network: nn.Module, pipeline: type[DiffusionPipeline]) -> Lora | nn.Module:
+def frozen_policy(run: Path, part: str, network: Network, pipeline: type[DiffusionPipeline]) -> Lora | nn.Module:
     """What a run adds to a network that other policies share: adapters, or a whole network beside it."""
     folder = RunFolder(run)
     if folder.has_adapters:
@@ -79,7 +79,7 @@ def frozen_policy(run: Path, part: str, network: nn.Module, pipeline: type[Diffu
     return whole_network(folder, part, network).to(network.device)
 
 
-def put_on(network: nn.Module, run: Path, part: str, pipeline: type[DiffusionPipeline]) -> nn.Module:
+def put_on(network: Network, run: Path, part: str, pipeline: type[DiffusionPipeline]) -> nn.Module:
     """The network with a run's weights in place of its own; `UserError` when they are broken, or do not fit."""
     folder = RunFolder(run)
     if folder.has_adapters:
@@ -107,7 +107,7 @@ def apply_adapter(pipe: DiffusionPipeline, part: str, run: RunFolder) -> None:
         _inject(getattr(pipe, name), layers)
 
 
-def _inject(network: nn.Module, layers: Adapter) -> None:
+def _inject(network: Network, layers: Adapter) -> None:
     """Put adapters on a network as diffusers would, whose `unload_lora_weights` takes them off again."""
     for parameter in inject(network, _NAME, lora_of(layers, tuple(layers)), network.dtype):
         parameter.requires_grad_(False)
@@ -115,14 +115,14 @@ def _inject(network: nn.Module, layers: Adapter) -> None:
         network._hf_peft_config_loaded = True
 
 
-def whole_network(run: RunFolder, part: str, like: nn.Module) -> nn.Module:
+def whole_network(run: RunFolder, part: str, like: Network) -> nn.Module:
     """A run's whole network, in the precision and with the processors of `like`.
 
     Raises `UserError` when it is broken, or has other layers.
     """
     folder = run.network_folder(part)
     try:
-        network: nn.Module = read_network(type(like), folder, variant_of(folder, None), like.dtype)
+        network: Network = read_network(type(like), folder, variant_of(folder, None), like.dtype)
     except UserError:
         raise
     except Exception as error:  # a broken file makes the library raise anything at all
@@ -135,5 +135,5 @@ def whole_network(run: RunFolder, part: str, like: nn.Module) -> nn.Module:
     return network
 
 
-def _shapes(network: nn.Module) -> Mapping[str, tuple[int, ...]]:
+def _shapes(network: Network) -> Mapping[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in network.named_parameters()}

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
 
+from contrapose.backbones.networks import Network
 from contrapose.backbones.policies import ATTENTION_PROJECTIONS
 from contrapose.core.choices import Space
 from contrapose.core.group import Condition
@@ -41,7 +41,7 @@ def plain_count(tokenizer: Any, prompt: str) -> int:
     return len(tokenizer(prompt, truncation=False, verbose=False).input_ids)
 
 
-def _sample_shape(pipe: Any, network: nn.Module) -> tuple[int, ...]:
+def _sample_shape(pipe: Any, network: Network) -> tuple[int, ...]:
     size = network.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     return (network.config.in_channels, height, width)
@@ -69,7 +69,7 @@ class Family:
 
     name: str
     """Part of the digests of embeddings: not to be changed."""
-    pipelines: tuple[type[DiffusionPipeline], ...]
+    pipelines: tuple[type[Any], ...]
     """The stock pipelines of this family."""
     checkpoints: tuple[str, ...] = ()
     """diffusers' names for the single-file checkpoints of this family's first pipeline."""

@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from contrapose.backbones.networks import Network
 from contrapose.backbones.pipeline import LoadedPipeline
 from contrapose.errors import UserError
 from contrapose.ranges import Pixels, check
@@ -79,10 +79,10 @@ class Autoencoder:
         """Drop the autoencoder from memory; `encode` and `decode` are gone after this."""
         self._pipeline.release("vae")
 
-    def _network(self) -> ModelMixin:
+    def _network(self) -> Network:
         """The autoencoder on its device, in float32 where its numbers leave float16."""
         self._pipeline.place("vae")
-        vae: ModelMixin = self._pipeline.stock.vae
+        vae: Network = self._pipeline.stock.vae
         if vae.dtype == torch.float16 and vae.config.get("force_upcast"):
             vae.to(torch.float32)
         return vae

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoPipelineForInpainting
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 
 from contrapose.backbones.coherence import check_tokenizers
@@ -22,7 +21,7 @@ _UNUSED = {"safety_checker": None, "requires_safety_checker": False}  # black im
 class Inpainting:
     """A stock inpainting pipeline, one random stream an image; it cuts masks at 0.5."""
 
-    def __init__(self, pipe: DiffusionPipeline, device: str | torch.device):
+    def __init__(self, pipe: Any, device: str | torch.device):
         self.pipe = pipe.to(device)
         self._takes = inspect.signature(type(pipe).__call__).parameters
         pipe.set_progress_bar_config(disable=True)

@@ -86,7 +86,7 @@ def find(model: str | Path, families: Mapping[str, Any], variant: str | None = N
             raise UserError(f"variant: {model} is one file and has no variants; leave the setting out")
         return Source(str(model), path, pipeline_of_checkpoint(path, families), None)
     folder = path if path.is_dir() else located(model, variant, families)
-    name = read_index(folder).get("_class_name")
+    name = str(read_index(folder).get("_class_name"))
     check_family(model, name, families)
     family = families[name]
     pipeline = next(p for p in family.pipelines if p.__name__ == name)
@@ -207,9 +207,7 @@ def read_networks(
     return networks
 
 
-def _open_file(
-    path: Path, pipeline: type[DiffusionPipeline], dtypes: Mapping[str, torch.dtype], options: Any
-) -> DiffusionPipeline:
+def _open_file(path: Path, pipeline: Any, dtypes: Mapping[str, torch.dtype], options: Any) -> DiffusionPipeline:
     """diffusers reads a checkpoint file in one precision: the widest that is asked for, before parts are cast."""
     widest = max(dtypes.values(), key=lambda dtype: dtype.itemsize)
     try:

@@ -40,7 +40,7 @@ def skeleton(model: str | Path, dtype: torch.dtype = torch.float32, loading: Loa
     """
     folder = _where(str(model))
     index = _index_of(folder)
-    name = index.get("_class_name")
+    name = str(index.get("_class_name"))
     check_family(model, name, BY_PIPELINE)
     family = BY_PIPELINE[name]
     pipeline = next(p for p in family.pipelines if p.__name__ == name)
@@ -51,7 +51,7 @@ def skeleton(model: str | Path, dtype: torch.dtype = torch.float32, loading: Loa
         wanted = part in inspect.signature(pipeline.__init__).parameters and isinstance(source, (list, tuple))
         if wanted:
             known = not is_absent(source) and part not in family.unused_parts and not part.startswith("tokenizer")
-            parts[part] = _read(lambda p=part, s=source: _build(folder, p, s, dtype), model) if known else None
+            parts[part] = _read(partial(_build, folder, part, source, dtype), model) if known else None
     missing: dict[str, Any] = dict.fromkeys(p for p in _components(pipeline) if p not in parts)
     if "safety_checker" in _components(pipeline):
         missing["requires_safety_checker"] = False

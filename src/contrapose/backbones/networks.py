@@ -17,6 +17,9 @@ from contrapose.errors import UserError
 _LEFTOVERS = re.compile(
     r"\.position_ids$|\.y_embedding$|^(lm_head|vision_model|visual_projection|text_projection|logit_scale)\b"
 )
+Network = Any
+"""A network of diffusers: a torch module, of whose `config`, `dtype` and further methods no types are declared."""
+
 _CHUNK = 2**26  # numbers looked at together, where they have to be cast for it
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from torch import nn
 
 from contrapose.backbones.family import Family
 from contrapose.backbones.loading import Source, release
+from contrapose.backbones.networks import Network
 from contrapose.backbones.settings import Loading
 from contrapose.core.group import Condition
 from contrapose.runs.fingerprint import weights_fingerprint
@@ -48,7 +48,7 @@ class LoadedPipeline:
         return tuple(name for name in self.stock.components if name.startswith("text_encoder"))
 
     @property
-    def encoders(self) -> dict[str, nn.Module]:
+    def encoders(self) -> dict[str, Network]:
         """The text encoders in memory by their names."""
         parts = {name: getattr(self.stock, name) for name in self.encoder_parts}
         return {name: encoder for name, encoder in parts.items() if encoder is not None}

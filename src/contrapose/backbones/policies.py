@@ -13,6 +13,8 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model,
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from contrapose.backbones.networks import Network
+
 ATTENTION_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
@@ -74,7 +76,7 @@ class Lora:
         targets = self.targets if isinstance(self.targets, str) else list(self.targets)
         return LoraConfig(
             r=self.rank,
-            lora_alpha=self.alpha,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft computes with fractions too
             init_lora_weights="gaussian",
             target_modules=targets,
             rank_pattern=dict(self.ranks),
@@ -107,7 +109,7 @@ class LoraPolicies:
 
     def __init__(
         self,
-        denoiser: nn.Module,
+        denoiser: Network,
         lora: Lora,
         trained: tuple[str, ...] = ("trainee",),
         frozen: Mapping[str, Lora | nn.Module | None] = {},
@@ -252,7 +254,7 @@ def _follow(ours: list[nn.Parameter], theirs: list[nn.Parameter], kept: float, a
     At a decay of .999 a step moves w by less than half a unit of bfloat16's last place, so w rounded would stand still.
     """
     if kept == 0:
-        torch._foreach_copy_(ours, theirs)
+        torch._foreach_copy_(list[Tensor](ours), list[Tensor](theirs))
         for place, weights in average.items():
             weights.copy_(theirs[place])
         return

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from diffusers import FluxPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
 from contrapose.backbones.family import Family
 from contrapose.backbones.flow import Flow, shifted_scale, timestep
+from contrapose.backbones.networks import Network
 from contrapose.core.group import Condition
 from contrapose.runs.kohya import Layout
 
@@ -24,12 +25,12 @@ def _read(pipe: Any, prompts: list[str], device: torch.device, tokens: int) -> C
     return {"text": text, "pooled": pooled}
 
 
-def _latent_shape(pipe: Any, network: nn.Module) -> tuple[int, ...]:
+def _latent_shape(pipe: Any, network: Network) -> tuple[int, ...]:
     side = pipe.default_sample_size
     return (network.config.in_channels // 4, side, side)  # a 2x2 patch's pixels are channels
 
 
-def _denoise(pipe: Any, network: nn.Module, x_t: Tensor, t: Tensor, condition: Condition, fed: float) -> Tensor:
+def _denoise(pipe: Any, network: Network, x_t: Tensor, t: Tensor, condition: Condition, fed: float) -> Tensor:
     height, width = x_t.shape[-2:]
     text = condition["text"]
     guidance = torch.full((len(x_t),), fed, device=x_t.device) if _takes_guidance(network.config) else None

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from diffusers import PixArtSigmaPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
 from contrapose.backbones.diffusion import Diffusion, level_of
 from contrapose.backbones.family import Family
 from contrapose.backbones.masked_text import mask_of, pipeline_arguments, trimmed
+from contrapose.backbones.networks import Network
 from contrapose.core.group import Condition
 
 
@@ -23,7 +24,7 @@ def _read(pipe: Any, prompts: list[str], device: torch.device, tokens: int) -> C
     return trimmed(text, mask)
 
 
-def _denoise(pipe: Any, network: nn.Module, x_t: Tensor, t: Tensor, condition: Condition, fed: float) -> Tensor:
+def _denoise(pipe: Any, network: Network, x_t: Tensor, t: Tensor, condition: Condition, fed: float) -> Tensor:
     answer = network(
         x_t,
         condition["text"],

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from diffusers import SanaPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
 from contrapose.backbones.family import Family, plain_count
 from contrapose.backbones.flow import Flow, shifted_scale, timestep
 from contrapose.backbones.masked_text import mask_of, pipeline_arguments, trimmed
+from contrapose.backbones.networks import Network
 from contrapose.core.group import Condition
 
 INSTRUCTION = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
@@ -47,7 +48,7 @@ def _count(tokenizer: Any, prompt: str) -> int:
     return plain_count(tokenizer, instruction + prompt) - plain_count(tokenizer, instruction) + 2
 
 
-def _denoise(pipe: Any, network: nn.Module, x_t: Tensor, t: Tensor, condition: Condition, fed: float) -> Tensor:
+def _denoise(pipe: Any, network: Network, x_t: Tensor, t: Tensor, condition: Condition, fed: float) -> Tensor:
     time = timestep(t, x_t) * network.config.timestep_scale
     mask = mask_of(condition, x_t)
     return network(x_t, condition["text"], time, encoder_attention_mask=mask, return_dict=False)[0]

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.models.attention_processor import AttnProcessor
-from torch import Tensor, nn
+from torch import Tensor
 
 from contrapose.backbones.diffusion import Diffusion, level_of
 from contrapose.backbones.family import Family, plain_scale
+from contrapose.backbones.networks import Network
 from contrapose.core.group import Condition
 from contrapose.runs.kohya import Layout
 
@@ -24,7 +25,7 @@ _FEW_TOKENS = 256  # below, PyTorch's fused attention on the CPU takes twice as 
 _TEXT_KEYS = r".*attn2\.to_k"  # layers that are as wide as the text
 
 
-def _prepare(pipe: Any, network: nn.Module, device: torch.device) -> None:
+def _prepare(pipe: Any, network: Network, device: torch.device) -> None:
     size = network.config.sample_size
     num_tokens = size**2 if isinstance(size, int) else math.prod(size)
     if device.type == "cpu" and num_tokens <= _FEW_TOKENS:
@@ -38,7 +39,7 @@ def _read(pipe: Any, prompts: list[str], device: torch.device, tokens: int) -> C
     return {"text": pipe.encode_prompt(prompts, device, 1, False)[0]}
 
 
-def _denoise(pipe: Any, network: nn.Module, x_t: Tensor, t: Tensor, condition: Condition, fed: float) -> Tensor:
+def _denoise(pipe: Any, network: Network, x_t: Tensor, t: Tensor, condition: Condition, fed: float) -> Tensor:
     return network(x_t, t, encoder_hidden_states=condition["text"], return_dict=False)[0]
 
 
@@ -101,7 +102,7 @@ def _xl_read_none(pipe: Any, negative_prompt: str | None, device: torch.device, 
     return {name: torch.zeros_like(value) for name, value in condition.items()}
 
 
-def _xl_denoise(pipe: Any, network: nn.Module, x_t: Tensor, t: Tensor, condition: Condition, fed: float) -> Tensor:
+def _xl_denoise(pipe: Any, network: Network, x_t: Tensor, t: Tensor, condition: Condition, fed: float) -> Tensor:
     height, width = (side * int(pipe.vae_scale_factor) for side in x_t.shape[-2:])
     # original size, crop and size
     ids = x_t.new_tensor([height, width, 0, 0, height, width]).expand(len(x_t), -1)

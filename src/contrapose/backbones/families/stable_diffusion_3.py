@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusion3Pipeline
-from torch import Tensor, nn
+from torch import Tensor
 
 from contrapose.backbones.family import Family
 from contrapose.backbones.flow import Flow, level_of, shifted_scale, timestep
+from contrapose.backbones.networks import Network
 from contrapose.core.group import Condition
 
 
@@ -31,7 +32,7 @@ def _text_rows(pipe: Any, tokens: int) -> int:
     return pipe.text_encoder.config.max_position_embeddings + tokens
 
 
-def _denoise(pipe: Any, network: nn.Module, x_t: Tensor, t: Tensor, condition: Condition, fed: float) -> Tensor:
+def _denoise(pipe: Any, network: Network, x_t: Tensor, t: Tensor, condition: Condition, fed: float) -> Tensor:
     return network(x_t, condition["text"], condition["pooled"], timestep(t, x_t), return_dict=False)[0]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from contrapose.backbones.family import Family, plain_count
 from contrapose.backbones.flow import Flow, shifted_scale, timestep
 from contrapose.backbones.masked_text import trimmed
+from contrapose.backbones.networks import Network
 from contrapose.core.group import Condition
 
 _SIDE = 1024  # pixels of the usual image; the pipeline's own default, which no configuration holds
@@ -31,7 +32,7 @@ def _count(tokenizer: Any, prompt: str) -> int:
     return plain_count(tokenizer, tokenizer.apply_chat_template(turn, **options))
 
 
-def _text_alone(network: nn.Module, text: Tensor, like: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+def _text_alone(network: Network, text: Tensor, like: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
     """Text as it is before it meets the image, on every row [b, l, d], and its places' rotations [b, l, r].
 
     Its places are 1, 2, ..., l, with l filled up as the network fills it up; in the rotations l is moved to `ends`.
@@ -50,12 +51,12 @@ def _text_alone(network: nn.Module, text: Tensor, like: Tensor, ends: Tensor) ->
     return stream, places_turned * moved[:, None]
 
 
-def _latent_shape(pipe: Any, network: nn.Module) -> tuple[int, ...]:
+def _latent_shape(pipe: Any, network: Network) -> tuple[int, ...]:
     side = _SIDE // int(pipe.vae_scale_factor)
     return (network.config.in_channels, side, side)
 
 
-def _denoise(pipe: Any, network: nn.Module, x_t: Tensor, t: Tensor, condition: Condition, fed: float) -> Tensor:
+def _denoise(pipe: Any, network: Network, x_t: Tensor, t: Tensor, condition: Condition, fed: float) -> Tensor:
     """The network takes texts as a list without padding, time as 1 - t, and predicts x0 - eps."""
     images = list(x_t.unsqueeze(2).unbind(0))
     time = 1 - timestep(t, x_t) / 1000
