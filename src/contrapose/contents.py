@@ -13,7 +13,8 @@ from pathlib import Path
 from contrapose.errors import UserError
 
 _WHOLE = 1 << 24  # bytes up to which a file counts whole
-_PIECES, _PIECE = 1024, 1 << 12  # of a larger file: its start, its end, and as many evenly spaced pieces, in bytes
+_PIECES = 1024  # of a larger file that count: its start, its end, and evenly spaced ones between
+_PIECE = 1 << 12  # bytes of each
 
 
 def digest_of(path: Path, skip: Path | None = None) -> str:
@@ -49,14 +50,15 @@ def file_digest(path: Path, pieces: int | None = None) -> str:
     With `pieces`, two at least, that many of 4 kB each count of a file of any size, beside its size.
     """
     digest = hashlib.sha256()
-    whole, pieces = (_WHOLE, _PIECES) if pieces is None else (pieces * _PIECE, pieces)
+    most = _WHOLE if pieces is None else pieces * _PIECE
+    num_pieces = _PIECES if pieces is None else pieces
     with path.open("rb") as file:
         size = path.stat().st_size
         digest.update(str(size).encode())
-        if size <= whole:
+        if size <= most:
             digest.update(file.read())
         else:
-            for piece in range(pieces):
-                file.seek((size - _PIECE) * piece // (pieces - 1))
+            for piece in range(num_pieces):
+                file.seek((size - _PIECE) * piece // (num_pieces - 1))
                 digest.update(file.read(_PIECE))
     return digest.hexdigest()[:16]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, Literal, Protocol, cast
 
 import yaml
 
@@ -32,7 +32,8 @@ class _PlainLoader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "an alias (*); write the value out", event.start_mark)
+            mark = cast("yaml.Mark | None", event.start_mark)  # the other kind of mark is that of the reader in C
+            raise yaml.composer.ComposerError(None, None, "an alias (*); write the value out", mark)
         if getattr(event, "tag", None) is not None:
             raise yaml.composer.ComposerError(None, None, "a tag (!); write the plain value", event.start_mark)
         if self._level >= MOST_LEVELS:
@@ -74,18 +75,13 @@ def load_yaml(path: Path, fix: str = "") -> Any:
     if path.is_file() and path.stat().st_size > MOST_BYTES:
         raise UserError(f"{path}: not readable as YAML: it is larger than 1 MB{_ending(fix)}")
     try:
-        return _plain_data(_text(path))
+        return deepcopy(_parsed(_text(path)))  # the caller's own to change
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         reason = f"{line}{error.problem or error.context}"
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = str(error)
     raise UserError(f"{path}: not readable as YAML: {_short(reason)}{_ending(fix)}")
-
-
-def _plain_data(text: str) -> Any:
-    """The text's values, which are the caller's own to change."""
-    return deepcopy(_parsed(text))
 
 
 # One command reads a folder's settings several times, and reading them takes milliseconds.

@@ -142,7 +142,7 @@ def one_writer(out: Path, *, beside: bool = False) -> Iterator[None]:
     folder = out.parent if beside else out
     check_folder(folder)
     lock = folder / (f".{out.name}{LOCK}" if beside else LOCK)
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    new_folders = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     handle = None
     try:
         try:
@@ -159,7 +159,7 @@ def one_writer(out: Path, *, beside: bool = False) -> Iterator[None]:
         if handle is not None:
             lock.unlink(missing_ok=True)
             os.close(handle)
-        for parent in made:
+        for parent in new_folders:
             with suppress(OSError):
                 parent.rmdir()  # which only works where it is empty
 
@@ -226,7 +226,9 @@ def _usual_mode(path: Path) -> int:
 
 def _settle(path: Path, mode: int) -> None:
     """Give a file, or all files of a folder, these permissions, and wait until the disk has them."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    files = [path]
+    if not path.is_file():
+        files = [file for file in path.rglob("*") if file.is_file()]
     for file in files:
         if stat.S_IMODE(file.stat().st_mode) != mode:
             file.chmod(mode)

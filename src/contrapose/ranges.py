@@ -13,11 +13,11 @@ whether they come from the command line, a file or Python.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral, Real
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from contrapose.errors import UserError
 
@@ -32,7 +32,7 @@ class Range:
     high: float
     low_open: bool = False
     high_open: bool = False
-    whole: bool = False
+    integer: bool = False
 
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.low_open else value >= self.low
@@ -40,7 +40,7 @@ class Range:
         return above and below  # not so for one that is no number, and both ends are finite
 
     def __str__(self) -> str:
-        kind = "a whole number" if self.whole else "a number"
+        kind = "a whole number" if self.integer else "a number"
         start = f"above {_written(self.low)}" if self.low_open else f"from {_written(self.low)}"
         end = f"to below {_written(self.high)}" if self.high_open else f"up to {_written(self.high)}"
         return f"{kind} {start} {end}"
@@ -58,23 +58,23 @@ def _written(bound: float) -> str:
 _LARGE = 1e12  # no length, scale or strength of this field comes near it
 _MANY = 10**9  # steps, and what is done every so many of them
 
-Count = Annotated[int, Range(1, _MANY, whole=True)]
+Count = Annotated[int, Range(1, _MANY, integer=True)]
 """How many of something there are: one at least."""
-CountOrNone = Annotated[int, Range(0, _MANY, whole=True)]
+CountOrNone = Annotated[int, Range(0, _MANY, integer=True)]
 """How many of something there are, none being possible; of what is done every so many steps, 0 is never."""
-Batch = Annotated[int, Range(1, 2**20, whole=True)]
+Batch = Annotated[int, Range(1, 2**20, integer=True)]
 """How many of something are in memory together."""
-Few = Annotated[int, Range(1, 1000, whole=True)]
+Few = Annotated[int, Range(1, 1000, integer=True)]
 """How many of something that is done anew for every prompt or photograph: one at least."""
-Tokens = Annotated[int, Range(1, 2**17, whole=True)]
+Tokens = Annotated[int, Range(1, 2**17, integer=True)]
 """Tokens of a text that a network reads or writes."""
-Steps = Annotated[int, Range(1, 1000, whole=True)]
+Steps = Annotated[int, Range(1, 1000, integer=True)]
 """Steps of a sampler: models are trained at no more noise levels."""
-Rank = Annotated[int, Range(1, 2**13, whole=True)]
+Rank = Annotated[int, Range(1, 2**13, integer=True)]
 """The rank of low-rank adapters: beyond any layer's width they are no longer of low rank."""
-Pixels = Annotated[int, Range(1, 2**15, whole=True)]
+Pixels = Annotated[int, Range(1, 2**15, integer=True)]
 """One side of an image."""
-Seed = Annotated[int, Range(0, 2**63 - 1, whole=True)]
+Seed = Annotated[int, Range(0, 2**63 - 1, integer=True)]
 """What random numbers start from."""
 Positive = Annotated[float, Range(0, _LARGE, low_open=True)]
 """A number above 0."""
@@ -99,20 +99,21 @@ def checked(cls: type[T]) -> type[T]:
 
     To be written beneath `@dataclass`. Making one raises `UserError` naming the setting, its value and its range.
     """
-    own: Callable[[Any], None] | None = getattr(cls, "__post_init__", None)
+    post_init: Callable[[Any], None] | None = getattr(cls, "__post_init__", None)
 
-    def check_then_own(self: Any) -> None:
+    def check_both(self: Any) -> None:
         check_ranges(self)
-        if own is not None:
-            own(self)
+        if post_init is not None:
+            post_init(self)
 
-    cls.__post_init__ = check_then_own  # type: ignore[attr-defined]
+    cls.__post_init__ = check_both  # type: ignore[attr-defined]
     return cls
 
 
-def check_ranges(settings: Any) -> None:
+def check_ranges(settings: object) -> None:
     """Raise `UserError` for the first number of these settings that is not in its declared range."""
-    for name, hint in _ranged(type(settings)).items():
+    cls = cast(Hashable, type(settings))  # mypy takes a class's __hash__ for that of its instances
+    for name, hint in _ranged(cls).items():
         check(name, getattr(settings, name), hint)
 
 
@@ -133,7 +134,9 @@ def check(name: str, value: Any, hint: Any) -> None:
         check(name, value, get_args(hint)[0])
         # after the range of each number, so that a number outside it is named alone
         if Rising() in hint.__metadata__ and isinstance(value, (tuple, list)):
-            _check_rising(name, value)
+            low, high = value
+            if not low < high:
+                raise UserError(f"{name} {low:g} to {high:g}: two numbers are wanted, the lower one first")
     elif origin in (Union, types.UnionType):
         for option in get_args(hint):
             if _could_be(value, option):
@@ -153,14 +156,9 @@ def _could_be(value: Any, option: Any) -> bool:
     return get_origin(plain) is tuple and isinstance(value, (tuple, list))
 
 
-def _check_rising(name: str, value: Sequence[float]) -> None:
-    low, high = value
-    if not low < high:
-        raise UserError(f"{name} {low:g} to {high:g}: two numbers are wanted, the lower one first")
-
-
 def _check_number(name: str, value: Any, declared: Range) -> None:
     if not isinstance(value, Real):  # which numpy's numbers are too
         return  # another member of a union, or a setting that is still to come
-    if isinstance(value, bool) or value not in declared or (declared.whole and not isinstance(value, Integral)):
+    inside = cast(float, value) in declared  # numbers.Real does not say that its numbers compare
+    if isinstance(value, bool) or not inside or (declared.integer and not isinstance(value, Integral)):
         raise UserError(f"{name} {value}: {declared} is wanted")

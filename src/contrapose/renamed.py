@@ -33,8 +33,8 @@ RENAMED: dict[str, tuple[str, ...]] = {
 """Old names, each with what it is called now: of several, whichever a command has."""
 
 
-def new_name(old: str, known: Collection[str]) -> str | None:
-    """What a setting is called now, where it is none of the known ones by its old name."""
-    if old in known:
+def new_name(old: str, names: Collection[str]) -> str | None:
+    """What a setting is called now, where `names` has it under the new name alone."""
+    if old in names:
         return None
-    return next((new for new in RENAMED.get(old, ()) if new in known), None)
+    return next((new for new in RENAMED.get(old, ()) if new in names), None)

@@ -32,7 +32,7 @@ def converter(*unions: tuple[Any, Names]) -> cattrs.Converter:
     strict.register_structure_hook(Path, as_path)
     strict.register_unstructure_hook(Path, str)
     strict.register_structure_hook(bool, _exactly(bool))
-    strict.register_structure_hook(int, _whole)
+    strict.register_structure_hook(int, _exactly(int, "whole number"))
     strict.register_structure_hook(float, _number)
     strict.register_structure_hook(str, _exactly(str))
     strict.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_of)
@@ -42,10 +42,11 @@ def converter(*unions: tuple[Any, Names]) -> cattrs.Converter:
     return strict
 
 
-def _exactly(kind: type) -> Any:
+def _exactly(kind: type, called: str = "") -> Any:
     def structure(value: Any, _: type) -> Any:
-        if not isinstance(value, kind):
-            raise TypeError(f"{_shown(value)} is not a {kind.__name__}")
+        # to Python yes and no are numbers, and to a user they are none
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"{_shown(value)} is not a {called or kind.__name__}")
         return value
 
     return structure
@@ -56,12 +57,6 @@ def _one_of(value: Any, choice: Any) -> Any:
     options = get_args(choice)
     if not any(value == option and type(value) is type(option) for option in options):
         raise TypeError(f"{_shown(value)} is none of {', '.join(map(str, options))}")
-    return value
-
-
-def _whole(value: Any, _: type) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{_shown(value)} is not a whole number")
     return value
 
 
@@ -128,8 +123,9 @@ def structured(path: Path, raw: Any, cls: type[T], conv: cattrs.Converter, fix: 
         return conv.structure(settings, cls)
     except Exception as error:
         reasons = cattrs.transform_error(error, path="", format_exception=_reason)
-        told = (reason.removesuffix(" @ ").replace(" @ .", " in ") for reason in reasons)
-        raise UserError(f"{path}: {'; '.join(told)}{ending}") from None
+        # cattrs ends each reason by where it is: nothing for the file itself, else the way to the section
+        readable = (reason.removesuffix(" @ ").replace(" @ .", " in ") for reason in reasons)
+        raise UserError(f"{path}: {'; '.join(readable)}{ending}") from None
 
 
 def _reason(error: BaseException, kind: type | None) -> str:
@@ -143,16 +139,16 @@ def _reason(error: BaseException, kind: type | None) -> str:
 
 def _unknown(names: Sequence[str], cls: type) -> str:
     """What is wrong with settings that a class does not have, and what they are called now or where they stand now."""
-    known = getattr(cls, "__dataclass_fields__", {})
-    renamed = {name: new_name(name, known) for name in names}
-    hints = get_type_hints(cls) if known else {}
+    fields = getattr(cls, "__dataclass_fields__", {})
+    renamed = {name: new_name(name, fields) for name in names}
+    hints = get_type_hints(cls) if fields else {}
     sections = {field: hint for field, hint in hints.items() if is_dataclass(hint)}
     moved = {name: field for name in names for field, hint in sections.items() if _has(hint, name)}
     reasons = [f"{name} is now {new}" for name, new in renamed.items() if new is not None]
     reasons += [f"{name} belongs under {field}" for name, field in moved.items()]
     unknown = [name for name in names if renamed[name] is None and name not in moved]
     if unknown:
-        reasons.append(f"unknown setting {', '.join(unknown)} (known here: {', '.join(known)})")
+        reasons.append(f"unknown setting {', '.join(unknown)} (known here: {', '.join(fields)})")
     return "; ".join(reasons)
 
 

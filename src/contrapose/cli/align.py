@@ -37,7 +37,7 @@ def main(arguments: list[str], prog: str) -> None:
     if not arguments or arguments[0].startswith("-"):
         raise UserError(f"align needs a method ({', '.join(METHODS)}) or a run.yaml first")
     method, *rest = arguments
-    template = Command(_run(method), out=REQUIRED)
+    template = Command(_run(method), out=REQUIRED)  # its values are what the help shows as defaults
     align(parse(Command, rest, f"{prog} {method}", template, UNIONS))
 
 

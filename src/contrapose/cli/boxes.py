@@ -17,6 +17,7 @@ CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.CascadeSubcommandArgs, tyro.conf
 
 def box(flags: Iterable[Leaf]) -> type:
     """A dataclass with a field for each flag, the settings' keys as its fields' metadata."""
+    # Two flags of one command may have settings of one name, so that the fields go by number.
     fields = []
     for number, leaf in enumerate(flags):
         named = tyro.conf.arg(name=leaf.flag, help=leaf.help)
@@ -37,7 +38,9 @@ def read(flags: Sequence[Leaf], arguments: list[str], prog: str, about: str) -> 
         for number, (title, each) in enumerate(zip(titles, boxes, strict=True))
     ]
     with in_one_line(arguments, prog):
-        values = tyro.cli(make_dataclass("View", view), args=arguments, prog=prog, description=about, config=CONFIG)
+        values: Any = tyro.cli(
+            make_dataclass("View", view), args=arguments, prog=prog, description=about, config=CONFIG
+        )
     filled = [getattr(values, f"box{number}") for number in range(len(boxes))]
     return {
         leaf.key: getattr(each, f"flag{number}")
@@ -48,10 +51,13 @@ def read(flags: Sequence[Leaf], arguments: list[str], prog: str, about: str) -> 
 
 def peek(flags: Mapping[str, bool], arguments: list[str], prog: str) -> dict[str, Any]:
     """The words of a few flags before the others are known, several where so said; None for one that is not there."""
-    hints = {name: tuple[str, ...] if several else str for name, several in flags.items()}
-    leaves = [Leaf(object, (name,), hint | None, None, name.replace("_", "-"), "") for name, hint in hints.items()]
+    leaves = []
+    for name, several in flags.items():
+        hint: Any = tuple[str, ...] if several else str
+        leaves.append(Leaf(object, (name,), hint | None, None, name.replace("_", "-"), ""))
     with in_one_line(arguments, prog):
-        values, _ = tyro.cli(
+        # The flags that are not known yet are no complaint, and -h is for the whole command.
+        parsed: tuple[Any, list[str]] = tyro.cli(
             box(leaves), args=arguments, prog=prog, config=CONFIG, return_unknown_args=True, add_help=False
         )
-    return {name: getattr(values, f"flag{number}") for number, name in enumerate(flags)}
+    return {name: getattr(parsed[0], f"flag{number}") for number, name in enumerate(flags)}

@@ -47,7 +47,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelChoice:
     """A setting that is there when its flag names a model: `--captioner MODEL`, or the usual model without a name."""
 
     kind: type
@@ -66,5 +66,5 @@ class Model:
         return self.kind(" ".join(names)) if names else self.kind()
 
 
-Unions = Mapping[str, Choice | Model]
+Unions = Mapping[str, Choice | ModelChoice]
 """The settings, by name, whose kind a flag chooses."""

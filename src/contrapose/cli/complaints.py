@@ -36,6 +36,7 @@ def _unwrapped(arguments: list[str]) -> Iterator[None]:
     if {"-h", "--help"} & set(arguments):
         yield
         return
+    # It asks the environment for the width, and would break a line within a flag's name.
     width = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "10000"
     try:
@@ -58,6 +59,7 @@ def _line(box: str) -> str:
     parts = []
     for block in blocks:
         head = " ".join(row.strip(_FRAME) for row in block)
+        # What is missing is listed with its help text, of which the flags alone are told.
         if head.startswith("Missing from"):
             flags = [flag[1] for flag in map(_FLAG.match, block) if flag]
             parts.append(f"{', '.join(flags)} must be given")

@@ -13,18 +13,18 @@ def field_docs(cls: type) -> dict[str, str]:
     """The docstring beneath each field of a class, in one line."""
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert isinstance(node, ast.ClassDef)
+    # Python keeps no such text, so that it is read from the source: a constant that follows an annotated name.
     docs = {}
     for statement, following in zip(node.body, node.body[1:], strict=False):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             text = _text(following)
             if text is not None:
                 docs[statement.target.id] = text
-    inherited = {name: text for base in reversed(cls.__mro__[1:-1]) for name, text in _docs_of_base(base).items()}
+    inherited: dict[str, str] = {}
+    for base in reversed(cls.__mro__[1:-1]):  # the nearest one last, whose word counts
+        if hasattr(base, "__dataclass_fields__"):
+            inherited |= field_docs(base)
     return inherited | docs
-
-
-def _docs_of_base(base: type) -> dict[str, str]:
-    return field_docs(base) if hasattr(base, "__dataclass_fields__") else {}
 
 
 def _text(statement: ast.stmt) -> str | None:

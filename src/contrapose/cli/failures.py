@@ -13,6 +13,7 @@ from contrapose.errors import UserError
 from contrapose.files import full, is_full
 from contrapose.processes import rank
 
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 _MOST_SHOWN = 2000  # characters of a message: some quote what a file holds
 
 
@@ -23,7 +24,7 @@ def tell_of_thread(failed: threading.ExceptHookArgs) -> None:
 
 
 def explained(error: Exception) -> int:
-    """The exit code of an error that is the user's to mend, told in one line; one that may be ours is raised again."""
+    """The exit code of an error that is the user's to fix, told in one line; one that may be ours is raised again."""
     if isinstance(error, BrokenPipeError):
         # whoever read our output has left; there is nobody to tell, and Python would complain once more at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -31,18 +32,13 @@ def explained(error: Exception) -> int:
     message = str(error) if isinstance(error, UserError) else None
     if isinstance(error, OSError):
         message = _fixable(error)
-    if _is_out_of_memory(error):
+    # Each device tells in its own words, most of them as a RuntimeError, that memory ran out.
+    says_so = isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in _NO_MEMORY)
+    if says_so or isinstance(error, MemoryError):
         message = "out of memory; take a smaller --batch-size (align: --micro-batch), smaller images or less precision"
     if message is None:
         raise error
     return fail(message, 2)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, of which each device tells in its own words."""
-    phrases = ("out of memory", "can't allocate memory", "not enough memory")
-    told = isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in phrases)
-    return told or isinstance(error, MemoryError)
 
 
 def _fixable(error: OSError) -> str | None:
@@ -57,7 +53,7 @@ def _fixable(error: OSError) -> str | None:
 
 def fail(message: str, code: int) -> int:
     """Tell the message in one line, once where several processes failed alike; returns the code."""
-    if rank() > 0:
+    if rank() > 0:  # the first process says it for all
         return code
     if len(message) > _MOST_SHOWN:
         message = f"{message[:_MOST_SHOWN]} ..."

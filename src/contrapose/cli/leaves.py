@@ -11,7 +11,7 @@ from contrapose.cli.docstrings import field_docs
 from contrapose.cli.leaf import REQUIRED, Key, Leaf
 
 
-class Settings(NamedTuple):
+class Blueprint(NamedTuple):
     """A dataclass to be made, with what stands in place of its defaults."""
 
     cls: type
@@ -34,15 +34,16 @@ class Settings(NamedTuple):
             return field.default
         return REQUIRED if field.default_factory is dataclasses.MISSING else field.default_factory()
 
-    def parts(self, value: Any, hint: Any) -> list[tuple[Key, Settings]] | None:
+    def parts(self, value: Any, hint: Any) -> list[tuple[Key, Blueprint]] | None:
         """The settings that a value holds, each with the step to it; None for a plain value."""
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return [((), Settings(type(value), value, self.chosen))]
+            return [((), Blueprint(type(value), value, self.chosen))]
         if isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
-            return [((number,), Settings(type(each), each, self.chosen)) for number, each in enumerate(value)]
+            return [((number,), Blueprint(type(each), each, self.chosen)) for number, each in enumerate(value)]
         plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        # A section that no default fills: its own settings are asked for, each by its flag.
         if value is REQUIRED and isinstance(plain, type) and dataclasses.is_dataclass(plain):
-            return [((), Settings(plain, None, self.chosen))]
+            return [((), Blueprint(plain, None, self.chosen))]
         return None
 
     def leaves(self, unions: Unions, key: Key = (), prefix: str = "") -> Iterator[Leaf]:
@@ -51,12 +52,14 @@ class Settings(NamedTuple):
         for name, hint, value in self.fields(key):
             at = (*key, name)
             flag = f"{prefix}{name.replace('_', '-')}"
-            union, inner = unions.get(name), self.parts(value, hint)
+            union = unions.get(name)
+            inner = self.parts(value, hint)
             if union is not None:
                 names = union.names_of(value)
                 yield Leaf(self.cls, at, union.hint(value), names, flag, docs.get(name, ""), True, value)
             elif inner is None:
                 yield Leaf(self.cls, at, hint, value, flag, docs.get(name, ""))
+            # Below a prefixed union every flag carries the way to it, as in --filters.0.min-side.
             named = prefix or (union is not None and union.prefixed)
             for step, settings in inner or ():
                 steps = ".".join([flag, *map(str, step)])

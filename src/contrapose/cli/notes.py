@@ -34,9 +34,9 @@ class _Notes(logging.Handler):
 
 def tell_notes() -> None:
     """Show the notes of `contrapose`'s own loggers, once, and of several processes those of the first."""
-    own = logging.getLogger("contrapose")
+    logger = logging.getLogger("contrapose")
     if rank() > 0:
-        own.addHandler(logging.NullHandler())
-    elif not own.handlers:
-        own.addHandler(_Notes())
-        own.setLevel(logging.INFO)
+        logger.addHandler(logging.NullHandler())
+    elif not logger.handlers:
+        logger.addHandler(_Notes())
+        logger.setLevel(logging.INFO)

@@ -7,13 +7,13 @@ from inspect import cleandoc
 from typing import Any, TypeVar
 
 from contrapose.cli.boxes import peek, read
-from contrapose.cli.choices import Choice, Model, Unions
+from contrapose.cli.choices import Choice, ModelChoice, Unions
 from contrapose.cli.leaf import REQUIRED, Key, Leaf
-from contrapose.cli.leaves import Settings
+from contrapose.cli.leaves import Blueprint
 from contrapose.errors import UserError
 from contrapose.renamed import new_name
 
-__all__ = ["REQUIRED", "Choice", "Model", "flags_of", "parse"]
+__all__ = ["REQUIRED", "Choice", "ModelChoice", "Unions", "flags_of", "parse"]
 T = TypeVar("T")
 
 
@@ -31,25 +31,25 @@ def parse(
 
     Raises `UserError` for flags that are unknown, missing, renamed or without a value that fits.
     """
+    # Twice through the arguments: what is chosen decides which flags there are to be read.
     settings, flags = flags_of(cls, arguments, prog, default, unions)
     flags = [leaf for leaf in flags if leaf.name not in without]
     _refuse_old_names(arguments, flags)
     values = read(flags, arguments, prog, cleandoc(cls.__doc__ or ""))
     plain = {leaf.key: values[leaf.key] for leaf in flags if not leaf.chooses}
-    made: T = settings.made(plain)
-    return made
+    return settings.made(plain)
 
 
 def flags_of(
     cls: type, arguments: list[str], prog: str, default: Any = None, unions: Unions | None = None
-) -> tuple[Settings, list[Leaf]]:
+) -> tuple[Blueprint, list[Leaf]]:
     """What is to be made, and its flags; those of unions among the arguments decide which others there are."""
     chosen: dict[Key, Any] = {}
-    settings = Settings(cls, default, chosen)
+    settings = Blueprint(cls, default, chosen)
     flags = list(settings.leaves(unions or {}))
     decided: set[Key] = set()
     while choosing := [leaf for leaf in flags if leaf.chooses and leaf.key not in decided]:
-        # again where what is chosen holds a union of its own
+        # Again where what is chosen holds a union of its own
         chosen.update(_chosen(choosing, unions or {}, arguments, prog))
         decided.update(leaf.key for leaf in choosing)
         flags = list(settings.leaves(unions or {}))
@@ -72,9 +72,9 @@ def _chosen(choosing: Sequence[Leaf], unions: Unions, arguments: list[str], prog
 
 def _refuse_old_names(arguments: Sequence[str], flags: Sequence[Leaf]) -> None:
     """Raise `UserError` for a flag that has another name now."""
-    known = {leaf.flag.replace("-", "_") for leaf in flags}
+    names = {leaf.flag.replace("-", "_") for leaf in flags}
     for argument in arguments:
         name = argument.partition("=")[0]
-        new = new_name(name[2:].replace("-", "_"), known) if name.startswith("--") else None
+        new = new_name(name[2:].replace("-", "_"), names) if name.startswith("--") else None
         if new is not None:
             raise UserError(f"{name} is now --{new.replace('_', '-')}")

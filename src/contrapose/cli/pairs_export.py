@@ -41,7 +41,8 @@ def hand_out(command: Command) -> None:
     from contrapose.files import check_file, one_writer
     from contrapose.store.groups import GroupStore
 
-    settings, out = command.settings, command.out
+    settings = command.settings
+    out = command.out
     if out.suffix != ".parquet":
         raise UserError(f"--out {out}: name a file that ends in .parquet")
     check_file(out)

@@ -36,13 +36,14 @@ def bring_in(command: Command) -> None:
     from contrapose.exchange.imports import import_pairs, plan_import, read_listing
 
     quiet_libraries()
-    settings, out = command.settings, command.out
+    settings = command.settings
+    out = command.out
     listing = read_listing(settings)
     backbone = load_backbone(settings.model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
     with Bar("looking at images", len(listing.pairs)) as bar:
         plan = plan_import(settings, listing, backbone, bar)
     if plan.left_out:
         total = len(plan.left_out) + len(plan.pairs)
-        told = told_counts(Counter(entry.kind for entry in plan.left_out))
-        print(f"left out {len(plan.left_out)} of {total} pairs ({told}); the reasons are in {out / SKIPPED}")
+        counts = told_counts(Counter(entry.kind for entry in plan.left_out))
+        print(f"left out {len(plan.left_out)} of {total} pairs ({counts}); the reasons are in {out / SKIPPED}")
     follow("encoding pairs", len(plan.pairs), import_pairs(settings, plan, backbone, out))

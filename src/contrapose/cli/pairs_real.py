@@ -8,16 +8,16 @@ from pathlib import Path
 
 from contrapose import runfile
 from contrapose.cli.device import OnDevice
-from contrapose.cli.options import REQUIRED, Choice, Model, parse
+from contrapose.cli.options import REQUIRED, Choice, ModelChoice, Unions, parse
 from contrapose.photographs.captions import Captioner
 from contrapose.photographs.filters import FILTERS
 from contrapose.photographs.settings import CONVERTER, Real
 from contrapose.photographs.spoil import SPOILERS
 
-UNIONS = {
+UNIONS: Unions = {
     "spoil": Choice(SPOILERS, prefixed=True),
     "filters": Choice(FILTERS, prefixed=True),
-    "captioner": Model(Captioner),
+    "captioner": ModelChoice(Captioner),
 }
 
 
@@ -36,11 +36,11 @@ class Command:
 
 
 def main(arguments: list[str], prog: str) -> None:
-    template, rest = None, arguments
+    template = None
     if arguments and arguments[0].endswith((".yaml", ".yml")):
-        template = Command(runfile.read(Path(arguments[0]), Real, CONVERTER), out=REQUIRED)
-        rest = arguments[1:]
-    make(parse(Command, rest, prog, template, UNIONS))
+        path, *arguments = arguments
+        template = Command(runfile.read(Path(path), Real, CONVERTER), out=REQUIRED)
+    make(parse(Command, arguments, prog, template, UNIONS))
 
 
 def make(command: Command) -> None:
@@ -53,8 +53,10 @@ def make(command: Command) -> None:
     from contrapose.store.manifest import read_manifest
 
     quiet_libraries()
-    settings, out = command.settings, command.out
+    settings = command.settings
+    out = command.out
     backbone = load_backbone(settings.model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
+    # One bar a stage: the states come in the order of the stages, and tell theirs.
     for stage, states in groupby(make_pairs(settings, backbone, out), lambda state: state.stage):
         with Bar(stage) as bar:
             for state in states:

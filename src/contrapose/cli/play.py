@@ -33,7 +33,7 @@ class Command:
     on: OnDevice = field(default_factory=OnDevice)
     host: str = "127.0.0.1"
     """Address that the page is served at; this machine alone unless told otherwise."""
-    port: Annotated[int, Range(1, 65535, whole=True)] | None = None
+    port: Annotated[int, Range(1, 65535, integer=True)] | None = None
     """Port of the page; the first free one from 7860 on when unset."""
 
 
@@ -50,7 +50,8 @@ def play(command: Command) -> None:
 
     quiet_libraries()
     check_folder(command.out)
-    settings, gradio = command.play, gradio_module()
+    settings = command.play
+    gradio = gradio_module()  # before the model is loaded, since it may not be installed
     if not (settings.positive or settings.negative):
         raise UserError("there is nothing to play with: name a run with --positive")
     backbone = load_backbone(settings.model, DTYPES[settings.precision], command.on.name, loading=settings.loading)

@@ -10,6 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from contrapose.processes import rank
 
+_NOTED = ("loss", "accuracy", "drift")  # of a training step's metrics
+
 
 class Bar:
     """One progress bar, to be called with (done, total); of several processes the first one draws it."""
@@ -42,9 +44,6 @@ def follow(title: str, total: int, done: Iterable[Any]) -> None:
     """Draw a bar while an iterable yields how much is done (a number, or an object with `step` and `metrics`)."""
     with Bar(title, total) as bar:
         for state in done:
-            bar(getattr(state, "step", state), note=_note(getattr(state, "metrics", {})))
-
-
-def _note(metrics: dict[str, float]) -> str:
-    names = [name for name in ("loss", "accuracy", "drift") if name in metrics]
-    return "  ".join(f"{name} {metrics[name]:.3g}" for name in names)
+            metrics = getattr(state, "metrics", {})
+            notes = [f"{name} {metrics[name]:.3g}" for name in _NOTED if name in metrics]
+            bar(getattr(state, "step", state), note="  ".join(notes))

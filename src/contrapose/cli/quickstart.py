@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 
 from rich.console import Console
 
@@ -19,9 +18,10 @@ def main(arguments: list[str], prog: str) -> None:
     check_folder(settings.out)
     if settings.model:
         _check_model(settings.model)  # before the first command leaves a folder
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     with one_writer(settings.out):
         for line in commands(settings):
-            _announce(line)
+            console.print(f"\n[bold]$ contrapose {shlex.join(line)}[/bold]")
             run(line)
 
 
@@ -31,7 +31,3 @@ def _check_model(model: str) -> None:
     from contrapose.backbones.loading import find
 
     find(model, BY_PIPELINE)
-
-
-def _announce(line: Sequence[str]) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"\n[bold]$ contrapose {shlex.join(line)}[/bold]")

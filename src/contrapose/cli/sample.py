@@ -39,8 +39,8 @@ def sample(command: Command) -> None:
     quiet_libraries()
     settings = command.sampling
     prompts = read_prompts(settings.prompts)
-    dtype, device = DTYPES[settings.precision], command.on.name
-    backbone = load_backbone(settings.model, dtype, device, settings.adapter, settings.loading)
+    dtype = DTYPES[settings.precision]
+    backbone = load_backbone(settings.model, dtype, command.on.name, settings.adapter, settings.loading)
     tell_cut(settings.prompts, prompts, backbone)
     total = len(prompts) * settings.num_images
     follow(f"sampling {command.out.name}", total, sample_images(settings, backbone, command.out))

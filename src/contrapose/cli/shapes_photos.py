@@ -42,6 +42,7 @@ def write(command: Command) -> None:
     made_with = {name: value for name, value in asdict(command).items() if name != "out"}
     with one_writer(command.out):
         runfile.claim(command.out / "photos.yaml", made_with, runfile.converter())
+        # Counted before, since all are written again: one that was changed is put right.
         before = set(command.out.glob("*.png"))
         follow("rendering photographs", command.num_photos, _written(command))
     if len(before) == command.num_photos:

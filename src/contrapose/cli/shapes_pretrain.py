@@ -32,7 +32,8 @@ def pretrain(command: Command) -> None:
     from contrapose.worlds.shapes.pretrain import encode_dataset, train_denoiser, train_vae
 
     quiet_libraries()
-    settings, out = command.settings, command.out
+    settings = command.settings
+    out = command.out
     with one_writer(out):
         runfile.claim(out / SETTINGS, settings, runfile.converter(), free=["save_every"])
         follow("training the autoencoder", settings.vae_steps, train_vae(settings, out))

@@ -37,6 +37,7 @@ class Command:
 
 
 def main(arguments: list[str], prog: str) -> None:
+    # Comparing needs neither a model nor prompts, which are required otherwise.
     if peek({"compare": True}, arguments, prog)["compare"] is not None:
         sweep_compare.main(arguments, prog)
     else:

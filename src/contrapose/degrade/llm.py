@@ -44,7 +44,7 @@ class LanguageModel:
     """Tokens after which an answer is cut off."""
     batch_size: Batch = 16
     """Prompts that are asked about at once; decides no result."""
-    num_retries: Annotated[int, Range(0, 1000, whole=True)] = 3
+    num_retries: Annotated[int, Range(0, 1000, integer=True)] = 3
     """How often a prompt whose answer cannot be used is asked about again; then it is left out."""
     cache: Path | None = None
     """File that keeps the answers, so that nothing is asked twice; decides no result."""

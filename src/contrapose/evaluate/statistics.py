@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from contrapose.ranges import Number, Range, checked
 
 REPLICATES = 10_000
-Replicates = Annotated[int, Range(1, 10**6, whole=True)]
+Replicates = Annotated[int, Range(1, 10**6, integer=True)]
 LEVEL = 0.95
 _LARGEST_MATRIX = 4_000_000  # entries of random numbers held at once
 

@@ -55,7 +55,7 @@ class Sampling:
     adapter: Path | None = None
     """An aligned run whose weights go on top (RUN@STEP: a kept step of it), or another tool's LoRA; none samples the
     model itself."""
-    num_images: Annotated[int, Range(1, 10_000, whole=True)] = 4
+    num_images: Annotated[int, Range(1, 10_000, integer=True)] = 4
     """Images for each prompt, of the seeds 0, 1, ..."""
     steps: Steps | None = None
     """Sampling steps; what is usual for the model when unset."""

@@ -35,7 +35,7 @@ class Real:
     """Filters in the order in which they are applied; losers are made when the first one needs them, or at the end."""
     captioner: Captioner | None = None
     """What writes captions where there are none; such photographs are left out when unset."""
-    near_duplicates: Annotated[int, Range(0, 63, whole=True)] | None = 4
+    near_duplicates: Annotated[int, Range(0, 63, integer=True)] | None = 4
     """Photographs are left out whose fingerprint differs from an earlier one's in at most so many of its 64 bits; all
     are kept when unset."""
     steps: Steps | None = None

@@ -19,8 +19,8 @@ from contrapose.report.numbers import count, duration, size
 from contrapose.runs.folder import AGAIN, RunFolder
 from contrapose.runs.names import FINISHED, RUN_FILE
 
-_STEPS = Range(1, 10**9, whole=True)
-_Number = Annotated[int, Range(0, 10**15, whole=True)]
+_STEPS = Range(1, 10**9, integer=True)
+_Number = Annotated[int, Range(0, 10**15, integer=True)]
 _CONVERTER = runfile.converter()
 _NOT_RECORDED = "not recorded"
 _FIX = "delete it and run 'contrapose align' on the folder again"

@@ -27,7 +27,7 @@ class Toy:
     """Sizes of the preference data."""
     shown: Batch = 2
     """Pairs per class of the runs in the picture, one of the sizes above."""
-    num_modes: Annotated[int, Range(2, 1000, whole=True)] = 8
+    num_modes: Annotated[int, Range(2, 1000, integer=True)] = 8
     """Conditions; an even number if neighbours come in couples."""
     neighbours: Neighbours = "couple"
     """Which modes are taken for one another: couples, or both neighbours on the circle."""
@@ -35,7 +35,7 @@ class Toy:
     """Standard deviation of the modes that the reference is taught; the clean ones have 0.12."""
     mislabelled: Share = 0.3
     """Share of the reference's data that comes from a neighbour's mode."""
-    width: Annotated[int, Range(1, 2**13, whole=True)] = 96
+    width: Annotated[int, Range(1, 2**13, integer=True)] = 96
     """Hidden units of the denoiser."""
     reference_steps: Count = 2000
     """Adam steps of the reference, on fresh batches of 512 and a rate of 2e-3 that falls to zero."""

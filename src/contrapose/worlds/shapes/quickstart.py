@@ -32,7 +32,7 @@ class Quickstart:
     """Model to align; the shipped shapes model when empty."""
     per_tag: Batch = 48
     """Held-out prompts of each of the six categories."""
-    num_images: Annotated[int, Range(1, 10_000, whole=True)] = 1
+    num_images: Annotated[int, Range(1, 10_000, integer=True)] = 1
     """Images for each held-out prompt."""
     train_per_tag: Batch = 80
     """Training prompts of each category, at most."""

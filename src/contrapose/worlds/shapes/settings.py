@@ -13,7 +13,7 @@ from contrapose.ranges import AtLeast0, Batch, Count, CountOrNone, Positive, Ran
 class Pretraining:
     """Settings of the shapes model's pretraining; the shipped model was made with the defaults."""
 
-    seed: Annotated[int, Range(0, 2**40, whole=True)] = 0
+    seed: Annotated[int, Range(0, 2**40, integer=True)] = 0
     """Seed of images, captions, initial weights, times and noise."""
     num_images: Count = 80_000
     """Training images, rendered and encoded once."""
