@@ -24,12 +24,17 @@ FAST = Optimisation(learning_rate=1e-3, train_steps=4, batch_size=4, micro_batch
 WATCH = Watching(holdout=2, evaluate_every=2, save_every=1)
 
 
+def run_of_copies(model: Path, pairs: Path, folder: Path) -> Run:
+    """A run whose inputs are copies in a folder."""
+    model = shutil.copytree(model, folder / "model")
+    pairs = shutil.copytree(pairs, folder / "pairs")
+    return Run(str(model), pairs, DDSPO(beta=200.0), optimisation=FAST, watching=WATCH)
+
+
 @pytest.fixture
 def run(tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> Run:
     """A run of copies, which tests may change."""
-    model = shutil.copytree(tiny_model, tmp_path / "model")
-    pairs = shutil.copytree(tiny_pairs, tmp_path / "pairs")
-    return Run(str(model), pairs, DDSPO(beta=200.0), optimisation=FAST, watching=WATCH)
+    return run_of_copies(tiny_model, tiny_pairs, tmp_path)
 
 
 def until(run: Run, out: Path, step: int) -> None:
@@ -39,6 +44,34 @@ def until(run: Run, out: Path, step: int) -> None:
         if state.step == step:
             break
     states.close()
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model: Path, tiny_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run from elsewhere, trained once: `whole` to its end, `cut` as a kill left it after step 3."""
+    folder = tmp_path_factory.mktemp("trained")
+    run = run_of_copies(tiny_model, tiny_pairs, folder)
+    list(align(run, folder / "whole"))
+    until(run, folder / "cut", 3)
+    return folder
+
+
+@pytest.fixture
+def whole(trained: Path) -> Path:
+    """The run to its end, shared by all tests: look at it, and leave it as it is."""
+    return trained / "whole"
+
+
+@pytest.fixture
+def cut(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the run that was killed after step 3, which tests may change."""
+    return shutil.copytree(trained / "cut", tmp_path / "out")
+
+
+@pytest.fixture
+def finished(whole: Path, tmp_path: Path) -> Path:
+    """A copy of the run to its end, which tests may change."""
+    return shutil.copytree(whole, tmp_path / "out")
 
 
 def scaled(path: Path, factor: float) -> None:
@@ -81,15 +114,16 @@ def test_other_content_under_the_same_name_is_refused(
         next(align(run, tmp_path / "out"))
 
 
-def test_the_same_content_elsewhere_is_the_same_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    list(align(run, tmp_path / "whole"))
+def test_the_same_content_elsewhere_is_the_same_run(
+    run: Run, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     until(run, tmp_path / "out", 2)
     shutil.move(run.pairs, tmp_path / "moved")
     shutil.move(run.model, tmp_path / "model2")
     monkeypatch.chdir(tmp_path)
     states = list(align(replace(run, pairs=Path("moved"), model="./model2"), Path("out")))
     assert [state.step for state in states] == [2, 3, 4]
-    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
+    assert weights(tmp_path / "out") == weights(whole)
 
 
 def test_a_start_that_was_trained_again_is_refused(run: Run, tmp_path: Path) -> None:
@@ -118,20 +152,17 @@ def test_a_folder_that_another_writes_is_refused(run: Run, tmp_path: Path) -> No
 @pytest.mark.parametrize("file", ["training.safetensors", "pytorch_lora_weights.safetensors"])
 @pytest.mark.parametrize("broken", [1, 2])
 def test_a_broken_checkpoint_gives_way_to_the_one_before(
-    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes | None, file: str, broken: int
+    run: Run, whole: Path, cut: Path, caplog: pytest.LogCaptureFixture, content: bytes | None, file: str, broken: int
 ) -> None:
-    out = tmp_path / "out"
-    list(align(run, tmp_path / "whole"))
-    until(run, out, 3)
-    latest = sorted((out / "checkpoints").iterdir())[-broken:]
+    latest = sorted((cut / "checkpoints").iterdir())[-broken:]
     for path in (step / file for step in latest):
         path.write_bytes(path.read_bytes()[:5000] if content is None else content)
     with caplog.at_level(logging.WARNING):
-        states = list(align(run, out))
+        states = list(align(run, cut))
     assert states[0].step == (2 if broken == 1 else 0)
     assert [record for record in caplog.records if "carrying on from the one before it" in record.message]
-    assert weights(out) == weights(tmp_path / "whole")
-    assert metrics(out) == metrics(tmp_path / "whole")
+    assert weights(cut) == weights(whole)
+    assert metrics(cut) == metrics(whole)
 
 
 @pytest.mark.parametrize("name", ["step-000003", "step-1000000000"])
@@ -142,11 +173,10 @@ def test_a_checkpoint_of_another_step_than_its_name_is_passed_over(run: Run, tmp
     assert next(align(run, out)).step == 1
 
 
-def test_a_checkpoint_with_the_weights_of_another_is_passed_over(run: Run, tmp_path: Path) -> None:
-    out, name = tmp_path / "out", "pytorch_lora_weights.safetensors"
-    until(run, out, 3)
-    shutil.copy(out / "checkpoints/step-000002" / name, out / "checkpoints/step-000003" / name)
-    assert next(align(run, out)).step == 2
+def test_a_checkpoint_with_the_weights_of_another_is_passed_over(run: Run, cut: Path) -> None:
+    name = "pytorch_lora_weights.safetensors"
+    shutil.copy(cut / "checkpoints/step-000002" / name, cut / "checkpoints/step-000003" / name)
+    assert next(align(run, cut)).step == 2
 
 
 def test_checkpoints_of_an_older_version_are_refused(run: Run, tmp_path: Path) -> None:
@@ -166,40 +196,33 @@ def test_checkpoints_of_an_older_version_are_refused(run: Run, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("line", ['{"loss": 1}', "null", "[1]", '{"step": "x"}', "\udcff", "[" * 5000], ids=ascii)
-def test_a_broken_line_of_metrics_is_named(run: Run, tmp_path: Path, line: str) -> None:
-    out = tmp_path / "out"
-    until(run, out, 3)
-    path = out / "metrics.jsonl"
+def test_a_broken_line_of_metrics_is_named(run: Run, cut: Path, line: str) -> None:
+    path = cut / "metrics.jsonl"
     first, *rest = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([first, line.encode("utf-8", "surrogateescape"), b"\n", *rest]))
     with pytest.raises(UserError, match=r"metrics\.jsonl: line 2: .*remove the line") as caught:
-        list(align(run, out))
+        list(align(run, cut))
     assert "\n" not in str(caught.value)
 
 
-def test_a_line_that_a_kill_cut_short_is_forgotten(run: Run, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    list(align(run, tmp_path / "whole"))
-    until(run, out, 3)
-    with (out / "metrics.jsonl").open("a") as file:
+def test_a_line_that_a_kill_cut_short_is_forgotten(run: Run, whole: Path, cut: Path) -> None:
+    with (cut / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
-    list(align(run, out))
-    assert metrics(out) == metrics(tmp_path / "whole")
+    list(align(run, cut))
+    assert metrics(cut) == metrics(whole)
 
 
 @pytest.mark.parametrize("broken", ["pytorch_lora_weights.safetensors", "finished.json"])
 @pytest.mark.parametrize("content", [None, b"", b"{"], ids=["gone", "empty", "cut"])
-def test_results_that_were_lost_are_made_again(run: Run, tmp_path: Path, broken: str, content: bytes | None) -> None:
-    out = tmp_path / "out"
-    list(align(run, out))
-    before = weights(out)
+def test_results_that_were_lost_are_made_again(run: Run, finished: Path, broken: str, content: bytes | None) -> None:
+    before = weights(finished)
     if content is None:
-        (out / broken).unlink()
+        (finished / broken).unlink()
     else:
-        (out / broken).write_bytes(content)
-    assert [state.step for state in align(run, out)] == [4]
-    assert weights(out) == before
-    assert json.loads((out / "finished.json").read_text())["steps"] == 4
+        (finished / broken).write_bytes(content)
+    assert [state.step for state in align(run, finished)] == [4]
+    assert weights(finished) == before
+    assert json.loads((finished / "finished.json").read_text())["steps"] == 4
 
 
 def test_a_finished_run_is_left_as_it_is(run: Run, tmp_path: Path) -> None:
