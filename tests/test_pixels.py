@@ -13,7 +13,7 @@ from PIL import Image, ImageCms, TiffImagePlugin
 
 from contrapose.containers.images import read_image
 from contrapose.containers.left_out import Skip
-from contrapose.pixels import as_rgb, to_pixels, to_tensor
+from contrapose.pixels import as_rgb, lab, to_pixels, to_tensor
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -88,3 +88,11 @@ def test_pixels_come_back_from_tensors() -> None:
     assert torch.equal(images[0], to_tensor(pixels[0]))
     assert np.array_equal(to_pixels(images), pixels)
     assert np.array_equal(to_pixels(1.5 * images)[pixels == 255], pixels[pixels == 255]), "what is beyond is cut off"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+def test_lab_is_the_standards(dtype: type) -> None:
+    """White, black and sRGB's three primaries, from the tables of Lindbloom."""
+    colours = np.array([[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype)
+    expected = [[100, 0, 0], [0, 0, 0], [53.24, 80.09, 67.20], [87.73, -86.18, 83.18], [32.30, 79.19, -107.86]]
+    np.testing.assert_allclose(lab(colours), expected, atol=0.02)

@@ -1,4 +1,4 @@
-"""Images of any kind as upright 8-bit RGB, their sizes, and their pixels as tensors in -1..1 and back."""
+"""Images of any kind as upright 8-bit RGB, their sizes, their colours in Lab, and pixels as tensors and back."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ _TURNS = {
     7: _Turn.TRANSVERSE,
     8: _Turn.ROTATE_90,
 }
+
+
+# linear sRGB to CIE XYZ (IEC 61966-2-1); white is the sum of the three primaries, D65
+_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
 
 
 class Size(NamedTuple):
@@ -77,6 +83,17 @@ def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:
     """What an autoencoder decodes, [b, 3, h, w] in -1..1, as RGB pixels [b, h, w, 3]; values beyond are cut off."""
     return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def lab(rgb: NDArray[np.uint8] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """CIE Lab under D65 of sRGB values in 0..255, [..., 3]; they may lie between the levels."""
+    encoded = rgb / 255
+    # undo sRGB's gamma, which is a straight line near black
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    xyz = linear @ _XYZ.T / _XYZ.sum(axis=1)  # white is 1, 1, 1
+    # CIE's cube root, and below (6/29)^3 its tangent there
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
 
 
 def _white(image: Image.Image) -> int | None:

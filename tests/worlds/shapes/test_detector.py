@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from contrapose.evaluate.verdict import Detector, judge
-from contrapose.worlds.shapes.detector import THRESHOLDS, ShapesDetector, artefact_rate, lab, shape_fidelity
+from contrapose.worlds.shapes.detector import THRESHOLDS, ShapesDetector, artefact_rate, shape_fidelity
 from contrapose.worlds.shapes.grammar import Meaning
 from contrapose.worlds.shapes.render import COLORS, IMAGE_SIZE, SHAPES, Object, render
 from contrapose.worlds.shapes.scenes import scene_of, training_meaning
@@ -152,9 +152,3 @@ def test_artefact_rate_is_the_unexplained_share():
     image[45:55, 35:60] = (0, 255, 255)  # 250 pixels of no palette colour beside about 20.6^2
     assert artefact_rate(image, DETECTOR.detect(image)) == pytest.approx(250 / (250 + 20.64**2), abs=0.05)
     assert artefact_rate(np.full_like(image, 235), {}) == 0
-
-
-def test_lab_of_known_colours():
-    known = [(255, 255, 255), (255, 0, 0), (0, 0, 255), (0, 0, 0)]
-    expected = [(100, 0, 0), (53.24, 80.09, 67.20), (32.30, 79.19, -107.86), (0, 0, 0)]
-    np.testing.assert_allclose(lab(np.array(known)), expected, atol=0.05)

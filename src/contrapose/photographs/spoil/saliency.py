@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from contrapose.pixels import lab
+
 Map = NDArray[np.float64]
 WIDTH = 64  # pixels at which the spectral residual sees a photograph as a person does at a glance
-_XYZ = np.array(
-    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
-)
 _BINOMIAL = np.array([1, 4, 6, 4, 1]) / 16
 
 
@@ -98,15 +97,6 @@ FORMULAS: dict[str, Callable[[Image.Image], Map]] = {
     "spectral-residual": spectral_residual,
     "frequency-tuned": frequency_tuned,
 }
-
-
-def lab(pixels: NDArray[np.uint8]) -> Map:
-    """CIE Lab of sRGB under D65."""
-    encoded = np.arange(256) / 255
-    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)[pixels]
-    xyz = linear @ _XYZ.T / _XYZ.sum(1)  # white is 1, 1, 1
-    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
 
 
 def resized(values: Map, size: tuple[int, int], how: Image.Resampling) -> Map:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from contrapose.evaluate.verdict import Detection, Thresholds
+from contrapose.pixels import lab
 from contrapose.worlds.shapes.render import BACKGROUND, COLORS, PALETTE, SHAPES, coverage
 
 THRESHOLDS = Thresholds(score=0.6, counting_score=0.75)
@@ -30,25 +31,6 @@ _GRID = 24
 _TEMPLATE_BLURS = (0.3, 0.6, 0.9, 1.3, 1.8)  # pixels, at a radius of 11
 _EIGHT = np.ones((3, 3), dtype=bool)
 _FOUR = ndimage.generate_binary_structure(2, 1)
-
-# linear sRGB to CIE XYZ (IEC 61966-2-1); white is the sum of the three primaries, D65
-_XYZ = np.array(
-    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
-)
-_WHITE = _XYZ.sum(axis=1)
-
-
-def lab(rgb: NDArray) -> NDArray[np.float64]:
-    """CIE Lab of sRGB values in 0..255, [..., 3]."""
-    share = np.asarray(rgb, dtype=np.float64) / 255
-    # undo sRGB's gamma, which is a straight line near black
-    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    t = linear @ _XYZ.T / _WHITE
-    # CIE's cube root, a straight line below (6/29)^3 = 216/24389
-    f = np.where(t > 216 / 24389, np.cbrt(t), (24389 / 27 * t + 16) / 116)
-    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
-
-
 _BACKGROUND_LAB = lab(np.array(BACKGROUND))
 _PALETTE_LAB = lab(np.array([PALETTE[name] for name in COLORS]))
 
