@@ -113,9 +113,13 @@ def used_once(source: Source) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 
 def short_helpers(source: Source) -> Iterator[str]:
-    """Private functions of a line or three that one place alone calls: they belong there."""
+    """Private functions of a line or three that one place alone calls: they belong there.
+
+    One that is handed on as a value, such as a part of a family, has no place to be put.
+    """
     for function in used_once(source):
-        if _length(function) < SHORTEST:
+        is_called = len(re.findall(rf"\b{function.name}\(", source.text)) == 2  # its definition, and a call
+        if is_called and _length(function) < SHORTEST:
             where = f"{source.name}:{function.lineno}"
             yield f"{where} {function.name} is called once, and short: put it where it is called"
 

@@ -23,8 +23,8 @@ _NAME = "default_0"  # of the first adapters that diffusers loads
 def read_lora(run: RunFolder, part: str, network: Network, pipeline: type[DiffusionPipeline]) -> Lora:
     """A run's adapters as they are stored; `UserError` when they are broken, or not this network's."""
     layers, settings = run.adapter(part, network, pipeline)
-    told = settings.get("target_modules") or list(layers)
-    targets = told if isinstance(told, str) else tuple(told)
+    modules = settings.get("target_modules") or list(layers)
+    targets = modules if isinstance(modules, str) else tuple(modules)
     lora = lora_of(layers, targets)
     config = lora.config()
     if {name for name, _ in network.named_modules() if check_target_module_exists(config, name)} != layers.keys():
@@ -35,17 +35,17 @@ def read_lora(run: RunFolder, part: str, network: Network, pipeline: type[Diffus
 def state_of(layers: Adapter) -> dict[str, Tensor]:
     """Adapters by the names that peft gives their tensors."""
     state = {}
-    for name, one in layers.items():
-        state[f"{name}.lora_A.weight"] = one.down
-        state[f"{name}.lora_B.weight"] = one.up
+    for name, layer in layers.items():
+        state[f"{name}.lora_A.weight"] = layer.down
+        state[f"{name}.lora_B.weight"] = layer.up
     return state
 
 
 def lora_of(layers: Adapter, targets: tuple[str, ...] | str) -> Lora:
     """Stored adapters as those of a policy; layers of another rank or alpha than most are named by peft's patterns."""
     rank, alpha = usual_rank(layers)
-    ranks = {f"^{name}": one.rank for name, one in layers.items() if one.rank != rank}
-    alphas = {f"^{name}": one.alpha for name, one in layers.items() if one.alpha != alpha}
+    ranks = {f"^{name}": layer.rank for name, layer in layers.items() if layer.rank != rank}
+    alphas = {f"^{name}": layer.alpha for name, layer in layers.items() if layer.alpha != alpha}
     return Lora(rank, alpha, targets, state_of(layers), ranks, alphas)
 
 
@@ -60,14 +60,14 @@ def starting_lora(
     """The adapters that training starts from; `UserError` for a run in full, and another rank or alpha than theirs."""
     run = RunFolder(start)
     if not run.has_adapters:
-        whole = run.weights / FULL_FOLDER
+        model = run.weights / FULL_FOLDER
         # of a kept step there is the denoiser alone
-        instead = f"use --model {whole} instead, or --full" if (whole / INDEX).is_file() else "use --full"
+        instead = f"use --model {model} instead, or --full" if (model / INDEX).is_file() else "use --full"
         raise UserError(f"{start}: was trained in full; {instead}")
     lora = read_lora(run, part, network, pipeline)
-    for name, asked, theirs in (("lora_rank", rank, lora.rank), ("lora_alpha", alpha, lora.alpha)):
-        if asked not in (None, theirs):
-            raise UserError(f"{name} {asked:g}: {start} has {theirs:g}, which is kept; leave the setting out")
+    for name, asked, stored in (("lora_rank", rank, lora.rank), ("lora_alpha", alpha, lora.alpha)):
+        if asked not in (None, stored):
+            raise UserError(f"{name} {asked:g}: {start} has {stored:g}, which is kept; leave the setting out")
     return lora
 
 

@@ -34,9 +34,10 @@ def check_tokenizers(model: str, pipe: DiffusionPipeline) -> None:
 
 
 def _check_words(where: str, tokenizer: Any, config: Any) -> None:
-    known, read = len(tokenizer), config.vocab_size
-    if not _FEW * read <= known <= read:
-        raise UserError(f"{where} knows {known} words and its text encoder {read}; download the model again")
+    num_words = len(tokenizer)
+    num_rows = config.vocab_size
+    if not _FEW * num_rows <= num_words <= num_rows:
+        raise UserError(f"{where} knows {num_words} words and its text encoder {num_rows}; download the model again")
     try:
         tokenizer("a", padding="max_length", max_length=_SHORT, truncation=True)
     except Exception as error:  # settings that are never looked at before make these raise anything at all

@@ -160,11 +160,11 @@ class Trainable:
         dtype = self.policies.dtype(policy)
         return self.denoiser.denoise(self.policies.denoiser(policy), x_t.to(dtype), t, cast(condition, dtype))
 
-    def save(self, folder: FilePath, notes: Mapping[str, str] | None = None, whole: bool = True) -> None:
+    def save(self, folder: FilePath, notes: Mapping[str, str] | None = None, with_pipeline: bool = True) -> None:
         """What was trained in the form that stock diffusers loads: adapters, or a whole pipeline folder `model/`.
 
         `notes` go into the adapters' file beside their rank and alpha. Several policies have a folder each. Where not
-        `whole`, `model/` holds the denoiser alone.
+        `with_pipeline`, `model/` holds the denoiser alone.
         """
         source = self._pipeline.source
         kind = type(self._pipeline.stock)
@@ -174,7 +174,7 @@ class Trainable:
             if isinstance(self.policies, LoraPolicies):
                 state = self.policies.state(policy)
                 saving.save_lora(where, state, self.policies.config, part, notes or {}, kind)
-            elif whole:
+            elif with_pipeline:
                 rest = open_pipeline(source, kind, leave_out=(part, *self._pipeline.family.unused_parts))
                 saving.save_full(where, rest, part, self.policies.denoiser(policy), base)
             else:
@@ -188,4 +188,6 @@ class Trainable:
     def _folders(self, folder: FilePath) -> dict[str, FilePath]:
         """Where each policy lies: in a folder of its own where there are several."""
         trained = self.policies.trained
-        return {policy: folder if len(trained) == 1 else folder / policy for policy in trained}
+        if len(trained) == 1:
+            return {trained[0]: folder}
+        return {policy: folder / policy for policy in trained}

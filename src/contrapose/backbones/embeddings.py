@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from contrapose.core.group import Condition, join
 from contrapose.errors import UserError
@@ -38,8 +39,9 @@ NO_PROMPT = "unconditional"  # beside the digests of prompts, which have 64 hexa
 
 def cache_folder() -> Path:
     """Where embeddings are kept: under $CONTRAPOSE_CACHE, else in the user's cache."""
-    own, users = os.environ.get(CACHE), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return (Path(own) if own else Path(users) / "contrapose").expanduser() / "embeddings"
+    users_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    cache = os.environ.get(CACHE) or f"{users_cache}/contrapose"
+    return Path(cache).expanduser() / "embeddings"
 
 
 class Settled(NamedTuple):
@@ -65,7 +67,8 @@ class Embeddings:
         self._shards = _Shards(self._folder, text.settings)
         self._memory: OrderedDict[str, Condition] = OrderedDict()  # the latest at the end
         self._memory_bytes = 0
-        self._writing, self._encoders_may_leave = True, False
+        self._writing = True
+        self._encoders_may_leave = False
 
     def __call__(self, prompts: Sequence[str | None]) -> Condition:
         """The condition of these prompts, None being none, stacked in order and padded to the longest of them."""
@@ -73,7 +76,7 @@ class Embeddings:
         rows = self._find({_key(prompt): prompt for prompt in prompts if prompt is not None})
         if None in prompts:
             rows |= self._find({NO_PROMPT: ""})
-        return join([rows[NO_PROMPT if prompt is None else _key(prompt)] for prompt in prompts])
+        return join([rows[_key(prompt)] for prompt in prompts])
 
     def unconditional(self) -> Condition:
         """What stands for no prompt, one row."""
@@ -106,18 +109,20 @@ class Embeddings:
         self.unconditional()
         self._encoders_may_leave = True
         size = self._shards.bytes_of(wanted)
-        told = f"embeddings in the cache ({_told(size)}, {len(missing)} new); text encoders leave memory"
-        return Settled(len(wanted), len(missing), size / GIGABYTE, False, f"{len(wanted)} prompts: {told}")
+        message = f"embeddings in the cache ({_told(size)}, {len(missing)} new); text encoders leave memory"
+        return Settled(len(wanted), len(missing), size / GIGABYTE, False, f"{len(wanted)} prompts: {message}")
 
-    def _stay(self, num_prompts: int, there: float, extra: float) -> Settled:
-        size, encoders = there + extra, self.text.encoder_bytes
-        others = f" beside {_told(self._shards.bytes - there)} of others in {self._shards.folder}"
-        needs = f"would take {_told(size)}{others if size <= self.limit * GIGABYTE else ''}"
-        told = f"{num_prompts} prompts: embeddings {needs}, over the limit of {self.limit:g} GB"
+    def _stay(self, num_prompts: int, cached: float, extra: float) -> Settled:
+        size = cached + extra
+        encoders = self.text.encoder_bytes
+        needs = f"would take {_told(size)}"
+        if size <= self.limit * GIGABYTE:  # what is over the limit is what lies there of other models
+            needs += f" beside {_told(self._shards.bytes - cached)} of others in {self._shards.folder}"
+        message = f"{num_prompts} prompts: embeddings {needs}, over the limit of {self.limit:g} GB"
         if encoders > SMALL_ENCODERS:
-            mend = "raise --cache-limit, shorten --text-length, or use fewer prompts"
-            raise UserError(f"{told}, and text encoders of {_told(encoders)} are too large to stay in memory: {mend}")
-        line = f"{told}: the text encoders ({_told(encoders)}) stay in memory instead"
+            fix = "raise --cache-limit, shorten --text-length, or use fewer prompts"
+            raise UserError(f"{message}, and text encoders of {_told(encoders)} are too large to stay in memory: {fix}")
+        line = f"{message}: the text encoders ({_told(encoders)}) stay in memory instead"
         return Settled(num_prompts, 0, size / GIGABYTE, True, line)
 
     def _follow_encoders(self) -> None:
@@ -134,17 +139,17 @@ class Embeddings:
         if self._writing and len(rows) < len(wanted):
             self._shards.look_again()  # another process may have added them
             rows = self._recall(wanted)
-        for some in _chunks({key: prompt for key, prompt in wanted.items() if key not in rows}):
-            new = self._compute(some)
+        for chunk in _chunks({key: prompt for key, prompt in wanted.items() if key not in rows}):
+            new = self._compute(chunk)
             fits = self._writing and self._shards.bytes + _bytes(new) <= self.limit * GIGABYTE
             (self._shards.write if fits else self._remember)(new)
             rows |= new
         return rows
 
     def _recall(self, keys: Iterable[str]) -> dict[str, Condition]:
-        found = {key: self._memory.get(key) or self._shards.read(key) for key in keys}
-        self._memory |= {key: self._memory.pop(key) for key in found if key in self._memory}  # they become the latest
-        return {key: row for key, row in found.items() if row}
+        rows = {key: self._memory.get(key) or self._shards.read(key) for key in keys}
+        self._memory |= {key: self._memory.pop(key) for key in rows if key in self._memory}  # they become the latest
+        return {key: row for key, row in rows.items() if row}
 
     def _remember(self, rows: Mapping[str, Condition]) -> None:
         self._memory_bytes += _bytes({key: row for key, row in rows.items() if key not in self._memory})
@@ -230,8 +235,8 @@ class _Shards:
         except (SafetensorError, OSError):
             return  # broken or gone: its prompts are computed again
         share = self._sizes[path] / max(1, len(names))
-        for key, own in names.items():
-            self.places[key] = _Place(path, tuple(own), share, checksums.get(key))
+        for key, tensors in names.items():
+            self.places[key] = _Place(path, tuple(tensors), share, checksums.get(key))
 
     def bytes_of(self, keys: Iterable[str]) -> float:
         """What the rows that are there take."""
@@ -256,7 +261,8 @@ class _Shards:
 
     def write(self, rows: Mapping[str, Condition]) -> None:
         """Add a shard; `UserError` when the folder cannot be written."""
-        path, note = self.folder / f"{uuid4().hex}.safetensors", self.folder / "settings.txt"
+        path = self.folder / f"{uuid4().hex}.safetensors"
+        note = self.folder / "settings.txt"
         tensors = {f"{key}.{name}": value for key, row in rows.items() for name, value in row.items()}
         checksums = {key: str(checksum(row)) for key, row in rows.items()}
         alone = self._folder_changed() == self._changed
@@ -272,7 +278,9 @@ class _Shards:
             self._changed = self._folder_changed()
 
 
-def _key(prompt: str) -> str:
+def _key(prompt: str | None) -> str:
+    if prompt is None:
+        return NO_PROMPT
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -283,13 +291,18 @@ def _chunks(prompts: Mapping[str, str]) -> Iterator[dict[str, str]]:
 
 def _rows(condition: Condition) -> list[Condition]:
     """Conditions of one row each, without padding, that do not keep the whole batch in memory."""
-    whole = {name: value.cpu() for name, value in condition.items()}
-    lengths = whole["length"].tolist() if "length" in whole else [None] * len(next(iter(whole.values())))
-    padded = {name for name, value in whole.items() if value.is_floating_point() and value.ndim >= 3}
-    return [
-        {n: (v[i : i + 1, :length] if n in padded else v[i : i + 1]).clone() for n, v in whole.items()}
-        for i, length in enumerate(lengths)
-    ]
+    batch = {name: value.cpu() for name, value in condition.items()}
+    num_rows = len(next(iter(batch.values())))
+    lengths = batch["length"].tolist() if "length" in batch else [None] * num_rows
+    rows: list[Condition] = []
+    for place, length in enumerate(lengths):
+        row: dict[str, Tensor] = {}
+        for name, value in batch.items():
+            is_padded = value.is_floating_point() and value.ndim >= 3
+            part = value[place : place + 1, :length] if is_padded else value[place : place + 1]
+            row[name] = part.clone()
+        rows.append(row)
+    return rows
 
 
 def _bytes(rows: Mapping[str, Condition]) -> int:

@@ -20,7 +20,8 @@ from torch import nn
 from contrapose.documents import load_json
 from contrapose.errors import UserError
 
-INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
+INDEX = "model_index.json"
+SCHEDULER = "scheduler_config.json"
 _LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
 _AGAIN = "download the model again"
 _VOCABULARY = re.compile(r"tokenizer\.json|vocab\..+|.+\.model")
@@ -95,7 +96,7 @@ def check_parts(folder: Path, pipeline: type, unused: Sequence[str], optional: S
     Parts that are `unused` are not looked at; those that are `optional` may be absent.
     """
     index = read_index(folder)
-    for name, hint in _takes(pipeline).items():
+    for name, hint in parts_taken(pipeline).items():
         if name in unused:
             continue
         source = index.get(name)
@@ -123,10 +124,10 @@ def _check_kind(path: Path, kind: str) -> None:
     diffusers reads them all the same, and takes its defaults for what they do not say. Schedulers of one path may
     differ: their settings are the same.
     """
-    theirs = str(load_json(path).get("_class_name", kind))
+    written_by = str(load_json(path).get("_class_name", kind))
     for path_of in ("FlowMatch", "EDM"):
-        if (path_of in theirs) != (path_of in kind):
-            raise UserError(f"{path}: is of a {theirs}, and the index names a {kind}; {_AGAIN}")
+        if (path_of in written_by) != (path_of in kind):
+            raise UserError(f"{path}: is of a {written_by}, and the index names a {kind}; {_AGAIN}")
 
 
 def networks_of(folder: Path, leave_out: Collection[str]) -> list[Part]:
@@ -137,7 +138,7 @@ def networks_of(folder: Path, leave_out: Collection[str]) -> list[Part]:
     return [Part(name, kind, folder / name) for name, kind in kinds.items() if issubclass(kind, nn.Module)]
 
 
-def _takes(pipeline: type) -> dict[str, Any]:
+def parts_taken(pipeline: type) -> dict[str, Any]:
     """The parts that a pipeline is made of, and the classes that it takes for them; settings have defaults."""
     hints = typing.get_type_hints(pipeline.__init__)  # type: ignore[misc]
     parameters = list(inspect.signature(pipeline.__init__).parameters.values())[1:]  # type: ignore[misc]
@@ -147,13 +148,13 @@ def _takes(pipeline: type) -> dict[str, Any]:
 def class_of(folder: Path, name: str, source: Sequence[str]) -> type:
     """A part's class; `UserError` for one that is neither of diffusers nor of transformers: it could be any program."""
     library, kind = source
-    found = getattr(_LIBRARIES.get(library), kind, None)
-    if not isinstance(found, type) or re.match("Auto[A-Z]", kind) or not hasattr(found, "from_pretrained"):
+    cls = getattr(_LIBRARIES.get(library), kind, None)
+    if not isinstance(cls, type) or re.match("Auto[A-Z]", kind) or not hasattr(cls, "from_pretrained"):
         raise UserError(
             f"{folder / INDEX}: {name} is a {kind} of {library}; only models of diffusers and transformers are loaded, "
             "since others can run code"
         )
-    return found
+    return cls
 
 
 def _check_network(part: Part, hint: Any) -> None:
@@ -165,7 +166,7 @@ def _check_network(part: Part, hint: Any) -> None:
     _check_kinds(part.folder / "config.json", part.kind, config)
     usual = inspect.signature(part.kind.__init__).parameters  # type: ignore[misc]
     if "sample_size" in usual and not part.name.startswith("vae"):
-        _check_side(part.folder / "config.json", config.get("sample_size", usual["sample_size"].default))
+        check_sample_size(part.folder / "config.json", config.get("sample_size", usual["sample_size"].default))
     if part.name == "vae":
         _check_autoencoder(part.folder / "config.json", config)
 
@@ -190,7 +191,8 @@ def _check_kinds(path: Path, kind: type[nn.Module], config: Mapping[str, Any]) -
             raise UserError(f"{path}: {name} is {value!r:.100}, where a number is expected; {_AGAIN}")
 
 
-def _check_side(path: Path, size: Any) -> None:
+def check_sample_size(path: Path, size: Any) -> None:
+    """Raise `UserError` for the side of a network's images, or [height, width], that is none."""
     sides = size if isinstance(size, list) and len(size) == 2 else [size]
     if not all(isinstance(side, int) and not isinstance(side, bool) and 0 < side <= _LARGEST_SIDE for side in sides):
         raise UserError(f"{path}: sample_size is {size!r}, where a whole number from 1 to {_LARGEST_SIDE} is expected")
@@ -204,7 +206,8 @@ def _check_autoencoder(path: Path, config: Mapping[str, Any]) -> None:
     if shift is not None and not _is_number(shift):
         raise UserError(f"{path}: shift_factor is {shift!r}, where a number is expected")
     for name in ("latents_mean", "latents_std"):
-        values, count = config.get(name), config.get("latent_channels", 4)
+        values = config.get(name)
+        count = config.get("latent_channels", 4)
         sound = isinstance(values, list) and len(values) == count and all(map(_is_number, values))
         if values is not None and not (sound and (name == "latents_mean" or min(values) > 0)):
             raise UserError(
@@ -275,9 +278,9 @@ def variant_of(folder: Path, variant: str | None) -> str | None:
         if wanted in variants:
             _check_shards(folder, wanted)
             return wanted
-    others = sorted(filter(None, variants))
-    if others:
-        raise UserError(f"{folder}: its weights are there as {' and '.join(others)} alone; say --variant {others[0]}")
+    named = sorted(filter(None, variants))
+    if named:
+        raise UserError(f"{folder}: its weights are there as {' and '.join(named)} alone; say --variant {named[0]}")
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".ckpt", ".pt", ".pth"))
     if pickled:
         raise UserError(

@@ -69,10 +69,10 @@ def check_device(device: str | torch.device) -> None:
     try:
         (torch.ones(1, device=device) + 1).item()
     except Exception as error:  # each device has its own way of not being there
-        known = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        usable = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
         if torch.backends.mps.is_available():
-            known.append("mps")
-        raise UserError(f"device {str(device)!r}: cannot be used here (there are: {', '.join(known)})") from error
+            usable.append("mps")
+        raise UserError(f"device {str(device)!r}: cannot be used here (there are: {', '.join(usable)})") from error
 
 
 def find(model: str | Path, families: Mapping[str, Any], variant: str | None = None) -> Source:
@@ -102,7 +102,7 @@ def located(model: str | Path, variant: str | None = None, families: Mapping[str
     path = Path(model)
     if path.is_dir():
         return path
-    if path.exists() or _looks_like_path(str(model)):
+    if path.exists() or looks_like_path(str(model)):
         raise UserError(f"{model}: no such model folder or file")
     with told_of_hub(str(model)):
         name = read_index(Path(hf_hub_download(str(model), INDEX)).parent).get("_class_name")
@@ -111,7 +111,8 @@ def located(model: str | Path, variant: str | None = None, families: Mapping[str
         return Path(DiffusionPipeline.download(str(model), variant=variant, use_safetensors=True))
 
 
-def _looks_like_path(model: str) -> bool:
+def looks_like_path(model: str) -> bool:
+    """Whether what names no file was meant as one, and not as a hub id."""
     return model.startswith((".", "/", "~")) or model.count("/") > 1 or model.endswith(".safetensors")
 
 
@@ -162,7 +163,7 @@ def open_pipeline(
     Raises `UserError` when a part is missing or broken, or its weights are not those of its network.
     """
     wanted = {"default": dtypes} if isinstance(dtypes, torch.dtype) else dtypes
-    options: dict[str, Any] = dict.fromkeys((*leave_out, *_absent(source)))
+    options: dict[str, Any] = dict.fromkeys((*leave_out, *absent_parts(source)))
     if "safety_checker" in options:
         options["requires_safety_checker"] = False
     try:
@@ -252,7 +253,7 @@ def tokenizer_folder(source: Source, pipeline: type[DiffusionPipeline]) -> Path:
     return Path(snapshot_download(configuration_of(source.path), allow_patterns=[f"{name}/*"])) / name
 
 
-def _absent(source: Source) -> list[str]:
+def absent_parts(source: Source) -> list[str]:
     """Parts that the folder says it has not, such as SD3's T5: diffusers wants to be told so."""
     if source.path.is_file():
         return []

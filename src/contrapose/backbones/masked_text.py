@@ -44,6 +44,7 @@ def pipeline_arguments(condition: Condition, unconditional: Condition, scale: fl
 
 
 def _padded(condition: Condition, tokens: int) -> tuple[Tensor, Tensor]:
-    text, mask = condition["text"], mask_of(condition, condition["text"]).long()
+    text = condition["text"]
+    mask = mask_of(condition, text).long()
     extra = tokens - text.shape[1]
     return nn.functional.pad(text, (0, 0, 0, extra)), nn.functional.pad(mask, (0, extra))

@@ -50,8 +50,8 @@ def skeleton(model: str | Path, dtype: torch.dtype = torch.float32, loading: Loa
     for part, source in index.items():
         wanted = part in inspect.signature(pipeline.__init__).parameters and isinstance(source, (list, tuple))
         if wanted:
-            known = not is_absent(source) and part not in family.unused_parts and not part.startswith("tokenizer")
-            parts[part] = _read(partial(_build, folder, part, source, dtype), model) if known else None
+            is_built = not is_absent(source) and part not in family.unused_parts and not part.startswith("tokenizer")
+            parts[part] = _read(partial(_build, folder, part, source, dtype), model) if is_built else None
     missing: dict[str, Any] = dict.fromkeys(p for p in _components(pipeline) if p not in parts)
     if "safety_checker" in _components(pipeline):
         missing["requires_safety_checker"] = False
@@ -100,8 +100,11 @@ def encoding(backbone: Backbone, shape: tuple[int, ...]) -> tuple[Callable[[], o
 
 def num_parameters(backbone: Backbone) -> dict[str, int]:
     """Weights of each network of the pipeline, by its name."""
-    networks = {name: part for name, part in backbone.pipeline.stock.components.items() if isinstance(part, nn.Module)}
-    return {name: sum(weight.numel() for weight in network.parameters()) for name, network in networks.items()}
+    counts: dict[str, int] = {}
+    for name, part in backbone.pipeline.stock.components.items():
+        if isinstance(part, nn.Module):
+            counts[name] = sum(weight.numel() for weight in part.parameters())
+    return counts
 
 
 def _where(model: str) -> str:

@@ -54,7 +54,7 @@ def read_network(
 
 def check_loading(folder: Path | str, loading: Mapping[str, Any], with_leftovers: bool = False) -> None:
     """Raise `UserError` where the library's report of a loading tells of tensors that do not fit the network."""
-    shapes = [f"{name} ({list(there)}, not {list(wanted)})" for name, there, wanted in loading["mismatched_keys"]]
+    shapes = [f"{name} ({list(stored)}, not {list(wanted)})" for name, stored, wanted in loading["mismatched_keys"]]
     unexpected = [name for name in loading["unexpected_keys"] if not _LEFTOVERS.search(name)]
     _refuse(folder, "missing", loading["missing_keys"])
     _refuse(folder, "not of the shape that its config.json says", shapes)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from torch import Tensor
 
 from contrapose.backbones.family import Family
 from contrapose.backbones.loading import Source, release
@@ -89,4 +90,7 @@ class LoadedPipeline:
 
 def cast(condition: Condition, dtype: torch.dtype, device: torch.device | None = None) -> Condition:
     """The same condition in another precision; lengths are whole numbers and stay where they are."""
-    return {name: value.to(device, dtype) if value.is_floating_point() else value for name, value in condition.items()}
+    result: dict[str, Tensor] = {}
+    for name, value in condition.items():
+        result[name] = value.to(device, dtype) if value.is_floating_point() else value
+    return result

@@ -114,20 +114,27 @@ class LoraPolicies:
         trained: tuple[str, ...] = ("trainee",),
         frozen: Mapping[str, Lora | nn.Module | None] = {},
     ):
-        self._dtype, self.trained, self._module, self.config = denoiser.dtype, trained, denoiser, lora.config()
+        self._dtype: torch.dtype = denoiser.dtype
+        self.trained = trained
+        self._module: nn.Module = denoiser
+        self.config = lora.config()
         denoiser.requires_grad_(False)
-        self._networks = {name: one.requires_grad_(False) for name, one in frozen.items() if isinstance(one, nn.Module)}
+        self._networks = {
+            name: policy.requires_grad_(False) for name, policy in frozen.items() if isinstance(policy, nn.Module)
+        }
         self._adapters: dict[str, list[nn.Parameter]] = {}
-        for name in (*trained, *(["reference"] if lora.weights else [])):
+        # without weights the adapters begin as nothing, and the base with adapters off is the reference
+        begins_with_weights = ("reference",) if lora.weights else ()
+        for name in (*trained, *begins_with_weights):
             self._inject(name, lora)
-        for name, one in frozen.items():
-            if not isinstance(one, nn.Module):
-                self._inject(name, one or lora)
-            if one is None:
+        for name, policy in frozen.items():
+            if not isinstance(policy, nn.Module):
+                self._inject(name, policy or lora)
+            if policy is None:
                 self.copy(trained[0], name)
         self._layers = [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
-        own = {id(parameter) for name in trained for parameter in self._adapters[name]}
-        self._parameters = [parameter for parameter in denoiser.parameters() if id(parameter) in own]
+        in_training = {id(parameter) for name in trained for parameter in self._adapters[name]}
+        self._parameters = [parameter for parameter in denoiser.parameters() if id(parameter) in in_training]
         self._active: str | None = None
         self.denoiser(trained[0])
 
@@ -198,11 +205,13 @@ class FullPolicies:
         frozen: Mapping[str, nn.Module | None] = {},
     ):
         asked = {"reference": None, **frozen} if needs_reference else frozen
-        others = {name: _frozen(copy.deepcopy(denoiser) if n is None else n, frozen_dtype) for name, n in asked.items()}
+        kept: dict[str, nn.Module] = {}
+        for name, module in asked.items():
+            kept[name] = _frozen(copy.deepcopy(denoiser) if module is None else module, frozen_dtype)
         first = denoiser.float().requires_grad_(True)
         self.trained = trained
         self._averages: dict[str, dict[int, Tensor]] = {}
-        self._modules = {trained[0]: first} | {name: copy.deepcopy(first) for name in trained[1:]} | others
+        self._modules = {trained[0]: first} | {name: copy.deepcopy(first) for name in trained[1:]} | kept
 
     def modules(self) -> list[nn.Module]:
         return [self._modules[name] for name in self.trained]
@@ -237,10 +246,10 @@ class FullPolicies:
         return self._averages[policy]
 
 
-def _in_float32(ours: list[nn.Parameter], theirs: list[nn.Parameter]) -> dict[int, Tensor]:
-    """Float32 copies of those of ours that are stored in less, by place; theirs where ours are these, rounded."""
+def _in_float32(followers: list[nn.Parameter], leaders: list[nn.Parameter]) -> dict[int, Tensor]:
+    """By place, float32 copies of followers that are stored in less: of their leaders, where rounded leaders are they."""
     copies: dict[int, Tensor] = {}
-    for place, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+    for place, (mine, other) in enumerate(zip(followers, leaders, strict=True)):
         if mine.dtype == torch.float32:
             continue
         is_rounded = torch.equal(mine, other.to(mine.dtype))
@@ -248,17 +257,19 @@ def _in_float32(ours: list[nn.Parameter], theirs: list[nn.Parameter]) -> dict[in
     return copies
 
 
-def _follow(ours: list[nn.Parameter], theirs: list[nn.Parameter], kept: float, average: Mapping[int, Tensor]) -> None:
-    """w' = kept w + (1 - kept) w_theirs; where `average` has w in float32, ours are rounded from it.
+def _follow(
+    followers: list[nn.Parameter], leaders: list[nn.Parameter], kept: float, average: Mapping[int, Tensor]
+) -> None:
+    """w' = kept w + (1 - kept) w_leader; where `average` has w in float32, followers are rounded from it.
 
     At a decay of .999 a step moves w by less than half a unit of bfloat16's last place, so w rounded would stand still.
     """
     if kept == 0:
-        torch._foreach_copy_(list[Tensor](ours), list[Tensor](theirs))
+        torch._foreach_copy_(list[Tensor](followers), list[Tensor](leaders))
         for place, weights in average.items():
-            weights.copy_(theirs[place])
+            weights.copy_(leaders[place])
         return
-    for place, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+    for place, (mine, other) in enumerate(zip(followers, leaders, strict=True)):
         weights = torch.lerp(other.float(), average.get(place, mine).float(), kept)
         mine.copy_(weights)
         if place in average:

@@ -52,14 +52,16 @@ def pipeline_of_checkpoint(path: Path, families: Mapping[str, Any]) -> str:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: truncated or broken: {reason:.300}") from error
     _check_whole(path, names)
-    known = {name: pipeline for pipeline, family in families.items() for name in family.checkpoints}
-    if kind not in known:
-        raise UserError(f"{path}: a {kind} checkpoint is not supported (known: {', '.join(known)}); use a model folder")
+    pipelines = {name: pipeline for pipeline, family in families.items() for name in family.checkpoints}
+    if kind not in pipelines:
+        raise UserError(
+            f"{path}: a {kind} checkpoint is not supported (known: {', '.join(pipelines)}); use a model folder"
+        )
     # diffusers takes for Stable Diffusion 1 what it has no other name for
     if kind == "v1" and not any(name.startswith("model.diffusion_model.") for name in names):
         example = min(names, default="nothing")
         raise UserError(f"{path}: holds no network of a known model (but {example}, say); {_MEND}")
-    return known[kind]
+    return pipelines[kind]
 
 
 def _check_whole(path: Path, names: Collection[str]) -> None:

@@ -51,14 +51,15 @@ def _adapters_of(encoder: nn.Module) -> Iterator[str]:
 @torch.no_grad()
 def _sample_of(encoder: nn.Module) -> bytes:
     """Names, shapes and kinds of all tensors, and one number of each row of each."""
-    told, samples = [], []
+    lines = []
+    samples = []
     for name, value in encoder.state_dict().items():
-        told.append(f"{name} {tuple(value.shape)} {value.dtype}")
+        lines.append(f"{name} {tuple(value.shape)} {value.dtype}")
         if not value.is_meta:  # of a network without weights its shapes are all there is to tell
             samples.append(_one_a_row(value).float())
     # Together, so that a device is waited for once.
     numbers = torch.cat(samples).cpu().numpy().tobytes() if samples else b""
-    return "\n".join(told).encode() + numbers
+    return "\n".join(lines).encode() + numbers
 
 
 def _one_a_row(value: Tensor) -> Tensor:

@@ -40,14 +40,14 @@ def why_no_diffusion(scheduler: Any) -> str | None:
     return _why_no_path(usual, torch.as_tensor(scheduler.alphas_cumprod))
 
 
-def _why_no_path(usual: Tensor, own: Tensor) -> str | None:
+def _why_no_path(usual: Tensor, scheduled: Tensor) -> str | None:
     """The same of the abar [T] that a scheduler's betas make, and those that it has."""
     if usual.ndim != 1 or not (
         usual.isfinite().all() and (usual >= 0).all() and (usual <= 1).all() and (usual.diff() <= 0).all()
     ):
         return "its betas do not lead from data to noise"
     # where abar is to end at exactly 0, schedulers that divide by it have 2^-24
-    if own.shape != usual.shape or not torch.allclose(own.float(), usual.float(), atol=1e-5):
+    if scheduled.shape != usual.shape or not torch.allclose(scheduled.float(), usual.float(), atol=1e-5):
         return "its noise levels are not those of its betas"
     return None
 
@@ -79,7 +79,8 @@ def _why_no_shift(config: Any) -> str | None:
 
 def why_no_sampling(scheduler: Any, steps: int) -> str | None:
     """Why a scheduler cannot take so many steps, of which a few are tried on nothing; None for one that can."""
-    fresh, count = type(scheduler).from_config(scheduler.config), scheduler.config.num_train_timesteps
+    fresh = type(scheduler).from_config(scheduler.config)
+    count = scheduler.config.num_train_timesteps
     options = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
     try:
         fresh.set_timesteps(steps, **options)
@@ -121,7 +122,9 @@ def shift_of(scheduler: Any, num_tokens: int) -> float:
     config = scheduler.config
     if not config.get("use_dynamic_shifting"):
         return float(config.get("flow_shift") or config.get("shift") or 1.0)
-    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    start, end = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    low = config.get("base_image_seq_len", 256)
+    high = config.get("max_image_seq_len", 4096)
+    start = config.get("base_shift", 0.5)
+    end = config.get("max_shift", 1.15)
     mu = start + (end - start) * (num_tokens - low) / (high - low)
     return mu if config.get("time_shift_type") == "linear" else math.exp(mu)

@@ -68,6 +68,11 @@ def _call_arguments(condition: Condition, unconditional: Condition, scale: float
     }
 
 
+def _pooled_width(pipe: Any, config: Any) -> int | None:
+    width: int | None = config.pooled_projection_dim
+    return width
+
+
 FLUX = Family(
     name="Flux",
     pipelines=(FluxPipeline,),
@@ -76,7 +81,7 @@ FLUX = Family(
     read=_read,
     text_length=512,
     text_width="joint_attention_dim",
-    pooled_width=lambda pipe, config: config.pooled_projection_dim,
+    pooled_width=_pooled_width,
     latent_shape=_latent_shape,
     latent_scale=shifted_scale,
     patch=2,

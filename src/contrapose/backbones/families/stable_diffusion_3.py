@@ -37,7 +37,8 @@ def _denoise(pipe: Any, network: Network, x_t: Tensor, t: Tensor, condition: Con
 
 
 def _call_arguments(condition: Condition, unconditional: Condition, scale: float, tokens: int) -> dict[str, Any]:
-    text, pooled = condition["text"], condition["pooled"]
+    text = condition["text"]
+    pooled = condition["pooled"]
     return {
         "prompt_embeds": text,
         "pooled_prompt_embeds": pooled,
@@ -45,6 +46,11 @@ def _call_arguments(condition: Condition, unconditional: Condition, scale: float
         "negative_pooled_prompt_embeds": unconditional["pooled"].expand_as(pooled),
         "guidance_scale": scale,
     }
+
+
+def _pooled_width(pipe: Any, config: Any) -> int | None:
+    width: int | None = config.pooled_projection_dim
+    return width
 
 
 STABLE_DIFFUSION_3 = Family(
@@ -57,7 +63,7 @@ STABLE_DIFFUSION_3 = Family(
     text_length=256,
     text_rows=_text_rows,
     text_width="joint_attention_dim",
-    pooled_width=lambda pipe, config: config.pooled_projection_dim,
+    pooled_width=_pooled_width,
     latent_scale=shifted_scale,
     most_patches=lambda config: config.pos_embed_max_size,
     process=Flow(),

@@ -88,14 +88,14 @@ def family_of(pipe: DiffusionPipeline) -> Family:
 
     Raises `UserError` for a pipeline of no known family.
     """
-    own = BY_PIPELINE.get(type(pipe).__name__)
-    if own is not None:
-        return own
-    stems = {name.removesuffix("Pipeline"): family for name, family in BY_PIPELINE.items()}
-    found = [stem for stem in stems if type(pipe).__name__.startswith(stem)]
-    if not found:
+    family = BY_PIPELINE.get(type(pipe).__name__)
+    if family is not None:
+        return family
+    stems = {name.removesuffix("Pipeline"): known_family for name, known_family in BY_PIPELINE.items()}
+    matching = [stem for stem in stems if type(pipe).__name__.startswith(stem)]
+    if not matching:
         raise UserError(f"a {type(pipe).__name__} is not supported (known: {', '.join(BY_PIPELINE)})")
-    return stems[max(found, key=len)]  # StableDiffusionXL before StableDiffusion
+    return stems[max(matching, key=len)]  # StableDiffusionXL before StableDiffusion
 
 
 def source_of(pipe: DiffusionPipeline) -> Source | None:

@@ -79,6 +79,11 @@ def _rows(condition: Condition) -> list[Tensor]:
     return [text[:length] for text, length in zip(condition["text"], condition["length"].tolist(), strict=True)]
 
 
+def _level_of(time: float, config: Any) -> float:
+    """The network counts from noise, 0, to data, 1."""
+    return 1 - time
+
+
 Z_IMAGE = Family(
     name="ZImage",
     pipelines=(ZImagePipeline,),
@@ -94,7 +99,7 @@ Z_IMAGE = Family(
     process=Flow(),
     density="logit-normal",
     denoise=_denoise,
-    level_of=lambda time, config: 1 - time,
+    level_of=_level_of,
     lora_targets=("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0"),
     attention="single",
     text_alone=_text_alone,
