@@ -45,7 +45,6 @@ A_FORMAT_OF_THE_SAME_NAME = {"exchange/listings/__init__.py", "exchange/listings
 METHODS_THEMSELVES = {f"methods/{path.name}" for path in (SRC / "methods").glob("*.py")}  # their links, their stages
 SPECIAL_CASES = {  # these may only become fewer
     "draw/pairs.py",  # degraded prompts that are given are digested with the draw's other inputs
-    "guiding/guide.py",  # CHATS asks for its proxy prompt
 }
 MAY_NAME = DEFAULTS | PUBLIC | THE_TOYS_COMPARISON | A_FORMAT_OF_THE_SAME_NAME | METHODS_THEMSELVES | SPECIAL_CASES
 

@@ -247,7 +247,7 @@ class FullPolicies:
 
 
 def _in_float32(followers: list[nn.Parameter], leaders: list[nn.Parameter]) -> dict[int, Tensor]:
-    """By place, float32 copies of followers that are stored in less: of their leaders, where rounded leaders are they."""
+    """By place, float32 copies of followers that are stored in less: of their leaders, if those rounded give them."""
     copies: dict[int, Tensor] = {}
     for place, (mine, other) in enumerate(zip(followers, leaders, strict=True)):
         if mine.dtype == torch.float32:

@@ -82,6 +82,11 @@ class Guidance(ABC):
         wanted = {"base"} if self.rescale else set()
         return {policy: share for policy, share in self.at(w, conditional).items() if share or policy in wanted}
 
+    @property
+    def proxy_strength(self) -> float | None:
+        """How far the unconditional row's prompt lies on the other side of no prompt; None where it is no prompt."""
+        return None
+
     @abstractmethod
     def at(self, w: float, conditional: bool) -> Shares[str]:
         """Shares at strength w."""
@@ -141,6 +146,10 @@ class CHATSGuidance(DiffusionNPO):
 
     proxy: Strength = 0.5
     """a: how far the losing policy's prompt lies on the other side of no prompt."""
+
+    @property
+    def proxy_strength(self) -> float:
+        return self.proxy
 
 
 AnyGuidance = PGD | ContrastivePGD | DiffusionNPO | CHATSGuidance

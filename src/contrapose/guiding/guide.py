@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from contrapose.backbones.adapters import whole_network
 from contrapose.backbones.families.table import family_of, source_of
 from contrapose.backbones.family import Family
-from contrapose.core.guidance import GUIDANCES, CHATSGuidance, Course, Guidance, combine
+from contrapose.core.guidance import GUIDANCES, Course, Guidance, combine
 from contrapose.core.shares import Shares
 from contrapose.errors import UserError, one_line
 from contrapose.guiding.proxy import with_proxy
@@ -229,12 +229,13 @@ class _Guided:
         shares: dict[str, Shares[str]] = {}
         for part in parts:
             shares[part] = self._of_policies(self.guidance.shares(level, part != "unconditional", self.course))
-        if isinstance(self.guidance, CHATSGuidance) and "unconditional" in parts:
+        proxy = self.guidance.proxy_strength
+        if proxy is not None and "unconditional" in parts:
             # the prompts are in the other half of this call, or in the call before it
             prompted = parts.get("conditional", slice(0, call.rows))
             source = call if "conditional" in parts else self.prompted
             assert source is not None
-            call = with_proxy(call, parts["unconditional"], source, prompted, self.guidance.proxy)
+            call = with_proxy(call, parts["unconditional"], source, prompted, proxy)
         if "unconditional" in parts:
             self.prompted = None
         units = [(policy, part) for part in parts for policy in shares[part]]
