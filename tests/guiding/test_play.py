@@ -115,10 +115,10 @@ def test_an_open_address_is_warned_of(
 ) -> None:  # fmt: skip
     from contrapose.cli import play
 
-    monkeypatch.setattr(play, "gradio_module", lambda: None)
-    monkeypatch.setattr(play, "load_backbone", lambda *_, **__: None)
-    monkeypatch.setattr(play, "Player", lambda *_: None)
-    monkeypatch.setattr(play, "build", lambda *_: SimpleNamespace(launch=lambda **_: None))
+    monkeypatch.setattr("contrapose.guiding.play_page.gradio_module", lambda: None)
+    monkeypatch.setattr("contrapose.backbones.families.table.load_backbone", lambda *_, **__: None)
+    monkeypatch.setattr("contrapose.guiding.play.Player", lambda *_: None)
+    monkeypatch.setattr("contrapose.guiding.play_page.build", lambda *_: SimpleNamespace(launch=lambda **_: None))
     play.main(["--model", str(tiny_model), "--positive", str(runs[0]), "--host", host], "contrapose play")
     assert ("there is no login" in capsys.readouterr().err) is warned
 
