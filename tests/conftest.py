@@ -132,6 +132,16 @@ def tiny_pairs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, promp
     return folder
 
 
+@pytest.fixture
+def one_precision_a_process() -> Iterator[None]:
+    """Lets a test train in a precision of its own: accelerate takes the first one of a process for all."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
 @pytest.fixture(scope="module")
 def few_levels() -> Iterator[None]:
     """Held-out pairs are measured at two noise levels, as all five take longer than the training of a few steps."""

@@ -38,7 +38,7 @@ def test_a_step_costs_what_its_predictions_cost(benchmark, capsys):
 @pytest.mark.parametrize("side", ["bare", "ours"])
 def test_a_side_tells_its_peak_memory(benchmark, side, tmp_path):
     benchmark.save_pipeline(tmp_path / "model", tiny=True)
-    args = Namespace(device="cpu", dtype="fp32", pairs=2)
+    args = Namespace(device="cpu", precision="fp32", pairs=2)
     assert benchmark.peak_here(tmp_path, side, "ddspo", False, args) > 10
 
 

@@ -20,7 +20,7 @@ OF_FILES = {
 }
 OF_FOLDERS = {
     "toy": [*SMALL, "--out", "{out}"],
-    "photos": ["shapes", "photos", "--num", "3", "--out", "{out}"],
+    "photos": ["shapes", "photos", "--num-photos", "3", "--out", "{out}"],
     "pretrain": ["shapes", "pretrain", "--out", "{out}"],
     "quickstart": ["quickstart", "--out", "{out}"],
     "evaluate": ["evaluate", "--images", "base=nowhere", "--out", "{out}"],

@@ -19,7 +19,7 @@ def undeclared(cls: type) -> list[str]:
     """The numbers of a dataclass that have no range, or one of another kind."""
     hints = get_type_hints(cls, include_extras=True)
     numbers = [(name, kind, declared) for name, hint in hints.items() for kind, declared in numbers_in(hint)]
-    return [name for name, kind, declared in numbers if declared is None or declared.whole != (kind is int)]
+    return [name for name, kind, declared in numbers if declared is None or declared.integer != (kind is int)]
 
 
 def unchecked(cls: type) -> list[str]:

@@ -19,6 +19,8 @@ from contrapose.train.align import align
 from contrapose.train.loop import TrainState
 from contrapose.train.settings import Optimisation, Run, Watching
 
+pytestmark = pytest.mark.usefixtures("one_precision_a_process")
+
 
 def _policies(stored: torch.dtype) -> FullPolicies:
     """A trainee of two linear layers around a norm, which stays in float32, and an average of it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
@@ -32,6 +31,8 @@ from contrapose.train.loop import Trainer, learning_rate
 from contrapose.train.settings import Optimisation, Run
 
 RUN = Run("a model", Path("pairs"), DDSPO(beta=200.0), optimisation=Optimisation(batch_size=6, micro_batch=3))
+
+pytestmark = pytest.mark.usefixtures("one_precision_a_process")
 
 
 class Backbone:
@@ -87,13 +88,6 @@ class Groups:
         size = (4, 8, 8) if position % 3 else (4, 4, 12)
         shapes = ((2, *size), size, (2, 4))
         return tuple(torch.randn(shape, generator=random) for shape in shapes)  # type: ignore[return-value]
-
-
-@pytest.fixture(autouse=True)
-def one_precision_a_process() -> Iterator[None]:
-    AcceleratorState._reset_state()
-    yield
-    AcceleratorState._reset_state()
 
 
 def a_trainer(run: Run, **of_accelerator: Any) -> Trainer:
