@@ -94,3 +94,11 @@ def test_pairs_of_photographs_are_measured_stage_by_stage(benchmark, capsys):
     assert 0 < share < 1
     table = capsys.readouterr().out
     assert all(stage in table for stage in ("photos", "losers", "encoding", "pairs/s"))
+
+
+@pytest.mark.parametrize("benchmark", ["seed_intervals"], indirect=True)
+def test_intervals_over_seeds_are_compared(benchmark, capsys):
+    used, other = benchmark.covered(3, (0.5, 1, 1), 200)
+    assert 0.85 < other < used < 1
+    benchmark.main(["--experiments", "2"])
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 2 * len(benchmark.DEVIATIONS)

@@ -5,6 +5,7 @@ The overall score is GenEval's: the mean of the tags' means, so that large and s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -87,6 +88,12 @@ def mean_of_tags(means: PromptMeans) -> float:
     return float(np.mean([values.mean() for values in _by_tag(means).values()]))
 
 
+def tag_weights(tags: Sequence[str]) -> NDArray[np.float64]:
+    """Each prompt's weight in the mean of the tags' means, w_p = 1/(G n_g); they sum to 1."""
+    sizes = Counter(tags)
+    return np.array([1 / (len(sizes) * sizes[tag]) for tag in tags])
+
+
 def sign_flip(differences: PromptMeans, *, flips: int = REPLICATES, seed: int = 0) -> float:
     """Two-sided paired permutation test: under the null, each prompt's mean difference d_p may as well be -d_p.
 
@@ -94,9 +101,7 @@ def sign_flip(differences: PromptMeans, *, flips: int = REPLICATES, seed: int = 
     p = (1 + #{k: |T(s_k)| >= |T(1)|}) / (1 + flips), never zero.
     """
     rng = np.random.default_rng(seed)
-    sizes = {tag: differences.tags.count(tag) for tag in set(differences.tags)}
-    weights = np.array([1 / (len(sizes) * sizes[tag]) for tag in differences.tags])
-    terms = weights * differences.values
+    terms = tag_weights(differences.tags) * differences.values
     least = abs(terms.sum()) - 1e-12 * np.abs(terms).sum()  # the same sum in another order is a tie
     extreme = 0
     for rows in _blocks(flips, len(terms)):
