@@ -61,16 +61,11 @@ def load_head(path: Path, width: int) -> nn.Sequential:
     """
     from torch import nn
 
-    sizes = (width, *_WIDTHS)
-    head = nn.Sequential(*(nn.Linear(*ends) for ends in pairwise(sizes)))
-    HEAD.read_into("aesthetic", path, head, _renamed, kind=f"the head for vectors of {width}")
+    def network_of(stored: Mapping[str, Tensor]) -> nn.Sequential:
+        head = nn.Sequential(*(nn.Linear(*ends) for ends in pairwise((width, *_WIDTHS))))
+        for number, place in enumerate(_PLACES):
+            head[number].load_state_dict({end: stored[f"layers.{place}.{end}"] for end in ("weight", "bias")})
+        return head
+
+    head = HEAD.load("aesthetic", path, network_of, kind=f"the head for vectors of {width}")
     return head.eval().requires_grad_(False)
-
-
-def _renamed(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The layers numbered without those of dropout between them."""
-    renamed = {}
-    for number, place in enumerate(_PLACES):
-        for end in ("weight", "bias"):
-            renamed[f"{number}.{end}"] = stored[f"layers.{place}.{end}"]
-    return renamed

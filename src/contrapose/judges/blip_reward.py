@@ -74,8 +74,9 @@ class BlipReward(nn.Module):
         self.head = nn.Sequential(*(nn.Linear(*ends) for ends in pairwise(widths)))
 
     @classmethod
-    def of_sizes(cls, weights: Mapping[str, Tensor]) -> BlipReward:
-        """An unfilled network of the sizes that weights by its own names have."""
+    def of_weights(cls, stored: Mapping[str, Tensor]) -> BlipReward:
+        """The network of ImageReward's weights, whose sizes are theirs."""
+        weights = as_transformers(stored)
         width, _, patch, _ = weights["vision.embeddings.patch_embedding.weight"].shape
         num_patches = weights["vision.embeddings.position_embedding"].shape[1] - 1  # one place is the class token's
         side = patch * round(num_patches**0.5)
@@ -102,7 +103,9 @@ class BlipReward(nn.Module):
             eos_token_id=None,
             sep_token_id=None,
         )
-        return cls(vision, text, side)
+        network = cls(vision, text, side)
+        network.load_state_dict(weights)
+        return network
 
     @property
     def dtype(self) -> torch.dtype:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from contrapose.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+Network = TypeVar("Network", bound="nn.Module")
 
 # Read with `weights_only`, which runs nothing; cloned, since safetensors keeps no two names of one memory.
 _CONVERT = (
@@ -36,13 +38,16 @@ class Published:
         """The file's usual name after it was converted."""
         return Path(self.name).with_suffix(".safetensors")
 
-    def read(self, user: str, path: Path) -> dict[str, Tensor]:
-        """The converted weights by the authors' names; `user` is the judge that needs them, for messages.
+    def load(self, user: str, path: Path, make: Callable[[dict[str, Tensor]], Network], kind: str = "") -> Network:
+        """The network that `make` makes of the converted weights, which it gets by the authors' names.
 
-        Raises `UserError` with what to do for a file that is missing, no .safetensors, or broken.
+        `user` is the judge that needs it, and `kind` what the file must be where it does not fit, the published file
+        unless given: both for messages. Raises `UserError` with what to do for a file that is missing, no .safetensors,
+        broken or of another network, and for numbers that are not finite.
         """
         from safetensors.torch import load_file
 
+        from contrapose.backbones.networks import check_finite
         from contrapose.judges.pretrained import reading
 
         if path.suffix != ".safetensors":
@@ -53,30 +58,10 @@ class Published:
         if not path.is_file():
             command = self._command(self.name, path)
             raise UserError(f"{user}: {path}: no such file; {self.how} and run once: {command}")
-        with reading(user, path, fix=f"{self.how} and convert it again"):
-            return load_file(path)
-
-    def read_into(
-        self,
-        user: str,
-        path: Path,
-        network: nn.Module,
-        renamed: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict,
-        kind: str = "",
-    ) -> None:
-        """Fill a network with the converted weights, `renamed` giving them the network's names.
-
-        `kind` says in a message what the file must be where it does not fit; unless given, the published file.
-
-        Raises `UserError` as `read` does, and for weights of another network or with numbers that are not finite.
-        """
-        from contrapose.backbones.networks import check_finite
-        from contrapose.judges.pretrained import reading
-
-        stored = self.read(user, path)
-        with reading(user, path, fix=f"it must be {kind or self.name + ' converted'}; {self.how}"):
-            network.load_state_dict(dict(renamed(stored)))
+        with reading(user, path, f"it must be {kind or self.name + ' converted'}; {self.how}"):
+            network = make(load_file(path))
         check_finite(f"{user}: {path}", network)
+        return network
 
     def _command(self, published: Path | str, converted: Path) -> str:
         return _CONVERT.format(within=self.within, published=published, converted=converted)

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from contrapose.backbones.settings import Precision
 from contrapose.judges.converted import Published
 from contrapose.judges.judge import Judge
 from contrapose.ranges import Batch, checked
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LAION = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 _GET = "get it by 'hf download xswu/HPSv2 {} --local-dir .'"
@@ -68,8 +72,14 @@ def _judge(name: str, published: Published, settings: HPSv20 | HPSv21, device: s
 
     folder = find(name, settings.model, SMALL_FILES)
     with reading(name, folder):
-        network = CLIPModel(CLIPConfig.from_pretrained(folder, local_files_only=True))
-    published.read_into(name, settings.weights, network, as_transformers)
+        config = CLIPConfig.from_pretrained(folder, local_files_only=True)
+
+    def network_of(stored: dict[str, Tensor]) -> CLIPModel:
+        network = CLIPModel(config)
+        network.load_state_dict(as_transformers(stored))
+        return network
+
+    network = published.load(name, settings.weights, network_of)
     side = int(network.vision_model.embeddings.image_size)
     tokenizer = load_tokenizer(name, folder)
     towers = Towers(ready(network, settings.precision, device), tokenizer, lambda images: letterboxed(images, side))

@@ -40,15 +40,11 @@ class ImageReward:
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
         from contrapose.judges.batched import Batched
-        from contrapose.judges.blip_reward import BlipReward, as_transformers
-        from contrapose.judges.pretrained import SMALL_FILES, find, fingerprint, load_tokenizer, reading, ready
+        from contrapose.judges.blip_reward import BlipReward
+        from contrapose.judges.pretrained import SMALL_FILES, find, fingerprint, load_tokenizer, ready
 
         tokenizer = load_tokenizer("imagereward", find("imagereward", self.tokenizer, SMALL_FILES))
-        stored = PUBLISHED.read("imagereward", self.weights)
-        with reading("imagereward", self.weights, fix=f"it must be {PUBLISHED.name} converted; {PUBLISHED.how}"):
-            weights = as_transformers(stored)
-            network = BlipReward.of_sizes(weights)
-        PUBLISHED.read_into("imagereward", self.weights, network, as_transformers)
+        network = PUBLISHED.load("imagereward", self.weights, BlipReward.of_weights)
         ready(network, self.precision, device)
         # The sides that the network was made for; mean and deviation are CLIP's, which are this class's own.
         prepare = CLIPImageProcessorPil(

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 # Names within a tower's block, open_clip's and transformers'.
 _IN_BLOCK = {
@@ -78,18 +79,13 @@ def _of_block(block: re.Match[str], value: Tensor) -> dict[str, Tensor]:
     return {f"{layer}.{_IN_BLOCK[module]}.{end}": value}
 
 
-# OpenAI's mean and deviation of each channel, of values 0 to 1.
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
-
-
 def letterboxed(images: Sequence[Image], side: int) -> Float[Tensor, "b 3 s s"]:
     """RGB images with their longer side at `side`, centred between zeros, then normalised.
 
     The zeros are set before the mean is taken off, so that the borders are black, not grey.
     """
-    mean = torch.tensor(_MEAN)[:, None, None]
-    deviation = torch.tensor(_DEVIATION)[:, None, None]
+    mean = torch.tensor(OPENAI_CLIP_MEAN)[:, None, None]
+    deviation = torch.tensor(OPENAI_CLIP_STD)[:, None, None]
     return torch.stack([(_square(image, side) - mean) / deviation for image in images])
 
 

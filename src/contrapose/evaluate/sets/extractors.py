@@ -107,8 +107,12 @@ class InceptionFeatures:
         from contrapose.evaluate.sets.inception import SIDE, Inception
         from contrapose.judges.pretrained import fingerprint, ready
 
-        network = Inception()
-        PUBLISHED.read_into("inception", self.weights, network)
+        def network_of(stored: dict[str, Tensor]) -> Inception:
+            network = Inception()
+            network.load_state_dict(stored)
+            return network
+
+        network = PUBLISHED.load("inception", self.weights, network_of)
         ready(network, "fp32", device)
 
         def measure(images: Sequence[Image]) -> tuple[Tensor, Tensor]:
