@@ -31,6 +31,12 @@ def shifted_scale(pipe: Any) -> tuple[Any, Any]:
     return config.get("shift_factor", 0.0), config.scaling_factor
 
 
+def projected_width(pipe: Any, config: Any) -> int | None:
+    """Width of the pooled texts, where the network's configuration names it."""
+    width: int | None = config.pooled_projection_dim
+    return width
+
+
 def timestep(t: Tensor, x_t: Tensor) -> Tensor:
     """Time as schedulers count it, 0..1000, in float32: half precision would round it."""
     return t.to(x_t.device, torch.float32) * FLOW_STEPS

@@ -25,7 +25,7 @@ class Policies(Protocol):
     trained: tuple[str, ...]
     """The policies that are trained."""
 
-    def modules(self) -> list[nn.Module]:
+    def modules(self) -> list[Network]:
         """The modules that hold the trainable parameters."""
 
     def denoiser(self, policy: str) -> nn.Module:
@@ -142,7 +142,7 @@ class LoraPolicies:
         # the base may be half precision; an adapter that is trained is not
         self._adapters[name] = inject(self._module, name, lora, torch.float32)
 
-    def modules(self) -> list[nn.Module]:
+    def modules(self) -> list[Network]:
         return [self._module]
 
     def denoiser(self, policy: str) -> nn.Module:
@@ -213,7 +213,7 @@ class FullPolicies:
         self._averages: dict[str, dict[int, Tensor]] = {}
         self._modules = {trained[0]: first} | {name: copy.deepcopy(first) for name in trained[1:]} | kept
 
-    def modules(self) -> list[nn.Module]:
+    def modules(self) -> list[Network]:
         return [self._modules[name] for name in self.trained]
 
     def denoiser(self, policy: str) -> nn.Module:

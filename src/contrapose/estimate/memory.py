@@ -12,16 +12,18 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
+
+from contrapose.backbones.networks import Network
 
 # PyTorch's lists for autocast on CUDA, as far as denoisers go: products in half precision, these in float32.
 _PRODUCTS = {
@@ -181,16 +183,8 @@ def saved_bytes(run: Callable[[], Tensor], parameters: Iterable[Tensor]) -> tupl
     return sum(storage.nbytes() for storage in kept.values()), result
 
 
-class Checkpointed(Protocol):
-    """A network that can forget activations and compute them again, by a function of its own choosing."""
-
-    def enable_gradient_checkpointing(self, function: Callable[..., Any]) -> None: ...
-
-    def disable_gradient_checkpointing(self) -> None: ...
-
-
 def training_cost(
-    predict: Callable[[], Tensor], module: nn.Module, dtype: torch.dtype | None, checkpointing: bool
+    predict: Callable[[], Tensor], module: Network, dtype: torch.dtype | None, checkpointing: bool
 ) -> Cost:
     """Forward and backward of the mean square of a prediction; `dtype` is autocast's, None without it."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -198,7 +192,7 @@ def training_cost(
         parameter.grad = torch.zeros_like(parameter)  # they are there from the second micro-batch on
     module.train()
     if checkpointing:
-        cast(Checkpointed, module).enable_gradient_checkpointing(partial(_checkpoint, dtype))
+        module.enable_gradient_checkpointing(partial(_checkpoint, dtype))
     with Meter() as meter:
         with AsOnGPU(dtype, cached=True):  # autocast forgets the cast weights at its end, and so does this
             saved, loss = saved_bytes(lambda: predict().float().square().mean(), module.parameters())
@@ -206,7 +200,7 @@ def training_cost(
         loss.backward()
     cost = Cost(saved, meter.peak, forward, meter.flops)
     if checkpointing:
-        cast(Checkpointed, module).disable_gradient_checkpointing()
+        module.disable_gradient_checkpointing()
     for parameter in trained:
         parameter.grad = None
     return cost

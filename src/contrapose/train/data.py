@@ -247,7 +247,7 @@ class _Stored:
         # A judge that has not seen all of them says nothing of the batch.
         judges = set(records[0].scores).intersection(*(record.scores for record in records))
         scores: dict[str, Tensor] = {}
-        for judge in (judge for judge in records[0].scores if judge in judges):
+        for judge in filter(judges.__contains__, records[0].scores):  # in the first record's order
             values = [record.scores[judge][record.place(pick.field)] for record in records]
             scores[judge] = send(torch.tensor(values), self.device)
         return scores

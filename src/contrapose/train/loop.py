@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -28,13 +27,6 @@ from contrapose.train.diagnostics import of_batch, of_held_out
 from contrapose.train.on_policy import Rollouts
 from contrapose.train.optimizers import build_optimizer
 from contrapose.train.settings import Optimisation, Run
-
-
-class Recomputing(Protocol):
-    """A network that can forget activations and compute them again, as every family's denoiser can."""
-
-    def enable_gradient_checkpointing(self) -> None: ...
-
 
 _FOLLOWED = "mean/"  # before the metrics that running numbers follow
 
@@ -100,7 +92,7 @@ class Trainer:
         for module in trainable.policies.modules():
             module.train()
             if run.gradient_checkpointing:
-                cast(Recomputing, module).enable_gradient_checkpointing()
+                module.enable_gradient_checkpointing()
 
     def steps(self, start: int = 0) -> Iterator[TrainState]:
         """Train from step `start` to the end, yielding after each step.

@@ -14,7 +14,7 @@ from diffusers import FluxPipeline
 from torch import Tensor
 
 from contrapose.backbones.family import Family
-from contrapose.backbones.flow import Flow, shifted_scale, timestep
+from contrapose.backbones.flow import Flow, projected_width, shifted_scale, timestep
 from contrapose.backbones.networks import Network
 from contrapose.core.group import Condition
 from contrapose.runs.kohya import Layout
@@ -68,11 +68,6 @@ def _call_arguments(condition: Condition, unconditional: Condition, scale: float
     }
 
 
-def _pooled_width(pipe: Any, config: Any) -> int | None:
-    width: int | None = config.pooled_projection_dim
-    return width
-
-
 FLUX = Family(
     name="Flux",
     pipelines=(FluxPipeline,),
@@ -81,7 +76,7 @@ FLUX = Family(
     read=_read,
     text_length=512,
     text_width="joint_attention_dim",
-    pooled_width=_pooled_width,
+    pooled_width=projected_width,
     latent_shape=_latent_shape,
     latent_scale=shifted_scale,
     patch=2,

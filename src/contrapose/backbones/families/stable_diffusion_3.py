@@ -15,7 +15,7 @@ from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
 from contrapose.backbones.family import Family
-from contrapose.backbones.flow import Flow, level_of, shifted_scale, timestep
+from contrapose.backbones.flow import Flow, level_of, projected_width, shifted_scale, timestep
 from contrapose.backbones.networks import Network
 from contrapose.core.group import Condition
 
@@ -48,11 +48,6 @@ def _call_arguments(condition: Condition, unconditional: Condition, scale: float
     }
 
 
-def _pooled_width(pipe: Any, config: Any) -> int | None:
-    width: int | None = config.pooled_projection_dim
-    return width
-
-
 STABLE_DIFFUSION_3 = Family(
     name="StableDiffusion3",
     pipelines=(StableDiffusion3Pipeline,),
@@ -63,7 +58,7 @@ STABLE_DIFFUSION_3 = Family(
     text_length=256,
     text_rows=_text_rows,
     text_width="joint_attention_dim",
-    pooled_width=_pooled_width,
+    pooled_width=projected_width,
     latent_scale=shifted_scale,
     most_patches=lambda config: config.pos_embed_max_size,
     process=Flow(),
