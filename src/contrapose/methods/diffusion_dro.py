@@ -69,7 +69,6 @@ class DiffusionDRO(AlignmentMethod):
 
     def objective(self) -> Objective:
         """beta = 2 makes a reward the plain difference of two errors."""
-
         from contrapose.core.objective import Objective, Row, Side
 
         # A state's noise is the lagged policy's prediction already; a renoised sample's is not, and is asked for.

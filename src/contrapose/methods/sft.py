@@ -29,7 +29,6 @@ class SFT(AlignmentMethod):
 
     def objective(self) -> Objective:
         """beta = 2 makes the reward -mse and the loss the plain mean squared error."""
-
         from contrapose.core.objective import Objective, Side
 
         return Objective((Side(self.side),), Identity(), beta=2.0, reference=None)

@@ -160,8 +160,14 @@ def test_a_detector_that_fails_on_known_images_judges_nothing(tmp_path: Path) ->
 def test_the_suite_runs_on_what_it_loads(mask2former: Path, clip: Path) -> None:
     suite = GenEval(str(mask2former), str(clip))
     loaded = suite.load("cpu")
-    marks = loaded([tiny_vision.noise_image(1)], [Prompt("a red cat", LINE)])["correct"]
-    assert marks.values.tolist() in ([0.0], [1.0])
+    image = tiny_vision.noise_image(1)
+    objects = loaded.detector.detect(np.asarray(image))
+    name, least = max(objects, key=lambda cls: max(one.score for one in objects[cls])), 0.3
+    seen = max(one.score for one in objects[name]) > least
+    wanted, absent = ({"tag": "single_object", "include": [{"class": cls, "count": 1}]} for cls in (name, "nothing"))
+    marks = loaded([image, image], [Prompt("it", wanted), Prompt("nothing", absent)])["correct"]
+    assert marks.values.tolist() == [float(seen), 0.0]
+    assert marks.reason(1) == "expected nothing >= 1, found 0"
     assert loaded.version == suite.load("cpu").version
 
 
