@@ -109,7 +109,9 @@ def _rows(settings: Export, store: GroupStore, backbone: Backbone, indices: Sequ
     images = list(several(image_file, arrays))
     records = [store.records[index] for index in indices]
     # The latents went through the decoder as all winners, then all losers.
-    return list(map(_row, records, images[: len(records)], images[len(records) :]))
+    count = len(records)
+    decoded = zip(records, images[:count], images[count:], strict=True)
+    return [_row(record, winner, loser) for record, winner, loser in decoded]
 
 
 def _row(record: GroupRecord, winner: bytes, loser: bytes) -> dict[str, Any]:
