@@ -55,14 +55,6 @@ class Extractor(Protocol):
     def __call__(self, images: Sequence[Image]) -> Extracted: ...
 
 
-class ExtractorSettings(Protocol):
-    """The settings of an extractor, as they stand in a file."""
-
-    def load(self, device: str) -> Extractor:
-        """Raises `UserError` when the weights are missing or broken."""
-        ...
-
-
 @dataclass(frozen=True)
 class BatchedExtractor:
     """An extractor by a function from images to features and, if any, logits; `batch_size` images at a time."""
