@@ -25,11 +25,16 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def play_out(command: Command) -> None:
+    import torch
+
     from contrapose.cli.notes import quiet_libraries
     from contrapose.worlds.gaussians.outcome import rich_table
     from contrapose.worlds.gaussians.toy import run_toy
 
     quiet_libraries()
+    # A second thread waits for the first at every operator of networks this small, and beside another busy process
+    # for milliseconds each time: ten minutes instead of one.
+    torch.set_num_threads(1)
     console = Console(stderr=True, highlight=False)
     result = run_toy(command.settings, command.out, console.print)
     Console().print(rich_table(result))
