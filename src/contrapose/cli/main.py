@@ -10,6 +10,7 @@ import threading
 from contrapose import __version__
 from contrapose.cli.commands import COMMANDS, find, usage
 from contrapose.cli.failures import explained, fail, tell_of_thread
+from contrapose.cli.torchvision import check_torchvision
 from contrapose.errors import UserError
 from contrapose.processes import num_processes
 
@@ -28,6 +29,7 @@ def run(arguments: list[str]) -> None:
     _check_arguments(arguments)
     _check_processes(arguments)
     command, name, rest = find(arguments)
+    check_torchvision(name, rest)
     importlib.import_module(f"contrapose.cli.{command.module}").main(rest, f"contrapose {name}")
 
 
