@@ -1,8 +1,4 @@
-"""The report: gather, draw, fill the template, write one file.
-
-The template escapes every text that comes from files (prompts, paths, reasons, YAML); only the style sheet and the
-plots, whose texts matplotlib has escaped, go in as they are.
-"""
+"""The report: gather, draw, fill the template, write one file."""
 
 from __future__ import annotations
 
@@ -11,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from contrapose import __version__
 from contrapose.evaluate.evidence import Evidence
 from contrapose.files import check_file, one_writer, write_text
 from contrapose.ranges import CountOrNone, Seed, checked
 from contrapose.report.evidence import Judged, MetricTable, headlines, spoken
 from contrapose.report.examples import Example, examples
+from contrapose.report.html import fill
 from contrapose.report.numbers import count
 from contrapose.report.plots import Plot, by_level, curves, forest
 from contrapose.report.provenance import Table, commands, read_pairs, sampling, versions
@@ -92,20 +87,9 @@ def render(report: Report) -> str:
     for number, (run, name) in enumerate(zip(runs, distinct_names(runs), strict=True), start=1):
         key = f"run-{number}"
         training.append(RunSection(name, run.text, facts(run), curves(run, key), by_level(run, key)))
-    environment = Environment(
-        loader=PackageLoader("contrapose.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"spoken": spoken, "count": count}
-    # the style sheet is ours, and must not be escaped
-    source = environment.loader.get_source(environment, "style.css")[0] if environment.loader else ""
-    return environment.get_template("template.html.j2").render(
+    return fill(
+        "template.html.j2",
         title=report.title,
-        version=__version__,
-        style=Markup(source),
         summary=_summary(report, runs, judged),
         pairs=read_pairs(report.pairs, report.example_seed) if report.pairs is not None else None,
         runs=training,

@@ -7,11 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from contrapose import __version__
 from contrapose.errors import UserError
 from contrapose.evaluate.evidence import SUMMARY, Evidence
 from contrapose.evaluate.images import prompt_folders
@@ -23,6 +20,7 @@ from contrapose.files import write_text
 from contrapose.report.drawing import DASHES, MARKERS, QUIET, SERIES, drawing
 from contrapose.report.evidence import Judged, headlines, spoken
 from contrapose.report.examples import Example, Shown, choose, embedded, examples
+from contrapose.report.html import fill
 from contrapose.report.numbers import Cell, Scale
 from contrapose.report.plots import Plot
 from contrapose.report.provenance import sampling, settings_of, versions
@@ -147,11 +145,6 @@ def _lines(sweeps: Sequence[Sweep], metric: str) -> list[SweepLine]:
 
 def render(sweeps: Sequence[Sweep]) -> str:
     """The page as text; all of it that people wrote is escaped by the template, or by matplotlib."""
-    loader = PackageLoader("contrapose.report", ".")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["spoken"] = spoken
     judged = [sweep.judged for sweep in sweeps if sweep.judged]
     first_of: dict[str, Sweep] = {}
     for sweep in sweeps:
@@ -166,10 +159,9 @@ def render(sweeps: Sequence[Sweep]) -> str:
     title = "Sweeps compared"
     if len(first_of) < 4:
         title = " and ".join(first_of)
-    return environment.get_template("sweep.html.j2").render(
+    return fill(
+        "sweep.html.j2",
         title=title,
-        version=__version__,
-        style=Markup(loader.get_source(environment, "style.css")[0]),
         summary=summary,
         plots=plots,
         table=_table(sweeps) if len(sweeps) > 1 and judged else None,
