@@ -154,6 +154,62 @@ def test_what_a_kill_left_is_judged_again(judging: Judging, tmp_path: Path, kept
     assert (tmp_path / "out/summary.json").read_bytes() == before
 
 
+def test_a_summary_of_an_earlier_format_is_made_anew_of_its_rows(
+    judging: Judging, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert judging() == 0
+    path = tmp_path / "out/summary.json"
+    before = path.read_bytes()
+    written = json.loads(before)
+    path.write_text(json.dumps({key: written[key] for key in written if key not in ("format", "methods", "notes")}))
+    capsys.readouterr()
+    refused(capsys, main(["report", "--evidence", "out", "--out", "page.html"]), "run the command that made it again")
+    monkeypatch.setattr("contrapose.evaluate.evidence.evaluate_images", None)
+    assert judging() == 0
+    assert path.read_bytes() == before
+
+
+def test_runs_of_a_method_are_one_on_the_terminal_and_on_the_page(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(images / "other", LINES, wrong=1)
+    arguments = ["--images", "base=images/base", "ddspo/0=images/better", "ddspo/1=images/other"]
+    assert main(["evaluate", *arguments, "--replicates", "50", "--out", "out"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("ddspo "))
+    assert "0.917 " in line and "+0.417 " in line and "(2 training seeds)" in line
+    assert main(["report", "--evidence", "out", "--examples", "1", "--out", "page.html"]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "mean of 2 training seeds (+50.0, +33.3)" in page
+    assert "ddspo/0=images/better" in page
+    assert "One training seed each" not in page
+
+
+@pytest.mark.parametrize(
+    ("names", "naming"),
+    [(("base", "a/b"), "METHOD/SEED"), (("base", "ddspo", "ddspo/0"), "a model's name already"),
+     (("base", "floor/0"), "is taken"), (("base", "ddspo/00"), "METHOD/SEED")],
+)  # fmt: skip
+def test_names_that_would_be_misread(
+    names: tuple[str, ...], naming: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [f"{name}={images / 'base'}" for name in names]
+    refused(capsys, main(["evaluate", "--images", *folders, "--out", str(tmp_path / "out")]), naming)
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_one_prompt_are_refused_before_they_are_judged(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("contrapose.evaluate.evidence.evaluate_images", None)
+    for name in ("base", "better"):
+        for folder in list((images / name).iterdir())[1:]:
+            shutil.rmtree(folder)
+    folders = [f"base={images / 'base'}", *(f"ddspo/{seed}={images / 'better'}" for seed in range(2))]
+    code = main(["evaluate", "--suite", "scores", "--judges", "colourfulness", "--images", *folders, "--out", "out"])
+    refused(capsys, code, "2 prompts")
+
+
 def test_prompts_of_another_world(
     judging: Judging, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from contrapose.errors import UserError
+from contrapose.evaluate.lines import lines
 from contrapose.evaluate.rows import EvidenceRow
-from contrapose.evaluate.statistics import Interval
-from contrapose.evaluate.summary import Metric, Summary, SummarySettings, read_summary, summarize, write_summary
+from contrapose.evaluate.statistics import Interval, holm
+from contrapose.evaluate.summary import (
+    Metric,
+    Summary,
+    SummarySettings,
+    is_current,
+    read_summary,
+    summarize,
+    write_summary,
+)
+from contrapose.evaluate.training_seeds import SeedMeans, over_seeds, smallest_difference
 
 
 def model(name: str, shift: float, seed: int = 0, metrics=("correct", "artefact_rate")) -> list[EvidenceRow]:
@@ -67,11 +78,124 @@ def test_it_is_json_and_whole(summary, tmp_path):
     write_summary(summary, tmp_path / "summary.json")
     assert read_summary(tmp_path / "summary.json") == summary
     written = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
-    assert list(written) == ["base", "level", "replicates", "seed", "metrics", "models", "comparisons"]
+    assert list(written) == [
+        "format", "base", "level", "replicates", "seed", "metrics", "models", "comparisons", "methods", "notes",
+    ]  # fmt: skip
     compared = written["comparisons"]["better"]["correct"]
-    assert list(compared) == ["difference", "tags", "p", "win_rate", "p_holm"]
+    assert list(compared) == ["difference", "tags", "p", "win_rate", "p_holm", "smallest_difference"]
     assert list(compared["difference"]) == ["value", "low", "high"]
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_summary_of_another_format_says_what_it_needs(summary, tmp_path):
+    path = tmp_path / "summary.json"
+    write_summary(summary, path)
+    assert is_current(path)
+    written = json.loads(path.read_text(encoding="utf-8"))
+    for version in (1, 3, "2", None):
+        path.write_text(json.dumps(written | {"format": version}), encoding="utf-8")
+        assert not is_current(path)
+        with pytest.raises(
+            UserError, match=r"summary.json: is not of format 2, .*; run the command that made it again"
+        ):
+            read_summary(path)
+    assert not is_current(tmp_path / "none.json")
+
+
+SEEDED = model("base", 0) + model("plain", 0.2, 7) + [
+    row for seed in range(3) for row in model(f"ddspo/{seed}", 0.5 + 0.1 * seed, seed + 1)
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def seeded() -> Summary:
+    return summarize(SEEDED, SETTINGS)
+
+
+def values_of(name: str, metric: str) -> np.ndarray:
+    """Each prompt's mean, in the order of the rows."""
+    return np.array([row.value for row in SEEDED if (row.model, row.metric) == (name, metric)]).reshape(18, 2).mean(1)
+
+
+def test_runs_of_a_method_are_combined_and_keep_their_own_numbers(seeded):
+    assert set(seeded.comparisons) == {"plain", "ddspo/0", "ddspo/1", "ddspo/2"}
+    assert set(seeded.methods) == {"ddspo"}
+    method = seeded.methods["ddspo"]
+    assert method.runs == ("ddspo/0", "ddspo/1", "ddspo/2")
+    for metric in ("correct", "artefact_rate"):
+        compared = method.comparisons[metric]
+        alone = [seeded.comparisons[run][metric] for run in method.runs]
+        assert compared.difference.value == pytest.approx(np.mean([run.difference.value for run in alone]))
+        assert compared.win_rate.value == pytest.approx(np.mean([run.win_rate.value for run in alone]))
+        assert 0 <= compared.win_rate.low < compared.win_rate.high <= 1
+        assert set(compared.tags) == {"a", "b"}
+        scores = [seeded.models[run].metrics[metric].overall.value for run in method.runs]
+        assert method.metrics[metric].overall.value == pytest.approx(np.mean(scores))
+        assert (compared.p < 0.05) == (compared.difference.low > 0)
+
+
+def test_the_interval_of_a_method_is_that_over_seeds_and_prompts(seeded):
+    gains = [values_of(f"ddspo/{seed}", "correct") - values_of("base", "correct") for seed in range(3)]
+    means = SeedMeans(np.array(gains), ("a",) * 12 + ("b",) * 6)
+    compared = seeded.methods["ddspo"].comparisons["correct"]
+    interval = over_seeds(means)
+    assert (compared.difference.low, compared.difference.high) == (
+        pytest.approx(interval.low), pytest.approx(interval.high),
+    )  # fmt: skip
+    assert compared.smallest_difference == pytest.approx(smallest_difference(means))
+    p_values = [seeded.methods["ddspo"].comparisons[metric].p for metric in ("correct", "artefact_rate")]
+    assert [seeded.methods["ddspo"].comparisons[m].p_holm for m in ("correct", "artefact_rate")] == holm(p_values)
+
+
+def test_one_run_tells_what_its_prompts_can_show_and_that_it_is_one_run(seeded):
+    gains = values_of("plain", "correct") - values_of("base", "correct")
+    means = SeedMeans(gains[None], ("a",) * 12 + ("b",) * 6)
+    assert seeded.comparisons["plain"]["correct"].smallest_difference == pytest.approx(smallest_difference(means))
+    (note,) = seeded.notes
+    assert note.startswith("One training seed each: plain. ") and "no evidence of a method" in note
+    assert summarize([row for row in SEEDED if row.model != "plain"], SETTINGS).notes == ()
+
+
+def test_a_name_with_a_seed_alone_is_a_model(seeded):
+    rows = [row for row in SEEDED if row.model in ("base", "ddspo/1")]
+    summary = summarize(rows, SETTINGS)
+    assert summary.methods == {} and set(summary.comparisons) == {"ddspo/1"} and summary.notes
+    # the base is no run of the method that it is compared with
+    rows = [row for row in SEEDED if row.model.startswith("ddspo")]
+    summary = summarize(rows, SummarySettings(base="ddspo/0", replicates=50))
+    assert summary.methods["ddspo"].runs == ("ddspo/1", "ddspo/2")
+
+
+def test_without_a_base_methods_have_scores_alone(seeded):
+    summary = summarize(SEEDED, SummarySettings(replicates=50))
+    assert summary.methods["ddspo"].comparisons == {}
+    assert summary.methods["ddspo"].metrics == seeded.methods["ddspo"].metrics
+
+
+def test_runs_on_other_images_are_refused():
+    with pytest.raises(UserError, match="missing from"):
+        summarize(SEEDED[:-1], SummarySettings(replicates=50))
+
+
+def test_methods_that_do_not_fit_the_models_are_refused(seeded):
+    method = seeded.methods["ddspo"]
+    for wrong in (
+        replace(method, runs=("ddspo/0", "zz")),
+        replace(method, runs=("ddspo/0",)),
+        replace(method, metrics={"correct": method.metrics["correct"]}),
+        replace(method, comparisons={}),
+    ):
+        with pytest.raises(UserError, match="does not fit the models"):
+            replace(seeded, methods={"ddspo": wrong})
+
+
+def test_the_lines_of_a_terminal_combine_runs(seeded):
+    text = list(lines(seeded))
+    combined = next(line for line in text if line.startswith("ddspo "))
+    difference = seeded.methods["ddspo"].comparisons["correct"].difference
+    assert f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] against base" in combined
+    assert "(3 training seeds)" in combined
+    assert [line.split()[0] for line in text] == ["base", "plain", "ddspo", "ddspo/0", "ddspo/1", "ddspo/2", "One"]
 
 
 def test_without_a_base_nothing_is_compared():

@@ -7,7 +7,16 @@ import pytest
 from scipy import stats
 
 from contrapose.errors import UserError
-from contrapose.evaluate.training_seeds import SeedMeans, over_seeds, smallest_difference
+from contrapose.evaluate.training_seeds import (
+    SMALLEST_P,
+    SeedMeans,
+    by_tag,
+    check_names,
+    over_seeds,
+    p_value,
+    runs_of_methods,
+    smallest_difference,
+)
 
 TAGS = tuple(str(number % 6) for number in range(120))
 
@@ -21,17 +30,28 @@ def experiment(
     return SeedMeans(values + both * rng.normal(size=shape), TAGS)
 
 
-@pytest.mark.parametrize("num_seeds", [3, 5])
-@pytest.mark.parametrize(
-    ("seeds", "prompts", "both"), [(0, 1, 1), (0.2, 1, 1), (0.5, 1, 1), (0.05, 0.3, 0.3), (2, 1, 1)]
-)
-def test_the_interval_covers_the_truth(num_seeds: int, seeds: float, prompts: float, both: float) -> None:
+def coverage(num_seeds: int, seeds: float, prompts: float, both: float) -> float:
     rng = np.random.default_rng(num_seeds)
     covered = 0
     for _ in range(2000):
         interval = over_seeds(experiment(rng, seeds, prompts, both, num_seeds, truth=0.3))
         covered += interval.low <= 0.3 <= interval.high
-    assert 0.93 <= covered / 2000 <= 0.97
+    return covered / 2000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_seeds", [3, 5])
+@pytest.mark.parametrize(
+    ("seeds", "prompts", "both"), [(0.05, 1, 1), (0.2, 1, 1), (0.5, 1, 1), (0.05, 0.3, 0.3), (2, 1, 1), (0.2, 0.1, 1)]
+)
+def test_the_interval_covers_the_truth(num_seeds: int, seeds: float, prompts: float, both: float) -> None:
+    assert 0.93 <= coverage(num_seeds, seeds, prompts, both) <= 0.97
+
+
+@pytest.mark.slow
+def test_where_seeds_hardly_differ_the_interval_errs_to_the_wide_side() -> None:
+    assert coverage(2, 0.1, 1, 1) >= 0.95
+    assert coverage(3, 0.05, 0.1, 1) >= 0.95
 
 
 def test_a_seed_that_differs_widens_the_interval() -> None:
@@ -70,6 +90,76 @@ def test_the_smallest_difference_is_seen_as_often_as_said() -> None:
 
 def test_what_gives_no_interval_is_told() -> None:
     with pytest.raises(UserError, match="at least 2 seeds"):
-        SeedMeans(np.zeros((1, 4)), ("a",) * 4)
-    with pytest.raises(UserError, match="2 prompts of each tag; b has one"):
-        SeedMeans(np.zeros((3, 4)), ("a", "a", "a", "b"))
+        over_seeds(SeedMeans(np.zeros((1, 4)), ("a",) * 4))
+    with pytest.raises(UserError, match="2 prompts or more"):
+        SeedMeans(np.zeros((3, 1)), ("a",))
+
+
+@pytest.mark.parametrize("tags", ["aabbbc", "abcdef", "aaabcd", "abbbbb"])
+def test_tags_of_one_prompt_err_to_the_wide_side(tags: str) -> None:
+    """Their variance cannot be told from one value, so that they are taken together."""
+    rng = np.random.default_rng(3)
+    means = [SeedMeans(rng.normal(size=(3, 6)) + rng.normal(size=(1, 6)), tuple(tags)) for _ in range(1000)]
+    intervals = [over_seeds(seeds) for seeds in means]
+    assert np.mean([interval.low <= 0 <= interval.high for interval in intervals]) >= 0.94
+
+
+def test_a_tag_has_an_interval_from_two_prompts_on() -> None:
+    means = SeedMeans(np.random.default_rng(0).normal(size=(3, 5)), ("a", "a", "b", "b", "c"))
+    assert by_tag(means).tags == {
+        tag: over_seeds(SeedMeans(means.values[:, places], (tag,) * 2))
+        for tag, places in (("a", [0, 1]), ("b", [2, 3]))
+    }
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3, 5])
+def test_p_is_below_5_percent_where_the_95_percent_interval_leaves_0_out(num_seeds: int) -> None:
+    rng = np.random.default_rng(num_seeds)
+    for truth in np.linspace(0, 0.6, 100):
+        means = experiment(rng, 0.1, 1, 1, num_seeds, truth=float(truth))
+        p = p_value(means)
+        interval = over_seeds(means, level=1 - p)
+        assert min(abs(interval.low), abs(interval.high)) == pytest.approx(0, abs=1e-6)
+        inside = over_seeds(means).low <= 0 <= over_seeds(means).high
+        assert inside == (p >= 0.05)
+
+
+def test_p_of_no_difference_and_of_one_without_any_variance() -> None:
+    assert p_value(SeedMeans(np.zeros((3, 4)), ("a",) * 4)) == 1
+    assert p_value(SeedMeans(np.ones((3, 4)), ("a",) * 4)) == SMALLEST_P
+
+
+def test_p_is_students_where_prompts_differ_in_nothing() -> None:
+    by_seed = np.array([0.1, 0.4, 0.7])
+    means = SeedMeans(np.repeat(by_seed[:, None], 10, axis=1), ("a",) * 10)
+    assert p_value(means) == pytest.approx(stats.ttest_1samp(by_seed, 0).pvalue)
+
+
+def test_what_one_seed_shows_is_counted_over_prompts_alone() -> None:
+    values = np.random.default_rng(0).normal(size=50)
+    quantiles = stats.t.ppf(0.975, 49) + stats.t.ppf(0.8, 49)
+    expected = quantiles * values.std(ddof=1) / 50**0.5
+    assert smallest_difference(SeedMeans(values[None], ("a",) * 50)) == pytest.approx(expected)
+
+
+def test_runs_of_methods() -> None:
+    models = ["base", "ddspo/0", "dpo/10", "ddspo/2", "w = 1", "sft/3"]
+    assert runs_of_methods(models) == {"ddspo": ("ddspo/0", "ddspo/2")}
+    check_names(models)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a/b"], "a/b: a name with a slash is METHOD/SEED"),
+        (["a/b/0"], "METHOD/SEED"),
+        (["/0"], "METHOD/SEED"),
+        (["a/"], "METHOD/SEED"),
+        (["a/-1"], "METHOD/SEED"),
+        (["a/01"], "METHOD/SEED"),
+        (["a/0", "a"], "a/0: a is a model's name already"),
+    ],
+)
+def test_names_that_would_be_misread_are_refused(names: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_names(names)

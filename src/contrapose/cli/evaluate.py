@@ -8,7 +8,6 @@ from pathlib import Path
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import Choice, parse
 from contrapose.evaluate.statistics import REPLICATES, Replicates
-from contrapose.evaluate.summary import Summary
 from contrapose.judges.table import JUDGES
 from contrapose.ranges import checked
 from contrapose.worlds.shapes.suite import Shapes
@@ -23,7 +22,8 @@ class Command:
     """Judge every image, and compare each model with the base on the same prompts and seeds."""
 
     images: tuple[str, ...]
-    """NAME=FOLDER of each model's images, made by 'contrapose sample'."""
+    """NAME=FOLDER of each model's images, made by 'contrapose sample'; runs of one method with different training seeds
+    are named METHOD/SEED, such as ddspo/0=a ddspo/1=b, and are also summed up as one."""
     out: Path
     """Folder that receives rows.parquet and summary.json. It keeps to its base, suite, replicates and images, and
     refuses others under the same names; models may be added, and then all are judged again."""
@@ -48,6 +48,7 @@ def judge(command: Command) -> None:
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import Bar
     from contrapose.evaluate.evidence import Record, evaluate, named_folders
+    from contrapose.evaluate.lines import lines
     from contrapose.files import check_folder
     from contrapose.worlds.suites import as_settings
 
@@ -59,17 +60,5 @@ def judge(command: Command) -> None:
     summary, is_new = evaluate(record, command.suite, command.out, command.on.name, Bar)
     if not is_new:
         print(f"{command.out}: these images were judged already")
-    _print_scores(summary)
-
-
-def _print_scores(summary: Summary) -> None:
-    """The scores by the first metric in plain lines."""
-    metric = next(iter(summary.metrics))
-    for model, scores in summary.models.items():
-        score = scores.metrics[metric].overall
-        line = f"{model:<16} {score.value:.3f}  [{score.low:.3f}, {score.high:.3f}]"
-        compared = summary.comparisons.get(model)
-        if compared:
-            gain = compared[metric].difference
-            line += f"   {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] against {summary.base}"
+    for line in lines(summary):
         print(line)

@@ -30,10 +30,12 @@ from contrapose.evaluate.summary import (
     FLOOR,
     Summary,
     SummarySettings,
+    is_current,
     read_summary,
     summarize,
     write_summary,
 )
+from contrapose.evaluate.training_seeds import check_names, runs_of_methods
 from contrapose.files import one_writer, replacing
 from contrapose.judges.judge import Judge
 from contrapose.ranges import checked
@@ -63,6 +65,7 @@ class Record:
     def __post_init__(self) -> None:
         if not isinstance(self.suite.get("name"), str):
             raise UserError("suite has no name")
+        check_names(self.images)
 
 
 @dataclass(frozen=True)
@@ -124,15 +127,19 @@ def _check_rows(path: Path, rows: Sequence[EvidenceRow], summary: Summary) -> No
 
 
 def named_folders(pairs: Sequence[str]) -> dict[str, Path]:
-    """`NAME=FOLDER` arguments as a mapping; `UserError` for anything else, or a name used twice."""
+    """`NAME=FOLDER` arguments as a mapping; `UserError` for anything else, or a name used twice.
+
+    A name METHOD/SEED is one training run of a method.
+    """
     folders: dict[str, Path] = {}
     for pair in pairs:
         name, equals, folder = pair.partition("=")
         if not (name and equals and folder):
             raise UserError(f"--images {pair}: write NAME=FOLDER")
-        if name in folders or name in BOUNDS:
+        if name in folders or name.partition("/")[0] in BOUNDS:
             raise UserError(f"--images {pair}: the name {name} is taken")
         folders[name] = Path(folder)
+    check_names(folders)
     return folders
 
 
@@ -148,12 +155,17 @@ def evaluate(
         raise UserError(f"--base {record.base}: no images of that name (given: {', '.join(record.images)})")
     inputs = {f"images.{name}": digest_of_images(folder) for name, folder in record.images.items()}
     inputs |= {f"suite.{name}": digest for name, digest in suite.inputs().items()}
-    for folder in record.images.values():
-        suite.check([prompt_folder.prompt for prompt_folder in prompt_folders(folder)])
+    for name, folder in record.images.items():
+        prompts = [prompt_folder.prompt for prompt_folder in prompt_folders(folder)]
+        suite.check(prompts)
+        if len(prompts) < 2 and any(name in runs for runs in runs_of_methods(record.images).values()):
+            raise UserError(
+                f"{folder}: holds images of one prompt; runs of several seeds take 2 prompts to be compared"
+            )
     judge = suite.load(device)
     inputs[f"judge.{judge.name}"] = judge.version
     with one_writer(out):
-        summary = _judged_before(record, suite, out, inputs)
+        summary = _judged_before(record, suite, judge, out, inputs)
         if summary is not None:
             runfile.write_claim(out / EVIDENCE, record, CONVERTER, inputs)  # the title may be another
             return summary, False
@@ -165,9 +177,10 @@ def evaluate(
         return summary, True
 
 
-def _judged_before(record: Record, suite: Suite, out: Path, inputs: Mapping[str, str]) -> Summary | None:
+def _judged_before(record: Record, suite: Suite, judge: Judge, out: Path, inputs: Mapping[str, str]) -> Summary | None:
     """What the folder says of these very images; None where they are still to be judged.
 
+    Rows without a summary, or with one of another format, are summed up anew.
     Raises `UserError` for a folder of other settings, or of other images of a model.
     """
     path = out / EVIDENCE
@@ -178,11 +191,22 @@ def _judged_before(record: Record, suite: Suite, out: Path, inputs: Mapping[str,
     either = {f"images.{name}" for name in record.images.keys() | before.images.keys()}
     noted = {name: digest for name, digest in inputs.items() if name not in added}
     runfile.claim(path, record, CONVERTER, free=["title", *either], inputs=noted)
-    if load_yaml(out / runfile.INPUTS) != inputs or not (out / ROWS).exists() or not (out / SUMMARY).exists():
+    if load_yaml(out / runfile.INPUTS) != inputs or not (out / ROWS).exists():
         return None
-    summary, _ = read_judged(out)
-    bounds = BOUNDS if suite.bounds else ()
-    return summary if set(summary.models) == {*record.images, *bounds} else None
+    models = {*record.images, *(BOUNDS if suite.bounds else ())}
+    if is_current(out / SUMMARY):
+        summary, _ = read_judged(out)
+        return summary if set(summary.models) == models else None
+    rows = read_rows(out / ROWS)
+    if {row.model for row in rows} != models:
+        return None
+    summary = summarize(rows, _settings(record, judge))
+    write_summary(summary, out / SUMMARY)
+    return summary
+
+
+def _settings(record: Record, judge: Judge) -> SummarySettings:
+    return SummarySettings(record.base, judge.higher_is_better, record.replicates)
 
 
 def _judge(
@@ -190,7 +214,7 @@ def _judge(
 ) -> tuple[list[EvidenceRow], Summary]:
     """Judge all models, and the bounds, whose ceiling is drawn anew."""
     assert record.base is not None
-    settings = SummarySettings(record.base, judge.higher_is_better, record.replicates)
+    settings = _settings(record, judge)
     base = list(prompt_folders(record.images[record.base]))
     prompts = [folder.prompt for folder in base]
     models = dict(record.images)

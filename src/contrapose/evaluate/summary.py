@@ -1,7 +1,8 @@
 """From rows to the numbers of a report: scores, and every model against the base; `summary.json` is a `Summary`.
 
 A difference keeps the metric's own sign; a win is always the better image. Every overall number, the win rate too, is
-the mean of the tags' means. Models and metrics appear in the order of their first row.
+the mean of the tags' means. Models and metrics appear in the order of their first row. Models named METHOD/SEED are
+runs of one method: they have their own numbers, and together the method's, which allow for other training seeds.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from contrapose import runfile
 from contrapose.documents import load_json
 from contrapose.errors import UserError
 from contrapose.evaluate import rows as evidence
-from contrapose.evaluate import statistics
-from contrapose.evaluate.rows import EvidenceRow
+from contrapose.evaluate import statistics, training_seeds
+from contrapose.evaluate.rows import EvidenceRow, Paired
 from contrapose.evaluate.statistics import (
     LEVEL,
     REPLICATES,
@@ -30,9 +32,12 @@ from contrapose.evaluate.statistics import (
     TagIntervals,
     prompt_means,
 )
+from contrapose.evaluate.training_seeds import SeedMeans
 from contrapose.files import write_text
-from contrapose.ranges import Count, Range, Seed, Share, checked
+from contrapose.ranges import Count, Number, Range, Seed, Share, checked
 
+FORMAT = 2
+"""Of `summary.json`, under the key `format`; 1, which a file did not say, had no methods, no smallest differences."""
 FIX = "delete it and run the command that made it again"
 FLOOR = "floor"
 CEILING = "ceiling"
@@ -80,7 +85,7 @@ class ModelScores:
 @dataclass(frozen=True)
 @checked
 class Comparison:
-    """One model against the base by one metric."""
+    """One model, or one method, against the base by one metric."""
 
     difference: Interval
     """Model minus base, mean of the tags' means."""
@@ -92,6 +97,21 @@ class Comparison:
     """Share of images that are better than the base's of the same prompt and seed; a tie is half a win."""
     p_holm: Share
     """`p` adjusted over this model's metrics."""
+    smallest_difference: Number | None
+    """What these prompts, and of a method these training seeds, show four times in five (`training_seeds.POWER`); None
+    where there is but one prompt."""
+
+
+@dataclass(frozen=True)
+class MethodScores:
+    """The runs of several training seeds of one method as one; all intervals allow for other prompts and seeds."""
+
+    runs: tuple[str, ...]
+    """The models that they are."""
+    metrics: dict[str, TagIntervals]
+    """Mean over the runs; tags of one prompt are left out."""
+    comparisons: dict[str, Comparison]
+    """With the base, by metric; none without one. `p` is that of the interval."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +129,10 @@ class Summary:
     models: dict[str, ModelScores]
     comparisons: dict[str, dict[str, Comparison]]
     """By model and metric; of every model but the base, the floor and the ceiling."""
+    methods: dict[str, MethodScores]
+    """Of each method with several training runs; the base is no run of any."""
+    notes: tuple[str, ...]
+    """What a reader of these numbers has to know, in whole sentences."""
 
     def __post_init__(self) -> None:
         if self.base is not None and self.base not in self.models:
@@ -120,6 +144,13 @@ class Summary:
             for side in (self.models.get(model), self.models.get(self.base or "")):
                 if side is None or set(side.metrics) != set(compared):
                     raise UserError(f"comparison of {model} does not fit the models")
+        for method, scores in self.methods.items():
+            judged_by = [set(self.models[run].metrics) for run in scores.runs if run in self.models]
+            fitting = len(judged_by) > 1 and len(judged_by) == len(scores.runs)
+            if not fitting or any(metrics != set(scores.metrics) for metrics in judged_by):
+                raise UserError(f"method {method} does not fit the models")
+            if set(scores.comparisons) != (set(scores.metrics) if self.base is not None else set()):
+                raise UserError(f"comparison of {method} does not fit the models")
 
 
 CONVERTER = runfile.converter()
@@ -143,6 +174,10 @@ def summarize(rows: Sequence[EvidenceRow], settings: SummarySettings = SummarySe
     for model in models:
         scores[model] = _scores([row for row in rows if row.model == model], settings)
     comparisons = {model: _comparison(rows, model, metrics, settings) for model in contestants}
+    methods: dict[str, MethodScores] = {}
+    runs_of = training_seeds.runs_of_methods(model for model in models if model != settings.base)
+    for method, runs in runs_of.items():
+        methods[method] = _method(rows, runs, metrics, settings)
     return Summary(
         base=settings.base,
         level=settings.level,
@@ -151,6 +186,8 @@ def summarize(rows: Sequence[EvidenceRow], settings: SummarySettings = SummarySe
         metrics={metric: Metric(settings.higher_is_better.get(metric, True)) for metric in metrics},
         models=scores,
         comparisons=comparisons,
+        methods=methods,
+        notes=_notes(contestants, runs_of),
     )
 
 
@@ -158,21 +195,41 @@ def write_summary(summary: Summary | None, path: Path, beside: Mapping[str, Any]
     """Write a summary as JSON, whole or not at all, with the entries that are to stand before it in the file."""
     values = dict(beside or {})
     if summary is not None:
-        values |= CONVERTER.unstructure(summary)
+        values |= {"format": FORMAT} | CONVERTER.unstructure(summary)
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_summary(path: Path) -> Summary:
     """A summary from JSON; what a sweep says of itself in the same file is left out.
 
-    Raises `UserError` naming the file when it is missing, broken, or not a summary.
+    Raises `UserError` naming the file when it is missing, broken, not a summary, or of another format.
     """
     if not path.is_file():
         raise UserError(f"{path}: missing, so this is not evidence; make it with 'contrapose evaluate'")
     values = load_json(path, FIX)
     if isinstance(values, dict):
         values.pop("sweep", None)
+        is_old = _is_of_another_format(values)
+        values.pop("format", None)
+        if is_old:
+            raise UserError(
+                f"{path}: is not of format {FORMAT}, which this contrapose reads; run the command that made it again, "
+                "which sums its rows up anew"
+            )
     return runfile.structured(path, values, Summary, CONVERTER, FIX)
+
+
+def is_current(path: Path) -> bool:
+    """Whether a summary is there, and of the format that is read here; `UserError` for a file that is no JSON."""
+    if not path.is_file():
+        return False
+    values = load_json(path, FIX)
+    return not isinstance(values, dict) or not _is_of_another_format(values)
+
+
+def _is_of_another_format(values: Mapping[str, Any]) -> bool:
+    # what has no models is no summary of any format, and is told to be broken
+    return "models" in values and values.get("format", 1) != FORMAT
 
 
 def _scores(rows: Sequence[EvidenceRow], settings: SummarySettings) -> ModelScores:
@@ -197,18 +254,53 @@ def _comparison(
     differences: dict[str, TagIntervals] = {}
     win_rates: dict[str, Interval] = {}
     p_values: dict[str, float] = {}
+    smallest: dict[str, float | None] = {}
     for metric in metrics:
         both = evidence.paired(rows, model, settings.base, metric)
-        if settings.higher_is_better.get(metric, True):
-            wins = statistics.wins(both.a, both.b)
-        else:
-            wins = statistics.wins(both.b, both.a)
         means = prompt_means(both.a - both.b, both.prompt_ids, both.tags)
         differences[metric] = _bootstrap(means, settings)
-        win_rates[metric] = _bootstrap(prompt_means(wins, both.prompt_ids, both.tags), settings).overall
+        win_rates[metric] = _bootstrap(_wins(both, metric, settings), settings).overall
         p_values[metric] = statistics.sign_flip(means, flips=settings.replicates, seed=settings.seed)
+        smallest[metric] = _smallest(means.values[None], means.tags, settings)
+    return _comparisons(differences, p_values, win_rates, smallest)
+
+
+def _method(
+    rows: Sequence[EvidenceRow], runs: Sequence[str], metrics: Collection[str], settings: SummarySettings
+) -> MethodScores:
+    """The runs of one method as one, and against the base where there is one."""
+    scores: dict[str, TagIntervals] = {}
+    differences: dict[str, TagIntervals] = {}
+    win_rates: dict[str, Interval] = {}
+    p_values: dict[str, float] = {}
+    smallest: dict[str, float | None] = {}
+    # without a base, the first run stands for the images that all of them must have been judged on
+    base = runs[0] if settings.base is None else settings.base
+    for metric in metrics:
+        pairs = [evidence.paired(rows, run, base, metric) for run in runs]
+        of_runs = [prompt_means(both.a, both.prompt_ids, both.tags) for both in pairs]
+        scores[metric] = training_seeds.by_tag(_of_seeds(of_runs), level=settings.level)
+        gains = _of_seeds([prompt_means(both.a - both.b, both.prompt_ids, both.tags) for both in pairs])
+        differences[metric] = training_seeds.by_tag(gains, level=settings.level)
+        wins = training_seeds.over_seeds(
+            _of_seeds([_wins(both, metric, settings) for both in pairs]), level=settings.level
+        )
+        win_rates[metric] = Interval(wins.value, max(wins.low, 0.0), min(wins.high, 1.0))  # a share is within these
+        p_values[metric] = training_seeds.p_value(gains)
+        smallest[metric] = _smallest(gains.values, gains.tags, settings)
+    compared = {} if settings.base is None else _comparisons(differences, p_values, win_rates, smallest)
+    return MethodScores(tuple(runs), scores, compared)
+
+
+def _comparisons(
+    differences: Mapping[str, TagIntervals],
+    p_values: Mapping[str, float],
+    win_rates: Mapping[str, Interval],
+    smallest: Mapping[str, float | None],
+) -> dict[str, Comparison]:
+    """By metric, with Holm's p over all of them."""
     compared: dict[str, Comparison] = {}
-    for metric, p_holm in zip(metrics, statistics.holm(list(p_values.values())), strict=True):
+    for metric, p_holm in zip(differences, statistics.holm(list(p_values.values())), strict=True):
         difference = differences[metric]
         compared[metric] = Comparison(
             difference=difference.overall,
@@ -216,8 +308,42 @@ def _comparison(
             p=p_values[metric],
             win_rate=win_rates[metric],
             p_holm=p_holm,
+            smallest_difference=smallest[metric],
         )
     return compared
+
+
+def _wins(both: Paired, metric: str, settings: SummarySettings) -> PromptMeans:
+    """Of each prompt, the share of images of `a` that are better than those of `b`."""
+    if settings.higher_is_better.get(metric, True):
+        wins = statistics.wins(both.a, both.b)
+    else:
+        wins = statistics.wins(both.b, both.a)
+    return prompt_means(wins, both.prompt_ids, both.tags)
+
+
+def _of_seeds(runs: Sequence[PromptMeans]) -> SeedMeans:
+    """The values of all runs, whose prompts are the same and in the same order."""
+    return SeedMeans(np.stack([run.values for run in runs]), runs[0].tags)
+
+
+def _smallest(values: NDArray[np.float64], tags: tuple[str, ...], settings: SummarySettings) -> float | None:
+    if len(tags) < 2:
+        return None
+    return training_seeds.smallest_difference(SeedMeans(values, tags), level=settings.level)
+
+
+def _notes(contestants: Sequence[str], runs_of: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """A warning of models that stand for one training seed alone."""
+    combined = {run for runs in runs_of.values() for run in runs}
+    single = [model for model in contestants if model not in combined]
+    if not single:
+        return ()
+    return (
+        f"One training seed each: {', '.join(single)}. Their intervals tell what other prompts could change, not what "
+        "another training seed could, so that they are no evidence of a method; runs of several seeds are combined "
+        "where they are named METHOD/SEED, such as ddspo/0, ddspo/1 and ddspo/2.",
+    )
 
 
 def _bootstrap(means: PromptMeans, settings: SummarySettings) -> TagIntervals:

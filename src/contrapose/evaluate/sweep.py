@@ -23,7 +23,7 @@ from contrapose.evaluate.evidence import ROWS, SUMMARY
 from contrapose.evaluate.images import digest_of_images
 from contrapose.evaluate.rows import write_rows
 from contrapose.evaluate.run import evaluate_images
-from contrapose.evaluate.summary import SummarySettings, read_summary, summarize, write_summary
+from contrapose.evaluate.summary import SummarySettings, is_current, read_summary, summarize, write_summary
 from contrapose.files import write_text
 from contrapose.guiding.guide import guide
 from contrapose.guiding.guided import settled
@@ -135,7 +135,7 @@ def _is_summed_up(out: Path, record: SweepRecord, digests: Mapping[str, str]) ->
     """Whether the folder's summary is of these strengths and of the images that are there now."""
     if not (out / SUMMARY).is_file() or not (out / JUDGED).is_file():
         return False
-    if read_record(out) != record:
+    if read_record(out) != record or (record.judged and not is_current(out / SUMMARY)):
         return False
     return bool(load_yaml(out / JUDGED, FIX) == digests)
 

@@ -7,17 +7,42 @@ variance are estimated, and each is given the quantile of its own degrees of fre
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy import stats
 
 from contrapose.errors import UserError
-from contrapose.evaluate.statistics import LEVEL, Interval, tag_weights
+from contrapose.evaluate.statistics import LEVEL, Interval, TagIntervals, tag_weights
 
 POWER = 0.8
+SMALLEST_P = 1e-12  # no p below is told
+_RUN = re.compile(r"([^/]+)/(0|[1-9][0-9]*)")
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise `UserError` for a name with a slash that is not METHOD/SEED, and a method that is a model's name too."""
+    models = set(names)
+    for name in models:
+        if "/" in name and not _RUN.fullmatch(name):
+            raise UserError(
+                f"{name}: a name with a slash is METHOD/SEED, such as ddspo/0, for one of a method's training runs"
+            )
+        if name.partition("/")[0] in models - {name}:
+            raise UserError(f"{name}: {name.partition('/')[0]} is a model's name already; call one of them otherwise")
+
+
+def runs_of_methods(models: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Of each method with two training runs or more, the models that are named METHOD/SEED, in their order."""
+    runs: dict[str, list[str]] = {}
+    for model in models:
+        named = _RUN.fullmatch(model)
+        if named:
+            runs.setdefault(named[1], []).append(model)
+    return {method: tuple(names) for method, names in runs.items() if len(names) > 1}
 
 
 @dataclass(frozen=True)
@@ -28,14 +53,16 @@ class SeedMeans:
     tags: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        num_seeds, num_prompts = self.values.shape
-        if num_seeds < 2:
-            raise UserError("an interval over training seeds needs runs of at least 2 seeds; 3 or more are better")
+        _, num_prompts = self.values.shape
         if num_prompts != len(self.tags):
             raise ValueError(f"{num_prompts} prompts and {len(self.tags)} tags")
-        for tag in set(self.tags):
-            if self.tags.count(tag) < 2:
-                raise UserError(f"an interval over training seeds needs 2 prompts of each tag; {tag} has one")
+        if num_prompts < 2:
+            raise UserError("how far scores would differ with other prompts takes 2 prompts or more to tell")
+
+    def of_tag(self, tag: str) -> SeedMeans:
+        """The prompts of one tag; raises `UserError` where there is but one."""
+        chosen = np.asarray(self.tags) == tag
+        return SeedMeans(self.values[:, chosen], (tag,) * int(chosen.sum()))
 
 
 @dataclass(frozen=True)
@@ -43,61 +70,119 @@ class Variances:
     """Variances of the overall mean: by seeds and by prompts, with their degrees of freedom."""
 
     seeds: float
+    """Of the seeds' own means, which differ on these very prompts by what seed and prompt explain together, too."""
+    together: float
+    """By what only a seed and a prompt together explain; `seeds` and `prompts` both contain it."""
     seeds_freedom: int
     prompts: float
     prompts_freedom: int
+
+    def width(self, quantile: float) -> float:
+        """Half the width of the interval whose ends are this quantile away; `over_seeds` has the formula."""
+        from scipy.special import stdtrit  # here, since --help of every command would wait for it
+
+        by_prompts = stdtrit(self.prompts_freedom, quantile) ** 2 * self.prompts
+        if not self.seeds_freedom:
+            return float(np.sqrt(by_prompts))
+        of_seeds = stdtrit(self.seeds_freedom, quantile) ** 2
+        both = of_seeds * max(self.seeds - self.together, 0.0) + by_prompts
+        return float(np.sqrt(max(both, of_seeds * self.seeds)))
 
 
 def over_seeds(means: SeedMeans, *, level: float = LEVEL) -> Interval:
     """The mean of the tags' means, averaged over seeds, with its interval.
 
     With V_s and V_p the variances of the mean by seeds and by prompts, and V_sp that of what only the two together
-    explain, which V_s and V_p both contain:  half width^2 = t^2_(S-1) max(V_s - V_sp, 0) + t^2_(P-G) V_p,  t being
-    Student's quantiles for S seeds, P prompts and G tags. How often it covers the truth benchmarks/seed_intervals.py
-    simulates.
+    explain, which V_s and V_p both contain,
+
+        half width^2 = max( t^2_(S-1) max(V_s - V_sp, 0) + t^2_(P-G) V_p,  t^2_(S-1) V_s ),
+
+    t being Student's quantiles for S seeds, P prompts and G tags. The second is Student's interval over the seeds'
+    means, which is exact for these very prompts: one that allows for other prompts too is never narrower. How often it
+    covers the truth benchmarks/seed_intervals.py simulates.
+    Raises `UserError` for fewer than two seeds.
     """
-    parts = variances(means)
-    half = _width(parts, (1 + level) / 2)
+    if len(means.values) < 2:
+        raise UserError("an interval over training seeds needs runs of at least 2 seeds; 3 or more are better")
+    half = variances(means).width((1 + level) / 2)
     value = float((means.values @ tag_weights(means.tags)).mean())
     return Interval(value, value - half, value + half)
+
+
+def by_tag(means: SeedMeans, *, level: float = LEVEL) -> TagIntervals:
+    """The interval of all prompts, and of each tag that has two prompts or more; one prompt has no interval."""
+    tags = {}
+    for tag in sorted(set(means.tags)):
+        if means.tags.count(tag) > 1:
+            tags[tag] = over_seeds(means.of_tag(tag), level=level)
+    return TagIntervals(over_seeds(means, level=level), tags)
+
+
+def p_value(means: SeedMeans) -> float:
+    """Two-sided p of the mean being 0: one minus the level of the interval of `over_seeds` that ends at 0.
+
+    So p and interval are of one model and cannot disagree: p < 0.05 is where the 95 % interval leaves 0 out. A
+    permutation of prompts' signs, as for a single run, would take the seeds at hand for all that there are.
+    """
+    from scipy.optimize import brentq
+
+    value = abs(over_seeds(means).value)
+    parts = variances(means)
+
+    def beyond(p: float) -> float:
+        return parts.width(1 - p / 2) - value
+
+    if value == 0 or beyond(1.0) >= 0:
+        return 1.0
+    if beyond(SMALLEST_P) <= 0:
+        return SMALLEST_P
+    return float(brentq(beyond, SMALLEST_P, 1.0, xtol=1e-13))
 
 
 def smallest_difference(means: SeedMeans, *, level: float = LEVEL, power: float = POWER) -> float:
     """The true difference that these seeds and prompts would show with this power; smaller ones go unseen as a rule.
 
-    The sum of the widths at quantiles (1 + level) / 2 and `power`.
+    The sum of the widths at quantiles (1 + level) / 2 and `power`. Of one seed, prompts alone are counted.
     """
     parts = variances(means)
-    return _width(parts, (1 + level) / 2) + _width(parts, power)
-
-
-def _width(parts: Variances, quantile: float) -> float:
-    by_seeds = stats.t.ppf(quantile, parts.seeds_freedom) ** 2 * parts.seeds
-    by_prompts = stats.t.ppf(quantile, parts.prompts_freedom) ** 2 * parts.prompts
-    return float(np.sqrt(by_seeds + by_prompts))
+    return parts.width((1 + level) / 2) + parts.width(power)
 
 
 def variances(means: SeedMeans) -> Variances:
-    """The parts of the variance of the mean; what only a seed and a prompt together explain counts to the prompts."""
+    """The parts of the variance of the mean; of one seed only that by prompts."""
     num_seeds, num_prompts = means.values.shape
-    by_seed = means.values @ tag_weights(means.tags)
-    seeds = by_seed.var(ddof=1) / num_seeds
-    tags = np.asarray(means.tags)
-    names = sorted(set(means.tags))
+    weights = tag_weights(means.tags)
+    strata = _strata(means.tags)
     prompts = 0.0
     together = 0.0
-    for name in names:
-        values = means.values[:, tags == name]
-        count = values.shape[1]
+    for places in strata:
+        count = len(places)
+        # the stratum's part of the overall mean is the mean of these
+        values = count * weights[places] * means.values[:, places]
         by_prompt = values.mean(0)
-        # what is left of a value when its seed's mean and its prompt's mean are known
-        left = values - by_prompt - values.mean(1, keepdims=True) + values.mean()
         prompts += by_prompt.var(ddof=1) / count
-        together += (left**2).sum() / ((num_seeds - 1) * (count - 1)) / (count * num_seeds)
-    squared = len(names) ** 2
+        if num_seeds > 1:
+            # what is left of a value when its seed's mean and its prompt's mean are known
+            left = values - by_prompt - values.mean(1, keepdims=True) + values.mean()
+            together += (left**2).sum() / ((num_seeds - 1) * (count - 1)) / (count * num_seeds)
+    by_seed = means.values @ weights
     return Variances(
-        seeds=max(float(seeds - together / squared), 0.0),
+        seeds=float(by_seed.var(ddof=1) / num_seeds) if num_seeds > 1 else 0.0,
+        together=float(together),
         seeds_freedom=num_seeds - 1,
-        prompts=prompts / squared,
-        prompts_freedom=num_prompts - len(names),
+        prompts=float(prompts),
+        prompts_freedom=num_prompts - len(strata),
     )
+
+
+def _strata(tags: tuple[str, ...]) -> list[NDArray[np.intp]]:
+    """The places of each tag's prompts; tags of one prompt are joined, whose variance is then too large, not too small.
+
+    One such tag alone joins the tag with the fewest prompts.
+    """
+    places = [np.flatnonzero(np.asarray(tags) == tag) for tag in sorted(set(tags))]
+    several = sorted((group for group in places if len(group) > 1), key=len)
+    single = [group for group in places if len(group) == 1]
+    if len(single) == 1:
+        single.append(several.pop(0))
+    return several + ([np.concatenate(single)] if single else [])

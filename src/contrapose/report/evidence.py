@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from contrapose.errors import UserError
 from contrapose.evaluate.evidence import Evidence, read_judged
-from contrapose.evaluate.statistics import Interval
-from contrapose.evaluate.summary import BOUNDS, CEILING, FLOOR, ModelScores
+from contrapose.evaluate.statistics import Interval, TagIntervals
+from contrapose.evaluate.summary import BOUNDS, CEILING, FLOOR, Comparison, ModelScores
 from contrapose.report.numbers import PERCENT, Cell, Scale, p_value, scale_of
 
 OVERALL = "overall"
@@ -21,6 +22,8 @@ class Gain(NamedTuple):
     p: str
     win_rate: Cell
     verdict: int
+    smallest: str | None
+    """The smallest difference that would be seen."""
 
 
 class ModelRow(NamedTuple):
@@ -42,6 +45,8 @@ class MetricTable(NamedTuple):
     tags: tuple[tuple[str, int], ...]
     """Each tag and its number of prompts."""
     models: tuple[ModelRow, ...]
+    methods: tuple[ModelRow, ...]
+    """Runs of several training seeds as one."""
     bounds: tuple[ModelRow, ...]
 
 
@@ -76,14 +81,17 @@ class Judged:
 
     @property
     def contestants(self) -> list[str]:
-        """Models that were compared with the base."""
-        return list(self.summary.comparisons)
+        """What was compared with the base: models, and methods in the place of their runs."""
+        return list(self._compared())
 
     def scale(self, metric: str) -> Scale:
         """How the metric's numbers are written, worked out once of all rows."""
         if metric not in self._scales:
             intervals = [scores.metrics[metric].overall for scores in self._judged_by(metric).values()]
             intervals += [compared[metric].difference for compared in self.summary.comparisons.values()]
+            for method in self.summary.methods.values():
+                intervals += [method.metrics[metric].overall]
+                intervals += [compared.difference for compared in method.comparisons.values()]
             values = [row.value for row in self.rows if row.metric == metric]
             self._scales[metric] = scale_of(values, intervals)
         return self._scales[metric]
@@ -98,7 +106,17 @@ class Judged:
         """Every model's scores by one metric, and beside them what sets it apart from the base."""
         models = self._judged_by(metric)
         # bounds stand apart, since nobody trained them: they say how high and how low this metric goes here
-        rows = {name: self._row(name, metric) for name in models}
+        roles = {FLOOR: "same images, shuffled prompts", CEILING: "what could be reached"}
+        if self.base is not None and self.base != "base":
+            roles[self.base] = "the base"
+        rows: dict[str, ModelRow] = {}
+        for name, scores in models.items():
+            compared = self.summary.comparisons.get(name, {}).get(metric)
+            rows[name] = self._row(name, roles.get(name, ""), metric, scores.metrics[metric], compared)
+        methods = []
+        for name, method in self.summary.methods.items():
+            role = f"{len(method.runs)} training seeds"
+            methods.append(self._row(name, role, metric, method.metrics[metric], method.comparisons.get(metric)))
         contestants = [row for name, row in rows.items() if name not in BOUNDS]
         bounds = [rows[name] for name in (CEILING, FLOOR) if name in rows]
         counts: list[tuple[str, int]] = []
@@ -110,39 +128,55 @@ class Judged:
             self.summary.metrics[metric].higher_is_better,
             tuple(counts),
             tuple(contestants),
+            tuple(methods),
             tuple(bounds),
         )
 
     def _judged_by(self, metric: str) -> dict[str, ModelScores]:
         return {name: scores for name, scores in self.summary.models.items() if metric in scores.metrics}
 
-    def _row(self, model: str, metric: str) -> ModelRow:
+    def _compared(self) -> dict[str, Mapping[str, Comparison]]:
+        """By name and metric, what was compared with the base: models, and methods in the place of their runs."""
+        compared: dict[str, Mapping[str, Comparison]] = {}
+        runs = {run for method in self.summary.methods.values() for run in method.runs}
+        for model, by_metric in self.summary.comparisons.items():
+            if model not in runs:
+                compared[model] = by_metric
+        for name, method in self.summary.methods.items():
+            if method.comparisons:
+                compared[name] = method.comparisons
+        return compared
+
+    def _row(self, name: str, role: str, metric: str, scores: TagIntervals, compared: Comparison | None) -> ModelRow:
         scale = self.scale(metric)
-        scores = self.summary.models[model].metrics[metric]
-        roles = {FLOOR: "same images, shuffled prompts", CEILING: "what could be reached"}
-        if self.base is not None and self.base != "base":
-            roles[self.base] = "the base"
         by_tag = {tag: scale.cell(interval) for tag, interval in scores.tags.items()}
         cells = tuple(by_tag.get(tag) for tag in self.tags())
-        return ModelRow(model, roles.get(model, ""), scale.cell(scores.overall), cells, self._gain(model, metric))
+        gain = None if compared is None else self._gain(compared, metric)
+        return ModelRow(name, role, scale.cell(scores.overall), cells, gain)
 
-    def _gain(self, model: str, metric: str) -> Gain | None:
-        compared = self.summary.comparisons.get(model, {}).get(metric)
-        if compared is None:
-            return None
+    def _gain(self, compared: Comparison, metric: str) -> Gain:
         verdict = 0
         if compared.p_holm < 1 - self.summary.level:
             # 1 or -1 for an interval above or below 0, and 0 for one that holds it
             verdict = (compared.difference.low > 0) - (compared.difference.high < 0)
         if not self.summary.metrics[metric].higher_is_better:
             verdict = -verdict
-        difference = self.scale(metric).cell(compared.difference, signed=True)
-        return Gain(difference, p_value(compared.p_holm), PERCENT.cell(compared.win_rate), verdict)
+        scale = self.scale(metric)
+        smallest = None
+        if compared.smallest_difference:  # where nothing differs at all, 0 would say nothing
+            smallest = scale.text(compared.smallest_difference)
+        return Gain(
+            scale.cell(compared.difference, signed=True),
+            p_value(compared.p_holm),
+            PERCENT.cell(compared.win_rate),
+            verdict,
+            smallest,
+        )
 
     def differences(self, metric: str) -> list[tuple[str, dict[str, Interval]]]:
         """For the forest plot: by model the overall difference, and each tag's, in the unit that is shown."""
         factor = self.scale(metric).factor
-        compared = {model: comparisons[metric] for model, comparisons in self.summary.comparisons.items()}
+        compared = {name: by_metric[metric] for name, by_metric in self._compared().items()}
         overall = {model: comparison.difference.scaled(factor) for model, comparison in compared.items()}
         differences = [(OVERALL, overall)]
         for tag in self.tags():
@@ -159,18 +193,28 @@ def spoken(tag: str) -> str:
 
 
 def headlines(judged: Judged) -> list[str]:
-    """One sentence for each model that was compared."""
+    """One sentence for each model or method that was compared."""
     table = judged.table(judged.metrics[0])
     scores = {row.model: row.overall for row in table.models}
+    gains = {row.model: row.gain for row in table.models}
     sentences = []
-    for row in table.models:
-        if row.gain is None or judged.base is None:
+    for row in (*table.models, *table.methods):
+        if row.gain is None or row.model not in judged.contestants:
             continue
         words = {1: "better than", 0: "not clearly different from", -1: "worse than"}[row.gain.verdict]
         p = row.gain.p if row.gain.p.startswith("<") else f"= {row.gain.p}"
-        sentences.append(
+        method = judged.summary.methods.get(row.model)
+        runs = ""
+        if method is not None:
+            alone = [gain.difference.value for run in method.runs if (gain := gains[run]) is not None]
+            runs = f", mean of {len(method.runs)} training seeds ({', '.join(alone)})"
+        sentence = (
             f"{row.model} is {words} {judged.base}: {row.overall.value}{table.unit} against "
-            f"{scores[judged.base].value}{table.unit}, a difference of {row.gain.difference.value} "
-            f"{row.gain.difference.interval}, Holm's p {p}, win rate {row.gain.win_rate.value}%."
+            f"{scores[str(judged.base)].value}{table.unit}, a difference of {row.gain.difference.value} "
+            f"{row.gain.difference.interval}{runs}, Holm's p {p}, win rate {row.gain.win_rate.value}%."
         )
+        if row.gain.smallest is not None:
+            chosen = "prompts" if method is None else "prompts and seeds"
+            sentence += f" With these {chosen} a difference under {row.gain.smallest} cannot be seen."
+        sentences.append(sentence)
     return sentences

@@ -66,6 +66,8 @@ class EvidenceSection(NamedTuple):
     forest: Markup
     sampling: Table
     examples: list[Example]
+    notes: tuple[str, ...]
+    """What a reader of the numbers has to know."""
 
 
 def write_report(report: Report, out: Path) -> bool:
@@ -121,6 +123,7 @@ def _evidence(judged: Judged, key: str, report: Report) -> EvidenceSection:
         forest=drawn,
         sampling=sampling(judged.images),
         examples=examples(judged, report.num_examples, report.example_seed),
+        notes=judged.summary.notes,
     )
 
 
