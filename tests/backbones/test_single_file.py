@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from training import with_full, with_lora
 
 from contrapose.backbones.base import Backbone
+from contrapose.backbones.decoder import Decoder
 from contrapose.backbones.families.table import load_backbone, prompt_reader
 from contrapose.backbones.generation import Generation
 from contrapose.backbones.settings import Loading
@@ -53,6 +54,14 @@ def _refused(naming: str, model: Path, **options: Any) -> None:
         load_backbone(model, **options)
     assert len(str(caught.value).splitlines()) == 1
     assert str(model) in str(caught.value)
+
+
+@pytest.mark.usefixtures("configured")
+def test_its_autoencoder_alone_shows_what_the_folders_does(tiny_model: Path, checkpoint: Path) -> None:
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    [image] = Decoder(checkpoint)(latents)
+    [expected] = Decoder(tiny_model)(latents)
+    assert image.tobytes() == expected.tobytes()
 
 
 @pytest.mark.usefixtures("configured")

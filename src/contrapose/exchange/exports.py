@@ -57,12 +57,7 @@ def export_pairs(settings: Export, store: GroupStore, backbone: Backbone, out: P
     caption, and degraded_prompt where any pair has one. The schema's metadata tell `digest_of_export`. Raises
     `UserError` for pairs of another model.
     """
-    maker = store.manifest.get("fingerprint", backbone.fingerprint)
-    if maker != backbone.fingerprint:
-        raise UserError(
-            f"{store.folder}: these pairs were made with another model ({maker}) than {backbone.source.model} "
-            f"({backbone.fingerprint}), which may decode them wrongly; name that one with --model"
-        )
+    store.check_maker(str(backbone.source.model), backbone.fingerprint)
     schema = _schema(any(record.degraded for record in store.records))
     schema = schema.with_metadata({_MADE_OF: digest_of_export(settings, store, str(backbone.source.model))})
     if any(record.num_samples != 2 for record in store.records):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -33,6 +33,21 @@ class Findings:
         return [*self.facts, *problems, *remarks]
 
 
+def look_at_records(store: GroupStore, too_long: TooLong | None = None) -> Findings:
+    """What the records alone tell, which takes no time however large the latents are; arguments as `check` has them."""
+    problems = {
+        "not the groups that were planned": [store.flaw] if store.flaw else [],
+        **_problems_of_records(store.records),
+    }
+    origins = Counter((record.prompt, record.degraded, record.seed) for record in store.records)
+    remarks = {"groups that repeat another": [prompt for (prompt, _, _), count in origins.items() if count > 1]}
+    if too_long:
+        prompts = dict.fromkeys(record.prompt for record in store.records)
+        remarks["prompts longer than the text encoder reads"] = too_long(prompts)
+    facts = [_count(store), *_labels(store.records), *_scores(store.records)]
+    return Findings(facts, _with_any(problems), _with_any(remarks))
+
+
 def check(
     store: GroupStore, too_long: TooLong | None = None, progress: Callable[[int], None] = lambda done: None
 ) -> Findings:
@@ -40,13 +55,8 @@ def check(
 
     `too_long` tells which prompts the text encoder would not read to the end; without it that check is left out.
     """
-    problems = {
-        "not the groups that were planned": [store.flaw] if store.flaw else [],
-        **_problems_of_records(store.records),
-        _NOT_FINITE: [],
-        _SAME_AS_WINNER: [],
-        _SAME_AS_ANOTHER: [],
-    }
+    findings = look_at_records(store, too_long)
+    problems: dict[str, list[str]] = {_NOT_FINITE: [], _SAME_AS_WINNER: [], _SAME_AS_ANOTHER: []}
     for index, latents in store.latents():
         record = store.records[index]
         broken = [place for place, latent in enumerate(latents) if not latent.isfinite().all()]
@@ -54,15 +64,13 @@ def check(
         if any(bool((first == second).all()) for first, second in combinations(latents, 2)):
             problems[_SAME_AS_WINNER if len(latents) == 2 else _SAME_AS_ANOTHER].append(record.id)
         progress(index + 1)
+    findings.problems.update(_with_any(problems))
+    return findings
 
-    origins = Counter((record.prompt, record.degraded, record.seed) for record in store.records)
-    remarks = {"groups that repeat another": [prompt for (prompt, _, _), count in origins.items() if count > 1]}
-    if too_long:
-        prompts = dict.fromkeys(record.prompt for record in store.records)
-        remarks["prompts longer than the text encoder reads"] = too_long(prompts)
-    problems = {name: names for name, names in problems.items() if names}
-    remarks = {name: names for name, names in remarks.items() if names}
-    return Findings([_count(store), *_labels(store.records), *_scores(store.records)], problems, remarks)
+
+def _with_any(names_by_kind: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """The kinds of which there are any."""
+    return {kind: names for kind, names in names_by_kind.items() if names}
 
 
 def _problems_of_records(records: Sequence[GroupRecord]) -> dict[str, list[str]]:

@@ -123,6 +123,15 @@ class GroupStore:
         """A digest of all groups, wherever the folder lies and under any name."""
         return digest_of_parts(f"{shard.name} {file_digest(shard)}" for shard in self.shards)
 
+    def check_maker(self, model: str, fingerprint: str) -> None:
+        """Raise `UserError` where the groups were made with another model than this one, of this fingerprint."""
+        maker = self.manifest.get("fingerprint", fingerprint)
+        if maker != fingerprint:
+            raise UserError(
+                f"{self.folder}: these pairs were made with another model ({maker}) than {model} ({fingerprint}), "
+                "which may decode them wrongly; name that one with --model"
+            )
+
     def shape(self, index: int) -> tuple[int, ...]:
         """The shape of one record's latents, the same for all of its samples."""
         return self._shapes[self._where[index][0]]

@@ -71,7 +71,7 @@ def load_backbone(
     if loading.quantize != "none" and source.path.is_file():
         raise UserError(f"quantize: {model} is one file, which diffusers does not quantise; use a model folder")
     quantized = {} if loading.quantize == "none" else {part: quantization(loading.quantize, dtype)}
-    pipe = open_pipeline(source, _pipeline_of(source), dtypes, family.unused_parts, quantized)
+    pipe = open_pipeline(source, pipeline_of(source), dtypes, family.unused_parts, quantized)
     if adapter is not None:
         run = RunFolder(adapter)
         run.check(part, source)
@@ -79,7 +79,8 @@ def load_backbone(
     return Backbone.over(family, source, pipe, device, loading)
 
 
-def _pipeline_of(source: Source) -> type[DiffusionPipeline]:
+def pipeline_of(source: Source) -> type[DiffusionPipeline]:
+    """The stock pipeline's class of a model that was found."""
     return next(p for p in BY_PIPELINE[source.pipeline].pipelines if p.__name__ == source.pipeline)
 
 
@@ -126,7 +127,7 @@ def prompt_reader(model: str | Path, loading: Loading | None = None) -> PromptRe
     loading = loading or Loading()
     source = find(model, BY_PIPELINE, loading.variant)
     try:
-        folder = tokenizer_folder(source, _pipeline_of(source))
+        folder = tokenizer_folder(source, pipeline_of(source))
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a broken file makes these libraries raise anything at all
         raise UserError(f"{model}: its tokenizer cannot be loaded: {why_unreadable(source.path, error)}") from error
