@@ -9,8 +9,8 @@ evidence/evidence.yaml   what was judged, and how, with digests of what it names
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from contrapose.documents import load_yaml
 from contrapose.errors import UserError
 from contrapose.evaluate.images import digest_of_images, prompt_folders
 from contrapose.evaluate.rows import EvidenceRow, read_rows, write_rows
-from contrapose.evaluate.run import evaluate_images
+from contrapose.evaluate.run import Progress, evaluate_images
 from contrapose.evaluate.statistics import REPLICATES, Replicates
 from contrapose.evaluate.suites import Bounds, Suite
 from contrapose.evaluate.summary import (
@@ -45,9 +45,6 @@ EVIDENCE = "evidence.yaml"
 ROWS = "rows.parquet"
 SUMMARY = "summary.json"
 CONVERTER = runfile.converter()
-
-Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
-"""From the name of a piece of work to what is told (images done, images in all) while it lasts."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,9 @@ from contrapose.evaluate.images import PromptFolder, prompt_folders
 from contrapose.evaluate.rows import EvidenceRow, prompt_id
 from contrapose.judges.judge import Judge
 from contrapose.store.prompts import Prompt
+
+Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
+"""From the name of a piece of work to what is told (images done, images in all) while it lasts."""
 
 UNTAGGED = "all"  # the tag of a prompt whose metadata names none
 _AT_ONCE = 16  # images that are handed to the judge together
@@ -67,11 +71,16 @@ def _judged(model: str, batch: Sequence[_Sample], judge: Judge) -> Iterator[Evid
     metrics = judge(images, prompts)
     for index, sample in enumerate(batch):
         identity = prompt_id(sample.folder, sample.prompt.text)
-        tag = str(sample.prompt.fields.get("tag", UNTAGGED))
+        tag = tag_of(sample.prompt)
         for metric, marks in metrics.items():
             yield EvidenceRow(
                 model, identity, tag, sample.seed, metric, float(marks.values[index]), marks.reason(index)
             )
+
+
+def tag_of(prompt: Prompt) -> str:
+    """The category that a prompt's metadata names, or the one of all that name none."""
+    return str(prompt.fields.get("tag", UNTAGGED))
 
 
 def _prompts_of(

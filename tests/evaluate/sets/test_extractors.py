@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,15 @@ from contrapose.errors import UserError
 from contrapose.evaluate.sets.extractors import (
     BatchedExtractor,
     ClipFeatures,
+    Extracted,
     InceptionFeatures,
+    PixelFeatures,
     Resizer,
     resized,
 )
 from contrapose.evaluate.sets.inception import Inception
-from contrapose.evaluate.sets.reference import files_of, look_at, read_set, write_set
+from contrapose.evaluate.sets.reference import FeatureCache, digest_of_reference, files_of, look_at, read_set, write_set
+from contrapose.evaluate.sets.within import drift
 
 IMAGES = [tiny_vision.noise_image(seed, size) for seed, size in enumerate([(40, 40), (90, 33), (299, 299)])]
 
@@ -103,6 +108,23 @@ def test_clip_features_are_unit_vectors(tmp_path: Path) -> None:
     assert np.allclose(np.linalg.norm(seen.features, axis=1), 1, atol=1e-5)
 
 
+def test_pixels_are_the_lab_of_a_small_copy() -> None:
+    """Black and white are 1 from mid grey, and 1 - cos grows with the distance of the colours."""
+    extractor = PixelFeatures(4).load("cpu")
+    sides = [Image.new("RGB", (64, 48), colour) for colour in ("black", "white", (119, 119, 119), (130, 130, 130))]
+    black, white, grey, light = extractor(sides).features
+    assert extractor.name == "lab-pixels-4" and black.shape == (1 + 3 * 16,)
+    assert np.linalg.norm(black[1:]) == pytest.approx(1) == np.linalg.norm(white[1:])
+    assert np.linalg.norm(grey) == pytest.approx(1, abs=0.01)
+    assert np.allclose(black[1:], -white[1:], atol=1e-4)
+    apart = drift(np.stack([white, light, grey]), np.stack([black, grey, grey]))
+    assert apart[0] == pytest.approx(1, abs=1e-3) and 0 < apart[1] < 0.01 and apart[2] == pytest.approx(0, abs=1e-9)
+    halves = Image.new("RGB", (8, 8), "black")
+    halves.paste("white", (4, 0, 8, 8))
+    lightness = PixelFeatures(2).load("cpu")([halves]).features[0, 1::3]
+    assert np.allclose(lightness, [-0.5, 0.5, -0.5, 0.5], atol=1e-3)
+
+
 def mean_colours(images: list[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
     colours = torch.stack([torch.tensor(np.asarray(image, dtype=np.float32).mean((0, 1))) for image in images])
     return colours, colours
@@ -114,12 +136,60 @@ def test_a_set_is_read_as_it_was_written(tmp_path: Path) -> None:
     extractor = BatchedExtractor("colours", "1", mean_colours, batch_size=2)
     paths = files_of(tmp_path)
     told: list[tuple[int, int]] = []
-    images = look_at(paths, extractor, lambda done, total: told.append((done, total)))
-    assert told == [(3, 3)] and images.count == 3 and images.extractor == "colours 1"
+    images = look_at(paths, extractor, progress=lambda done, total: told.append((done, total)))
+    assert set(told) == {(3, 3)} and images.count == 3 and images.extractor == "colours 1"
     write_set(images, tmp_path / "set.npz")
     again = read_set(tmp_path / "set.npz")
     assert np.array_equal(again.features, images.features) and again.images == images.images
     assert again.probabilities is not None and np.array_equal(again.probabilities, images.probabilities)
+
+
+class Counting:
+    """An extractor that counts the images that it sees."""
+
+    version = "1"
+
+    def __init__(self, name: str = "counting") -> None:
+        self.name = name
+        self.seen = 0
+
+    def __call__(self, images: Sequence[Image.Image]) -> Extracted:
+        self.seen += len(images)
+        return Extracted(np.array([[image.width, image.height] for image in images], dtype=np.float32))
+
+
+def test_no_image_is_looked_at_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run that was killed had seen is read again; another image, or another extractor, is looked at."""
+    monkeypatch.setattr("contrapose.evaluate.sets.reference._PART", 2)
+    paths = []
+    for number in range(5):
+        paths.append(tmp_path / f"{number}.png")
+        Image.new("RGB", (8 + number, 8)).save(paths[-1])
+    cache = FeatureCache(tmp_path / "features")
+    extractor = Counting()
+    assert look_at(paths, extractor, cache).features[:, 0].tolist() == [8, 9, 10, 11, 12]
+    assert extractor.seen == 5
+    next(iter((tmp_path / "features").iterdir())).unlink()  # the part that a killed run did not come to
+    again = Counting()
+    assert np.array_equal(look_at(paths, again, cache).features[:, 0], [8, 9, 10, 11, 12])
+    assert 1 <= again.seen <= 2
+    assert look_at(paths, Counting("other"), cache).count == 5
+    shutil.copy(paths[4], paths[0])
+    changed = Counting()
+    fresh = FeatureCache(tmp_path / "features")
+    assert look_at(paths, changed, fresh).features[0, 0] == 12
+    assert changed.seen == 2
+    fresh.forget_others()
+    assert len(list((tmp_path / "features").iterdir())) == 3
+
+
+def test_a_reference_has_one_digest_as_folder_and_as_file(tmp_path: Path) -> None:
+    for number, image in enumerate(IMAGES):
+        image.save(tmp_path / f"{number}.png")
+    write_set(look_at(files_of(tmp_path), Counting()), tmp_path / "set.npz")
+    assert digest_of_reference(tmp_path) == digest_of_reference(tmp_path / "set.npz")
+    with pytest.raises(UserError, match=r"gone: no such file"):
+        digest_of_reference(tmp_path / "gone")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 broken", b"\x93NUMPY"])

@@ -1,24 +1,26 @@
 """How far two sets of images are apart, by their features alone; everything is computed in float64.
 
 Features are [n, d], a row an image. None of these numbers compares across extractors or resizers, and FID not across n.
+Each is given for the set and, where its images have groups, for the set without each group.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
 from contrapose.errors import UserError
+from contrapose.evaluate.sets.jackknife import Groups, Varied, vary
 
 Features = Float[NDArray[np.floating], "n d"]
 
 _SUBSETS = 100  # of KID, and images in each of them
 _SUBSET_SIZE = 1000
-_NEIGHBOURS = 3  # of precision and recall
 _ROWS = 1024  # of a table of distances that are in memory together
 _CMMD_SIGMA = 10.0
 _CMMD_SCALE = 1000.0
@@ -32,12 +34,12 @@ class FeatureMoments:
     covariance: NDArray[np.float64]
     count: int
 
-
-class Spread(NamedTuple):
-    """Mean and standard deviation over parts of one set, which is not an interval of the model that made it."""
-
-    mean: float
-    deviation: float
+    @cached_property
+    def root(self) -> NDArray[np.float64]:
+        """The symmetric square root of the covariance."""
+        values, vectors = np.linalg.eigh(self.covariance)
+        root: NDArray[np.float64] = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+        return root
 
 
 def moments(features: Features) -> FeatureMoments:
@@ -54,31 +56,117 @@ def fid(a: FeatureMoments, b: FeatureMoments) -> float:
     The last trace is the sum of sqrt(eigenvalues of C_a^(1/2) C_b C_a^(1/2)), a symmetric matrix, so that nothing
     becomes complex. FID falls with n for the same model (about c / n): compare sets of one size only.
     """
-    values, vectors = np.linalg.eigh(a.covariance)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    between = np.linalg.eigvalsh(root @ b.covariance @ root).clip(min=0)
-    difference = a.mean - b.mean
-    distance = difference @ difference + np.trace(a.covariance) + np.trace(b.covariance) - 2 * np.sqrt(between).sum()
+    eigenvalues = np.linalg.eigvalsh(a.root @ b.covariance @ a.root)
+    return _frechet(a.mean - b.mean, np.trace(a.covariance) + np.trace(b.covariance), eigenvalues)
+
+
+def _frechet(difference: NDArray[np.float64], traces: float, eigenvalues: NDArray[np.floating]) -> float:
+    distance = difference @ difference + traces - 2 * np.sqrt(eigenvalues.clip(min=0)).sum()
     return float(max(distance, 0.0))
 
 
+def fid_to(reference: FeatureMoments, features: Features, groups: Groups | None = None) -> Varied:
+    """FID of a set, and without each group; raises `UserError` for fewer than two images."""
+    values = features.astype(np.float64)
+    return vary(lambda keep: _fid_of(values[keep], reference), groups, len(values))
+
+
+def _fid_of(values: NDArray[np.float64], reference: FeatureMoments) -> float:
+    count, dims = values.shape
+    if count < 2 or count >= dims:
+        return fid(reference, moments(values))
+    # With X centred, X C X^T / (n - 1) is [n, n] and has the eigenvalues of C^(1/2) X^T X C^(1/2) / (n - 1) above 0.
+    centred = values - values.mean(0)
+    eigenvalues = np.linalg.eigvalsh(centred @ reference.covariance @ centred.T / (count - 1))
+    traces = np.trace(reference.covariance) + (centred**2).sum() / (count - 1)
+    return _frechet(values.mean(0) - reference.mean, traces, eigenvalues)
+
+
+@dataclass(frozen=True)
+class _KernelSums:
+    """A kernel summed over a set, and over it and a reference; entry 0 is of all images, 1 + g without group g."""
+
+    counts: NDArray[np.float64]
+    within: NDArray[np.float64]
+    """Over all x, x'."""
+    diagonal: NDArray[np.float64]
+    """Over all x with itself."""
+    between: NDArray[np.float64]
+    """Over all x, y."""
+
+
+Kernel = Callable[[Features, Features], NDArray[np.float64]]
+"""From rows [n, d] and [m, d] to a table [n, m]; of a set and itself it is symmetric."""
+
+
+def _summed(x: Features, y: Features, kernel: Kernel, member: NDArray[np.float64]) -> _KernelSums:
+    """The sums of a set x and a reference y; `member` is [n, g], 1 where an image is of a group."""
+    rows_within = np.empty(len(x))
+    rows_between = np.empty(len(x))
+    diagonal = np.empty(len(x))
+    inside = np.zeros(member.shape[1])
+    for first in range(0, len(x), _ROWS):
+        rows = slice(first, first + _ROWS)
+        table = kernel(x[rows], x)
+        rows_within[rows] = table.sum(1)
+        rows_between[rows] = kernel(x[rows], y).sum(1)
+        diagonal[rows] = table.diagonal(first)
+        inside += ((table.T @ member[rows]) * member).sum(0)
+    within = _without_each(rows_within, member)
+    # a group's pairs go by their row and by their column, and those of two of its own images were taken away twice
+    within[1:] += inside - rows_within @ member
+    counts = _without_each(np.ones(len(x)), member)
+    return _KernelSums(counts, within, _without_each(diagonal, member), _without_each(rows_between, member))
+
+
+def _without_each(values: NDArray[np.float64], member: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sum of all images' values, and it without those of each group: [1 + g]."""
+    return np.concatenate([[values.sum()], values.sum() - values @ member])
+
+
+def _members(groups: Groups | None, count: int) -> NDArray[np.float64]:
+    """[n, g], 1 where an image is of a group; no columns where there are no groups."""
+    if groups is None:
+        return np.empty((count, 0))
+    return np.eye(int(groups.max()) + 1)[groups]
+
+
 def kid(
-    a: Features, b: Features, seed: int = 0, num_subsets: int = _SUBSETS, subset_size: int = _SUBSET_SIZE
-) -> Spread:
+    a: Features,
+    b: Features,
+    groups: Groups | None = None,
+    seed: int = 0,
+    num_subsets: int = _SUBSETS,
+    subset_size: int = _SUBSET_SIZE,
+) -> Varied:
     """KID, the unbiased squared MMD under k(x, y) = (x.y / d + 1)^3 (Binkowski et al. 2018, eq. 3 and 4).
 
-    Over `num_subsets` random subsets of each set; a set that is smaller than a subset is taken whole.
+    mean of k(x, x') + mean of k(y, y') - 2 mean of k(x, y), where no image meets itself, and the mean of that over
+    `num_subsets` random subsets of each set; a set that is smaller than a subset is taken whole. Without a group, the
+    subsets are the same but for its images. Raises `UserError` for a set of one image.
     """
     rng = np.random.default_rng(seed)
     size = min(subset_size, len(a), len(b))
     if size < 2:
         raise UserError(f"KID of {size} images is nothing; give at least 2 of each set")
+    if size == len(a) == len(b):
+        num_subsets = 1  # they would all be the two sets
+    member = _members(groups, len(a))
     estimates = []
     for _ in range(num_subsets):
-        x = a[rng.choice(len(a), size, replace=False)].astype(np.float64)
+        chosen = rng.choice(len(a), size, replace=False)
+        x = a[chosen].astype(np.float64)
         y = b[rng.choice(len(b), size, replace=False)].astype(np.float64)
-        estimates.append(_unbiased(_cubic(x, x), _cubic(y, y), _cubic(x, y)))
-    return Spread(float(np.mean(estimates)), float(np.std(estimates)))
+        sums = _summed(x, y, _cubic, member[chosen])
+        of_reference = _cubic(y, y)
+        within = (sums.within - sums.diagonal) / (sums.counts * (sums.counts - 1))
+        apart = (of_reference.sum() - np.trace(of_reference)) / (size * (size - 1))
+        estimates.append(within + apart - 2 * sums.between / (sums.counts * size))
+    value, *without = np.mean(estimates, axis=0)
+    deviation = None
+    if num_subsets > 1:
+        deviation = float(np.std([estimate[0] for estimate in estimates]))
+    return Varied(float(value), np.array(without), deviation)
 
 
 def _cubic(x: Features, y: Features) -> NDArray[np.float64]:
@@ -86,30 +174,25 @@ def _cubic(x: Features, y: Features) -> NDArray[np.float64]:
     return kernel
 
 
-def _unbiased(xx: NDArray[np.float64], yy: NDArray[np.float64], xy: NDArray[np.float64]) -> float:
-    """mean of k(x, x') + mean of k(y, y') - 2 mean of k(x, y), where no image meets itself."""
-    n = len(xx)
-    m = len(yy)
-    within_x = (xx.sum() - np.trace(xx)) / (n * (n - 1))
-    within_y = (yy.sum() - np.trace(yy)) / (m * (m - 1))
-    return float(within_x + within_y - 2 * xy.mean())
-
-
-def cmmd(a: Features, b: Features) -> float:
+def cmmd(a: Features, b: Features, groups: Groups | None = None) -> Varied:
     """CMMD: 1000 times the squared MMD of unit CLIP vectors under exp(-|x - y|^2 / (2 * 10^2)).
 
-    Jayasumana et al. 2024, "Rethinking FID".     The biased estimate, as in the authors' code: each image
-    also meets itself, so the number is never below 0.
+    Jayasumana et al. 2024, "Rethinking FID". The biased estimate, as in the authors' code: each image
+    also meets itself, so the number is never below 0. Raises `UserError` for vectors that are not of length 1.
     """
-    gamma = 1 / (2 * _CMMD_SIGMA**2)
-    return float(_CMMD_SCALE * (_mean_kernel(a, a, gamma) + _mean_kernel(b, b, gamma) - 2 * _mean_kernel(a, b, gamma)))
+    for features in (a, b):
+        if not np.allclose(np.linalg.norm(features, axis=1), 1, atol=1e-3):
+            raise UserError("cmmd is of CLIP's unit vectors, and these features are not; use --features clip")
+    sums = _summed(a, b, _gaussian, _members(groups, len(a)))
+    of_reference = _summed(b, b[:1], _gaussian, _members(None, len(b))).within[0] / len(b) ** 2
+    distances = sums.within / sums.counts**2 + of_reference - 2 * sums.between / (sums.counts * len(b))
+    value, *without = _CMMD_SCALE * distances
+    return Varied(float(value), np.array(without))
 
 
-def _mean_kernel(x: Features, y: Features, gamma: float) -> float:
-    total = 0.0
-    for first in range(0, len(x), _ROWS):
-        total += np.exp(-gamma * squared_distances(x[first : first + _ROWS], y)).sum()
-    return total / (len(x) * len(y))
+def _gaussian(x: Features, y: Features) -> NDArray[np.float64]:
+    kernel: NDArray[np.float64] = np.exp(-squared_distances(x, y) / (2 * _CMMD_SIGMA**2))
+    return kernel
 
 
 def squared_distances(x: Features, y: Features) -> NDArray[np.float64]:
@@ -118,81 +201,3 @@ def squared_distances(x: Features, y: Features) -> NDArray[np.float64]:
     y = y.astype(np.float64)
     distances: NDArray[np.float64] = (x * x).sum(1)[:, None] + (y * y).sum(1)[None] - 2 * x @ y.T
     return distances.clip(min=0)
-
-
-def precision_and_recall(real: Features, generated: Features, neighbours: int = _NEIGHBOURS) -> tuple[float, float]:
-    """The share of generated images near a real one, and of real images near a generated one.
-
-    Near is within the distance to a point's own k-th neighbour in its own set (Kynkaanniemi et al. 2019, eq. 1 to 3).
-    Raises `UserError` for sets that have no k-th neighbour.
-    """
-    for features in (real, generated):
-        if len(features) <= neighbours:
-            raise UserError(f"precision and recall need over {neighbours} images of each set; one has {len(features)}")
-    return _share_near(real, generated, neighbours), _share_near(generated, real, neighbours)
-
-
-def _share_near(centres: Features, points: Features, neighbours: int) -> float:
-    """The share of points that lie in the ball of at least one centre."""
-    radii = np.concatenate(
-        [
-            # place 0 is the point itself
-            np.partition(squared_distances(centres[first : first + _ROWS], centres), neighbours, axis=1)[:, neighbours]
-            for first in range(0, len(centres), _ROWS)
-        ]
-    )
-    near = [
-        (squared_distances(points[first : first + _ROWS], centres) <= radii).any(1)
-        for first in range(0, len(points), _ROWS)
-    ]
-    return float(np.concatenate(near).mean())
-
-
-def inception_score(
-    probabilities: Float[NDArray[np.floating], "n c"], num_splits: int = 10, seed: int = 2020
-) -> Spread:
-    """IS = exp(mean over images of KL(p(y|x) | p(y))), over splits of the set (Salimans et al. 2016).
-
-    The order is shuffled once by `seed`, as torch-fidelity does. Raises `UserError` for fewer images than splits.
-    """
-    if len(probabilities) < num_splits:
-        raise UserError(f"the inception score needs {num_splits} images, one a split; there are {len(probabilities)}")
-    order = np.random.RandomState(seed).permutation(len(probabilities))
-    scores = []
-    for p in np.array_split(probabilities[order].astype(np.float64), num_splits):
-        marginal = p.mean(0, keepdims=True)
-        # 0 log 0 is 0: a class that an image cannot be adds nothing
-        with np.errstate(divide="ignore", invalid="ignore"):
-            terms = np.where(p > 0, p * (np.log(p) - np.log(marginal)), 0.0)
-        scores.append(np.exp(terms.sum(1).mean()))
-    return Spread(float(np.mean(scores)), float(np.std(scores)))
-
-
-def mean_pairwise_distance(features: Features) -> float:
-    """Mean of 1 - cos(x_i, x_j) over all pairs i < j of one prompt's images; 0 is one image again and again.
-
-    Raises `UserError` for fewer than two images.
-    """
-    if len(features) < 2:
-        raise UserError("diversity within a prompt needs at least 2 images of it")
-    unit = _unit(features)
-    cosines = unit @ unit.T
-    n = len(unit)
-    return float(1 - (cosines.sum() - np.trace(cosines)) / (n * (n - 1)))
-
-
-def vendi_score(features: Features) -> float:
-    """exp of the entropy of the eigenvalues of K / n, K_ij = cos(x_i, x_j): how many different images there are.
-
-    Friedman and Dieng 2023, eq. 1: 1 where all are the same, n where no two have anything in common.
-    """
-    unit = _unit(features)
-    values = np.linalg.eigvalsh(unit @ unit.T / len(unit))
-    values = values[values > 1e-12]
-    return float(np.exp(-(values * np.log(values)).sum()))
-
-
-def _unit(features: Features) -> NDArray[np.float64]:
-    values = features.astype(np.float64)
-    unit: NDArray[np.float64] = values / np.linalg.norm(values, axis=1, keepdims=True)
-    return unit

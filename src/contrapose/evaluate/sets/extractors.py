@@ -8,19 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image, Resampling, fromarray
 
 from contrapose.judges.converted import Published
-from contrapose.ranges import Batch, checked
+from contrapose.pixels import lab
+from contrapose.ranges import Batch, Range, checked
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Resizer = Literal["tensorflow", "pytorch", "clean", "antialiased"]
+Side = Annotated[int, Range(1, 64, integer=True)]
+
+_MID_GREY = np.array([50.0, 0.0, 0.0])  # in Lab
+_LAB_UNIT = 50.0  # of Lab: black and white are 1 away from mid grey
 
 _WEIGHTS = "pt_inception-2015-12-05-6726825d"
 PUBLISHED = Published(
@@ -37,6 +42,15 @@ class Extracted:
     """[n, d]."""
     probabilities: NDArray[np.float32] | None = None
     """[n, c] of an extractor that tells classes apart; the inception score needs them."""
+
+
+class Traits(NamedTuple):
+    """What an extractor's features are, so that metrics that need it are refused before any image is looked at."""
+
+    classes: bool = False
+    """Whether it tells classes apart."""
+    unit: bool = False
+    """Whether its features are of length 1."""
 
 
 class Extractor(Protocol):
@@ -92,6 +106,8 @@ class InceptionFeatures:
     batch_size: Batch = 32
     """Images in the network at a time."""
 
+    traits: ClassVar[Traits] = Traits(classes=True)
+
     def load(self, device: str) -> Extractor:
         """Raises `UserError` when the weights are missing or broken."""
         import torch
@@ -125,6 +141,8 @@ class ClipFeatures:
     batch_size: Batch = 32
     """Images in the network at a time."""
 
+    traits: ClassVar[Traits] = Traits(unit=True)
+
     def load(self, device: str) -> Extractor:
         """Raises `UserError` when the weights are missing or broken."""
         from contrapose.judges.pretrained import fingerprint
@@ -137,8 +155,59 @@ class ClipFeatures:
         )
 
 
-AnyExtractor = InceptionFeatures | ClipFeatures
-EXTRACTORS: dict[str, type[AnyExtractor]] = {"inception": InceptionFeatures, "clip": ClipFeatures}
+@dataclass(frozen=True)
+class _LabPixels:
+    """An extractor without a network."""
+
+    side: int
+    version: ClassVar[str] = "1"
+
+    @property
+    def name(self) -> str:
+        return f"lab-pixels-{self.side}"
+
+    def __call__(self, images: Sequence[Image]) -> Extracted:
+        size = (self.side, self.side)
+        small = [np.asarray(image.convert("RGB").resize(size, Resampling.BOX)) for image in images]
+        colours = (lab(np.stack(small)) - _MID_GREY) / _LAB_UNIT
+        # divided so that a squared length is the mean over pixels, however many there are
+        pixels = colours.reshape(len(images), -1) / self.side
+        features = np.concatenate([np.ones((len(images), 1)), pixels], axis=1)
+        return Extracted(features.astype(np.float32))
+
+
+@dataclass(frozen=True)
+@checked
+class PixelFeatures:
+    """Colours of a small copy of the image in CIE Lab: needs no weights, and sees layout and colour but no objects.
+
+    [1, (Lab - mid grey) / 50] of side x side pixels, each the mean of its area. The 1 keeps a grey image from having no
+    direction, so that 1 - cos grows with the colours' distance there too.
+    """
+
+    side: Side = 8
+    """Pixels along each side of the small copy."""
+
+    traits: ClassVar[Traits] = Traits()
+
+    def load(self, device: str) -> Extractor:
+        """Never fails, and computes on the CPU alone."""
+        return _LabPixels(self.side)
+
+
+@dataclass(frozen=True)
+class NoFeatures:
+    """Images are not looked at beside being judged."""
+
+
+AnyExtractor = InceptionFeatures | ClipFeatures | PixelFeatures
+AnyFeatures = NoFeatures | AnyExtractor
+FEATURES: dict[str, type[AnyFeatures]] = {
+    "none": NoFeatures,
+    "pixels": PixelFeatures,
+    "clip": ClipFeatures,
+    "inception": InceptionFeatures,
+}
 
 
 def resized(image: Image, side: int, resizer: Resizer) -> Tensor:

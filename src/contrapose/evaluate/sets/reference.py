@@ -1,11 +1,12 @@
-"""Features of a set on disk, so that a reference of 30,000 photographs is looked at once: an .npz without pickles."""
+"""Features of a set on disk, so that 30,000 photographs are looked at once: .npz files without pickles."""
 
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from PIL.Image import Image
 from contrapose.contents import digest_of_parts, file_digest
 from contrapose.errors import UserError
 from contrapose.evaluate.images import prompt_folders, read_image
+from contrapose.evaluate.sets.distances import FeatureMoments, moments
 from contrapose.evaluate.sets.extractors import Extracted, Extractor
 from contrapose.files import replacing
 
 _AT_ONCE = 256  # images that are decoded together
+_PART = 2048  # images whose features are one file of a cache
 _FORMAT = 1
 
 
@@ -38,6 +41,45 @@ class ImageSet:
         """Number of images."""
         return len(self.features)
 
+    @cached_property
+    def moments(self) -> FeatureMoments:
+        """Mean and covariance, worked out once for all that is compared with this set."""
+        return moments(self.features)
+
+    def check_by(self, extractor: str) -> None:
+        """Raise `UserError` where these features are not by this extractor, of this version."""
+        if self.extractor != extractor:
+            raise UserError(
+                f"the reference's features are by {self.extractor}, and by {extractor} the images'; they do not "
+                "compare: make the reference anew (--reference FOLDER --save-reference FILE), or choose --features"
+            )
+
+
+@dataclass
+class FeatureCache:
+    """Features of images by their content, so that no image is looked at twice, whatever stopped the first time."""
+
+    folder: Path
+    _used: set[Path] = field(default_factory=set)
+
+    def path_of(self, extractor: Extractor, digests: Sequence[str]) -> Path:
+        """Where the features of images of these digests are, or are to be written."""
+        name = digest_of_parts([_FORMAT, extractor.name, extractor.version, *digests])
+        path = self.folder / f"{name}.npz"
+        self._used.add(path)
+        return path
+
+    def forget_others(self) -> None:
+        """Delete the features of images that were not asked for."""
+        for path in self.folder.glob("*.npz"):
+            if path not in self._used:
+                path.unlink()
+
+
+def called(extractor: Extractor) -> str:
+    """An extractor's name and version, as they stand beside every number."""
+    return f"{extractor.name} {extractor.version}"
+
 
 def files_of(folder: Path) -> list[Path]:
     """The images of a folder: GenEval's layout, or else every image in it, by name.
@@ -55,23 +97,54 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def look_at(
-    paths: Sequence[Path], extractor: Extractor, progress: Callable[[int, int], None] | None = None
+    paths: Sequence[Path],
+    extractor: Extractor,
+    cache: FeatureCache | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
-    """The features of these images, in their order; `progress` is told (images done, images in all)."""
-    seen: list[Extracted] = []
-    rest = iter(paths)
-    done = 0
-    while batch := list(islice(rest, _AT_ONCE)):
-        images: list[Image] = [read_image(path) for path in batch]
-        seen.append(extractor(images))
-        done += len(batch)
+    """The features of these images, in their order; `progress` is told (images done, images in all).
+
+    With a cache, parts of 2,048 images that were looked at before are read there, and others written.
+    """
+    digests = [file_digest(path) for path in paths]
+    parts: list[ImageSet] = []
+    for first in range(0, len(paths), _PART):
+        last = min(first + _PART, len(paths))
+        place = cache.path_of(extractor, digests[first:last]) if cache else None
+        if place is not None and place.is_file():
+            parts.append(read_set(place))
+        else:
+            seen: list[Extracted] = []
+            for begin in range(first, last, _AT_ONCE):
+                end = min(begin + _AT_ONCE, last)
+                images: list[Image] = [read_image(path) for path in paths[begin:end]]
+                seen.append(extractor(images))
+                if progress:
+                    progress(end, len(paths))
+            parts.append(_joined(seen, extractor, digests[first:last]))
+            if place is not None:
+                write_set(parts[-1], place)
         if progress:
-            progress(done, len(paths))
-    features = np.concatenate([part.features for part in seen])
-    classes = [part.probabilities for part in seen if part.probabilities is not None]
+            progress(last, len(paths))
+    return _joined(parts, extractor, digests)
+
+
+def _joined(parts: Sequence[Extracted | ImageSet], extractor: Extractor, digests: Sequence[str]) -> ImageSet:
+    """Features one below the other."""
+    features = np.concatenate([part.features for part in parts])
+    classes = [part.probabilities for part in parts if part.probabilities is not None]
     probabilities = np.concatenate(classes) if classes else None
-    images_digest = digest_of_parts(file_digest(path) for path in paths)
-    return ImageSet(features, probabilities, f"{extractor.name} {extractor.version}", images_digest)
+    return ImageSet(features, probabilities, called(extractor), digest_of_parts(digests))
+
+
+def digest_of_reference(path: Path) -> str:
+    """A digest of the images of a reference, the same for its folder and for the file that was made of it.
+
+    Raises `UserError` for a path that is neither.
+    """
+    if path.is_dir():
+        return digest_of_parts(file_digest(file) for file in files_of(path))
+    return read_set(path).images
 
 
 def write_set(images: ImageSet, path: Path) -> None:
@@ -99,10 +172,12 @@ def read_set(path: Path) -> ImageSet:
             probabilities = stored["probabilities"]
             extractor = str(stored["extractor"])
             images = str(stored["images"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zlib.error, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path}: is not a set of features ({str(error)[:200]}); make it again from its images"
         ) from None
-    if format_number != _FORMAT or features.ndim != 2 or not np.isfinite(features).all():
+    tables = (features, probabilities)
+    fits = format_number == _FORMAT and all(table.ndim == 2 and len(table) == len(features) for table in tables)
+    if not fits or not all(np.issubdtype(table.dtype, np.floating) and np.isfinite(table).all() for table in tables):
         raise UserError(f"{path}: is not a set of features of this version; make it again from its images")
     return ImageSet(features, probabilities if probabilities.size else None, extractor, images)
