@@ -74,12 +74,26 @@ def test_a_win_is_the_better_image_but_a_difference_keeps_its_sign(summary):
     assert summary.metrics == {"correct": Metric(True), "artefact_rate": Metric(False)}
 
 
+def test_a_metric_without_a_better_direction_costs_the_others_nothing():
+    """Holm's p of quality metrics is as without drift beside them, whose own p is not adjusted."""
+    metrics = ("correct", "drift", "artefact_rate")
+    rows = model("base", 0, metrics=metrics) + model("moved", 0.9, seed=1, metrics=metrics)
+    directions = {"artefact_rate": False, "drift": None}
+    compared = summarize(rows, SummarySettings("base", directions, replicates=400)).comparisons["moved"]
+    quality = [row for row in rows if row.metric != "drift"]
+    alone = summarize(quality, SummarySettings("base", directions, replicates=400)).comparisons["moved"]
+    assert {metric: compared[metric] for metric in alone} == alone
+    assert compared["drift"].p_holm == compared["drift"].p
+    assert compared["drift"].win_rate.value > 0.5
+    assert [each.p_holm for each in alone.values()] == holm([each.p for each in alone.values()])
+
+
 def test_it_is_json_and_whole(summary, tmp_path):
     write_summary(summary, tmp_path / "summary.json")
     assert read_summary(tmp_path / "summary.json") == summary
     written = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert list(written) == [
-        "format", "base", "level", "replicates", "seed", "metrics", "models", "comparisons", "methods", "notes",
+        "format", "base", "level", "replicates", "seed", "metrics", "models", "comparisons", "methods", "notes", "sets",
     ]  # fmt: skip
     compared = written["comparisons"]["better"]["correct"]
     assert list(compared) == ["difference", "tags", "p", "win_rate", "p_holm", "smallest_difference"]

@@ -23,6 +23,7 @@ from contrapose.errors import UserError
 from contrapose.evaluate import rows as evidence
 from contrapose.evaluate import statistics, training_seeds
 from contrapose.evaluate.rows import EvidenceRow, Paired
+from contrapose.evaluate.sets.numbers import SetNumbers
 from contrapose.evaluate.statistics import (
     LEVEL,
     REPLICATES,
@@ -53,8 +54,9 @@ class SummarySettings:
 
     base: str | None = None
     """The model that others are compared with; none compares nothing."""
-    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
-    """Of each metric, whether a larger value is the better one; of those that are not named, it is."""
+    higher_is_better: Mapping[str, bool | None] = field(default_factory=dict)
+    """Of each metric, whether a larger value is the better one, None for one that has no better direction; of those
+    that are not named, it is."""
     replicates: Replicates = REPLICATES
     """Bootstrap replicates, and flips of the sign-flip test."""
     level: Level = LEVEL
@@ -67,7 +69,8 @@ class SummarySettings:
 class Metric:
     """How to read one metric."""
 
-    higher_is_better: bool
+    higher_is_better: bool | None
+    """None for one that says how a model draws and not how well, such as drift from the base."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,11 @@ class Comparison:
     p: Share
     """Two-sided sign-flip test of the difference."""
     win_rate: Interval
-    """Share of images that are better than the base's of the same prompt and seed; a tie is half a win."""
+    """Share of images that are better than the base's of the same prompt and seed, larger where no direction is the
+    better one; a tie is half a win."""
     p_holm: Share
-    """`p` adjusted over this model's metrics."""
+    """`p` adjusted over this model's metrics that have a better direction; of the others `p` itself, since they are no
+    claims to be better and would make those of the quality metrics weaker."""
     smallest_difference: Number | None
     """What these prompts, and of a method these training seeds, show four times in five (`training_seeds.POWER`); None
     where there is but one prompt."""
@@ -133,6 +138,8 @@ class Summary:
     """Of each method with several training runs; the base is no run of any."""
     notes: tuple[str, ...]
     """What a reader of these numbers has to know, in whole sentences."""
+    sets: SetNumbers | None = None
+    """What features tell of each model's images as a whole; None where nobody looked at them."""
 
     def __post_init__(self) -> None:
         if self.base is not None and self.base not in self.models:
@@ -151,6 +158,8 @@ class Summary:
                 raise UserError(f"method {method} does not fit the models")
             if set(scores.comparisons) != (set(scores.metrics) if self.base is not None else set()):
                 raise UserError(f"comparison of {method} does not fit the models")
+        if self.sets is not None and self.sets.models.keys() - self.models.keys():
+            raise UserError("numbers of sets are not those of the models")
 
 
 CONVERTER = runfile.converter()
@@ -262,7 +271,7 @@ def _comparison(
         win_rates[metric] = _bootstrap(_wins(both, metric, settings), settings).overall
         p_values[metric] = statistics.sign_flip(means, flips=settings.replicates, seed=settings.seed)
         smallest[metric] = _smallest(means.values[None], means.tags, settings)
-    return _comparisons(differences, p_values, win_rates, smallest)
+    return _comparisons(differences, p_values, win_rates, smallest, settings)
 
 
 def _method(
@@ -288,7 +297,9 @@ def _method(
         win_rates[metric] = Interval(wins.value, max(wins.low, 0.0), min(wins.high, 1.0))  # a share is within these
         p_values[metric] = training_seeds.p_value(gains)
         smallest[metric] = _smallest(gains.values, gains.tags, settings)
-    compared = {} if settings.base is None else _comparisons(differences, p_values, win_rates, smallest)
+    compared: dict[str, Comparison] = {}
+    if settings.base is not None:
+        compared = _comparisons(differences, p_values, win_rates, smallest, settings)
     return MethodScores(tuple(runs), scores, compared)
 
 
@@ -297,17 +308,19 @@ def _comparisons(
     p_values: Mapping[str, float],
     win_rates: Mapping[str, Interval],
     smallest: Mapping[str, float | None],
+    settings: SummarySettings,
 ) -> dict[str, Comparison]:
-    """By metric, with Holm's p over all of them."""
+    """By metric, with Holm's p over those that have a better direction."""
+    tested = [metric for metric in differences if settings.higher_is_better.get(metric, True) is not None]
+    adjusted = dict(zip(tested, statistics.holm([p_values[metric] for metric in tested]), strict=True))
     compared: dict[str, Comparison] = {}
-    for metric, p_holm in zip(differences, statistics.holm(list(p_values.values())), strict=True):
-        difference = differences[metric]
+    for metric, difference in differences.items():
         compared[metric] = Comparison(
             difference=difference.overall,
             tags=difference.tags,
             p=p_values[metric],
             win_rate=win_rates[metric],
-            p_holm=p_holm,
+            p_holm=adjusted.get(metric, p_values[metric]),
             smallest_difference=smallest[metric],
         )
     return compared
@@ -315,10 +328,10 @@ def _comparisons(
 
 def _wins(both: Paired, metric: str, settings: SummarySettings) -> PromptMeans:
     """Of each prompt, the share of images of `a` that are better than those of `b`."""
-    if settings.higher_is_better.get(metric, True):
-        wins = statistics.wins(both.a, both.b)
-    else:
+    if settings.higher_is_better.get(metric, True) is False:
         wins = statistics.wins(both.b, both.a)
+    else:
+        wins = statistics.wins(both.a, both.b)
     return prompt_means(wins, both.prompt_ids, both.tags)
 
 

@@ -20,7 +20,8 @@ class Gain(NamedTuple):
 
     difference: Cell
     p: str
-    win_rate: Cell
+    win_rate: Cell | None
+    """None of a metric that has no better direction, and then p is not told either."""
     verdict: int
     smallest: str | None
     """The smallest difference that would be seen."""
@@ -41,13 +42,19 @@ class MetricTable(NamedTuple):
 
     metric: str
     unit: str
-    higher_is_better: bool
+    higher_is_better: bool | None
     tags: tuple[tuple[str, int], ...]
     """Each tag and its number of prompts."""
     models: tuple[ModelRow, ...]
     methods: tuple[ModelRow, ...]
     """Runs of several training seeds as one."""
     bounds: tuple[ModelRow, ...]
+
+    @property
+    def direction(self) -> str:
+        """Which values are better, in words."""
+        words = {True: "higher is better", False: "lower is better", None: "how it draws, not how well"}
+        return words[self.higher_is_better]
 
 
 class Judged:
@@ -155,18 +162,22 @@ class Judged:
         return ModelRow(name, role, scale.cell(scores.overall), cells, gain)
 
     def _gain(self, compared: Comparison, metric: str) -> Gain:
+        scale = self.scale(metric)
+        difference = scale.cell(compared.difference, signed=True)
+        higher_is_better = self.summary.metrics[metric].higher_is_better
+        if higher_is_better is None:
+            return Gain(difference, "–", None, 0, None)
         verdict = 0
         if compared.p_holm < 1 - self.summary.level:
             # 1 or -1 for an interval above or below 0, and 0 for one that holds it
             verdict = (compared.difference.low > 0) - (compared.difference.high < 0)
-        if not self.summary.metrics[metric].higher_is_better:
+        if not higher_is_better:
             verdict = -verdict
-        scale = self.scale(metric)
         smallest = None
         if compared.smallest_difference:  # where nothing differs at all, 0 would say nothing
             smallest = scale.text(compared.smallest_difference)
         return Gain(
-            scale.cell(compared.difference, signed=True),
+            difference,
             p_value(compared.p_holm),
             PERCENT.cell(compared.win_rate),
             verdict,
@@ -199,7 +210,7 @@ def headlines(judged: Judged) -> list[str]:
     gains = {row.model: row.gain for row in table.models}
     sentences = []
     for row in (*table.models, *table.methods):
-        if row.gain is None or row.model not in judged.contestants:
+        if row.gain is None or row.gain.win_rate is None or row.model not in judged.contestants:
             continue
         words = {1: "better than", 0: "not clearly different from", -1: "worse than"}[row.gain.verdict]
         p = row.gain.p if row.gain.p.startswith("<") else f"= {row.gain.p}"

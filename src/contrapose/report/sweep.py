@@ -210,7 +210,7 @@ def _best(sweeps: Sequence[Sweep]) -> list[str]:
 
 def _higher(sweeps: Sequence[Sweep], metric: str) -> bool:
     assert sweeps[0].judged is not None
-    return sweeps[0].judged.summary.metrics[metric].higher_is_better
+    return sweeps[0].judged.summary.metrics[metric].higher_is_better is not False
 
 
 def _table(sweeps: Sequence[Sweep]) -> dict[str, Any]:
