@@ -165,7 +165,7 @@ def test_evaluate_images_makes_a_row_for_each_image_and_measure(images, tmp_path
         {"a": images, "b": tmp_path / "other"}, PerImage(judge), progress=lambda done, total: told.append((done, total))
     )
     assert told == [(3, 6), (4, 6), (6, 6)] and len(rows) == 12
-    assert rows[2][:1] + rows[2][2:] == ("a", "colors", 1, "brightness", 21.0, "prompt 2")
+    assert rows[2][:1] + rows[2][2:] == ("a", "colors", 1, "brightness", 21.0, "prompt 2", None)
     assert rows[-1].tag == "all"
 
 

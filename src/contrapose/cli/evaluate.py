@@ -25,8 +25,9 @@ class Command:
     """NAME=FOLDER of each model's images, made by 'contrapose sample'; runs of one method with different training seeds
     are named METHOD/SEED, such as ddspo/0=a ddspo/1=b, and are also summed up as one."""
     out: Path
-    """Folder that receives rows.parquet and summary.json. It keeps to its base, suite, replicates and images, and
-    refuses others under the same names; models may be added, and then all are judged again."""
+    """Folder that receives rows.parquet, summary.json, and results/ where images are judged by GenEval's rules. It
+    keeps to its base, suite, replicates and images, and refuses others under the same names; models may be added, and
+    then all are judged again."""
     suite: AnySuite = field(default_factory=Shapes)
     """How images are judged: shapes is GenEval's verdict by the shapes world's analytic detector, geneval the same by a
     detector of COCO's objects, questions what a chat model answers to the questions in the prompts' lines, scores the
@@ -48,6 +49,7 @@ def judge(command: Command) -> None:
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import Bar
     from contrapose.evaluate.evidence import Record, evaluate, named_folders
+    from contrapose.evaluate.geneval.suite import title_of
     from contrapose.evaluate.lines import lines
     from contrapose.files import check_folder
     from contrapose.worlds.suites import as_settings
@@ -60,5 +62,8 @@ def judge(command: Command) -> None:
     summary, is_new = evaluate(record, command.suite, command.out, command.on.name, Bar)
     if not is_new:
         print(f"{command.out}: these images were judged already")
+    called = title_of(record.suite)
+    if called:
+        print(called)
     for line in lines(summary):
         print(line)

@@ -3,6 +3,7 @@
 evidence/evidence.yaml   what was judged, and how, with digests of what it names in inputs.yaml
          rows.parquet    what the judge said of each image
          summary.json    the summary of these rows
+         results/        the rows as GenEval's scripts write them, where the judge says what it saw
          ceiling/        the images of the ceiling, where the suite has one
 """
 
@@ -18,6 +19,8 @@ from typing import Any
 from contrapose import runfile
 from contrapose.documents import load_yaml
 from contrapose.errors import UserError
+from contrapose.evaluate.geneval.results import write_results
+from contrapose.evaluate.geneval.suite import title_of
 from contrapose.evaluate.images import digest_of_images, prompt_folders
 from contrapose.evaluate.rows import EvidenceRow, read_rows, write_rows
 from contrapose.evaluate.run import Progress, evaluate_images
@@ -76,6 +79,11 @@ class Evidence:
     """Each model's folder of images, from which examples are shown; the others are shown in numbers alone."""
     suite: Mapping[str, Any] = field(default_factory=dict)
     """The suite's name and its settings, as they stand in a file."""
+
+    @property
+    def called(self) -> str:
+        """What tables call the numbers; empty where the metrics' names say enough."""
+        return title_of(self.suite)
 
 
 def read_evidence(folder: Path) -> Evidence:
@@ -165,13 +173,20 @@ def evaluate(
         summary = _judged_before(record, suite, judge, out, inputs)
         if summary is not None:
             runfile.write_claim(out / EVIDENCE, record, CONVERTER, inputs)  # the title may be another
+            _write_results(record, out)
             return summary, False
         rows, summary = _judge(record, suite.bounds, judge, out / CEILING, progress)
         # only now: images that cannot be judged leave nothing that refuses their fix
         runfile.write_claim(out / EVIDENCE, record, CONVERTER, inputs)
         write_rows(rows, out / ROWS)
         write_summary(summary, out / SUMMARY)
+        _write_results(record, out)
         return summary, True
+
+
+def _write_results(record: Record, out: Path) -> None:
+    title = title_of(record.suite) or f"GenEval's rules, suite {record.suite['name']}"
+    write_results(out / ROWS, record.images, title, out)
 
 
 def _judged_before(record: Record, suite: Suite, judge: Judge, out: Path, inputs: Mapping[str, str]) -> Summary | None:

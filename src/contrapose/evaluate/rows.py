@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -29,8 +29,11 @@ _SCHEMA = pa.schema(
         pa.field("metric", pa.string(), nullable=False),
         pa.field("value", pa.float64(), nullable=False),
         pa.field("reason", pa.string()),
+        pa.field("seen", pa.string()),
     ]
 )
+_AT_ONCE = 1024  # rows that are read together, with what was seen
+_READ = [name for name in _SCHEMA.names if name != "seen"]  # which is much, and of which no number is made
 
 
 class EvidenceRow(NamedTuple):
@@ -43,6 +46,8 @@ class EvidenceRow(NamedTuple):
     metric: str
     value: float
     reason: str | None = None
+    seen: str | None = None
+    """What the judge saw, as a JSON object; `read_rows` leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +81,27 @@ def read_rows(path: Path) -> list[EvidenceRow]:
         raise UserError(f"{path}: no such file of rows; evaluate first") from None
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, f"not a readable parquet file ({str(error).splitlines()[0]})") from None
-    missing = [name for name in _SCHEMA.names if name not in table.column_names]
+    missing = [name for name in _READ if name not in table.column_names]
     if missing:
         raise _unreadable(path, f"has no column {', '.join(missing)}")
     try:
-        columns = table.select(_SCHEMA.names).cast(_SCHEMA).to_pydict()
+        columns = table.select(_READ).cast(_SCHEMA.remove(_SCHEMA.get_field_index("seen"))).to_pydict()
     except (ValueError, pa.ArrowException) as error:
         raise _unreadable(path, f"columns are not rows' ({str(error).splitlines()[0]})") from None
     if not all(map(math.isfinite, columns["value"])):
         raise _unreadable(path, "holds a value that is not a finite number")
     return [EvidenceRow(*values) for values in zip(*columns.values(), strict=True)]
+
+
+def read_seen(path: Path) -> Iterator[EvidenceRow]:
+    """The rows whose judge said what it saw, in their order, with that; few are in memory at a time."""
+    with pq.ParquetFile(path) as file:
+        if "seen" not in file.schema_arrow.names:  # written before judges said so
+            return
+        for batch in file.iter_batches(_AT_ONCE, columns=_SCHEMA.names):
+            for values in batch.to_pylist():
+                if values["seen"] is not None:
+                    yield EvidenceRow(**values)
 
 
 def _unreadable(path: Path, reason: str) -> UserError:

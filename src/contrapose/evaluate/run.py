@@ -73,9 +73,9 @@ def _judged(model: str, batch: Sequence[_Sample], judge: Judge) -> Iterator[Evid
         identity = prompt_id(sample.folder, sample.prompt.text)
         tag = tag_of(sample.prompt)
         for metric, marks in metrics.items():
-            yield EvidenceRow(
-                model, identity, tag, sample.seed, metric, float(marks.values[index]), marks.reason(index)
-            )
+            seen = marks.seen[index] if marks.seen else None
+            value = float(marks.values[index])
+            yield EvidenceRow(model, identity, tag, sample.seed, metric, value, marks.reason(index), seen)
 
 
 def tag_of(prompt: Prompt) -> str:

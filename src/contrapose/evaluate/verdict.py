@@ -5,14 +5,16 @@ The rules are the released ones, quirks included; which detector finds the objec
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contrapose.errors import UserError
+from contrapose.judges.judge import Marks
 
 RELATIONS = ("left of", "right of", "above", "below")
 
@@ -56,6 +58,9 @@ class Verdict:
 
     correct: bool
     reason: str = ""
+    seen: str = field(default="", compare=False)
+    """As JSON, `details`: by class the boxes and scores of what counted as an object, the best first; and `colors`: by
+    class the colours of the first ones, where the prompt asks for one."""
 
 
 def accepted(detections: Detections, tag: str, thresholds: Thresholds = Thresholds()) -> dict[str, list[Detection]]:
@@ -100,6 +105,7 @@ def verdict(
     """
     check_metadata(metadata)
     objects = accepted(detections, metadata.get("tag", ""), thresholds)
+    colors: dict[str, list[str]] = {}
     groups: list[list[Detection] | None] = []
     reasons: list[str] = []
     for clause in metadata.get("include", []):
@@ -110,7 +116,8 @@ def verdict(
         if len(group) < count:
             reason = f"expected {name} >= {count}, found {len(group)}"
         if not reason and "color" in clause:
-            reason = _color_reason(clause, [color(image, detection, name) for detection in group])
+            colors[name] = [color(image, detection, name) for detection in group]
+            reason = _color_reason(clause, colors[name])
         if not reason and "position" in clause:
             reason = _position_reason(clause, group, groups, thresholds.position_slack)
         groups.append(None if reason else group)
@@ -120,7 +127,23 @@ def verdict(
         number = len(objects.get(clause["class"], []))
         if number >= clause["count"]:
             reasons.append(f"expected {clause['class']} < {clause['count']}, found {number}")
-    return Verdict(not reasons, "\n".join(reasons))
+    return Verdict(not reasons, "\n".join(reasons), _as_text(objects, colors))
+
+
+def _as_text(objects: Detections, colors: Mapping[str, Sequence[str]]) -> str:
+    """What was seen, without the masks, each of which is as large as the image."""
+    details: dict[str, list[list[float]]] = {}
+    for name, group in objects.items():
+        if group:
+            details[name] = [[*detection.box, detection.score] for detection in group]
+    return json.dumps({"details": details, "colors": colors})
+
+
+def as_marks(verdicts: Sequence[Verdict]) -> Marks:
+    """The metric `correct`, 0 or 1, of a batch."""
+    correct = np.array([float(judged.correct) for judged in verdicts])
+    reasons = [judged.reason or None for judged in verdicts]
+    return Marks(correct, reasons, [judged.seen for judged in verdicts])
 
 
 def judge(

@@ -23,6 +23,8 @@ class Marks:
     """Shape [b]."""
     reasons: Sequence[str | None] = ()
     """As many as values, or none at all."""
+    seen: Sequence[str | None] = ()
+    """What was seen in each image, as a JSON object; as many as values, or none at all."""
 
     def reason(self, index: int) -> str | None:
         """Why image `index` of the batch has its value; None where the judge does not say."""

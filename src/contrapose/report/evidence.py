@@ -41,6 +41,7 @@ class MetricTable(NamedTuple):
     """One metric: the models' rows, and apart from them the bounds' (floor and ceiling)."""
 
     metric: str
+    """As it is shown, behind what the suite's numbers are called."""
     unit: str
     higher_is_better: bool | None
     tags: tuple[tuple[str, int], ...]
@@ -129,8 +130,9 @@ class Judged:
         counts: list[tuple[str, int]] = []
         for tag in self.tags():
             counts.append((tag, max(scores.tags.get(tag, 0) for scores in models.values())))
+        called = self.evidence.called
         return MetricTable(
-            metric,
+            f"{called}: {metric}" if called else metric,
             self.scale(metric).unit,
             self.summary.metrics[metric].higher_is_better,
             tuple(counts),

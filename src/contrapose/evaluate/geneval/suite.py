@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -14,7 +14,7 @@ from PIL.Image import Image
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.evaluate.images import metadata_of, prompt_folders
-from contrapose.evaluate.verdict import Detection, check_metadata, verdict
+from contrapose.evaluate.verdict import Detection, as_marks, check_metadata, verdict
 from contrapose.judges.judge import Judge, Marks
 from contrapose.ranges import Share, checked
 from contrapose.store.prompts import Prompt
@@ -22,7 +22,16 @@ from contrapose.store.prompts import Prompt
 if TYPE_CHECKING:
     from contrapose.evaluate.geneval.detector import CocoDetector
 
+NAME = "geneval"
 TITLE = "GenEval (HF detector)"
+
+
+def title_of(suite: Mapping[str, object]) -> str:
+    """What tables call the numbers of a suite, by its settings in a file: GenEval's never stand without their detector.
+
+    Empty for other suites, whose metrics say enough.
+    """
+    return TITLE if suite.get("name") == NAME else ""
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class GenEvalJudge:
     color: Callable[[NDArray[np.uint8], Detection, str], str]
     version: str
 
-    name: ClassVar[str] = "geneval"
+    name: ClassVar[str] = NAME
     higher_is_better: ClassVar[dict[str, bool]] = {"correct": True}
 
     def __call__(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> dict[str, Marks]:
@@ -43,8 +52,7 @@ class GenEvalJudge:
             pixels = np.asarray(image.convert("RGB"))
             objects = self.detector.detect(pixels)
             verdicts.append(verdict(pixels, metadata_of(prompt), objects, self.color))
-        correct = np.array([float(judged.correct) for judged in verdicts])
-        return {"correct": Marks(correct, [judged.reason or None for judged in verdicts])}
+        return {"correct": as_marks(verdicts)}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from contrapose.errors import UserError
 from contrapose.evaluate.images import metadata_of
-from contrapose.evaluate.verdict import verdict
+from contrapose.evaluate.verdict import as_marks, verdict
 from contrapose.judges.judge import Marks
 from contrapose.pixels import to_pixels, to_tensor
 from contrapose.seeds import seed_of
@@ -50,10 +50,8 @@ class ShapesJudge:
             verdicts.append(verdict(pixels, metadata_of(prompt), objects, detector.color, THRESHOLDS))
             fidelities.append(shape_fidelity(objects))
             artefacts.append(artefact_rate(pixels, objects))
-        correct = np.array([float(judged.correct) for judged in verdicts])
-        reasons = [judged.reason or None for judged in verdicts]
         return {
-            "correct": Marks(correct, reasons),
+            "correct": as_marks(verdicts),
             "shape_fidelity": Marks(np.array(fidelities)),
             "artefact_rate": Marks(np.array(artefacts)),
         }
