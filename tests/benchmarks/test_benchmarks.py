@@ -98,7 +98,17 @@ def test_pairs_of_photographs_are_measured_stage_by_stage(benchmark, capsys):
 
 @pytest.mark.parametrize("benchmark", ["seed_intervals"], indirect=True)
 def test_intervals_over_seeds_are_compared(benchmark, capsys):
-    used, other = benchmark.covered(3, (0.5, 1, 1), 200)
-    assert 0.85 < other < used < 1
+    shares = benchmark.covered(3, (0.5, 1, 1), 200)
+    assert 0.85 < shares.satterthwaite < shares.used < 1
+    assert shares.sum_alone <= shares.used and shares.p < 0.05
     benchmark.main(["--experiments", "2"])
-    assert len(capsys.readouterr().out.splitlines()) == 1 + 2 * len(benchmark.DEVIATIONS)
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 3 * len(benchmark.DEVIATIONS)
+
+
+@pytest.mark.parametrize("benchmark", ["many_rows"], indirect=True)
+def test_many_rows_are_measured(benchmark, capsys, tmp_path):
+    costs = benchmark.measured(16 * 12, tmp_path)
+    assert 0 < costs["libraries"] <= costs["peak"]
+    assert "mean of 3 training seeds" in (tmp_path / "page.html").read_text()
+    benchmark.main(["--images", str(16 * 12)])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("| 192 | 576 |")

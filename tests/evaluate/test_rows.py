@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import contrapose.evaluate.rows as of_rows
 from contrapose.errors import UserError
-from contrapose.evaluate.rows import EvidenceRow, paired, prompt_id, read_rows, write_rows
+from contrapose.evaluate.rows import EvidenceRow, Rows, paired, prompt_id, read_rows, write_rows
 
 
 def rows(model: str, values: dict[tuple[str, int], float], metric: str = "correct") -> list[EvidenceRow]:
@@ -22,8 +23,29 @@ def test_rows_survive_the_disk(tmp_path):
         EvidenceRow("b", "é", "t", 0, "m", -1.0),
     ]
     write_rows(written, tmp_path / "deep" / "rows.parquet")
-    assert read_rows(tmp_path / "deep" / "rows.parquet") == written
+    assert list(read_rows(tmp_path / "deep" / "rows.parquet")) == written
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["rows.parquet"]
+
+
+def test_rows_in_columns_are_read_like_a_list(monkeypatch):
+    monkeypatch.setattr(of_rows, "_AT_ONCE", 3)  # so that they come in several parts
+    reasons = [None, "why"]
+    listed = [EvidenceRow(f"m{n % 2}", f"p{n % 3}", "t", n, f"k{n % 4}", n / 7, reasons[n % 2]) for n in range(10)]
+    columns = Rows.of(iter(listed))
+    assert Rows.of(columns) is columns
+    assert list(columns) == listed and len(columns) == 10
+    assert (columns[0], columns[-1]) == (listed[0], listed[-1])
+    with pytest.raises(IndexError):
+        columns[10]
+    assert list(columns[2:8:3]) == listed[2:8:3] and list(columns[::-1]) == listed[::-1]
+    assert list(columns + columns[:2]) == listed + listed[:2]
+    assert columns.models == ["m0", "m1"] and columns.metrics == ["k0", "k1", "k2", "k3"]
+    assert columns.metrics_of("m1") == ["k1", "k3"]
+    assert list(columns.rows_of("m0", "k2")) == [listed[2], listed[6]] and list(columns.rows_of("m0", "k1")) == []
+    assert columns.values_of("k3").tolist() == [3 / 7, 1.0] and columns.values_of("none").tolist() == []
+    assert columns.tags_of("m0") == {"p0": "t", "p2": "t", "p1": "t"}
+    assert (columns.num_images("m0"), columns.num_images("m0", "k0"), columns.num_images("x", "y")) == (5, 3, 0)
+    assert list(Rows.of([])) == [] and Rows.of([]).models == []
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -9,7 +9,6 @@ evidence/evidence.yaml   what was judged, and how, with digests of what it names
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from contrapose.errors import UserError
 from contrapose.evaluate.geneval.results import write_results
 from contrapose.evaluate.geneval.suite import title_of
 from contrapose.evaluate.images import digest_of_images, prompt_folders
-from contrapose.evaluate.rows import EvidenceRow, read_rows, write_rows
+from contrapose.evaluate.rows import Rows, read_rows, write_rows
 from contrapose.evaluate.run import Progress, evaluate_images
 from contrapose.evaluate.statistics import REPLICATES, Replicates
 from contrapose.evaluate.suites import Bounds, Suite
@@ -106,7 +105,7 @@ def read_record(path: Path) -> Record:
     return runfile.structured(path, values, Record, CONVERTER)
 
 
-def read_judged(folder: Path) -> tuple[Summary, list[EvidenceRow]]:
+def read_judged(folder: Path) -> tuple[Summary, Rows]:
     """The summary and the rows of a folder of evidence, or of a sweep.
 
     Raises `UserError` naming the folder or file, and the fix, where one is missing, broken, or not of the other.
@@ -119,15 +118,15 @@ def read_judged(folder: Path) -> tuple[Summary, list[EvidenceRow]]:
     return summary, rows
 
 
-def _check_rows(path: Path, rows: Sequence[EvidenceRow], summary: Summary) -> None:
+def _check_rows(path: Path, rows: Rows, summary: Summary) -> None:
     """Raise `UserError` for rows that are not those that the summary sums up."""
-    images = {(row.model, row.metric, row.prompt_id, row.seed) for row in rows}
-    counted = Counter((model, metric) for model, metric, *_ in images)
-    expected: dict[tuple[str, str], int] = {}
+    num_rows = 0
+    fitting = set(rows.models) == set(summary.models)
     for model, scores in summary.models.items():
         for metric in scores.metrics:
-            expected[model, metric] = scores.num_images
-    if counted != expected or len(rows) != len(images):
+            fitting = fitting and rows.num_images(model, metric) == scores.num_images
+            num_rows += scores.num_images
+    if not fitting or len(rows) != num_rows:
         raise UserError(f"{path}: does not hold the rows that {SUMMARY} sums up; {FIX}")
 
 
@@ -210,7 +209,7 @@ def _judged_before(record: Record, suite: Suite, judge: Judge, out: Path, inputs
         summary, _ = read_judged(out)
         return summary if set(summary.models) == models else None
     rows = read_rows(out / ROWS)
-    if {row.model for row in rows} != models:
+    if set(rows.models) != models:
         return None
     summary = summarize(rows, _settings(record, judge))
     write_summary(summary, out / SUMMARY)
@@ -223,7 +222,7 @@ def _settings(record: Record, judge: Judge) -> SummarySettings:
 
 def _judge(
     record: Record, bounds: Bounds | None, judge: Judge, ceiling: Path, progress: Progress
-) -> tuple[list[EvidenceRow], Summary]:
+) -> tuple[Rows, Summary]:
     """Judge all models, and the bounds, whose ceiling is drawn anew."""
     assert record.base is not None
     settings = _settings(record, judge)

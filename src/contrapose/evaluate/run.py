@@ -12,7 +12,7 @@ from PIL.Image import Image
 
 from contrapose.errors import UserError
 from contrapose.evaluate.images import PromptFolder, prompt_folders
-from contrapose.evaluate.rows import EvidenceRow, prompt_id
+from contrapose.evaluate.rows import EvidenceRow, Rows, prompt_id
 from contrapose.judges.judge import Judge
 from contrapose.store.prompts import Prompt
 
@@ -29,7 +29,7 @@ def evaluate_images(
     *,
     prompts: Mapping[str, Sequence[Prompt]] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> list[EvidenceRow]:
+) -> Rows:
     """Judge every image of every model's folder (GenEval's layout).
 
     `prompts` gives a model other prompts than its folders', in their order: the floor judges a model's images by
@@ -38,21 +38,29 @@ def evaluate_images(
     """
     folders = {model: list(prompt_folders(path)) for model, path in models.items()}
     judged_by = {model: _prompts_of(model, those, prompts or {}) for model, those in folders.items()}
+    return Rows.of(_all_judged(folders, judged_by, judge, progress))
+
+
+def _all_judged(
+    folders: Mapping[str, Sequence[PromptFolder]],
+    prompts: Mapping[str, Sequence[Prompt]],
+    judge: Judge,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[EvidenceRow]:
+    """The rows of one batch after another, so that few of them are Python objects at one time."""
     total = sum(len(folder.samples) for those in folders.values() for folder in those)
-    rows: list[EvidenceRow] = []
     done = 0
     for model, those in folders.items():
-        pairs = zip(those, judged_by[model], strict=True)
+        pairs = zip(those, prompts[model], strict=True)
         # a generator, so that an image is read when its batch comes
         samples = (
             _Sample(folder.name, prompt, seed, image) for folder, prompt in pairs for seed, image in folder.images()
         )
         while batch := list(islice(samples, _AT_ONCE)):
-            rows += _judged(model, batch, judge)
+            yield from _judged(model, batch, judge)
             done += len(batch)
             if progress:
                 progress(done, total)
-    return rows
 
 
 class _Sample(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ from contrapose.documents import load_json
 from contrapose.errors import UserError
 from contrapose.evaluate import rows as evidence
 from contrapose.evaluate import statistics, training_seeds
-from contrapose.evaluate.rows import EvidenceRow, Paired
+from contrapose.evaluate.rows import EvidenceRow, Paired, Rows
 from contrapose.evaluate.sets.numbers import SetNumbers
 from contrapose.evaluate.statistics import (
     LEVEL,
@@ -165,15 +165,16 @@ class Summary:
 CONVERTER = runfile.converter()
 
 
-def summarize(rows: Sequence[EvidenceRow], settings: SummarySettings = SummarySettings()) -> Summary:
+def summarize(rows: Iterable[EvidenceRow], settings: SummarySettings = SummarySettings()) -> Summary:
     """The summary of all rows.
 
     Raises `UserError` when there are no rows, or the base has none, or models were not judged on the same images.
     """
-    if not rows:
+    columns = Rows.of(rows)
+    if not len(columns):
         raise UserError("there are no rows to sum up; evaluate some images first")
-    models = list(dict.fromkeys(row.model for row in rows))
-    metrics = list(dict.fromkeys(row.metric for row in rows))
+    models = columns.models
+    metrics = columns.metrics
     contestants: list[str] = []
     if settings.base is not None:
         if settings.base not in models:
@@ -181,12 +182,12 @@ def summarize(rows: Sequence[EvidenceRow], settings: SummarySettings = SummarySe
         contestants = [model for model in models if model not in (settings.base, *BOUNDS)]
     scores: dict[str, ModelScores] = {}
     for model in models:
-        scores[model] = _scores([row for row in rows if row.model == model], settings)
-    comparisons = {model: _comparison(rows, model, metrics, settings) for model in contestants}
+        scores[model] = _scores(columns, model, settings)
+    comparisons = {model: _comparison(columns, model, metrics, settings) for model in contestants}
     methods: dict[str, MethodScores] = {}
     runs_of = training_seeds.runs_of_methods(model for model in models if model != settings.base)
     for method, runs in runs_of.items():
-        methods[method] = _method(rows, runs, metrics, settings)
+        methods[method] = _method(columns, runs, metrics, settings)
     return Summary(
         base=settings.base,
         level=settings.level,
@@ -241,23 +242,18 @@ def _is_of_another_format(values: Mapping[str, Any]) -> bool:
     return "models" in values and values.get("format", 1) != FORMAT
 
 
-def _scores(rows: Sequence[EvidenceRow], settings: SummarySettings) -> ModelScores:
+def _scores(rows: Rows, model: str, settings: SummarySettings) -> ModelScores:
     """One model's scores by its own rows."""
     metrics: dict[str, TagIntervals] = {}
-    for metric in dict.fromkeys(row.metric for row in rows):
-        chosen = list(evidence.select(rows, rows[0].model, metric).values())
-        values = np.array([row.value for row in chosen])
-        prompts = [row.prompt_id for row in chosen]
-        tags = [row.tag for row in chosen]
-        metrics[metric] = _bootstrap(prompt_means(values, prompts, tags), settings)
-    tag_of = {row.prompt_id: row.tag for row in rows}
-    images = {(row.prompt_id, row.seed) for row in rows}
-    return ModelScores(len(tag_of), len(images), dict(Counter(tag_of.values())), metrics)
+    for metric in rows.metrics_of(model):
+        group = rows.group(model, metric)
+        means = prompt_means(group.values, group.prompt_ids.tolist(), group.tags.tolist())
+        metrics[metric] = _bootstrap(means, settings)
+    tags = rows.tags_of(model)
+    return ModelScores(len(tags), rows.num_images(model), dict(Counter(tags.values())), metrics)
 
 
-def _comparison(
-    rows: Sequence[EvidenceRow], model: str, metrics: Collection[str], settings: SummarySettings
-) -> dict[str, Comparison]:
+def _comparison(rows: Rows, model: str, metrics: Collection[str], settings: SummarySettings) -> dict[str, Comparison]:
     """One model against the base by every metric."""
     assert settings.base is not None
     differences: dict[str, TagIntervals] = {}
@@ -274,9 +270,7 @@ def _comparison(
     return _comparisons(differences, p_values, win_rates, smallest, settings)
 
 
-def _method(
-    rows: Sequence[EvidenceRow], runs: Sequence[str], metrics: Collection[str], settings: SummarySettings
-) -> MethodScores:
+def _method(rows: Rows, runs: Sequence[str], metrics: Collection[str], settings: SummarySettings) -> MethodScores:
     """The runs of one method as one, and against the base where there is one."""
     scores: dict[str, TagIntervals] = {}
     differences: dict[str, TagIntervals] = {}

@@ -100,8 +100,7 @@ class Judged:
             for method in self.summary.methods.values():
                 intervals += [method.metrics[metric].overall]
                 intervals += [compared.difference for compared in method.comparisons.values()]
-            values = [row.value for row in self.rows if row.metric == metric]
-            self._scales[metric] = scale_of(values, intervals)
+            self._scales[metric] = scale_of(self.rows.values_of(metric).tolist(), intervals)
         return self._scales[metric]
 
     def tags(self) -> list[str]:
