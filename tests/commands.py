@@ -46,6 +46,7 @@ LINES = (
     _line("real", "pairs real --model model --photos photos --spoil degrade --max-scale-up 9 --batch-size 3", *QUICK),
     _line("imported", "pairs import --model model --winners good --losers bad --device cpu --max-scale-up 9"),
     _line("exported", "pairs export pairs --device cpu", out="exported.parquet"),
+    _line("shown", "pairs show pairs --judges colourfulness --device cpu", out="shown.html"),
     _line("lora", "align ddspo --model model --pairs pairs", *TRAINING),
     _line("full", "align diffusion-dpo --model model --pairs pairs --full", *TRAINING),
     _line("staged", "align realalign --model model --pairs real", *TRAINING),

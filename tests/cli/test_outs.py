@@ -16,6 +16,7 @@ TOY = ["toy", "--seeds", "0", "--reference-steps", "3", "--train-steps", "2", "-
 SMALL = [*TOY, "--samples-per-class", "4", "--batch", "4"]
 OF_FILES = {
     "prompts": ["shapes", "prompts", "{out}", "--per-tag", "2"],
+    "show": ["pairs", "show", "nowhere", "--out", "{out}"],
     "report": ["report", "--run", "nowhere", "--out", "{out}"],
 }
 OF_FOLDERS = {

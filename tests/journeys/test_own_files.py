@@ -31,7 +31,7 @@ BREAKING: dict[str, Callable[[bytes], bytes]] = {
 # which commands read what another one wrote, beside that command itself
 READERS = {
     "prompts": ("pairs", "images"),
-    "pairs": ("lora", "exported", "page"),
+    "pairs": ("shown", "lora", "exported", "page"),
     "lora": ("aligned", "guided", "merged", "file", "page"),
     "full": ("guided",),
     "images": ("evidence",),

@@ -31,6 +31,7 @@ READERS: dict[str, Callable[[], Arguments]] = {
     ],
     "check": lambda: ["pairs", "check", "p"],
     "export": lambda: ["pairs", "export", "p", "--out", "out.parquet", "--device", "cpu"],
+    "show": lambda: ["pairs", "show", "p", "--out", "out.html", "--device", "cpu"],
     "report": lambda: ["report", "--run", Place.of("lora"), "--pairs", "p", "--out", "out.html"],
 }
 
@@ -102,7 +103,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 OF_PAIRS: list[tuple[str, list[str], Callable[[Path], object]]] = [
     ("shard missing (middle)", ["align", "report"], without_middle),
     ("extra shard of other pairs", ["align"], with_others),
-    ("records empty", ["align"], shard(lambda records, _: records.clear())),
+    ("records empty", ["align", "show"], shard(lambda records, _: records.clear())),
     ("a record too many", ["align", "export", "report"], shard(lambda r, _: r.append({**r[0], "id": "one-more-0"}))),
     ("prompt a number", ["check"], record("prompt", 3)),
     ("prompt null", ["align"], record("prompt", None)),
@@ -116,15 +117,15 @@ OF_PAIRS: list[tuple[str, list[str], Callable[[Path], object]]] = [
     ("a tensor more", ["check"], tensors(lambda t: t.update(x=t["latents"].clone()))),
     ("one sample", ["align", "export"], every(lambda value: value[:, :1])),
     ("fewer rows", ["align", "export"], every(lambda value: value[:2])),
-    ("scalars", ["align"], every(lambda value: value[:, :, 0, 0, 0])),
-    ("fp8 latents", ["align", "check"], every(lambda value: value.to(torch.float8_e4m3fn))),
+    ("scalars", ["align", "show"], every(lambda value: value[:, :, 0, 0, 0])),
+    ("fp8 latents", ["align", "check", "show"], every(lambda value: value.to(torch.float8_e4m3fn))),
     ("manifest num_groups text", ["check", "report"], manifest(lambda m: m.update(num_groups="abc"))),
     ("manifest num_groups null", ["report"], manifest(lambda m: m.update(num_groups=None))),
     ("manifest draw: 5", ["align", "export", "report"], manifest(lambda m: m.update(draw=5))),
     ("manifest draw: null", ["check", "export"], manifest(lambda m: m.update(draw=None))),
-    ("manifest draw: list", ["align", "check"], manifest(lambda m: m.update(draw=[1]))),
+    ("manifest draw: list", ["align", "check", "show"], manifest(lambda m: m.update(draw=[1]))),
     ("manifest model a number", ["check", "export"], manifest(lambda m: m["draw"].update(model=3))),
-    ("manifest model a list", ["export"], manifest(lambda m: m["draw"].update(model=["a"]))),
+    ("manifest model a list", ["export", "show"], manifest(lambda m: m["draw"].update(model=["a"]))),
     ("manifest deep", ["align"], written("a: " + "[" * 3000 + "]" * 3000)),
     ("manifest billion laughs", ["report"], written(LAUGHS)),
 ]

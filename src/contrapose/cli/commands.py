@@ -19,6 +19,7 @@ COMMANDS = {
     "quickstart": Command("quickstart", "the main job, end to end, on the shipped shapes model"),
     "pairs draw": Command("pairs_draw", "draw winners from prompts and losers from degraded prompts"),
     "pairs check": Command("pairs_check", "count pairs and look for everything that spoils them"),
+    "pairs show": Command("pairs_show", "a page of random pairs: images side by side, both prompts, score gaps"),
     "pairs import": Command("pairs_import", "import pairs of images of your own, of any sizes and in many formats"),
     "pairs export": Command("pairs_export", "write pairs as Pick-a-Pic's Parquet, for other trainers"),
     "pairs real": Command("pairs_real", "make pairs of real photographs: each against what spoiling makes of it"),

@@ -47,9 +47,7 @@ def hand_out(command: Command) -> None:
         raise UserError(f"--out {out}: name a file that ends in .parquet")
     check_file(out)
     store = GroupStore(command.pairs)
-    model = settings.model or store.settings.get("model")
-    if model is None:
-        raise UserError(f"{command.pairs}: does not say which model made these pairs; name it with --model")
+    model = store.model_or(settings.model)
     quiet_libraries()
     with one_writer(out, beside=True):
         if out.exists() and not command.overwrite:

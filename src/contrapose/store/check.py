@@ -28,9 +28,15 @@ class Findings:
 
     def lines(self) -> list[str]:
         """The findings, a line each."""
-        problems = [f"problem: {_with_examples(name, names)}" for name, names in self.problems.items()]
-        remarks = [f"remark: {_with_examples(name, names)}" for name, names in self.remarks.items()]
-        return [*self.facts, *problems, *remarks]
+        return [*self.facts, *self.problem_lines(), *self.remark_lines()]
+
+    def problem_lines(self) -> list[str]:
+        """What spoils a run, a line for each kind."""
+        return [f"problem: {_with_examples(name, names)}" for name, names in self.problems.items()]
+
+    def remark_lines(self) -> list[str]:
+        """What may be intended, a line for each kind."""
+        return [f"remark: {_with_examples(name, names)}" for name, names in self.remarks.items()]
 
 
 def look_at_records(store: GroupStore, too_long: TooLong | None = None) -> Findings:

@@ -123,6 +123,16 @@ class GroupStore:
         """A digest of all groups, wherever the folder lies and under any name."""
         return digest_of_parts(f"{shard.name} {file_digest(shard)}" for shard in self.shards)
 
+    def model_or(self, model: str | None) -> str:
+        """The model that is named, or else the one that the groups were made with.
+
+        Raises `UserError` where neither is known.
+        """
+        maker: str | None = model or self.settings.get("model")
+        if maker is None:
+            raise UserError(f"{self.folder}: does not say which model made these pairs; name it with --model")
+        return maker
+
     def check_maker(self, model: str, fingerprint: str) -> None:
         """Raise `UserError` where the groups were made with another model than this one, of this fingerprint."""
         maker = self.manifest.get("fingerprint", fingerprint)
