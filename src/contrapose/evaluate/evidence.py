@@ -21,6 +21,7 @@ from contrapose.errors import UserError
 from contrapose.evaluate.geneval.results import write_results
 from contrapose.evaluate.geneval.suite import title_of
 from contrapose.evaluate.images import digest_of_images, prompt_folders
+from contrapose.evaluate.named import named_paths
 from contrapose.evaluate.rows import Rows, read_rows, write_rows
 from contrapose.evaluate.run import Progress, evaluate_images
 from contrapose.evaluate.statistics import REPLICATES, Replicates
@@ -135,14 +136,10 @@ def named_folders(pairs: Sequence[str]) -> dict[str, Path]:
 
     A name METHOD/SEED is one training run of a method.
     """
-    folders: dict[str, Path] = {}
-    for pair in pairs:
-        name, equals, folder = pair.partition("=")
-        if not (name and equals and folder):
-            raise UserError(f"--images {pair}: write NAME=FOLDER")
-        if name in folders or name.partition("/")[0] in BOUNDS:
-            raise UserError(f"--images {pair}: the name {name} is taken")
-        folders[name] = Path(folder)
+    folders = named_paths(pairs, "--images", "FOLDER")
+    for name, folder in folders.items():
+        if name.partition("/")[0] in BOUNDS:
+            raise UserError(f"--images {name}={folder}: the name {name} is taken")
     check_names(folders)
     return folders
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from PIL.Image import Image
 
@@ -38,6 +38,8 @@ def evaluate_images(
     """
     folders = {model: list(prompt_folders(path)) for model, path in models.items()}
     judged_by = {model: _prompts_of(model, those, prompts or {}) for model, those in folders.items()}
+    if isinstance(judge, ByPlace):
+        judge.check(folders)
     return Rows.of(_all_judged(folders, judged_by, judge, progress))
 
 
@@ -63,6 +65,19 @@ def _all_judged(
                 progress(done, total)
 
 
+@runtime_checkable
+class ByPlace(Protocol):
+    """A judge that goes by where an image lies too, such as by detections that were made elsewhere."""
+
+    def check(self, folders: Mapping[str, Sequence[PromptFolder]]) -> None:
+        """Raise `UserError` for images of these models, or models, that it knows nothing of."""
+        ...
+
+    def at(self, model: str, places: Sequence[tuple[str, int]]) -> Judge:
+        """The judge of a batch of this model's images, by the folder and the seed of each."""
+        ...
+
+
 class _Sample(NamedTuple):
     """One image, and the prompt that it is judged by."""
 
@@ -76,6 +91,8 @@ def _judged(model: str, batch: Sequence[_Sample], judge: Judge) -> Iterator[Evid
     """The rows of a batch: image by image, and of each its metrics."""
     images = [sample.image for sample in batch]
     prompts = [sample.prompt for sample in batch]
+    if isinstance(judge, ByPlace):
+        judge = judge.at(model, [(sample.folder, sample.seed) for sample in batch])
     metrics = judge(images, prompts)
     for index, sample in enumerate(batch):
         identity = prompt_id(sample.folder, sample.prompt.text)

@@ -11,19 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from contrapose.contents import digest_of_parts
+from contrapose.contents import digest_of, digest_of_parts
 from contrapose.errors import UserError
+from contrapose.evaluate.geneval.elsewhere import RecordedJudge, read_detections, tell_colors
 from contrapose.evaluate.images import metadata_of, prompt_folders
+from contrapose.evaluate.named import named_paths
 from contrapose.evaluate.verdict import Detection, as_marks, check_metadata, verdict
 from contrapose.judges.judge import Judge, Marks
 from contrapose.ranges import Share, checked
 from contrapose.store.prompts import Prompt
 
 if TYPE_CHECKING:
+    from contrapose.evaluate.geneval.colours import ColourClassifier
     from contrapose.evaluate.geneval.detector import CocoDetector
 
 NAME = "geneval"
 TITLE = "GenEval (HF detector)"
+TITLE_ELSEWHERE = "GenEval (detections made elsewhere)"
 
 
 def title_of(suite: Mapping[str, object]) -> str:
@@ -31,7 +35,9 @@ def title_of(suite: Mapping[str, object]) -> str:
 
     Empty for other suites, whose metrics say enough.
     """
-    return TITLE if suite.get("name") == NAME else ""
+    if suite.get("name") != NAME:
+        return ""
+    return TITLE_ELSEWHERE if suite.get("detections") else TITLE
 
 
 @dataclass(frozen=True)
@@ -72,30 +78,56 @@ class GenEval:
     since a detector that is broken finds nothing and says so of every model."""
     least_correct: Share = 0.5
     """Share of the known images that must be judged correct."""
+    detections: tuple[str, ...] = ()
+    """NAME=FILE of each model: detections made elsewhere, as GenEval's evaluate_images.py writes them, or an evaluation
+    here; then no detector is loaded, and CLIP only where a file does not tell colours."""
 
     bounds: ClassVar[None] = None
 
+    def __post_init__(self) -> None:
+        if self._files and self.self_test is not None:
+            raise UserError("self_test: no detector is loaded where detections are given; leave it out")
+
+    @property
+    def _files(self) -> dict[str, Path]:
+        return named_paths(self.detections, "--detections", "FILE")
+
     def load(self, device: str) -> Judge:
-        """Raises `UserError` when weights are missing or broken, or the detector fails on the known images."""
-        from contrapose.evaluate.geneval.colours import ColourClassifier
+        """Raises `UserError` when weights are missing or broken, the detector fails on the known images, or a file of
+        detections is none."""
+        if self.detections:
+            records = read_detections(self._files)
+            if tell_colors(records):
+                return RecordedJudge(records, None, self.inputs()["detections"])
+            colours, version = self._colours(device)
+            return RecordedJudge(records, colours, digest_of_parts([self.inputs()["detections"], version]))
         from contrapose.evaluate.geneval.detector import load_detector
-        from contrapose.judges.pretrained import fingerprint
-        from contrapose.judges.towers import load_towers
 
         detector = load_detector(self.detector, device)
-        towers = load_towers("geneval", self.clip, self.clip, "fp32", device)
-        version = digest_of_parts([detector.version, fingerprint(towers.network)])
-        judge = GenEvalJudge(detector, ColourClassifier(towers), version)
+        colours, version = self._colours(device)
+        judge = GenEvalJudge(detector, colours, digest_of_parts([detector.version, version]))
         if self.self_test is not None:
             self._check_detector(judge, self.self_test)
         return judge
+
+    def _colours(self, device: str) -> tuple[ColourClassifier, str]:
+        """What tells colours, and its version."""
+        from contrapose.evaluate.geneval.colours import ColourClassifier
+        from contrapose.judges.pretrained import fingerprint
+        from contrapose.judges.towers import load_towers
+
+        towers = load_towers("geneval", self.clip, self.clip, "fp32", device)
+        return ColourClassifier(towers), fingerprint(towers.network)
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         for prompt in prompts:
             check_metadata(metadata_of(prompt))
 
     def inputs(self) -> dict[str, str]:
-        return {}
+        if not self.detections:
+            return {}
+        parts = [f"{model} {digest_of(path)}" for model, path in sorted(self._files.items())]
+        return {"detections": digest_of_parts(parts)}
 
     def _check_detector(self, judge: GenEvalJudge, folder: Path) -> None:
         correct: list[float] = []
