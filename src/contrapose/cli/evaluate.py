@@ -7,13 +7,14 @@ from pathlib import Path
 
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import Choice, parse
+from contrapose.evaluate.sets.extractors import FEATURES, AnyFeatures, NoFeatures
 from contrapose.evaluate.statistics import REPLICATES, Replicates
 from contrapose.judges.table import JUDGES
 from contrapose.ranges import checked
 from contrapose.worlds.shapes.suite import Shapes
 from contrapose.worlds.suites import SUITES, AnySuite
 
-UNIONS = {"suite": Choice(SUITES), "judges": Choice(JUDGES, prefixed=True)}
+UNIONS = {"suite": Choice(SUITES), "judges": Choice(JUDGES, prefixed=True), "features": Choice(FEATURES, prefixed=True)}
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,14 @@ class Command:
     suite: AnySuite = field(default_factory=Shapes)
     """How images are judged: shapes is GenEval's verdict by the shapes world's analytic detector, geneval the same by a
     detector of COCO's objects, questions what a chat model answers to the questions in the prompts' lines, scores the
-    numbers of --judges pickscore aesthetic ..., whose options are --judges.0.model and so on."""
+    numbers of --judges pickscore aesthetic ..., whose options are --judges.0.model and so on, set numbers of whole sets
+    of images such as FID."""
     base: str = "base"
     """The name of the model that the others are compared with."""
+    features: AnyFeatures = field(default_factory=NoFeatures)
+    """What else looks at the images, for diversity within a prompt and drift from the base beside every score: pixels
+    (their colours, without any weights), clip, inception, or none; the suite set takes inception unless told otherwise.
+    Their options are --features.model and so on."""
     title: str = ""
     """Heading in the report; the name of --out when empty."""
     replicates: Replicates = REPLICATES
@@ -51,6 +57,7 @@ def judge(command: Command) -> None:
     from contrapose.evaluate.evidence import Record, evaluate, named_folders
     from contrapose.evaluate.geneval.suite import title_of
     from contrapose.evaluate.lines import lines
+    from contrapose.evaluate.sets.looking import looking_of
     from contrapose.files import check_folder
     from contrapose.worlds.suites import as_settings
 
@@ -58,8 +65,9 @@ def judge(command: Command) -> None:
     check_folder(command.out)
     title = command.title or command.out.absolute().name
     images = named_folders(command.images)
+    looking = looking_of(command.suite, command.features)
     record = Record(title, as_settings(command.suite), images, command.base, command.replicates)
-    summary, is_new = evaluate(record, command.suite, command.out, command.on.name, Bar)
+    summary, is_new = evaluate(record, command.suite, command.out, command.on.name, Bar, looking)
     if not is_new:
         print(f"{command.out}: these images were judged already")
     called = title_of(record.suite)

@@ -2,8 +2,9 @@
 
 evidence/evidence.yaml   what was judged, and how, with digests of what it names in inputs.yaml
          rows.parquet    what the judge said of each image
-         summary.json    the summary of these rows
+         summary.json    the summary of these rows, and numbers of whole sets of images
          results/        the rows as GenEval's scripts write them, where the judge says what it saw
+         features/       what an extractor saw in the images, where one looked at them
          ceiling/        the images of the ceiling, where the suite has one
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from contrapose.evaluate.images import digest_of_images, prompt_folders
 from contrapose.evaluate.named import named_paths
 from contrapose.evaluate.rows import Rows, read_rows, write_rows
 from contrapose.evaluate.run import Progress, evaluate_images
+from contrapose.evaluate.sets.describing import DESCRIBING
+from contrapose.evaluate.sets.looking import PRACTICAL, Looked, Looking, Viewer
+from contrapose.evaluate.sets.reference import FeatureCache
 from contrapose.evaluate.statistics import REPLICATES, Replicates
 from contrapose.evaluate.suites import Bounds, Suite
 from contrapose.evaluate.summary import (
@@ -47,6 +51,7 @@ from contrapose.store.prompts import Prompt
 EVIDENCE = "evidence.yaml"
 ROWS = "rows.parquet"
 SUMMARY = "summary.json"
+FEATURES = "features"
 CONVERTER = runfile.converter()
 
 
@@ -61,6 +66,8 @@ class Record:
     images: dict[str, Path]
     base: str | None = None
     replicates: Replicates = REPLICATES
+    features: dict[str, Any] | None = None
+    """The extractor's name and its settings, where images were looked at beside being judged."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.suite.get("name"), str):
@@ -145,9 +152,16 @@ def named_folders(pairs: Sequence[str]) -> dict[str, Path]:
 
 
 def evaluate(
-    record: Record, suite: Suite, out: Path, device: str = "cpu", progress: Progress = lambda title: nullcontext()
+    record: Record,
+    suite: Suite,
+    out: Path,
+    device: str = "cpu",
+    progress: Progress = lambda title: nullcontext(),
+    looking: Looking | None = None,
 ) -> tuple[Summary, bool]:
     """Judge every image of the record's folders into `out`; the summary, and whether anything was judged anew.
+
+    With `looking`, each image is also looked at by an extractor, which the record then names.
 
     Raises `UserError` for images that cannot be judged or compared, and for a folder that holds an evaluation by other
     settings, or of other images of a model; nothing is written then.
@@ -165,18 +179,30 @@ def evaluate(
             )
     judge = suite.load(device)
     inputs[f"judge.{judge.name}"] = judge.version
+    viewer = None
+    if looking is not None:
+        record = replace(record, features=looking.as_settings())
+        viewer = Viewer(looking, looking.features.load(device), FeatureCache(out / FEATURES), progress)
+        inputs[f"features.{viewer.extractor.name}"] = viewer.extractor.version
     with one_writer(out):
-        summary = _judged_before(record, suite, judge, out, inputs)
+        summary = _judged_before(record, suite, judge, out, inputs, viewer)
         if summary is not None:
             runfile.write_claim(out / EVIDENCE, record, CONVERTER, inputs)  # the title may be another
             _write_results(record, out)
+            if viewer is not None and not viewer.is_reference_saved():
+                viewer.reference()
             return summary, False
-        rows, summary = _judge(record, suite.bounds, judge, out / CEILING, progress)
+        assert record.base is not None
+        # before judging: what cannot be compared by features is told before a judge has worked for hours
+        looked = None if viewer is None else viewer.at(record.images, record.base)
+        rows, summary = _judge(record, suite.bounds, judge, looked, out / CEILING, progress)
         # only now: images that cannot be judged leave nothing that refuses their fix
         runfile.write_claim(out / EVIDENCE, record, CONVERTER, inputs)
         write_rows(rows, out / ROWS)
         write_summary(summary, out / SUMMARY)
         _write_results(record, out)
+        if viewer is not None:
+            viewer.cache.forget_others()
         return summary, True
 
 
@@ -185,7 +211,9 @@ def _write_results(record: Record, out: Path) -> None:
     write_results(out / ROWS, record.images, title, out)
 
 
-def _judged_before(record: Record, suite: Suite, judge: Judge, out: Path, inputs: Mapping[str, str]) -> Summary | None:
+def _judged_before(
+    record: Record, suite: Suite, judge: Judge, out: Path, inputs: Mapping[str, str], viewer: Viewer | None
+) -> Summary | None:
     """What the folder says of these very images; None where they are still to be judged.
 
     Rows without a summary, or with one of another format, are summed up anew.
@@ -198,7 +226,7 @@ def _judged_before(record: Record, suite: Suite, judge: Judge, out: Path, inputs
     added = {f"images.{name}" for name in record.images.keys() - before.images.keys()}
     either = {f"images.{name}" for name in record.images.keys() | before.images.keys()}
     noted = {name: digest for name, digest in inputs.items() if name not in added}
-    runfile.claim(path, record, CONVERTER, free=["title", *either], inputs=noted)
+    runfile.claim(path, record, CONVERTER, free=["title", *PRACTICAL, *either], inputs=noted)
     if load_yaml(out / runfile.INPUTS) != inputs or not (out / ROWS).exists():
         return None
     models = {*record.images, *(BOUNDS if suite.bounds else ())}
@@ -208,21 +236,24 @@ def _judged_before(record: Record, suite: Suite, judge: Judge, out: Path, inputs
     rows = read_rows(out / ROWS)
     if set(rows.models) != models:
         return None
-    summary = summarize(rows, _settings(record, judge))
+    assert record.base is not None
+    looked = None if viewer is None else viewer.at(record.images, record.base)
+    summary = _summed_up(rows, record, judge, looked)
     write_summary(summary, out / SUMMARY)
     return summary
 
 
-def _settings(record: Record, judge: Judge) -> SummarySettings:
-    return SummarySettings(record.base, judge.higher_is_better, record.replicates)
+def _summed_up(rows: Rows, record: Record, judge: Judge, looked: Looked | None) -> Summary:
+    directions = {**judge.higher_is_better, **dict.fromkeys(DESCRIBING)}
+    summary = summarize(rows, SummarySettings(record.base, directions, record.replicates))
+    return summary if looked is None else replace(summary, sets=looked.numbers)
 
 
 def _judge(
-    record: Record, bounds: Bounds | None, judge: Judge, ceiling: Path, progress: Progress
+    record: Record, bounds: Bounds | None, judge: Judge, looked: Looked | None, ceiling: Path, progress: Progress
 ) -> tuple[Rows, Summary]:
-    """Judge all models, and the bounds, whose ceiling is drawn anew."""
+    """Judge all models, and the bounds, whose ceiling is drawn anew; what was seen of the models follows."""
     assert record.base is not None
-    settings = _settings(record, judge)
     base = list(prompt_folders(record.images[record.base]))
     prompts = [folder.prompt for folder in base]
     models = dict(record.images)
@@ -230,13 +261,17 @@ def _judge(
     if bounds:
         models[FLOOR] = record.images[record.base]
         shuffled[FLOOR] = bounds.floor(prompts)
-    with progress("judging images") as bar:
-        rows = evaluate_images(models, judge, prompts=shuffled, progress=bar)
+    rows = Rows.of(())
+    if judge.higher_is_better:  # a suite of sets has nobody that judges single images
+        with progress("judging images") as bar:
+            rows += evaluate_images(models, judge, prompts=shuffled, progress=bar)
+    if looked is not None:
+        rows += looked.rows
     if bounds is None:
-        return rows, summarize(rows, settings)
+        return rows, _summed_up(rows, record, judge, looked)
     seeds = sorted({seed for folder in base for seed in folder.samples})
     with replacing(ceiling) as aside:
         bounds.draw_ceiling(prompts, seeds, aside)
         with progress("judging the ceiling") as bar:
             rows += evaluate_images({CEILING: aside}, judge, progress=bar)
-        return rows, summarize(rows, settings)  # here: what cannot be summed up leaves no ceiling
+        return rows, _summed_up(rows, record, judge, looked)  # here: what cannot be summed up leaves no ceiling

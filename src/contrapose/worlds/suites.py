@@ -8,14 +8,21 @@ from contrapose import runfile
 from contrapose.errors import UserError
 from contrapose.evaluate.geneval.suite import GenEval
 from contrapose.evaluate.questions.suite import Questions
+from contrapose.evaluate.sets.suite import Sets
 from contrapose.evaluate.suites import Scores
 from contrapose.judges.judge import Judge
 from contrapose.judges.table import JUDGES, AnyJudge
 from contrapose.store.prompts import Prompt
 from contrapose.worlds.shapes.suite import Shapes
 
-AnySuite = Shapes | GenEval | Questions | Scores
-SUITES: dict[str, type[AnySuite]] = {"shapes": Shapes, "geneval": GenEval, "questions": Questions, "scores": Scores}
+AnySuite = Shapes | GenEval | Questions | Scores | Sets
+SUITES: dict[str, type[AnySuite]] = {
+    "shapes": Shapes,
+    "geneval": GenEval,
+    "questions": Questions,
+    "scores": Scores,
+    "set": Sets,
+}
 CONVERTER = runfile.converter((AnyJudge, JUDGES), (AnySuite, SUITES))
 
 

@@ -202,12 +202,12 @@ class NoFeatures:
 
 AnyExtractor = InceptionFeatures | ClipFeatures | PixelFeatures
 AnyFeatures = NoFeatures | AnyExtractor
-FEATURES: dict[str, type[AnyFeatures]] = {
-    "none": NoFeatures,
+EXTRACTORS: dict[str, type[AnyExtractor]] = {
     "pixels": PixelFeatures,
     "clip": ClipFeatures,
     "inception": InceptionFeatures,
 }
+FEATURES: dict[str, type[AnyFeatures]] = {"none": NoFeatures, **EXTRACTORS}
 
 
 def resized(image: Image, side: int, resizer: Resizer) -> Tensor:

@@ -24,7 +24,7 @@ def diversity(features: Features) -> NDArray[np.float64]:
     cosines = unit @ unit.T
     to_others = cosines.sum(1) - cosines.diagonal()
     apart: NDArray[np.float64] = 1 - to_others / (len(unit) - 1)
-    return apart
+    return apart.clip(min=0)  # of one image twice, rounding leaves less than 0
 
 
 def vendi_score(features: Features) -> float:
@@ -45,7 +45,9 @@ def drift(features: Features, base: Features) -> NDArray[np.float64]:
     """
     if features.shape != base.shape:
         raise UserError("drift compares images one by one; give sets of the same prompts and seeds by one extractor")
-    apart: NDArray[np.float64] = 1 - (_unit(features) * _unit(base)).sum(1)
+    between = _unit(features) - _unit(base)
+    # |u - v|^2 / 2 of unit vectors, which is exactly 0 for one image twice
+    apart: NDArray[np.float64] = (between**2).sum(1) / 2
     return apart
 
 
