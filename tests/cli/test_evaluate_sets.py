@@ -17,7 +17,9 @@ from safetensors.torch import save_file
 
 from contrapose.cli.main import main
 from contrapose.evaluate.rows import read_rows
+from contrapose.evaluate.sets.distances import moments
 from contrapose.evaluate.sets.inception import Inception
+from contrapose.evaluate.sets.reference import read_set
 from contrapose.worlds.shapes.grammar import prompts
 
 LINES = prompts("dev", 1)
@@ -205,6 +207,25 @@ def test_sets_of_other_images_or_by_other_features_do_not_compare(judging: Judgi
     Path("images/moved/00002/samples/0001.png").unlink()
     refused(capsys, judging("--reference", "stats.npz"), "(1 missing in all); sets of one size")
     assert not Path("out").exists()
+
+
+def test_published_mean_and_covariance(judging: Judging, capsys: Capture) -> None:
+    """FID against `mu` and `sigma` is that against the images that they are of, and nothing else is made of them."""
+    assert judging("--metrics", "fid", "--reference", "photos", "--save-reference", "own.npz", "--out", "first") == 0
+    of_photos = moments(read_set(Path("own.npz")).features)
+    np.savez("theirs.npz", mu=of_photos.mean, sigma=of_photos.covariance)
+    capsys.readouterr()
+    refused(capsys, judging("--reference", "theirs.npz"), "of which fid alone can be made")
+    assert judging("--metrics", "fid", "--reference", "theirs.npz") == 0
+    assert "does not say by which features it was made" in capsys.readouterr().err
+    assert summary()["sets"]["models"] == summary("first")["sets"]["models"]
+    np.savez("wide.npz", mu=np.zeros(5), sigma=np.eye(5))
+    refused_too = judging("--metrics", "fid", "--reference", "wide.npz", "--out", "second")
+    assert refused_too == 2 and "with a reference of 5" in capsys.readouterr().err
+    np.savez("bad.npz", mu=np.zeros(5), sigma=np.eye(4))
+    refused(
+        capsys, judging("--metrics", "fid", "--reference", "bad.npz", "--out", "third"), "bad.npz: mu and sigma are"
+    )
 
 
 @pytest.mark.slow

@@ -28,11 +28,10 @@ _CMMD_SCALE = 1000.0
 
 @dataclass(frozen=True)
 class FeatureMoments:
-    """What FID sees of a set: mean [d], unbiased covariance [d, d], and how many images they are of."""
+    """What FID sees of a set: mean [d] and unbiased covariance [d, d]."""
 
     mean: NDArray[np.float64]
     covariance: NDArray[np.float64]
-    count: int
 
     @cached_property
     def root(self) -> NDArray[np.float64]:
@@ -47,7 +46,7 @@ def moments(features: Features) -> FeatureMoments:
     if len(features) < 2:
         raise UserError(f"a set of {len(features)} images has no covariance; give at least 2")
     values = features.astype(np.float64)
-    return FeatureMoments(values.mean(0), np.atleast_2d(np.cov(values, rowvar=False)), len(values))
+    return FeatureMoments(values.mean(0), np.atleast_2d(np.cov(values, rowvar=False)))
 
 
 def fid(a: FeatureMoments, b: FeatureMoments) -> float:
@@ -66,8 +65,16 @@ def _frechet(difference: NDArray[np.float64], traces: float, eigenvalues: NDArra
 
 
 def fid_to(reference: FeatureMoments, features: Features, groups: Groups | None = None) -> Varied:
-    """FID of a set, and without each group; raises `UserError` for fewer than two images."""
+    """FID of a set, and without each group.
+
+    Raises `UserError` for fewer than two images, and for features of other dimensions than the reference's.
+    """
     values = features.astype(np.float64)
+    if values.shape[1] != len(reference.mean):
+        raise UserError(
+            f"features of {values.shape[1]} dimensions do not compare with a reference of {len(reference.mean)}; make "
+            "the reference anew by the same extractor"
+        )
     return vary(lambda keep: _fid_of(values[keep], reference), groups, len(values))
 
 

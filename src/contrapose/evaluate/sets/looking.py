@@ -24,7 +24,17 @@ from contrapose.evaluate.sets.extractors import (
 from contrapose.evaluate.sets.jackknife import Varied, groups_of
 from contrapose.evaluate.sets.measure import MetricName, check_reference, measure
 from contrapose.evaluate.sets.numbers import SetNumbers, numbers_of
-from contrapose.evaluate.sets.reference import FeatureCache, ImageSet, called, files_of, look_at, read_set, write_set
+from contrapose.evaluate.sets.published import PublishedMoments
+from contrapose.evaluate.sets.reference import (
+    FeatureCache,
+    ImageSet,
+    Reference,
+    called,
+    files_of,
+    look_at,
+    read_reference,
+    write_set,
+)
 from contrapose.evaluate.sets.suite import Sets
 from contrapose.evaluate.suites import Suite
 from contrapose.files import check_file
@@ -127,10 +137,10 @@ class Viewer:
             rows += Rows.of(rows_of(model, tags, sets[model].features, sets[base].features))
         return Looked(rows, numbers_of(values, base, groups, sets[base], reference))
 
-    def reference(self) -> ImageSet | None:
-        """The features of the reference, saved where that is asked for and not done yet; None where there is none.
+    def reference(self) -> Reference | None:
+        """The features of the reference, saved where that is asked for; None where there is none.
 
-        Raises `UserError` for one that is missing, broken, or by another extractor.
+        Raises `UserError` for one that is missing, broken, by another extractor, or too little for the metrics.
         """
         path = self.looking.reference
         if path is None:
@@ -139,8 +149,14 @@ class Viewer:
             with self.progress("looking at the reference") as bar:
                 reference = look_at(files_of(path), self.extractor, self.cache, bar)
         else:
-            reference = read_set(path)
-            reference.check_by(called(self.extractor))
+            kept = read_reference(path)
+            if isinstance(kept, PublishedMoments):
+                kept.check(self.looking.metrics, self.extractor.name)
+                if self.looking.save_reference is not None:
+                    raise UserError(f"save_reference: {path} holds no features to save; name the folder of its images")
+                return kept
+            kept.check_by(called(self.extractor))
+            reference = kept
         if self.looking.save_reference is not None:
             write_set(reference, self.looking.save_reference)
         return reference

@@ -9,7 +9,7 @@ from typing import Literal
 from contrapose.errors import UserError
 from contrapose.evaluate.sets import coverage, distances
 from contrapose.evaluate.sets.jackknife import Groups, Varied
-from contrapose.evaluate.sets.reference import ImageSet
+from contrapose.evaluate.sets.reference import ImageSet, Reference
 
 MetricName = Literal["fid", "kid", "cmmd", "precision-recall", "is"]
 
@@ -18,7 +18,7 @@ MetricName = Literal["fid", "kid", "cmmd", "precision-recall", "is"]
 class SetMetric:
     """One metric of a set, or two that are measured together."""
 
-    measure: Callable[[ImageSet, ImageSet, Groups | None], Mapping[str, Varied]]
+    measure: Callable[[ImageSet, Reference, Groups | None], Mapping[str, Varied]]
     """From a model's set, the reference and the groups of the model's images, to numbers by name; a metric that needs
     no reference is given the set itself."""
     higher_is_better: Mapping[str, bool]
@@ -26,28 +26,28 @@ class SetMetric:
     needs_reference: bool = True
 
 
-def measure_fid(model: ImageSet, reference: ImageSet, groups: Groups | None) -> dict[str, Varied]:
+def measure_fid(model: ImageSet, reference: Reference, groups: Groups | None) -> dict[str, Varied]:
     """`fid`: Frechet's distance to the reference."""
     return {"fid": distances.fid_to(reference.moments, model.features, groups)}
 
 
-def measure_kid(model: ImageSet, reference: ImageSet, groups: Groups | None) -> dict[str, Varied]:
+def measure_kid(model: ImageSet, reference: Reference, groups: Groups | None) -> dict[str, Varied]:
     """`kid`: kernel distance to the reference, which does not fall with the number of images."""
     return {"kid": distances.kid(model.features, reference.features, groups)}
 
 
-def measure_cmmd(model: ImageSet, reference: ImageSet, groups: Groups | None) -> dict[str, Varied]:
+def measure_cmmd(model: ImageSet, reference: Reference, groups: Groups | None) -> dict[str, Varied]:
     """`cmmd`: kernel distance to the reference of unit vectors, as CLIP's are."""
     return {"cmmd": distances.cmmd(model.features, reference.features, groups)}
 
 
-def measure_precision_and_recall(model: ImageSet, reference: ImageSet, groups: Groups | None) -> dict[str, Varied]:
+def measure_precision_and_recall(model: ImageSet, reference: Reference, groups: Groups | None) -> dict[str, Varied]:
     """`precision`, the share of images near the reference, and `recall`, the share of the reference that is reached."""
     precision, recall = coverage.precision_and_recall(reference.features, model.features, groups)
     return {"precision": precision, "recall": recall}
 
 
-def measure_inception_score(model: ImageSet, reference: ImageSet, groups: Groups | None) -> dict[str, Varied]:
+def measure_inception_score(model: ImageSet, reference: Reference, groups: Groups | None) -> dict[str, Varied]:
     """`is`: how sure and how varied the classes are; `UserError` for an extractor that tells no classes apart."""
     if model.probabilities is None:
         raise UserError(f"the inception score needs classes, which {model.extractor} does not tell; use inception")
@@ -71,7 +71,7 @@ def check_reference(metrics: Sequence[MetricName], is_named: bool) -> None:
 
 
 def measure(
-    model: ImageSet, reference: ImageSet | None, metrics: Sequence[MetricName], groups: Groups | None = None
+    model: ImageSet, reference: Reference | None, metrics: Sequence[MetricName], groups: Groups | None = None
 ) -> dict[str, Varied]:
     """A model's numbers by name, and each without every group of its images.
 
@@ -79,7 +79,7 @@ def measure(
     different extractors, and for sets that are too small.
     """
     check_reference(metrics, reference is not None)
-    if reference is not None:
+    if isinstance(reference, ImageSet):
         reference.check_by(model.extractor)
     values: dict[str, Varied] = {}
     for name in metrics:

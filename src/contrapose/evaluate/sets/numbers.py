@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from contrapose.errors import UserError
 from contrapose.evaluate.sets.jackknife import Groups, Varied, interval
 from contrapose.evaluate.sets.measure import SET_METRICS
-from contrapose.evaluate.sets.reference import ImageSet
+from contrapose.evaluate.sets.reference import ImageSet, Reference
 from contrapose.evaluate.statistics import Interval
 from contrapose.ranges import AtLeast0, Count, CountOrNone, Number, checked
 
@@ -38,7 +38,7 @@ class SetNumbers:
     num_images: Count
     """Of each model, since FID falls with them."""
     num_reference: CountOrNone
-    """Images of the reference; 0 where there is none."""
+    """Images of the reference; 0 where there is none, or its file does not say."""
     num_groups: CountOrNone
     """Groups of prompts that the intervals come from; 0 where there are no intervals."""
     higher_is_better: dict[str, bool] = field(default_factory=dict)
@@ -62,7 +62,7 @@ def numbers_of(
     base: str,
     groups: Groups | None,
     images: ImageSet,
-    reference: ImageSet | None,
+    reference: Reference | None,
 ) -> SetNumbers:
     """The numbers of all models with their intervals; `images` are one model's, of which all have as many."""
     models: dict[str, dict[str, SetNumber]] = {}

@@ -18,6 +18,7 @@ from contrapose.errors import UserError
 from contrapose.evaluate.images import prompt_folders, read_image
 from contrapose.evaluate.sets.distances import FeatureMoments, moments
 from contrapose.evaluate.sets.extractors import Extracted, Extractor
+from contrapose.evaluate.sets.published import PublishedMoments, published_moments
 from contrapose.files import replacing
 
 _AT_ONCE = 256  # images that are decoded together
@@ -74,6 +75,10 @@ class FeatureCache:
         for path in self.folder.glob("*.npz"):
             if path not in self._used:
                 path.unlink()
+
+
+Reference = ImageSet | PublishedMoments
+"""What a model's images are compared with."""
 
 
 def called(extractor: Extractor) -> str:
@@ -144,7 +149,8 @@ def digest_of_reference(path: Path) -> str:
     """
     if path.is_dir():
         return digest_of_parts(file_digest(file) for file in files_of(path))
-    return read_set(path).images
+    reference = read_reference(path)
+    return file_digest(path) if isinstance(reference, PublishedMoments) else reference.images
 
 
 def write_set(images: ImageSet, path: Path) -> None:
@@ -163,10 +169,23 @@ def write_set(images: ImageSet, path: Path) -> None:
 
 def read_set(path: Path) -> ImageSet:
     """A set that `write_set` wrote; `UserError` naming a file that is missing, broken, or something else."""
+    reference = read_reference(path)
+    if isinstance(reference, PublishedMoments):
+        raise UserError(f"{path}: is not a set of features (it holds mu and sigma alone)")
+    return reference
+
+
+def read_reference(path: Path) -> Reference:
+    """A set that `write_set` wrote, or the `mu` and `sigma` of another tool.
+
+    Raises `UserError` naming a file that is missing, broken, or something else.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file; name a folder of images, or an .npz that --save-reference wrote")
     try:
         with np.load(path, allow_pickle=False) as stored:
+            if "mu" in stored and "sigma" in stored:
+                return published_moments(path, stored["mu"], stored["sigma"])
             format_number = int(stored["format"])
             features = stored["features"]
             probabilities = stored["probabilities"]
