@@ -41,6 +41,7 @@ def _line(name: str, command: str, *more: str, out: str | None = None) -> Line:
 SAMPLE = ("--model", "model", "--prompts", "prompts.jsonl", "--num-images", "1", *QUICK)
 LINES = (
     _line("prompts", "shapes prompts OUT --split test --per-tag 1", out="prompts.jsonl"),
+    _line("split", "prompts split prompts.jsonl --out-test OUT", out="split.jsonl"),
     _line("photos", "shapes photos --num-photos 6 --seed 1"),
     _line("pairs", "pairs draw --model model --prompts prompts.jsonl --shard-size 3 --batch-size 2", *QUICK),
     _line("real", "pairs real --model model --photos photos --spoil degrade --max-scale-up 9 --batch-size 3", *QUICK),

@@ -30,7 +30,7 @@ BREAKING: dict[str, Callable[[bytes], bytes]] = {
 }
 # which commands read what another one wrote, beside that command itself
 READERS = {
-    "prompts": ("pairs", "images"),
+    "prompts": ("pairs", "images", "split"),
     "pairs": ("shown", "lora", "exported", "page"),
     "lora": ("aligned", "guided", "merged", "file", "page"),
     "full": ("guided",),

@@ -17,6 +17,10 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "quickstart": Command("quickstart", "the main job, end to end, on the shipped shapes model"),
+    "prompts check": Command(
+        "prompts_check", "count a list of prompts, and those that repeat or stand in another list"
+    ),
+    "prompts split": Command("prompts_split", "divide a list of prompts into dev and test, by a hash of their words"),
     "pairs draw": Command("pairs_draw", "draw winners from prompts and losers from degraded prompts"),
     "pairs check": Command("pairs_check", "count pairs and look for everything that spoils them"),
     "pairs show": Command("pairs_show", "a page of random pairs: images side by side, both prompts, score gaps"),

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from contrapose.errors import UserError, one_line
 
-_WITHOUT_NETWORKS = ("shapes prompts", "shapes photos")  # commands that import neither library
+# commands that import neither library
+_WITHOUT_NETWORKS = ("shapes prompts", "shapes photos", "prompts check", "prompts split")
 
 
 def check_torchvision(command: str, arguments: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
@@ -42,7 +43,12 @@ def list_rows(path: Place, needs: Sequence[str] = ()) -> Iterator[ContainerRow]:
 
 
 def list_entries(path: Place) -> Iterator[Any]:
-    """The entries of a JSON list as they come."""
+    """The entries of a JSON list as they come; or those of `annotations` in an object, as COCO's files have it."""
+    with path.open("rb") as file:
+        is_object = _opening(file).startswith(b"{")
+    if is_object:
+        yield from _annotations(path)
+        return
     entries = ijson.sendable_list()  # which the parser fills as it is fed
     parser = ijson.items_coro(entries, "item", use_float=True)
     num = 0
@@ -87,9 +93,27 @@ def _fed(parser: Any, chunk: bytes, pending: bytes) -> str | None:
 
 def _beginning(path: Place, file: IO[bytes]) -> bytes:
     """The first bytes of a list, without a byte order mark."""
-    head = file.read(len(_MARK)).removeprefix(_MARK).lstrip()
-    while not head and (chunk := file.read(_CHUNK)):
-        head = chunk.lstrip()
+    head = _opening(file)
     if not head.startswith(b"["):
         raise UserError(f"{path}: is not a JSON list; write [{{...}}, {{...}}]")
     return head
+
+
+def _opening(file: IO[bytes]) -> bytes:
+    """The first bytes that are no byte order mark and no blanks."""
+    head = file.read(len(_MARK)).removeprefix(_MARK).lstrip()
+    while not head and (chunk := file.read(_CHUNK)):
+        head = chunk.lstrip()
+    return head
+
+
+def _annotations(path: Place) -> list[Any]:
+    """COCO's captions, of which the largest file has 90 MB, so that it is read as a whole."""
+    try:
+        fields = json.loads(path.read_bytes().removeprefix(_MARK))
+    except (ValueError, RecursionError):
+        fields = {}
+    annotations = fields.get("annotations")
+    if not isinstance(annotations, list):
+        raise UserError(f"{path}: is not a JSON list, nor has it `annotations`; write [{{...}}, {{...}}]")
+    return annotations

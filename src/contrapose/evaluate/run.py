@@ -105,7 +105,7 @@ def _judged(model: str, batch: Sequence[_Sample], judge: Judge) -> Iterator[Evid
 
 def tag_of(prompt: Prompt) -> str:
     """The category that a prompt's metadata names, or the one of all that name none."""
-    return str(prompt.fields.get("tag", UNTAGGED))
+    return prompt.tag or UNTAGGED
 
 
 def _prompts_of(

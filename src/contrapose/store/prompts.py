@@ -1,8 +1,13 @@
-"""Reading prompts: one a line of a `.txt`, or a column of any container, such as GenEval's and PartiPrompts' files."""
+"""Reading prompts: one a line of a `.txt`, a column of any container, or a folder of such files.
+
+These are the lists of prompts that are published: GenEval's, T2I-CompBench's, PartiPrompts', HPSv2's, DrawBench, DPG's,
+Pick-a-Pic's, COCO's captions, TIIF's and UniGenBench's.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +18,10 @@ from contrapose.containers.readers import READERS, file_rows, files_of, readable
 from contrapose.containers.row import ContainerRow
 from contrapose.containers.stored import Stored
 from contrapose.errors import UserError
+from contrapose.store.benchmarks import dpg_questions, prompt_files, with_questions
 
-COLUMNS = ("prompt", "Prompt", "caption", "text")
+COLUMNS = ("prompt", "Prompt", "Prompts", "caption", "text", "prompt_en", "short_description")
+TAGS = ("tag", "Category", "category", "style", "type")
 _MARK = b"\xef\xbb\xbf"
 
 
@@ -29,20 +36,37 @@ class Prompt:
     fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
     place: str = field(default="", compare=False)
 
+    @property
+    def tag(self) -> str | None:
+        """The category that tables count it to: the first of the fields `tag`, `Category`, `category`, `style`, `type`.
+
+        None where there is none, or none that is a text or a number.
+        """
+        values = [self.fields[name] for name in TAGS if name in self.fields]
+        tags = [str(value) for value in values if isinstance(value, (str, int))]
+        return tags[0] if tags else None
+
 
 def prompt_id(text: str) -> str:
     """Return the first 16 hex digits of sha256(text as UTF-8): the same on every machine and in every run."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
-def read_prompts(path: str | Path) -> list[Prompt]:
+def canonical(text: str) -> str:
+    """A prompt as it is told from others: letters composed and their case folded, each stretch of blanks one space."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+
+
+def read_prompts(path: str | Path, column: str | None = None) -> list[Prompt]:
     """Return the file's prompts in order, duplicates kept; UserError names the file, the place and the fix.
 
-    They are the lines of a .txt, or the first of the columns `prompt`, `Prompt`, `caption` and `text` in a table, JSON
-    lines, a JSON list (whose entries may be texts) or a Parquet file; other columns become `fields`.
+    They are the lines of a .txt, or `column` (else the first of `COLUMNS`) of a table, JSON lines, a JSON list (whose
+    entries may be texts), COCO's annotations or a Parquet file; other columns become `fields`. Of a folder of such
+    files all are read: a .txt of one line is one prompt (DPG), whose `item_id` is its name, and prompts of other files
+    have their file's name as `tag`, unless they have one. DPG's questions, one a row, become `questions` of one prompt.
     """
     place = place_of(Path(path))
-    prompts = list(_of_text(place) if place.suffix.lower() == ".txt" else _of_rows(place))
+    prompts = list(_of_place(place, column))
     if not prompts:
         raise UserError(f"{place}: holds no prompts; write at least one")
     return prompts
@@ -51,6 +75,33 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 def num_duplicates(prompts: Sequence[Prompt]) -> int:
     """Return how many prompts repeat the text of an earlier one: len(prompts) - number of distinct texts."""
     return len(prompts) - len({prompt.text for prompt in prompts})
+
+
+def _of_place(place: Place, column: str | None) -> Iterator[Prompt]:
+    with readable(place):
+        listed = prompt_files(place) if place.is_dir() else []
+    if listed:
+        yield from _of_folder(place, listed, column)
+    elif place.suffix.lower() == ".txt":
+        yield from _of_text(place)
+    else:
+        yield from _of_rows(place, column)
+
+
+def _of_folder(folder: Place, listed: Sequence[Place], column: str | None) -> Iterator[Prompt]:
+    """Every file's prompts, by the names of the files."""
+    questions = dpg_questions(folder)
+    for path in listed:
+        stem = path.name.removesuffix(path.suffix)
+        prompts = list(_of_place(path, column))
+        if path.suffix.lower() == ".txt" and len(prompts) == 1:
+            text = prompts[0].text
+            asked = {"questions": questions[stem]} if stem in questions else {}
+            yield Prompt(text, {"item_id": stem, **asked}, path.name)
+            continue
+        for prompt in prompts:
+            tag = {} if prompt.tag else {"tag": stem.removesuffix("_val")}  # as T2I-CompBench names what it tests on
+            yield Prompt(prompt.text, {**prompt.fields, **tag}, f"{path.name}: {prompt.place}")
 
 
 def _of_text(path: Place) -> Iterator[Prompt]:
@@ -77,19 +128,20 @@ def _lines(path: Place) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _of_rows(source: Place) -> Iterator[Prompt]:
+def _of_rows(source: Place, column: str | None) -> Iterator[Prompt]:
     if source.suffix.lower() not in READERS and not source.is_dir():
         endings = ", ".join([".txt", *READERS])
         raise UserError(f"{source}: prompts are read from {endings}; write them alone into a .txt, one a line")
     for path in files_of(source):
-        for row in file_rows(path):
-            yield _of_row(row)
+        for row in with_questions(file_rows(path)):
+            yield _of_row(row, column)
 
 
-def _of_row(row: ContainerRow) -> Prompt:
-    column = next((name for name in COLUMNS if name in row.fields), None)
+def _of_row(row: ContainerRow, named: str | None) -> Prompt:
+    columns = COLUMNS if named is None else (named,)
+    column = next((name for name in columns if name in row.fields), None)
     if column is None:
-        raise UserError(f"{row.where}: has no `{COLUMNS[0]}` field (fields found: {row.field_names}); add one")
+        raise UserError(f"{row.where}: has no `{columns[0]}` field (fields found: {row.field_names}); add one")
     text = row.fields[column]
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{row.where}: `{column}` is not a string with words in it; fix or remove it")

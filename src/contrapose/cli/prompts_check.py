@@ -1,0 +1,48 @@
+"""`contrapose prompts check`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from contrapose.cli.options import parse
+from contrapose.errors import UserError
+
+
+@dataclass(frozen=True)
+class Command:
+    """Read a list of prompts and count them by category, and those that repeat others or stand in another list too."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """File or folder of prompts: GenEval's, T2I-CompBench's, PartiPrompts', HPSv2's, DrawBench, DPG's, COCO's captions,
+    lines of text, or any table with a column of prompts."""
+    against: tuple[Path, ...] = ()
+    """Other lists, such as what is trained on, that none of these prompts may be in."""
+    column: str | None = None
+    """Field that holds the prompts; prompt, Prompt, caption and the like when unset."""
+
+
+def main(arguments: list[str], prog: str) -> None:
+    look(parse(Command, arguments, prog))
+
+
+def look(command: Command) -> None:
+    from contrapose.store.prompts import canonical, read_prompts
+    from contrapose.store.splits import described
+
+    prompts = read_prompts(command.source, command.column)
+    for line in described(prompts):
+        print(line)
+    by_text = {canonical(prompt.text): prompt for prompt in prompts}
+    num_shared = 0
+    for other in command.against:
+        texts = {canonical(prompt.text) for prompt in read_prompts(other)}
+        shared = [prompt for text, prompt in by_text.items() if text in texts]
+        num_shared += len(shared)
+        example = f", the first {shared[0].text!r}" if shared else ""
+        print(f"{other}: has {len(shared)} of them{example}")
+    if num_shared:
+        raise UserError(f"{command.source}: {num_shared} prompts stand in other lists too; leave them out of one")
