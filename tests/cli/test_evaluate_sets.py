@@ -209,6 +209,20 @@ def test_sets_of_other_images_or_by_other_features_do_not_compare(judging: Judgi
     assert not Path("out").exists()
 
 
+def test_runs_of_one_method_are_one(judging: Judging, capsys: Capture) -> None:
+    write_images(Path("images/again"), 70)
+    images = ["--images", "base=images/base", "sft/0=images/moved", "sft/1=images/again"]
+    assert judging("--metrics", "fid", "--reference", "photos", *images) == 0
+    sets = summary()["sets"]
+    runs = [sets["models"][run]["fid"]["value"] for run in ("sft/0", "sft/1")]
+    method = sets["methods"]["sft"]
+    assert method["metrics"]["fid"]["value"] == pytest.approx(np.mean(runs))
+    gain = method["differences"]["fid"]
+    assert gain["value"] == pytest.approx(np.mean(runs) - sets["models"]["base"]["fid"]["value"])
+    assert gain["interval"]["high"] - gain["interval"]["low"] > abs(runs[0] - runs[1])  # two seeds tell little
+    assert "(2 training seeds)" in capsys.readouterr().out
+
+
 def test_published_mean_and_covariance(judging: Judging, capsys: Capture) -> None:
     """FID against `mu` and `sigma` is that against the images that they are of, and nothing else is made of them."""
     assert judging("--metrics", "fid", "--reference", "photos", "--save-reference", "own.npz", "--out", "first") == 0

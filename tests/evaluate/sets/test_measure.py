@@ -9,9 +9,10 @@ import pytest
 
 from contrapose.errors import UserError
 from contrapose.evaluate.sets import coverage, distances
-from contrapose.evaluate.sets.jackknife import NUM_GROUPS, Varied, groups_of, interval
+from contrapose.evaluate.sets.jackknife import NUM_GROUPS, Varied, groups_of, interval, over_runs
 from contrapose.evaluate.sets.measure import SET_METRICS, measure
 from contrapose.evaluate.sets.reference import ImageSet
+from contrapose.evaluate.training_seeds import SeedMeans, over_seeds
 
 RNG = np.random.default_rng
 NUMBERS = ["fid", "kid", "cmmd", "precision", "recall", "is"]
@@ -135,6 +136,19 @@ def test_groups_of_unequal_size_add_no_width_by_their_bias() -> None:
     biased = Varied(7 / 40, np.array([7 / (40 - size) for size in (1, 5, 9, 25)]))
     shown = interval(biased, groups)
     assert shown is not None and shown.high - shown.low == pytest.approx(0, abs=1e-12)
+
+
+def test_a_mean_over_runs_has_the_interval_of_scores() -> None:
+    """Of a number that is a mean over prompts, with a prompt a group, it is `over_seeds` itself."""
+    rng = RNG(2)
+    values = rng.normal(size=(3, 1)) + rng.normal(size=(1, 15)) + rng.normal(size=(3, 15))
+    runs = [mean_of(run, np.arange(15)) for run in values]
+    shown = over_runs(runs, np.arange(15))
+    of_scores = over_seeds(SeedMeans(values, ("all",) * 15))
+    assert shown is not None
+    assert (shown.value, shown.low, shown.high) == pytest.approx((of_scores.value, of_scores.low, of_scores.high))
+    one = interval(runs[0], np.arange(15))
+    assert one is not None and one.high - one.low < shown.high - shown.low
 
 
 def test_no_groups_no_interval() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contrapose.evaluate.statistics import LEVEL, Interval
+from contrapose.evaluate.training_seeds import Variances
 
 NUM_GROUPS = 20
 _FEWEST = 3  # prompts of which an interval is made: without one of them there are still two images
@@ -69,22 +70,49 @@ def vary(measure: Callable[[NDArray[np.bool_]], float], groups: Groups | None, c
 
 
 def interval(varied: Varied, groups: Groups | None, level: float = LEVEL) -> Interval | None:
-    """The number with its interval over prompts, by the jackknife of groups of unequal size (Busing et al. 1999).
+    """The number with its interval over prompts: Student's, of one degree of freedom less than there are groups.
 
-    With h_j = n / n_j:  pseudo-values  h_j v - (h_j - 1) v_(j)  around their jackknife mean v_J = G v - sum (1 - 1/h_j)
-    v_(j),  variance  1/G sum (pseudo_j - v_J)^2 / (h_j - 1),  and Student's quantile of G - 1 degrees of freedom. It is
-    about what other prompts would give with as many images, the bias of that number of images included. None where
-    there are no groups.
+    It is about what other prompts would give with as many images, the bias of that number of images included. None
+    where there are no groups.
     """
-    from scipy import stats
+    return over_runs([varied], groups, level)
 
-    if groups is None or not len(varied.without):
+
+def over_runs(runs: Sequence[Varied], groups: Groups | None, level: float = LEVEL) -> Interval | None:
+    """The mean over runs of one method with different training seeds, with its interval over prompts and seeds.
+
+    `training_seeds.over_seeds` has the formula; here the parts of the variance that are by prompts, and by a seed and a
+    prompt together, are jackknifed. None where there are no groups.
+    """
+    if groups is None or not all(len(run.without) for run in runs):
         return None
-    num_groups = len(varied.without)
+    num_runs = len(runs)
+    values = np.array([run.value for run in runs])
+    mean = Varied(float(values.mean()), np.mean([run.without for run in runs], axis=0))
+    seeds = 0.0
+    together = 0.0
+    if num_runs > 1:
+        seeds = float(values.var(ddof=1) / num_runs)
+        together = sum(_variance(run.minus(mean), groups) for run in runs) / (num_runs - 1) / num_runs
+    parts = Variances(
+        seeds=seeds,
+        together=together,
+        seeds_freedom=num_runs - 1,
+        prompts=_variance(mean, groups),
+        prompts_freedom=len(mean.without) - 1,
+    )
+    half = parts.width((1 + level) / 2)
+    return Interval(mean.value, mean.value - half, mean.value + half)
+
+
+def _variance(varied: Varied, groups: Groups) -> float:
+    """The variance by prompts, by the jackknife of groups of unequal size (Busing et al. 1999).
+
+    With h_j = n / n_j, pseudo-values  h_j v - (h_j - 1) v_(j)  around their jackknife mean
+    v_J = G v - sum_j (1 - 1/h_j) v_(j)  have the variance  1/G sum_j (pseudo_j - v_J)^2 / (h_j - 1).
+    """
     shares = np.bincount(groups) / len(groups)
     parts = 1 / shares
     pseudo = parts * varied.value - (parts - 1) * varied.without
-    centre = num_groups * varied.value - ((1 - shares) * varied.without).sum()
-    variance = ((pseudo - centre) ** 2 / (parts - 1)).mean()
-    half = float(stats.t.ppf((1 + level) / 2, num_groups - 1) * np.sqrt(variance))
-    return Interval(varied.value, varied.value - half, varied.value + half)
+    centre = len(shares) * varied.value - ((1 - shares) * varied.without).sum()
+    return float(((pseudo - centre) ** 2 / (parts - 1)).mean())

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from contrapose.errors import UserError
-from contrapose.evaluate.sets.jackknife import Groups, Varied, interval
+from contrapose.evaluate.sets.jackknife import Groups, Varied, interval, over_runs
 from contrapose.evaluate.sets.measure import SET_METRICS
 from contrapose.evaluate.sets.reference import ImageSet, Reference
 from contrapose.evaluate.statistics import Interval
+from contrapose.evaluate.training_seeds import runs_of_methods
 from contrapose.ranges import AtLeast0, Count, CountOrNone, Number, checked
 
 
@@ -23,6 +24,18 @@ class SetNumber:
     """Over prompts, with the reference as it is and as many images; None for too few prompts."""
     deviation: AtLeast0 | None = None
     """Standard deviation over KID's subsets or the inception score's splits, which is no interval of the model."""
+
+
+@dataclass(frozen=True)
+class MethodNumbers:
+    """The runs of several training seeds of one method as one; intervals allow for other prompts and seeds."""
+
+    runs: tuple[str, ...]
+    """The models that they are."""
+    metrics: dict[str, SetNumber]
+    """Mean over the runs."""
+    differences: dict[str, SetNumber]
+    """Mean over the runs minus base."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +60,14 @@ class SetNumbers:
     """By model and metric."""
     differences: dict[str, dict[str, SetNumber]] = field(default_factory=dict)
     """Model minus base, by model and metric, of every model but the base."""
+    methods: dict[str, MethodNumbers] = field(default_factory=dict)
+    """Of each method with several training runs."""
 
     def __post_init__(self) -> None:
-        for model, numbers in [*self.models.items(), *self.differences.items()]:
+        every = [*self.models.items(), *self.differences.items()]
+        for method, combined in self.methods.items():
+            every += [(method, combined.metrics), (method, combined.differences)]
+        for model, numbers in every:
             if set(numbers) != set(self.higher_is_better):
                 raise UserError(f"numbers of sets: those of {model} are not the metrics")
         alone = self.models.keys() - self.differences.keys()
@@ -72,10 +90,13 @@ def numbers_of(
         for metric, value in varied.items():
             models[model][metric] = SetNumber(value.value, interval(value, groups), value.deviation)
         if model != base:
-            gains = {metric: value.minus(values[base][metric]) for metric, value in varied.items()}
             differences[model] = {}
-            for metric, gain in gains.items():
+            for metric, value in varied.items():
+                gain = value.minus(values[base][metric])
                 differences[model][metric] = SetNumber(gain.value, interval(gain, groups))
+    methods: dict[str, MethodNumbers] = {}
+    for method, runs in runs_of_methods(differences).items():
+        methods[method] = _method(runs, values, base, groups)
     directions: dict[str, bool] = {}
     for set_metric in SET_METRICS.values():
         directions |= set_metric.higher_is_better
@@ -89,4 +110,20 @@ def numbers_of(
         higher_is_better={metric: directions[metric] for metric in values.get(base, ())},
         models=models,
         differences=differences,
+        methods=methods,
     )
+
+
+def _method(
+    runs: tuple[str, ...], values: Mapping[str, Mapping[str, Varied]], base: str, groups: Groups | None
+) -> MethodNumbers:
+    """The runs of one method as one, and against the base."""
+    metrics: dict[str, SetNumber] = {}
+    differences: dict[str, SetNumber] = {}
+    for metric, of_base in values[base].items():
+        of_runs = [values[run][metric] for run in runs]
+        gains = [value.minus(of_base) for value in of_runs]
+        mean = sum(value.value for value in of_runs) / len(runs)
+        metrics[metric] = SetNumber(mean, over_runs(of_runs, groups))
+        differences[metric] = SetNumber(mean - of_base.value, over_runs(gains, groups))
+    return MethodNumbers(runs, metrics, differences)
