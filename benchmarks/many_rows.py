@@ -24,7 +24,8 @@ import numpy as np
 from contrapose import runfile
 from contrapose.evaluate.evidence import CONVERTER, EVIDENCE, ROWS, SUMMARY, Record, read_evidence, read_judged
 from contrapose.evaluate.rows import EvidenceRow, read_rows, write_rows
-from contrapose.evaluate.summary import SummarySettings, summarize, write_summary
+from contrapose.evaluate.summary import write_summary
+from contrapose.evaluate.summing import SummarySettings, summarize
 from contrapose.report.page import Report, write_report
 
 T = TypeVar("T")

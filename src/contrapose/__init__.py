@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from contrapose.estimate.estimate import estimate_run as estimate_run
     from contrapose.estimate.settings import Setup as Setup
     from contrapose.evaluate.run import evaluate_images as evaluate_images
-    from contrapose.evaluate.summary import summarize as summarize
+    from contrapose.evaluate.summing import summarize as summarize
     from contrapose.exchange.exports import Export as Export
     from contrapose.exchange.exports import export_pairs as export_pairs
     from contrapose.exchange.imports import Import as Import
@@ -58,7 +58,7 @@ _HOMES = {
     "Setup": "estimate.settings",
     "estimate_run": "estimate.estimate",
     "evaluate_images": "evaluate.run",
-    "summarize": "evaluate.summary",
+    "summarize": "evaluate.summing",
     "Export": "exchange.exports",
     "export_pairs": "exchange.exports",
     "Import": "exchange.imports",

@@ -15,6 +15,7 @@ from judging import as_prompts
 from PIL import Image
 
 from contrapose.cli.main import main
+from contrapose.evaluate.rows import read_rows, write_rows
 from contrapose.judges.colours import colourfulness
 from contrapose.worlds.shapes import suite
 from contrapose.worlds.shapes.grammar import prompts
@@ -183,6 +184,31 @@ def test_runs_of_a_method_are_one_on_the_terminal_and_on_the_page(
     assert "mean of 2 training seeds (+50.0, +33.3)" in page
     assert "ddspo/0=images/better" in page
     assert "One training seed each" not in page
+
+
+def test_a_hacked_judge_is_told_and_what_was_trained_for_may_be_said_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "better"):
+        write_images(tmp_path / "images" / name, prompts("dev", 3))
+    arguments = ["evaluate", "--images", "base=images/base", "better=images/better", "--replicates", "400"]
+    arguments += ["--out", "out"]
+    refused(capsys, main([*arguments, "--trained-for", "pickscore"]), "--trained-for pickscore: is not judged here")
+    assert not (tmp_path / "out").exists()
+    assert main(arguments) == 0
+    rows = tmp_path / "out/rows.parquet"
+    written = [row._replace(value=float(row.model == "better")) for row in read_rows(rows)]
+    write_rows(written, rows)  # larger by every metric, and so worse by the one of which less is better
+    (tmp_path / "out/summary.json").unlink()
+    monkeypatch.setattr("contrapose.evaluate.evidence.evaluate_images", None)
+    assert main([*arguments, "--trained-for", "correct"]) == 0
+    assert "Reward hacking? By correct, which it was trained for, better is" in capsys.readouterr().out
+    assert main(["report", "--evidence", "out", "--examples", "0", "--out", "page.html"]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "Reward hacking?" in page and "--trained-for correct" in page
+    assert main(arguments) == 0
+    assert "Reward hacking?" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

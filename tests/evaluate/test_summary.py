@@ -12,15 +12,8 @@ from contrapose.errors import UserError
 from contrapose.evaluate.lines import lines
 from contrapose.evaluate.rows import EvidenceRow
 from contrapose.evaluate.statistics import Interval, holm
-from contrapose.evaluate.summary import (
-    Metric,
-    Summary,
-    SummarySettings,
-    is_current,
-    read_summary,
-    summarize,
-    write_summary,
-)
+from contrapose.evaluate.summary import Metric, Summary, is_current, read_summary, write_summary
+from contrapose.evaluate.summing import SummarySettings, summarize
 from contrapose.evaluate.training_seeds import SeedMeans, over_seeds, smallest_difference
 
 
@@ -93,7 +86,8 @@ def test_it_is_json_and_whole(summary, tmp_path):
     assert read_summary(tmp_path / "summary.json") == summary
     written = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert list(written) == [
-        "format", "base", "level", "replicates", "seed", "metrics", "models", "comparisons", "methods", "notes", "sets",
+        "format", "base", "level", "replicates", "seed", "metrics", "models", "comparisons",
+        "methods", "notes", "alarms", "sets",
     ]  # fmt: skip
     compared = written["comparisons"]["better"]["correct"]
     assert list(compared) == ["difference", "tags", "p", "win_rate", "p_holm", "smallest_difference"]

@@ -18,7 +18,8 @@ from contrapose.draw import pairs as draw
 from contrapose.evaluate.evidence import Evidence
 from contrapose.evaluate.rows import write_rows
 from contrapose.evaluate.run import evaluate_images
-from contrapose.evaluate.summary import SummarySettings, summarize, write_summary
+from contrapose.evaluate.summary import write_summary
+from contrapose.evaluate.summing import SummarySettings, summarize
 from contrapose.guiding import images
 from contrapose.methods import DDSPO, SFT
 from contrapose.report.page import Report, render

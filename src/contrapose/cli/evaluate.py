@@ -44,6 +44,8 @@ class Command:
     """Heading in the report; the name of --out when empty."""
     replicates: Replicates = REPLICATES
     """Bootstrap replicates and sign flips."""
+    trained_for: tuple[str, ...] = ()
+    """Metrics that models were trained for, such as pickscore: a gain by them that others do not share is flagged."""
     on: OnDevice = field(default_factory=OnDevice)
 
 
@@ -66,7 +68,7 @@ def judge(command: Command) -> None:
     title = command.title or command.out.absolute().name
     images = named_folders(command.images)
     looking = looking_of(command.suite, command.features)
-    record = Record(title, as_settings(command.suite), images, command.base, command.replicates)
+    record = Record(title, as_settings(command.suite), images, command.base, command.replicates, command.trained_for)
     summary, is_new = evaluate(record, command.suite, command.out, command.on.name, Bar, looking)
     if not is_new:
         print(f"{command.out}: these images were judged already")

@@ -19,6 +19,7 @@ from typing import Any
 from contrapose import runfile
 from contrapose.documents import load_yaml
 from contrapose.errors import UserError
+from contrapose.evaluate.alarm import check_trained_for, of_trained_judges
 from contrapose.evaluate.geneval.results import write_results
 from contrapose.evaluate.geneval.suite import title_of
 from contrapose.evaluate.images import digest_of_images, prompt_folders
@@ -30,18 +31,8 @@ from contrapose.evaluate.sets.looking import PRACTICAL, Looked, Looking, Viewer
 from contrapose.evaluate.sets.reference import FeatureCache
 from contrapose.evaluate.statistics import REPLICATES, Replicates
 from contrapose.evaluate.suites import Bounds, Suite
-from contrapose.evaluate.summary import (
-    BOUNDS,
-    CEILING,
-    FIX,
-    FLOOR,
-    Summary,
-    SummarySettings,
-    is_current,
-    read_summary,
-    summarize,
-    write_summary,
-)
+from contrapose.evaluate.summary import BOUNDS, CEILING, FIX, FLOOR, Summary, is_current, read_summary, write_summary
+from contrapose.evaluate.summing import SummarySettings, summarize
 from contrapose.evaluate.training_seeds import check_names, runs_of_methods
 from contrapose.files import one_writer, replacing
 from contrapose.judges.judge import Judge
@@ -66,6 +57,8 @@ class Record:
     images: dict[str, Path]
     base: str | None = None
     replicates: Replicates = REPLICATES
+    trained_for: tuple[str, ...] = ()
+    """Metrics that the models were trained for; another one is summed up anew, and nothing is judged."""
     features: dict[str, Any] | None = None
     """The extractor's name and its settings, where images were looked at beside being judged."""
 
@@ -86,6 +79,8 @@ class Evidence:
     """Each model's folder of images, from which examples are shown; the others are shown in numbers alone."""
     suite: Mapping[str, Any] = field(default_factory=dict)
     """The suite's name and its settings, as they stand in a file."""
+    trained_for: tuple[str, ...] = ()
+    """Metrics that the models were trained for."""
 
     @property
     def called(self) -> str:
@@ -102,7 +97,7 @@ def read_evidence(folder: Path) -> Evidence:
     if not path.is_file():
         raise UserError(f"{folder}: no {EVIDENCE}, so this is not finished evidence; run 'contrapose evaluate' again")
     record = read_record(path)
-    return Evidence(record.title, folder, record.images, record.suite)
+    return Evidence(record.title, folder, record.images, record.suite, record.trained_for)
 
 
 def read_record(path: Path) -> Record:
@@ -178,6 +173,7 @@ def evaluate(
                 f"{folder}: holds images of one prompt; runs of several seeds take 2 prompts to be compared"
             )
     judge = suite.load(device)
+    check_trained_for(record.trained_for, [name for name, how in judge.higher_is_better.items() if how is not None])
     inputs[f"judge.{judge.name}"] = judge.version
     viewer = None
     if looking is not None:
@@ -216,7 +212,7 @@ def _judged_before(
 ) -> Summary | None:
     """What the folder says of these very images; None where they are still to be judged.
 
-    Rows without a summary, or with one of another format, are summed up anew.
+    Rows without a summary, or with one of another format or for models trained for other metrics, are summed up anew.
     Raises `UserError` for a folder of other settings, or of other images of a model.
     """
     path = out / EVIDENCE
@@ -226,11 +222,11 @@ def _judged_before(
     added = {f"images.{name}" for name in record.images.keys() - before.images.keys()}
     either = {f"images.{name}" for name in record.images.keys() | before.images.keys()}
     noted = {name: digest for name, digest in inputs.items() if name not in added}
-    runfile.claim(path, record, CONVERTER, free=["title", *PRACTICAL, *either], inputs=noted)
+    runfile.claim(path, record, CONVERTER, free=["title", "trained_for", *PRACTICAL, *either], inputs=noted)
     if load_yaml(out / runfile.INPUTS) != inputs or not (out / ROWS).exists():
         return None
     models = {*record.images, *(BOUNDS if suite.bounds else ())}
-    if is_current(out / SUMMARY):
+    if is_current(out / SUMMARY) and before.trained_for == record.trained_for:
         summary, _ = read_judged(out)
         return summary if set(summary.models) == models else None
     rows = read_rows(out / ROWS)
@@ -245,7 +241,14 @@ def _judged_before(
 
 def _summed_up(rows: Rows, record: Record, judge: Judge, looked: Looked | None) -> Summary:
     directions = {**judge.higher_is_better, **dict.fromkeys(DESCRIBING)}
-    summary = summarize(rows, SummarySettings(record.base, directions, record.replicates))
+    settings = SummarySettings(
+        record.base,
+        directions,
+        record.replicates,
+        trained_for=record.trained_for,
+        not_held_out=of_trained_judges(judge, record.trained_for),
+    )
+    summary = summarize(rows, settings)
     return summary if looked is None else replace(summary, sets=looked.numbers)
 
 

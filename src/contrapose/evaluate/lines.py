@@ -23,6 +23,8 @@ def lines(summary: Summary) -> Iterator[str]:
     for metric in describing:
         yield f"{metric}: how a model draws, not how well"
         yield from _of_metric(summary, metric)
+    for alarm in summary.alarms:
+        yield alarm.text
     yield from summary.notes
 
 

@@ -23,7 +23,8 @@ from contrapose.evaluate.evidence import ROWS, SUMMARY
 from contrapose.evaluate.images import digest_of_images
 from contrapose.evaluate.rows import write_rows
 from contrapose.evaluate.run import evaluate_images
-from contrapose.evaluate.summary import SummarySettings, is_current, read_summary, summarize, write_summary
+from contrapose.evaluate.summary import is_current, read_summary, write_summary
+from contrapose.evaluate.summing import SummarySettings, summarize
 from contrapose.files import write_text
 from contrapose.guiding.guide import guide
 from contrapose.guiding.guided import settled

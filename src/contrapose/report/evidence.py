@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from contrapose.errors import UserError
+from contrapose.evaluate.alarm import sentence
 from contrapose.evaluate.evidence import Evidence, read_judged
 from contrapose.evaluate.statistics import Interval, TagIntervals
 from contrapose.evaluate.summary import BOUNDS, CEILING, FLOOR, Comparison, ModelScores
@@ -90,7 +90,7 @@ class Judged:
     @property
     def contestants(self) -> list[str]:
         """What was compared with the base: models, and methods in the place of their runs."""
-        return list(self._compared())
+        return list(self.summary.compared())
 
     def scale(self, metric: str) -> Scale:
         """How the metric's numbers are written, worked out once of all rows."""
@@ -143,18 +143,6 @@ class Judged:
     def _judged_by(self, metric: str) -> dict[str, ModelScores]:
         return {name: scores for name, scores in self.summary.models.items() if metric in scores.metrics}
 
-    def _compared(self) -> dict[str, Mapping[str, Comparison]]:
-        """By name and metric, what was compared with the base: models, and methods in the place of their runs."""
-        compared: dict[str, Mapping[str, Comparison]] = {}
-        runs = {run for method in self.summary.methods.values() for run in method.runs}
-        for model, by_metric in self.summary.comparisons.items():
-            if model not in runs:
-                compared[model] = by_metric
-        for name, method in self.summary.methods.items():
-            if method.comparisons:
-                compared[name] = method.comparisons
-        return compared
-
     def _row(self, name: str, role: str, metric: str, scores: TagIntervals, compared: Comparison | None) -> ModelRow:
         scale = self.scale(metric)
         by_tag = {tag: scale.cell(interval) for tag, interval in scores.tags.items()}
@@ -165,15 +153,8 @@ class Judged:
     def _gain(self, compared: Comparison, metric: str) -> Gain:
         scale = self.scale(metric)
         difference = scale.cell(compared.difference, signed=True)
-        higher_is_better = self.summary.metrics[metric].higher_is_better
-        if higher_is_better is None:
+        if self.summary.metrics[metric].higher_is_better is None:
             return Gain(difference, "–", None, 0, None)
-        verdict = 0
-        if compared.p_holm < 1 - self.summary.level:
-            # 1 or -1 for an interval above or below 0, and 0 for one that holds it
-            verdict = (compared.difference.low > 0) - (compared.difference.high < 0)
-        if not higher_is_better:
-            verdict = -verdict
         smallest = None
         if compared.smallest_difference:  # where nothing differs at all, 0 would say nothing
             smallest = scale.text(compared.smallest_difference)
@@ -181,14 +162,14 @@ class Judged:
             difference,
             p_value(compared.p_holm),
             PERCENT.cell(compared.win_rate),
-            verdict,
+            self.summary.clearly(compared, metric),
             smallest,
         )
 
     def differences(self, metric: str) -> list[tuple[str, dict[str, Interval]]]:
         """For the forest plot: by model the overall difference, and each tag's, in the unit that is shown."""
         factor = self.scale(metric).factor
-        compared = {name: by_metric[metric] for name, by_metric in self._compared().items()}
+        compared = {name: by_metric[metric] for name, by_metric in self.summary.compared().items()}
         overall = {model: comparison.difference.scaled(factor) for model, comparison in compared.items()}
         differences = [(OVERALL, overall)]
         for tag in self.tags():
@@ -198,6 +179,15 @@ class Judged:
                     of_tag[model] = comparison.tags[tag].scaled(factor)
             differences.append((spoken(tag), of_tag))
         return differences
+
+    def alarms(self) -> list[str]:
+        """Gains that held-out judges do not share, in words."""
+
+        def written(metric: str, difference: Interval) -> str:
+            cell = self.scale(metric).cell(difference, signed=True)
+            return f"{cell.value}{self.scale(metric).unit} {cell.interval}"
+
+        return [sentence(alarm, self.summary, written) for alarm in self.summary.alarms]
 
 
 def spoken(tag: str) -> str:

@@ -68,6 +68,8 @@ class EvidenceSection(NamedTuple):
     examples: list[Example]
     notes: tuple[str, ...]
     """What a reader of the numbers has to know."""
+    alarms: list[str]
+    """Gains that judges held out of training do not share."""
 
 
 def write_report(report: Report, out: Path) -> bool:
@@ -124,6 +126,7 @@ def _evidence(judged: Judged, key: str, report: Report) -> EvidenceSection:
         sampling=sampling(judged.images),
         examples=examples(judged, report.num_examples, report.example_seed),
         notes=judged.summary.notes,
+        alarms=judged.alarms(),
     )
 
 

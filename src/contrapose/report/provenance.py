@@ -125,6 +125,7 @@ def _evaluation(judged: Judged) -> str:
     words = _suite(judged.evidence.suite)
     words += ["--images", *(f"{model}={folder}" for model, folder in judged.images.items())]
     words += ["--base", str(judged.base), "--replicates", str(judged.summary.replicates), "--title", judged.title]
+    words += ["--trained-for", *judged.evidence.trained_for] if judged.evidence.trained_for else []
     return _command("evaluate", words, judged.folder)
 
 
