@@ -7,8 +7,10 @@ results of two inputs that have one name.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from contrapose.errors import UserError
 
@@ -49,16 +51,24 @@ def file_digest(path: Path, pieces: int | None = None) -> str:
 
     With `pieces`, two at least, that many of 4 kB each count of a file of any size, beside its size.
     """
+    with path.open("rb") as file:
+        return _digest(file, path.stat().st_size, pieces)
+
+
+def bytes_digest(data: bytes) -> str:
+    """The digest of a file that holds these bytes."""
+    return _digest(io.BytesIO(data), len(data))
+
+
+def _digest(file: BinaryIO, size: int, pieces: int | None = None) -> str:
     digest = hashlib.sha256()
     most = _WHOLE if pieces is None else pieces * _PIECE
     num_pieces = _PIECES if pieces is None else pieces
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        digest.update(str(size).encode())
-        if size <= most:
-            digest.update(file.read())
-        else:
-            for piece in range(num_pieces):
-                file.seek((size - _PIECE) * piece // (num_pieces - 1))
-                digest.update(file.read(_PIECE))
+    digest.update(str(size).encode())
+    if size <= most:
+        digest.update(file.read())
+    else:
+        for piece in range(num_pieces):
+            file.seek((size - _PIECE) * piece // (num_pieces - 1))
+            digest.update(file.read(_PIECE))
     return digest.hexdigest()[:16]

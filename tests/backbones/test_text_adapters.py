@@ -13,6 +13,7 @@ import stock
 import torch
 from diffusers import DiffusionPipeline
 from peft import LoraConfig, get_peft_model_state_dict
+from PIL import Image
 from torch import Tensor
 
 from contrapose.backbones.base import Backbone
@@ -158,7 +159,7 @@ def test_samples_in_any_order(
         monkeypatch.setenv("CONTRAPOSE_CACHE", str(cache))
         asked = ["sample", "--model", folder, "--prompts", prompts, "--num-images", 1, "--steps", 2, "--device", "cpu"]
         assert main([*map(str, asked), "--out", str(out), *adapter[what]]) == 0
-        return (out / "00000" / "samples" / "0000.png").read_bytes()
+        return Image.open(out / "00000" / "samples" / "0000.png").tobytes()
 
     alone = {what: sample(what, tmp_path / f"alone-{what}", tmp_path / f"cache-{what}") for what in adapter}
     assert alone["base"] != alone["lora"]

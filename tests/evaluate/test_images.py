@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import struct
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 from judging import Measure, PerImage, as_prompts
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from contrapose.contents import bytes_digest, file_digest
 from contrapose.errors import UserError
-from contrapose.evaluate.images import metadata_of, prompt_folders
+from contrapose.evaluate.images import image_digest, metadata_of, prompt_folders
 from contrapose.evaluate.run import evaluate_images
 
 
@@ -176,3 +179,19 @@ def test_the_floor_is_judged_by_other_prompts(images):
     assert [row.reason for row in rows] == ["x", "x", "y", "y"] and rows[0].tag == "t"
     with pytest.raises(UserError, match="1 prompts"):
         evaluate_images({"floor": images}, judge, prompts={"floor": prompts[:1]})
+
+
+def test_a_digest_leaves_out_the_texts_of_whole_files_alone(tmp_path: Path) -> None:
+    """Of files that are not images, cut short or of another format, each byte counts."""
+    path = tmp_path / "image.png"
+    plain, texts = io.BytesIO(), PngInfo()
+    texts.add_text("a", "b")
+    texts.add_itxt("c", "猫", zip=True)
+    Image.new("RGB", (4, 4)).save(plain, format="PNG")
+    Image.new("RGB", (4, 4)).save(path, pnginfo=texts)
+    whole = path.read_bytes()
+    assert b"tEXt" in whole and b"iTXt" in whole
+    assert image_digest(path) == bytes_digest(plain.getvalue())
+    for data in (whole[:-5], whole[: whole.index(b"tEXt") + 2], b"tEXt", b"", whole[8:]):
+        path.write_bytes(data)
+        assert image_digest(path) == file_digest(path)

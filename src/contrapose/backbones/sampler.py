@@ -30,6 +30,11 @@ class Sampler:
         return self._pipeline.stock
 
     @property
+    def scheduler(self) -> str:
+        """The class of the stock pipeline's scheduler, by name."""
+        return type(self._pipeline.stock.scheduler).__name__
+
+    @property
     def steps(self) -> int:
         """Usual sampling steps."""
         return self._pipeline.family.steps

@@ -15,13 +15,15 @@ from typing import Any
 
 from PIL import Image
 
-from contrapose.contents import digest_of_parts, file_digest
+from contrapose.contents import bytes_digest, digest_of_parts
 from contrapose.errors import UserError
 from contrapose.store.prompts import Prompt, read_prompts
 
 _FOLDER = re.compile(r"[0-9]+")
 _IMAGE = re.compile(r"([0-9]+)\.png")
 _FORMATS = ("PNG", "JPEG", "WEBP")  # whatever the name says; other formats, such as EPS, run programs
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _LARGEST_SEED = 2**63 - 1
 
 
@@ -97,8 +99,37 @@ def digest_of_images(directory: Path) -> str:
     parts: list[str] = []
     for folder in prompt_folders(directory):
         parts += [folder.name, json.dumps(metadata_of(folder.prompt), sort_keys=True)]
-        parts += [f"{seed} {file_digest(path)}" for seed, path in folder.samples.items()]
+        parts += [f"{seed} {image_digest(path)}" for seed, path in folder.samples.items()]
     return digest_of_parts(parts)
+
+
+def image_digest(path: Path) -> str:
+    """A digest of an image's file but for the texts in it: what an image says of itself does not change what it is.
+
+    So an image that another version sampled again, to the same pixels, is the image that was judged.
+    """
+    return bytes_digest(_without_texts(path.read_bytes()))
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG without its text chunks, as if they had never been written; other files, and broken ones, as they are.
+
+    After its signature a PNG is a row of chunks: length of the data (4 bytes, big endian), kind (4), data, CRC (4).
+    """
+    if not data.startswith(_PNG):
+        return data
+    kept = [_PNG]
+    start = len(_PNG)
+    kind = b""
+    while kind != b"IEND":
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        if end > len(data):  # cut short
+            return data
+        kind = data[start + 4 : start + 8]
+        if kind not in _TEXTS:
+            kept.append(data[start:end])
+        start = end
+    return b"".join([*kept, data[start:]])
 
 
 def _prompt(folder: Path, directory: Path) -> Prompt:

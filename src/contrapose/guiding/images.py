@@ -1,7 +1,7 @@
 """Sample images into GenEval's folder layout: `00000/metadata.jsonl`, `00000/samples/0000.png`, ...
 
 Jobs (prompt, seed) are cut into fixed chunks, and a chunk is drawn again unless all of its images are complete, so that
-a run that was killed and continued has the same images as one that was not.
+a run that was killed and continued has the same images as one that was not. Each says what it is (`inscription`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from contrapose.core.group import Condition
 from contrapose.errors import UserError
 from contrapose.files import one_writer, replacing
 from contrapose.guiding.guided import guided, settled, unprompted
+from contrapose.guiding.inscription import Inscription
 from contrapose.guiding.settings import CONVERTER, Sampling
 from contrapose.runs.folder import RunFolder
 from contrapose.seeds import generator, starting_noise
@@ -61,7 +62,9 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator
     embeddings = Embeddings(backbone.text)
     # the folder is claimed last, so that settings that are refused leave no folder behind
     with one_writer(out), guided(settings.guiding, backbone, embeddings):
-        runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"], inputs=inputs_of(settings))
+        inputs = inputs_of(settings)
+        runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"], inputs=inputs)
+        inscription = Inscription(CONVERTER.unstructure(settings), backbone.sampler.scheduler, inputs)
         _describe(prompts, out)
         todo = jobs(prompts, settings.num_images, out)
         missing = False
@@ -72,7 +75,10 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator
                 missing = True
                 condition = embeddings([job.prompt for job in chunk])
                 unconditional = unprompted(settings.guiding, backbone, embeddings)
-                _sample_chunk(settings, backbone, condition, unconditional, chunk, shape)
+                images = _sample_chunk(settings, backbone, condition, unconditional, chunk, shape)
+                for job, image in zip(chunk, images, strict=True):
+                    with replacing(job.path) as aside:
+                        image.save(aside, format="PNG", pnginfo=inscription.of(job.prompt, job.seed, image.size))
             yield first + len(chunk)
         if not missing:
             log.info(f"{out}: all images were there already")
@@ -130,14 +136,12 @@ def _sample_chunk(
     unconditional: Condition,
     chunk: Sequence[Job],
     shape: tuple[int, ...],
-) -> None:
-    """Draw and write the images of a chunk, each from the noise of its prompt and seed alone."""
+) -> list[Image.Image]:
+    """Draw the images of a chunk, each from the noise of its prompt and seed alone."""
     # `settled` has put the model's usual values in
     assert settings.steps is not None and settings.guidance_scale is not None
     streams = [generator(job.prompt, job.seed) for job in chunk]
     noise = starting_noise(streams, shape)
     generation = Generation(condition, unconditional, noise, streams, settings.steps, settings.guidance_scale)
-    images = backbone.sampler.generate(generation, "pil")
-    for job, image in zip(chunk, images, strict=True):
-        with replacing(job.path) as aside:
-            image.save(aside, format="PNG")
+    images: list[Image.Image] = backbone.sampler.generate(generation, "pil")
+    return images

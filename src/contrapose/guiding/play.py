@@ -21,6 +21,7 @@ from contrapose.documents import dump_yaml
 from contrapose.errors import UserError
 from contrapose.files import one_writer, replacing
 from contrapose.guiding.guide import guide
+from contrapose.guiding.inscription import Inscription
 from contrapose.guiding.settings import CONVERTER, Play
 from contrapose.seeds import generator, starting_noise
 
@@ -95,10 +96,18 @@ class Player:
             folder = out / f"{1 + max(numbers, default=0):05d}"
             with replacing(folder) as aside:
                 aside.mkdir()
-                drawn.base.save(aside / BASE)
-                drawn.guided.save(aside / GUIDED)
+                self._write(drawn, aside)
                 (aside / SETTINGS).write_text(dump_yaml(dict(drawn.settings)), encoding="utf-8")
         return folder
+
+    def _write(self, drawn: Drawn, folder: Path) -> None:
+        """Write both images, each with what it says of itself; the base image is nobody's to guide."""
+        settings = {key: value for key, value in drawn.settings.items() if key not in ("prompt", "seed")}
+        alone = {key: value for key, value in settings.items() if key not in ("positive", "negative")}
+        for name, image, said in ((BASE, drawn.base, alone), (GUIDED, drawn.guided, settings)):
+            inscription = Inscription(said, self.backbone.sampler.scheduler)
+            chunks = inscription.of(drawn.settings["prompt"], drawn.settings["seed"], image.size)
+            image.save(folder / name, pnginfo=chunks)
 
     def _base(self, prompt: str, seed: int) -> Image.Image:
         """The base image, drawn once for each prompt and seed while it is among the last `KEPT`."""

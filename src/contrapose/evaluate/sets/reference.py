@@ -15,7 +15,7 @@ from PIL.Image import Image
 
 from contrapose.contents import digest_of_parts, file_digest
 from contrapose.errors import UserError
-from contrapose.evaluate.images import prompt_folders, read_image
+from contrapose.evaluate.images import image_digest, prompt_folders, read_image
 from contrapose.evaluate.sets.distances import FeatureMoments, moments
 from contrapose.evaluate.sets.extractors import Extracted, Extractor
 from contrapose.evaluate.sets.published import PublishedMoments, published_moments
@@ -111,7 +111,7 @@ def look_at(
 
     With a cache, parts of 2,048 images that were looked at before are read there, and others written.
     """
-    digests = [file_digest(path) for path in paths]
+    digests = [image_digest(path) for path in paths]
     parts: list[ImageSet] = []
     for first in range(0, len(paths), _PART):
         last = min(first + _PART, len(paths))
@@ -148,7 +148,7 @@ def digest_of_reference(path: Path) -> str:
     Raises `UserError` for a path that is neither.
     """
     if path.is_dir():
-        return digest_of_parts(file_digest(file) for file in files_of(path))
+        return digest_of_parts(image_digest(file) for file in files_of(path))
     reference = read_reference(path)
     return file_digest(path) if isinstance(reference, PublishedMoments) else reference.images
 
