@@ -65,6 +65,8 @@ class Record:
     def __post_init__(self) -> None:
         if not isinstance(self.suite.get("name"), str):
             raise UserError("suite has no name")
+        if self.features is not None and not isinstance(self.features.get("name"), str):
+            raise UserError("features have no name")
         check_names(self.images)
 
 
@@ -81,6 +83,8 @@ class Evidence:
     """The suite's name and its settings, as they stand in a file."""
     trained_for: tuple[str, ...] = ()
     """Metrics that the models were trained for."""
+    features: Mapping[str, Any] | None = None
+    """The extractor's name and its settings, where one looked at the images."""
 
     @property
     def called(self) -> str:
@@ -97,7 +101,7 @@ def read_evidence(folder: Path) -> Evidence:
     if not path.is_file():
         raise UserError(f"{folder}: no {EVIDENCE}, so this is not finished evidence; run 'contrapose evaluate' again")
     record = read_record(path)
-    return Evidence(record.title, folder, record.images, record.suite, record.trained_for)
+    return Evidence(record.title, folder, record.images, record.suite, record.trained_for, record.features)
 
 
 def read_record(path: Path) -> Record:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from contrapose.errors import UserError
 from contrapose.evaluate.alarm import sentence
 from contrapose.evaluate.evidence import Evidence, read_judged
+from contrapose.evaluate.sets.describing import DESCRIBING
 from contrapose.evaluate.statistics import Interval, TagIntervals
 from contrapose.evaluate.summary import BOUNDS, CEILING, FLOOR, Comparison, ModelScores
 from contrapose.report.numbers import PERCENT, Cell, Scale, p_value, scale_of
@@ -50,12 +51,17 @@ class MetricTable(NamedTuple):
     methods: tuple[ModelRow, ...]
     """Runs of several training seeds as one."""
     bounds: tuple[ModelRow, ...]
+    extractor: str = ""
+    """What looked at the images, of a metric by features."""
 
     @property
     def direction(self) -> str:
         """Which values are better, in words."""
-        words = {True: "higher is better", False: "lower is better", None: "how it draws, not how well"}
-        return words[self.higher_is_better]
+        if self.higher_is_better is None:
+            return (
+                f"how it draws, not how well; by {self.extractor}" if self.extractor else "how it draws, not how well"
+            )
+        return "higher is better" if self.higher_is_better else "lower is better"
 
 
 class Judged:
@@ -130,6 +136,9 @@ class Judged:
         for tag in self.tags():
             counts.append((tag, max(scores.tags.get(tag, 0) for scores in models.values())))
         called = self.evidence.called
+        extractor = ""
+        if self.summary.sets is not None and metric in DESCRIBING:
+            extractor = self.summary.sets.extractor
         return MetricTable(
             f"{called}: {metric}" if called else metric,
             self.scale(metric).unit,
@@ -138,6 +147,7 @@ class Judged:
             tuple(contestants),
             tuple(methods),
             tuple(bounds),
+            extractor,
         )
 
     def _judged_by(self, metric: str) -> dict[str, ModelScores]:

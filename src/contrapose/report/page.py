@@ -19,6 +19,7 @@ from contrapose.report.numbers import count
 from contrapose.report.plots import Plot, by_level, curves, forest
 from contrapose.report.provenance import Table, commands, read_pairs, sampling, versions
 from contrapose.report.runs import Fact, ShownRun, distinct_names, facts, read_run
+from contrapose.report.sets import SetSection, set_section
 
 __all__ = ["Evidence", "Report", "render", "write_report"]
 
@@ -70,6 +71,8 @@ class EvidenceSection(NamedTuple):
     """What a reader of the numbers has to know."""
     alarms: list[str]
     """Gains that judges held out of training do not share."""
+    sets: SetSection | None
+    """Numbers of whole sets of images."""
 
 
 def write_report(report: Report, out: Path) -> bool:
@@ -127,6 +130,7 @@ def _evidence(judged: Judged, key: str, report: Report) -> EvidenceSection:
         examples=examples(judged, report.num_examples, report.example_seed),
         notes=judged.summary.notes,
         alarms=judged.alarms(),
+        sets=set_section(judged.summary.sets, judged.summary.level),
     )
 
 

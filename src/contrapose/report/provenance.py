@@ -123,6 +123,9 @@ def _pairs(store: GroupStore, folder: Path) -> list[str]:
 
 def _evaluation(judged: Judged) -> str:
     words = _suite(judged.evidence.suite)
+    features = judged.evidence.features
+    if features is not None:
+        words += ["--features", str(features["name"]), *_flags(_without_name(features), "features.")]
     words += ["--images", *(f"{model}={folder}" for model, folder in judged.images.items())]
     words += ["--base", str(judged.base), "--replicates", str(judged.summary.replicates), "--title", judged.title]
     words += ["--trained-for", *judged.evidence.trained_for] if judged.evidence.trained_for else []

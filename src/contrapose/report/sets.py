@@ -1,0 +1,90 @@
+"""Numbers of whole sets as a table of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from contrapose.evaluate.sets.numbers import SetNumber, SetNumbers
+from contrapose.report.numbers import Cell, Scale, count, scale_of
+
+_THOUSANDTH = 0.01  # numbers all below are written in thousandths, as papers write KID
+
+
+class SetRow(NamedTuple):
+    """One model's line, or a method's, whose runs follow it."""
+
+    model: str
+    role: str
+    value: Cell
+    difference: Cell | None
+    """None of the base."""
+
+
+class SetTable(NamedTuple):
+    """One metric."""
+
+    metric: str
+    direction: str
+    rows: tuple[SetRow, ...]
+
+
+class SetSection(NamedTuple):
+    """All metrics of sets, and by what they were measured."""
+
+    about: str
+    intervals: str
+    """How the intervals came about; empty where there are none."""
+    compared: bool
+    tables: tuple[SetTable, ...]
+
+
+def set_section(numbers: SetNumbers | None, level: float) -> SetSection | None:
+    """What is shown of these numbers; None where no metric of sets was asked for."""
+    if numbers is None or not numbers.higher_is_better:
+        return None
+    against = f" against {count(numbers.num_reference)} of the reference" if numbers.num_reference else ""
+    about = f"By {numbers.extractor}: {count(numbers.num_images)} images of each model{against}."
+    intervals = ""
+    if numbers.num_groups:
+        intervals = (
+            f"In brackets the {100 * level:g} % interval: what other prompts could change, with as many images and the "
+            f"same reference, from leaving out one of {numbers.num_groups} groups of prompts after the other."
+        )
+    tables = tuple(_table(numbers, metric) for metric in numbers.higher_is_better)
+    return SetSection(about, intervals, bool(numbers.differences), tables)
+
+
+def _table(numbers: SetNumbers, metric: str) -> SetTable:
+    values = {model: by_metric[metric] for model, by_metric in numbers.models.items()}
+    gains = {model: by_metric[metric] for model, by_metric in numbers.differences.items()}
+    roles = dict.fromkeys(values, "")
+    for method, combined in numbers.methods.items():
+        values[method] = combined.metrics[metric]
+        gains[method] = combined.differences[metric]
+        roles[method] = f"{len(combined.runs)} training seeds"
+    scale = _scale([*values.values(), *gains.values()])
+    rows = []
+    for model, role in roles.items():
+        gain = gains.get(model)
+        difference = None if gain is None else _cell(scale, gain, signed=True)
+        rows.append(SetRow(model, role, _cell(scale, values[model]), difference))
+    direction = "higher is better" if numbers.higher_is_better[metric] else "lower is better"
+    return SetTable(metric, f"{direction}, in {scale.unit}" if scale.unit else direction, tuple(rows))
+
+
+def _scale(numbers: Iterable[SetNumber]) -> Scale:
+    """As many decimals as the narrowest interval supports; small numbers in thousandths."""
+    every = list(numbers)
+    intervals = [number.interval for number in every if number.interval is not None]
+    largest = max(abs(number.value) for number in every)
+    factor = 1000.0 if largest < _THOUSANDTH else 1.0
+    # of the values themselves nothing is a verdict, all of them 0 or 1
+    decimals = scale_of([0.5], [interval.scaled(factor) for interval in intervals]).decimals
+    return Scale(factor, decimals, "thousandths" if factor > 1 else "")
+
+
+def _cell(scale: Scale, number: SetNumber, signed: bool = False) -> Cell:
+    if number.interval is None:
+        return Cell(scale.text(number.value, signed), "")
+    return scale.cell(number.interval, signed)
