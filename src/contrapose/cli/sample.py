@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import Choice, parse
 from contrapose.core.guidance import GUIDANCES
 from contrapose.guiding.settings import Sampling
+
+if TYPE_CHECKING:
+    from contrapose.backbones.base import Backbone
+    from contrapose.store.prompts import Prompt
 
 UNIONS = {"guidance": Choice(GUIDANCES, unless=("negative", "cpgd"))}
 
@@ -32,8 +38,6 @@ def sample(command: Command) -> None:
     from contrapose.backbones.loading import DTYPES
     from contrapose.cli.cut_prompts import tell_cut
     from contrapose.cli.notes import quiet_libraries
-    from contrapose.cli.progress import follow
-    from contrapose.guiding.images import sample_images
     from contrapose.store.prompts import read_prompts
 
     quiet_libraries()
@@ -42,5 +46,15 @@ def sample(command: Command) -> None:
     dtype = DTYPES[settings.precision]
     backbone = load_backbone(settings.model, dtype, command.on.name, settings.adapter, settings.loading)
     tell_cut(settings.prompts, prompts, backbone)
-    total = len(prompts) * settings.num_images
-    follow(f"sampling {command.out.name}", total, sample_images(settings, backbone, command.out))
+    print(fill_folder(f"sampling {command.out.name}", settings, prompts, backbone, command.out).resolve())
+
+
+def fill_folder(title: str, settings: Sampling, prompts: Sequence[Prompt], backbone: Backbone, out: Path) -> Path:
+    """Sample the images of a folder behind a bar of this title, and write its contact sheet, whose path is returned."""
+    from contrapose.cli.progress import follow
+    from contrapose.guiding.images import jobs, sample_images
+    from contrapose.report.contact_sheet import write_contact_sheet
+
+    images = jobs(prompts, settings.num_images, out)
+    follow(title, len(images), sample_images(settings, backbone, out))
+    return write_contact_sheet(out, images)

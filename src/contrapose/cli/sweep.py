@@ -11,7 +11,7 @@ from contrapose.cli import sweep_compare
 from contrapose.cli.boxes import peek
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import parse
-from contrapose.cli.sample import UNIONS
+from contrapose.cli.sample import UNIONS, fill_folder
 from contrapose.core.guidance import Strength
 from contrapose.guiding.settings import Sampling
 from contrapose.ranges import checked
@@ -49,10 +49,9 @@ def sweep(command: Command) -> None:
     from contrapose.backbones.loading import DTYPES
     from contrapose.cli.cut_prompts import tell_cut
     from contrapose.cli.notes import quiet_libraries
-    from contrapose.cli.progress import Bar, follow
+    from contrapose.cli.progress import Bar
     from contrapose.evaluate.sweep import at_strengths, claim, folder_of, settled_for_all, sum_up
     from contrapose.files import check_folder, one_writer
-    from contrapose.guiding.images import sample_images
     from contrapose.report.sweep import read_sweep, write_page
     from contrapose.store.prompts import read_prompts
     from contrapose.worlds.suites import judge_of
@@ -70,8 +69,7 @@ def sweep(command: Command) -> None:
     with one_writer(command.out):
         claim(command.out, shared)
         for scale, sampling in guided.items():
-            done = sample_images(sampling, backbone, folder_of(command.out, scale))
-            follow(f"sampling at w = {scale:g}", len(prompts) * settings.num_images, done)
+            fill_folder(f"sampling at w = {scale:g}", sampling, prompts, backbone, folder_of(command.out, scale))
         with Bar("judging images") if judge else nullcontext() as bar:
             is_new = sum_up(command.out, list(guided), command.label, judge, bar)
         if not is_new:

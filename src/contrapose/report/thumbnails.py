@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-_PIXEL_ART = 128  # up to this side, pixels are shown as squares rather than blurred
+PIXEL_ART = 128  # up to this side, pixels are shown as squares rather than blurred
 _QUALITY = 90  # of JPEG: no difference is seen beside PNG, which takes five times as much
 
 
@@ -25,7 +25,7 @@ class Thumbnail(NamedTuple):
 
 def thumbnail(image: Image.Image, largest: int) -> Thumbnail:
     """An RGB image whose longer side is at most `largest` pixels: PNG where it is a small one, else JPEG."""
-    pixelated = max(image.size) <= _PIXEL_ART
+    pixelated = max(image.size) <= PIXEL_ART
     small = image.copy()
     small.thumbnail((largest, largest), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
