@@ -59,6 +59,7 @@ LINES = (
     _line("sweep", "sweep --positive lora --scales 0 1", *SAMPLE),
     _line("evidence", "evaluate --images base=images lora=aligned --replicates 50 --autoencoder model"),
     _line("page", "report --run lora --evidence evidence --pairs pairs", out="page.html"),
+    _line("tables", "tables --evidence evidence", out="tables.md"),
     _line("merged", "merge --model model --positive lora"),
     _line("pipeline", "merge --model model --positive lora --full"),
     _line("file", "export --run lora", out="lora.safetensors"),

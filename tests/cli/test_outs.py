@@ -18,6 +18,7 @@ OF_FILES = {
     "prompts": ["shapes", "prompts", "{out}", "--per-tag", "2"],
     "show": ["pairs", "show", "nowhere", "--out", "{out}"],
     "report": ["report", "--run", "nowhere", "--out", "{out}"],
+    "tables": ["tables", "--evidence", "nowhere", "--format", "md", "--out", "{out}"],
 }
 OF_FOLDERS = {
     "toy": [*SMALL, "--out", "{out}"],

@@ -35,7 +35,7 @@ READERS = {
     "lora": ("aligned", "guided", "merged", "file", "page"),
     "full": ("guided",),
     "images": ("evidence",),
-    "evidence": ("page",),
+    "evidence": ("page", "tables"),
 }
 # written for people, or along the way, and read by no command
 UNREAD = re.compile(r"README\.md|events\.out.*|.*\.html|toy\.png|table\.(md|csv|json)|.*\.txt")

@@ -36,6 +36,7 @@ COMMANDS = {
     "export": Command("export", "write a run's LoRA as one file for ComfyUI and AUTOMATIC1111"),
     "evaluate": Command("evaluate", "judge images, and compare models with intervals and tests"),
     "report": Command("report", "write one HTML page with runs, scores and images"),
+    "tables": Command("tables", "write evaluations as tables: Markdown, LaTeX, CSV or HTML"),
     "toy": Command("toy", "the 2-D experiment: known answers on Gaussians"),
     "shapes prompts": Command("shapes_prompts", "write the shapes world's prompts of one split"),
     "shapes photos": Command("shapes_photos", "write the shapes world's photographs with their captions"),

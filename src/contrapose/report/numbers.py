@@ -43,9 +43,14 @@ PERCENT = Scale(100.0, 1, "%")
 
 
 def scale_of(values: Iterable[float], intervals: Iterable[Interval]) -> Scale:
-    """Percent for verdicts (all values 0 or 1); else as many decimals as the narrowest interval supports."""
+    """Percent for verdicts (all values 0 or 1); else as `supported` has it."""
     if all(value in (0.0, 1.0) for value in values):
         return PERCENT
+    return supported(intervals)
+
+
+def supported(intervals: Iterable[Interval]) -> Scale:
+    """As many decimals as the narrowest interval supports."""
     widths = [i.high - i.low for i in intervals if i.high > i.low]
     # two digits of the width: an interval of 0.012 is written with three decimals
     decimals = 1 - math.floor(math.log10(min(widths))) if widths else 3

@@ -1,0 +1,72 @@
+"""An evaluation's numbers line by line, as a spreadsheet wants them: each number in a column of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from contrapose.evaluate.statistics import Interval, TagIntervals
+from contrapose.evaluate.summary import Comparison
+from contrapose.report.evidence import OVERALL, Judged
+from contrapose.report.numbers import MINUS, PERCENT, Scale
+from contrapose.report.tables import best_of, rows_of
+
+COLUMNS = (
+    "evaluation", "metric", "unit", "better", "model", "category",
+    "value", "low", "high", "difference", "difference_low", "difference_high",
+    "p_holm", "win_rate", "win_rate_low", "win_rate_high", "smallest_difference", "best",
+)  # fmt: skip
+
+
+def records(judged: Judged) -> Iterator[dict[str, str]]:
+    """A line for each metric, model and category, the first of which is all of them.
+
+    Values and differences are in the line's unit and win rates in percent, with the decimals of the other tables; what
+    there is not is empty. `p_holm`, the win rate and `best` are of all categories together.
+    """
+    for metric in judged.metrics:
+        best = best_of(judged, metric)
+        direction = {True: "higher", False: "lower", None: ""}[judged.summary.metrics[metric].higher_is_better]
+        same = {"evaluation": judged.title, "metric": metric, "unit": judged.scale(metric).unit, "better": direction}
+        for row in rows_of(judged, metric):
+            scores, compared = _numbers(judged, row.model, metric)
+            for category, interval in {OVERALL: scores.overall, **scores.tags}.items():
+                line = dict.fromkeys(COLUMNS, "") | same | {"model": row.model, "category": category}
+                line |= _columns(("value", "low", "high"), interval, judged.scale(metric))
+                if compared is not None:
+                    line |= _compared(compared, category, judged.scale(metric), tested=bool(direction))
+                if category == OVERALL and row.model == best:
+                    line["best"] = "yes"
+                yield line
+
+
+def _numbers(judged: Judged, name: str, metric: str) -> tuple[TagIntervals, Comparison | None]:
+    """A model's or a method's scores, and what sets it apart from the base."""
+    method = judged.summary.methods.get(name)
+    if method is not None:
+        return method.metrics[metric], method.comparisons.get(metric)
+    scores = judged.summary.models[name].metrics[metric]
+    return scores, judged.summary.comparisons.get(name, {}).get(metric)
+
+
+def _compared(compared: Comparison, category: str, scale: Scale, tested: bool) -> dict[str, str]:
+    names = ("difference", "difference_low", "difference_high")
+    if category != OVERALL:
+        of_category = compared.tags.get(category)
+        return {} if of_category is None else _columns(names, of_category, scale)
+    line = _columns(names, compared.difference, scale)
+    if tested:
+        line["p_holm"] = f"{compared.p_holm:.3g}"
+        line |= _columns(("win_rate", "win_rate_low", "win_rate_high"), compared.win_rate, PERCENT)
+        if compared.smallest_difference is not None:
+            line["smallest_difference"] = _plain(compared.smallest_difference, scale)
+    return line
+
+
+def _columns(names: tuple[str, str, str], interval: Interval, scale: Scale) -> dict[str, str]:
+    numbers = (interval.value, interval.low, interval.high)
+    return {name: _plain(number, scale) for name, number in zip(names, numbers, strict=True)}
+
+
+def _plain(number: float, scale: Scale) -> str:
+    """With a minus that programs read."""
+    return scale.text(number).replace(MINUS, "-")

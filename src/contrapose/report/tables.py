@@ -1,0 +1,189 @@
+"""An evaluation's numbers as plain tables, for a paper, a README or a spreadsheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from contrapose.evaluate.sets.numbers import SetNumber
+from contrapose.evaluate.statistics import Interval
+from contrapose.evaluate.summary import BOUNDS
+from contrapose.report.evidence import OVERALL, Judged, ModelRow, spoken
+from contrapose.report.numbers import PERCENT, Cell, Scale, supported
+
+NOTHING = "–"
+
+
+class TableCell(NamedTuple):
+    """What stands in one place of a table."""
+
+    text: str
+    interval: str = ""
+    is_best: bool = False
+
+
+class Sheet(NamedTuple):
+    """One table, all of it text that no form has escaped yet."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[TableCell, ...], ...]
+    note: str
+    num_names: int = 1
+    """The first columns, which name the rows."""
+
+
+def sheets(judged: Judged) -> Iterator[Sheet]:
+    """Models by metrics, then each against the base, then the categories of each metric, then numbers of sets."""
+    yield _scores(judged)
+    if judged.contestants:
+        yield _against_base(judged)
+    for metric in judged.metrics:
+        if len(judged.table(metric).tags) > 1:
+            yield _by_tag(judged, metric)
+    if judged.summary.sets is not None and judged.summary.sets.higher_is_better:
+        yield _sets(judged)
+
+
+def best_of(judged: Judged, metric: str) -> str | None:
+    """What is clearly better than the base, and than all else that was compared with it; None where nothing is.
+
+    Clearly better than another is where the intervals of their differences from the base do not overlap. Both
+    differences share the base's noise, so that this errs to None.
+    """
+    summary = judged.summary
+    higher_is_better = summary.metrics[metric].higher_is_better
+    clearly_better: set[str] = set()
+    gains: dict[str, Interval] = {}  # whose larger values are the better ones
+    for name, by_metric in summary.compared().items():
+        difference = by_metric[metric].difference
+        gains[name] = difference
+        if not higher_is_better:
+            gains[name] = Interval(-difference.value, -difference.high, -difference.low)
+        if summary.clearly(by_metric[metric], metric) > 0:
+            clearly_better.add(name)
+    if not clearly_better:
+        return None
+    best = max(gains, key=lambda name: gains[name].value)
+    highest_rival = max((gain.high for name, gain in gains.items() if name != best), default=-math.inf)
+    return best if best in clearly_better and gains[best].low > highest_rival else None
+
+
+def rows_of(judged: Judged, metric: str) -> list[ModelRow]:
+    """The base and single models, each method above its runs, and at the end the ceiling and the floor."""
+    table = judged.table(metric)
+    runs = {run for method in judged.summary.methods.values() for run in method.runs}
+    by_name = {row.model: row for row in table.models}
+    ordered = [row for row in table.models if row.model not in runs]
+    for row in table.methods:
+        ordered.append(row)
+        ordered += [by_name[run] for run in judged.summary.methods[row.model].runs]
+    return [*ordered, *table.bounds]
+
+
+def _names(judged: Judged) -> dict[str, str]:
+    """Every row's name, and how it is written."""
+    names: dict[str, str] = {}
+    for metric in judged.metrics:
+        for row in rows_of(judged, metric):
+            names[row.model] = f"{row.model} ({row.role})" if row.role else row.model
+    # a metric that bounds lack, such as drift, may have brought others after them
+    return dict(sorted(names.items(), key=lambda item: item[0] in BOUNDS))
+
+
+def _scores(judged: Judged) -> Sheet:
+    cells: dict[str, dict[str, TableCell]] = {}
+    for metric in judged.metrics:
+        best = best_of(judged, metric)
+        cells[metric] = {row.model: _cell(row.overall, row.model == best) for row in rows_of(judged, metric)}
+    rows: list[tuple[TableCell, ...]] = []
+    for name, written in _names(judged).items():
+        rows.append((TableCell(written), *(cells[metric].get(name, TableCell(NOTHING)) for metric in judged.metrics)))
+    head = ("model", *(heading(judged, metric) for metric in judged.metrics))
+    note = f"In brackets {_level(judged)} intervals; each number is the mean of the categories' means."
+    if judged.contestants:
+        note += (
+            f" Bold: better than {judged.base} by interval and Holm's p, and than all others, whose intervals of the "
+            f"difference from {judged.base} do not overlap with its own."
+        )
+    return Sheet(judged.title, head, tuple(rows), note)
+
+
+def _against_base(judged: Judged) -> Sheet:
+    rows: list[tuple[TableCell, ...]] = []
+    for metric in judged.metrics:
+        for row in rows_of(judged, metric):
+            if row.gain is None:
+                continue
+            win_rate = _cell(row.gain.win_rate)
+            named = (TableCell(row.model), TableCell(heading(judged, metric)))
+            rows.append((*named, _cell(row.gain.difference), TableCell(row.gain.p), win_rate))
+    head = ("model", "metric", "difference", "p (Holm)", "win rate (%)")
+    note = (
+        f"Differences from {judged.base} on the same prompts and seeds, with {_level(judged)} intervals; p is adjusted "
+        "over a model's metrics; in a win rate a tie is half a win."
+    )
+    return Sheet(f"{judged.title}: against {judged.base}", head, tuple(rows), note, num_names=2)
+
+
+def _by_tag(judged: Judged, metric: str) -> Sheet:
+    table = judged.table(metric)
+    rows: list[tuple[TableCell, ...]] = []
+    for row in rows_of(judged, metric):
+        rows.append((TableCell(row.model), *map(_cell, (row.overall, *row.tags))))
+    head = ("model", OVERALL, *(f"{spoken(tag)} ({prompts} prompts)" for tag, prompts in table.tags))
+    note = f"In brackets {_level(judged)} intervals; overall is the mean of the categories' means."
+    return Sheet(f"{judged.title}: {heading(judged, metric)} by category", head, tuple(rows), note)
+
+
+def _sets(judged: Judged) -> Sheet:
+    numbers = judged.summary.sets
+    assert numbers is not None
+    by_model: dict[str, Mapping[str, SetNumber]] = dict(numbers.models)
+    differences: dict[str, Mapping[str, SetNumber]] = dict(numbers.differences)
+    for method, combined in numbers.methods.items():
+        by_model[method] = combined.metrics
+        differences[method] = combined.differences
+    scales: dict[str, Scale] = {}
+    for metric in numbers.higher_is_better:
+        intervals = [values[metric].interval for values in by_model.values()]
+        scales[metric] = supported(interval for interval in intervals if interval is not None)
+    rows: list[tuple[TableCell, ...]] = []
+    for name, values in by_model.items():
+        row = [TableCell(name)]
+        for metric, scale in scales.items():
+            row.append(_set_cell(values[metric], scale, signed=False))
+            difference = differences.get(name, {}).get(metric)
+            row.append(TableCell(NOTHING) if difference is None else _set_cell(difference, scale, signed=True))
+        rows.append(tuple(row))
+    head = ["model"]
+    for metric, is_better in numbers.higher_is_better.items():
+        head += [f"{spoken(metric)} {'↑' if is_better else '↓'}", "difference"]
+    note = f"By {numbers.extractor}, {numbers.num_images} images of each model. In brackets intervals over prompts."
+    return Sheet(f"{judged.title}: sets of images", tuple(head), tuple(rows), note)
+
+
+def _set_cell(number: SetNumber, scale: Scale, signed: bool) -> TableCell:
+    if number.interval is None:
+        return TableCell(scale.text(number.value, signed))
+    cell = scale.cell(number.interval, signed)
+    return TableCell(scale.text(number.value, signed), cell.interval)
+
+
+def heading(judged: Judged, metric: str) -> str:
+    """A metric's name with its unit and which way is better."""
+    table = judged.table(metric)
+    unit = f" ({table.unit})" if table.unit else ""
+    arrow = {True: " ↑", False: " ↓", None: ""}[table.higher_is_better]
+    return f"{spoken(table.metric)}{unit}{arrow}"
+
+
+def _cell(cell: Cell | None, is_best: bool = False) -> TableCell:
+    if cell is None:
+        return TableCell(NOTHING)
+    return TableCell(cell.value, cell.interval, is_best)
+
+
+def _level(judged: Judged) -> str:
+    return f"{PERCENT.text(judged.summary.level).removesuffix('.0')} %"
