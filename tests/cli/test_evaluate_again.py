@@ -139,7 +139,7 @@ def test_images_that_cannot_be_judged_do_not_refuse_their_mend(
     refused(capsys, judging(), "0000.png: not a whole PNG image")
     broken.write_bytes(whole)
     shutil.copy(broken, extra)
-    refused(capsys, judging(), "cannot be compared")
+    refused(capsys, judging(), "base: 1 images that other models have are missing, the first of seed 7")
     assert not (tmp_path / "out").exists()
     extra.unlink()
     assert judging() == 0

@@ -9,6 +9,7 @@ from contrapose.cli.device import OnDevice
 from contrapose.cli.options import Choice, parse
 from contrapose.evaluate.sets.extractors import FEATURES, AnyFeatures, NoFeatures
 from contrapose.evaluate.statistics import REPLICATES, Replicates
+from contrapose.evaluate.taking import Taking
 from contrapose.judges.table import JUDGES
 from contrapose.ranges import checked
 from contrapose.worlds.shapes.suite import Shapes
@@ -40,6 +41,7 @@ class Command:
     """What else looks at the images, for diversity within a prompt and drift from the base beside every score: pixels
     (their colours, without any weights), clip, inception, or none; the suite set takes inception unless told otherwise.
     Their options are --features.model and so on."""
+    taking: Taking = field(default_factory=Taking)
     title: str = ""
     """Heading in the report; the name of --out when empty."""
     replicates: Replicates = REPLICATES
@@ -57,7 +59,6 @@ def judge(command: Command) -> None:
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import Bar
     from contrapose.evaluate.evidence import Record, evaluate, named_folders
-    from contrapose.evaluate.geneval.suite import title_of
     from contrapose.evaluate.lines import lines
     from contrapose.evaluate.sets.looking import looking_of
     from contrapose.files import check_folder
@@ -68,12 +69,11 @@ def judge(command: Command) -> None:
     title = command.title or command.out.absolute().name
     images = named_folders(command.images)
     looking = looking_of(command.suite, command.features)
-    record = Record(title, as_settings(command.suite), images, command.base, command.replicates, command.trained_for)
+    taking = None if command.taking == Taking() else command.taking
+    settings = as_settings(command.suite)
+    record = Record(title, settings, images, command.base, command.replicates, command.trained_for, taking=taking)
     summary, is_new = evaluate(record, command.suite, command.out, command.on.name, Bar, looking)
     if not is_new:
         print(f"{command.out}: these images were judged already")
-    called = title_of(record.suite)
-    if called:
-        print(called)
-    for line in lines(summary):
+    for line in lines(summary, record.suite):
         print(line)

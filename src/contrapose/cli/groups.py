@@ -26,7 +26,7 @@ _NAMES = {
         vae_steps vae_batch vae_learning_rate
         """,
     "fitting": "fitting",
-    "judging": "suite compare shown samples_per_class",
+    "judging": "suite allow_missing skip_broken compare shown samples_per_class",
     "watching": "watching save_every",
     "expert": "beta1 beta2 weight_decay epsilon max_grad_norm max_drift cache_limit",
 }

@@ -6,6 +6,7 @@ evidence/evidence.yaml   what was judged, and how, with digests of what it names
          results/        the rows as GenEval's scripts write them, where the judge says what it saw
          features/       what an extractor saw in the images, where one looked at them
          ceiling/        the images of the ceiling, where the suite has one
+         skipped.jsonl   broken images, where they were left out
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from contrapose import runfile
+from contrapose.containers.left_out import write_left_out
+from contrapose.containers.places import digest_at
 from contrapose.documents import load_yaml
 from contrapose.errors import UserError
 from contrapose.evaluate.alarm import check_trained_for, of_trained_judges
 from contrapose.evaluate.geneval.results import write_results
 from contrapose.evaluate.geneval.suite import title_of
-from contrapose.evaluate.images import digest_of_images, prompt_folders
+from contrapose.evaluate.images import Images, digest_of_images, prompt_folders
 from contrapose.evaluate.named import named_paths
 from contrapose.evaluate.rows import Rows, read_rows, write_rows
 from contrapose.evaluate.run import Progress, evaluate_images
@@ -33,6 +36,7 @@ from contrapose.evaluate.statistics import REPLICATES, Replicates
 from contrapose.evaluate.suites import Bounds, Suite
 from contrapose.evaluate.summary import BOUNDS, CEILING, FIX, FLOOR, Summary, is_current, read_summary, write_summary
 from contrapose.evaluate.summing import SummarySettings, summarize
+from contrapose.evaluate.taking import Taking, taken
 from contrapose.evaluate.training_seeds import check_names, runs_of_methods
 from contrapose.files import one_writer, replacing
 from contrapose.judges.judge import Judge
@@ -61,6 +65,8 @@ class Record:
     """Metrics that the models were trained for; another one is summed up anew, and nothing is judged."""
     features: dict[str, Any] | None = None
     """The extractor's name and its settings, where images were looked at beside being judged."""
+    taking: Taking | None = None
+    """Which of the images are judged, and by what prompts, unless it is all of them, by the lines beside them."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.suite.get("name"), str):
@@ -169,7 +175,11 @@ def evaluate(
         raise UserError(f"--base {record.base}: no images of that name (given: {', '.join(record.images)})")
     inputs = {f"images.{name}": digest_of_images(folder) for name, folder in record.images.items()}
     inputs |= {f"suite.{name}": digest for name, digest in suite.inputs().items()}
-    for name, folder in record.images.items():
+    taking = record.taking or Taking()
+    if taking.prompts is not None:
+        inputs["taking.prompts"] = digest_at(taking.prompts)
+    folders, left_out = taken(record.images, taking)
+    for name, folder in folders.items():
         prompts = [prompt_folder.prompt for prompt_folder in prompt_folders(folder)]
         suite.check(prompts)
         if len(prompts) < 2 and any(name in runs for runs in runs_of_methods(record.images).values()):
@@ -185,34 +195,42 @@ def evaluate(
         viewer = Viewer(looking, looking.features.load(device), FeatureCache(out / FEATURES), progress)
         inputs[f"features.{viewer.extractor.name}"] = viewer.extractor.version
     with one_writer(out):
-        summary = _judged_before(record, suite, judge, out, inputs, viewer)
+        summary = _judged_before(record, suite, judge, out, inputs, folders, viewer)
         if summary is not None:
             runfile.write_claim(out / EVIDENCE, record, CONVERTER, inputs)  # the title may be another
-            _write_results(record, out)
+            _write_results(record, folders, out)
             if viewer is not None and not viewer.is_reference_saved():
                 viewer.reference()
             return summary, False
         assert record.base is not None
         # before judging: what cannot be compared by features is told before a judge has worked for hours
-        looked = None if viewer is None else viewer.at(record.images, record.base)
-        rows, summary = _judge(record, suite.bounds, judge, looked, out / CEILING, progress)
+        looked = None if viewer is None else viewer.at(folders, record.base)
+        rows, summary = _judge(record, folders, suite.bounds, judge, looked, out / CEILING, progress)
         # only now: images that cannot be judged leave nothing that refuses their fix
         runfile.write_claim(out / EVIDENCE, record, CONVERTER, inputs)
         write_rows(rows, out / ROWS)
         write_summary(summary, out / SUMMARY)
-        _write_results(record, out)
+        _write_results(record, folders, out)
+        if left_out:
+            write_left_out(out, left_out)
         if viewer is not None:
             viewer.cache.forget_others()
         return summary, True
 
 
-def _write_results(record: Record, out: Path) -> None:
+def _write_results(record: Record, folders: Mapping[str, Images], out: Path) -> None:
     title = title_of(record.suite) or f"GenEval's rules, suite {record.suite['name']}"
-    write_results(out / ROWS, record.images, title, out)
+    write_results(out / ROWS, folders, title, out)
 
 
 def _judged_before(
-    record: Record, suite: Suite, judge: Judge, out: Path, inputs: Mapping[str, str], viewer: Viewer | None
+    record: Record,
+    suite: Suite,
+    judge: Judge,
+    out: Path,
+    inputs: Mapping[str, str],
+    folders: Mapping[str, Images],
+    viewer: Viewer | None,
 ) -> Summary | None:
     """What the folder says of these very images; None where they are still to be judged.
 
@@ -226,7 +244,8 @@ def _judged_before(
     added = {f"images.{name}" for name in record.images.keys() - before.images.keys()}
     either = {f"images.{name}" for name in record.images.keys() | before.images.keys()}
     noted = {name: digest for name, digest in inputs.items() if name not in added}
-    runfile.claim(path, record, CONVERTER, free=["title", "trained_for", *PRACTICAL, *either], inputs=noted)
+    free = ["title", "trained_for", "taking.allow_missing", *PRACTICAL, *either]
+    runfile.claim(path, record, CONVERTER, free=free, inputs=noted)
     if load_yaml(out / runfile.INPUTS) != inputs or not (out / ROWS).exists():
         return None
     models = {*record.images, *(BOUNDS if suite.bounds else ())}
@@ -237,7 +256,7 @@ def _judged_before(
     if set(rows.models) != models:
         return None
     assert record.base is not None
-    looked = None if viewer is None else viewer.at(record.images, record.base)
+    looked = None if viewer is None else viewer.at(folders, record.base)
     summary = _summed_up(rows, record, judge, looked)
     write_summary(summary, out / SUMMARY)
     return summary
@@ -257,16 +276,22 @@ def _summed_up(rows: Rows, record: Record, judge: Judge, looked: Looked | None) 
 
 
 def _judge(
-    record: Record, bounds: Bounds | None, judge: Judge, looked: Looked | None, ceiling: Path, progress: Progress
+    record: Record,
+    folders: Mapping[str, Images],
+    bounds: Bounds | None,
+    judge: Judge,
+    looked: Looked | None,
+    ceiling: Path,
+    progress: Progress,
 ) -> tuple[Rows, Summary]:
     """Judge all models, and the bounds, whose ceiling is drawn anew; what was seen of the models follows."""
     assert record.base is not None
-    base = list(prompt_folders(record.images[record.base]))
+    base = list(prompt_folders(folders[record.base]))
     prompts = [folder.prompt for folder in base]
-    models = dict(record.images)
+    models = dict(folders)
     shuffled: dict[str, Sequence[Prompt]] = {}
     if bounds:
-        models[FLOOR] = record.images[record.base]
+        models[FLOOR] = folders[record.base]
         shuffled[FLOOR] = bounds.floor(prompts)
     rows = Rows.of(())
     if judge.higher_is_better:  # a suite of sets has nobody that judges single images

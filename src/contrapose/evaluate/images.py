@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from contrapose.contents import bytes_digest, digest_of_parts
 from contrapose.errors import UserError
-from contrapose.store.prompts import Prompt, read_prompts
+from contrapose.store.prompts import Prompt, canonical, read_prompts
 
 _FOLDER = re.compile(r"[0-9]+")
 _IMAGE = re.compile(r"([0-9]+)\.png")
@@ -45,18 +45,53 @@ class PromptFolder:
             yield seed, read_image(path)
 
 
-def prompt_folders(directory: Path) -> Iterator[PromptFolder]:
+@dataclass(frozen=True)
+class ImageFolder:
+    """A model's folder of images as an evaluation takes it: without some images, and by what a list says of prompts."""
+
+    path: Path
+    listed: Mapping[str, Prompt] = field(default_factory=dict)
+    """By canonical text, what completes the lines that lie beside the images."""
+    left_out: frozenset[tuple[str, int]] = frozenset()
+    """Name of the prompt's folder, and seed."""
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def taken(self, folder: PromptFolder) -> PromptFolder:
+        """Raises `UserError` for a line that says something else than the list."""
+        samples = {seed: path for seed, path in folder.samples.items() if (folder.name, seed) not in self.left_out}
+        fields = dict(folder.prompt.fields)
+        listed = self.listed.get(canonical(folder.prompt.text))
+        for name, value in listed.fields.items() if listed else ():
+            if fields.setdefault(name, value) != value:
+                raise UserError(
+                    f"{folder.path}: its line has another `{name}` than the list of prompts; name the list that these "
+                    "images were made from"
+                )
+        return PromptFolder(folder.path, Prompt(folder.prompt.text, fields, folder.prompt.place), samples)
+
+
+Images = Path | ImageFolder
+"""Where a model's images are."""
+
+
+def prompt_folders(images: Images) -> Iterator[PromptFolder]:
     """Yield the prompts of a folder of images in the order of their numbers; other names in it are left alone.
 
     Raises `UserError` naming the folder or file, and the fix, when something is missing or broken.
     """
+    directory = images.path if isinstance(images, ImageFolder) else images
     if not directory.is_dir():
         raise UserError(f"{directory}: no such folder of images; sample images into it first")
     paths = [path for path in directory.iterdir() if _FOLDER.fullmatch(path.name)]
     if not paths:
         raise UserError(f"{directory}: holds no folders 00000, 00001, ...; name a folder in GenEval's layout")
     for path in sorted(paths, key=lambda path: (int(path.name), path.name)):
-        yield PromptFolder(path, _prompt(path, directory), _samples(path, directory))
+        folder = PromptFolder(path, _prompt(path, directory), _samples(path, directory))
+        taken = images.taken(folder) if isinstance(images, ImageFolder) else folder
+        if taken.samples:
+            yield taken
 
 
 def metadata_of(prompt: Prompt) -> dict[str, Any]:
@@ -77,6 +112,19 @@ def read_image(path: Path) -> Image.Image:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).replace(str(path), path.name)
         raise UserError(f"{path}: not a whole PNG image ({reason}); delete it and sample it again") from None
+
+
+def check_image(path: Path) -> None:
+    """Raise `UserError` for a file that is no whole image, as `read_image` does, without decoding a PNG."""
+    try:
+        with _opened(path) as image:
+            is_png = image.format == "PNG"
+            if is_png:
+                image.verify()  # the checksum of every part, which no other format has
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        is_png = False
+    if not is_png:
+        read_image(path)
 
 
 def _opened(path: Path) -> Image.Image:
@@ -130,6 +178,24 @@ def _without_texts(data: bytes) -> bytes:
             kept.append(data[start:end])
         start = end
     return b"".join([*kept, data[start:]])
+
+
+def check_same_images(models: Mapping[str, Images]) -> None:
+    """Raise `UserError` where a model's folder lacks a prompt and seed that another one's has, naming the first."""
+    keys: dict[str, set[tuple[str, str, int]]] = {}
+    for model, directory in models.items():
+        keys[model] = set()
+        for folder in prompt_folders(directory):
+            keys[model] |= {(folder.name, folder.prompt.text, seed) for seed in folder.samples}
+    every = set().union(*keys.values())
+    for model, its_keys in keys.items():
+        missing = sorted(every - its_keys)
+        if missing:
+            name, prompt, seed = missing[0]
+            raise UserError(
+                f"{models[model]}: {len(missing)} images that other models have are missing, the first of seed {seed} "
+                f"of prompt {name}, {prompt!r}; sample all models with the same prompts and seeds"
+            )
 
 
 def _prompt(folder: Path, directory: Path) -> Prompt:

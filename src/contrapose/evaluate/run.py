@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from PIL.Image import Image
 
 from contrapose.errors import UserError
-from contrapose.evaluate.images import PromptFolder, prompt_folders
+from contrapose.evaluate.images import Images, PromptFolder, prompt_folders
 from contrapose.evaluate.rows import EvidenceRow, Rows, prompt_id
 from contrapose.judges.judge import Judge
 from contrapose.store.prompts import Prompt
@@ -24,7 +23,7 @@ _AT_ONCE = 16  # images that are handed to the judge together
 
 
 def evaluate_images(
-    models: Mapping[str, Path],
+    models: Mapping[str, Images],
     judge: Judge,
     *,
     prompts: Mapping[str, Sequence[Prompt]] | None = None,

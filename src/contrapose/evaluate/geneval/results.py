@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from contrapose.evaluate.images import PromptFolder, metadata_of, prompt_folders
+from contrapose.evaluate.images import Images, PromptFolder, metadata_of, prompt_folders
 from contrapose.evaluate.rows import EvidenceRow, prompt_id, read_seen
 from contrapose.files import write_text
 
 FOLDER = "results"
 
 
-def write_results(rows: Path, models: Mapping[str, Path], title: str, out: Path) -> None:
+def write_results(rows: Path, models: Mapping[str, Images], title: str, out: Path) -> None:
     """Write both files of each of these models, where its judge said what it saw, into the folder `results` of `out`.
 
     Metadata, details and colors are JSON within JSON, as GenEval's scripts expect of the first two. Differs from these:
@@ -40,7 +40,7 @@ def write_results(rows: Path, models: Mapping[str, Path], title: str, out: Path)
         write_text(out / FOLDER / f"{name}.txt", tally.text())
 
 
-def _results(rows: Iterator[EvidenceRow], images: Path) -> Iterator[dict[str, Any]]:
+def _results(rows: Iterator[EvidenceRow], images: Images) -> Iterator[dict[str, Any]]:
     """A model's lines, each image's with its file's name."""
     folders: dict[str, PromptFolder] = {}
     for folder in prompt_folders(images):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from contrapose import runfile
 from contrapose.errors import UserError
-from contrapose.evaluate.images import prompt_folders
+from contrapose.evaluate.images import Images, prompt_folders
 from contrapose.evaluate.rows import Key, Rows, prompt_id
 from contrapose.evaluate.run import Progress, tag_of
 from contrapose.evaluate.sets.describing import rows_of
@@ -107,7 +107,7 @@ class Viewer:
     cache: FeatureCache
     progress: Progress
 
-    def at(self, models: Mapping[str, Path], base: str) -> Looked:
+    def at(self, models: Mapping[str, Images], base: str) -> Looked:
         """Look at every image of all models, at none twice while the cache is there.
 
         Raises `UserError` for models of other prompts and seeds than the base's, since FID falls with the number of
@@ -166,7 +166,7 @@ class Viewer:
         return self.looking.save_reference is None or self.looking.save_reference.is_file()
 
 
-def _places(folder: Path) -> dict[Key, _Place]:
+def _places(folder: Images) -> dict[Key, _Place]:
     """Every image of a model's folder."""
     places: dict[Key, _Place] = {}
     for prompt_folder in prompt_folders(folder):

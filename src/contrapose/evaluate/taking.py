@@ -1,0 +1,91 @@
+"""What an evaluation takes of folders of images: which prompts they must have, and what becomes of broken files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from contrapose.containers.left_out import LeftOut
+from contrapose.errors import UserError
+from contrapose.evaluate.images import ImageFolder, check_image, check_same_images, prompt_folders
+from contrapose.ranges import checked
+from contrapose.store.prompts import Prompt, canonical, read_prompts
+
+_log = logging.getLogger(__name__)
+_SHOWN = 3  # prompts that a complaint names
+
+
+@dataclass(frozen=True)
+@checked
+class Taking:
+    """Which images are judged, and by what prompts."""
+
+    prompts: Path | None = None
+    """List of the prompts that the images must be of, each with images: a file or folder such as GenEval's
+    evaluation_metadata.jsonl; what it says of a prompt (category, objects, questions) completes the line beside the
+    images."""
+    allow_missing: bool = False
+    """Judge the images that are there where the list has prompts without any."""
+    skip_broken: bool = False
+    """Leave broken images out, of all models alike, and name them in skipped.jsonl."""
+
+    def __post_init__(self) -> None:
+        if self.allow_missing and self.prompts is None:
+            raise UserError("allow_missing: nothing can be missing from no list; name one with --prompts")
+
+
+def taken(models: Mapping[str, Path], taking: Taking) -> tuple[dict[str, ImageFolder], list[LeftOut]]:
+    """Each model's images, and those that are broken.
+
+    Raises `UserError` for images of other prompts than the list's, prompts without images, models of different prompts
+    or seeds, and broken images, unless they are to be left out; it names the first, and says how many there are.
+    """
+    listed: dict[str, Prompt] = {}
+    if taking.prompts is not None:
+        for prompt in read_prompts(taking.prompts):
+            listed.setdefault(canonical(prompt.text), prompt)
+    folders = {model: ImageFolder(path, listed) for model, path in models.items()}
+    if taking.prompts is not None:
+        for folder in folders.values():
+            _check_prompts(folder, taking.prompts, taking.allow_missing)
+    check_same_images(folders)
+    left_out: list[LeftOut] = []
+    keys: set[tuple[str, int]] = set()
+    for folder in folders.values():
+        for prompt_folder in prompt_folders(folder):
+            for seed, path in prompt_folder.samples.items():
+                try:
+                    check_image(path)
+                except UserError as error:
+                    left_out.append(LeftOut(str(path), "broken", str(error)))
+                    keys.add((prompt_folder.name, seed))
+    if left_out and not taking.skip_broken:
+        count = f" (and {len(left_out) - 1} others are broken)" if len(left_out) > 1 else ""
+        raise UserError(f"{left_out[0].reason}, or leave it out with --skip-broken{count}")
+    if left_out:
+        _log.warning(f"left out {len(keys)} images of each model, since {len(left_out)} are broken")
+        folders = {model: replace(folder, left_out=frozenset(keys)) for model, folder in folders.items()}
+        if not any(prompt_folders(next(iter(folders.values())))):
+            raise UserError(f"{left_out[0].name}: is broken, and so are all others; sample them again")
+    return folders, left_out
+
+
+def _check_prompts(folder: ImageFolder, file: Path, allow_missing: bool) -> None:
+    texts = {canonical(prompt_folder.prompt.text): prompt_folder for prompt_folder in prompt_folders(folder)}
+    foreign = [prompt_folder for text, prompt_folder in texts.items() if text not in folder.listed]
+    if foreign:
+        raise UserError(
+            f"{folder}: {len(foreign)} of its prompts are not in {file}, the first {foreign[0].prompt.text!r} in "
+            f"{foreign[0].name}; name the list that these images were made from"
+        )
+    missing = [prompt.text for text, prompt in folder.listed.items() if text not in texts]
+    if missing:
+        first = ", ".join(map(repr, missing[:_SHOWN]))
+        line = (
+            f"{folder}: has no images of {len(missing)} of the {len(folder.listed)} prompts in {file}, such as {first}"
+        )
+        if not allow_missing:
+            raise UserError(f"{line}; sample them, or judge the others with --allow-missing")
+        _log.warning(line)
