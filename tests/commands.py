@@ -58,6 +58,7 @@ LINES = (
     _line("guided", "sample --positive lora --negative full", *SAMPLE),
     _line("sweep", "sweep --positive lora --scales 0 1", *SAMPLE),
     _line("evidence", "evaluate --images base=images lora=aligned --replicates 50 --autoencoder model"),
+    _line("sets", "evaluate --suite set --features pixels --reference good --images base=images lora=aligned"),
     _line("page", "report --run lora --evidence evidence --pairs pairs", out="page.html"),
     _line("tables", "tables --evidence evidence", out="tables.md"),
     _line("merged", "merge --model model --positive lora"),

@@ -140,7 +140,7 @@ class Judged:
         if self.summary.sets is not None and metric in DESCRIBING:
             extractor = self.summary.sets.extractor
         return MetricTable(
-            f"{called}: {metric}" if called else metric,
+            f"{called}: {metric}" if called and metric not in DESCRIBING else metric,
             self.scale(metric).unit,
             self.summary.metrics[metric].higher_is_better,
             tuple(counts),

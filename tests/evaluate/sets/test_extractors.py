@@ -173,6 +173,10 @@ def test_no_image_is_looked_at_twice(tmp_path: Path, monkeypatch: pytest.MonkeyP
     again = Counting()
     assert np.array_equal(look_at(paths, again, cache).features[:, 0], [8, 9, 10, 11, 12])
     assert 1 <= again.seen <= 2
+    next(iter((tmp_path / "features").iterdir())).write_bytes(b"broken")
+    mending = Counting()
+    assert np.array_equal(look_at(paths, mending, cache).features[:, 0], [8, 9, 10, 11, 12])
+    assert 1 <= mending.seen <= 2
     assert look_at(paths, Counting("other"), cache).count == 5
     shutil.copy(paths[4], paths[0])
     changed = Counting()

@@ -70,6 +70,13 @@ class FeatureCache:
         self._used.add(path)
         return path
 
+    def read(self, path: Path) -> ImageSet | None:
+        """What is kept there; None where nothing whole is, so that these images are looked at again."""
+        try:
+            return read_set(path) if path.is_file() else None
+        except UserError:
+            return None
+
     def forget_others(self) -> None:
         """Delete the features of images that were not asked for."""
         for path in self.folder.glob("*.npz"):
@@ -116,8 +123,9 @@ def look_at(
     for first in range(0, len(paths), _PART):
         last = min(first + _PART, len(paths))
         place = cache.path_of(extractor, digests[first:last]) if cache else None
-        if place is not None and place.is_file():
-            parts.append(read_set(place))
+        kept = cache.read(place) if cache and place else None
+        if kept is not None:
+            parts.append(kept)
         else:
             seen: list[Extracted] = []
             for begin in range(first, last, _AT_ONCE):
