@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from contrapose.errors import UserError
+from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.training_seeds import (
     SMALLEST_P,
     SeedMeans,
@@ -74,6 +75,15 @@ def test_without_prompts_variance_it_is_students_interval_over_seeds() -> None:
     assert (interval.value, interval.low, interval.high) == (
         pytest.approx(0.4), pytest.approx(0.4 - half), pytest.approx(0.4 + half),
     )  # fmt: skip
+
+
+def test_an_interval_is_cut_where_values_cannot_be() -> None:
+    means = SeedMeans(np.array([[0.9, 1.0, 0.8, 1.0], [0.0, 0.1, 0.0, 0.0]]), ("a", "a", "b", "b"))
+    free = over_seeds(means)
+    assert free.low < 0 and free.high > 1
+    cut = by_tag(means, within=(0.0, 1.0))
+    assert cut.overall == Interval(free.value, 0.0, 1.0)
+    assert all(0 <= interval.low <= interval.high <= 1 for interval in cut.tags.values())
 
 
 def test_each_tag_counts_the_same() -> None:

@@ -29,7 +29,7 @@ from contrapose.evaluate.statistics import (
     prompt_means,
 )
 from contrapose.evaluate.summary import BOUNDS, Comparison, Level, MethodScores, Metric, ModelScores, Summary
-from contrapose.evaluate.training_seeds import SeedMeans
+from contrapose.evaluate.training_seeds import DIFFERENCES_OF_SHARES, SHARES, UNBOUNDED, SeedMeans
 from contrapose.ranges import Seed, checked
 
 
@@ -140,27 +140,20 @@ def _method(rows: Rows, runs: Sequence[str], metrics: Collection[str], settings:
     for metric in metrics:
         pairs = [evidence.paired(rows, run, base, metric) for run in runs]
         of_runs = [prompt_means(both.a, both.prompt_ids, both.tags) for both in pairs]
-        scores[metric] = training_seeds.by_tag(_of_seeds(of_runs), level=settings.level)
-        if all(set(np.unique(both.a)) <= {0.0, 1.0} for both in pairs):
-            tags = {tag: _as_share(interval) for tag, interval in scores[metric].tags.items()}
-            scores[metric] = TagIntervals(_as_share(scores[metric].overall), tags)
         gains = _of_seeds([prompt_means(both.a - both.b, both.prompt_ids, both.tags) for both in pairs])
-        differences[metric] = training_seeds.by_tag(gains, level=settings.level)
-        wins = training_seeds.over_seeds(
-            _of_seeds([_wins(both, metric, settings) for both in pairs]), level=settings.level
-        )
-        win_rates[metric] = _as_share(wins)
+        wins = _of_seeds([_wins(both, metric, settings) for both in pairs])
+        are_verdicts = all(np.isin([both.a, both.b], (0.0, 1.0)).all() for both in pairs)
+        of_scores = SHARES if are_verdicts else UNBOUNDED
+        of_gains = DIFFERENCES_OF_SHARES if are_verdicts else UNBOUNDED
+        scores[metric] = training_seeds.by_tag(_of_seeds(of_runs), level=settings.level, within=of_scores)
+        differences[metric] = training_seeds.by_tag(gains, level=settings.level, within=of_gains)
+        win_rates[metric] = training_seeds.over_seeds(wins, level=settings.level, within=SHARES)
         p_values[metric] = training_seeds.p_value(gains)
         smallest[metric] = _smallest(gains.values, gains.tags, settings)
     compared: dict[str, Comparison] = {}
     if settings.base is not None:
         compared = _comparisons(differences, p_values, win_rates, smallest, settings)
     return MethodScores(tuple(runs), scores, compared)
-
-
-def _as_share(interval: Interval) -> Interval:
-    """An interval over seeds is symmetric, and what is known to be a share is within 0 and 1."""
-    return Interval(interval.value, max(interval.low, 0.0), min(interval.high, 1.0))
 
 
 def _comparisons(

@@ -7,6 +7,7 @@ variance are estimated, and each is given the quantile of its own degrees of fre
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ from contrapose.evaluate.statistics import LEVEL, Interval, TagIntervals, tag_we
 
 POWER = 0.8
 SMALLEST_P = 1e-12  # no p below is told
+Ends = tuple[float, float]
+"""The lowest and the highest that a value can be."""
+UNBOUNDED = (-math.inf, math.inf)
+SHARES = (0.0, 1.0)
+DIFFERENCES_OF_SHARES = (-1.0, 1.0)
 _RUN = re.compile(r"([^/]+)/(0|[1-9][0-9]*)")
 
 
@@ -89,7 +95,7 @@ class Variances:
         return float(np.sqrt(max(both, of_seeds * self.seeds)))
 
 
-def over_seeds(means: SeedMeans, *, level: float = LEVEL) -> Interval:
+def over_seeds(means: SeedMeans, *, level: float = LEVEL, within: Ends = UNBOUNDED) -> Interval:
     """The mean of the tags' means, averaged over seeds, with its interval.
 
     With V_s and V_p the variances of the mean by seeds and by prompts, and V_sp that of what only the two together
@@ -99,23 +105,24 @@ def over_seeds(means: SeedMeans, *, level: float = LEVEL) -> Interval:
 
     t being Student's quantiles for S seeds, P prompts and G tags. The second is Student's interval over the seeds'
     means, which is exact for these very prompts: one that allows for other prompts too is never narrower. How often it
-    covers the truth benchmarks/seed_intervals.py simulates.
+    covers the truth benchmarks/seed_intervals.py simulates. It is symmetric, and cut where values cannot be: `within`.
     Raises `UserError` for fewer than two seeds.
     """
     if len(means.values) < 2:
         raise UserError("an interval over training seeds needs runs of at least 2 seeds; 3 or more are better")
     half = variances(means).width((1 + level) / 2)
     value = float((means.values @ tag_weights(means.tags)).mean())
-    return Interval(value, value - half, value + half)
+    lowest, highest = within
+    return Interval(value, max(value - half, lowest), min(value + half, highest))
 
 
-def by_tag(means: SeedMeans, *, level: float = LEVEL) -> TagIntervals:
+def by_tag(means: SeedMeans, *, level: float = LEVEL, within: Ends = UNBOUNDED) -> TagIntervals:
     """The interval of all prompts, and of each tag that has two prompts or more; one prompt has no interval."""
     tags = {}
     for tag in sorted(set(means.tags)):
         if means.tags.count(tag) > 1:
-            tags[tag] = over_seeds(means.of_tag(tag), level=level)
-    return TagIntervals(over_seeds(means, level=level), tags)
+            tags[tag] = over_seeds(means.of_tag(tag), level=level, within=within)
+    return TagIntervals(over_seeds(means, level=level, within=within), tags)
 
 
 def p_value(means: SeedMeans) -> float:
