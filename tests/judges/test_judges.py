@@ -18,8 +18,7 @@ import torch
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, CLIPModel, Qwen2VLForConditionalGeneration
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers import AutoTokenizer, CLIPModel
 
 from contrapose import runfile
 from contrapose.errors import UserError
@@ -33,6 +32,7 @@ from contrapose.judges.pick_score import PickScore
 from contrapose.judges.pretrained import find
 from contrapose.judges.table import JUDGES, AnyJudge
 from contrapose.judges.vision_language import VisionLanguage
+from contrapose.judges.vqa_score import VQAScore
 from contrapose.judges.yes_no import YesNo
 from contrapose.store.prompts import Prompt
 
@@ -73,6 +73,7 @@ def settings(clip, chat, head):
         CLIPScore(str(clip)),
         Aesthetic(str(clip), head),
         YesNo(str(chat), precision="fp32"),
+        VQAScore(str(chat), precision="fp32"),
     ]
 
 
@@ -143,60 +144,6 @@ def test_the_authors_head_is_converted_as_one_is_told(clip, head, tmp_path):
     subprocess.run([sys.executable, *arguments], check=True)
     one, other = (Aesthetic(str(clip), path).load("cpu") for path in (head, published.with_suffix(".safetensors")))
     assert (score(one, IMAGES, PROMPTS) == score(other, IMAGES, PROMPTS)).all() and one.version == other.version
-
-
-def chances(folder, image, question):
-    """P of each token as the answer's first, from the network itself and the conversation written by hand."""
-    network, tokenizer = Qwen2VLForConditionalGeneration.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    shown = Qwen2VLImageProcessorPil.from_pretrained(folder)(images=[image], return_tensors="pt")
-    pads = tiny_vision.IMAGE_PAD * (int(shown["image_grid_thw"].prod()) // 4)
-    asked = f"<|im_start|>user\n<|vision_start|>{pads}<|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n"
-    ids = tokenizer(asked, return_tensors="pt")["input_ids"]
-    kinds = (ids == tokenizer.convert_tokens_to_ids(tiny_vision.IMAGE_PAD)).int()
-    with torch.no_grad():
-        logits = network(input_ids=ids, mm_token_type_ids=kinds, **shown).logits[0, -1]
-    return dict(zip(tokenizer.convert_ids_to_tokens(range(len(logits))), logits.softmax(0).tolist(), strict=False))
-
-
-def test_yes_no_is_its_formula(chat):
-    scores = score(YesNo(str(chat), question="is it {prompt}?", precision="fp32").load("cpu"), IMAGES[:3], PROMPTS[:3])
-    for value, image, prompt in zip(scores, IMAGES[:3], PROMPTS[:3], strict=True):
-        p = chances(chat, image, f"is it {prompt}?")
-        yes, no = p["yes"] + p["Yes"] + p[" yes"], p["no"] + p[" No"]
-        assert value == pytest.approx(yes / (yes + no), abs=1e-5)
-    assert np.ptp(scores) > 0.001
-
-
-@pytest.mark.parametrize(("word", "expected"), [("Yes", 1), (" No", 0), ("yesterday", 0.6)])
-def test_yes_no_follows_what_the_model_would_say(chat, tmp_path, word, expected):
-    """Weights that say one word whatever they are shown; a third word leaves 3 spellings of yes to 2 of no."""
-    folder = shutil.copytree(chat, tmp_path / "rigged")
-    network = Qwen2VLForConditionalGeneration.from_pretrained(chat)
-    said = AutoTokenizer.from_pretrained(chat).convert_tokens_to_ids(word)
-    with torch.no_grad():
-        last, rows = network.model.language_model.layers[-1], network.lm_head.weight
-        for way in (last.self_attn.o_proj, last.mlp.down_proj):
-            way.weight.zero_()
-        network.model.language_model.embed_tokens.weight[:, 0] = 100.0  # outweighs what images and words add
-        network.model.language_model.norm.weight[1:] = 0
-        rows.zero_()
-        rows[said, 0] = 10.0
-    network.save_pretrained(folder)
-    scores = score(YesNo(str(folder), precision="fp32").load("cpu"), IMAGES[:2], ["", ""])
-    assert scores == pytest.approx([expected, expected], abs=1e-4)
-
-
-def test_every_spelling_counts_and_no_longer_word(chat):
-    model = VisionLanguage("test", str(chat), "fp32", "cpu")
-    assert [model.tokenizer.decode([i]) for i in model.spellings("yes")] == ["yes", "Yes", " yes"]
-    assert [model.tokenizer.decode([i]) for i in model.spellings("no")] == ["no", " No"]
-    assert model.spellings("perhaps") == []
-    assert {model.tokenizer.decode([i]).strip().lower()[0] for i in model.beginnings("perhaps")} == {"p"}
-
-
-def test_a_model_that_cannot_say_yes_is_told(chat, monkeypatch):
-    monkeypatch.setattr(VisionLanguage, "spellings", lambda self, word: [] if word == "no" else [1])
-    refusal(YesNo(str(chat), precision="fp32"), "yes-no: the model has no token for 'no'; use another")
 
 
 def test_a_score_is_of_its_image_and_prompt_alone(clip, chat, head):
@@ -392,9 +339,3 @@ def test_a_score_that_is_no_number_is_told():
     scorer = Batched("clipscore", "", lambda images, prompts: torch.full((len(images),), float("nan")))
     with pytest.raises(UserError, match="clipscore: a score is not a number"):
         score(scorer, IMAGES[:1], PROMPTS[:1])
-
-
-def test_only_a_chat_model_that_sees_can_be_asked(clip, tmp_path):
-    blip = tiny_vision.save_blip(tmp_path / "blip")
-    refusal(YesNo(str(blip)), r"has no chat template, so it cannot be asked")
-    refusal(YesNo(str(clip)), r"yes-no: .*a clip is not a model that tells what it sees")

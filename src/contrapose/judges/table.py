@@ -12,9 +12,10 @@ from contrapose.judges.colours import Colours
 from contrapose.judges.hpsv2 import HPSv20, HPSv21
 from contrapose.judges.image_reward import ImageReward
 from contrapose.judges.pick_score import PickScore
+from contrapose.judges.vqa_score import VQAScore
 from contrapose.judges.yes_no import YesNo
 
-AnyJudge = PickScore | HPSv20 | HPSv21 | ImageReward | CLIPScore | Aesthetic | YesNo | Colours
+AnyJudge = PickScore | HPSv20 | HPSv21 | ImageReward | CLIPScore | Aesthetic | YesNo | VQAScore | Colours
 JUDGES: dict[str, type[AnyJudge]] = {
     "pickscore": PickScore,
     "hpsv2.0": HPSv20,
@@ -23,5 +24,6 @@ JUDGES: dict[str, type[AnyJudge]] = {
     "clipscore": CLIPScore,
     "aesthetic": Aesthetic,
     "yes-no": YesNo,
+    "vqascore": VQAScore,
     "colourfulness": Colours,
 }

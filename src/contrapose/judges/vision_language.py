@@ -37,6 +37,7 @@ class VisionLanguage:
             self.processor = _processor(user, folder)
         self.network = load_network(user, folder, AutoModelForImageTextToText, dtype, device)
         self.version = fingerprint(self.network)
+        self._starts: dict[str, list[int]] = {}
         self.tokenizer = self.processor.tokenizer
         self.tokenizer.padding_side = "left"  # answers start where the longest question ends
         if self.tokenizer.pad_token_id is None:
@@ -64,6 +65,15 @@ class VisionLanguage:
             **_GREEDY,
         )  # fmt: skip
         return answer.logits[0][0].float()
+
+    def chance(self, image: Image, question: str, words: Sequence[str]) -> Float[Tensor, ""]:
+        """P(the answer is one of these words): the sum over the first tokens of every spelling of them."""
+        tokens: set[int] = set()  # one that begins two of the words counts once
+        for word in words:
+            if word not in self._starts:  # a vocabulary takes long to look through
+                self._starts[word] = self.spellings(word) or self.beginnings(word)
+            tokens.update(self._starts[word])
+        return self.first_token(image, question).softmax(0)[torch.tensor(sorted(tokens))].sum()
 
     def spellings(self, word: str) -> list[int]:
         """The tokens that are this word alone, with or without a space or capitals; none where it takes several."""
@@ -96,6 +106,14 @@ class VisionLanguage:
         else:
             inputs = self.processor(images=[image for (image,) in shown], return_tensors="pt")
         return inputs.to(self.network.device, self.network.dtype)
+
+
+def load_chat_model(user: str, model: str, precision: Precision, device: str) -> VisionLanguage:
+    """A vision-language model that can be asked; `UserError` as for any other, and where it has no chat template."""
+    chat_model = VisionLanguage(user, model, precision, device)
+    if not chat_model.can_be_asked:
+        raise UserError(f"{user}: {model} has no chat template, so it cannot be asked; use a chat model")
+    return chat_model
 
 
 # Not what a model's own settings for drawing say; they also warn of each other's absence.

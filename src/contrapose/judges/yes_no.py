@@ -37,11 +37,9 @@ class YesNo:
         import torch
 
         from contrapose.judges.batched import Batched
-        from contrapose.judges.vision_language import VisionLanguage
+        from contrapose.judges.vision_language import load_chat_model
 
-        model = VisionLanguage("yes-no", self.model, self.precision, device)
-        if not model.can_be_asked:
-            raise UserError(f"yes-no: {self.model} has no chat template, so it cannot be asked; use a chat model")
+        model = load_chat_model("yes-no", self.model, self.precision, device)
         yes = model.spellings("yes")
         no = model.spellings("no")
         for word, tokens in (("yes", yes), ("no", no)):

@@ -32,9 +32,9 @@ class Questions:
         """Raises `UserError` when the weights are missing or broken, or the model cannot be asked."""
         from contrapose.evaluate.questions.judge import QuestionJudge
         from contrapose.evaluate.questions.local import LocalAnswers
-        from contrapose.judges.vision_language import VisionLanguage
+        from contrapose.judges.vision_language import load_chat_model
 
-        return QuestionJudge(LocalAnswers(VisionLanguage("questions", self.answerer, self.precision, device)))
+        return QuestionJudge(LocalAnswers(load_chat_model("questions", self.answerer, self.precision, device)))
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         for prompt in prompts:
