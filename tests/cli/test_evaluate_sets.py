@@ -111,7 +111,7 @@ def test_a_model_that_is_added_is_looked_at_alone(judging: Judging, monkeypatch:
     write_images(Path("images/new"), 80)
     seen = []
 
-    def counted(path: Path) -> Image.Image:
+    def counted(path: Path, fix: str) -> Image.Image:
         seen.append(path)
         return Image.open(path)
 
@@ -198,6 +198,16 @@ def test_refused(judging: Judging, capsys: Capture, more: list[str], naming: str
     assert not Path("out").exists()
 
 
+def test_a_broken_photograph_is_no_image_to_sample_again(judging: Judging, capsys: Capture) -> None:
+    photo = Path("photos/broken.jpg")
+    tiny_vision.noise_image(1).save(photo)
+    whole = photo.read_bytes()
+    photo.write_bytes(whole[:200])
+    refused(capsys, judging("--reference", "photos"), "broken.jpg: not a whole JPG image (")
+    photo.write_bytes(whole)
+    assert judging("--reference", "photos") == 0
+
+
 def test_sets_of_other_images_or_by_other_features_do_not_compare(judging: Judging, capsys: Capture) -> None:
     assert judging("--reference", "photos", "--save-reference", "stats.npz", "--out", "first") == 0
     other = ["--reference", "stats.npz", "--features.side", "4"]
@@ -205,7 +215,7 @@ def test_sets_of_other_images_or_by_other_features_do_not_compare(judging: Judgi
     refused(capsys, judging(*other), "features are by lab-pixels-8 1, and by lab-pixels-4 1 the images'")
     refused(capsys, judging("--reference", "stats.npz", "--features.side", "4", "--out", "first"), "side")
     Path("images/moved/00002/samples/0001.png").unlink()
-    refused(capsys, judging("--reference", "stats.npz"), "(1 missing in all); sets of one size")
+    refused(capsys, judging("--reference", "stats.npz"), "images/moved: 1 images that other models have are missing")
     assert not Path("out").exists()
 
 

@@ -19,6 +19,7 @@ from contrapose.contents import bytes_digest, digest_of_parts
 from contrapose.errors import UserError
 from contrapose.store.prompts import Prompt, canonical, read_prompts
 
+SAMPLE_AGAIN = "delete it and sample it again"
 _FOLDER = re.compile(r"[0-9]+")
 _IMAGE = re.compile(r"([0-9]+)\.png")
 _FORMATS = ("PNG", "JPEG", "WEBP")  # whatever the name says; other formats, such as EPS, run programs
@@ -99,8 +100,8 @@ def metadata_of(prompt: Prompt) -> dict[str, Any]:
     return {"prompt": prompt.text, **prompt.fields}
 
 
-def read_image(path: Path) -> Image.Image:
-    """The image of a file, in RGB.
+def read_image(path: Path, fix: str = SAMPLE_AGAIN) -> Image.Image:
+    """The image of a file, in RGB; `fix` is what the user can do about one that is broken.
 
     Raises `UserError` naming a file that is broken, of another format than PNG, JPEG and WebP, or of more pixels than
     PIL's limit (about 89 million); these are counted before they are decoded.
@@ -111,7 +112,8 @@ def read_image(path: Path) -> Image.Image:
     # Pillow tells of broken files with all of these.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).replace(str(path), path.name)
-        raise UserError(f"{path}: not a whole PNG image ({reason}); delete it and sample it again") from None
+        kind = path.suffix[1:].upper()
+        raise UserError(f"{path}: not a whole {kind} image ({reason}); {fix}") from None
 
 
 def check_image(path: Path) -> None:

@@ -39,6 +39,7 @@ from contrapose.evaluate.sets.suite import Sets
 from contrapose.evaluate.suites import Suite
 from contrapose.files import check_file
 
+_REPLACE = "get it again, or take it out of the reference"
 CONVERTER = runfile.converter((AnyExtractor, EXTRACTORS))
 PRACTICAL = ("features.batch_size", "features.model", "features.weights", "suite.save_reference")
 """Settings that change no number: weights count by their content."""
@@ -108,16 +109,15 @@ class Viewer:
     progress: Progress
 
     def at(self, models: Mapping[str, Images], base: str) -> Looked:
-        """Look at every image of all models, at none twice while the cache is there.
+        """Look at every image of all models, which have the same prompts and seeds, and at none twice.
 
-        Raises `UserError` for models of other prompts and seeds than the base's, since FID falls with the number of
-        images and drift compares them one by one; for a reference that is missing or by another extractor, before an
-        image of a model is looked at; and for images that cannot be read.
+        Raises `UserError` for a reference that is missing or by another extractor, before an image of a model is looked
+        at; and for images that cannot be read.
         """
         places = {model: _places(folder) for model, folder in models.items()}
         for model in models:
-            _check_same_images(model, places[model], base, places[base])
-            _check_same_images(base, places[base], model, places[model])
+            # equal numbers too: FID falls with them, and drift compares images one by one
+            assert places[model].keys() == places[base].keys(), f"{model} has other images than {base}"
         reference = self.reference()
         tags = {key: place.tag for key, place in places[base].items()}
         sets: dict[str, ImageSet] = {}
@@ -147,7 +147,7 @@ class Viewer:
             return None
         if path.is_dir():
             with self.progress("looking at the reference") as bar:
-                reference = look_at(files_of(path), self.extractor, self.cache, bar)
+                reference = look_at(files_of(path), self.extractor, self.cache, bar, _REPLACE)
         else:
             kept = read_reference(path)
             if isinstance(kept, PublishedMoments):
@@ -174,14 +174,3 @@ def _places(folder: Images) -> dict[Key, _Place]:
         for seed, path in prompt_folder.samples.items():
             places[identity, seed] = _Place(path, tag_of(prompt_folder.prompt))
     return places
-
-
-def _check_same_images(model: str, places: Mapping[Key, _Place], other: str, of_other: Mapping[Key, _Place]) -> None:
-    """Raise `UserError` where a model has images that another one has not."""
-    missing = sorted(places.keys() - of_other.keys())
-    if missing:
-        name, seed = missing[0]
-        raise UserError(
-            f"{model} and {other} cannot be compared: prompt {name}, seed {seed} is missing from {other} "
-            f"({len(missing)} missing in all); sets of one size and of the same prompts and seeds are needed"
-        )

@@ -15,7 +15,7 @@ from PIL.Image import Image
 
 from contrapose.contents import digest_of_parts, file_digest
 from contrapose.errors import UserError
-from contrapose.evaluate.images import image_digest, prompt_folders, read_image
+from contrapose.evaluate.images import SAMPLE_AGAIN, image_digest, prompt_folders, read_image
 from contrapose.evaluate.sets.distances import FeatureMoments, moments
 from contrapose.evaluate.sets.extractors import Extracted, Extractor
 from contrapose.evaluate.sets.published import PublishedMoments, published_moments
@@ -113,9 +113,11 @@ def look_at(
     extractor: Extractor,
     cache: FeatureCache | None = None,
     progress: Callable[[int, int], None] | None = None,
+    fix: str = SAMPLE_AGAIN,
 ) -> ImageSet:
     """The features of these images, in their order; `progress` is told (images done, images in all).
 
+    `fix` is what the user can do about a broken one, in which case `UserError` is raised.
     With a cache, parts of 2,048 images that were looked at before are read there, and others written.
     """
     digests = [image_digest(path) for path in paths]
@@ -130,7 +132,7 @@ def look_at(
             seen: list[Extracted] = []
             for begin in range(first, last, _AT_ONCE):
                 end = min(begin + _AT_ONCE, last)
-                images: list[Image] = [read_image(path) for path in paths[begin:end]]
+                images: list[Image] = [read_image(path, fix) for path in paths[begin:end]]
                 seen.append(extractor(images))
                 if progress:
                     progress(end, len(paths))
