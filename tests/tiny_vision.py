@@ -15,12 +15,15 @@ from transformers import (
     BlipForConditionalGeneration,
     CLIPConfig,
     CLIPModel,
+    Dinov2Config,
+    Dinov2Model,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     SwinConfig,
 )
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
@@ -65,6 +68,20 @@ def save_clip(folder: Path, seed: int = 0) -> Path:
     tokenizer.save_pretrained(folder)
     CLIPImageProcessorPil(
         size={"shortest_edge": CLIP_SIDE}, crop_size={"height": CLIP_SIDE, "width": CLIP_SIDE}
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_dino(folder: Path, seed: int = 0) -> Path:
+    """A Dinov2Model of class tokens of 24, whose preparation shrinks to 256 and crops to 224 as the published one."""
+    torch.manual_seed(seed)
+    shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2}
+    Dinov2Model(Dinov2Config(**shape, image_size=56, patch_size=28)).save_pretrained(folder)
+    BitImageProcessorPil(
+        size={"shortest_edge": 256},
+        crop_size={"height": 224, "width": 224},
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
     ).save_pretrained(folder)
     return folder
 

@@ -39,8 +39,8 @@ class Command:
     """The name of the model that the others are compared with."""
     features: AnyFeatures = field(default_factory=NoFeatures)
     """What else looks at the images, for diversity within a prompt and drift from the base beside every score: pixels
-    (their colours, without any weights), clip, inception, or none; the suite set takes inception unless told otherwise.
-    Their options are --features.model and so on."""
+    (their colours, without any weights), clip, dinov2, inception, none; the suite set takes inception unless told
+    otherwise. Their options are --features.model and so on."""
     taking: Taking = field(default_factory=Taking)
     title: str = ""
     """Heading in the report; the name of --out when empty."""

@@ -12,11 +12,13 @@ import tiny_vision
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from transformers import Dinov2Model
 
 from contrapose.errors import UserError
 from contrapose.evaluate.sets.extractors import (
     BatchedExtractor,
     ClipFeatures,
+    DinoFeatures,
     Extracted,
     InceptionFeatures,
     PixelFeatures,
@@ -106,6 +108,23 @@ def test_clip_features_are_unit_vectors(tmp_path: Path) -> None:
     seen = extractor(IMAGES)
     assert extractor.name == "clip-tiny" and seen.probabilities is None
     assert np.allclose(np.linalg.norm(seen.features, axis=1), 1, atol=1e-5)
+
+
+def test_dino_sees_the_whole_short_side(tmp_path: Path) -> None:
+    """Class tokens of the image with its short side at 224, cut in the middle: by PIL and the network alone."""
+    folder = tiny_vision.save_dino(tmp_path / "dinov2-tiny")
+    image = tiny_vision.noise_image(3, (300, 448))
+    extractor = DinoFeatures(str(folder)).load("cpu")
+    small = image.resize((224, 334), Image.Resampling.BICUBIC).crop((0, 55, 224, 279))
+    pixels = torch.from_numpy(np.array(small, dtype=np.float32)).permute(2, 0, 1) / 255
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    network = Dinov2Model.from_pretrained(folder).eval()
+    with torch.no_grad():
+        token = network(((pixels - mean[:, None, None]) / deviation[:, None, None])[None]).last_hidden_state[:, 0]
+    seen = extractor([image, IMAGES[0]])
+    assert extractor.name == "dinov2-tiny-224" and seen.probabilities is None
+    assert np.allclose(seen.features[0], token[0].numpy(), atol=2e-3)
+    assert not np.allclose(seen.features[0], seen.features[1], atol=2e-2)
 
 
 def test_pixels_are_the_lab_of_a_small_copy() -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Resizer = Literal["tensorflow", "pytorch", "clean", "antialiased"]
 Side = Annotated[int, Range(1, 64, integer=True)]
 
+_DINO_SIDE = 224  # of the images that a DINOv2 sees
 _MID_GREY = np.array([50.0, 0.0, 0.0])  # in Lab
 _LAB_UNIT = 50.0  # of Lab: black and white are 1 away from mid grey
 
@@ -156,6 +157,41 @@ class ClipFeatures:
 
 
 @dataclass(frozen=True)
+@checked
+class DinoFeatures:
+    """Class tokens of a DINOv2, which learned from images alone, with no words (Stein et al. 2023, FD-DINOv2).
+
+    Images: short side to 224 (bicubic), centre crop, mean and deviation of the model's own.
+    """
+
+    model: str = "facebook/dinov2-large"
+    """Folder or hub id of the model."""
+    batch_size: Batch = 32
+    """Images in the network at a time."""
+
+    traits: ClassVar[Traits] = Traits()
+
+    def load(self, device: str) -> Extractor:
+        """Raises `UserError` when the weights are missing or broken."""
+        from transformers import Dinov2Model
+
+        from contrapose.judges.pretrained import find, fingerprint, load_image_processor, load_network
+
+        folder = find("dinov2", self.model)
+        processing = load_image_processor("dinov2", folder)
+        network = load_network("dinov2", folder, Dinov2Model, "fp32", device)
+        # the published preparation shrinks to 256 and cuts the edges off
+        sizes = {"size": {"shortest_edge": _DINO_SIDE}, "crop_size": {"height": _DINO_SIDE, "width": _DINO_SIDE}}
+
+        def measure(images: Sequence[Image]) -> tuple[Tensor, None]:
+            pixels = processing(images=list(images), return_tensors="pt", **sizes)["pixel_values"]
+            return network(pixel_values=pixels.to(device)).pooler_output, None
+
+        name = f"{Path(self.model).name}-{_DINO_SIDE}"
+        return BatchedExtractor(name, fingerprint(network), measure, self.batch_size)
+
+
+@dataclass(frozen=True)
 class _LabPixels:
     """An extractor without a network."""
 
@@ -200,11 +236,12 @@ class NoFeatures:
     """Images are not looked at beside being judged."""
 
 
-AnyExtractor = InceptionFeatures | ClipFeatures | PixelFeatures
+AnyExtractor = InceptionFeatures | ClipFeatures | DinoFeatures | PixelFeatures
 AnyFeatures = NoFeatures | AnyExtractor
 EXTRACTORS: dict[str, type[AnyExtractor]] = {
     "pixels": PixelFeatures,
     "clip": ClipFeatures,
+    "dinov2": DinoFeatures,
     "inception": InceptionFeatures,
 }
 FEATURES: dict[str, type[AnyFeatures]] = {"none": NoFeatures, **EXTRACTORS}
