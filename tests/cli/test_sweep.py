@@ -113,6 +113,11 @@ def test_what_lies_at_a_name_is_claimed(
     line = command("--prompts", mine, "--positive", own, "--scales", "0", "1", "--out", out)
     assert main(line) == 0
     before = (out / "summary.json").read_bytes()
+    written = json.loads(before)
+    del written["format"]
+    (out / "summary.json").write_text(json.dumps(written))
+    assert main(line) == 0  # a summary of an earlier format is made anew
+    assert (out / "summary.json").read_bytes() == before
     shutil.rmtree(out / "scale-1")
     assert main(line) == 0  # the same images again
     assert (out / "summary.json").read_bytes() == before

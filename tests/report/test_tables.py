@@ -236,9 +236,13 @@ def test_numbers_of_sets_have_a_table(folder: Path, judged: Judged, tmp_path: Pa
     (tmp_path / "rows.parquet").write_bytes((folder / "rows.parquet").read_bytes())
     write_summary(Summary(**values), tmp_path / "summary.json")
     *_, table = sheets(Judged(read_evidence(tmp_path)))
-    assert table.head == ("model", "fid ↓", "difference")
+    assert table.title == "t: fid (lower is better)" and table.head == ("model", "value", "difference")
     assert [cell.text for cell in table.rows[1]] == ["m/0", "12.3", f"{MINUS}1.5"]
     assert table.rows[0][1].interval == "[11.2, 13.6]" and table.rows[0][2].text == "–"
+    lines = list(csv.DictReader(io.StringIO(FORMS["csv"]([Judged(read_evidence(tmp_path))]))))[-2:]
+    assert [line["metric"] for line in lines] == ["fid", "fid"] and lines[0]["better"] == "lower"
+    assert (lines[0]["value"], lines[0]["low"], lines[0]["difference"]) == ("12.3", "11.2", "")
+    assert (lines[1]["difference"], lines[1]["difference_low"]) == ("-1.5", "")
 
 
 @pytest.mark.parametrize(

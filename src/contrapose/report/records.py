@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from contrapose.evaluate.sets.numbers import SetNumber, SetNumbers
 from contrapose.evaluate.statistics import Interval, TagIntervals
 from contrapose.evaluate.summary import Comparison
 from contrapose.report.evidence import OVERALL, Judged
 from contrapose.report.numbers import MINUS, PERCENT, Scale
+from contrapose.report.sets import measured, set_scale
 from contrapose.report.tables import best_of, rows_of
 
+VALUE = ("value", "low", "high")
+DIFFERENCE = ("difference", "difference_low", "difference_high")
+WIN_RATE = ("win_rate", "win_rate_low", "win_rate_high")
 COLUMNS = (
     "evaluation", "metric", "unit", "better", "model", "category",
-    "value", "low", "high", "difference", "difference_low", "difference_high",
-    "p_holm", "win_rate", "win_rate_low", "win_rate_high", "smallest_difference", "best",
+    *VALUE, *DIFFERENCE, "p_holm", *WIN_RATE, "smallest_difference", "best",
 )  # fmt: skip
 
 
@@ -21,7 +25,7 @@ def records(judged: Judged) -> Iterator[dict[str, str]]:
     """A line for each metric, model and category, the first of which is all of them.
 
     Values and differences are in the line's unit and win rates in percent, with the decimals of the other tables; what
-    there is not is empty. `p_holm`, the win rate and `best` are of all categories together.
+    there is not is empty. `p_holm`, the win rate and `best` are of all categories together. Numbers of sets come last.
     """
     for metric in judged.metrics:
         best = best_of(judged, metric)
@@ -31,12 +35,33 @@ def records(judged: Judged) -> Iterator[dict[str, str]]:
             scores, compared = _numbers(judged, row.model, metric)
             for category, interval in {OVERALL: scores.overall, **scores.tags}.items():
                 line = dict.fromkeys(COLUMNS, "") | same | {"model": row.model, "category": category}
-                line |= _columns(("value", "low", "high"), interval, judged.scale(metric))
+                line |= _columns(VALUE, interval, judged.scale(metric))
                 if compared is not None:
                     line |= _compared(compared, category, judged.scale(metric), tested=bool(direction))
                 if category == OVERALL and row.model == best:
                     line["best"] = "yes"
                 yield line
+    if judged.summary.sets is not None:
+        yield from _of_sets(judged.title, judged.summary.sets)
+
+
+def _of_sets(title: str, numbers: SetNumbers) -> Iterator[dict[str, str]]:
+    """A line for each number of a set and model."""
+    for metric, is_better in numbers.higher_is_better.items():
+        scale = set_scale(numbers, metric)
+        direction = "higher" if is_better else "lower"
+        for row in measured(numbers, metric):
+            line = dict.fromkeys(COLUMNS, "") | {"evaluation": title, "metric": metric, "unit": scale.unit}
+            line |= {"better": direction, "model": row.model, "category": OVERALL}
+            line |= _of_set(VALUE, row.number, scale)
+            if row.difference is not None:
+                line |= _of_set(DIFFERENCE, row.difference, scale)
+            yield line
+
+
+def _of_set(names: tuple[str, str, str], number: SetNumber, scale: Scale) -> dict[str, str]:
+    columns = {} if number.interval is None else _columns(names, number.interval, scale)
+    return columns | {names[0]: _plain(number.value, scale)}
 
 
 def _numbers(judged: Judged, name: str, metric: str) -> tuple[TagIntervals, Comparison | None]:
@@ -49,14 +74,13 @@ def _numbers(judged: Judged, name: str, metric: str) -> tuple[TagIntervals, Comp
 
 
 def _compared(compared: Comparison, category: str, scale: Scale, tested: bool) -> dict[str, str]:
-    names = ("difference", "difference_low", "difference_high")
     if category != OVERALL:
         of_category = compared.tags.get(category)
-        return {} if of_category is None else _columns(names, of_category, scale)
-    line = _columns(names, compared.difference, scale)
+        return {} if of_category is None else _columns(DIFFERENCE, of_category, scale)
+    line = _columns(DIFFERENCE, compared.difference, scale)
     if tested:
         line["p_holm"] = f"{compared.p_holm:.3g}"
-        line |= _columns(("win_rate", "win_rate_low", "win_rate_high"), compared.win_rate, PERCENT)
+        line |= _columns(WIN_RATE, compared.win_rate, PERCENT)
         if compared.smallest_difference is not None:
             line["smallest_difference"] = _plain(compared.smallest_difference, scale)
     return line

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from contrapose.evaluate.sets.numbers import SetNumber, SetNumbers
-from contrapose.report.numbers import Cell, Scale, count, scale_of
+from contrapose.report.numbers import Cell, Scale, count, supported
 
 _THOUSANDTH = 0.01  # numbers all below are written in thousandths, as papers write KID
 
 
 class SetRow(NamedTuple):
-    """One model's line, or a method's, whose runs follow it."""
+    """One model's line, or a method's."""
 
     model: str
     role: str
@@ -55,33 +54,46 @@ def set_section(numbers: SetNumbers | None, level: float) -> SetSection | None:
     return SetSection(about, intervals, bool(numbers.differences), tables)
 
 
-def _table(numbers: SetNumbers, metric: str) -> SetTable:
-    values = {model: by_metric[metric] for model, by_metric in numbers.models.items()}
-    gains = {model: by_metric[metric] for model, by_metric in numbers.differences.items()}
-    roles = dict.fromkeys(values, "")
+class SetReading(NamedTuple):
+    """One model's number, or a method's, before it is written."""
+
+    model: str
+    role: str
+    number: SetNumber
+    difference: SetNumber | None
+
+
+def measured(numbers: SetNumbers, metric: str) -> list[SetReading]:
+    """Of every model, and then of every method."""
+    rows: list[SetReading] = []
+    for model, by_metric in numbers.models.items():
+        rows.append(SetReading(model, "", by_metric[metric], numbers.differences.get(model, {}).get(metric)))
     for method, combined in numbers.methods.items():
-        values[method] = combined.metrics[metric]
-        gains[method] = combined.differences[metric]
-        roles[method] = f"{len(combined.runs)} training seeds"
-    scale = _scale([*values.values(), *gains.values()])
-    rows = []
-    for model, role in roles.items():
-        gain = gains.get(model)
-        difference = None if gain is None else _cell(scale, gain, signed=True)
-        rows.append(SetRow(model, role, _cell(scale, values[model]), difference))
-    direction = "higher is better" if numbers.higher_is_better[metric] else "lower is better"
-    return SetTable(metric, f"{direction}, in {scale.unit}" if scale.unit else direction, tuple(rows))
+        role = f"{len(combined.runs)} training seeds"
+        rows.append(SetReading(method, role, combined.metrics[metric], combined.differences[metric]))
+    return rows
 
 
-def _scale(numbers: Iterable[SetNumber]) -> Scale:
+def set_scale(numbers: SetNumbers, metric: str) -> Scale:
     """As many decimals as the narrowest interval supports; small numbers in thousandths."""
-    every = list(numbers)
+    every: list[SetNumber] = []
+    for row in measured(numbers, metric):
+        every += [row.number] if row.difference is None else [row.number, row.difference]
     intervals = [number.interval for number in every if number.interval is not None]
     largest = max(abs(number.value) for number in every)
     factor = 1000.0 if largest < _THOUSANDTH else 1.0
-    # of the values themselves nothing is a verdict, all of them 0 or 1
-    decimals = scale_of([0.5], [interval.scaled(factor) for interval in intervals]).decimals
+    decimals = supported(interval.scaled(factor) for interval in intervals).decimals
     return Scale(factor, decimals, "thousandths" if factor > 1 else "")
+
+
+def _table(numbers: SetNumbers, metric: str) -> SetTable:
+    scale = set_scale(numbers, metric)
+    rows: list[SetRow] = []
+    for row in measured(numbers, metric):
+        difference = None if row.difference is None else _cell(scale, row.difference, signed=True)
+        rows.append(SetRow(row.model, row.role, _cell(scale, row.number), difference))
+    direction = "higher is better" if numbers.higher_is_better[metric] else "lower is better"
+    return SetTable(metric, f"{direction}, in {scale.unit}" if scale.unit else direction, tuple(rows))
 
 
 def _cell(scale: Scale, number: SetNumber, signed: bool = False) -> Cell:

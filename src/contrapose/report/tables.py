@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from contrapose.evaluate.sets.numbers import SetNumber
 from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.summary import BOUNDS
 from contrapose.report.evidence import OVERALL, Judged, ModelRow, spoken
-from contrapose.report.numbers import PERCENT, Cell, Scale, supported
+from contrapose.report.numbers import PERCENT, Cell
+from contrapose.report.sets import SetSection, set_section
 
 NOTHING = "–"
 
@@ -42,8 +42,9 @@ def sheets(judged: Judged) -> Iterator[Sheet]:
     for metric in judged.metrics:
         if len(judged.table(metric).tags) > 1:
             yield _by_tag(judged, metric)
-    if judged.summary.sets is not None and judged.summary.sets.higher_is_better:
-        yield _sets(judged)
+    of_sets = set_section(judged.summary.sets, judged.summary.level)
+    if of_sets is not None:
+        yield from _sets(judged.title, of_sets)
 
 
 def best_of(judged: Judged, metric: str) -> str | None:
@@ -102,7 +103,8 @@ def _scores(judged: Judged) -> Sheet:
         rows.append((TableCell(written), *(cells[metric].get(name, TableCell(NOTHING)) for metric in judged.metrics)))
     head = ("model", *(heading(judged, metric) for metric in judged.metrics))
     note = f"In brackets {_level(judged)} intervals; each number is the mean of the categories' means."
-    if judged.contestants:
+    tested = [metric for metric, how in judged.summary.metrics.items() if how.higher_is_better is not None]
+    if judged.contestants and tested:
         note += (
             f" Bold: better than {judged.base} by interval and Holm's p, and than all others, whose intervals of the "
             f"difference from {judged.base} do not overlap with its own."
@@ -137,38 +139,15 @@ def _by_tag(judged: Judged, metric: str) -> Sheet:
     return Sheet(f"{judged.title}: {heading(judged, metric)} by category", head, tuple(rows), note)
 
 
-def _sets(judged: Judged) -> Sheet:
-    numbers = judged.summary.sets
-    assert numbers is not None
-    by_model: dict[str, Mapping[str, SetNumber]] = dict(numbers.models)
-    differences: dict[str, Mapping[str, SetNumber]] = dict(numbers.differences)
-    for method, combined in numbers.methods.items():
-        by_model[method] = combined.metrics
-        differences[method] = combined.differences
-    scales: dict[str, Scale] = {}
-    for metric in numbers.higher_is_better:
-        intervals = [values[metric].interval for values in by_model.values()]
-        scales[metric] = supported(interval for interval in intervals if interval is not None)
-    rows: list[tuple[TableCell, ...]] = []
-    for name, values in by_model.items():
-        row = [TableCell(name)]
-        for metric, scale in scales.items():
-            row.append(_set_cell(values[metric], scale, signed=False))
-            difference = differences.get(name, {}).get(metric)
-            row.append(TableCell(NOTHING) if difference is None else _set_cell(difference, scale, signed=True))
-        rows.append(tuple(row))
-    head = ["model"]
-    for metric, is_better in numbers.higher_is_better.items():
-        head += [f"{spoken(metric)} {'↑' if is_better else '↓'}", "difference"]
-    note = f"By {numbers.extractor}, {numbers.num_images} images of each model. In brackets intervals over prompts."
-    return Sheet(f"{judged.title}: sets of images", tuple(head), tuple(rows), note)
-
-
-def _set_cell(number: SetNumber, scale: Scale, signed: bool) -> TableCell:
-    if number.interval is None:
-        return TableCell(scale.text(number.value, signed))
-    cell = scale.cell(number.interval, signed)
-    return TableCell(scale.text(number.value, signed), cell.interval)
+def _sets(title: str, section: SetSection) -> Iterator[Sheet]:
+    head = ("model", "value", "difference") if section.compared else ("model", "value")
+    for table in section.tables:
+        rows: list[tuple[TableCell, ...]] = []
+        for row in table.rows:
+            named = TableCell(f"{row.model} ({row.role})" if row.role else row.model)
+            rows.append((named, _cell(row.value), _cell(row.difference))[: len(head)])
+        sheet_title = f"{title}: {spoken(table.metric)} ({table.direction})"
+        yield Sheet(sheet_title, head, tuple(rows), f"{section.about} {section.intervals}")
 
 
 def heading(judged: Judged, metric: str) -> str:
