@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from contrapose.backbones.decoder import Decoder as Decoder
     from contrapose.backbones.families.table import load_backbone as load_backbone
     from contrapose.draw.pairs import Draw as Draw
     from contrapose.draw.pairs import draw_pairs as draw_pairs
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from contrapose.publish.card import finish_run as finish_run
     from contrapose.report.page import Report as Report
     from contrapose.report.page import write_report as write_report
+    from contrapose.report.pairs_page import write_pairs_page as write_pairs_page
     from contrapose.store.groups import GroupStore as GroupStore
     from contrapose.train.align import align as align
     from contrapose.train.settings import Optimisation as Optimisation
@@ -51,6 +53,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives, as above for editors; imported when it is first used, since torch takes seconds.
 _HOMES = {
+    "Decoder": "backbones.decoder",
     "load_backbone": "backbones.families.table",
     "Draw": "draw.pairs",
     "draw_pairs": "draw.pairs",
@@ -87,6 +90,7 @@ _HOMES = {
     "finish_run": "publish.card",
     "Report": "report.page",
     "write_report": "report.page",
+    "write_pairs_page": "report.pairs_page",
     "GroupStore": "store.groups",
     "align": "train.align",
     "Optimisation": "train.settings",

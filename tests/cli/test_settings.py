@@ -157,7 +157,7 @@ TEXTS = [
     (["quickstart", "--out", "out", "--model", "./nowhere"], "./nowhere"),
     (["toy", "--out", "out", "--pairs-per-class"], "pairs_per_class"),
     (["toy", "--out", "out", "--num-modes", "7"], "num_modes"),
-    (["estimate", "--model", "x", "--method", "none"], "method none"),
+    (["estimate", "--model", "x", "--method", "none"], "'none' for argument '--method'"),
     (["merge", "--model", "x", "--positive", "x", "--out", "out", "--scale", "0"], "scale 0"),
 ]
 

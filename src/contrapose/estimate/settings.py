@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Literal
 
 from contrapose.backbones.settings import Precision
 from contrapose.errors import UserError
+from contrapose.methods import METHODS
 from contrapose.ranges import Batch, Count, Rank, Tokens, checked
 from contrapose.train.settings import DEFAULT_RANK, OptimizerName
 
 if TYPE_CHECKING:
     from contrapose.core.group import OnPolicy
     from contrapose.core.objective import Objective
+
+    MethodName = str
+else:
+    MethodName = Literal[tuple(METHODS)]
 
 
 @dataclass(frozen=True)
@@ -22,8 +27,8 @@ class Setup:
 
     model: str
     """Model folder, hub id, or the name of a shipped configuration; only configurations are read."""
-    method: str = "ddspo"
-    """Method to align with (those of 'contrapose align --help'); runs that it begins with are not counted."""
+    method: MethodName = "ddspo"
+    """Method to align with; runs that it begins with are not counted."""
     full: bool = False
     """Train the whole denoiser instead of LoRA adapters."""
     lora_rank: Rank = DEFAULT_RANK
@@ -52,8 +57,6 @@ class Setup:
     """Pairs of latents on disk."""
 
     def __post_init__(self) -> None:
-        from contrapose.methods import METHODS
-
         if self.method not in METHODS:
             raise UserError(f"method {self.method}: not known (choose from {', '.join(METHODS)})")
         if self.batch_size % self.micro_batch:
@@ -76,15 +79,11 @@ class Setup:
     @property
     def objective(self) -> Objective:
         """What the method computes."""
-        from contrapose.methods import METHODS
-
         return METHODS[self.method]().objective()
 
     @property
     def on_policy(self) -> OnPolicy | None:
         """How the method draws samples of its own, if it does."""
-        from contrapose.methods import METHODS
-
         return METHODS[self.method]().composition().on_policy
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -61,8 +61,12 @@ class ShapesJudge:
 class Shapes:
     """The suite "shapes": GenEval's verdict by the shapes world's analytic detector, for prompts of this world."""
 
-    autoencoder: str = field(default_factory=lambda: str(shipped_model()))
-    """Model whose autoencoder the ceiling's renders pass through."""
+    autoencoder: str = ""
+    """Model whose autoencoder the ceiling's renders pass through; the shipped shapes model when empty."""
+
+    @property
+    def _model(self) -> str:
+        return self.autoencoder or str(shipped_model())
 
     @property
     def bounds(self) -> Shapes:
@@ -79,7 +83,7 @@ class Shapes:
         from contrapose.backbones.digests import model_digest
         from contrapose.backbones.settings import Loading
 
-        return {"autoencoder": model_digest(self.autoencoder, Loading())}
+        return {"autoencoder": model_digest(self._model, Loading())}
 
     def floor(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         return shuffled(prompts)
@@ -92,7 +96,7 @@ class Shapes:
             (out / f"{number:05d}" / "samples").mkdir(parents=True)
             line = json.dumps(metadata_of(prompt), ensure_ascii=False) + "\n"
             (out / f"{number:05d}" / "metadata.jsonl").write_text(line, encoding="utf-8")
-        backbone = load_backbone(self.autoencoder)
+        backbone = load_backbone(self._model)
         renders = list(ceiling_images(prompts, seeds))
         for first in range(0, len(renders), _AT_ONCE):
             batch = renders[first : first + _AT_ONCE]
