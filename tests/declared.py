@@ -15,6 +15,7 @@ from contrapose.cli.main import COMMANDS, find
 from contrapose.cli.options import REQUIRED, flags_of
 from contrapose.core.guidance import GUIDANCES
 from contrapose.degrade.degraders import DEGRADERS
+from contrapose.evaluate.sets.extractors import FEATURES
 from contrapose.judges.table import JUDGES
 from contrapose.methods import METHODS
 from contrapose.photographs.filters import FILTERS
@@ -124,6 +125,7 @@ def spellings(command: str) -> list[list[str]]:
         "evaluate": [
             *(["--suite", name] for name in SUITES),
             *(["--suite", "scores", "--judges", name] for name in JUDGES),
+            *(["--features", name] for name in FEATURES),
         ],
         "pairs real": [
             ["--captioner", "x"],

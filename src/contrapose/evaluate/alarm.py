@@ -69,8 +69,8 @@ def check_trained_for(trained_for: Sequence[str], judged: Sequence[str]) -> None
             raise UserError(f"--trained-for {metric}: is not judged here; choose from {', '.join(judged)}")
 
 
-def sentence(alarm: Alarm, summary: Summary, written: Writer) -> str:
-    """An alarm in words, with numbers as `written` writes them."""
+def sentence(alarm: Alarm, summary: Summary, written: Writer, named: Callable[[str], str] = str) -> str:
+    """An alarm in words, with numbers as `written` writes them, and metrics called what `named` calls them."""
     compared = summary.compared()[alarm.name]
 
     def numbers(metric: str) -> str:
@@ -80,9 +80,9 @@ def sentence(alarm: Alarm, summary: Summary, written: Writer) -> str:
 
     clear = any(summary.clearly(compared[metric], metric) < 0 for metric in alarm.held_out)
     shared = "clearly worse by" if clear else "not clearly better by any judge held out of training:"
-    by_metric = "; ".join(f"{metric} ({numbers(metric)})" for metric in alarm.held_out)
+    by_metric = "; ".join(f"{named(metric)} ({numbers(metric)})" for metric in alarm.held_out)
     return (
-        f"Reward hacking? By {alarm.trained_for}, which it was trained for, {alarm.name} is clearly better than "
+        f"Reward hacking? By {named(alarm.trained_for)}, which it was trained for, {alarm.name} is clearly better than "
         f"{summary.base} ({numbers(alarm.trained_for)}), but {shared} {by_metric}."
     )
 

@@ -197,7 +197,7 @@ class Judged:
             cell = self.scale(metric).cell(difference, signed=True)
             return f"{cell.value}{self.scale(metric).unit} {cell.interval}"
 
-        return [sentence(alarm, self.summary, written) for alarm in self.summary.alarms]
+        return [sentence(alarm, self.summary, written, spoken) for alarm in self.summary.alarms]
 
 
 def spoken(tag: str) -> str:
