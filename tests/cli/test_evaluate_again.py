@@ -300,6 +300,28 @@ def test_judges_score_images_of_any_prompts(
     assert "floor" not in page
 
 
+def test_images_are_shown_without_a_judge(
+    judging: Judging, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in images.glob("*/*/metadata.jsonl"):
+        path.write_text(json.dumps({"prompt": "a dog"}) + "\n", encoding="utf-8")
+    (images / "base").rename(images / "sd")
+    assert judging("--suite", "none", models=("sd", "better")) == 0
+    assert "nothing was judged" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["evidence.yaml"]
+    assert main(["report", "--evidence", "out", "--out", "page.html"]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<img ") == 2 * len(LINES)
+    assert "contrapose evaluate --suite none --images sd=images/sd better=images/better --title out --out out" in page
+    named = ["--images", "sd=images/sd", "better=images/better"]
+    assert main(["report", *named, "--out", "other.html"]) == 0
+    assert (tmp_path / "other.html").read_text().count("<img ") == 2 * len(LINES)
+    capsys.readouterr()
+    refused(capsys, judging("--suite", "none", "--features", "pixels", models=("sd", "better")), "leave --features")
+    shutil.rmtree(images / "better/00003")
+    refused(capsys, judging("--suite", "none", models=("sd", "better")), "1 images that other models have are missing")
+
+
 @pytest.mark.parametrize(
     ("flags", "naming"),
     [

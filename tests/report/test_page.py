@@ -64,40 +64,106 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def row_of(page: Page, model: str) -> list[str]:
-    return next(row for row in page.rows if row[0].split()[:1] == [model] and len(row) > 4)
+def row_of(page: Page, name: str) -> list[str]:
+    """The first row of a table with this model or category."""
+    return next(row for row in page.rows if row[0].split()[:1] == [name] and len(row) > 1)
 
 
-def test_table_says_what_the_summary_says(shared, html):
+def written(interval: dict[str, float]) -> list[str]:
+    return [
+        f"{100 * interval['value']:.1f}",
+        f"[{100 * interval['low']:.1f},",
+        f"{100 * interval['high']:.1f}]",
+    ]
+
+
+def test_tables_say_what_the_summary_says(shared, html):
     summary = json.loads((shared.evidence.folder / "summary.json").read_text())
-    row = row_of(Page(html), "ddspo")
+    page = Page(html)
+    row = row_of(page, "ddspo")
     scores, compared = summary["models"]["ddspo"]["metrics"]["correct"], summary["comparisons"]["ddspo"]["correct"]
-    expected = [scores["overall"], *(scores["tags"][tag] for tag in ("single_object", "counting", "position"))]
-    for cell, interval in zip(row[1:5], expected, strict=True):
-        assert cell.split() == [
-            f"{100 * interval['value']:.1f}",
-            f"[{100 * interval['low']:.1f},",
-            f"{100 * interval['high']:.1f}]",
-        ]
+    assert row[1].split() == written(scores["overall"])
     difference = compared["difference"]
-    assert row[5].split()[0] == f"{100 * difference['value']:+.1f}".replace("-", MINUS)
+    assert row[2].split()[0] == f"{100 * difference['value']:+.1f}".replace("-", MINUS)
     p = compared["p_holm"]
-    assert row[6] == (f"{p:.3f}" if p >= 0.001 else "< 0.001")
-    assert row[7].split()[0] == f"{100 * compared['win_rate']['value']:.1f}"
+    assert row[3] == (f"{p:.3f}" if p >= 0.001 else "< 0.001")
+    assert row[4].split()[0] == f"{100 * compared['win_rate']['value']:.1f}"
+    for tag in ("single_object", "counting", "position"):
+        of_models = [summary["models"][model]["metrics"]["correct"]["tags"][tag] for model in ("base", "ddspo")]
+        assert [cell.split() for cell in row_of(page, tag.split("_")[0])[1:]] == list(map(written, of_models))
 
 
-def test_bounds_stand_apart_from_models(html):
-    bounds = html[html.index('<tbody class="bounds">') :]
-    assert 0 < bounds.index("ceiling") < bounds.index("floor") < bounds.index("</tbody>")
-    models = html[html.index('<table class="scores">') : html.index('<tbody class="bounds">')]
-    assert "ddspo" in models and "ceiling" not in models
+def test_bounds_stand_apart_from_models_and_beside_the_first_metric_alone(html):
+    table = html[html.index('<table class="scores') : html.index('<table class="categories')]
+    first, second = table.split("artefact rate")
+    assert first.index("ddspo") < first.index('<tr class="bound"') < first.index("ceiling") < first.index("floor")
+    assert "ddspo" in second and "ceiling" not in second and "floor" not in second
 
 
 def test_lower_is_better_turns_the_verdict_but_not_the_sign(html):
     # right images are brighter here, so ddspo has the larger artefact rate: worse, and its difference positive
-    other = html[html.index('<table class="metrics">') :]
-    cell = re.search(r'<td class="number (\w+)"><b>(.)', other)
+    other = html[html.index("lower is better") :]
+    cell = re.search(r'<td class="number (\w+)" data-label="against base"><b>(.)', other)
     assert cell and cell.groups() == ("worse", "+")
+
+
+def sections_of(html: str) -> list[str]:
+    return [section["id"] for section in Page(html).named("section")]
+
+
+def test_what_came_out_stands_first_and_how_it_was_made_last(html):
+    assert sections_of(html) == ["images", "scores", "more", "pairs", "training", "made"]
+    head, first, scores = html[: html.index('id="images"')], *html[html.index('id="images"') :].split('id="scores"')
+    assert "ddspo is better than base" in head
+    assert "<img" not in head and first.count("<img ") == 2 * 4 and "<table" not in first
+    assert "verdict right" in first and "verdict wrong" in first and "artefact rate 0" in first
+    assert scores.count("<img ") == 2 * 8
+
+
+def test_settings_that_are_not_set_are_not_told(shared, html):
+    made = html[html.index('id="made"') : html.index("<h3>Commands")]
+    assert "steps <b>17</b>" in made and "guidance scale <b>7.5</b>" in made
+    # no run guides these images, so that nothing of a guidance holds
+    assert not re.search("pgd|schedule|interval|negative|nag|adapter|size|offload|quantize|none|None|–", made)
+    pairs = html[html.index('id="pairs"') : html.index('id="training"')]
+    assert "pairs per prompt" in pairs
+    assert not re.search("None|–|False|offload|sizes", pairs)
+
+
+def test_what_differs_between_models_is_a_table_and_what_does_not_is_a_sentence(project):
+    path = project.evidence.images["ddspo"] / "images.yaml"
+    path.write_text(path.read_text().replace("positive: null", "positive: runs/a").replace("steps: 17", "steps: 18"))
+    html = render(project.report(runs=()))
+    page = Page(html[html.index('id="made"') - len("<section ") : html.index("<h3>Commands")] + "</section>")
+    assert [row for row in page.rows if row[0] in ("Steps", "Positive")] == [
+        ["Steps", "17", "18"],
+        ["Positive", "–", "runs/a"],
+    ]
+    guidance = next(row for row in page.rows if row[0] == "Guidance")
+    assert guidance[1] == "–" and guidance[2].startswith("pgd")
+    assert "guidance scale 7.5" in page.text and "Guidance scale" not in [row[0] for row in page.rows]
+
+
+def test_images_without_a_judge(project):
+    evidence = replace(project.evidence, suite={"name": "none"})
+    (evidence.folder / "summary.json").unlink()
+    html = render(project.report(runs=(), pairs=None, evidence=(evidence,)))
+    assert sections_of(html) == ["images", "more", "made"]
+    assert html.count("<img ") == 2 * 12
+    assert "base and ddspo, side by side" in html and "right" not in html[html.index("<main") :]
+    alone = render(Report("t", images=dict(evidence.images), num_examples=3))
+    assert sections_of(alone) == ["images", "made"]
+    shown = [image["src"] for image in Page(alone).named("img")]
+    assert shown == [image["src"] for image in Page(html).named("img")][:6]
+
+
+def test_images_that_share_no_prompt(project, tmp_path):
+    other = tmp_path / "other"
+    (other / "00000" / "samples").mkdir(parents=True)
+    (other / "00000" / "metadata.jsonl").write_text('{"prompt": "something else"}\n')
+    Image.new("RGB", (8, 8)).save(other / "00000" / "samples" / "0000.png")
+    with pytest.raises(UserError, match="share no prompt and seed"):
+        render(Report("t", images={"base": project.evidence.images["base"], "other": other}))
 
 
 def test_user_texts_are_escaped(html):
@@ -167,7 +233,8 @@ def test_run_that_never_took_a_step(project):
 
 def test_pairs_and_sampling_settings_and_commands(shared, html):
     text = Page(html).text
-    assert "12, from 12 prompts" in text
+    assert "12 pairs of 12 prompts" in text
+    assert "their model shapes is not on this machine" in text
     assert "a red circle" in text
     assert f"contrapose align {shared.run}/run.yaml --out {shared.run}" in text
     sampled = next(line for line in text.splitlines() if line.endswith(f"--out {shared.evidence.images['base']}"))
@@ -200,8 +267,8 @@ def test_no_base_no_comparison(project):
     path = project.evidence.folder / "summary.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base": None, "comparisons": {}}))
     page = Page(render(project.report()))
-    assert "Differences from the base" not in page.text
-    assert len(row_of(page, "ddspo")) == 5
+    assert "against base" not in page.text
+    assert len(row_of(page, "ddspo")) == 2
 
 
 @pytest.mark.parametrize("kind", ["run", "evidence", "pairs"])

@@ -191,7 +191,7 @@ def folder(tmp_path: Path, write_store: Callable[..., Path]) -> Path:
 
 def test_the_sound_folder_is_read(folder: Path) -> None:
     assert GroupStore(folder).records == Mixture(folder).records == RECORDS
-    assert read_pairs(folder, 0).facts[1].value.startswith("6, from 6 prompts")
+    assert read_pairs(folder, 0).about.startswith("6 pairs of 6 prompts")
 
 
 READERS: dict[str, Callable[[Path], Any]] = {

@@ -9,6 +9,7 @@ from contrapose.cli.device import OnDevice
 from contrapose.cli.options import Choice, parse
 from contrapose.evaluate.sets.extractors import FEATURES, AnyFeatures, NoFeatures
 from contrapose.evaluate.statistics import REPLICATES, Replicates
+from contrapose.evaluate.suites import Unjudged
 from contrapose.evaluate.taking import Taking
 from contrapose.judges.table import JUDGES
 from contrapose.ranges import checked
@@ -27,20 +28,18 @@ class Command:
     """NAME=FOLDER of each model's images, made by 'contrapose sample'; runs of one method with different training seeds
     are named METHOD/SEED, such as ddspo/0=a ddspo/1=b, and are also summed up as one."""
     out: Path
-    """Folder that receives rows.parquet, summary.json, and results/ where images are judged by GenEval's rules. It
-    keeps to its base, suite, replicates and images, and refuses others under the same names; models may be added, and
-    then all are judged again."""
+    """Folder that receives rows.parquet, summary.json, and results/ of GenEval's rules. It keeps to its base, suite,
+    replicates and images, and refuses others of the same names; with models added to it, all are judged again."""
     suite: AnySuite = field(default_factory=Shapes)
     """How images are judged: shapes is GenEval's verdict by the shapes world's analytic detector, geneval the same by a
     detector of COCO's objects, questions what a chat model answers to the questions in the prompts' lines, scores the
     numbers of --judges pickscore aesthetic ..., whose options are --judges.0.model and so on, set numbers of whole sets
-    of images such as FID."""
+    of images such as FID; none judges nothing, and a report shows the images side by side all the same."""
     base: str = "base"
     """The name of the model that the others are compared with."""
     features: AnyFeatures = field(default_factory=NoFeatures)
-    """What else looks at the images, for diversity within a prompt and drift from the base beside every score: pixels
-    (their colours, without any weights), clip, dinov2, inception, none; the suite set takes inception unless told
-    otherwise. Their options are --features.model and so on."""
+    """What else looks at the images, for diversity within a prompt and drift from the base: pixels (colours, without
+    weights), clip, dinov2, inception, none, for which the suite set takes inception. --features.model and so on."""
     taking: Taking = field(default_factory=Taking)
     title: str = ""
     """Heading in the report; the name of --out when empty."""
@@ -58,7 +57,7 @@ def main(arguments: list[str], prog: str) -> None:
 def judge(command: Command) -> None:
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import Bar
-    from contrapose.evaluate.evidence import Record, evaluate, named_folders
+    from contrapose.evaluate.evidence import Record, evaluate, lay_out, named_folders
     from contrapose.evaluate.lines import lines
     from contrapose.evaluate.sets.looking import looking_of
     from contrapose.files import check_folder
@@ -67,13 +66,15 @@ def judge(command: Command) -> None:
     quiet_libraries()
     check_folder(command.out)
     title = command.title or command.out.absolute().name
-    images = named_folders(command.images)
-    looking = looking_of(command.suite, command.features)
     taking = None if command.taking == Taking() else command.taking
     settings = as_settings(command.suite)
+    images = named_folders(command.images)
     record = Record(title, settings, images, command.base, command.replicates, command.trained_for, taking=taking)
+    if isinstance(command.suite, Unjudged):
+        print(lay_out(record, command.features, command.out))
+        return
+    looking = looking_of(command.suite, command.features)
     summary, is_new = evaluate(record, command.suite, command.out, command.on.name, Bar, looking)
     if not is_new:
         print(f"{command.out}: these images were judged already")
-    for line in lines(summary, record.suite):
-        print(line)
+    print(*lines(summary, record.suite), sep="\n")

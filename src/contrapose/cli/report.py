@@ -21,12 +21,14 @@ class Command:
     """Folders of runs."""
     evidence: tuple[Path, ...] = ()
     """Folders made by 'contrapose evaluate'."""
+    images: tuple[str, ...] = ()
+    """NAME=FOLDER of each model's images, to show side by side as they are; those of --evidence are shown anyway."""
     pairs: Path | None = None
     """The pairs that the runs were trained on."""
     title: str = "Alignment report"
     """The page's title."""
     examples: CountOrNone = 12
-    """Prompts of each evaluation shown with every model's image."""
+    """Prompts of each evaluation, and of --images, shown with every model's image."""
 
 
 def main(arguments: list[str], prog: str) -> None:
@@ -34,12 +36,15 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def report(command: Command) -> None:
-    from contrapose.evaluate.evidence import read_evidence
+    from contrapose.cli.notes import quiet_libraries
+    from contrapose.evaluate.evidence import named_folders, read_evidence
     from contrapose.report.page import Report, write_report
 
-    if not (command.run or command.evidence):
-        raise UserError("a report needs at least one --run or --evidence")
+    quiet_libraries()
+    if not (command.run or command.evidence or command.images):
+        raise UserError("a report needs at least one --run, --evidence or --images")
     evidence = tuple(read_evidence(folder) for folder in command.evidence)
-    page = Report(command.title, command.run, evidence, command.pairs, command.examples)
+    images = named_folders(command.images)
+    page = Report(command.title, command.run, evidence, images, command.pairs, command.examples)
     written = write_report(page, command.out)
     print(f"{command.out.resolve()}{'' if written else ' (was there already)'}")

@@ -7,6 +7,8 @@ evidence/evidence.yaml   what was judged, and how, with digests of what it names
          features/       what an extractor saw in the images, where one looked at them
          ceiling/        the images of the ceiling, where the suite has one
          skipped.jsonl   broken images, where they were left out
+
+Without a judge there is `evidence.yaml` alone: a report shows the images side by side.
 """
 
 from __future__ import annotations
@@ -30,10 +32,11 @@ from contrapose.evaluate.named import named_paths
 from contrapose.evaluate.rows import Rows, read_rows, write_rows
 from contrapose.evaluate.run import Progress, evaluate_images
 from contrapose.evaluate.sets.describing import DESCRIBING
+from contrapose.evaluate.sets.extractors import AnyFeatures, NoFeatures
 from contrapose.evaluate.sets.looking import PRACTICAL, Looked, Looking, Viewer
 from contrapose.evaluate.sets.reference import FeatureCache
 from contrapose.evaluate.statistics import REPLICATES, Replicates
-from contrapose.evaluate.suites import Bounds, Suite
+from contrapose.evaluate.suites import NONE, Bounds, Suite
 from contrapose.evaluate.summary import BOUNDS, CEILING, FIX, FLOOR, Summary, is_current, read_summary, write_summary
 from contrapose.evaluate.summing import SummarySettings, summarize
 from contrapose.evaluate.taking import Taking, taken
@@ -96,6 +99,11 @@ class Evidence:
     def called(self) -> str:
         """What tables call the numbers; empty where the metrics' names say enough."""
         return title_of(self.suite)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether there are numbers: without a judge there are images alone."""
+        return self.suite.get("name") != NONE
 
 
 def read_evidence(folder: Path) -> Evidence:
@@ -216,6 +224,23 @@ def evaluate(
         if viewer is not None:
             viewer.cache.forget_others()
         return summary, True
+
+
+def lay_out(record: Record, features: AnyFeatures, out: Path) -> str:
+    """Note in `out` which images are to be shown side by side, judged by nobody; what to do next, in a line.
+
+    Raises `UserError` as `taken` does, for settings that only a judge heeds, and for a folder that holds an evaluation.
+    """
+    taking = record.taking or Taking()
+    if record.trained_for or taking.skip_broken or not isinstance(features, NoFeatures):
+        raise UserError("the suite none has no numbers; leave --features, --trained-for and --skip-broken out")
+    taken(record.images, taking)
+    with one_writer(out):
+        path = out / EVIDENCE
+        if path.exists() and read_record(path).suite != record.suite:
+            raise UserError(f"{out}: holds an evaluation by another suite; choose another --out, or delete the folder")
+        runfile.write_claim(path, replace(record, base=None), CONVERTER, {})
+    return f"{out}: nothing was judged; 'contrapose report --evidence {out}' shows the images side by side"
 
 
 def _write_results(record: Record, folders: Mapping[str, Images], out: Path) -> None:

@@ -70,3 +70,22 @@ class Scores:
 
     def inputs(self) -> dict[str, str]:
         return {}
+
+
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Unjudged:
+    """The suite "none": no judge and no numbers; a report shows the images side by side."""
+
+    bounds: ClassVar[None] = None
+
+    def load(self, device: str) -> None:
+        """There is none."""
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Images of any prompts can be shown."""
+
+    def inputs(self) -> dict[str, str]:
+        return {}

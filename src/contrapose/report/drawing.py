@@ -15,6 +15,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from contrapose.report.numbers import MINUS
+
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType  # of 3.11 and later
 
@@ -73,10 +75,17 @@ def drawing(key: str, label: str, width: float, height: float) -> Iterator[Drawi
         figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
         drawn = Drawing(figure.add_subplot())
         drawn.axes.set_axisbelow(True)
+        # each tick in full: a common factor would stand where the legend does
+        drawn.axes.yaxis.set_major_formatter(lambda value, _: short(value))
         yield drawn
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     drawn.svg = _inline(buffer.getvalue(), key, label)
+
+
+def short(value: float, digits: int = 6) -> str:
+    """A number on a plot: -1e-07 is −1e−7."""
+    return re.sub(r"e([+-])0", r"e\1", f"{value:.{digits}g}").replace("e+", "e").replace("-", MINUS)
 
 
 def _inline(svg: str, key: str, label: str) -> Markup:

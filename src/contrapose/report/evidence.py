@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from contrapose.errors import UserError
@@ -111,9 +112,7 @@ class Judged:
 
     def tags(self) -> list[str]:
         """The categories of prompts, GenEval's first and in its order."""
-        tags = dict.fromkeys(tag for scores in self.summary.models.values() for tag in scores.tags)
-        of_geneval = [tag for tag in _TAGS if tag in tags]
-        return of_geneval + [tag for tag in tags if tag not in _TAGS]
+        return ordered_tags(tag for scores in self.summary.models.values() for tag in scores.tags)
 
     def table(self, metric: str) -> MetricTable:
         """Every model's scores by one metric, and beside them what sets it apart from the base."""
@@ -200,16 +199,33 @@ class Judged:
         return [sentence(alarm, self.summary, written, spoken) for alarm in self.summary.alarms]
 
 
+def ordered_tags(tags: Iterable[str]) -> list[str]:
+    """Each tag once: GenEval's first and in its order, then the others as they come."""
+    different = dict.fromkeys(tags)
+    of_geneval = [tag for tag in _TAGS if tag in different]
+    return of_geneval + [tag for tag in different if tag not in _TAGS]
+
+
 def spoken(tag: str) -> str:
     return tag.replace("_", " ")
 
 
-def headlines(judged: Judged) -> list[str]:
-    """One sentence for each model or method that was compared."""
+class Headline(NamedTuple):
+    """What came out for one model: the claim, and the numbers that it rests on, as one sentence."""
+
+    claim: str
+    numbers: str
+
+    def __str__(self) -> str:
+        return f"{self.claim}: {self.numbers}"
+
+
+def headlines(judged: Judged) -> list[Headline]:
+    """One for each model or method that was compared."""
     table = judged.table(judged.metrics[0])
     scores = {row.model: row.overall for row in table.models}
     gains = {row.model: row.gain for row in table.models}
-    sentences = []
+    lines = []
     for row in (*table.models, *table.methods):
         if row.gain is None or row.gain.win_rate is None or row.model not in judged.contestants:
             continue
@@ -220,13 +236,14 @@ def headlines(judged: Judged) -> list[str]:
         if method is not None:
             alone = [gain.difference.value for run in method.runs if (gain := gains[run]) is not None]
             runs = f", mean of {len(method.runs)} training seeds ({', '.join(alone)})"
-        sentence = (
-            f"{row.model} is {words} {judged.base}: {row.overall.value}{table.unit} against "
+        claim = f"{row.model} is {words} {judged.base}"
+        numbers = (
+            f"{spoken(table.metric)} {row.overall.value}{table.unit} against "
             f"{scores[str(judged.base)].value}{table.unit}, a difference of {row.gain.difference.value} "
             f"{row.gain.difference.interval}{runs}, Holm's p {p}, win rate {row.gain.win_rate.value}%."
         )
         if row.gain.smallest is not None:
             chosen = "prompts" if method is None else "prompts and seeds"
-            sentence += f" With these {chosen} a difference under {row.gain.smallest} cannot be seen."
-        sentences.append(sentence)
-    return sentences
+            numbers += f" With these {chosen} a difference under {row.gain.smallest} cannot be seen."
+        lines.append(Headline(claim, numbers))
+    return lines

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-import base64
-import io
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from contrapose.errors import UserError
 from contrapose.evaluate.images import PromptFolder, prompt_folders, read_image
 from contrapose.evaluate.rows import EvidenceRow, Key, prompt_id, select
+from contrapose.evaluate.run import tag_of as prompt_tag
 from contrapose.evaluate.summary import FLOOR
-from contrapose.report.evidence import Judged
-
-LARGEST = 256  # pixels of a thumbnail's longer side
-_PIXEL_ART = 128  # up to this side, pixels are shown as squares rather than blurred
+from contrapose.report.evidence import Judged, ordered_tags, spoken
+from contrapose.report.numbers import PERCENT
+from contrapose.report.shown_groups import LARGEST
+from contrapose.report.thumbnails import Thumbnail, thumbnail
+from contrapose.store.prompts import Prompt
 
 
 class Shown(NamedTuple):
-    """One model's image; `mark` is a tick or a cross where the metric is a verdict, else the value."""
+    """One model's image, and what was said of it."""
 
     model: str
-    data: str
-    pixelated: bool
-    mark: str
-    words: str
-    reasons: tuple[str, ...]
+    image: Thumbnail
+    mark: str = ""
+    """A tick or a cross where the metric that the page is about is a verdict."""
+    words: str = ""
+    """The verdict, or that metric's value; empty where nothing was judged."""
+    reasons: tuple[str, ...] = ()
+    """Why the verdict is what it is."""
+    further: tuple[str, ...] = ()
+    """The other metrics' values."""
 
 
 class Example(NamedTuple):
-    """One prompt and seed, and what every model made of it."""
+    """One prompt and seed, and what every model made of it; the tag is empty where all prompts share one."""
 
     prompt: str
     tag: str
@@ -41,33 +45,98 @@ class Example(NamedTuple):
     images: tuple[Shown, ...]
 
 
+class Folders:
+    """Several models' folders of images, by prompt.
+
+    Raises `UserError` for a folder that is none, and for folders that share no prompt and seed.
+    """
+
+    def __init__(self, images: Mapping[str, Path]):
+        self._by_model: dict[str, dict[str, PromptFolder]] = {}
+        for model, directory in images.items():
+            folders = prompt_folders(directory)
+            self._by_model[model] = {prompt_id(folder.name, folder.prompt.text): folder for folder in folders}
+
+    def keys(self, model: str) -> set[Key]:
+        """Which prompts and seeds a model has images of."""
+        return {(name, seed) for name, folder in self._by_model[model].items() for seed in folder.samples}
+
+    def path(self, model: str, key: Key) -> Path:
+        """The file of a model's image."""
+        name, seed = key
+        return self._by_model[model][name].samples[seed]
+
+    def prompt(self, key: Key) -> Prompt:
+        """What an image was made of."""
+        return next(iter(self._by_model.values()))[key[0]].prompt
+
+    @property
+    def models(self) -> list[str]:
+        """Their names, in the order of their columns."""
+        return list(self._by_model)
+
+
 def examples(judged: Judged, number: int, seed: int) -> list[Example]:
-    """Up to `number` examples, taken from the tags in turn, at random.
+    """Up to `number` examples of images that were judged, taken from the tags in turn, at random.
 
     Raises `UserError` when a model's images are not those that were judged, or a file is broken.
     """
-    folders = {}
-    for model, path in judged.images.items():
-        if model != FLOOR:  # which has no images of its own
-            folders[model] = {prompt_id(folder.name, folder.prompt.text): folder for folder in prompt_folders(path)}
-    if not folders or number < 1:
+    # the floor has no images of its own
+    folders = Folders({model: path for model, path in judged.images.items() if model != FLOOR})
+    if not folders.models or number < 1:
         return []
-    metric = judged.metrics[0]
-    rows = {model: select(judged.rows, model, metric) for model in folders}
-    chosen = choose(_shared(judged, folders, rows), judged.tags(), number, seed)
-    percent = judged.scale(metric).unit == "%"
+    main = judged.metrics[0]
+    chosen = choose(
+        _judged_images(judged, folders, {model: select(judged.rows, model, main) for model in folders.models}),
+        judged.tags(),
+        number,
+        seed,
+    )
+    rows: dict[tuple[str, Key], dict[str, EvidenceRow]] = defaultdict(dict)
+    for row in judged.rows:
+        if (row.prompt_id, row.seed) in chosen:
+            rows[row.model, (row.prompt_id, row.seed)][row.metric] = row
     shown = []
-    for (name, image_seed), tag in chosen.items():
-        images = []
-        for model, by_id in folders.items():
-            images.append(_shown(model, by_id[name].samples[image_seed], rows[model][name, image_seed], percent))
-        prompt = next(iter(folders.values()))[name].prompt.text
-        shown.append(Example(prompt, tag, image_seed, tuple(images)))
+    for key, tag in chosen.items():
+        images = [_shown(folders.path(model, key), judged, rows[model, key]) for model in folders.models]
+        shown.append(_example(folders, key, tag if len(judged.tags()) > 1 else "", images))
     return shown
 
 
+def unjudged_examples(images: Mapping[str, Path], number: int, seed: int) -> list[Example]:
+    """Up to `number` examples of images that nobody judged, chosen as those of `examples` are.
+
+    Raises `UserError` when the folders share no prompt and seed, or a file is broken.
+    """
+    folders = Folders(images)
+    if not folders.models or number < 1:
+        return []
+    shared = set.intersection(*(folders.keys(model) for model in folders.models))
+    if not shared:
+        raise _nothing_shared(images)
+    tag_of = {key: prompt_tag(folders.prompt(key)) for key in sorted(shared)}
+    tags = ordered_tags(tag_of.values())
+    shown = []
+    for key, tag in choose(tag_of, tags, number, seed).items():
+        row = [Shown(model, _small(folders.path(model, key))) for model in folders.models]
+        shown.append(_example(folders, key, tag if len(tags) > 1 else "", row))
+    return shown
+
+
+def _example(folders: Folders, key: Key, tag: str, images: Sequence[Shown]) -> Example:
+    return Example(folders.prompt(key).text, tag, key[1], tuple(images))
+
+
+def _nothing_shared(images: Mapping[str, Path]) -> UserError:
+    directories = ", ".join(map(str, images.values()))
+    return UserError(f"{directories}: share no prompt and seed; sample all models on the same ones")
+
+
 def choose(tag_of: Mapping[Key, str], tags: Sequence[str], number: int, seed: int) -> dict[Key, str]:
-    """Draw from the tags in turn, another prompt each time while there are any; the lot knows nothing of the images."""
+    """Draw from the tags in turn, another prompt each time while there are any; the lot knows nothing of the images.
+
+    In the order of the draw, so that the first few are of different tags.
+    """
     queues: list[list[Key]] = []
     for index, tag in enumerate(tags):
         keys = sorted(key for key, its_tag in tag_of.items() if its_tag == tag)
@@ -86,47 +155,39 @@ def choose(tag_of: Mapping[Key, str], tags: Sequence[str], number: int, seed: in
     turns: list[Key] = []
     for turn in range(max(map(len, queues), default=0)):
         turns += [queue[turn] for queue in queues if turn < len(queue)]
-    taken = set(turns[:number])
-    return {key: tag_of[key] for queue in queues for key in queue if key in taken}
+    return {key: tag_of[key] for key in turns[:number]}
 
 
-def _shared(
-    judged: Judged, folders: Mapping[str, Mapping[str, PromptFolder]], rows: Mapping[str, Mapping[Key, EvidenceRow]]
-) -> dict[Key, str]:
+def _judged_images(judged: Judged, folders: Folders, rows: Mapping[str, Mapping[Key, EvidenceRow]]) -> dict[Key, str]:
     """The (prompt, seed) that every model has both judged and on disk, and their tags."""
     shared: set[Key] | None = None
-    for model, by_id in folders.items():
-        on_disk = {(name, seed) for name, folder in by_id.items() for seed in folder.samples}
-        judged_too = on_disk & rows[model].keys()
-        if not judged_too:
+    for model in folders.models:
+        both = folders.keys(model) & rows[model].keys()
+        if not both:
             raise UserError(
                 f"{judged.images[model]}: these images of {model!r} are not those that {judged.folder} judged; "
                 "evaluate this folder, or name the one that was"
             )
-        shared = judged_too if shared is None else shared & judged_too
+        shared = both if shared is None else shared & both
     if not shared:
-        raise UserError(
-            f"{judged.folder}: the image folders share no prompt and seed; sample all models on the same ones"
-        )
-    first = rows[next(iter(folders))]
+        raise _nothing_shared(judged.images)
+    first = rows[folders.models[0]]
     return {key: first[key].tag for key in shared}
 
 
-def _shown(model: str, path: Path, row: EvidenceRow, percent: bool) -> Shown:
-    data, pixelated = embedded(path)
+def _shown(path: Path, judged: Judged, rows: Mapping[str, EvidenceRow]) -> Shown:
+    """An image with what each metric says of it; the first is the one that the page is about."""
+    texts = {metric: f"{spoken(metric)} {row.value:.3g}" for metric, row in rows.items()}
+    main = judged.metrics[0]
+    row = rows[main]
+    mark = ""
+    words = texts.pop(main)
+    if judged.scale(main).unit == PERCENT.unit:
+        mark = "✓" if row.value == 1 else "✗"
+        words = "right" if row.value == 1 else "wrong"
     reasons = tuple((row.reason or "").splitlines())
-    if not percent:
-        return Shown(model, data, pixelated, "", f"{row.metric} {row.value:.3g}", reasons)
-    if row.value == 1:
-        return Shown(model, data, pixelated, "✓", "right", reasons)
-    return Shown(model, data, pixelated, "✗", "wrong", reasons)
+    return Shown(row.model, _small(path), mark, words, reasons, tuple(texts.values()))
 
 
-def embedded(path: Path) -> tuple[str, bool]:
-    """A data URL of the image, at most 256 pixels wide and high, and whether its pixels are to stay visible."""
-    image = read_image(path)
-    pixelated = max(image.size) <= _PIXEL_ART
-    image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}", pixelated
+def _small(path: Path) -> Thumbnail:
+    return thumbnail(read_image(path), LARGEST)

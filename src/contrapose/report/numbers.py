@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from contrapose.evaluate.statistics import Interval
@@ -64,6 +64,11 @@ def p_value(p: float) -> str:
 def count(number: float) -> str:
     """1234567 -> 1,234,567; parts are kept only where there are any."""
     return f"{number:,.0f}" if float(number).is_integer() else f"{number:g}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """a, b and c"""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def size(num_bytes: float) -> str:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from markupsafe import Markup
 
 from contrapose.evaluate.evidence import Evidence
+from contrapose.evaluate.summary import BOUNDS
 from contrapose.files import check_file, one_writer, write_text
 from contrapose.ranges import CountOrNone, Seed, checked
-from contrapose.report.evidence import Judged, MetricTable, headlines, spoken
-from contrapose.report.examples import Example, examples
+from contrapose.report.evidence import Headline, Judged, MetricTable, headlines
+from contrapose.report.examples import Example, examples, unjudged_examples
 from contrapose.report.html import fill
-from contrapose.report.numbers import count
+from contrapose.report.numbers import count, listed
 from contrapose.report.plots import Plot, by_level, curves, forest
-from contrapose.report.provenance import Table, commands, read_pairs, sampling, versions
-from contrapose.report.runs import Fact, ShownRun, distinct_names, facts, read_run
+from contrapose.report.provenance import Compared, commands, compare, read_pairs, sampling, versions
+from contrapose.report.runs import STATE, Fact, ShownRun, distinct_names, facts, read_run
 from contrapose.report.sets import SetSection, set_section
 
 __all__ = ["Evidence", "Report", "render", "write_report"]
@@ -33,7 +34,9 @@ class Report:
     runs: tuple[Path, ...] = ()
     """Run folders, finished or not."""
     evidence: tuple[Evidence, ...] = ()
-    """Evaluations; each becomes a section with its own table of categories."""
+    """Evaluations, with their images and their scores; without a judge, with their images alone."""
+    images: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of images by their models' names, which are shown side by side as they are."""
     pairs: Path | None = None
     """The folder of pairs that the runs were trained on."""
     num_examples: CountOrNone = 12
@@ -44,35 +47,49 @@ class Report:
     """The commands as typed; worked out from the recorded settings when empty."""
 
 
+_ROWS = 4  # of images that the page begins with
+_PLOTS = 3  # of a run that are shown at once; the others are folded
+
+
 class RunSection(NamedTuple):
+    """A run, ready to be laid out."""
+
     name: str
     text: str
     facts: list[Fact]
-    curves: list[Plot]
-    levels: list[Plot]
+    plots: list[Plot]
+    more_plots: list[Plot]
 
 
-class EvidenceSection(NamedTuple):
-    """An evaluation, ready to be laid out."""
+class ScoreSection(NamedTuple):
+    """What a judge said, ready to be laid out."""
 
-    key: str
-    title: str
     about: str
-    headlines: list[str]
     main: MetricTable
     further: list[MetricTable]
-    """Of the other metrics."""
+    """Of the other metrics, whose bounds and categories are left out."""
     compared: bool
     level: str
     forest: Markup
-    sampling: Table
-    examples: list[Example]
-    notes: tuple[str, ...]
-    """What a reader of the numbers has to know."""
-    alarms: list[str]
-    """Gains that judges held out of training do not share."""
     sets: SetSection | None
     """Numbers of whole sets of images."""
+
+
+class ImageSection(NamedTuple):
+    """Several models' images side by side, ready to be laid out, and their scores where they were judged."""
+
+    key: str
+    title: str
+    headlines: list[Headline]
+    base: str
+    """What the others are compared with; empty where nothing is compared."""
+    alarms: list[str]
+    """Gains that judges held out of training do not share."""
+    scores: ScoreSection | None
+    first: list[Example]
+    """What the page begins with; of the first section alone."""
+    more: list[Example]
+    sampling: Compared
 
 
 def write_report(report: Report, out: Path) -> bool:
@@ -88,62 +105,101 @@ def write_report(report: Report, out: Path) -> bool:
 def render(report: Report) -> str:
     """The page as text."""
     runs = [read_run(folder) for folder in report.runs]
-    judged = [Judged(evidence) for evidence in report.evidence]
-    sections = [_evidence(evaluation, f"evidence-{i}", report) for i, evaluation in enumerate(judged, start=1)]
+    sections: list[ImageSection] = []
+    judged: list[Judged] = []
+    unjudged: list[Evidence] = []
+    for number, evidence in enumerate(report.evidence, start=1):
+        key = f"evidence-{number}"
+        if evidence.is_judged:
+            judged.append(Judged(evidence))
+            sections.append(_judged(judged[-1], key, report))
+        else:
+            unjudged.append(evidence)
+            sections.append(_unjudged(evidence.title, evidence.images, key, report))
+    if report.images:
+        sections.append(_unjudged("Images", report.images, "images-alone", report))
     training = []
     for number, (run, name) in enumerate(zip(runs, distinct_names(runs), strict=True), start=1):
         key = f"run-{number}"
-        training.append(RunSection(name, run.text, facts(run), curves(run, key), by_level(run, key)))
+        plots = curves(run, key) + by_level(run, key)
+        training.append(RunSection(name, run.text, facts(run), plots[:_PLOTS], plots[_PLOTS:]))
+    typed = report.commands or commands(report.pairs, runs, judged, unjudged, report.images)
+    pairs = None if report.pairs is None else read_pairs(report.pairs, report.example_seed)
+    facts_of = {run.name: run.facts for run in training}
+    states = [f"{name}: {fact.value}" for name, of_run in facts_of.items() for fact in of_run if fact.label == STATE]
+    notes = [note for evaluation in judged for note in evaluation.summary.notes]
     return fill(
         "template.html.j2",
         title=report.title,
-        summary=_summary(report, runs, judged),
-        pairs=read_pairs(report.pairs, report.example_seed) if report.pairs is not None else None,
+        sections=_with_first_rows(sections),
+        pairs=pairs,
         runs=training,
-        evidence=sections,
+        settings=compare(facts_of),
+        notes=list(dict.fromkeys(notes)),
+        states=states,
         example_seed=report.example_seed,
-        commands=report.commands or commands(report.pairs, runs, judged),
+        commands=typed,
         seeds=_seeds(report, runs, judged),
         versions=versions(),
     )
 
 
-def _evidence(judged: Judged, key: str, report: Report) -> EvidenceSection:
+def _with_first_rows(sections: Sequence[ImageSection]) -> list[ImageSection]:
+    """The sections with the first examples of the first one that has any set apart, which the page begins with."""
+    number = next((number for number, section in enumerate(sections) if section.more), None)
+    laid_out = list(sections)
+    if number is not None:
+        every = sections[number].more
+        laid_out[number] = sections[number]._replace(first=every[:_ROWS], more=every[_ROWS:])
+    return laid_out
+
+
+def _judged(judged: Judged, key: str, report: Report) -> ImageSection:
+    """An evaluation's images and scores."""
     first, *rest = judged.metrics
     drawn = Markup("")
-    if judged.contestants:
+    if judged.contestants and len(judged.tags()) > 1:
         drawn = forest(judged.differences(first), judged.contestants, judged.scale(first).unit, key)
     # how much was judged; bounds count apart, since their images are nobody's
+    models = [model for model in judged.summary.models if model not in BOUNDS]
     sizes = {(scores.num_prompts, scores.num_images) for scores in judged.summary.models.values()}
     amounts = [f"{count(images)} images of {count(prompts)} prompts" for prompts, images in sorted(sizes)]
-    return EvidenceSection(
-        key=key,
-        title=judged.title,
+    scores = ScoreSection(
         about=f"Each model was judged on {' or '.join(amounts)}.",
-        headlines=headlines(judged),
         main=judged.table(first),
         further=[judged.table(metric) for metric in rest],
         compared=bool(judged.contestants),
         level=f"{100 * judged.summary.level:g} %",
         forest=drawn,
-        sampling=sampling(judged.images),
-        examples=examples(judged, report.num_examples, report.example_seed),
-        notes=judged.summary.notes,
-        alarms=judged.alarms(),
         sets=set_section(judged.summary.sets, judged.summary.level),
+    )
+    return ImageSection(
+        key=key,
+        title=judged.title,
+        headlines=headlines(judged) or [Headline(listed(models), "judged, and not compared by a score.")],
+        base=judged.base or "",
+        alarms=judged.alarms(),
+        scores=scores,
+        first=[],
+        more=examples(judged, report.num_examples, report.example_seed),
+        sampling=sampling(judged.images),
     )
 
 
-def _summary(report: Report, runs: Sequence[ShownRun], judged: Sequence[Judged]) -> list[str]:
-    """What was done, in plain words."""
-    lines = []
-    for run, name in zip(runs, distinct_names(runs), strict=True):
-        lines.append(f"{name}: {run.setting('model')} aligned with {run.method}; {run.status}.")
-    for evaluation in judged:
-        models = ", ".join(row.model for row in evaluation.table(evaluation.metrics[0]).models)
-        metrics = ", ".join(map(spoken, evaluation.metrics))
-        lines.append(f"{evaluation.title}: images of {models} were judged ({metrics}).")
-    return lines
+def _unjudged(title: str, images: Mapping[str, Path], key: str, report: Report) -> ImageSection:
+    """Images that nobody judged."""
+    claim = f"{listed(list(images))}, side by side"
+    return ImageSection(
+        key=key,
+        title=title,
+        headlines=[Headline(claim, "the same prompts and seeds, judged by nobody but the reader.")],
+        base="",
+        alarms=[],
+        scores=None,
+        first=[],
+        more=unjudged_examples(images, report.num_examples, report.example_seed),
+        sampling=sampling(images),
+    )
 
 
 def _seeds(report: Report, runs: Sequence[ShownRun], judged: Sequence[Judged]) -> list[Fact]:

@@ -11,8 +11,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from contrapose.evaluate.statistics import Interval
-from contrapose.report.drawing import DASHES, FRAME, MARKERS, QUIET, SERIES, TEXT, drawing
-from contrapose.report.numbers import MINUS
+from contrapose.report.drawing import DASHES, FRAME, MARKERS, QUIET, SERIES, TEXT, drawing, short
 from contrapose.report.runs import ShownRun
 
 _WIDTH = 330
@@ -55,12 +54,6 @@ PANELS = (
         0.0,
     ),
     Panel(
-        "error",
-        "Error",
-        (Curve("winner_error", "winner"), Curve("loser_error", "loser")),
-        "Mean squared error to the target.",
-    ),
-    Panel(
         "accuracy",
         "Implicit accuracy",
         (Curve("accuracy", "training"), Curve("held_out/accuracy", "held out")),
@@ -72,6 +65,12 @@ PANELS = (
         "Drift",
         (Curve("drift", "training"), Curve("held_out/drift", "held out")),
         "Mean squared distance between the trainee's and the reference's predictions.",
+    ),
+    Panel(
+        "error",
+        "Error",
+        (Curve("winner_error", "winner"), Curve("loser_error", "loser")),
+        "Mean squared error to the target.",
     ),
     Panel("grad", "Gradient norm", (Curve("grad_norm", "norm"),), "Of a whole step's gradient, before clipping."),
     Panel("rate", "Learning rate", (Curve("learning_rate", "learning rate"),), "As the schedule gave it to each step."),
@@ -99,7 +98,7 @@ def _with_log_2(run: ShownRun, panel: Panel) -> Panel:
 
 def _curve(run: ShownRun, panel: Panel, key: str) -> Plot:
     shown = [line for line in panel.lines if run.series(line.metric)[0]]
-    last = "; ".join(f"{line.label} {_short(run.series(line.metric)[1][-1])}" for line in shown)
+    last = "; ".join(f"{line.label} {short(run.series(line.metric)[1][-1], 3)}" for line in shown)
     with drawing(key, f"{panel.title} over {run.done} steps; at the end {last}", _WIDTH, _HEIGHT) as plot:
         _reference_line(plot.axes, panel.zero)
         for line in shown:
@@ -152,7 +151,7 @@ def by_level(run: ShownRun, key: str) -> list[Plot]:
             continue
         # a set, since of one or two measurements the middle one is the first or the last
         chosen = sorted({steps[0], steps[len(steps) // 2], steps[-1]})
-        last = ", ".join(f"{_short(value)} at {level:g}" for level, value in measured[chosen[-1]].items())
+        last = ", ".join(f"{short(value, 3)} at {level:g}" for level, value in measured[chosen[-1]].items())
         with drawing(f"{key}-{name}-level", f"{title}; at the end {last}", _WIDTH, _HEIGHT) as plot:
             _reference_line(plot.axes, zero)
             for step in chosen:
@@ -207,10 +206,6 @@ def forest(rows: Sequence[tuple[str, Mapping[str, Interval]]], models: Sequence[
         axes.set_xlabel(f"difference from the base{f' ({unit})' if unit else ''}")
         _legend(axes, len(models))
     return plot.svg
-
-
-def _short(value: float) -> str:
-    return f"{value:.3g}".replace("-", MINUS)
 
 
 def _reference_line(axes: Axes, value: float | None) -> None:

@@ -7,16 +7,20 @@ import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+from huggingface_hub import try_to_load_from_cache
 
 from contrapose.documents import load_yaml
 from contrapose.errors import UserError
+from contrapose.evaluate.evidence import Evidence
 from contrapose.guiding.images import SETTINGS
 from contrapose.report.evidence import Judged
 from contrapose.report.numbers import count, size
 from contrapose.report.runs import Fact, ShownRun
+from contrapose.report.shown_groups import ShownGroup, show_groups
 from contrapose.runfile import unstamped
 from contrapose.runs.names import RUN_FILE
 from contrapose.store.groups import GroupStore
@@ -30,46 +34,98 @@ _SECTIONS = ("reading", "fitting", "guiding", "loading")  # of settings, whose f
 
 
 class Pairs(NamedTuple):
-    """A folder of pairs: facts, and a few prompts beside their degraded ones."""
+    """A folder of pairs: facts, and a few of them by lot."""
 
+    about: str
     facts: list[Fact]
-    shown: list[GroupRecord]
+    shown: list[ShownGroup]
+    """With their images; empty where these cannot be decoded."""
+    not_shown: str
+    """Why there are no images; empty where there are."""
+    records: list[GroupRecord]
+    """The same pairs' prompts."""
     drawn: bool
     """Whether 'contrapose pairs draw' made them, which is all that is known of how winners and losers differ."""
 
 
-class Table(NamedTuple):
-    """A plain table of texts."""
+class Compared(NamedTuple):
+    """Settings of several things: what all share, and a table of what differs."""
 
-    head: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    names: tuple[str, ...]
+    shared: list[Fact]
+    differing: list[tuple[str, ...]]
+    """Rows of a setting's label and its value for each name."""
+
+
+def compare(facts_by_name: Mapping[str, Sequence[Fact]]) -> Compared:
+    """What several things have in common and what not; one that lacks a fact has a dash there."""
+    values_by_name = {name: dict(facts) for name, facts in facts_by_name.items()}
+    labels = dict.fromkeys(label for values in values_by_name.values() for label in values)
+    shared = []
+    differing = []
+    for label in labels:
+        row = [values.get(label, "–") for values in values_by_name.values()]
+        if len(set(row)) == 1:
+            shared.append(Fact(label, row[0]))
+        else:
+            differing.append((label, *row))
+    return Compared(tuple(facts_by_name), shared, differing)
 
 
 def read_pairs(folder: Path, seed: int) -> Pairs:
     """Counts, settings and a random few of a folder of pairs. Raises `UserError` when it is none."""
     store = GroupStore(folder)
     prompts = len({record.prompt for record in store.records})
-    sizes = size(sum(path.stat().st_size for path in store.shards))
-    facts = [
-        Fact("Folder", str(folder)),
-        Fact("Pairs", f"{count(len(store))}, from {count(prompts)} prompts; {sizes}"),
-        *(Fact(_label(key), _written(value)) for key, value in flat(store.settings).items() if key not in _PRACTICAL),
-        Fact("Model's fingerprint", str(store.manifest.get("fingerprint", "not recorded"))),
-    ]
+    size_on_disk = size(sum(path.stat().st_size for path in store.shards))
+    about = f"{count(len(store))} pairs of {count(prompts)} prompts, {size_on_disk}, in {folder}."
+    facts = []
+    for key, value in flat(store.settings).items():
+        if key not in _PRACTICAL and _is_set(value):
+            facts.append(Fact(_label(key), _written(value)))
+    if "fingerprint" in store.manifest:
+        facts.append(Fact("Model's fingerprint", str(store.manifest["fingerprint"])))
+    shown: list[ShownGroup] = []
+    not_shown = ""
+    try:
+        shown = _decoded(store, seed)
+    except UserError as error:  # a report is made where the model may not be
+        not_shown = str(error)
     # by lot, so that nobody picked them; in the store's order, so that the page is the same for the same seed
     chosen = np.random.default_rng(seed).permutation(len(store))[:_NUM_PAIRS_SHOWN]
-    return Pairs(facts, [store.records[i] for i in sorted(chosen)], "draw" in store.manifest)
+    records = [store.records[i] for i in sorted(chosen)]
+    return Pairs(about, facts, shown, not_shown, records, "draw" in store.manifest)
 
 
-def sampling(images: Mapping[str, Path]) -> Table:
+def _decoded(store: GroupStore, seed: int) -> list[ShownGroup]:
+    """A few pairs with their images; `UserError` where the model that they were made with is not here."""
+    from contrapose.backbones.decoder import Decoder
+
+    model = store.model_or(None)
+    if not Path(model).exists() and not isinstance(try_to_load_from_cache(model, "model_index.json"), str):
+        raise UserError(f"their model {model} is not on this machine")
+    decoder = Decoder(model)
+    store.check_maker(model, decoder.fingerprint)
+    return show_groups(store, decoder, _NUM_PAIRS_SHOWN, seed)
+
+
+def sampling(images: Mapping[str, Path]) -> Compared:
     """How each model's images were made, as far as their folders say."""
-    settings_by_model = {model: settings_of(folder) for model, folder in images.items()}
-    all_keys = dict.fromkeys(key for settings in settings_by_model.values() for key in settings)
-    keys = [key for key in all_keys if key not in _PRACTICAL]
-    rows = []
-    for model, settings in settings_by_model.items():
-        rows.append((model, *(_written(settings.get(key)) for key in keys)))
-    return Table(("images of", *map(_label, keys)), rows if keys else [])
+    return compare({model: _sampling_facts(settings_of(folder)) for model, folder in images.items()})
+
+
+def _sampling_facts(settings: Mapping[str, Any]) -> list[Fact]:
+    """The settings that are set and decide an image: no guidance where no run guides."""
+    guided = settings.get("positive") or settings.get("negative")
+    shown = []
+    for key, value in settings.items():
+        if key not in _PRACTICAL and _is_set(value) and (guided or key != "guidance"):
+            shown.append(Fact(_label(key), _written(value)))
+    return shown
+
+
+def _is_set(value: Any) -> bool:
+    """Whether a setting says something: not what stands for nothing in a file of settings."""
+    return value is not None and value is not False and value not in ("", "none", [], {})
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
@@ -96,16 +152,28 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def commands(pairs: Path | None, runs: Sequence[ShownRun], judged: Sequence[Judged]) -> list[str]:
+def commands(
+    pairs: Path | None,
+    runs: Sequence[ShownRun],
+    judged: Sequence[Judged],
+    unjudged: Sequence[Evidence] = (),
+    images: Mapping[str, Path] = MappingProxyType({}),
+) -> list[str]:
     """What to type for each result, worked out from the settings that lie beside it."""
     lines = [] if pairs is None else _pairs(GroupStore(pairs), pairs)
     lines += [_command("align", [str(run.folder / RUN_FILE)], run.folder) for run in runs]
-    for folder in dict.fromkeys(folder for evaluation in judged for folder in evaluation.images.values()):
+    shown_by = [evaluation.evidence for evaluation in judged] + list(unjudged)
+    groups = [*(evidence.images for evidence in shown_by), images]
+    for folder in dict.fromkeys(folder for group in groups for folder in group.values()):
         if settings := settings_of(folder):
             lines.append(_command("sample", _sampling_flags(settings), folder))
     for evaluation in judged:
         if evaluation.images and evaluation.base is not None:
-            lines.append(_evaluation(evaluation))
+            compared = ["--base", evaluation.base, "--replicates", str(evaluation.summary.replicates)]
+            if evaluation.evidence.trained_for:
+                compared += ["--trained-for", *evaluation.evidence.trained_for]
+            lines.append(_evaluation(evaluation.evidence, compared))
+    lines += [_evaluation(evidence, []) for evidence in unjudged]
     return lines
 
 
@@ -121,15 +189,13 @@ def _pairs(store: GroupStore, folder: Path) -> list[str]:
     return [_command(command, [*name, *_flags(settings)], folder)]
 
 
-def _evaluation(judged: Judged) -> str:
-    words = _suite(judged.evidence.suite)
-    features = judged.evidence.features
-    if features is not None:
-        words += ["--features", str(features["name"]), *_flags(_without_name(features), "features.")]
-    words += ["--images", *(f"{model}={folder}" for model, folder in judged.images.items())]
-    words += ["--base", str(judged.base), "--replicates", str(judged.summary.replicates), "--title", judged.title]
-    words += ["--trained-for", *judged.evidence.trained_for] if judged.evidence.trained_for else []
-    return _command("evaluate", words, judged.folder)
+def _evaluation(evidence: Evidence, compared: list[str]) -> str:
+    words = _suite(evidence.suite)
+    if evidence.features is not None:
+        flags = _flags(_without_name(evidence.features), "features.")
+        words += ["--features", str(evidence.features["name"]), *flags]
+    words += ["--images", *(f"{model}={folder}" for model, folder in evidence.images.items())]
+    return _command("evaluate", [*words, *compared, "--title", evidence.title], evidence.folder)
 
 
 def _suite(settings: Mapping[str, Any]) -> list[str]:

@@ -22,6 +22,7 @@ from contrapose.runs.names import FINISHED, RUN_FILE
 _STEPS = Range(1, 10**9, integer=True)
 _Number = Annotated[int, Range(0, 10**15, integer=True)]
 _CONVERTER = runfile.converter()
+STATE = "State"  # the fact of how far a run got
 _NOT_RECORDED = "not recorded"
 _FIX = "delete it and run 'contrapose align' on the folder again"
 
@@ -189,14 +190,16 @@ def facts(run: ShownRun) -> list[Fact]:
         if name != "name" and value is not None:
             method.append(f"{name} {_value(value)}")
     lines = [
-        Fact("State", run.status),
+        Fact(STATE, run.status),
         Fact("Method", "; ".join(method)),
         Fact("Model", run.setting("model")),
         Fact("Pairs", pairs),
         Fact("Trained", trained),
     ]
     for line in LINES:
-        lines.append(Fact(line.label, line.text.format(*map(run.setting, line.names))))
+        values = list(map(run.setting, line.names))
+        if any(value != _NOT_RECORDED for value in values):
+            lines.append(Fact(line.label, line.text.format(*values)))
     if run.metrics:
         mean = f"{run.seconds / len(run.metrics):.2g} s a step, held-out measurements included"
         lines.append(Fact("Time", f"{duration(run.seconds)} ({mean})"))

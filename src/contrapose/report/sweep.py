@@ -12,14 +12,13 @@ from matplotlib.axes import Axes
 from contrapose.errors import UserError
 from contrapose.evaluate.evidence import SUMMARY, Evidence
 from contrapose.evaluate.images import prompt_folders
-from contrapose.evaluate.run import UNTAGGED
 from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.summary import write_summary
 from contrapose.evaluate.sweep import FIX, folder_of, name_of, read_record
 from contrapose.files import write_text
 from contrapose.report.drawing import DASHES, MARKERS, QUIET, SERIES, drawing
 from contrapose.report.evidence import Judged, headlines, spoken
-from contrapose.report.examples import Example, Shown, choose, embedded, examples
+from contrapose.report.examples import Example, examples, unjudged_examples
 from contrapose.report.html import fill
 from contrapose.report.numbers import Cell, Scale
 from contrapose.report.plots import Plot
@@ -149,13 +148,13 @@ def render(sweeps: Sequence[Sweep]) -> str:
     first_of: dict[str, Sweep] = {}
     for sweep in sweeps:
         first_of.setdefault(sweep.label, sweep)
-    table = sampling({_title(sweep, sweeps): sweep.folder for sweep in sweeps})
+    folders = {_title(sweep, sweeps): sweep.folder for sweep in sweeps}
     plots = [_plot(sweeps, metric) for metric in _metrics(sweeps)]
     tables = [(_title(sweep, sweeps), sweep.judged) for sweep in sweeps if sweep.judged]
     grids = [(label, _grid(sweep)) for label, sweep in first_of.items()]
     summary = _best(sweeps)
     if len(judged) == 1:
-        summary += headlines(judged[0])
+        summary += map(str, headlines(judged[0]))
     title = "Sweeps compared"
     if len(first_of) < 4:
         title = " and ".join(first_of)
@@ -167,7 +166,7 @@ def render(sweeps: Sequence[Sweep]) -> str:
         table=_table(sweeps) if len(sweeps) > 1 and judged else None,
         tables=tables,
         grids=grids,
-        settings=list(zip(table.head, *table.rows, strict=True)),
+        made=sampling(folders),
         versions=versions(),
     )
 
@@ -294,20 +293,5 @@ def _grid(sweep: Sweep) -> list[Example]:
     """A few prompts by lot, with one seed each, at every strength."""
     if sweep.judged is not None:
         return examples(sweep.judged, NUM_EXAMPLES, EXAMPLE_SEED)
-    folders = {}
-    keys = []
-    for scale, path in sweep.images.items():
-        folders[scale] = {folder.name: folder for folder in prompt_folders(path)}
-        keys.append({(name, seed) for name, folder in folders[scale].items() for seed in folder.samples})
-    shared = set.intersection(*keys)
-    if not shared:
-        raise UserError(f"{sweep.folder}: its strengths share no prompt and seed; run 'contrapose sweep' again")
-    first = next(iter(folders.values()))
-    rows = []
-    for name, seed in choose(dict.fromkeys(shared, UNTAGGED), [UNTAGGED], NUM_EXAMPLES, EXAMPLE_SEED):
-        shown = []
-        for scale, by_name in folders.items():
-            data, pixelated = embedded(by_name[name].samples[seed])
-            shown.append(Shown(name_of(scale), data, pixelated, "", "", ()))
-        rows.append(Example(first[name].prompt.text, "", seed, tuple(shown)))
-    return rows
+    images = {name_of(scale): path for scale, path in sweep.images.items()}
+    return unjudged_examples(images, NUM_EXAMPLES, EXAMPLE_SEED)

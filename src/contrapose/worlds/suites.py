@@ -9,19 +9,20 @@ from contrapose.errors import UserError
 from contrapose.evaluate.geneval.suite import GenEval
 from contrapose.evaluate.questions.suite import Questions
 from contrapose.evaluate.sets.suite import Sets
-from contrapose.evaluate.suites import Scores
+from contrapose.evaluate.suites import NONE, Scores, Unjudged
 from contrapose.judges.judge import Judge
 from contrapose.judges.table import JUDGES, AnyJudge
 from contrapose.store.prompts import Prompt
 from contrapose.worlds.shapes.suite import Shapes
 
-AnySuite = Shapes | GenEval | Questions | Scores | Sets
+AnySuite = Shapes | GenEval | Questions | Scores | Sets | Unjudged
 SUITES: dict[str, type[AnySuite]] = {
     "shapes": Shapes,
     "geneval": GenEval,
     "questions": Questions,
     "scores": Scores,
     "set": Sets,
+    NONE: Unjudged,
 }
 CONVERTER = runfile.converter((AnyJudge, JUDGES), (AnySuite, SUITES))
 
@@ -31,8 +32,6 @@ def judge_of(prompts: Sequence[Prompt], name: str | None, device: str) -> Judge 
 
     Raises `UserError` when a suite was asked for that cannot judge these prompts.
     """
-    if name == "none":
-        return None
     suite = SUITES[name or "shapes"]()
     try:
         suite.check(prompts)
