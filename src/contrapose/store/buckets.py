@@ -41,7 +41,9 @@ def buckets(resolution: int, unit: int, max_ratio: float = 2.0) -> tuple[Size, .
     area = resolution * resolution
     sizes: set[Size] = set()
     for side in range(unit, math.ceil(resolution * math.sqrt(max_ratio)) + unit, unit):
+        # the longest other side with which the bucket has no more pixels than the square
         other = area // side // unit * unit
+        # rounding down to units may have lost too many of them
         if side * other >= _LEAST_AREA * area and max(side, other) <= max_ratio * min(side, other):
             sizes |= {Size(side, other), Size(other, side)}
     return tuple(sorted(sizes, key=lambda size: (size.ratio, size.width)))
@@ -73,6 +75,7 @@ def _fit(size: Size, bucket: Size, flip: bool, position: tuple[float, float]) ->
     scale = cover(size, bucket)
     # Rounding may come out a pixel short of the bucket, hence at least its side.
     scaled = Size(*(max(least, round(side * scale)) for side, least in zip(size, bucket, strict=True)))
+    # what sticks out, in the one direction in which the image is too long
     left, top = (round(share * (side - least)) for share, side, least in zip(position, scaled, bucket, strict=True))
     return Fit(scaled, (left, top, left + bucket.width, top + bucket.height), flip)
 

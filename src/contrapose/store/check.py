@@ -45,6 +45,7 @@ def look_at_records(store: GroupStore, too_long: TooLong | None = None) -> Findi
         "not the groups that were planned": [store.flaw] if store.flaw else [],
         **_problems_of_records(store.records),
     }
+    # the noise goes by prompt and seed, so that these are the same images twice
     origins = Counter((record.prompt, record.degraded, record.seed) for record in store.records)
     remarks = {"groups that repeat another": [prompt for (prompt, _, _), count in origins.items() if count > 1]}
     if too_long:
@@ -67,6 +68,7 @@ def check(
         record = store.records[index]
         broken = [place for place, latent in enumerate(latents) if not latent.isfinite().all()]
         problems[_NOT_FINITE] += [f"{record.id} {sample_name(record, place)}" for place in broken]
+        # NaN equals nothing: what is not finite is told above alone
         if any(bool((first == second).all()) for first, second in combinations(latents, 2)):
             problems[_SAME_AS_WINNER if len(latents) == 2 else _SAME_AS_ANOTHER].append(record.id)
         progress(index + 1)

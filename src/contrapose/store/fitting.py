@@ -62,15 +62,18 @@ class Fitting:
         """
         resolution = self.resolution_for(canvas)
         least = canvas.unit * canvas.patch
+        # divisors of the resolution, so that the square itself is a bucket
         steps = [step for step in range(least, resolution // _COARSEST + 1, least) if resolution % step == 0]
         return buckets(resolution, steps[-1] if steps else least)
 
     def flips(self, seed: int) -> bool:
         """Whether the pair of this seed is mirrored."""
+        # seeds of their own names: whether a pair is mirrored says nothing of where it is cropped
         return self.flip and seed_of(seed, "flip") % 2 == 1
 
     def position(self, seed: int) -> tuple[float, float]:
         """Shares of the surplus that are cropped off at the left and at the top."""
         if self.crop == "center":
             return (0.5, 0.5)
+        # seeds have 63 bits, so that these are even shares in 0..1
         return (seed_of(seed, "left") / 2**63, seed_of(seed, "top") / 2**63)

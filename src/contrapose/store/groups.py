@@ -84,7 +84,9 @@ class GroupStore:
             self.records += shard.records
             self._shapes.append(shard.shape)
             self._of_old_format.append(shard.of_old_format)
+            # shards differ in length, so that no division leads from a record to its shard
             self._where += [(index, row) for row in range(len(shard.records))]
+        # shuffled reading goes back and forth between shards, and a process may have so many files open
         self._open = lru_cache(maxsize=64)(_open_shard)
         self.flaw = self._difference()
         if complete and self.flaw:
@@ -100,6 +102,7 @@ class GroupStore:
                 f"holds {len(self)} groups, where {MANIFEST} tells of {planned}; take away the shards of others "
                 f"(the last one is {self.shards[-1].name})"
             )
+        # by the digest of this format, or that of format 2, which the first folders have not got either
         if "groups_digest" in self.manifest:
             same = self.manifest["groups_digest"] == count_and_digest(self.records)[1]
         else:
@@ -179,6 +182,7 @@ class GroupStore:
         shard, row = self._where[index]
         file = self._open(self.shards[shard])
         latent: Tensor
+        # a slice reads one latent out of the file, and not the shard
         if self._of_old_format[shard]:
             latent = file.get_slice(_OLD_SIDES[place])[row]
         else:

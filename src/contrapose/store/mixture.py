@@ -34,12 +34,14 @@ def parse(folders: Path | Sequence[Path]) -> list[tuple[Path, float]]:
     """
     weighted: list[tuple[Path, float]] = []
     for folder in [folders] if isinstance(folders, Path) else folders:
+        # a folder may be called a:1
         match = None if folder.exists() else _WEIGHTED.fullmatch(str(folder))
         weighted.append((Path(match[1]), float(match[2])) if match else (folder, 1.0))
     if not weighted:
         raise UserError("pairs: name a folder")
     for folder, weight in weighted:
         check(f"pairs {folder}: weight", weight, Weight)
+    # by where they lead: `a` and `./a` are one folder
     uses = Counter(folder.resolve() for folder, _ in weighted)
     for folder, count in uses.items():
         if count > 1:
@@ -91,10 +93,13 @@ class Mixture:
             by_weight.setdefault(self._weights[record], []).append(record)
         seen: list[int] = []
         for weight, same in by_weight.items():
+            # the whole part of a weight visits every pair, what is left of it a fresh lot of them
             num_times = math.floor(weight)
             seen += same * num_times
             if weight > num_times:
+                # a folder that is named is seen, however few of its pairs the weight asks for
                 num_more = max(1, round((weight - num_times) * len(same)))
                 shuffled = torch.randperm(len(same), generator=generator)
                 seen += [same[i] for i in shuffled[:num_more].tolist()]
+        # once more over all, so that folders are mixed within a batch
         return [seen[i] for i in torch.randperm(len(seen), generator=generator).tolist()]

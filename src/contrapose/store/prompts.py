@@ -116,6 +116,7 @@ def _lines(path: Place) -> Iterator[tuple[int, str]]:
     """Yield (number, text) for every line that is not blank; byte order marks, of joined files too, are dropped."""
     with readable(path):
         data = path.read_bytes()
+    # ends of lines as Windows, and Macs of old, write them
     data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     # Split as bytes, so that a bad byte is told with its line and U+2028 stays inside its prompt.
     for number, raw in enumerate(data.split(b"\n"), start=1):

@@ -65,6 +65,7 @@ class GroupRecord:
         if sample == "loser":
             if self.num_samples == 1:
                 raise ValueError(f"record {self.id}: a single sample has no loser")
+            # searched from the end: of equal samples the last
             return self.num_samples - 1 - self.labels[::-1].index(min(self.labels))
         nth = _NTH.fullmatch(sample) if isinstance(sample, str) else None
         place = int(nth[1]) - 1 if nth else sample

@@ -66,6 +66,7 @@ def begin(
     }
     digests = {**(inputs or {}), **dict.fromkeys([*sources, "groups_digest"], digest)}  # told in this order
     free = ["num_groups", *(f"{name}.batch_size" for name in settings)]  # other pairs are told by what they come from
+    # the plan is claimed before the first shard, so that a killed run is carried on with the same groups alone
     runfile.claim(out / MANIFEST, manifest, conv, free, digests)
     noted = read_manifest(out)["num_groups"]
     if noted != num:
@@ -99,6 +100,7 @@ def fill(
         else:
             missing = True
             latents: list[Tensor] = []
+            # batches end with their shard, so that the same groups go together whatever was there before
             for start in range(0, len(shard), batch_size):
                 batch = shard[start : start + batch_size]
                 latents.append(make(size, batch))
@@ -106,6 +108,7 @@ def fill(
             write_shard(out, index, shard, torch.cat(latents))
         done += len(shard)
         yield done
+    # of a longer plan that was here before: readers would take these for planned
     for path in sorted(out.glob("shard-*.safetensors")):
         if path.name not in planned:
             raise UserError(f"{path}: holds other groups than were planned; take it out of the folder")
