@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -177,6 +178,12 @@ def test_csv_reads_back_with_numbers_in_columns(judged: Judged) -> None:
     assert [x["model"] for x in lines if x["best"]] == [
         best for best in (best_of(judged, metric) for metric in judged.metrics) if best
     ]
+
+
+def test_numbers_by_genevals_rules_name_their_detector_in_every_form(judged: Judged) -> None:
+    evidence = replace(judged.evidence, suite={"name": "geneval"})
+    for form in FORMS.values():
+        assert "GenEval (HF detector): correct" in form([Judged(evidence)])
 
 
 def test_csv_starts_no_formula(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ def records(judged: Judged) -> Iterator[dict[str, str]]:
     for metric in judged.metrics:
         best = best_of(judged, metric)
         direction = {True: "higher", False: "lower", None: ""}[judged.summary.metrics[metric].higher_is_better]
-        same = {"evaluation": judged.title, "metric": metric, "unit": judged.scale(metric).unit, "better": direction}
+        called = judged.table(metric).metric
+        same = {"evaluation": judged.title, "metric": called, "unit": judged.scale(metric).unit, "better": direction}
         for row in rows_of(judged, metric):
             scores, compared = _numbers(judged, row.model, metric)
             for category, interval in {OVERALL: scores.overall, **scores.tags}.items():
