@@ -19,7 +19,7 @@ from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.summary import read_summary, write_summary
 from contrapose.report.numbers import Cell
 from contrapose.report.page import Report, render
-from contrapose.report.sets import set_section
+from contrapose.report.sets import set_headlines, set_section
 
 LEVEL = 0.95
 
@@ -50,6 +50,22 @@ def test_the_table() -> None:
     assert fid.rows[3].role == "2 training seeds"
     # KID in thousandths, as papers write it
     assert kid.direction == "lower is better, in thousandths" and kid.rows[0].value == Cell("1.00", "[0.90, 1.10]")
+
+
+def test_headlines_say_which_side_and_not_which_is_better() -> None:
+    """Methods stand in the place of their runs."""
+    claims = set_headlines(numbers(), "base")
+    assert [line.claim for line in claims] == ["fid of ddspo is above that of base"]
+    text = "14.50 against 12.00, a difference of +2.00 [+1.70, +2.30], by inception-clean abc."
+    assert claims[0].numbers == text
+    lower = replace(
+        numbers(),
+        methods={},
+        differences={name: {"fid": number(-2, 0.3), "kid": number(0.0, 0.1)} for name in ("ddspo/0", "ddspo/1")},
+    )
+    assert "fid of ddspo/0 is below that of base" in [line.claim for line in set_headlines(lower, "base")]
+    assert set_headlines(None, "base") == []
+    assert set_headlines(SetNumbers("lab-pixels-8 1", 12, 0, 6), "base") == []
 
 
 def test_no_table_without_metrics() -> None:

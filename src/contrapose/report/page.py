@@ -20,7 +20,7 @@ from contrapose.report.numbers import count, listed
 from contrapose.report.plots import Plot, by_level, curves, forest
 from contrapose.report.provenance import Compared, commands, compare, read_pairs, sampling, versions
 from contrapose.report.runs import STATE, Fact, ShownRun, distinct_names, facts, read_run
-from contrapose.report.sets import SetSection, set_section
+from contrapose.report.sets import SetSection, set_headlines, set_section
 
 __all__ = ["Evidence", "Report", "render", "write_report"]
 
@@ -162,6 +162,7 @@ def _judged(judged: Judged, key: str, report: Report) -> ImageSection:
         drawn = forest(judged.differences(first), judged.contestants, judged.scale(first).unit, key)
     # how much was judged; bounds count apart, since their images are nobody's
     models = [model for model in judged.summary.models if model not in BOUNDS]
+    claims = headlines(judged) + set_headlines(judged.summary.sets, judged.base)
     sizes = {(scores.num_prompts, scores.num_images) for scores in judged.summary.models.values()}
     amounts = [f"{count(images)} images of {count(prompts)} prompts" for prompts, images in sorted(sizes)]
     scores = ScoreSection(
@@ -176,7 +177,7 @@ def _judged(judged: Judged, key: str, report: Report) -> ImageSection:
     return ImageSection(
         key=key,
         title=judged.title,
-        headlines=headlines(judged) or [Headline(listed(models), "judged, and not compared by a score.")],
+        headlines=claims or [Headline(listed(models), "judged, and not compared by a score.")],
         base=judged.base or "",
         alarms=judged.alarms(),
         scores=scores,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from contrapose.evaluate.sets.numbers import SetNumber, SetNumbers
+from contrapose.report.evidence import Headline, spoken
 from contrapose.report.numbers import Cell, Scale, count, supported
 
 _THOUSANDTH = 0.01  # numbers all below are written in thousandths, as papers write KID
@@ -52,6 +53,30 @@ def set_section(numbers: SetNumbers | None, level: float) -> SetSection | None:
         )
     tables = tuple(_table(numbers, metric) for metric in numbers.higher_is_better)
     return SetSection(about, intervals, bool(numbers.differences), tables)
+
+
+def set_headlines(numbers: SetNumbers | None, base: str | None) -> list[Headline]:
+    """One for each model or method that was compared with the base, by the first metric of sets."""
+    if numbers is None or not numbers.differences:
+        return []
+    metric = next(iter(numbers.higher_is_better))
+    scale = set_scale(numbers, metric)
+    runs = {run for method in numbers.methods.values() for run in method.runs}
+    of_base = _cell(scale, numbers.models[str(base)][metric])
+    lines: list[Headline] = []
+    for row in measured(numbers, metric):
+        if row.difference is None or row.model in runs:
+            continue
+        words = "not clearly different from"
+        interval = row.difference.interval
+        if interval is not None and not interval.low <= 0 <= interval.high:
+            words = "above" if interval.low > 0 else "below"
+        gain = _cell(scale, row.difference, signed=True)
+        claim = f"{spoken(metric)} of {row.model} is {words} that of {base}"
+        unit = f" {scale.unit}" if scale.unit else ""
+        written = f"{_cell(scale, row.number).value} against {of_base.value}{unit}, a difference of {gain.value}"
+        lines.append(Headline(claim, f"{written} {gain.interval}".rstrip() + f", by {numbers.extractor}."))
+    return lines
 
 
 class SetReading(NamedTuple):
