@@ -71,5 +71,5 @@ def divide(command: Command) -> None:
             raise UserError(f"{out}: would hold no prompts; choose another --dev-share, or more prompts")
     for out, part in written.items():
         with one_writer(out, beside=True):
-            write_text(out, as_lines(part))
-        print(f"{out}: {len(part)} prompts")
+            is_new = write_text(out, as_lines(part))
+        print(f"{out}: {len(part)} prompts{'' if is_new else ' (were there already)'}")
