@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from contrapose.contents import bytes_digest, digest_of_parts
 from contrapose.errors import UserError
-from contrapose.store.prompts import Prompt, canonical, read_prompts
+from contrapose.store.prompts import Prompt, read_prompts
 
 SAMPLE_AGAIN = "delete it and sample it again"
 _FOLDER = re.compile(r"[0-9]+")
@@ -48,29 +48,13 @@ class PromptFolder:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """A model's folder of images as an evaluation takes it: without some images, and by what a list says of prompts."""
+    """A folder of images that was read: what an evaluation takes of it."""
 
     path: Path
-    listed: Mapping[str, Prompt] = field(default_factory=dict)
-    """By canonical text, what completes the lines that lie beside the images."""
-    left_out: frozenset[tuple[str, int]] = frozenset()
-    """Name of the prompt's folder, and seed."""
+    prompts: Sequence[PromptFolder]
 
     def __str__(self) -> str:
         return str(self.path)
-
-    def taken(self, folder: PromptFolder) -> PromptFolder:
-        """Raises `UserError` for a line that says something else than the list."""
-        samples = {seed: path for seed, path in folder.samples.items() if (folder.name, seed) not in self.left_out}
-        fields = dict(folder.prompt.fields)
-        listed = self.listed.get(canonical(folder.prompt.text))
-        for name, value in listed.fields.items() if listed else ():
-            if fields.setdefault(name, value) != value:
-                raise UserError(
-                    f"{folder.path}: its line has another `{name}` than the list of prompts; name the list that these "
-                    "images were made from"
-                )
-        return PromptFolder(folder.path, Prompt(folder.prompt.text, fields, folder.prompt.place), samples)
 
 
 Images = Path | ImageFolder
@@ -82,17 +66,17 @@ def prompt_folders(images: Images) -> Iterator[PromptFolder]:
 
     Raises `UserError` naming the folder or file, and the fix, when something is missing or broken.
     """
-    directory = images.path if isinstance(images, ImageFolder) else images
+    if isinstance(images, ImageFolder):
+        yield from images.prompts
+        return
+    directory = images
     if not directory.is_dir():
         raise UserError(f"{directory}: no such folder of images; sample images into it first")
     paths = [path for path in directory.iterdir() if _FOLDER.fullmatch(path.name)]
     if not paths:
         raise UserError(f"{directory}: holds no folders 00000, 00001, ...; name a folder in GenEval's layout")
     for path in sorted(paths, key=lambda path: (int(path.name), path.name)):
-        folder = PromptFolder(path, _prompt(path, directory), _samples(path, directory))
-        taken = images.taken(folder) if isinstance(images, ImageFolder) else folder
-        if taken.samples:
-            yield taken
+        yield PromptFolder(path, _prompt(path, directory), _samples(path, directory))
 
 
 def metadata_of(prompt: Prompt) -> dict[str, Any]:

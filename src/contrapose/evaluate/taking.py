@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contrapose.containers.left_out import LeftOut
 from contrapose.errors import UserError
-from contrapose.evaluate.images import ImageFolder, check_image, check_same_images, prompt_folders
+from contrapose.evaluate.images import ImageFolder, PromptFolder, check_image, check_same_images, prompt_folders
 from contrapose.ranges import checked
 from contrapose.store.prompts import Prompt, canonical, read_prompts
 
@@ -42,19 +42,19 @@ def taken(models: Mapping[str, Path], taking: Taking) -> tuple[dict[str, ImageFo
     Raises `UserError` for images of other prompts than the list's, prompts without images, models of different prompts
     or seeds, and broken images, unless they are to be left out; it names the first, and says how many there are.
     """
-    listed: dict[str, Prompt] = {}
+    folders = {model: ImageFolder(path, list(prompt_folders(path))) for model, path in models.items()}
     if taking.prompts is not None:
+        listed: dict[str, Prompt] = {}
         for prompt in read_prompts(taking.prompts):
             listed.setdefault(canonical(prompt.text), prompt)
-    folders = {model: ImageFolder(path, listed) for model, path in models.items()}
-    if taking.prompts is not None:
-        for folder in folders.values():
-            _check_prompts(folder, taking.prompts, taking.allow_missing)
+        for model, folder in folders.items():
+            _check_prompts(folder, listed, taking)
+            folders[model] = ImageFolder(folder.path, [_completed(those, listed) for those in folder.prompts])
     check_same_images(folders)
     left_out: list[LeftOut] = []
     keys: set[tuple[str, int]] = set()
     for folder in folders.values():
-        for prompt_folder in prompt_folders(folder):
+        for prompt_folder in folder.prompts:
             for seed, path in prompt_folder.samples.items():
                 try:
                     check_image(path)
@@ -66,26 +66,47 @@ def taken(models: Mapping[str, Path], taking: Taking) -> tuple[dict[str, ImageFo
         raise UserError(f"{left_out[0].reason}, or leave it out with --skip-broken{count}")
     if left_out:
         _log.warning(f"left out {len(keys)} images of each model, since {len(left_out)} are broken")
-        folders = {model: replace(folder, left_out=frozenset(keys)) for model, folder in folders.items()}
-        if not any(prompt_folders(next(iter(folders.values())))):
+        folders = {model: _without(folder, keys) for model, folder in folders.items()}
+        if not all(folder.prompts for folder in folders.values()):
             raise UserError(f"{left_out[0].name}: is broken, and so are all others; sample them again")
     return folders, left_out
 
 
-def _check_prompts(folder: ImageFolder, file: Path, allow_missing: bool) -> None:
-    texts = {canonical(prompt_folder.prompt.text): prompt_folder for prompt_folder in prompt_folders(folder)}
-    foreign = [prompt_folder for text, prompt_folder in texts.items() if text not in folder.listed]
+def _check_prompts(folder: ImageFolder, listed: Mapping[str, Prompt], taking: Taking) -> None:
+    texts = {canonical(prompt_folder.prompt.text): prompt_folder for prompt_folder in folder.prompts}
+    foreign = [prompt_folder for text, prompt_folder in texts.items() if text not in listed]
     if foreign:
         raise UserError(
-            f"{folder}: {len(foreign)} of its prompts are not in {file}, the first {foreign[0].prompt.text!r} in "
-            f"{foreign[0].name}; name the list that these images were made from"
+            f"{folder}: {len(foreign)} of its prompts are not in {taking.prompts}, the first "
+            f"{foreign[0].prompt.text!r} in {foreign[0].name}; name the list that these images were made from"
         )
-    missing = [prompt.text for text, prompt in folder.listed.items() if text not in texts]
+    missing = [prompt.text for text, prompt in listed.items() if text not in texts]
     if missing:
         first = ", ".join(map(repr, missing[:_SHOWN]))
-        line = (
-            f"{folder}: has no images of {len(missing)} of the {len(folder.listed)} prompts in {file}, such as {first}"
-        )
-        if not allow_missing:
+        count = f"{len(missing)} of the {len(listed)} prompts in {taking.prompts}"
+        line = f"{folder}: has no images of {count}, such as {first}"
+        if not taking.allow_missing:
             raise UserError(f"{line}; sample them, or judge the others with --allow-missing")
         _log.warning(line)
+
+
+def _completed(folder: PromptFolder, listed: Mapping[str, Prompt]) -> PromptFolder:
+    """With what the list says of the prompt; raises `UserError` for a line that says something else."""
+    fields = dict(folder.prompt.fields)
+    for name, value in listed[canonical(folder.prompt.text)].fields.items():
+        if fields.setdefault(name, value) != value:
+            raise UserError(
+                f"{folder.path}: its line has another `{name}` than the list of prompts; name the list that these "
+                "images were made from"
+            )
+    return replace(folder, prompt=replace(folder.prompt, fields=fields))
+
+
+def _without(folder: ImageFolder, keys: Collection[tuple[str, int]]) -> ImageFolder:
+    """Without the images of these prompts' folders and seeds, and prompts that then have none."""
+    prompts: list[PromptFolder] = []
+    for prompt_folder in folder.prompts:
+        samples = {seed: path for seed, path in prompt_folder.samples.items() if (prompt_folder.name, seed) not in keys}
+        if samples:
+            prompts.append(replace(prompt_folder, samples=samples))
+    return ImageFolder(folder.path, prompts)
