@@ -64,6 +64,7 @@ def export_pairs(settings: Export, store: GroupStore, backbone: Backbone, out: P
         raise UserError(f"{store.folder}: holds other groups than pairs, which this format has no place for")
     done = 0
     waiting: list[dict[str, Any]] = []
+    # rows wait until a group is full, so that memory holds a group of images and a batch
     with replacing(out) as aside, pq.ParquetWriter(aside, schema) as writer:
         # Neighbours of one shape are decoded together.
         for _, same_shape in groupby(range(len(store)), key=store.shape):

@@ -105,6 +105,7 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) ->
 
     Raises `UserError` when `out` holds pairs of other settings, another model or other images.
     """
+    # noted as it was told from the first row, so that a source of another format is refused later
     settings = replace(settings, format=plan.format if settings.source else "auto")
     by_id: dict[str, Any] = {pair.record.id: pair for pair in plan.pairs}
     notes: dict[str, Any] = {}
@@ -118,6 +119,7 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) ->
         sizes = settings.fitting.buckets_for(backbone.images)
         latents = partial(_encode, backbone)
         settings = replace(settings, fitting=settings.fitting.resolved(backbone.images))
+    # a shard stacks, so that it holds one size; sizes come in a fixed order, whatever order the source has
     shards = by_size(((pair.size, pair.record) for pair in plan.pairs), sizes, settings.shard_size)
     records = (record for _, shard in shards for record in shard)
 
@@ -150,6 +152,7 @@ def _plan_images(
     pairs: list[Planned] = []
     left_out: list[LeftOut] = []
     repeats: Counter[str] = Counter()
+    # several images are looked at at a time, and come back in order
     seen_pairs = look_at(pair.images for pair in listed)
     for number, (pair, seen) in enumerate(zip(listed, seen_pairs, strict=True), 1):
         planned = attempt(pair.name, _planned, settings, pair, seen, among, repeats)
@@ -169,6 +172,7 @@ def _planned(
     is_pair = len(listed.images) == 2
     if len(set(seen.digests)) < len(seen.digests):
         raise Skip(f"{'winner and loser' if is_pair else 'two of its images'} are the same image", "same image")
+    # one bucket for both, since a crop of its own would tell which is the loser
     bucket = nearest(seen.sizes[listed.images.index(listed.winner)], among)
     for image, size in zip(listed.images, seen.sizes, strict=True):
         scale = cover(size, bucket)
@@ -180,9 +184,11 @@ def _planned(
             )
     degraded = (listed.degraded,) if listed.degraded else ()
     labels = listed.preference if is_pair else listed.labels  # a pair is known by its winner's share alone
+    # known by what it holds, so that a pair keeps its crop and flip when the listing is sorted or added to
     name = prompt_id("\0".join((listed.prompt, *seen.digests, repr(labels), *degraded)))
     seed = seed_of(settings.seed, name)
     fits = plan_fit(seen.sizes, bucket, settings.fitting.flips(seed), settings.fitting.position(seed))
+    # a pair that is listed twice is two records
     record = GroupRecord(f"{name}-{repeats[name]}", listed.prompt, listed.degraded, seed, listed.labels)
     repeats[name] += 1
     return Planned(record, listed.images, bucket, fits)

@@ -79,6 +79,7 @@ def _ready(pair: Listed, backbone: Backbone, seed: int, repeats: Counter[str]) -
         raise Skip(f"winner and loser have different shapes, {list(winner.shape)} and {list(loser.shape)}")
     if bool((winner == loser).all()):
         raise Skip("winner and loser are the same latent")
+    # by the values in fp32, so that the file's precision and header make no other pair of it
     digests = (hashlib.sha256(latent.numpy().tobytes()).hexdigest() for latent in (winner, loser))
     name = prompt_id("\0".join((pair.prompt, pair.degraded, *digests)))
     record = GroupRecord.pair(f"{name}-{repeats[name]}", pair.prompt, pair.degraded, seed_of(seed, name))

@@ -47,6 +47,7 @@ class _Images:
         self.by_stem: dict[str, list[Entry]] = {}
         for entry in held:
             if entry.place.suffix.lower() in (*IMAGES, *UNREAD):
+                # macOS writes é as e with an accent, other systems as one letter
                 stem = unicodedata.normalize("NFC", PurePath(entry.name).stem)
                 self.by_stem.setdefault(stem, []).append(entry)
         if not self.by_stem:

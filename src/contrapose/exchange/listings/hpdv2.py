@@ -37,6 +37,7 @@ def _pair(row: ContainerRow, reading: Reading) -> Listed:
     folder = reading.folder(row)
     images = tuple(InFile(inside(folder, path)) for path in paths)
     labels = tuple(map(float, preference))
+    # labels of a pair sum to 1, and a list may say [1, 1]
     if len(images) == 2:
         return judged(row.name, row.caption("prompt"), (images[0], images[1]), (labels[0], labels[1]), reading.ties)
     if len(set(labels)) == 1 and reading.ties == "drop":

@@ -29,6 +29,7 @@ def _pairs(rows: Iterable[ContainerRow], reading: Reading) -> Iterator[Listed | 
         except Skip as skip:
             yield skip.of(row.name)
             continue
+        # either is the first to come, and waits for one of the other kind; queues, so that first meets first
         partners = waiting[caption, not liked]
         if not partners:
             waiting[caption, liked].append((row.place, image))

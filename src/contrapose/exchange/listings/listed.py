@@ -115,6 +115,7 @@ def judged(
     """
     if shares[0] == shares[1] and ties == "drop":
         raise Skip("a tie; it is kept with --ties half", "tie")
+    # shares may be of any sum, such as numbers of votes
     winner, loser = images if shares[0] >= shares[1] else reversed(images)
     return Listed.pair(name, prompt, winner, loser, max(shares) / sum(shares) if any(shares) else 0.5, degraded)
 
