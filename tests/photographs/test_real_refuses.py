@@ -106,6 +106,26 @@ def test_nothing_is_left(settings, backbone, tmp_path):
     assert len(GroupStore(tmp_path / "out")) == 2
 
 
+@pytest.mark.parametrize("num_removed", [1, 2])
+def test_killed_while_a_folder_is_left_to_other_settings(settings, backbone, tmp_path, monkeypatch, num_removed):
+    """What earlier settings left out is never taken for what others do."""
+    unlink = Path.unlink
+    removed = []
+
+    def killing(path, missing_ok=False):
+        if path.name in (TABLE, real.SETTINGS, real.runfile.INPUTS):
+            if len(removed) == num_removed:
+                raise KeyboardInterrupt
+            removed.append(path.name)
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killing)
+        with pytest.raises(KeyboardInterrupt):
+            make(changed(settings, filters=(CaptionLength(min_words=9),)), backbone, tmp_path / "out")
+    assert "filters differ" in refused(settings, backbone, tmp_path / "out")
+
+
 def test_a_photograph_that_was_exchanged(settings, backbone, tmp_path, monkeypatch):
     def looked(*_):
         raise KeyboardInterrupt

@@ -66,6 +66,7 @@ def make_pairs(settings: Real, backbone: Backbone, out: Path) -> Iterator[StageP
     with one_writer(out):
         run = _Run(settings, backbone, out)
         try:
+            # whatever is refused is refused before the folder is claimed
             run.check()
             runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"], inputs=run.inputs)
             for number in range(len(run.stages)):
@@ -102,6 +103,7 @@ class _Run:
         if s.captioner is not None:
             stages.append(WriteCaptions(s.captioner, self.gallery, device, s.batch_size))
         sifts = [Sift(filter, self.gallery, device, s.batch_size) for filter in s.filters]
+        # filters keep their order, so that one that needs no loser but stands behind one that does waits too
         early = list(takewhile(lambda sift: not needs_loser(sift.filter), sifts))
         losers = MakeLosers(s.spoil, self.gallery, self.studio, s.batch_size)
         return [*stages, *early, losers, *sifts[len(early) :]]
@@ -122,6 +124,7 @@ class _Run:
         # as real.yaml names them, and pairs.yaml
         self.inputs = digests | {f"real.{name}": digest for name, digest in digests.items()}
         unfinished = 0
+        # of a run that is carried on, weights of stages that are through are not asked for again
         if self.table.begun and self.table.num_through(0) == self.num_photos:
             unfinished = self.table.first_unfinished()
         for stage in self.stages[unfinished:]:
@@ -171,10 +174,12 @@ class _Run:
 
     def _unclaim(self, number: int) -> None:
         """Leave the folder to other settings, unless a network has worked for what these have come to."""
+        # another threshold would throw away captions or scores that took hours
         if any(stage.costly for stage in self.stages[: number + 1]):
             return
         self.table.close()
-        for path in (self.out / SETTINGS, self.out / runfile.INPUTS, self.table.path):
+        # the table first: settings without one begin anew, while one without settings would pass for that of any
+        for path in (self.table.path, self.out / runfile.INPUTS, self.out / SETTINGS):
             path.unlink(missing_ok=True)
 
     def store(self) -> Iterator[StageProgress]:
