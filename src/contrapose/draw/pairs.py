@@ -43,6 +43,7 @@ class DrawPlan:
 def plan_pairs(draw: Draw) -> DrawPlan:
     """Read and degrade the prompts; `UserError` when nothing is left to draw."""
     prompts = read_prompts(draw.prompts)
+    # each text once, where it first stands
     texts = list(dict.fromkeys(prompt.text for prompt in prompts))
     variants = draw.degrade.variants(texts, draw.seed)
     records: list[GroupRecord] = []
@@ -52,6 +53,7 @@ def plan_pairs(draw: Draw) -> DrawPlan:
             left_out.append(options)
             continue
         for number in range(draw.pairs_per_prompt):
+            # the same for every prompt: the noise goes by prompt and seed together
             seed = seed_of(draw.seed, number)
             records.append(GroupRecord.pair(f"{prompt_id(text)}-{number}", text, choose(options, seed, text), seed))
     if not records:
@@ -67,6 +69,7 @@ def draw_pairs(draw: Draw, plan: DrawPlan, backbone: Backbone, out: Path) -> Ite
     draw = backbone.sampler.with_usual(draw)
     sizes: tuple[str | None, ...] = draw.sizes or (None,)
     shapes = {size: backbone.images.shape_for(size) for size in sizes}
+    # by the record alone, so that no other prompt changes a pair's size
     sized = ((sizes[seed_of(r.id, r.seed, "size") % len(sizes)], r) for r in plan.records)
     shards = by_size(sized, sizes, draw.shard_size)
     records = (record for _, shard in shards for record in shard)
@@ -75,6 +78,7 @@ def draw_pairs(draw: Draw, plan: DrawPlan, backbone: Backbone, out: Path) -> Ite
     def make(size: str | None, records: Sequence[GroupRecord]) -> Tensor:
         return _draw_batch(draw, backbone, embeddings, records, shapes[size])
 
+    # the folder is claimed last, so that what is refused above leaves none
     with one_writer(out):
         inputs = {"draw.model": model_digest(draw.model, draw.loading), "draw.prompts": digest_at(draw.prompts)}
         if isinstance(draw.degrade, Given) and draw.degrade.file is not None:
@@ -88,6 +92,7 @@ def _draw_batch(
 ) -> Tensor:
     """Final latents [b, 2, ...]: winners and losers side by side in one sampler call."""
     assert draw.steps is not None and draw.guidance_scale is not None
+    # winner and loser have a stream each that begins alike, for samplers that draw on the way
     streams = [generator(r.prompt, r.seed) for r in records for _ in range(2)]
     drawn = backbone.sampler.generate(
         Generation(

@@ -52,6 +52,7 @@ class Candidate:
             image = read_image(place)
         except Skip as skip:
             raise UserError(f"{root}: {skip}; it could be read before: {_RESTORE}") from None
+        # by its pixels, which a copy or another tool's metadata leave as they are
         if identifier(self.name, digest(image)) != self.id:
             raise UserError(f"{root}: {self.name} was exchanged since it was looked at; {_RESTORE}")
         [fit] = plan_fit([Size(*image.size)], self.bucket, self.flip, self.position)

@@ -147,6 +147,7 @@ class Colourfulness:
             return _gaps(table, measure, 0.0)
         if self.threshold is not None:
             return _over(table, measure, self.threshold)
+        # once through the table for the mean, and again for the reasons
         mean = fmean(score_of(candidate, "winner", measure) for candidate in table)
         return _over(table, measure, mean, "the mean of ")
 
@@ -186,6 +187,7 @@ class TopK:
     sides: ClassVar[tuple[Side, ...]] = WINNER
 
     def reasons(self, table: Iterable[Candidate], measure: str) -> Reasons:
+        # the number, turned, makes the earlier of two equal scores the larger; no more than k are in memory
         places = ((score_of(candidate, "winner", measure), -number) for number, candidate in enumerate(table))
         least = min(heapq.nlargest(self.k, places), default=(0.0, 0))
         for number, candidate in enumerate(table):
@@ -243,6 +245,7 @@ def scored(
     """The candidates with the judge's numbers of the images that are given of each."""
     places = []
     pixels = []
+    # flat, so that the judge sees full batches whichever sides are asked for
     for place, sides in enumerate(images):
         for side, image in sides.items():
             places.append((place, side))

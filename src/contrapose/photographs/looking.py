@@ -45,6 +45,7 @@ class LookAtPhotos:
         done = photographs.num_through
         seen = None if self.near_duplicates is None else NearDuplicates(self.near_duplicates)
         if seen is not None:
+            # of a run that is carried on: those that were kept before
             for candidate in photographs:
                 seen.remember(candidate.number, candidate.fingerprint)
         rows = self._rows(islice(self.listing(), done, None), done, photographs, seen)
@@ -62,6 +63,7 @@ class LookAtPhotos:
                 continue
             photo, look = entry
             unfit = self._unfit(photo, look)
+            # one that cannot be used leaves no trace, and so makes no later one a duplicate
             earlier = None if unfit or seen is None else seen.first_near(look.fingerprint)
             if unfit:
                 yield PhotoRow(number, unfit)

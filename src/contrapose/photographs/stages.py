@@ -70,6 +70,7 @@ class WriteCaptions:
         done = photographs.num_through
         write = self.captioner.load(self.device)
         for batch in batches_of(several(opened, photographs.waiting()), self.batch_size):
+            # in the order of the batch, from which each candidate without a caption takes the next
             captions = iter(write([image for _, image in batch if image is not None]))
             rows = []
             for candidate, image in batch:
@@ -109,6 +110,7 @@ class Sift:
         if self.filter.scorer is not None:
             judge = self.filter.scorer.load(self.device)
             measure = measure_of(self.filter.scorer, judge)
+            # numbers are noted before any is judged by, so that a killed stage does not measure again
             yield from self._measured(photographs, judge, measure)
         # In one transaction, since a filter may go by all photographs together.
         reasons = self.filter.reasons(photographs, measure)
@@ -119,6 +121,7 @@ class Sift:
         """Note the judge's numbers, where they are not known from an earlier filter."""
 
         def opened(candidate: Candidate) -> tuple[Candidate, dict[Side, Image.Image]]:
+            # two filters of one judge, such as a gap and the best k, ask it once
             missing = [side for side in self.filter.sides if f"{side} {measure}" not in candidate.scores]
             return candidate, {side: self.gallery.image(candidate, side) for side in missing}
 
@@ -167,6 +170,7 @@ class MakeLosers:
         done = photographs.num_through
         # Images are read and saved beside the spoiling of other batches.
         saved = several(self._saved, self._spoiled(several(cut, photographs.waiting())))
+        # written by the batches that they were spoiled in, so that a killed stage makes the same ones again
         for batch in batches_of(saved, self.batch_size, lambda entry: entry[0]):
             done += photographs.write([row for _, row in batch])
             yield done
@@ -185,6 +189,7 @@ class MakeLosers:
 
     def _saved(self, entry: tuple[int, Candidate, Image.Image, Spoiled]) -> tuple[int, PhotoRow]:
         number, candidate, photo, loser = entry
+        # a pair of equal images teaches nothing
         if photo.tobytes() == loser.image.tobytes():
             unspoiled = LeftOut(candidate.name, "unspoiled", "the loser came out as the very photograph")
             return number, PhotoRow(candidate.number, unspoiled)

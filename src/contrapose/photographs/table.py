@@ -110,11 +110,13 @@ class PhotoTable:
 
     @cached_property
     def _connection(self) -> sqlite3.Connection:
+        # no isolation level: transactions are begun and ended here, not by Python's module
         connection = sqlite3.connect(self.path, timeout=_WAIT, isolation_level=None)
         connection.text_factory = lambda data: data.decode("utf-8", "surrogatepass")
         try:
             with self._naming_errors():
                 [(version,)] = connection.execute("PRAGMA user_version")
+                # SQLite's own number of a file that nobody has written
                 if version == 0:
                     connection.executescript(_SCHEMA)
                 elif version != VERSION:
@@ -169,12 +171,14 @@ class PhotoTable:
         """The candidates of which a condition holds, in the order of a stage, which may write while they are read."""
         parts = ["1"]
         if stage >= self.sorted_from:
+            # a page goes on from a number, which rises within one bucket alone
             parts = [f"bucket = {bucket}" for bucket in range(len(self.sizes))]
         for part in parts:
             query = (
                 f"SELECT {_CANDIDATE} FROM photographs WHERE {part} AND number > :last AND id IS NOT NULL "
                 f"AND {condition} ORDER BY number LIMIT {_PAGE}"
             )
+            # pages from the last number on, and not a cursor, since the stage writes into what it reads
             last = -1
             while page := self._rows(query, {"last": last, "stage": stage}):
                 for row in page:
@@ -186,6 +190,7 @@ class PhotoTable:
         """A transaction: all that is written in the block is there when it ends well, and nothing of it otherwise."""
         connection = self._connection
         with self._naming_errors():
+            # the lock at once: one taken at the first write could fail halfway
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection

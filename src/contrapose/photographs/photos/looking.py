@@ -64,6 +64,7 @@ def fingerprint(image: Image.Image) -> int:
     planes = np.moveaxis(np.asarray(small, dtype=np.float64), -1, 0) - 128.0
     # the lowest frequencies of each plane, in units of pixel values
     luma, blue, red = (dctn(plane, norm="ortho")[_ROWS, _COLUMNS] / _SIDE for plane in planes)
+    # without the constant, which is brightness; above the median, since that is half of the bits for any picture
     shades = luma[1:] > np.median(luma[1:])
     colours = np.stack([sign * plane[:_NUM_CHROMA] > _COLOURLESS for plane in (blue, red) for sign in (1, -1)])
     bits = np.concatenate([shades.reshape(-1, 3), colours.reshape(-1, 1)], axis=1)  # mixed: few colours say little

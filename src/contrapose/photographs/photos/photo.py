@@ -43,6 +43,7 @@ def photos_of(row: ContainerRow, name: str) -> Iterator[Photo | LeftOut]:
     columns = {*row.fields, *row.kinds}
     if not is_writable(name):
         yield LeftOut(name, "unusable", "its name is not UTF-8; rename it")
+    # a sample of a tar may lack its second image, and is a pair's all the same
     elif IMAGE_0 in columns and (row.loose or IMAGE_1 in columns):
         yield _better(row, name)
     elif columns.issuperset(PATHS):

@@ -83,6 +83,7 @@ def _of_folder(root: Place, skip: Path | None) -> Photos:
                     levels.append(_level(root, part.place))
                 continue
             split = split_of(part.place) if part.name.endswith(".parquet") else None
+            # train and test of one data set would else be read as one, test images among them
             splits |= {split} if split else set()
             if len(splits) > 1:
                 raise UserError(f"{root}: has the splits {', '.join(sorted(splits))}; choose one with --split")

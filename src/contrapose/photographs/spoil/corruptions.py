@@ -41,6 +41,7 @@ def jpeg(pixels: Pixels, severity: Severity, rng: np.random.Generator) -> Pixels
 def colour(pixels: Pixels, severity: Severity, rng: np.random.Generator) -> Pixels:
     """One colour added everywhere: of a random direction without grey in it, 12 to 80 levels long."""
     direction = rng.standard_normal(3)
+    # what is left adds no brightness
     direction -= direction.mean()
     return pixels + (12, 25, 40, 60, 80)[severity - 1] * direction / np.linalg.norm(direction)
 
@@ -55,6 +56,7 @@ def shuffle(pixels: Pixels, severity: Severity, rng: np.random.Generator) -> Pix
         row, column = divmod(number, GRID)
         places.append(np.s_[row * height : (row + 1) * height, column * width : (column + 1) * width])
     moved = pixels.copy()
+    # each takes the next one's pixels, and the last the first one's
     for place, source in zip(places, [*places[1:], places[0]], strict=True):
         moved[place] = pixels[source]
     return moved
@@ -75,8 +77,10 @@ def warp(pixels: Pixels, severity: Severity, rng: np.random.Generator) -> Pixels
     """
     height, width = pixels.shape[:2]
     side = min(height, width)
+    # noise on a grid of 8 cells over the shorter side, enlarged smoothly
     cells = [round(8 * length / side) for length in (height, width)]
     field = np.stack([resized(rng.standard_normal(cells), (width, height), Image.Resampling.BICUBIC) for _ in "yx"])
+    # scaled by the root mean square of its own lengths, so that every seed moves as far
     field *= (0.005, 0.01, 0.02, 0.035, 0.05)[severity - 1] * side / np.sqrt((field**2).sum(0).mean())
     places = np.indices((height, width)) + field
     from scipy.ndimage import map_coordinates

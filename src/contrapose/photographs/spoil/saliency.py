@@ -54,6 +54,7 @@ def otsu(salience: Map) -> float:
     share = counts.cumsum() / counts.sum()
     centres = (edges[:-1] + edges[1:]) / 2
     mean = (counts * centres).cumsum() / counts.sum()
+    # eq. 18: (mu_T omega(k) - mu(k))^2 / (omega(k) (1 - omega(k))), for every level k at once
     apart = (mean[-1] * share - mean) ** 2 / np.maximum(share * (1 - share), 1e-12)
     return float(edges[1:][apart >= apart.max() * (1 - 1e-9)].mean())
 
@@ -87,6 +88,7 @@ def spectral_residual(photo: Image.Image) -> Map:
     height = max(8, round(WIDTH * photo.height / photo.width))
     pixels = np.asarray(grey.convert("F").resize((WIDTH, height), Image.Resampling.BILINEAR), dtype=np.float64) / 255
     spectrum = np.fft.fft2(pixels)
+    # 1e-12: a frequency that is not there has no logarithm
     log_amplitude = np.log(np.abs(spectrum) + 1e-12)
     residual = log_amplitude - uniform_filter(log_amplitude, 3, mode="nearest")
     saliency = np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))) ** 2

@@ -39,6 +39,7 @@ class Segmenter:
             raise UserError(f"saliency {folder}: cannot be loaded as a segmentation model: {reason}") from error
         self._model = model.eval().to(device)
         self._device = device
+        # a model of one label says how much a pixel is that; one of several has to say which is nothing
         names = [str(model.config.id2label[label]).lower() for label in range(model.config.num_labels)]
         if len(names) > 1 and _BACKGROUND not in names:
             labels = ", ".join(names[:5])
@@ -53,6 +54,7 @@ class Segmenter:
         inputs = self._processor(images=list(photos), return_tensors="pt").to(self._device)
         logits = self._model(**inputs).logits.cpu()
         size = (photos[0].height, photos[0].width)
+        # logits, and not shares, are resized, as the models' own examples do
         logits = nn.functional.interpolate(logits.double(), size=size, mode="bilinear", align_corners=False)
         salience = logits[:, 0].sigmoid() if self._background is None else 1 - logits.softmax(1)[:, self._background]
         return [normalised(each) for each in salience.numpy()]

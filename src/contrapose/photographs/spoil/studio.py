@@ -79,6 +79,7 @@ class Studio:
         backbone = self.backbone
         shape = data.shape[1:]
         path = backbone.denoiser.noising(shape)
+        # only the steps below the share are taken, of a grid that goes all the way
         shares = grid(self.steps if steps is None else steps, torch.ones(len(data)), share)
         times = path.times(shares).to(data.device)
         check_space(backbone.denoiser, "x0", times.flatten())
