@@ -50,6 +50,7 @@ EVIDENCE = "evidence.yaml"
 ROWS = "rows.parquet"
 SUMMARY = "summary.json"
 FEATURES = "features"
+DETECTIONS = "suite.detections"
 CONVERTER = runfile.converter()
 
 
@@ -266,8 +267,11 @@ def _judged_before(
     if not path.exists():
         return None
     before = read_record(path)
-    added = {f"images.{name}" for name in record.images.keys() - before.images.keys()}
-    either = {f"images.{name}" for name in record.images.keys() | before.images.keys()}
+    added: set[str] = set()
+    either = {DETECTIONS}
+    for kind in ("images", DETECTIONS):  # settings with an entry for each model
+        added |= {f"{kind}.{name}" for name in record.images.keys() - before.images.keys()}
+        either |= {f"{kind}.{name}" for name in record.images.keys() | before.images.keys()}
     noted = {name: digest for name, digest in inputs.items() if name not in added}
     free = ["title", "trained_for", "taking.allow_missing", *PRACTICAL, *either]
     runfile.claim(path, record, CONVERTER, free=free, inputs=noted)

@@ -136,6 +136,18 @@ def test_results_go_out_and_come_in_again(judging, tmp_path):
     assert first == second
 
 
+def test_models_may_be_added_with_their_detections(judging, tmp_path):
+    _, path = written(tmp_path)
+    judging()
+    both = ("--detections", "base=results.jsonl", "other=results.jsonl")
+    more = ("--images", "base=images", "other=images")
+    assert "already" not in judging(*both, *more)
+    assert "already" in judging(*both, *more)
+    path.write_text(path.read_text().replace("0.99", "0.5"))
+    command = ["evaluate", "--suite", "geneval", "--images", "base=images", "--replicates", "20", "--out", "out"]
+    assert main([*command, "--detections", "base=results.jsonl"]) == 2
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

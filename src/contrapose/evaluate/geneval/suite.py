@@ -98,9 +98,9 @@ class GenEval:
         if self.detections:
             records = read_detections(self._files)
             if tell_colors(records):
-                return RecordedJudge(records, None, self.inputs()["detections"])
+                return RecordedJudge(records, None, digest_of_parts(["detections"]))
             colours, version = self._colours(device)
-            return RecordedJudge(records, colours, digest_of_parts([self.inputs()["detections"], version]))
+            return RecordedJudge(records, colours, digest_of_parts(["detections", version]))
         from contrapose.evaluate.geneval.detector import load_detector
 
         detector = load_detector(self.detector, device)
@@ -124,10 +124,7 @@ class GenEval:
             check_metadata(metadata_of(prompt))
 
     def inputs(self) -> dict[str, str]:
-        if not self.detections:
-            return {}
-        parts = [f"{model} {digest_of(path)}" for model, path in sorted(self._files.items())]
-        return {"detections": digest_of_parts(parts)}
+        return {f"detections.{model}": digest_of(path) for model, path in self._files.items()}
 
     def _check_detector(self, judge: GenEvalJudge, folder: Path) -> None:
         correct: list[float] = []
