@@ -39,6 +39,7 @@ def test_the_quickstart_ends_in_a_page_with_every_model_floor_and_ceiling(quicks
         assert name in page
     summary = json.loads((quickstart / "evidence" / "scale-1" / "summary.json").read_text())
     assert set(summary["comparisons"]) == {"diffusion-dpo", "ddspo"}
+    assert {"correct", "drift"} <= set(summary["metrics"])
     assert summary["models"]["ceiling"]["metrics"]["correct"]["overall"]["value"] >= 0.0
 
 

@@ -30,19 +30,30 @@ def rows_of(model: str, tags: Mapping[Key, str], features: Features, base: Featu
     there.
     """
     columns: dict[str, NDArray[np.float64]] = {}
-    of_prompt: dict[str, list[int]] = {}
-    for number, (name, _) in enumerate(tags):
-        of_prompt.setdefault(name, []).append(number)
+    of_prompt = _by_prompt(tags)
     if min(map(len, of_prompt.values())) > 1:
         columns[DIVERSITY] = np.empty(len(features))
         columns[VENDI] = np.empty(len(features))
         for numbers in of_prompt.values():
             columns[DIVERSITY][numbers] = diversity(features[numbers])
             columns[VENDI][numbers] = vendi_score(features[numbers])
-    else:
-        single = sum(len(numbers) == 1 for numbers in of_prompt.values())
-        _log.info(f"{model}: diversity is left out, since {single} of {len(of_prompt)} prompts have one image")
     columns[DRIFT] = drift(features, base)
     for metric, values in columns.items():
         for (name, seed), value in zip(tags, values.tolist(), strict=True):
             yield EvidenceRow(model, name, tags[name, seed], seed, metric, value)
+
+
+def tell_of_single_images(tags: Mapping[Key, str]) -> None:
+    """Say so where diversity is left out."""
+    of_prompt = _by_prompt(tags)
+    single = sum(len(numbers) == 1 for numbers in of_prompt.values())
+    if single:
+        _log.info(f"diversity is left out, since {single} of {len(of_prompt)} prompts have one image; drift is there")
+
+
+def _by_prompt(tags: Mapping[Key, str]) -> dict[str, list[int]]:
+    """The rows of each prompt."""
+    of_prompt: dict[str, list[int]] = {}
+    for number, (name, _) in enumerate(tags):
+        of_prompt.setdefault(name, []).append(number)
+    return of_prompt

@@ -12,7 +12,7 @@ from contrapose.errors import UserError
 from contrapose.evaluate.images import Images, prompt_folders
 from contrapose.evaluate.rows import Key, Rows, prompt_id
 from contrapose.evaluate.run import Progress, tag_of
-from contrapose.evaluate.sets.describing import rows_of
+from contrapose.evaluate.sets.describing import rows_of, tell_of_single_images
 from contrapose.evaluate.sets.extractors import (
     EXTRACTORS,
     AnyExtractor,
@@ -132,6 +132,7 @@ class Viewer:
                     values[model] = measure(sets[model], reference, self.looking.metrics, groups)
                     if bar is not None:
                         bar(number, len(models))
+        tell_of_single_images(tags)
         rows = Rows.of(())
         for model in models:
             rows += Rows.of(rows_of(model, tags, sets[model].features, sets[base].features))

@@ -88,7 +88,9 @@ def commands(settings: Quickstart) -> list[list[str]]:
         # all models of a scale are judged together, since the report pairs them image by image
         judged = ["--images", *(f"{name}={folder}" for name, folder in images.items())]
         heading = ["--title", f"Guidance scale {scale}", "--autoencoder", model]
-        lines.append(["evaluate", "--suite", "shapes", *judged, "--out", where, *heading])
+        # without weights, and beside the scores: images that became alike, or left the base, may score well too
+        looking = ["--features", "pixels"]
+        lines.append(["evaluate", "--suite", "shapes", *looking, *judged, "--out", where, *heading])
     parts = ["--run", *runs.values(), "--evidence", *evidence]
     lines.append(["report", *parts, "--pairs", pairs, "--out", str(out / "report.html")])
     return lines
