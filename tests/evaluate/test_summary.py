@@ -164,6 +164,13 @@ def test_one_run_tells_what_its_prompts_can_show_and_that_it_is_one_run(seeded):
     assert summarize([row for row in SEEDED if row.model != "plain"], SETTINGS).notes == ()
 
 
+def test_rounding_is_no_difference_that_could_be_seen():
+    rows = [row._replace(value=0.1 * (row.model == "b") + 0.2) for row in model("a", 0) + model("b", 0)]
+    noisy = [row._replace(value=row.value + 1e-17 * number) for number, row in enumerate(rows)]
+    compared = summarize(noisy, SummarySettings(base="a", replicates=50)).comparisons["b"]["correct"]
+    assert compared.difference.value == pytest.approx(0.1) and compared.smallest_difference == 0
+
+
 def test_a_name_with_a_seed_alone_is_a_model(seeded):
     rows = [row for row in SEEDED if row.model in ("base", "ddspo/1")]
     summary = summarize(rows, SETTINGS)

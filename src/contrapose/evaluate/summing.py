@@ -196,7 +196,9 @@ def _of_seeds(runs: Sequence[PromptMeans]) -> SeedMeans:
 def _smallest(values: NDArray[np.float64], tags: tuple[str, ...], settings: SummarySettings) -> float | None:
     if len(tags) < 2:
         return None
-    return training_seeds.smallest_difference(SeedMeans(values, tags), level=settings.level)
+    smallest = training_seeds.smallest_difference(SeedMeans(values, tags), level=settings.level)
+    # where prompts differ by rounding alone, they tell nothing of other prompts
+    return smallest if smallest > 1e-9 * np.abs(values).max() else 0.0
 
 
 def _notes(contestants: Sequence[str], runs_of: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
