@@ -54,10 +54,17 @@ def test_split_refuses(capsys):
     assert "b.jsonl: would hold no prompts" in refused(capsys, "split", "p.txt", *apart, "--dev-share", "1")
     assert "dev_share 1.5" in refused(capsys, "split", "p.txt", *apart, "--dev-share", "1.5")
     Path("own.jsonl").write_text('{"prompt": "a cat"}')
-    assert "is what is read" in refused(capsys, "split", "own.jsonl", "--out-test", "own.jsonl")
+    assert "among what is read" in refused(capsys, "split", "own.jsonl", "--out-test", "own.jsonl")
     assert "no such file" in refused(capsys, "split", "none.txt", *apart)
     Path("bad.jsonl").write_text('{"prompt": "a cat"}\n{"prompt": ')
     assert "bad.jsonl: line 2" in refused(capsys, "split", "bad.jsonl", *apart)
+
+
+def test_what_is_written_is_not_read_the_next_time(capsys):
+    Path("lists").mkdir()
+    Path("lists/a.txt").write_text("a cat\na dog")
+    assert main(["prompts", "split", "lists", "--out-test", "lists/test.jsonl"]) == 2
+    assert "among what is read" in capsys.readouterr().err
 
 
 def test_check_tells_what_stands_in_both(capsys):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -106,6 +108,13 @@ def test_pick_a_pic(tmp_path):
     rows = {"caption": ["a fox", "a fox"], "image_0_uid": ["u", "v"], "jpg_0": [b"jpeg", b"jpeg"]}
     pq.write_table(pa.table(rows), tmp_path / "test-00000-of-00001.parquet")
     assert read_prompts(tmp_path) == [Prompt("a fox", {"image_0_uid": "u"}), Prompt("a fox", {"image_0_uid": "v"})]
+
+
+def test_values_of_a_typed_table_become_what_json_holds(tmp_path):
+    columns = {"prompt": ["a"], "price": [Decimal("1.5")], "days": [[date(2026, 1, 2)]], "size": [3]}
+    pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+    [prompt] = read_prompts(tmp_path / "p.parquet")
+    assert prompt.fields == {"price": "1.5", "days": ["2026-01-02"], "size": 3}
 
 
 def test_tiif_asks_its_own_questions(tmp_path):

@@ -55,8 +55,8 @@ def divide(command: Command) -> None:
     outs = [out for out in (command.out_dev, command.out_test) if out is not None]
     for out in outs:
         check_file(out)
-        if out.exists() and out.resolve() == command.source.resolve():
-            raise UserError(f"{out}: is what is read; name another file")
+        if out.resolve().is_relative_to(command.source.resolve()):
+            raise UserError(f"{out}: is, or would be, among what is read; name a file elsewhere")
     read = read_prompts(command.source, command.column)
     prompts = distinct(read)
     print(f"{command.source}: {len(read)} prompts, {len(read) - len(prompts)} left out as repeated")

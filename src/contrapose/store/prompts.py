@@ -7,6 +7,7 @@ Pick-a-Pic's, COCO's captions, TIIF's and UniGenBench's.
 from __future__ import annotations
 
 import hashlib
+import json
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -148,6 +149,8 @@ def _of_row(row: ContainerRow, named: str | None) -> Prompt:
         raise UserError(f"{row.where}: `{column}` is not a string with words in it; fix or remove it")
     _check_text("the prompt", text, row.where)
     fields = {name: value for name, value in row.fields.items() if name != column and not isinstance(value, Stored)}
+    if row.kinds:  # a typed table, whose decimals and nested dates JSON cannot hold
+        fields = json.loads(json.dumps(fields, default=str))
     for name, value in fields.items():
         for part in _texts([name, value]):
             _check_whole(f"field {name!a}", part, row.where)

@@ -157,6 +157,7 @@ def test_models_may_be_added_with_their_detections(judging, tmp_path):
         ({"details": "["}, "line 2: `details` is not readable as JSON"),
         ({"details": {"cat": [[1, 2, 3, 4]]}}, "line 2: a box of cat is not"),
         ({"details": {"cat": [[1, 2, 3, 4, float("nan")]]}}, "line 2: a box of cat is not"),
+        ({"details": {"cat": [[0, 0, 9, 10**400, 0.9]]}}, "line 2: a box of cat is not"),
         ({"details": {"cat": 3}}, "line 2: `details` of cat are not a list"),
         ({"colors": {"cat": "red"}}, "line 2: `colors` of cat are not a list"),
         ({"metadata": {"prompt": "p"}}, "line 2: metadata of prompt 'p': `include` asks for nothing"),

@@ -8,7 +8,6 @@ has the verdict's own words (`reason`), and these tell the colours that the verd
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from contrapose.evaluate.verdict import check_metadata
 
 _FIX = "give the file that GenEval's evaluate_images.py or 'contrapose evaluate' wrote"
 _IMAGE = re.compile(r"(?:.*[/\\])?([0-9]+)[/\\]samples[/\\]([0-9]+)\.png")
+_LARGEST = 1e9  # of pixels
 _COUNTED = re.compile(r"(\d+) (\w+)")  # such as "2 red"
 
 
@@ -112,10 +112,11 @@ def _object(fields: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
 
 def _box(entry: object, name: str, where: str) -> Box:
     numbers = entry if isinstance(entry, list) else []
-    are_finite = all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
-    if len(numbers) != len(Box._fields) or not are_finite:
+    # compared, since a whole number of JSON may be too large for a float
+    are_numbers = all(type(number) in (int, float) and abs(number) < _LARGEST for number in numbers)
+    if len(numbers) != len(Box._fields) or not are_numbers:
         raise UserError(f"{where}: a box of {name} is not [x0, y0, x1, y1, score]; {_FIX}")
-    return Box(*numbers)
+    return Box(*map(float, numbers))
 
 
 def _colors(fields: Mapping[str, Any], where: str) -> dict[str, list[str]]:
