@@ -338,6 +338,16 @@ def test_suites_and_judges_that_are_none(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_report_of_shapes_says_what_the_detector_counts(judging: Judging, tmp_path: Path) -> None:
+    assert judging() == 0
+    path = tmp_path / "out/evidence.yaml"
+    values = yaml.safe_load(path.read_text())
+    assert values["counted"] == suite.Shapes.counted
+    path.write_text(yaml.safe_dump(values | {"counted": ""}))  # as before it was told, and judged no less
+    assert judging() == 0
+    assert yaml.safe_load(path.read_text()) == values
+
+
 def test_evidence_of_an_earlier_version_is_told(
     judging: Judging, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -144,6 +144,13 @@ def test_what_differs_between_models_is_a_table_and_what_does_not_is_a_sentence(
     assert "guidance scale 7.5" in page.text and "Guidance scale" not in [row[0] for row in page.rows]
 
 
+def test_what_a_detector_counts_is_told_once(project):
+    counted = "An object counts where <it> is found."
+    evidence = replace(project.evidence, counted=counted)
+    html = render(project.report(runs=(), evidence=(evidence, replace(evidence, title="another"))))
+    assert html.count("An object counts where &lt;it&gt; is found.") == 1
+
+
 def test_images_without_a_judge(project):
     evidence = replace(project.evidence, suite={"name": "none"})
     (evidence.folder / "summary.json").unlink()

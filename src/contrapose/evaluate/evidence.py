@@ -71,6 +71,8 @@ class Record:
     """The extractor's name and its settings, where images were looked at beside being judged."""
     taking: Taking | None = None
     """Which of the images are judged, and by what prompts, unless it is all of them, by the lines beside them."""
+    counted: str = ""
+    """What the suite's detector counts as an object, for readers; decides nothing."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.suite.get("name"), str):
@@ -95,6 +97,8 @@ class Evidence:
     """Metrics that the models were trained for."""
     features: Mapping[str, Any] | None = None
     """The extractor's name and its settings, where one looked at the images."""
+    counted: str = ""
+    """What the suite's detector counts as an object; empty where it has none."""
 
     @property
     def called(self) -> str:
@@ -116,7 +120,8 @@ def read_evidence(folder: Path) -> Evidence:
     if not path.is_file():
         raise UserError(f"{folder}: no {EVIDENCE}, so this is not finished evidence; run 'contrapose evaluate' again")
     record = read_record(path)
-    return Evidence(record.title, folder, record.images, record.suite, record.trained_for, record.features)
+    judged_by = (record.suite, record.trained_for, record.features, record.counted)
+    return Evidence(record.title, folder, record.images, *judged_by)
 
 
 def read_record(path: Path) -> Record:
@@ -176,7 +181,6 @@ def evaluate(
     """Judge every image of the record's folders into `out`; the summary, and whether anything was judged anew.
 
     With `looking`, each image is also looked at by an extractor, which the record then names.
-
     Raises `UserError` for images that cannot be judged or compared, and for a folder that holds an evaluation by other
     settings, or of other images of a model; nothing is written then.
     """
@@ -196,6 +200,7 @@ def evaluate(
                 f"{folder}: holds images of one prompt; runs of several seeds take 2 prompts to be compared"
             )
     judge = suite.load(device)
+    record = replace(record, counted=suite.counted)
     check_trained_for(record.trained_for, [name for name, how in judge.higher_is_better.items() if how is not None])
     inputs[f"judge.{judge.name}"] = judge.version
     viewer = None
@@ -273,7 +278,7 @@ def _judged_before(
         added |= {f"{kind}.{name}" for name in record.images.keys() - before.images.keys()}
         either |= {f"{kind}.{name}" for name in record.images.keys() | before.images.keys()}
     noted = {name: digest for name, digest in inputs.items() if name not in added}
-    free = ["title", "trained_for", "taking.allow_missing", *PRACTICAL, *either]
+    free = ["title", "counted", "trained_for", "taking.allow_missing", *PRACTICAL, *either]
     runfile.claim(path, record, CONVERTER, free=free, inputs=noted)
     if load_yaml(out / runfile.INPUTS) != inputs or not (out / ROWS).exists():
         return None

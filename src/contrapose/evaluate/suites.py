@@ -37,6 +37,11 @@ class Suite(Protocol):
         """The floor and the ceiling; None where the judge's numbers have none."""
         ...
 
+    @property
+    def counted(self) -> str:
+        """What its detector counts as an object, in sentences for a report's reader; empty where it has none."""
+        ...
+
     def load(self, device: str) -> Judge:
         """Its judge; raises `UserError` when weights that it needs are missing or broken."""
         ...
@@ -59,6 +64,7 @@ class Scores:
     """What gives the numbers."""
 
     bounds: ClassVar[None] = None
+    counted: ClassVar[str] = ""
 
     def load(self, device: str) -> Judge:
         if not self.judges:
@@ -80,6 +86,7 @@ class Unjudged:
     """The suite "none": no judge and no numbers; a report shows the images side by side."""
 
     bounds: ClassVar[None] = None
+    counted: ClassVar[str] = ""
 
     def load(self, device: str) -> None:
         """There is none."""

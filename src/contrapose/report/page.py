@@ -127,7 +127,8 @@ def render(report: Report) -> str:
     pairs = None if report.pairs is None else read_pairs(report.pairs, report.example_seed)
     facts_of = {run.name: run.facts for run in training}
     states = [f"{name}: {fact.value}" for name, of_run in facts_of.items() for fact in of_run if fact.label == STATE]
-    notes = [note for evaluation in judged for note in evaluation.summary.notes]
+    notes = [evaluation.evidence.counted for evaluation in judged if evaluation.evidence.counted]
+    notes += [note for evaluation in judged for note in evaluation.summary.notes]
     return fill(
         "template.html.j2",
         title=report.title,

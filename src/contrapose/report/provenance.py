@@ -19,7 +19,7 @@ from contrapose.evaluate.evidence import Evidence
 from contrapose.guiding.images import SETTINGS
 from contrapose.report.evidence import Judged
 from contrapose.report.numbers import count, size
-from contrapose.report.runs import Fact, ShownRun
+from contrapose.report.runs import Fact, ShownRun, is_set
 from contrapose.report.shown_groups import ShownGroup, show_groups
 from contrapose.runfile import unstamped
 from contrapose.runs.names import RUN_FILE
@@ -80,7 +80,7 @@ def read_pairs(folder: Path, seed: int) -> Pairs:
     about = f"{count(len(store))} pairs of {count(prompts)} prompts, {size_on_disk}, in {folder}."
     facts = []
     for key, value in flat(store.settings).items():
-        if key not in _PRACTICAL and _is_set(value):
+        if key not in _PRACTICAL and is_set(value):
             facts.append(Fact(_label(key), _written(value)))
     if "fingerprint" in store.manifest:
         facts.append(Fact("Model's fingerprint", str(store.manifest["fingerprint"])))
@@ -118,14 +118,9 @@ def _sampling_facts(settings: Mapping[str, Any]) -> list[Fact]:
     guided = settings.get("positive") or settings.get("negative")
     shown = []
     for key, value in settings.items():
-        if key not in _PRACTICAL and _is_set(value) and (guided or key != "guidance"):
+        if key not in _PRACTICAL and is_set(value) and (guided or key != "guidance"):
             shown.append(Fact(_label(key), _written(value)))
     return shown
-
-
-def _is_set(value: Any) -> bool:
-    """Whether a setting says something: not what stands for nothing in a file of settings."""
-    return value is not None and value is not False and value not in ("", "none", [], {})
 
 
 def settings_of(folder: Path) -> dict[str, Any]:

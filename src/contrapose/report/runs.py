@@ -187,7 +187,7 @@ def facts(run: ShownRun) -> list[Fact]:
         trained += f", {count(finished.trained_parameters)} parameters"
     method = [run.method]
     for name, value in run.settings["method"].items():
-        if name != "name" and value is not None:
+        if name != "name" and is_set(value):
             method.append(f"{name} {_value(value)}")
     lines = [
         Fact(STATE, run.status),
@@ -207,6 +207,11 @@ def facts(run: ShownRun) -> list[Fact]:
     if weights:
         lines.append(Fact("Weights", size(weights)))
     return lines
+
+
+def is_set(value: Any) -> bool:
+    """Whether a setting says something: not what stands for nothing in a file of settings."""
+    return value is not None and value is not False and value not in ("", "none", [], {})
 
 
 def _value(value: Any) -> str:

@@ -47,6 +47,7 @@ class Suite:
     """Of the judge above."""
 
     bounds = None
+    counted = ""
 
     def load(self, device):
         return Bright()

@@ -83,6 +83,10 @@ class GenEval:
     here; then no detector is loaded, and CLIP only where a file does not tell colours."""
 
     bounds: ClassVar[None] = None
+    counted: ClassVar[str] = (
+        "An object counts where the detector is more than 30 % sure of it, or 90 % where objects are to be counted, "
+        "and of one class at most 16 do: an object that is plain to the eye may not be counted."
+    )
 
     def __post_init__(self) -> None:
         if self._files and self.self_test is not None:

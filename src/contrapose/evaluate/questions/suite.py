@@ -27,6 +27,7 @@ class Questions:
     """Precision of that model."""
 
     bounds: ClassVar[None] = None
+    counted: ClassVar[str] = ""
 
     def load(self, device: str) -> Judge:
         """Raises `UserError` when the weights are missing or broken, or the model cannot be asked."""

@@ -32,6 +32,7 @@ class Sets:
     """File (.npz) that receives the reference's features, so that its images are looked at once."""
 
     bounds: ClassVar[None] = None
+    counted: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         if not self.metrics:
