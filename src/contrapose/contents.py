@@ -55,12 +55,20 @@ def file_digest(path: Path, pieces: int | None = None) -> str:
         return _digest(file, path.stat().st_size, pieces)
 
 
-def bytes_digest(data: bytes) -> str:
-    """The digest of a file that holds these bytes."""
-    return _digest(io.BytesIO(data), len(data))
+def bytes_digest(*parts: bytes | memoryview) -> str:
+    """The digest of a file that holds these bytes, one part after the other."""
+    size = sum(map(len, parts))
+    if size > _WHOLE:
+        return _digest(io.BytesIO(b"".join(parts)), size)
+    # as `_digest` does of a file that counts whole, without putting the parts together
+    digest = hashlib.sha256(str(size).encode())
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]
 
 
 def _digest(file: BinaryIO, size: int, pieces: int | None = None) -> str:
+    """The digest of a file of this size."""
     digest = hashlib.sha256()
     most = _WHOLE if pieces is None else pieces * _PIECE
     num_pieces = _PIECES if pieces is None else pieces

@@ -192,6 +192,11 @@ def test_a_digest_leaves_out_the_texts_of_whole_files_alone(tmp_path: Path) -> N
     whole = path.read_bytes()
     assert b"tEXt" in whole and b"iTXt" in whole
     assert image_digest(path) == bytes_digest(plain.getvalue())
+    large = plain.getvalue() + bytes(1 << 24)  # of which pieces count
+    path.write_bytes(large)
+    assert image_digest(path) == file_digest(path)
+    path.write_bytes(whole + bytes(1 << 24))
+    assert image_digest(path) == bytes_digest(large)
     for data in (whole[:-5], whole[: whole.index(b"tEXt") + 2], b"tEXt", b"", whole[8:]):
         path.write_bytes(data)
         assert image_digest(path) == file_digest(path)

@@ -193,6 +193,7 @@ def test_the_command(tiny_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFix
     store = GroupStore(tiny_pairs)
     assert html == render_pairs(store, show_groups(store, Decoder(store.model_or(None)), 3, 0), 0)
     assert html.count("<article") == 3
+    assert f"3 of {len(store)} pairs, by lot" in html
     assert main(line) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"{page} (was there already)"
 

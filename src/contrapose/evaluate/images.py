@@ -142,28 +142,30 @@ def image_digest(path: Path) -> str:
 
     So an image that another version sampled again, to the same pixels, is the image that was judged.
     """
-    return bytes_digest(_without_texts(path.read_bytes()))
+    return bytes_digest(*_without_texts(memoryview(path.read_bytes())))
 
 
-def _without_texts(data: bytes) -> bytes:
-    """A PNG without its text chunks, as if they had never been written; other files, and broken ones, as they are.
+def _without_texts(data: memoryview) -> list[memoryview]:
+    """The parts of a PNG between its text chunks, together what it was without them; any other file whole.
 
     After its signature a PNG is a row of chunks: length of the data (4 bytes, big endian), kind (4), data, CRC (4).
     """
-    if not data.startswith(_PNG):
-        return data
-    kept = [_PNG]
+    if data[: len(_PNG)] != _PNG:
+        return [data]
+    parts: list[memoryview] = []
     start = len(_PNG)
+    begin = 0  # of what is kept and is not among the parts yet
     kind = b""
     while kind != b"IEND":
         end = start + 12 + int.from_bytes(data[start : start + 4], "big")
         if end > len(data):  # cut short
-            return data
-        kind = data[start + 4 : start + 8]
-        if kind not in _TEXTS:
-            kept.append(data[start:end])
+            return [data]
+        kind = bytes(data[start + 4 : start + 8])
+        if kind in _TEXTS:
+            parts.append(data[begin:start])
+            begin = end
         start = end
-    return b"".join([*kept, data[start:]])
+    return [*parts, data[begin:]]
 
 
 def check_same_images(models: Mapping[str, Images]) -> None:
