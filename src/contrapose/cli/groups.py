@@ -7,7 +7,7 @@ ALONE = 12  # flags that need no groups
 # Names of settings, and of sections whose settings stand together; what is in no group is for experts.
 _NAMES = {
     "model and data": """
-        out model prompts pairs photos image_folder source winners losers metadata format split limit
+        out model images prompts pairs photos image_folder source winners losers metadata format split limit
         adapter start policies num_images num_prompts num_pairs pairs_per_prompt seed seeds size sizes steps
         guidance_scale image_format foreign_pairs device overwrite push_to_hub title label json
         pairs_per_class num_modes neighbours noisy_spread mislabelled carelessness
@@ -26,7 +26,7 @@ _NAMES = {
         vae_steps vae_batch vae_learning_rate
         """,
     "fitting": "fitting",
-    "judging": "suite allow_missing skip_broken compare shown samples_per_class",
+    "judging": "suite judges features base allow_missing skip_broken compare shown samples_per_class",
     "watching": "watching save_every",
     "expert": "beta1 beta2 weight_decay epsilon max_grad_norm max_drift cache_limit",
 }
