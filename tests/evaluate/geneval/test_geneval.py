@@ -12,6 +12,7 @@ import tiny_vision
 import torch
 from PIL import Image
 
+from contrapose.cli.main import main
 from contrapose.errors import UserError
 from contrapose.evaluate.geneval.colours import COLOURS, TEMPLATES, ColourClassifier, crop
 from contrapose.evaluate.geneval.detector import CLASSES, box_of, detections, load_detector
@@ -169,6 +170,36 @@ def test_the_suite_runs_on_what_it_loads(mask2former: Path, clip: Path) -> None:
     assert marks.values.tolist() == [float(seen), 0.0]
     assert marks.reason(1) == "expected nothing >= 1, found 0"
     assert loaded.version == suite.load("cpu").version
+
+
+@pytest.mark.slow
+def test_a_folder_is_judged_and_its_results_are_judged_to_the_same(
+    mask2former: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a random detector, which finds something somewhere: the second time without any network."""
+    monkeypatch.chdir(tmp_path)
+    objects = load_detector(str(mask2former), "cpu").detect(np.asarray(tiny_vision.noise_image(0)))
+    names = sorted(objects, key=lambda name: -max(detection.score for detection in objects[name]))
+    lines = [{"tag": "colors", "include": [{"class": name, "count": 1, "color": "red"}]} for name in names[:2]]
+    lines += [{"tag": "single_object", "include": [{"class": name, "count": 1}]} for name in (names[0], "toothbrush")]
+    for number in range(len(lines)):
+        samples = Path(f"images/{number:05d}/samples")
+        samples.mkdir(parents=True)
+        (samples.parent / "metadata.jsonl").write_text(json.dumps({"prompt": f"prompt {number}"}))
+        tiny_vision.noise_image(0).save(samples / "0000.png")
+    listed = [json.dumps({"prompt": f"prompt {number}", **line}) for number, line in enumerate(lines)]
+    Path("metadata.jsonl").write_text("\n".join(listed))
+    shared = ["evaluate", "--suite", "geneval", "--images", "base=images", "--prompts", "metadata.jsonl"]
+    by_network = ["--detector", str(mask2former), "--clip", str(clip), "--out", "out"]
+    assert main([*shared, *by_network]) == 0
+    again = ["--detections", "base=out/results/base.jsonl", "--detector", "none", "--clip", "none", "--out", "again"]
+    assert main([*shared, *again]) == 0
+    results = [Path(out, "results/base.jsonl").read_text() for out in ("out", "again")]
+    assert results[0] == results[1]
+    judged = [json.loads(line) for line in results[0].splitlines()]
+    assert [line["prompt"] for line in judged] == [f"prompt {number}" for number in range(4)]
+    assert json.loads(judged[0]["details"])  # the detector saw something, or this would show nothing
+    assert judged[2]["correct"] == (max(detection.score for detection in objects[names[0]]) > 0.3)
 
 
 def test_a_line_of_another_kind_is_refused() -> None:
