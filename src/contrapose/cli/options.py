@@ -10,6 +10,7 @@ from contrapose.cli.boxes import peek, read
 from contrapose.cli.choices import Choice, ModelChoice, Unions
 from contrapose.cli.leaf import REQUIRED, Key, Leaf
 from contrapose.cli.leaves import Blueprint
+from contrapose.cli.reading import whole
 from contrapose.errors import UserError
 from contrapose.renamed import new_name
 
@@ -36,8 +37,7 @@ def parse(
     flags = [leaf for leaf in flags if leaf.name not in without]
     _refuse_old_names(arguments, flags)
     values = read(flags, arguments, prog, cleandoc(cls.__doc__ or ""))
-    plain = {leaf.key: values[leaf.key] for leaf in flags if not leaf.chooses}
-    return settings.made(plain)
+    return whole(settings.made({leaf.key: values[leaf.key] for leaf in flags if not leaf.chooses}))
 
 
 def flags_of(

@@ -1,28 +1,28 @@
-"""`contrapose quickstart`: the main job on the shipped shapes model, nothing but the other commands in a row."""
+"""`contrapose quickstart`: the main job on the shipped shapes model, a study that ships with contrapose."""
 
 from __future__ import annotations
 
-import shlex
-
-from rich.console import Console
-
 from contrapose.cli.options import parse
 from contrapose.files import check_folder, one_writer
-from contrapose.worlds.shapes.quickstart import Quickstart, commands
+from contrapose.studies.quickstart import Quickstart
 
 
 def main(arguments: list[str], prog: str) -> None:
-    from contrapose.cli.main import run
+    start(parse(Quickstart, arguments, prog))
 
-    settings = parse(Quickstart, arguments, prog)
-    check_folder(settings.out)
+
+def start(settings: Quickstart) -> None:
+    from contrapose.cli.study_lines import check_lines, perform, show_and_run
+    from contrapose.studies.stages import report_line
+
+    study = settings.study()
+    check_folder(study.out)
     if settings.model:
         _check_model(settings.model)  # before the first command leaves a folder
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    with one_writer(settings.out):
-        for line in commands(settings):
-            console.print(f"\n[bold]$ contrapose {shlex.join(line)}[/bold]")
-            run(line)
+    check_lines(study)
+    with one_writer(study.out):
+        perform(study)
+        show_and_run(report_line(study).words)
 
 
 def _check_model(model: str) -> None:

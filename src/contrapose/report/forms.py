@@ -32,20 +32,22 @@ def form_of(out: Path) -> str:
     return _ENDINGS[out.suffix.lower()]
 
 
-def write_tables(evidence: Sequence[Evidence], out: Path, form: str) -> bool:
+def write_tables(evidence: Sequence[Evidence], out: Path, form: str, first: Sequence[Sheet] = ()) -> bool:
     """Write the tables of evaluations to one file in one of `FORMS`; False where the same were there already.
+
+    `first` are tables that stand before them, but in CSV, whose lines are measurements alone.
 
     Raises `UserError` naming the folder and the fix for evidence that cannot be read.
     """
     check_file(out)
     with one_writer(out, beside=True):
-        return write_text(out, FORMS[form]([Judged(each) for each in evidence]))
+        return write_text(out, FORMS[form]([Judged(each) for each in evidence], first))
 
 
-def markdown(judged: Sequence[Judged]) -> str:
+def markdown(judged: Sequence[Judged], first: Sequence[Sheet] = ()) -> str:
     """Tables as GitHub's Markdown has them, the best in bold."""
     parts: list[str] = []
-    for sheet in _sheets(judged):
+    for sheet in _sheets(judged, first):
         parts += [f"### {_markdown(sheet.title)}", ""]
         parts.append(_line(map(_markdown, sheet.head)))
         parts.append(_line(["---"] * sheet.num_names + ["---:"] * (len(sheet.head) - sheet.num_names)))
@@ -69,10 +71,10 @@ def _markdown(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
-def latex(judged: Sequence[Judged]) -> str:
+def latex(judged: Sequence[Judged], first: Sequence[Sheet] = ()) -> str:
     r"""Tables for `\usepackage{booktabs}`, the best in bold."""
     parts = [r"% needs \usepackage{booktabs}"]
-    for sheet in _sheets(judged):
+    for sheet in _sheets(judged, first):
         parts += [r"\begin{table}", r"\centering", rf"\caption{{{_latex(sheet.title)}. {_latex(sheet.note)}}}"]
         columns = "l" * sheet.num_names + "r" * (len(sheet.head) - sheet.num_names)
         parts += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
@@ -97,7 +99,7 @@ def _latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
-def comma_separated(judged: Sequence[Judged]) -> str:
+def comma_separated(judged: Sequence[Judged], first: Sequence[Sheet] = ()) -> str:
     """A line for each evaluation, metric, model and category; the text of a cell that a spreadsheet would compute
     begins with an apostrophe."""
     text = io.StringIO()
@@ -112,12 +114,12 @@ def comma_separated(judged: Sequence[Judged]) -> str:
     return text.getvalue()
 
 
-def page(judged: Sequence[Judged]) -> str:
+def page(judged: Sequence[Judged], first: Sequence[Sheet] = ()) -> str:
     """A page of nothing but tables, to be copied into another one."""
     parts = ["<!DOCTYPE html>", '<html lang="en">', "<head>", '<meta charset="utf-8">', "<title>Tables</title>"]
     parts += ["<style>td, th { text-align: right; padding: .2em .6em } tbody th { text-align: left }</style>"]
     parts += ["</head>", "<body>"]
-    for sheet in _sheets(judged):
+    for sheet in _sheets(judged, first):
         parts += ["<table>", f"<caption>{html.escape(sheet.title)}</caption>", "<thead>"]
         parts.append(f"<tr>{''.join(f'<th>{html.escape(name)}</th>' for name in sheet.head)}</tr>")
         parts += ["</thead>", "<tbody>"]
@@ -135,11 +137,11 @@ def _in_html(cell: TableCell) -> str:
     return f"{text} <small>{html.escape(cell.interval)}</small>" if cell.interval else text
 
 
-def _sheets(judged: Sequence[Judged]) -> list[Sheet]:
-    return [sheet for evaluation in judged for sheet in sheets(evaluation)]
+def _sheets(judged: Sequence[Judged], first: Sequence[Sheet]) -> list[Sheet]:
+    return [*first, *(sheet for evaluation in judged for sheet in sheets(evaluation))]
 
 
-FORMS: dict[str, Callable[[Sequence[Judged]], str]] = {
+FORMS: dict[str, Callable[[Sequence[Judged], Sequence[Sheet]], str]] = {
     "md": markdown,
     "latex": latex,
     "csv": comma_separated,

@@ -21,6 +21,7 @@ from contrapose.report.plots import Plot, by_level, curves, forest
 from contrapose.report.provenance import Compared, commands, compare, read_pairs, sampling, versions
 from contrapose.report.runs import STATE, Fact, ShownRun, distinct_names, facts, read_run
 from contrapose.report.sets import SetSection, set_headlines, set_section
+from contrapose.report.tables import Sheet
 
 __all__ = ["Evidence", "Report", "render", "write_report"]
 
@@ -45,6 +46,8 @@ class Report:
     """Seed of the choice of examples."""
     commands: tuple[str, ...] = ()
     """The commands as typed; worked out from the recorded settings when empty."""
+    sheets: tuple[Sheet, ...] = ()
+    """Further tables, which stand before the scores."""
 
 
 _ROWS = 4  # of images that the page begins with
@@ -142,6 +145,7 @@ def render(report: Report) -> str:
         commands=typed,
         seeds=_seeds(report, runs, judged),
         versions=versions(),
+        sheets=report.sheets,
     )
 
 

@@ -1,0 +1,34 @@
+"""A finished study's page and tables, with what was chosen and what others have published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from contrapose.evaluate.evidence import read_evidence
+from contrapose.report.forms import form_of, write_tables
+from contrapose.report.page import Report, write_report
+from contrapose.studies.choosing import CHOICES, DevChoices, write_choices
+from contrapose.studies.settings import Study
+from contrapose.studies.stages import all_evidence, all_runs, pairs_folder
+from contrapose.studies.tables import study_sheets
+
+
+def write_study_report(study: Study) -> Iterator[Path]:
+    """Write choices, tables and page into the study's folder; the paths of all, as they are there.
+
+    Raises `UserError` naming what is missing of a study that is not finished.
+    """
+    evidence = tuple(read_evidence(folder) for folder in all_evidence(study))
+    if study.choosing is not None:
+        write_choices(DevChoices(study), study.out / CHOICES)
+        yield study.out / CHOICES
+    sheets = tuple(study_sheets(study))
+    for name in ("tables.md", "tables.tex", "tables.csv"):
+        path = study.out / name
+        write_tables(evidence, path, form_of(path), sheets)
+        yield path
+    page = study.out / "report.html"
+    pairs = pairs_folder(study, next(iter(study.pairs))) if len(study.pairs) == 1 else None
+    write_report(Report(study.title, tuple(all_runs(study)), evidence, pairs=pairs, sheets=sheets), page)
+    yield page

@@ -1,0 +1,68 @@
+"""A study as lines for a shell, or for any scheduler that has one; what is chosen later is asked for in the line."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from contrapose.studies.settings import Study
+from contrapose.studies.stages import Chosen, CommandLine, stages
+
+# Between marks that no path or option holds, since each half is quoted by itself.
+_MARK = "\x1f"
+_PARTS = re.compile(f"{_MARK}([^{_MARK}]*){_MARK}")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Choices as commands that print them."""
+
+    study: Study
+    file: Path
+
+    def best(self, group: str) -> Chosen:
+        steps = self.study.choosing.checkpoints if self.study.choosing and group in self._trained else ()
+        return Chosen(self._ask(group, "scale"), self._ask(group, "checkpoint") if steps else "")
+
+    def checkpoint(self, group: str, scale: str) -> str:
+        return self._ask(group, "checkpoint", "--at", scale)
+
+    @property
+    def _trained(self) -> set[str]:
+        from contrapose.studies.contestants import contestants
+
+        return {contestant.group for contestant in contestants(self.study) if contestant.runs}
+
+    def _ask(self, *words: str) -> str:
+        return f"{_MARK}{shlex.join(['contrapose', 'study', 'choice', str(self.file), *words])}{_MARK}"
+
+
+def quoted(word: str) -> str:
+    """A word of a command line as a shell reads it, with `$(...)` where it asks for a choice."""
+    texts = _PARTS.split(word)
+    # every second part is a command between marks
+    commands = [f'"$({text})"' for text in texts[1::2]]
+    # nothing is quoted before or after a command, where it would be two empty quotes
+    parts = [shlex.quote(text) * bool(text) for text in texts[::2]]
+    joined = parts[0]
+    for command, part in zip(commands, parts[1:], strict=True):
+        joined += command + part
+    return joined or shlex.quote("")
+
+
+def shell_line(line: CommandLine) -> str:
+    """A command line for a shell."""
+    return " ".join(["contrapose", *map(quoted, line.words)])
+
+
+def plan(study: Study, file: Path) -> list[str]:
+    """The whole study as lines of a shell script, its stages as comments."""
+    lines: list[str] = []
+    for number, stage in enumerate(stages(study, Asked(study, file)), start=1):
+        lines += [f"# {number}. {stage.title}"]
+        lines += list(dict.fromkeys(map(shell_line, stage.lines)))
+        lines.append("")
+    report = shlex.join(["contrapose", "study", "report", str(file)])
+    return [*lines, "# report", report]

@@ -1,0 +1,251 @@
+"""From a study to the command lines that do it, stage by stage; the lines of one stage do not depend on each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from contrapose.errors import UserError
+from contrapose.studies.contestants import Contestant, contestants, run_folder
+from contrapose.studies.flags import Flags
+from contrapose.studies.settings import DEV, TEST, Evaluation, PairSource, Study
+
+_ALL = 100_000  # kept steps: more than any run has
+
+
+class Chosen(NamedTuple):
+    """A guidance scale and a kept step as they are typed; no step is the end of the run."""
+
+    scale: str
+    checkpoint: str = ""
+
+
+class Choices(Protocol):
+    """What was chosen on the dev prompts."""
+
+    def best(self, group: str) -> Chosen:
+        """A model's own scale and checkpoint."""
+        ...
+
+    def checkpoint(self, group: str, scale: str) -> str:
+        """Its checkpoint at a scale that all models share; empty where there is none to choose."""
+        ...
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """A command line, and the file or folder that it writes, if any."""
+
+    words: tuple[str, ...]
+    out: Path | None
+
+
+class StudyStage(NamedTuple):
+    """Command lines that may run side by side, once all stages before are done."""
+
+    title: str
+    lines: list[CommandLine]
+
+
+def stages(study: Study, choices: Choices) -> Iterator[StudyStage]:
+    """All stages but the report, in order; `choices` are asked when a stage needs them, and not before."""
+    written = [_shapes_prompts(study, name) for name, source in study.prompts.items() if source.shapes]
+    if written:
+        yield StudyStage("prompts", written)
+    pairs = [_pairs(study, name, source) for name, source in study.pairs.items() if source.folder is None]
+    if pairs:
+        yield StudyStage("pairs", pairs)
+    if study.pairs:
+        checks = [CommandLine(("pairs", "check", str(pairs_folder(study, name))), None) for name in study.pairs]
+        yield StudyStage("check of the pairs", checks)
+    yield from _training(study)
+    if study.choosing:
+        yield from _on_dev(study)
+    yield from _shared_scales(study, choices)
+    if study.choosing:
+        yield from _own_scales(study, choices)
+
+
+def prompts_file(study: Study, name: str) -> Path:
+    """Where a list of prompts lies."""
+    source = study.prompts[name]
+    return source.file if source.file is not None else study.out / f"{name}.jsonl"
+
+
+def pairs_folder(study: Study, name: str) -> Path:
+    """Where pairs lie; a study's only ones need no name there."""
+    folder = study.pairs[name].folder
+    if folder is not None:
+        return folder
+    return study.out / "pairs" if len(study.pairs) == 1 else study.out / "pairs" / name
+
+
+def evidence_folder(study: Study, evaluation: str, at: str) -> Path:
+    """Where the models are judged at a shared scale (`scale-3`) or at their own (`best`)."""
+    folder = study.out / "evidence"
+    return folder / at if len(study.evaluations) == 1 else folder / evaluation / at
+
+
+def dev_evidence(study: Study, scale: str) -> Path:
+    """Where the candidates of one scale are judged on the dev prompts."""
+    return study.out / "evidence" / DEV / f"scale-{scale}"
+
+
+def checkpoints(study: Study, contestant: Contestant) -> tuple[str, ...]:
+    """The kept steps that a model's checkpoint is chosen from."""
+    steps = study.choosing.checkpoints if study.choosing and contestant.runs else ()
+    return tuple(map(str, sorted(steps))) or ("",)
+
+
+def all_evidence(study: Study) -> list[Path]:
+    """The evaluations on what is reported, in the report's order."""
+    folders = []
+    for name in study.evaluations:
+        folders += [evidence_folder(study, name, f"scale-{scale:g}") for scale in study.scales]
+        if study.choosing:
+            folders.append(evidence_folder(study, name, "best"))
+    return folders
+
+
+def all_runs(study: Study) -> list[Path]:
+    """The folders of all runs."""
+    return [run_folder(study, name, seed) for name in study.methods for seed in study.seeds]
+
+
+def _shapes_prompts(study: Study, name: str) -> CommandLine:
+    source = study.prompts[name]
+    path = prompts_file(study, name)
+    split = ("--split", str(source.shapes), "--per-tag", str(source.per_tag))
+    return CommandLine(("shapes", "prompts", str(path), *split), path)
+
+
+def _pairs(study: Study, name: str, source: PairSource) -> CommandLine:
+    out = pairs_folder(study, name)
+    prompts = ["--prompts", str(prompts_file(study, source.prompts))] if source.made_by == "draw" else []
+    words = ["pairs", source.made_by, "--model", study.model_path, *prompts, "--out", str(out)]
+    return CommandLine((*words, *source.options.words(study.model_path)), out)
+
+
+def _training(study: Study) -> Iterator[StudyStage]:
+    """Methods that need no other's run first, then those that need theirs, and so on."""
+    waiting = dict(study.methods)
+    while waiting:
+        ready = [name for name, method in waiting.items() if not waiting.keys() & set(method.needs)]
+        if not ready:
+            raise UserError(f"methods {', '.join(waiting)}: each waits for another of them; break the circle")
+        yield StudyStage("training", [_align(study, name, seed) for name in ready for seed in study.seeds])
+        for name in ready:
+            del waiting[name]
+
+
+def _align(study: Study, name: str, seed: int) -> CommandLine:
+    method = study.methods[name]
+    out = run_folder(study, name, seed)
+    pairs = [str(pairs_folder(study, each)) for each in method.pairs or study.pairs]
+    words = ["align", method.align, "--model", study.model_path, "--pairs", *pairs, "--out", str(out)]
+    if method.start is not None:
+        words += ["--start", str(run_folder(study, method.start, seed))]
+    if method.policies:
+        words += ["--policies", *(str(run_folder(study, policy, seed)) for policy in method.policies)]
+    options = method.options.over(study.training)
+    steps = study.choosing.checkpoints if study.choosing and method.shown else ()
+    if steps:
+        # every step to choose from is kept, whatever else the options say
+        options = Flags({"save-every": math.gcd(*steps), "keep": _ALL}).over(options)
+    return CommandLine((*words, *options.words(study.model_path), "--seed", str(seed)), out)
+
+
+def _sample(study: Study, prompts: str, contestant: Contestant, chosen: Chosen) -> CommandLine:
+    out = _images(study, prompts, contestant, chosen)
+    number = study.prompts[prompts].num_images or study.num_images
+    words = ["sample", "--model", study.model_path, "--prompts", str(prompts_file(study, prompts)), "--out", str(out)]
+    words += [*contestant.words(chosen.checkpoint), "--num-images", str(number), "--guidance-scale", chosen.scale]
+    return CommandLine((*words, *study.sampling.words(study.model_path)), out)
+
+
+def _images(study: Study, prompts: str, contestant: Contestant, chosen: Chosen) -> Path:
+    folder = study.out / "images" if prompts == TEST else study.out / "images" / prompts
+    return folder / f"scale-{chosen.scale}" / contestant.folder_at(chosen.checkpoint)
+
+
+def _evaluate(study: Study, name: str, images: dict[str, Path], out: Path, title: str) -> CommandLine:
+    evaluation = study.evaluations[name]
+    folders = [f"{model}={folder}" for model, folder in images.items()]
+    words = ["evaluate", "--suite", evaluation.suite, "--images", *folders, "--out", str(out), "--title", title]
+    return CommandLine((*words, *evaluation.options.words(study.model_path)), out)
+
+
+def _on_dev(study: Study) -> Iterator[StudyStage]:
+    """Every candidate's images of the dev prompts, judged scale by scale."""
+    assert study.choosing is not None
+    drawn: list[CommandLine] = []
+    judged: list[CommandLine] = []
+    for scale in sorted(study.choosing.scales):
+        images: dict[str, Path] = {}
+        for contestant in contestants(study):
+            for checkpoint in checkpoints(study, contestant):
+                chosen = Chosen(f"{scale:g}", checkpoint)
+                drawn.append(_sample(study, DEV, contestant, chosen))
+                images[contestant.named(checkpoint)] = _images(study, DEV, contestant, chosen)
+        title = f"Dev prompts, guidance scale {scale:g}"
+        judged.append(_evaluate(study, study.deciding, images, dev_evidence(study, f"{scale:g}"), title))
+    yield StudyStage("images of dev prompts", drawn)
+    yield StudyStage("choice on dev prompts", judged)
+
+
+def _shared_scales(study: Study, choices: Choices) -> Iterator[StudyStage]:
+    def chosen(contestant: Contestant, scale: str) -> Chosen:
+        has_choice = checkpoints(study, contestant) != ("",)
+        return Chosen(scale, choices.checkpoint(contestant.group, scale) if has_choice else "")
+
+    drawn: list[CommandLine] = []
+    judged: list[CommandLine] = []
+    for scale in [f"{scale:g}" for scale in study.scales]:
+        at = {contestant: chosen(contestant, scale) for contestant in contestants(study)}
+        drawn += _drawn(study, at)
+        for name, evaluation in study.evaluations.items():
+            title = _title(study, name, f"Guidance scale {scale}")
+            out = evidence_folder(study, name, f"scale-{scale}")
+            judged.append(_evaluate(study, name, _judged_images(study, evaluation, at), out, title))
+    yield StudyStage("images", drawn)
+    yield StudyStage("evaluation", judged)
+
+
+def _own_scales(study: Study, choices: Choices) -> Iterator[StudyStage]:
+    at = {contestant: choices.best(contestant.group) for contestant in contestants(study)}
+    judged: list[CommandLine] = []
+    for name, evaluation in study.evaluations.items():
+        title = _title(study, name, "Each model at its own guidance scale")
+        out = evidence_folder(study, name, "best")
+        judged.append(_evaluate(study, name, _judged_images(study, evaluation, at), out, title))
+    yield StudyStage("images at each model's own scale", list(_drawn(study, at)))
+    yield StudyStage("evaluation at each model's own scale", judged)
+
+
+def _drawn(study: Study, at: dict[Contestant, Chosen]) -> Iterator[CommandLine]:
+    """Images of all prompts that something is judged on."""
+    for prompts in dict.fromkeys(evaluation.prompts for evaluation in study.evaluations.values()):
+        for contestant, chosen in at.items():
+            yield _sample(study, prompts, contestant, chosen)
+
+
+def _judged_images(study: Study, evaluation: Evaluation, at: dict[Contestant, Chosen]) -> dict[str, Path]:
+    images: dict[str, Path] = {}
+    for contestant, chosen in at.items():
+        images[contestant.name] = _images(study, evaluation.prompts, contestant, chosen)
+    return images
+
+
+def _title(study: Study, evaluation: str, at: str) -> str:
+    return at if len(study.evaluations) == 1 else f"{evaluation}: {at[0].lower()}{at[1:]}"
+
+
+def report_line(study: Study) -> CommandLine:
+    """The command line of the page, without what a study alone can tell."""
+    out = study.out / "report.html"
+    words = ["report", "--run", *map(str, all_runs(study)), "--evidence", *map(str, all_evidence(study))]
+    words += ["--pairs", str(pairs_folder(study, next(iter(study.pairs))))] if len(study.pairs) == 1 else []
+    return CommandLine((*words, "--title", study.title, "--out", str(out)), out)

@@ -1,0 +1,113 @@
+"""The tables of a study: what was chosen on dev prompts with all scores, and our figures beside published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from contrapose.evaluate.evidence import SUMMARY
+from contrapose.evaluate.statistics import Interval
+from contrapose.evaluate.summary import Summary, read_summary
+from contrapose.report.numbers import Scale, supported
+from contrapose.report.tables import NOTHING, Sheet, TableCell
+from contrapose.studies.choosing import DevChoices, DevScore
+from contrapose.studies.contestants import contestants, groups
+from contrapose.studies.settings import BASE, Column, PublishedFigures, Study
+from contrapose.studies.stages import evidence_folder
+
+RULE = {"mean": "the best mean over training seeds", "lowest": "the best of the lowest scores over training seeds"}
+
+
+def study_sheets(study: Study) -> Iterator[Sheet]:
+    """The tables of a study that has been run."""
+    if study.published is not None:
+        yield from beside_published(study, study.published)
+    if study.choosing is not None:
+        yield dev_scores(DevChoices(study))
+
+
+def dev_scores(measured: DevChoices) -> Sheet:
+    """Every candidate's scores on the dev prompts, those that were chosen in bold."""
+    study = measured.study
+    assert study.choosing is not None
+    intervals = [Interval(score, score, score) for candidate in measured.scores for score in candidate.scores]
+    scale = supported(intervals)
+    steps = ("checkpoint",) if study.choosing.checkpoints else ()
+    rows: list[tuple[TableCell, ...]] = []
+    for candidate in measured.scores:
+        picked = measured.picked(candidate.group)
+        is_chosen = (candidate.scale, candidate.checkpoint) == picked
+        name, step, *numbers = _dev_row(candidate, len(study.seeds), scale, is_chosen)
+        rows.append((name, step, *numbers) if steps else (name, *numbers))
+    seeds = tuple(f"training seed {seed}" for seed in study.seeds)
+    note = (
+        f"By {measured.metric[0]} ({study.deciding}) on dev prompts, which are none of those that are reported on. "
+        f"Bold is chosen: {RULE[study.choosing.rule]}, ties to the smaller scale, then to fewer steps."
+    )
+    head = ("model", *steps, "guidance scale", "mean", *seeds)
+    return Sheet("Guidance scales on dev prompts", head, tuple(rows), note, num_names=2 + len(steps))
+
+
+def _dev_row(candidate: DevScore, num_seeds: int, scale: Scale, is_chosen: bool) -> tuple[TableCell, ...]:
+    mean = sum(candidate.scores) / len(candidate.scores)
+    step = NOTHING if candidate.group == BASE else str(candidate.checkpoint)
+    names = (candidate.group, step, f"{candidate.scale:g}")
+    # the base has no training seed, so that its score is its mean alone
+    scores = [NOTHING] * num_seeds
+    if len(candidate.scores) == num_seeds:
+        scores = [scale.text(score) for score in candidate.scores]
+    return (*map(TableCell, names), TableCell(scale.text(mean), is_best=is_chosen), *map(TableCell, scores))
+
+
+def beside_published(study: Study, published: PublishedFigures) -> Iterator[Sheet]:
+    """For each shared scale, and for each model's own, a row a model: our figure and the published one by column."""
+    shown = {f"scale-{scale:g}": f"guidance scale {scale:g}" for scale in study.scales}
+    if study.choosing is not None:
+        shown["best"] = "each model at its own guidance scale"
+    for at, words in shown.items():
+        names = dict.fromkeys(column.evaluation for column in study.columns.values())
+        summaries = {name: read_summary(evidence_folder(study, name, at) / SUMMARY) for name in names}
+        measured = {}
+        for heading, column in study.columns.items():
+            measured[heading] = _ours(study, column, summaries[column.evaluation])
+        rows = []
+        for row in dict.fromkeys([*groups(study), *published.rows]):
+            cells = [TableCell(row)]
+            for heading, figures in measured.items():
+                figure = published.rows.get(row, {}).get(heading)
+                cells.append(figures.get(row, TableCell(NOTHING)))
+                cells.append(TableCell(NOTHING if figure is None else f"{figure:g}"))
+            rows.append(tuple(cells))
+        head = ["model"]
+        for heading in study.columns:
+            head += [heading, f"{heading}, published"]
+        note = " ".join([f"Published: {published.source}.", *published.notes])
+        yield Sheet(f"Beside published figures: {words}", tuple(head), tuple(rows), note)
+
+
+def _ours(study: Study, column: Column, summary: Summary) -> dict[str, TableCell]:
+    """Each model's figure in one column, of several training seeds their mean."""
+    first_runs = {contestant.group: contestant.name for contestant in reversed(contestants(study))}
+    intervals: dict[str, Interval] = {}
+    for group in groups(study):
+        figure = _figure(summary, group, first_runs[group], column.metric)
+        if figure is not None:
+            factor = column.factor
+            intervals[group] = Interval(factor * figure.value, factor * figure.low, factor * figure.high)
+    scale = supported(intervals.values())
+    cells = {group: scale.cell(interval) for group, interval in intervals.items()}
+    return {group: TableCell(cell.value, cell.interval) for group, cell in cells.items()}
+
+
+def _figure(summary: Summary, group: str, name: str, metric: str) -> Interval | None:
+    """A model's score, or its number as a set of images; of a method with several runs figure together."""
+    scored = summary.methods.get(group) or summary.models.get(name)
+    if scored is not None and metric in scored.metrics:
+        return scored.metrics[metric].overall
+    if summary.sets is None:
+        return None
+    combined = summary.sets.methods.get(group)
+    numbers = combined.metrics if combined is not None else summary.sets.models.get(name, {})
+    if metric not in numbers:
+        return None
+    number = numbers[metric]
+    return number.interval or Interval(number.value, number.value, number.value)

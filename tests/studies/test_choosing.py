@@ -1,0 +1,43 @@
+"""Which scale and checkpoint a rule takes, on scores made by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from contrapose.studies.choosing import DevScore, Picked, pick
+
+Row = tuple[float, int | None, tuple[float, ...]]
+
+
+Row = tuple[float, int | None, tuple[float, ...]]
+
+
+def candidates(*rows: Row) -> list[DevScore]:
+    return [DevScore("m", step, scale, scores) for scale, step, scores in rows]
+
+
+@pytest.mark.parametrize(
+    ("rows", "rule", "higher", "expected"),
+    [
+        # the best mean, which one seed alone would not have chosen
+        ([(1, None, (0.9, 0.1)), (3, None, (0.6, 0.6))], "mean", True, Picked(3, None)),
+        # the lowest of each: .5 against .4
+        ([(1, None, (0.9, 0.4)), (3, None, (0.5, 0.5))], "lowest", True, Picked(3, None)),
+        ([(1, None, (0.9, 0.4)), (3, None, (0.5, 0.5))], "mean", True, Picked(1, None)),
+        # smaller is better: the lowest mean, and the smallest of the worst
+        ([(1, None, (0.9, 0.1)), (3, None, (0.6, 0.6))], "mean", False, Picked(1, None)),
+        ([(1, None, (0.9, 0.1)), (3, None, (0.6, 0.6))], "lowest", False, Picked(3, None)),
+        # ties: the smaller scale first, whatever the order, then fewer steps
+        ([(3, None, (0.5,)), (2, None, (0.5,)), (4, None, (0.5,))], "mean", True, Picked(2, None)),
+        ([(2, 90, (0.5,)), (2, 60, (0.5,)), (3, 30, (0.5,))], "mean", True, Picked(2, 60)),
+        ([(2, 90, (0.6,)), (2, 60, (0.5,)), (3, 30, (0.5,))], "mean", True, Picked(2, 90)),
+    ],
+)
+def test_the_rule(rows: list[Row], rule: str, higher: bool, expected: Picked) -> None:
+    assert pick(candidates(*rows), rule, higher) == expected
+    assert pick(candidates(*reversed(rows)), rule, higher) == expected
+
+
+def test_what_is_chosen_is_typed_as_a_user_would() -> None:
+    assert Picked(7.5, 60).typed == ("7.5", "60")
+    assert Picked(3.0, None).typed == ("3", "")

@@ -1,0 +1,125 @@
+"""A file of a study: what is refused, in one line that names it, before anything is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from contrapose.cli.main import main
+from contrapose.errors import UserError
+from contrapose.studies.settings import read_study
+
+STUDY: dict[str, Any] = {
+    "version": 1,
+    "model": "model",
+    "out": "out",
+    "prompts": {"train": {"file": "train.txt"}, "dev": {"file": "dev.txt"}, "test": {"file": "test.txt"}},
+    "pairs": {"drawn": {"options": {"steps": 1}}},
+    "methods": {"a": {"align": "ddspo"}},
+    "evaluations": {"scores": {"suite": "scores", "options": {"judges": ["pickscore"]}}},
+    "scales": [1],
+    "choosing": {"scales": [1, 3]},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("train", "dev", "test"):
+        Path(f"{name}.txt").write_text(f"a {name} of wood\nanother {name}\n")
+    return tmp_path
+
+
+Refused = Callable[[Callable[[dict[str, Any]], None]], str]
+
+
+@pytest.fixture
+def refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """The one line that a changed study is answered with; nothing is written then."""
+
+    def run(change: Callable[[dict[str, Any]], None]) -> str:
+        study = yaml.safe_load(yaml.safe_dump(STUDY))
+        change(study)
+        Path("study.yaml").write_text(yaml.safe_dump(study))
+        assert main(["study", "run", "study.yaml"]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        assert not Path("out").exists()
+        return lines[0]
+
+    return run
+
+
+def put(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(study: dict[str, Any]) -> None:
+        for name in path[:-1]:
+            study = study.setdefault(name, {})
+        study[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (put("tittle", value="x"), "unknown setting tittle"),
+        (put("version", value=2), "version 2"),
+        (put("prompts", "tset", value={"file": "test.txt"}), "prompts tset: nothing here uses them"),
+        (put("prompts", "test", value={"file": "test.txt", "shapes": "test"}), "one of file and shapes"),
+        (put("methods", "a/b", value={"align": "ddspo"}), "'a/b' is no name here"),
+        (put("methods", "base", value={"align": "ddspo"}), "the name base is taken"),
+        (put("methods", "a", value={"align": "dspo"}), "dspo: no such method"),
+        (put("methods", "a", value={"align": "ddspo", "start": "b"}), "b is not there (known: a)"),
+        (put("methods", "a", value={"align": "ddspo", "start": "a"}), "break the circle"),
+        (put("methods", "a", value={"align": "ddspo", "pairs": ["drwan"]}), "drwan is not there"),
+        (put("methods", "a", value={"align": "ddspo", "options": {"seed": 3}}), "--seed is set by the study itself"),
+        (put("methods", "a", value={"align": "ddspo", "options": {"betta": 3}}), "--betta 3"),
+        (put("methods", "a", value={"align": "ddspo", "options": {"--beta": 3}}), "without the dashes"),
+        (put("methods", "a", value={"align": "ddspo", "options": {"beta": {"x": 3}}}), "beta is neither a plain value"),
+        (put("training", value={"full": True, "lora-rank": 4}), "lora_rank is unused"),
+        (put("pairs", "drawn", value={"options": {"degrade": "blur"}}), "--degrade blur: not known"),
+        (put("pairs", "drawn", value={"folder": "p", "options": {"steps": 1}}), "options are of no use"),
+        (put("evaluations", "scores", value={"suite": "scroes"}), "scroes"),
+        (put("evaluations", "dev", value={"suite": "scores"}), "the name dev is taken"),
+        (put("guided", value={"g": {"positive": "b", "strengths": [1]}}), "guided g: b is not there"),
+        (put("guided", value={"g": {"positive": "a", "strengths": []}}), "strengths: name at least one"),
+        (put("seeds", value=[0, 0]), "seeds"),
+        (put("scales", value=[]), "scales"),
+        (put("choosing", value={"scales": []}), "scales: name at least one"),
+        (put("choosing", value={"scales": [2], "checkpoints": [1]}), "scales lack 1"),
+        (put("choosing", value={"scales": [1], "checkpoints": [500]}), "500 is beyond the 200 steps"),
+        (put("choosing", value={"scales": [1], "rule": "best"}), "best"),
+        (put("published", value={"source": "x", "rows": {"base": {"GE": 1}}}), "published base: GE is not there"),
+        (put("prompts", "dev", value={"file": "nowhere.txt"}), "nowhere.txt"),
+        (put("sampling", value={"scale": 3}), "--scale is set by the study itself"),
+    ],
+)
+def test_what_makes_no_sense_is_told_before_anything_is_run(
+    change: Callable[[dict[str, Any]], None], named: str, refused: Refused
+) -> None:
+    line = refused(change)
+    assert line.startswith("contrapose: ") and named in line
+
+
+def test_prompts_that_are_tuned_on_and_reported_on_are_refused_by_their_canonical_text(refused: Refused) -> None:
+    Path("dev.txt").write_text("A  TEST of wood\nsomething else\n")
+    line = refused(lambda study: None)
+    assert "prompts dev and test: 1 stand in both (a test of wood)" in line
+
+
+def test_a_split_of_the_shapes_world_is_no_dev_set_of_itself(refused: Refused) -> None:
+    def change(study: dict[str, Any]) -> None:
+        study["prompts"]["dev"] = {"shapes": "test", "per_tag": 2}
+        study["prompts"]["test"] = {"shapes": "test", "per_tag": 1}
+
+    assert "prompts dev and test: 6 stand in both" in refused(change)
+
+
+def test_a_file_that_is_no_study_is_named(folder: Path) -> None:
+    Path("study.yaml").write_text("- 1\n")
+    with pytest.raises(UserError, match=r"study\.yaml: a mapping of settings was expected"):
+        read_study(Path("study.yaml"))
