@@ -10,16 +10,18 @@ from contrapose.judges.aesthetic import Aesthetic
 from contrapose.judges.clip_score import CLIPScore
 from contrapose.judges.colours import Colours
 from contrapose.judges.hpsv2 import HPSv20, HPSv21
+from contrapose.judges.hpsv3 import HPSv3
 from contrapose.judges.image_reward import ImageReward
 from contrapose.judges.pick_score import PickScore
 from contrapose.judges.vqa_score import VQAScore
 from contrapose.judges.yes_no import YesNo
 
-AnyJudge = PickScore | HPSv20 | HPSv21 | ImageReward | CLIPScore | Aesthetic | YesNo | VQAScore | Colours
+AnyJudge = PickScore | HPSv20 | HPSv21 | HPSv3 | ImageReward | CLIPScore | Aesthetic | YesNo | VQAScore | Colours
 JUDGES: dict[str, type[AnyJudge]] = {
     "pickscore": PickScore,
     "hpsv2.0": HPSv20,
     "hpsv2.1": HPSv21,
+    "hpsv3": HPSv3,
     "imagereward": ImageReward,
     "clipscore": CLIPScore,
     "aesthetic": Aesthetic,

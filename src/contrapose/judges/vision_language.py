@@ -34,7 +34,7 @@ class VisionLanguage:
 
         folder = find(user, model)
         with reading(user, folder):
-            self.processor = _processor(user, folder)
+            self.processor = load_processor(user, folder)
         self.network = load_network(user, folder, AutoModelForImageTextToText, dtype, device)
         self.version = fingerprint(self.network)
         self._starts: dict[str, list[int]] = {}
@@ -120,8 +120,11 @@ def load_chat_model(user: str, model: str, precision: Precision, device: str) ->
 _GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
 
 
-def _processor(user: str, folder: Path) -> Any:
-    """The model's processor without its video part, which is never used and cannot be loaded without torchvision."""
+def load_processor(user: str, folder: Path) -> Any:
+    """A vision-language model's processor without its video part, which cannot be loaded without torchvision.
+
+    Raises `UserError` where the model is none; other faults of its files are for the caller's `reading` to tell.
+    """
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PROCESSOR_MAPPING, AutoConfig, ProcessorMixin
 
     check_words(folder)
