@@ -89,7 +89,7 @@ def test_broken_images_are_counted_and_left_out_of_all_models_on_request(images,
     cut(Path("ddspo/00000/samples/0001.png"))
     cut(Path("ddspo/00002/samples/0000.png"))
     cut(Path("base/00002/samples/0000.png"))
-    words = r"base/00002/samples/0000\.png: not a whole PNG .* --skip-broken \(and 2 others are broken\)"
+    words = r"base/00002/samples/0000\.png: not a whole PNG .* --skip-broken; 3 are broken in all"
     with pytest.raises(UserError, match=words):
         taken(images, Taking())
     folders, left_out = taken(images, Taking(skip_broken=True))

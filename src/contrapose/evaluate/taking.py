@@ -62,7 +62,7 @@ def taken(models: Mapping[str, Path], taking: Taking) -> tuple[dict[str, ImageFo
                     left_out.append(LeftOut(str(path), "broken", str(error)))
                     keys.add((prompt_folder.name, seed))
     if left_out and not taking.skip_broken:
-        count = f" (and {len(left_out) - 1} others are broken)" if len(left_out) > 1 else ""
+        count = f"; {len(left_out)} are broken in all" if len(left_out) > 1 else ""
         raise UserError(f"{left_out[0].reason}, or leave it out with --skip-broken{count}")
     if left_out:
         _log.warning(f"left out {len(keys)} images of each model, since {len(left_out)} are broken")
