@@ -20,7 +20,7 @@ from contrapose.guiding.images import SETTINGS
 from contrapose.report.evidence import Judged
 from contrapose.report.numbers import count, size
 from contrapose.report.runs import Fact, ShownRun, is_set
-from contrapose.report.shown_groups import ShownGroup, show_groups
+from contrapose.report.shown_groups import Decode, ShownGroup, show_groups
 from contrapose.runfile import unstamped
 from contrapose.runs.names import RUN_FILE
 from contrapose.store.groups import GroupStore
@@ -87,25 +87,28 @@ def read_pairs(folder: Path, seed: int) -> Pairs:
     shown: list[ShownGroup] = []
     not_shown = ""
     try:
-        shown = _decoded(store, seed)
+        decoder = _decoder(store)
     except UserError as error:  # a report is made where the model may not be
         not_shown = str(error)
+    else:
+        shown = show_groups(store, decoder, _NUM_PAIRS_SHOWN, seed)
     # by lot, so that nobody picked them; in the store's order, so that the page is the same for the same seed
     chosen = np.random.default_rng(seed).permutation(len(store))[:_NUM_PAIRS_SHOWN]
     records = [store.records[i] for i in sorted(chosen)]
     return Pairs(about, facts, shown, not_shown, records, "draw" in store.manifest)
 
 
-def _decoded(store: GroupStore, seed: int) -> list[ShownGroup]:
-    """A few pairs with their images; `UserError` where the model that they were made with is not here."""
+def _decoder(store: GroupStore) -> Decode:
+    """What makes images of the store's latents; `UserError` where the model that they were made with is not here."""
     from contrapose.backbones.decoder import Decoder
 
     model = store.model_or(None)
     if not Path(model).exists() and not isinstance(try_to_load_from_cache(model, "model_index.json"), str):
         raise UserError(f"their model {model} is not on this machine")
     decoder = Decoder(model)
-    store.check_maker(model, decoder.fingerprint)
-    return show_groups(store, decoder, _NUM_PAIRS_SHOWN, seed)
+    if store.manifest.get("fingerprint", decoder.fingerprint) != decoder.fingerprint:
+        raise UserError(f"{model} is another model now than the one that they were made with")
+    return decoder
 
 
 def sampling(images: Mapping[str, Path]) -> Compared:
