@@ -1,4 +1,4 @@
-"""Servers that speak OpenAI's protocol: one question over HTTP, asked again while the server is busy."""
+"""Servers that answer in JSON, such as those of OpenAI's protocol: one question over HTTP, asked again while busy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Annotated, Any
 
 from contrapose.errors import UserError
@@ -28,6 +28,7 @@ REFUSALS = (
     "too long",
 )
 LONGEST_WAIT_S = 60.0
+MOST_BYTES = 1 << 24  # of an answer
 
 
 class RefusedInput(Exception):
@@ -36,6 +37,15 @@ class RefusedInput(Exception):
     def __init__(self, code: int):
         super().__init__(f"HTTP {code}")
         self.code = code
+
+
+class RefusedRequest(UserError):
+    """The server refuses the request as such, by the HTTP status `code`; `reason` is what it says of that itself."""
+
+    def __init__(self, message: str, code: int, reason: str):
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,8 @@ class Endpoint:
 
     address: str
     """May end before or after `/v1`, or with the task too."""
-    task: str = "chat/completions"
+    task: str | None = "chat/completions"
+    """None where the address is the whole of it."""
     num_tries: Few = 6
     timeout_s: Annotated[float, Range(0, 86400, low_open=True)] = 120.0
     backoff_s: AtLeast0 = 1.0
@@ -67,14 +78,28 @@ class Endpoint:
     @property
     def url(self) -> str:
         """The whole address that is asked."""
+        if self.task is None:
+            return self.address
         base = self.address.rstrip("/").removesuffix(f"/{self.task}").removesuffix("/v1")
         return f"{base}/v1/{self.task}"
+
+    def beside(self, task: str) -> Endpoint:
+        """Another task of the same server."""
+        return replace(self, address=self.url.removesuffix(f"/{self.task}"), task=task)
+
+    def get(self) -> Any:
+        """Return what the server tells unasked, parsed; `UserError` where it cannot be worked with."""
+        return self._asked(None)
 
     def post(self, payload: Mapping[str, Any]) -> Any:
         """Return the server's answer to this JSON object, parsed.
 
-        Raises `RefusedInput` where only this input is refused, and `UserError` where the server cannot be worked with.
+        Raises `RefusedInput` where only this input is refused, and `UserError` where the server cannot be worked with:
+        `RefusedRequest` where it says so itself.
         """
+        return self._asked(payload)
+
+    def _asked(self, payload: Mapping[str, Any] | None) -> Any:
         problem = ""
         for trial in range(self.num_tries):
             wait = self.backoff_s * 2**trial
@@ -97,13 +122,21 @@ class Endpoint:
             f"endpoint {self.url}: still {problem} after {self.num_tries} tries; run again later to carry on"
         )
 
-    def _send(self, payload: Mapping[str, Any]) -> bytes:
-        headers = {"Content-Type": "application/json"}
+    def _send(self, payload: Mapping[str, Any] | None) -> bytes:
+        headers = {"Accept": "application/json"}
+        question = None
+        if payload is not None:
+            headers["Content-Type"] = "application/json"
+            question = json.dumps(payload).encode("ascii")
         if key := os.environ.get("OPENAI_API_KEY", "").strip():
             headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(self.url, json.dumps(payload).encode("ascii"), headers)
+        request = urllib.request.Request(self.url, question, headers)
         with urllib.request.build_opener(_NoRedirect).open(request, timeout=self.timeout_s) as response:
-            body: bytes = response.read()
+            body: bytes = response.read(MOST_BYTES + 1)
+        if len(body) > MOST_BYTES:
+            raise UserError(f"endpoint {self.url}: its answer is larger than 16 MB; is the address right?")
+        if response.length:  # bytes that were announced and never came
+            raise http.client.IncompleteRead(body, response.length)
         return body
 
     def _parsed(self, body: bytes) -> Any:
@@ -111,7 +144,7 @@ class Endpoint:
             return json.loads(body)
         except (ValueError, RecursionError):  # the second from thousands of nested brackets
             begin = body[:80].decode("utf-8", "replace")
-            raise UserError(f"endpoint {self.url}: {begin!r} is no JSON; is it OpenAI-compatible?") from None
+            raise UserError(f"endpoint {self.url}: {begin!r} is no JSON; is the address right?") from None
 
     def _lost(self, error: OSError | http.client.HTTPException) -> str:
         """How the connection was lost; `UserError` where there never was one, which no further try would change."""
@@ -122,18 +155,21 @@ class Endpoint:
             raise UserError(f"endpoint {self.url}: {reason}; is the server running and the address right?") from None
         return str(reason) or type(reason).__name__
 
-    def _refusal(self, code: int, body: bytes, payload: Mapping[str, Any]) -> UserError | RefusedInput:
+    def _refusal(self, code: int, body: bytes, payload: Mapping[str, Any] | None) -> RefusedRequest | RefusedInput:
         message = " ".join(body.decode("utf-8", "replace").split())
         names_the_input = any(words in message.lower() for words in REFUSALS)
         if code == 413 or (code in (400, 422) and names_the_input):
             return RefusedInput(code)
+        model = (payload or {}).get("model")
+        absent = f"no such address, or no model {model} there; check both" if model else "no such address; check it"
         fixes = {
             401: "the key was refused; set the environment variable OPENAI_API_KEY",
             403: "the key may not use this model; set the environment variable OPENAI_API_KEY",
-            404: f"no such address, or no model {payload.get('model')} there; check both",
+            404: absent,
         }
         fix = fixes.get(code, "the server refused the request")
-        return UserError(f"endpoint {self.url}: HTTP {code}: {fix} (server: {message[:200]})")
+        line = f"endpoint {self.url}: HTTP {code}: {fix} (server: {message[:200]})"
+        return RefusedRequest(line, code, message)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

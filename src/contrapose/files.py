@@ -23,6 +23,7 @@ except ImportError:  # Windows has other locks; there two writers of one folder 
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".contrapose.lock"
+CACHE = "CONTRAPOSE_CACHE"  # a folder instead of the user's own cache
 _HOST = "".join(letter for letter in socket.gethostname() if letter.isalnum())[:16]
 _OF_PROCESS = re.compile(r"\..+\.(?P<host>[^.-]*)-(?P<process>\d+)\.partial")
 _FULL = ("No space left on device", "database or disk is full")  # as libraries say it that give no number
@@ -261,6 +262,12 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def users_cache() -> Path:
+    """Where is kept what can be had again: $CONTRAPOSE_CACHE, else a folder in the user's cache."""
+    of_all = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get(CACHE) or f"{of_all}/contrapose").expanduser()
 
 
 def is_writable(text: str) -> bool:

@@ -10,7 +10,6 @@ worst a row is there twice. One that is broken counts as absent, and so does a r
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -24,12 +23,12 @@ from torch import Tensor
 
 from contrapose.core.group import Condition, join
 from contrapose.errors import UserError
+from contrapose.files import CACHE, users_cache
 from contrapose.tensors import checksum, save_tensors
 
 if TYPE_CHECKING:
     from contrapose.backbones.text import TextReader
 
-CACHE = "CONTRAPOSE_CACHE"  # a folder instead of the user's own cache
 GIGABYTE = 10**9
 SMALL_ENCODERS = 2 * GIGABYTE  # may stay in memory for a whole training; CLIPs do, T5 and language models do not
 IN_MEMORY = 1 << 30  # bytes of embeddings that are kept where the cache has no room for them
@@ -39,9 +38,7 @@ NO_PROMPT = "unconditional"  # beside the digests of prompts, which have 64 hexa
 
 def cache_folder() -> Path:
     """Where embeddings are kept: under $CONTRAPOSE_CACHE, else in the user's cache."""
-    users_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    cache = os.environ.get(CACHE) or f"{users_cache}/contrapose"
-    return Path(cache).expanduser() / "embeddings"
+    return users_cache() / "embeddings"
 
 
 class Settled(NamedTuple):

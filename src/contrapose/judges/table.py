@@ -9,6 +9,7 @@ from __future__ import annotations
 from contrapose.judges.aesthetic import Aesthetic
 from contrapose.judges.clip_score import CLIPScore
 from contrapose.judges.colours import Colours
+from contrapose.judges.endpoint import EndpointQuestion
 from contrapose.judges.hpsv2 import HPSv20, HPSv21
 from contrapose.judges.hpsv3 import HPSv3
 from contrapose.judges.image_reward import ImageReward
@@ -16,7 +17,10 @@ from contrapose.judges.pick_score import PickScore
 from contrapose.judges.vqa_score import VQAScore
 from contrapose.judges.yes_no import YesNo
 
-AnyJudge = PickScore | HPSv20 | HPSv21 | HPSv3 | ImageReward | CLIPScore | Aesthetic | YesNo | VQAScore | Colours
+AnyJudge = (
+    PickScore | HPSv20 | HPSv21 | HPSv3 | ImageReward | CLIPScore | Aesthetic | YesNo | VQAScore | Colours
+    | EndpointQuestion
+)  # fmt: skip
 JUDGES: dict[str, type[AnyJudge]] = {
     "pickscore": PickScore,
     "hpsv2.0": HPSv20,
@@ -28,4 +32,5 @@ JUDGES: dict[str, type[AnyJudge]] = {
     "yes-no": YesNo,
     "vqascore": VQAScore,
     "colourfulness": Colours,
+    "endpoint": EndpointQuestion,
 }
