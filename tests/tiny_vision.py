@@ -13,6 +13,7 @@ from transformers import (
     BertTokenizer,
     BlipConfig,
     BlipForConditionalGeneration,
+    BlipForQuestionAnswering,
     CLIPConfig,
     CLIPModel,
     Dinov2Config,
@@ -127,10 +128,15 @@ def save_chat_model(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def save_blip(folder: Path, seed: int = 0) -> Path:
-    """A BLIP captioner of images 32x32, whose first token is outside its tokenizer as in the published ones."""
+def save_blip(folder: Path, seed: int = 0, answers: bool = False) -> Path:
+    """A BLIP of images 32x32, whose first token is outside its tokenizer as in the published ones.
+
+    It is a captioner, or one that answers questions with yes or no.
+    """
     torch.manual_seed(seed)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS), *WORDS]
+    if answers:
+        words += ["yes", "no"]
     tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(dict.fromkeys(words))})
     shape = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
     config = BlipConfig(
@@ -147,7 +153,8 @@ def save_blip(folder: Path, seed: int = 0) -> Path:
         },
         vision_config={**shape, "image_size": 32, "patch_size": 8, "initializer_range": 0.5},
     )
-    BlipForConditionalGeneration(config).save_pretrained(folder)
+    kind = BlipForQuestionAnswering if answers else BlipForConditionalGeneration
+    kind(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     BlipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import struct
 import warnings
@@ -18,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from contrapose.contents import bytes_digest, file_digest
 from contrapose.errors import UserError
-from contrapose.evaluate.images import image_digest, metadata_of, prompt_folders
+from contrapose.evaluate.images import digest_of_images, image_digest, metadata_of, prompt_folders
 from contrapose.evaluate.run import evaluate_images
 
 
@@ -200,3 +201,39 @@ def test_a_digest_leaves_out_the_texts_of_whole_files_alone(tmp_path: Path) -> N
     for data in (whole[:-5], whole[: whole.index(b"tEXt") + 2], b"tEXt", b"", whole[8:]):
         path.write_bytes(data)
         assert image_digest(path) == file_digest(path)
+
+
+@pytest.fixture
+def flat(tmp_path) -> Path:
+    """CompBench's layout: ids count on over the prompts, of which the second comes first by the alphabet."""
+    samples = tmp_path / "flat" / "samples"
+    samples.mkdir(parents=True)
+    for number, prompt in enumerate(["the b", "the b", "a_c d.", "a_c d."]):
+        Image.fromarray(np.full((2, 3, 3), number, np.uint8)).save(samples / f"{prompt}_{number:06d}.png")
+    (samples / "notes_12.png").write_bytes(b"not read")
+    return tmp_path / "flat"
+
+
+def test_images_named_after_their_prompts(flat):
+    prompts = [(f.name, f.prompt.text, list(f.samples)) for f in prompt_folders(flat)]
+    assert prompts == [("00000", "the b", [0, 1]), ("00001", "a_c d.", [2, 3])]
+    assert [seed for _, seed, _ in read_all(flat / "samples")] == [0, 1, 2, 3]
+    digest = digest_of_images(flat)
+    rows = evaluate_images(
+        {"a": flat}, PerImage(lambda image, line: [Measure("m", float(image.max()), line["prompt"])])
+    )
+    assert [(row.seed, row.value, row.reason) for row in rows][2] == (2, 2.0, "a_c d.")
+    (flat / "samples" / "the b_000001.png").rename(flat / "samples" / "the b_000009.png")
+    assert digest_of_images(flat) != digest
+
+
+def test_broken_names_and_links_of_such_images_are_told(flat, tmp_path):
+    path = flat / "samples" / "the b_000001.png"
+    path.rename(tmp_path / "elsewhere.png")
+    path.symlink_to(tmp_path / "elsewhere.png")
+    with pytest.raises(UserError, match="outside"):
+        read_all(flat)
+    path.unlink()
+    Path(os.fsdecode(bytes(flat / "samples") + b"/\xff_000001.png")).write_bytes(b"")
+    with pytest.raises(UserError, match="its name is not UTF-8"):
+        read_all(flat)

@@ -102,6 +102,8 @@ def test_the_message_is_the_authors_to_the_last_space() -> None:
 
 def test_the_head_stays_in_fp32(parts: Parts) -> None:
     judge = HPSv3(str(parts[1]), str(parts[0])).load("cpu")
+    weights = judge.measure.__self__.network.head.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in parts[3].state_dict().items())
     (value,) = score(judge, IMAGES[:1], [Prompt("a red circle")])
     assert value == pytest.approx(by_hand(parts, IMAGES[0], "a red circle")[0], abs=0.2)
     assert judge.version != settings(parts).load("cpu").version

@@ -32,9 +32,9 @@ class Command:
     replicates and images, and refuses others of the same names; with models added to it, all are judged again."""
     suite: AnySuite = field(default_factory=Shapes)
     """How images are judged: shapes is GenEval's verdict by the shapes world's analytic detector, geneval the same by a
-    detector of COCO's objects, questions what a chat model answers to the questions in the prompts' lines, scores the
-    numbers of --judges pickscore aesthetic ..., whose options are --judges.0.model and so on, set numbers of whole sets
-    of images such as FID; none judges nothing, and a report shows the images side by side all the same."""
+    detector of COCO's objects, compbench T2I-CompBench's attributes and actions, questions what a chat model answers to
+    questions in the prompts' lines, scores the numbers of --judges pickscore aesthetic ... (--judges.0.model, ...),
+    set numbers of whole sets of images such as FID; none judges nothing, and a report shows images side by side."""
     base: str = "base"
     """The name of the model that the others are compared with."""
     features: AnyFeatures = field(default_factory=NoFeatures)

@@ -1,6 +1,7 @@
-"""Reading GenEval's folder layout: `00000/metadata.jsonl` (one JSON object) and `00000/samples/0000.png`, ...
+"""Reading folders of images in GenEval's layout or T2I-CompBench's. Nothing outside the given folder is read.
 
-A folder's number is its prompt's line, an image's number its seed. Nothing outside the given folder is read.
+00000/metadata.jsonl, 00000/samples/0000.png, ...   GenEval: a folder's number is its prompt's line, an image's its seed
+samples/a red cat_000000.png, ...                   CompBench: an image's name is its prompt, and its number its seed
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from contrapose.store.prompts import Prompt, read_prompts
 SAMPLE_AGAIN = "delete it and sample it again"
 _FOLDER = re.compile(r"[0-9]+")
 _IMAGE = re.compile(r"([0-9]+)\.png")
+_OF_PROMPT = re.compile(r"(.*\S.*)_([0-9]{6})\.png", re.DOTALL)
 _FORMATS = ("PNG", "JPEG", "WEBP")  # whatever the name says; other formats, such as EPS, run programs
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
@@ -35,10 +37,12 @@ class PromptFolder:
     path: Path
     prompt: Prompt
     samples: dict[int, Path]
+    number: str = ""
+    """Of a prompt that has no folder of its own."""
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.number or self.path.name
 
     def images(self) -> Iterator[tuple[int, Image.Image]]:
         """Yield (seed, RGB image), reading each file when its turn comes."""
@@ -74,9 +78,40 @@ def prompt_folders(images: Images) -> Iterator[PromptFolder]:
         raise UserError(f"{directory}: no such folder of images; sample images into it first")
     paths = [path for path in directory.iterdir() if _FOLDER.fullmatch(path.name)]
     if not paths:
-        raise UserError(f"{directory}: holds no folders 00000, 00001, ...; name a folder in GenEval's layout")
+        yield from _by_file_names(directory)
+        return
     for path in sorted(paths, key=lambda path: (int(path.name), path.name)):
         yield PromptFolder(path, _prompt(path, directory), _samples(path, directory))
+
+
+def _by_file_names(directory: Path) -> Iterator[PromptFolder]:
+    """The prompts of CompBench's layout in the order of their first images, numbered in that order.
+
+    Differs from the authors' code: a prompt may hold `_`, since its name ends at the last one.
+    """
+    folder = directory / "samples" if (directory / "samples").is_dir() else directory
+    _check_inside(folder, directory)
+    images: list[tuple[int, str, Path]] = []
+    for path in folder.iterdir():
+        named = _OF_PROMPT.fullmatch(path.name)
+        if not named:
+            continue
+        _check_inside(path, directory)
+        try:
+            named[1].encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(f"{path.name!a} in {folder}: its name is not UTF-8; rename it") from None
+        images.append((int(named[2]), named[1], path))
+    if not images:
+        raise UserError(
+            f"{directory}: holds no folders 00000, 00001, ...; name a folder in GenEval's layout, or in CompBench's "
+            "(samples/PROMPT_000000.png, ...)"
+        )
+    samples: dict[str, dict[int, Path]] = {}
+    for seed, text, path in sorted(images):
+        samples.setdefault(text, {})[seed] = path
+    for number, (text, of_prompt) in enumerate(samples.items()):
+        yield PromptFolder(folder, Prompt(text), of_prompt, f"{number:05d}")
 
 
 def metadata_of(prompt: Prompt) -> dict[str, Any]:

@@ -97,7 +97,8 @@ def load_hpsv3(user: str, weights: str, file: str, model: str, precision: Precis
         config = Qwen2VLConfig.from_pretrained(small, local_files_only=True)
     with reading(user, path, f"it must be {file} for the tokenizer of {model}; download both again"):
         network = _network_of(f"{user}: {path}", load_file(path), config, len(processor.tokenizer))
-    ready(network, precision, device).head.float()
+    ready(network.body, precision, device)
+    ready(network.head, "fp32", device)
     return HPSv3Scorer(network, processor, processor.tokenizer.convert_tokens_to_ids(REWARD))
 
 

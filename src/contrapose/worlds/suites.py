@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from contrapose import runfile
 from contrapose.errors import UserError
+from contrapose.evaluate.compbench.suite import CompBench
 from contrapose.evaluate.geneval.suite import GenEval
 from contrapose.evaluate.questions.suite import Questions
 from contrapose.evaluate.sets.suite import Sets
@@ -15,10 +16,11 @@ from contrapose.judges.table import JUDGES, AnyJudge
 from contrapose.store.prompts import Prompt
 from contrapose.worlds.shapes.suite import Shapes
 
-AnySuite = Shapes | GenEval | Questions | Scores | Sets | Unjudged
+AnySuite = Shapes | GenEval | CompBench | Questions | Scores | Sets | Unjudged
 SUITES: dict[str, type[AnySuite]] = {
     "shapes": Shapes,
     "geneval": GenEval,
+    "compbench": CompBench,
     "questions": Questions,
     "scores": Scores,
     "set": Sets,
