@@ -52,6 +52,7 @@ def inputs_digest(study: Study) -> str:
     flags = [study.training, study.sampling]
     for pairs in study.pairs.values():
         named += [str(pairs.folder)] if pairs.folder is not None else []
+        named += [str(pairs.recipe)] if pairs.recipe is not None else []
         flags.append(pairs.options)
     for method in study.methods.values():
         named.append(method.align)

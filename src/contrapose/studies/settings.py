@@ -59,12 +59,16 @@ class PairSource:
     """Its options."""
     prompts: str = "train"
     """For draw: which prompts."""
+    recipe: Path | None = None
+    """For real: a file of its settings, which options override."""
     folder: Path | None = None
     """Instead of a command: a folder of pairs that exists."""
 
     def __post_init__(self) -> None:
         if self.folder is not None and self.options.values:
             raise UserError("options are of no use where pairs are in a folder; leave one of the two out")
+        if self.recipe is not None and self.made_by != "real":
+            raise UserError(f"recipe: pairs {self.made_by} reads none; give its options")
         self.options.check_free("options", ("model", "prompts", "out"))
 
 
@@ -162,10 +166,14 @@ class Choosing:
 @dataclass(frozen=True)
 @checked
 class Column:
-    """A column of the table: one metric of one evaluation."""
+    """A column of the table: one metric of one evaluation, or published figures alone."""
 
-    evaluation: str
-    metric: str
+    evaluation: str | None = None
+    """The evaluation; published figures stand alone when unset."""
+    metric: str = ""
+    """Its metric; the evaluation's first one when empty."""
+    of: Literal["score", "win-rate"] = "score"
+    """What of it: the score, or the share of images that are better than the base's."""
     factor: Number = 1.0
     """What the metric is multiplied by, to be in the unit of the published figures."""
 
@@ -257,7 +265,8 @@ class Study:
         for name, evaluation in self.evaluations.items():
             _check_known(f"evaluations {name}: prompts", (evaluation.prompts,), self.prompts)
         for heading, column in self.columns.items():
-            _check_known(f"columns {heading}: evaluation", (column.evaluation,), self.evaluations)
+            named = () if column.evaluation is None else (column.evaluation,)
+            _check_known(f"columns {heading}: evaluation", named, self.evaluations)
         for row, figures in (self.published.rows if self.published else {}).items():
             _check_known(f"published {row}", figures, self.columns)
         drawn_from = {pairs.prompts for pairs in self.pairs.values() if pairs.folder is None}

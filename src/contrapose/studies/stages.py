@@ -125,7 +125,8 @@ def _shapes_prompts(study: Study, name: str) -> CommandLine:
 def _pairs(study: Study, name: str, source: PairSource) -> CommandLine:
     out = pairs_folder(study, name)
     prompts = ["--prompts", str(prompts_file(study, source.prompts))] if source.made_by == "draw" else []
-    words = ["pairs", source.made_by, "--model", study.model_path, *prompts, "--out", str(out)]
+    recipe = [] if source.recipe is None else [str(source.recipe)]
+    words = ["pairs", source.made_by, *recipe, "--model", study.model_path, *prompts, "--out", str(out)]
     return CommandLine((*words, *source.options.words(study.model_path)), out)
 
 

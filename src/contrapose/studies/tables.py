@@ -64,11 +64,13 @@ def beside_published(study: Study, published: PublishedFigures) -> Iterator[Shee
     if study.choosing is not None:
         shown["best"] = "each model at its own guidance scale"
     for at, words in shown.items():
-        names = dict.fromkeys(column.evaluation for column in study.columns.values())
+        names = {column.evaluation for column in study.columns.values() if column.evaluation is not None}
         summaries = {name: read_summary(evidence_folder(study, name, at) / SUMMARY) for name in names}
-        measured = {}
+        measured: dict[str, dict[str, TableCell]] = {}
         for heading, column in study.columns.items():
-            measured[heading] = _ours(study, column, summaries[column.evaluation])
+            measured[heading] = {}
+            if column.evaluation is not None:
+                measured[heading] = _ours(study, column, summaries[column.evaluation])
         rows = []
         for row in dict.fromkeys([*groups(study), *published.rows]):
             cells = [TableCell(row)]
@@ -88,8 +90,9 @@ def _ours(study: Study, column: Column, summary: Summary) -> dict[str, TableCell
     """Each model's figure in one column, of several training seeds their mean."""
     first_runs = {contestant.group: contestant.name for contestant in reversed(contestants(study))}
     intervals: dict[str, Interval] = {}
-    for group in groups(study):
-        figure = _figure(summary, group, first_runs[group], column.metric)
+    for group, name in first_runs.items():
+        wins = column.of == "win-rate"
+        figure = _win_rate(summary, group, column) if wins else _figure(summary, group, name, column)
         if figure is not None:
             factor = column.factor
             intervals[group] = Interval(factor * figure.value, factor * figure.low, factor * figure.high)
@@ -98,8 +101,17 @@ def _ours(study: Study, column: Column, summary: Summary) -> dict[str, TableCell
     return {group: TableCell(cell.value, cell.interval) for group, cell in cells.items()}
 
 
-def _figure(summary: Summary, group: str, name: str, metric: str) -> Interval | None:
-    """A model's score, or its number as a set of images; of a method with several runs figure together."""
+def _win_rate(summary: Summary, group: str, column: Column) -> Interval | None:
+    """How often a model's images are better than the base's; none for the base."""
+    compared = summary.compared().get(group)
+    if compared is None:
+        return None
+    return compared[column.metric or next(iter(compared))].win_rate
+
+
+def _figure(summary: Summary, group: str, name: str, column: Column) -> Interval | None:
+    """A model's score, or its number as a set of images; of a method with several runs theirs together."""
+    metric = column.metric or next(iter(summary.metrics))
     scored = summary.methods.get(group) or summary.models.get(name)
     if scored is not None and metric in scored.metrics:
         return scored.metrics[metric].overall
