@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from contrapose.judges.answer_cache import AnswerCache
 from contrapose.ranges import Few, Range, checked
 
 ANSWERS = "answers.sqlite"
+METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+"""What a number may be called in tables and pages."""
 
 Job = Callable[[], Mapping[str, Any]]
 """One request: the answers by their keys in the cache."""

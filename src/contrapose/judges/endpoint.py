@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -11,7 +10,7 @@ import numpy as np
 from PIL.Image import Image
 
 from contrapose.errors import UserError
-from contrapose.judges.asking import Asking
+from contrapose.judges.asking import METRIC, Asking
 from contrapose.judges.judge import Judge, Marks
 from contrapose.judges.vision_endpoint import Form, ImageQuestion, Reading, Said, VisionEndpoint
 from contrapose.judges.written import begins_with, chance_of, number_in
@@ -23,7 +22,6 @@ RATE = (
     "it look? Answer with one number from LOW (not at all) to HIGH (perfectly), in this form: Score: N"
 )
 SHOWS = 'Does this image show "{prompt}"? Answer yes or no.'
-METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _LONGEST_REASON = 500  # characters
 
 

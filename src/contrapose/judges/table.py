@@ -12,6 +12,7 @@ from contrapose.judges.colours import Colours
 from contrapose.judges.endpoint import EndpointQuestion
 from contrapose.judges.hpsv2 import HPSv20, HPSv21
 from contrapose.judges.hpsv3 import HPSv3
+from contrapose.judges.http_scorer import HTTPScorer
 from contrapose.judges.image_reward import ImageReward
 from contrapose.judges.pick_score import PickScore
 from contrapose.judges.vqa_score import VQAScore
@@ -19,7 +20,7 @@ from contrapose.judges.yes_no import YesNo
 
 AnyJudge = (
     PickScore | HPSv20 | HPSv21 | HPSv3 | ImageReward | CLIPScore | Aesthetic | YesNo | VQAScore | Colours
-    | EndpointQuestion
+    | EndpointQuestion | HTTPScorer
 )  # fmt: skip
 JUDGES: dict[str, type[AnyJudge]] = {
     "pickscore": PickScore,
@@ -33,4 +34,5 @@ JUDGES: dict[str, type[AnyJudge]] = {
     "vqascore": VQAScore,
     "colourfulness": Colours,
     "endpoint": EndpointQuestion,
+    "http": HTTPScorer,
 }

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 from PIL.Image import Image
 
-from contrapose.evaluate.questions.question import Question
+from contrapose.evaluate.questions.question import ONE_WORD, Question
 from contrapose.judges.vision_language import VisionLanguage
-
-ONE_WORD = "{question} Answer in one word."  # as GenEval 2 asks
 
 
 class LocalAnswers:

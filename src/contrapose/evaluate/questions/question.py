@@ -9,6 +9,7 @@ from typing import Any
 from contrapose.errors import UserError
 from contrapose.store.prompts import Prompt
 
+ONE_WORD = "{question} Answer in one word."  # as GenEval 2 asks
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 
