@@ -141,15 +141,19 @@ def _unknown(names: Sequence[str], cls: type) -> str:
     """What is wrong with settings that a class does not have, and what they are called now or where they stand now."""
     fields = getattr(cls, "__dataclass_fields__", {})
     renamed = {name: new_name(name, fields) for name in names}
-    hints = get_type_hints(cls) if fields else {}
-    sections = {field: hint for field, hint in hints.items() if is_dataclass(hint)}
-    moved = {name: field for name in names for field, hint in sections.items() if _has(hint, name)}
+    held = sections(cls) if fields else {}
+    moved = {name: field for name in names for field, hint in held.items() if _has(hint, name)}
     reasons = [f"{name} is now {new}" for name, new in renamed.items() if new is not None]
     reasons += [f"{name} belongs under {field}" for name, field in moved.items()]
     unknown = [name for name in names if renamed[name] is None and name not in moved]
     if unknown:
         reasons.append(f"unknown setting {', '.join(unknown)} (known here: {', '.join(fields)})")
     return "; ".join(reasons)
+
+
+def sections(cls: type) -> dict[str, type]:
+    """The settings of a class that are settings of their own, by name, but for a union's choice and optional ones."""
+    return {name: hint for name, hint in get_type_hints(cls).items() if isinstance(hint, type) and is_dataclass(hint)}
 
 
 def _has(cls: Any, name: str) -> bool:

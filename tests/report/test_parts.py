@@ -8,18 +8,24 @@ from dataclasses import fields
 from typing import get_type_hints
 
 import numpy as np
+import pytest
 
 from contrapose.cli import align as cli_align
 from contrapose.cli import evaluate as cli_evaluate
 from contrapose.cli import pairs_draw as cli_draw
 from contrapose.cli import sample as cli_sample
+from contrapose.draw.settings import Draw
 from contrapose.evaluate.statistics import Interval
+from contrapose.exchange.settings import Import
+from contrapose.guiding.settings import Sampling
+from contrapose.photographs.settings import Real
 from contrapose.report import numbers
 from contrapose.report.evidence import Judged
 from contrapose.report.examples import choose
 from contrapose.report.plots import running_mean
-from contrapose.report.provenance import commands
+from contrapose.report.provenance import commands, flat, sampling
 from contrapose.report.runs import LINES, read_run
+from contrapose.runfile import sections
 from contrapose.train.settings import Run
 
 
@@ -89,6 +95,27 @@ def test_settings_of_this_version_and_of_earlier_ones_are_shown(project):
     assert [earlier.setting(name) for name in ("precision", "seed", "optimisation.batch_size", "a.b")] == [
         "fp32", "not recorded", "32", "not recorded",
     ]  # fmt: skip
+
+
+def test_images_of_earlier_settings_are_shown(project):
+    """A setting that this version does not have, and one that it has and the folder has not."""
+    folder = project.evidence.images["base"]
+    path = folder / "images.yaml"
+    path.write_text(path.read_text().replace("precision: fp32", "unheard_of: fp32"))
+    made = sampling({"base": folder})
+    assert ("Unheard of", "fp32") in made.shared
+    assert "Precision" not in dict(made.shared)
+
+
+@pytest.mark.parametrize(("cls", "names"), [
+    (Draw, {"loading"}),
+    (Sampling, {"loading", "guiding"}),
+    (Import, {"loading", "reading", "fitting"}),
+    (Real, {"loading", "fitting"}),  # its spoiler is a choice, and its captioner may be none
+])  # fmt: skip
+def test_sections_have_flags_without_a_prefix(cls, names):
+    assert set(sections(cls)) == names
+    assert flat({name: {"inner": 1} for name in names} | {"seed": 0}) == {"inner": 1, "seed": 0}
 
 
 def test_metrics_of_a_step_taken_twice_count_once(project):

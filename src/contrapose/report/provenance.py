@@ -1,4 +1,8 @@
-"""Where everything came from: pairs, images, commands and versions."""
+"""Where everything came from: pairs, images, commands and versions.
+
+Settings are looked up by name instead of being read as `Draw` or `Sampling`, so that folders of earlier versions are
+shown as well; which of them are sections, the classes say.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +18,18 @@ import numpy as np
 from huggingface_hub import try_to_load_from_cache
 
 from contrapose.documents import load_yaml
+from contrapose.draw.settings import Draw
 from contrapose.errors import UserError
 from contrapose.evaluate.evidence import Evidence
+from contrapose.exchange.settings import Import
 from contrapose.guiding.images import SETTINGS
+from contrapose.guiding.settings import Sampling
+from contrapose.photographs.settings import Real
 from contrapose.report.evidence import Judged
 from contrapose.report.numbers import count, size
 from contrapose.report.runs import Fact, ShownRun, is_set
 from contrapose.report.shown_groups import Decode, ShownGroup, show_groups
-from contrapose.runfile import unstamped
+from contrapose.runfile import sections, unstamped
 from contrapose.runs.names import RUN_FILE
 from contrapose.store.groups import GroupStore
 from contrapose.store.records import GroupRecord
@@ -30,7 +38,8 @@ _PACKAGES = ("contrapose", "torch", "diffusers", "transformers", "peft", "accele
 _NUM_PAIRS_SHOWN = 6
 _FIX = "sample these images again"
 _PRACTICAL = ("batch_size", "shard_size")  # settings that change no result
-_SECTIONS = ("reading", "fitting", "guiding", "loading")  # of settings, whose flags have no prefix
+# settings of settings, whose flags have no prefix
+_SECTIONS = frozenset(name for cls in (Draw, Import, Real, Sampling) for name in sections(cls))
 
 
 class Pairs(NamedTuple):
