@@ -19,6 +19,7 @@ from training import with_full, with_lora
 from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.meta import SHIPPED, example, skeleton
 from contrapose.cli.main import main
+from contrapose.core.moving import Average
 from contrapose.errors import UserError
 from contrapose.estimate.estimate import estimate_run, once_flops, skeleton_of
 from contrapose.estimate.fitting import CARDS, bases, fit, ways
@@ -326,3 +327,15 @@ def test_further_policies_and_rollouts_cost_what_they_are(full: bool) -> None:
     assert fits.memory.reference - usual.memory.reference == 2 * copy
     drawn = DiffusionDRO().rollouts * DiffusionDRO().rollout_steps * usual.flops.forward
     assert own.flops.step == SMALL.batch_size * own.flops.pair + drawn
+
+
+@pytest.mark.parametrize(("precision", "full"), [("bf16", True), ("fp32", True), ("bf16", False)])
+def test_an_average_in_low_precision_has_its_weights_in_float32_beside(monkeypatch, precision, full) -> None:
+    setup = replace(SMALL, method="diffusion-dro", precision=precision, full=full)
+    copied = skeleton_of(setup).standing(setup)
+    averaged = replace(DiffusionDRO().objective(), moving={"lagged": Average(0.9)})
+    monkeypatch.setattr(DiffusionDRO, "objective", lambda self: averaged)
+    # a copy saves two bytes a weight in bf16 and none in float32, as adapters are; an average takes four for each
+    saved = copied.trained - copied.reference // (2 if full else 1)
+    assert (saved > 0) == (precision == "bf16" and full)
+    assert skeleton_of(setup).standing(setup) == replace(copied, reference=copied.reference + 2 * saved)

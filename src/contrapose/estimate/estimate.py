@@ -17,7 +17,7 @@ from contrapose.backbones.loading import DTYPES
 from contrapose.backbones.meta import encoding, example, example_text, num_parameters, skeleton
 from contrapose.estimate.memory import Cost, inference_cost, training_cost
 from contrapose.estimate.settings import Setup
-from contrapose.estimate.standing import Memory, module_bytes, quantised_bytes, state_bytes
+from contrapose.estimate.standing import Memory, float32_bytes, module_bytes, quantised_bytes, state_bytes
 
 TYPICAL_TOKENS = 40  # of a prompt, where padding is not kept
 
@@ -124,8 +124,10 @@ class Skeleton:
         states = sum(state_bytes(parameter, setup.optimizer) for parameter in self.trained)
         if setup.full:
             weights = 0
-            reference = module_bytes(self.trainable.policies.denoiser("reference")) if self.needs_reference else 0
-            copies = reference * (1 + setup.num_others)
+            frozen = self.trainable.policies.denoiser("reference") if self.needs_reference else None
+            copies = module_bytes(frozen) * (1 + setup.num_others) if frozen else 0
+            # an average goes on from its weights in float32, beside those that predict
+            copies += float32_bytes(frozen) * setup.num_averages if frozen else 0
         else:
             weights = self._quantised[setup.quantize]
             copies = trained * setup.num_others  # adapters on the same network

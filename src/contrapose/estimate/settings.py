@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from contrapose.backbones.settings import Precision
+from contrapose.core.moving import Average
 from contrapose.errors import UserError
 from contrapose.methods import METHODS
 from contrapose.ranges import Batch, Count, Rank, Tokens, checked
@@ -90,3 +91,8 @@ class Setup:
     def num_others(self) -> int:
         """Policies beside the trained ones and the reference."""
         return len(self.objective.frozen)
+
+    @property
+    def num_averages(self) -> int:
+        """Policies that are an average of the trainee."""
+        return sum(isinstance(following, Average) for following in self.objective.moving.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
+import torch
 from torch import Tensor, nn
 
 from contrapose.train.settings import OptimizerName
@@ -19,7 +20,7 @@ class Memory:
     weights: int
     """The frozen network under the adapters."""
     reference: int
-    """The frozen copy beside a full trainee, and every other policy that is asked."""
+    """The frozen copy beside a full trainee, and every other policy that is asked; an average's float32 weights too."""
     trained: int
     """What is trained, in fp32."""
     gradients: int
@@ -38,6 +39,11 @@ class Memory:
 def module_bytes(module: nn.Module) -> int:
     """Bytes of parameters and buffers."""
     return sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
+
+
+def float32_bytes(module: nn.Module) -> int:
+    """Bytes of a float32 copy of those parameters that are stored in less."""
+    return sum(4 * parameter.numel() for parameter in module.parameters() if parameter.dtype != torch.float32)
 
 
 def quantised_bytes(module: nn.Module, kind: str) -> int:
