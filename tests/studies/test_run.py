@@ -33,7 +33,7 @@ pairs:
   drawn: {options: {steps: 1, batch-size: 2, shard-size: 3, device: cpu}}
 methods:
   dpo: {align: diffusion-dpo, options: {beta: 1000}}
-  ddspo: {align: ddspo, options: {beta: 2000}}
+  ddspo: {align: ddspo, options: {beta: 2000, precision: bf16}}
 training: {train-steps: 2, batch-size: 2, micro-batch: 2, holdout: 2, learning-rate: 1e-3, evaluate-every: 0}
 seeds: [0, 1]
 scales: [1]

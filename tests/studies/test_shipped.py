@@ -18,6 +18,7 @@ FILES = sorted((ROOT / "studies").rglob("*.yaml"))
 PAPERS = [path for path in FILES if path.parent.name == "papers"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_shipped_study_is_planned_and_listed(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -22,7 +22,7 @@ class Command:
     """File of the study (.yaml)."""
     model: Annotated[str, tyro.conf.Positional]
     """base, a method, or a guided model with its strength."""
-    what: Annotated[Literal["scale", "checkpoint"], tyro.conf.Positional]
+    what: Annotated[Literal["scale", "checkpoint"], tyro.conf.Positional] = "scale"
     """Which of the two."""
     at: FreeScale | None = None
     """The checkpoint at this guidance scale rather than at the model's own."""
