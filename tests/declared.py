@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import pytest
 import tyro
@@ -105,10 +105,16 @@ def required_of(command: type, arguments: Sequence[str] = (), template: Any = No
     needed: list[str] = []
     for leaf in flags_of(command, list(arguments), "x", template, unions)[1]:
         if leaf.default is REQUIRED:
-            text = "out" if leaf.name == "out" else "x"
+            text = "out" if leaf.name == "out" else _first_choice(leaf.hint)
             positional = tyro.conf.Positional in getattr(leaf.hint, "__metadata__", ())
             needed += [text] if positional else [f"--{leaf.flag}", text]
     return needed
+
+
+def _first_choice(hint: Any) -> str:
+    """The first of a few words that a setting may be; x for one that may be any."""
+    plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    return str(get_args(plain)[0]) if get_origin(plain) is Literal else "x"
 
 
 def spellings(command: str) -> list[list[str]]:

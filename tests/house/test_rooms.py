@@ -21,7 +21,8 @@ def test_no_room_comes_back_to_itself() -> None:
 
 
 def test_every_room_says_what_it_is() -> None:
-    assert [room for room in rooms.rooms() if f"| `{room}/` |  |" in rooms.drawing()] == []
+    drawing = rooms.drawing()
+    assert [room for room in rooms.rooms() if f"| `{room}/` |  |" in drawing] == []
 
 
 def test_what_follows_from_other_arrows_is_left_out() -> None:
