@@ -325,7 +325,7 @@ def test_images_are_shown_without_a_judge(
 @pytest.mark.parametrize(
     ("flags", "naming"),
     [
-        (["--suite", "nothing"], "shapes, geneval, questions, scores"),
+        (["--suite", "nothing"], "shapes, geneval, compbench, questions, scores"),
         (["--suite", "scores"], "needs a judge"),
         (["--suite", "scores", "--judges", "nobody"], "pickscore, "),
         (["--suite", "scores", "--judges", "colourfulness", "colourfulness"], "two of them give colourfulness"),

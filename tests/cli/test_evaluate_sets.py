@@ -49,7 +49,7 @@ def judging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judging:
         tiny_vision.noise_image(500 + number).save(f"photos/{number}.png")
 
     def run(*more: str, suite: str = "set", features: tuple[str, ...] = ("--features", "pixels")) -> int:
-        images = ["--images", "base=images/base", "moved=images/moved"]
+        images = [] if "--images" in more else ["--images", "base=images/base", "moved=images/moved"]
         return main(["evaluate", "--suite", suite, *features, *images, "--replicates", "50", "--out", "out", *more])
 
     return run

@@ -56,7 +56,7 @@ def test_every_flag_has_a_text_for_users(command: str) -> None:
         (["sample"], "--negative "),
         (["sweep"], "--compare "),
         (["play"], "--guidance {pgd,cpgd,npo,chats}"),
-        (["evaluate"], "--suite {shapes,geneval,questions,scores"),
+        (["evaluate"], "--suite {shapes,geneval,compbench,questions,scores"),
         (["evaluate", "--suite", "scores"], "--judges [{pickscore,"),
     ],
     ids=" ".join,

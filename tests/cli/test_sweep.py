@@ -85,7 +85,9 @@ def test_again_does_nothing_and_carries_on(
     command: Callable[..., list[str]], shapes_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    out, line = tmp_path / "out", command("--prompts", shapes_file, "--scales", "0", "1", "--out", tmp_path / "out")
+    out = tmp_path / "out"
+    start = command("--prompts", shapes_file, "--out", out)
+    line = [*start, "--scales", "0", "1"]
     assert main(line) == 0
     before, lost = _files(out), out / "scale-1/00002/samples/0000.png"
     lost.unlink()
@@ -99,7 +101,7 @@ def test_again_does_nothing_and_carries_on(
     drawn = [path for path in after if path.endswith(".png") and after[path][0] != before[path][0]]
     assert str(lost) in drawn
     assert all("scale-1" in path for path in drawn)
-    assert main([*line, "--scales", "0", "1", "4"]) == 0  # more strengths may come later
+    assert main([*start, "--scales", "0", "1", "4"]) == 0  # more strengths may come later
     assert json.loads((out / "summary.json").read_text())["sweep"]["scales"] == [0.0, 1.0, 4.0]
 
 

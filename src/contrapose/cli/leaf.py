@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import tyro
 
@@ -30,3 +30,9 @@ class Leaf(NamedTuple):
     def name(self) -> str:
         """The setting's own name."""
         return str(self.key[-1])
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the flag takes any number of values."""
+        options = (self.hint, *get_args(self.hint))  # where it is one type of several too
+        return any(... in get_args(option) for option in options)

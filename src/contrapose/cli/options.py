@@ -10,9 +10,8 @@ from contrapose.cli.boxes import peek, read
 from contrapose.cli.choices import Choice, ModelChoice, Unions
 from contrapose.cli.leaf import REQUIRED, Key, Leaf
 from contrapose.cli.leaves import Blueprint
+from contrapose.cli.mistakes import refuse_lists_in_pieces, refuse_old_names
 from contrapose.cli.reading import whole
-from contrapose.errors import UserError
-from contrapose.renamed import new_name
 
 __all__ = ["REQUIRED", "Choice", "ModelChoice", "Unions", "flags_of", "parse"]
 T = TypeVar("T")
@@ -30,12 +29,14 @@ def parse(
 
     `unions` are the settings whose kind a flag chooses; those in `without` have no flag here.
 
-    Raises `UserError` for flags that are unknown, missing, renamed or without a value that fits.
+    Raises `UserError` for flags that are unknown, missing, renamed or without a value that fits, and for lists given
+    twice.
     """
     # Twice through the arguments: what is chosen decides which flags there are to be read.
     settings, flags = flags_of(cls, arguments, prog, default, unions)
     flags = [leaf for leaf in flags if leaf.name not in without]
-    _refuse_old_names(arguments, flags)
+    refuse_old_names(arguments, flags)
+    refuse_lists_in_pieces(arguments, flags)
     values = read(flags, arguments, prog, cleandoc(cls.__doc__ or ""))
     return whole(settings.made({leaf.key: values[leaf.key] for leaf in flags if not leaf.chooses}))
 
@@ -68,13 +69,3 @@ def _chosen(choosing: Sequence[Leaf], unions: Unions, arguments: list[str], prog
             kind = usual[leaf.name][1]
         if kind is not None:
             yield leaf.key, unions[leaf.name].made(leaf.flag, kind, leaf.before)
-
-
-def _refuse_old_names(arguments: Sequence[str], flags: Sequence[Leaf]) -> None:
-    """Raise `UserError` for a flag that has another name now."""
-    names = {leaf.flag.replace("-", "_") for leaf in flags}
-    for argument in arguments:
-        name = argument.partition("=")[0]
-        new = new_name(name[2:].replace("-", "_"), names) if name.startswith("--") else None
-        if new is not None:
-            raise UserError(f"{name} is now --{new.replace('_', '-')}")

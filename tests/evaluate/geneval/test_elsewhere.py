@@ -110,9 +110,9 @@ def judging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     """Evaluates a folder of images by a file of detections; gives what it printed, or its one line of complaint."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*more: str, detections: str = "base=results.jsonl", out: str = "out") -> str:
-        flags = ["--suite", "geneval", "--detections", detections, "--images", "base=images", "--replicates", "20"]
-        code = main(["evaluate", *flags, "--out", out, *more])
+    def run(*more: str, detections: str = "base=results.jsonl", images: str = "base=images", out: str = "out") -> str:
+        flags = ["--suite", "geneval", "--detections", *detections.split(), "--images", *images.split()]
+        code = main(["evaluate", *flags, "--replicates", "20", "--out", out, *more])
         printed = capsys.readouterr()
         if code == 0:
             return printed.out
@@ -139,10 +139,9 @@ def test_results_go_out_and_come_in_again(judging, tmp_path):
 def test_models_may_be_added_with_their_detections(judging, tmp_path):
     _, path = written(tmp_path)
     judging()
-    both = ("--detections", "base=results.jsonl", "other=results.jsonl")
-    more = ("--images", "base=images", "other=images")
-    assert "already" not in judging(*both, *more)
-    assert "already" in judging(*both, *more)
+    both = {"detections": "base=results.jsonl other=results.jsonl", "images": "base=images other=images"}
+    assert "already" not in judging(**both)
+    assert "already" in judging(**both)
     path.write_text(path.read_text().replace("0.99", "0.5"))
     command = ["evaluate", "--suite", "geneval", "--images", "base=images", "--replicates", "20", "--out", "out"]
     assert main([*command, "--detections", "base=results.jsonl"]) == 2
@@ -176,7 +175,7 @@ def test_a_broken_file_is_told_by_its_line(judging, tmp_path, line, words):
 
 def test_models_and_files_are_the_same(judging, tmp_path):
     written(tmp_path)
-    assert "--images has no other" in judging("--detections", "base=results.jsonl", "other=results.jsonl")
+    assert "--images has no other" in judging(detections="base=results.jsonl other=results.jsonl")
     assert "--detections has no base" in judging(detections="other=results.jsonl")
     assert "write NAME=FILE" in judging(detections="results.jsonl")
     assert "no such file" in judging(detections="base=nothing.jsonl")
