@@ -68,6 +68,13 @@ def test_12_bits_in_16_where_the_file_says_so() -> None:
     assert np.abs(pixels.astype(int) - np.arange(256).reshape(16, 16)).max() <= 1
 
 
+def test_12_bits_in_16_are_16_where_the_file_says_nothing() -> None:
+    """Dark, since a dark image of 16 bits holds the same values: only the file could tell them apart."""
+    values = (np.arange(256) * 4095 // 255).astype(np.uint16).reshape(16, 16)
+    for kind in ("PNG", "TIFF"):
+        assert _read(Image.fromarray(values), kind)[..., 0].max() == round(4095 / 65535 * 255) == 16
+
+
 def test_a_transparent_grey_of_16_bits_is_white() -> None:
     values = np.array([[0, 5000], [30000, 65535]], dtype=np.uint16)
     pixels = _read(Image.fromarray(values), transparency=5000)[..., 0]

@@ -140,6 +140,32 @@ def test_hpdv2_of_more_than_two_images_is_a_group(folder: Path, listed: Any, rea
     assert tied.labels == (1.0, 1.0, 1.0)
 
 
+def test_hpdv2_by_rank(folder: Path, listed: Any, reasons: Any) -> None:
+    """The smaller rank is better; only the order counts, and equal ranks are equal labels."""
+    three = {"prompt": "a cat", "image_path": ["a.png", "b.png", "a.png"], "rank": [7, 1, 3]}
+    two = {"prompt": "a cat", "image_path": ["a.png", "b.png"], "rank": [2, 1]}
+    both = two | {"human_preference": [1, 0]}
+    rows = [three, three | {"rank": [0, 5, 0]}, two, both, two | {"rank": [1, 1]}, three | {"rank": [4, 4, 4]}]
+    _json_list(folder / "test.json", rows)
+    listing = listed(folder / "test.json")
+    assert listing.format == "hpdv2"
+    assert [group.labels for group in listing.pairs] == [(0.0, 1.0, 0.5), (1.0, 0.0, 1.0), (1.0, 0.0), (1.0, 0.0)]
+    # the two of a pair stand winner first; a preference goes before a rank
+    assert [group.winner.path.name for group in listing.pairs[2:]] == ["b.png", "a.png"]
+    assert reasons(listing) == {
+        "entry 5": "a tie; it is kept with --ties half",
+        "entry 6": "a tie of all; it is kept with --ties half",
+    }
+    assert [group.labels for group in listed(folder / "test.json", ties="half").pairs[4:]] == [(0.5, 0.5), (1.0,) * 3]
+
+
+@pytest.mark.parametrize("ranks", [["1", "2"], [1, True], [1, None]])
+def test_hpdv2_by_rank_that_is_wrong(folder: Path, ranks: list[Any], listed: Any) -> None:
+    _json_list(folder / "test.json", [{"prompt": "a cat", "image_path": ["a.png", "b.png"], "rank": ranks}])
+    with pytest.raises(UserError, match=r"entry 1: `rank` is \[.*; write numbers, such as \[1, 2, 3\]"):
+        listed(folder / "test.json")
+
+
 def test_a_limit_reads_no_further(folder: Path) -> None:
     _json_lines(folder / "p.jsonl", [FORMATS["chosen"]] * 5)
     with (folder / "p.jsonl").open("a") as file:

@@ -85,7 +85,7 @@ def detect(source: Place, split: str | None = None) -> FormatName:
     first = next(rows_of(source, (), split), None)
     names = set() if first is None else {*first.fields, *first.kinds}
     for name, format in FORMATS.items():
-        if names.issuperset(format.told_by):
+        if format.is_of(names):
             return name
     if first is None:
         raise UserError(f"{source}: holds no rows, so it lists no pairs; name the file that lists them")

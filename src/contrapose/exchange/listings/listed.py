@@ -88,6 +88,13 @@ class Format:
     """The settings of `Reading` that have a use."""
     latents: bool = False
     """Whether the places are those of latents, not of images."""
+    or_told_by: tuple[str, ...] = ()
+    """Other fields that tell it as well, where rows have one of two forms."""
+
+    def is_of(self, names: set[str]) -> bool:
+        """Whether a row of these fields is of this format."""
+        told_by_other = bool(self.or_told_by) and names.issuperset(self.or_told_by)
+        return told_by_other or names.issuperset(self.told_by)
 
 
 def each(pair: Callable[[ContainerRow, Reading], Listed], needs: Iterable[str]) -> Pairs:
