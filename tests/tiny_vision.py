@@ -20,6 +20,8 @@ from transformers import (
     Dinov2Model,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
+    Owlv2Config,
+    Owlv2ForObjectDetection,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     SwinConfig,
@@ -28,6 +30,7 @@ from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPi
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
+from transformers.models.owlv2.image_processing_pil_owlv2 import Owlv2ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 CLIP_SIDE, CLIP_WIDTH, TEXT_LENGTH = 32, 24, 24
@@ -177,4 +180,29 @@ def save_mask2former(folder: Path, classes: Sequence[str], seed: int = 0) -> Pat
         network.class_predictor.weight.mul_(30)  # so that some classes are likely
     network.save_pretrained(folder)
     Mask2FormerImageProcessorPil().save_pretrained(folder)
+    return folder
+
+
+def save_owl(folder: Path, seed: int = 0) -> Path:
+    """An OWLv2 of images 32x32 in patches of 8, which is sure of some boxes, with its tokenizer and preparation."""
+    torch.manual_seed(seed)
+    tokenizer = clip_tokenizer("!")
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = Owlv2Config(
+        text_config={**shape, **ends, "vocab_size": len(tokenizer), "max_position_embeddings": 16},
+        vision_config={**shape, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    network = Owlv2ForObjectDetection(config)
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if weight.ndim > 1:
+                weight.mul_(0.3 if name.startswith("box_head") else 5)  # so that what is seen and read matters
+        network.class_head.logit_scale.weight.zero_()
+        network.class_head.logit_scale.bias.fill_(5.0)
+        network.class_head.logit_shift.weight.zero_()
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    Owlv2ImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder

@@ -32,7 +32,7 @@ class Command:
     replicates and images, and refuses others of the same names; with models added to it, all are judged again."""
     suite: AnySuite = field(default_factory=Shapes)
     """How images are judged: shapes is GenEval's verdict by the shapes world's analytic detector, geneval the same by a
-    detector of COCO's objects, compbench T2I-CompBench's attributes and actions, questions what a chat model answers to
+    detector of COCO's objects, compbench T2I-CompBench's rules, questions what a chat model answers to
     questions in the prompts' lines, scores the numbers of --judges pickscore aesthetic ... (--judges.0.model, ...),
     set numbers of whole sets of images such as FID; none judges nothing, and a report shows images side by side."""
     base: str = "base"

@@ -26,7 +26,6 @@ from contrapose.documents import load_yaml
 from contrapose.errors import UserError
 from contrapose.evaluate.alarm import check_trained_for, of_trained_judges
 from contrapose.evaluate.geneval.results import write_results
-from contrapose.evaluate.geneval.suite import title_of
 from contrapose.evaluate.images import Images, digest_of_images, prompt_folders
 from contrapose.evaluate.named import named_paths
 from contrapose.evaluate.rows import Rows, read_rows, write_rows
@@ -40,6 +39,7 @@ from contrapose.evaluate.suites import NONE, Bounds, Suite
 from contrapose.evaluate.summary import BOUNDS, CEILING, FIX, FLOOR, Summary, is_current, read_summary, write_summary
 from contrapose.evaluate.summing import SummarySettings, summarize
 from contrapose.evaluate.taking import Taking, taken
+from contrapose.evaluate.titles import title_of
 from contrapose.evaluate.training_seeds import check_names, runs_of_methods
 from contrapose.files import one_writer, replacing
 from contrapose.judges.judge import Judge

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from contrapose.evaluate.geneval.suite import title_of
 from contrapose.evaluate.sets.lines import set_lines
 from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.summary import Comparison, Summary
+from contrapose.evaluate.titles import title_of
 
 
 def lines(summary: Summary, suite: Mapping[str, object] | None = None) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""T2I-CompBench: attributes by BLIP-VQA and actions by CLIP, through transformers."""
+"""T2I-CompBench: its rules over BLIP-VQA, CLIP and an OWLv2, through transformers."""

@@ -12,7 +12,7 @@ from contrapose.errors import UserError
 from contrapose.store.prompts import Prompt
 
 MOST = 8  # phrases of a prompt that are asked about, in T2I-CompBench
-_DETERMINERS = frozenset({"a", "an", "the", "some", "his", "her", "its", "their", "this", "that", "these", "those"})
+DETERMINERS = frozenset({"a", "an", "the", "some", "his", "her", "its", "their", "this", "that", "these", "those"})
 # Prepositions, conjunctions, pronouns, auxiliaries and the verbs of such prompts: what stands between noun phrases.
 _WORDS_BETWEEN = """
 about above across after against along among and around as at atop away before behind below beneath beside between
@@ -39,13 +39,13 @@ def split_phrases(text: str) -> list[str]:
         if not is_word or word in _BETWEEN:
             phrases.append([])
             continue
-        if word in _DETERMINERS:
+        if word in DETERMINERS:
             phrases.append([])
         phrases[-1].append(part)
     named: list[str] = []
     for words in phrases:
         phrase = " ".join(words)
-        is_thing = phrase and phrase.lower() not in _NO_THINGS | _DETERMINERS
+        is_thing = phrase and phrase.lower() not in _NO_THINGS | DETERMINERS
         if is_thing:
             named.append(phrase)
     return named

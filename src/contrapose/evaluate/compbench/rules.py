@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from contrapose.evaluate.geneval.recorded import Box
 
+FRAME = 480  # pixels of the longer side of what boxes are told in
 NEAR = ("on side of", "next to", "near")
 # In the order in which a prompt is searched for them.
 PLACES = (*NEAR, "on the left of", "on the right of", "on the bottom of", "on the top of", "on top of")

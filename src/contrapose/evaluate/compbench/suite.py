@@ -1,8 +1,8 @@
-"""The suite "compbench": T2I-CompBench's attributes and actions (Huang et al. 2023, Karine-Huang/T2I-CompBench)."""
+"""The suite "compbench": T2I-CompBench (Huang et al. 2023, Karine-Huang/T2I-CompBench)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
@@ -13,18 +13,43 @@ from PIL.Image import Image
 from contrapose.contents import digest_of, digest_of_parts
 from contrapose.errors import UserError
 from contrapose.evaluate.compbench.phrases import Phrases
+from contrapose.evaluate.compbench.rules import (
+    PLACES,
+    complex_score,
+    numeracy_score,
+    spatial_score,
+    without_doubles,
+    word_of,
+)
+from contrapose.evaluate.compbench.things import counts_of, thing_of, things_around
 from contrapose.judges.judge import Judge, Marks
-from contrapose.ranges import Pixels, checked
+from contrapose.ranges import Pixels, Share, checked
 from contrapose.store.prompts import Prompt
 
 if TYPE_CHECKING:
     from contrapose.evaluate.compbench.blip import BlipVQA
+    from contrapose.evaluate.compbench.owl import OwlDetector
     from contrapose.judges.towers import Towers
 
 ATTRIBUTES = ("color", "shape", "texture")
 ACTIONS = "non_spatial"
+SPATIAL = "spatial"
+NUMERACY = "numeracy"
+COMPLEX = ("complex", "complex_spatial", "complex_action")
+BOXED = (SPATIAL, NUMERACY, *COMPLEX)  # those that take a detector
 OF_LINE: Final = "tag"
-Category = Literal["tag", "color", "shape", "texture", "non_spatial"]
+Category = Literal[
+    "tag", "color", "shape", "texture", "non_spatial", "spatial", "numeracy", "complex", "complex_spatial",
+    "complex_action",
+]  # fmt: skip
+NAME = "compbench"
+TITLE = "T2I-CompBench (CompBench-OWL, not comparable)"
+OWL = "google/owlv2-base-patch16-ensemble"
+
+
+def title_of(suite: Mapping[str, object]) -> str:
+    """What tables call the numbers of a suite, by its settings in a file; empty where no detector is of them."""
+    return TITLE if suite.get("name") == NAME and suite.get("owl") else ""
 
 
 @dataclass(frozen=True)
@@ -33,17 +58,21 @@ class CompBenchJudge:
 
     color, shape, texture   prod over noun phrases of P(yes) / (P(yes) + P(no)), asked "{phrase}?" (BLIP-VQA)
     non_spatial             cos(image, prompt) by CLIP
+    spatial, numeracy       `spatial_score` and `numeracy_score` of an OWLv2's boxes
+    complex                 `complex_score` of the three
     """
 
     blip: BlipVQA | None
-    """None where actions alone are judged."""
+    """None where no attributes are judged."""
     towers: Towers | None
-    """None where attributes alone are judged."""
+    """None where no actions are judged."""
+    owl: OwlDetector | None
+    """None where nothing is judged by boxes."""
     phrases: Phrases
     category: str
     version: str
 
-    name: ClassVar[str] = "compbench"
+    name: ClassVar[str] = NAME
     higher_is_better: ClassVar[dict[str, bool]] = {"compbench": True}
 
     def __call__(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> dict[str, Marks]:
@@ -51,15 +80,60 @@ class CompBenchJudge:
         values: list[float] = []
         reasons: list[str | None] = []
         for image, prompt in zip(images, prompts, strict=True):
-            if category_of(prompt, self.category) == ACTIONS:
-                values.append(self._cosine(image, prompt.text))
-                reasons.append(None)
-                continue
-            chances = self._chances(image, self.phrases.of(prompt))
-            values.append(float(np.prod(list(chances.values()))))
-            doubted = [f"{phrase}: {chance:.2f}" for phrase, chance in chances.items() if chance <= 0.5]
-            reasons.append("\n".join(doubted) or None)
+            value, reason = self._score(image, prompt)
+            values.append(value)
+            reasons.append(reason or None)
         return {self.name: Marks(np.array(values, dtype=np.float64), reasons)}
+
+    def _score(self, image: Image, prompt: Prompt) -> tuple[float, str]:
+        """The score by the prompt's category, and why it is low."""
+        category = category_of(prompt, self.category)
+        if category == ACTIONS:
+            return self._cosine(image, prompt.text), ""
+        phrases = self.phrases.of(prompt)
+        if category == SPATIAL:
+            return self._places(image, prompt.text, (thing_of(phrases[0]), thing_of(phrases[-1])))
+        if category == NUMERACY:
+            return self._numbers(image, counts_of(phrases))
+        chances = self._chances(image, phrases)
+        attributes = float(np.prod(list(chances.values())))
+        doubted = [f"{phrase}: {chance:.2f}" for phrase, chance in chances.items() if chance <= 0.5]
+        reason = "\n".join(doubted)
+        if category in ATTRIBUTES:
+            return attributes, reason
+        kind = category.removeprefix("complex").removeprefix("_")
+        places = 0.0
+        action = 0.0
+        if kind != "action":
+            places, unseen = self._places(image, prompt.text, things_around(prompt.text))
+            reason = f"{reason}\n{unseen}".strip()
+        if kind != "spatial":
+            action = self._cosine(image, prompt.text)
+        return complex_score(kind, attributes, places, action), reason
+
+    def _places(self, image: Image, text: str, names: tuple[str, str] | None) -> tuple[float, str]:
+        """0 for a complex prompt that does not name two things around one place, as in the authors' code."""
+        if names is None:
+            return 0.0, "the prompt names no two things around one place"
+        assert self.owl is not None
+        boxes = self.owl.find(image, names)
+        first, last = (next(iter(boxes[name]), None) for name in names)
+        word = word_of(text, PLACES)
+        score = spatial_score(word, first, last)
+        if first is None or last is None:
+            unseen = [name for name in boxes if not boxes[name]]
+            return score, f"not seen: {', '.join(unseen)}"
+        return score, "" if score else f"{names[0]} is not {word} {names[1]}"
+
+    def _numbers(self, image: Image, counts: Sequence[tuple[str, int]]) -> tuple[float, str]:
+        assert self.owl is not None
+        boxes = self.owl.find(image, [name for name, _ in counts])
+        reasons: list[str] = []
+        for name, count in counts:
+            number = len(without_doubles(boxes[name]))
+            if number != count:
+                reasons.append(f"{name}: {number}, not {count}")
+        return numeracy_score(counts, boxes), "\n".join(reasons)
 
     def _chances(self, image: Image, phrases: Sequence[str]) -> dict[str, float]:
         """By phrase, the chance that it is there; one that a prompt names twice counts twice, under two names."""
@@ -86,12 +160,12 @@ def category_of(prompt: Prompt, setting: str) -> str:
 
     Raises `UserError` for none, and for one that is not judged.
     """
-    category = (prompt.tag or "").removesuffix("_val") if setting == OF_LINE else setting
-    if category not in (*ATTRIBUTES, ACTIONS):
+    category = (prompt.tag or "").replace("_val", "") if setting == OF_LINE else setting
+    judged = (*ATTRIBUTES, ACTIONS, *BOXED)
+    if category not in judged:
         named = f"category {category!r} is not judged" if category else "its line names no category"
         raise UserError(
-            f"prompt {prompt.text!r}: {named}; name one of {', '.join((*ATTRIBUTES, ACTIONS))} with --category, or as "
-            "`tag` in its line"
+            f"prompt {prompt.text!r}: {named}; name one of {', '.join(judged)} with --category, or as `tag` in its line"
         )
     return category
 
@@ -99,10 +173,11 @@ def category_of(prompt: Prompt, setting: str) -> str:
 @dataclass(frozen=True)
 @checked
 class CompBench:
-    """The suite "compbench": is each thing that the prompt names there, with its colour, shape or texture?
+    """The suite "compbench": is each thing that the prompt names there, as it is described, placed or counted?
 
     Differs from the authors' code: noun phrases are split by rule unless a file gives spaCy's, BLIP's positions are
-    interpolated from 384 to 480 pixels, and answers are not rounded to four digits.
+    interpolated from 384 to 480 pixels, answers are not rounded to four digits, things are found by an OWLv2, and CLIP
+    reads complex prompts with their adjectives.
     """
 
     category: Category = OF_LINE
@@ -115,32 +190,54 @@ class CompBench:
     """Side of the squares to which images are squashed for BLIP."""
     clip: str = "openai/clip-vit-base-patch32"
     """Folder or hub id of the CLIP model that judges actions."""
+    owl: str = ""
+    """Folder or hub id of the OWLv2 that finds things, such as google/owlv2-base-patch16-ensemble, which spatial,
+    numeracy and complex take; tables then say CompBench-OWL, not comparable."""
+    least_score: Share = 0.2
+    """What the OWLv2's score of a thing must exceed."""
 
     bounds: ClassVar[None] = None
     counted: ClassVar[str] = ""
 
+    def __post_init__(self) -> None:
+        if self.owl and self.category in (*ATTRIBUTES, ACTIONS):
+            raise UserError(f"owl: {self.category} is judged without a detector; leave it out")
+
     def load(self, device: str) -> Judge:
         """Raises `UserError` when weights are missing or broken, or the file of phrases is none."""
         from contrapose.evaluate.compbench.blip import load_blip
+        from contrapose.evaluate.compbench.owl import load_owl
         from contrapose.judges.pretrained import fingerprint
         from contrapose.judges.towers import load_towers
 
         phrases = Phrases(self.phrases)
         blip = None
         towers = None
+        owl = None
         versions: list[str] = []
-        if self.category != ACTIONS:
-            blip = load_blip("compbench", self.blip, self.side, device)
+        if self.category in (OF_LINE, *ATTRIBUTES, *COMPLEX):
+            blip = load_blip(NAME, self.blip, self.side, device)
             versions.append(blip.version)
-        if self.category not in ATTRIBUTES:
-            towers = load_towers("compbench", self.clip, self.clip, "fp32", device)
+        if self.category in (OF_LINE, ACTIONS, *COMPLEX):
+            towers = load_towers(NAME, self.clip, self.clip, "fp32", device)
             versions.append(fingerprint(towers.network))
-        return CompBenchJudge(blip, towers, phrases, self.category, digest_of_parts(versions))
+        if self.owl:
+            owl = load_owl(NAME, self.owl, self.least_score, device)
+            versions.append(owl.version)
+        return CompBenchJudge(blip, towers, owl, phrases, self.category, digest_of_parts(versions))
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         phrases = Phrases(self.phrases)
         for prompt in prompts:
-            if category_of(prompt, self.category) != ACTIONS:
+            category = category_of(prompt, self.category)
+            if category in BOXED and not self.owl:
+                raise UserError(
+                    f"prompt {prompt.text!r}: category {category!r} takes a detector; name one with --owl {OWL}, and "
+                    "know that scores do not compare with those of others"
+                )
+            if category == NUMERACY and not counts_of(phrases.of(prompt)):
+                raise UserError(f"prompt {prompt.text!r}: counts nothing; give phrases such as 'two dogs' by --phrases")
+            if category != ACTIONS:
                 phrases.of(prompt)
 
     def inputs(self) -> dict[str, str]:

@@ -1,0 +1,190 @@
+"""T2I-CompBench's places, counts and complex prompts, by a tiny random OWLv2 and by boxes made by hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_vision
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, Owlv2ForObjectDetection
+from transformers.models.owlv2.image_processing_pil_owlv2 import Owlv2ImageProcessorPil
+
+from contrapose.cli.main import main
+from contrapose.errors import UserError
+from contrapose.evaluate.compbench.owl import load_owl
+from contrapose.evaluate.compbench.phrases import Phrases
+from contrapose.evaluate.compbench.rules import overlap
+from contrapose.evaluate.compbench.suite import TITLE, CompBench, CompBenchJudge
+from contrapose.evaluate.compbench.things import counts_of, thing_of, things_around
+from contrapose.evaluate.geneval.recorded import Box
+from contrapose.store.prompts import Prompt
+
+NAMES = ["red circle", "star"]
+IMAGES = [tiny_vision.noise_image(seed, size) for seed, size in enumerate([(40, 40), (90, 33), (33, 90)])]
+
+
+@pytest.fixture(scope="module")
+def owl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_vision.save_owl(tmp_path_factory.mktemp("owl"))
+
+
+@torch.no_grad()
+def expected(folder: Path, image: Image.Image, least: float) -> dict[str, list[Box]]:
+    """By transformers' own reading of boxes, in pixels of the image scaled to 480, then without doubles by hand."""
+    network = Owlv2ForObjectDetection.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    processor = Owlv2ImageProcessorPil.from_pretrained(folder)
+    texts = [f"a photo of a {name}" for name in NAMES]
+    text = tokenizer(texts, padding="max_length", max_length=16, return_tensors="pt")
+    answer = network(**text, pixel_values=processor(images=[image], return_tensors="pt")["pixel_values"])
+    scale = 480 / max(image.size)
+    size = [(image.height * scale, image.width * scale)]
+    [read] = processor.post_process_object_detection(answer, least, torch.tensor(size))
+    boxes: dict[str, list[Box]] = {name: [] for name in NAMES}
+    for place in np.argsort(-read["scores"].numpy(), kind="stable"):
+        edges = read["boxes"][place].numpy().clip(0, [size[0][1], size[0][0]] * 2)
+        box = Box(*map(float, edges), float(read["scores"][place]))
+        name = NAMES[int(read["labels"][place])]
+        is_there = edges[2] > edges[0] and edges[3] > edges[1]
+        if is_there and all(overlap(box, other) <= 0.5 for other in boxes[name]):
+            boxes[name].append(box)
+    return boxes
+
+
+@pytest.mark.parametrize("least", [0.2, 0.6])
+def test_boxes_are_transformers_own_in_a_frame_of_480(owl: Path, least: float) -> None:
+    detector = load_owl("compbench", str(owl), least, "cpu")
+    numbers = set()
+    for image in IMAGES:
+        boxes = detector.find(image, [*NAMES, NAMES[0]])
+        wanted = expected(owl, image, least)
+        assert boxes.keys() == wanted.keys()
+        for name in NAMES:
+            assert np.allclose(np.array(boxes[name]), np.array(wanted[name]), atol=1e-3)
+            numbers.add(len(boxes[name]))
+    assert len(numbers) > 1
+
+
+class HandMade:
+    """A detector that sees what it is told, and notes what it was asked for."""
+
+    def __init__(self, **boxes: Sequence[Box]) -> None:
+        self.boxes = boxes
+        self.asked: list[str] = []
+
+    def find(self, image: Image.Image, names: Sequence[str]) -> dict[str, list[Box]]:
+        self.asked += names
+        return {name: list(self.boxes.get(name, ())) for name in names}
+
+
+LEFT = Box(10, 100, 60, 150, 0.8)
+RIGHT = Box(300, 100, 360, 160, 0.6)
+
+
+def judged(detector: HandMade, category: str, text: str) -> tuple[float, str | None]:
+    judge = CompBenchJudge(None, None, detector, Phrases(None), category, "1")
+    marks = judge(IMAGES[:1], [Prompt(text)])["compbench"]
+    return float(marks.values[0]), marks.reason(0)
+
+
+def test_places_of_the_first_and_the_last_thing() -> None:
+    detector = HandMade(person=[RIGHT], dog=[LEFT, RIGHT])
+    value, reason = judged(detector, "spatial", "a girl on the right of a dog")
+    assert value == pytest.approx(0.25 * 0.6 + 0.25 * 0.8 + 0.5) and reason is None
+    assert detector.asked == ["person", "dog"]
+    assert judged(detector, "spatial", "a man on the left of a dog") == (0.0, "person is not on the left of dog")
+    assert judged(detector, "spatial", "a cow on the left of a dog") == (0.0, "not seen: cow")
+
+
+def test_counts() -> None:
+    detector = HandMade(dog=[LEFT, RIGHT], person=[LEFT])
+    assert judged(detector, "numeracy", "two dogs and one boy") == (1.0, None)
+    assert judged(detector, "numeracy", "three dogs and one cat") == (0.25, "dog: 2, not 3\ncat: 0, not 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "things"),
+    [
+        ("the red hat is next to the brown rack", ("red hat", "brown rack")),
+        ("the red hat is on the left of the cat", ("red hat", "cat")),
+        ("the hat on top of the rack near the cat", None),
+        ("the hat and the cat", None),
+        ("near the cat", None),
+        ("a fearful cat", None),
+    ],
+)
+def test_things_around_a_place(text: str, things: tuple[str, str] | None) -> None:
+    assert things_around(text) == things
+
+
+@pytest.mark.parametrize(
+    ("phrase", "thing"), [("a traffic light", "traffic light"), ("The young Woman", "person"), ("the", "the")]
+)
+def test_things_of_phrases(phrase: str, thing: str) -> None:
+    assert thing_of(phrase) == thing
+
+
+def test_counts_of_phrases() -> None:
+    phrases = ["two men", "an ox", "five berries", "six boxes", "eight wine glasses", "the cat", "seven", "four knives"]
+    counts = [("person", 2), ("ox", 1), ("berry", 5), ("box", 6), ("wine glass", 8), ("knife", 4)]
+    assert counts_of([*phrases, "three cats"]) == [*counts, ("cat", 3)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "text", "complaint"),
+    [
+        ({"category": "spatial"}, "a cat near a dog", "takes a detector; name one with --owl google/owlv2-base"),
+        ({"category": "numeracy", "owl": "x"}, "the cat", "counts nothing"),
+        ({"category": "spatial", "owl": "x"}, "the", "has no noun phrases"),
+    ],
+)
+def test_prompts_that_cannot_be_judged_are_told(settings: dict[str, str], text: str, complaint: str) -> None:
+    with pytest.raises(UserError, match=re.escape(complaint)):
+        CompBench(**settings).check([Prompt(text)])
+
+
+def test_a_detector_that_would_not_be_used_is_refused() -> None:
+    with pytest.raises(UserError, match="color is judged without a detector"):
+        CompBench(category="color", owl="x")
+
+
+@pytest.fixture(scope="module")
+def three(owl: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    blip = tiny_vision.save_blip(tmp_path_factory.mktemp("blip"), answers=True)
+    return {"blip": str(blip), "clip": str(tiny_vision.save_clip(tmp_path_factory.mktemp("clip"))), "owl": str(owl)}
+
+
+@pytest.mark.parametrize(("kind", "parts"), [("_spatial", (0, 1)), ("_action", (0, 2)), ("", (0, 1, 2))])
+def test_complex_prompts_are_the_mean_of_their_parts(three: dict[str, str], kind: str, parts: tuple[int, ...]) -> None:
+    prompt = Prompt("the red circle is near the blue star", {"tag": f"complex_val{kind}"})
+    judge = CompBench(side=32, **three).load("cpu")
+    every: list[float] = []
+    for category in ("color", "spatial", "non_spatial"):
+        settings = {**three, "owl": three["owl"] if category == "spatial" else ""}
+        alone = CompBench(category=category, side=32, least_score=0.2, **settings).load("cpu")
+        text = Prompt("red circle near blue star") if category == "spatial" else prompt
+        every.append(float(alone(IMAGES[:1], [text])["compbench"].values[0]))
+    value = judge(IMAGES[:1], [prompt])["compbench"].values[0]
+    assert value == pytest.approx(np.mean([every[part] for part in parts]), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_an_evaluation_by_boxes_says_that_it_does_not_compare(
+    owl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for model in ("base", "tuned"):
+        for place, text in enumerate(["two stars and one circle", "three circles"]):
+            folder = tmp_path / model / "samples"
+            folder.mkdir(parents=True, exist_ok=True)
+            tiny_vision.noise_image(place + 5 * (model == "base")).save(folder / f"{text}_00000{place}.png")
+    by_owl = ["evaluate", "--suite", "compbench", "--category", "numeracy", "--owl", str(owl), "--device", "cpu"]
+    images = ["--images", f"base={tmp_path}/base", f"tuned={tmp_path}/tuned"]
+    assert main([*by_owl, *images, "--out", str(tmp_path / "evidence")]) == 0
+    assert TITLE in capsys.readouterr().out.splitlines()
+    assert main(["report", "--evidence", str(tmp_path / "evidence"), "--out", str(tmp_path / "page.html")]) == 0
+    assert TITLE in (tmp_path / "page.html").read_text()
