@@ -27,6 +27,7 @@ WITH_DEVICE = [name for name, command in COMMANDS.items() if _takes_a_device(com
 REQUIRED = {
     "pairs import": ["--winners", "w", "--losers", "l", "--model", "m"],
     "pairs export": ["pairs"],
+    "pairs show": ["pairs"],
     "evaluate": ["--images", "base=i"],
     "pairs real": ["--photos", "i", "--model", "m"],
     "play": ["--model", "m", "--positive", "p"],

@@ -142,7 +142,7 @@ def test_garbage_gives_no_variants_and_a_reason_and_only_the_bad_are_asked_again
         (401, b'{"error": "bad key"}', "HTTP 401.*OPENAI_API_KEY.*bad key"),
         (404, b"", "HTTP 404.*no model tiny"),
         (400, b"unsupported parameter: max_tokens", "HTTP 400.*max_tokens"),
-        (200, b"<html>hello", "no JSON.*OpenAI-compatible"),
+        (200, b"<html>hello", "no JSON.*is the address right"),
         (200, b'{"choices": []}', "no chat completion"),
     ],
 )
