@@ -95,9 +95,14 @@ def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tiny_family: Callable[[str], Path]) -> Path:
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random StableDiffusionPipeline: latents [4, 8, 8], images 16x16, the shapes world's words."""
-    return tiny_family("sd")
+    import tiny_pipelines
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tiny") / "sd"
+    tiny_pipelines.build_smallest().save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,12 @@ from contrapose.backbones.generation import Generation
 RANK, ALPHA = 4, 10.0
 
 
+@pytest.fixture(scope="session")
+def tiny_model(tiny_family: Callable[[str], Path]) -> Path:
+    """The folder of "sd" itself, since tests in these rooms name its layers."""
+    return tiny_family("sd")
+
+
 @pytest.fixture(params=families.NAMES)
 def name(request: pytest.FixtureRequest) -> str:
     """A family's name in `families`."""

@@ -52,6 +52,25 @@ def build_sd(widths: tuple[int, int] = (16, 32), prediction_type: str = "epsilon
     return pipe
 
 
+def build_smallest() -> StableDiffusionPipeline:
+    """The same with a UNet of one level and no middle, for tests that train or draw and ask nothing of its layers."""
+    tokenizer = tiny_text.clip_tokenizer()
+    text_encoder, vae = tiny_text.clip_encoder(tokenizer, 32), _kl_autoencoder(4)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        mid_block_type=None,
+        up_block_types=("CrossAttnUpBlock2D",),
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        **GROUPS,
+    )
+    pipe = assemble(vae, unet, text_encoder, tokenizer)
+    pipe.scheduler.register_to_config(beta_end=LAST_BETA)
+    return pipe
+
+
 def build_sdxl() -> StableDiffusionXLPipeline:
     first, second = tiny_text.clip_tokenizer(), tiny_text.clip_tokenizer(pad_token="!")
     unet = UNet2DConditionModel(

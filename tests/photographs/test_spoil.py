@@ -102,9 +102,9 @@ def test_another_seed_or_photograph_is_another_loser(kind: str, studios: Callabl
 
 
 @torch.no_grad()
-def test_redraw_is_a_loop_written_by_hand(tiny_model: Path, studios: Callable[[str], Studio]) -> None:
+def test_redraw_is_a_loop_written_by_hand(tiny_family: Callable[[str], Path], studios: Callable[[str], Studio]) -> None:
     """diffusers' own solver, the pipeline's own parts: 6 of 10 steps from 600 down to 100."""
-    pipe, given = stock.load("sd", tiny_model), photos("sd")
+    pipe, given = stock.load("sd", tiny_family("sd")), photos("sd")
     solver = DPMSolverMultistepScheduler.from_config(
         pipe.scheduler.config, algorithm_type="dpmsolver++", final_sigmas_type="zero", lower_order_final=True
     )
@@ -147,10 +147,12 @@ def test_noise_does_not_read_the_caption(studios: Callable[[str], Studio]) -> No
     assert (texts == studio.embeddings.unconditional()["text"]).all()
 
 
-def test_generated_is_what_the_stock_pipeline_draws(tiny_model: Path, studios: Callable[[str], Studio]) -> None:
+def test_generated_is_what_the_stock_pipeline_draws(
+    tiny_family: Callable[[str], Path], studios: Callable[[str], Studio]
+) -> None:
     streams = [generator(*each) for each in zip(CAPTIONS, SEEDS, strict=True)]
     start = torch.stack([torch.randn(4, 12, 8, generator=stream) for stream in streams])
-    expected = stock.load("sd", tiny_model)(
+    expected = stock.load("sd", tiny_family("sd"))(
         CAPTIONS, num_inference_steps=STEPS, guidance_scale=SCALE, latents=start, height=24, width=16, generator=streams
     ).images
     made = Generate().spoil(photos("sd"), CAPTIONS, SEEDS, studios("sd"))
