@@ -18,6 +18,8 @@ from transformers import (
     CLIPModel,
     Dinov2Config,
     Dinov2Model,
+    DPTConfig,
+    DPTForDepthEstimation,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
     Owlv2Config,
@@ -29,6 +31,7 @@ from transformers import (
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 from transformers.models.owlv2.image_processing_pil_owlv2 import Owlv2ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -205,4 +208,21 @@ def save_owl(folder: Path, seed: int = 0) -> Path:
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     Owlv2ImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def save_dpt(folder: Path, seed: int = 0) -> Path:
+    """A DPTForDepthEstimation of images 32x32 in patches of 8, with its preparation of images."""
+    torch.manual_seed(seed)
+    config = DPTConfig(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8,
+        backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8,
+    )  # fmt: skip
+    network = DPTForDepthEstimation(config)
+    with torch.no_grad():
+        for weight in (w for w in network.parameters() if w.ndim > 1):
+            weight.mul_(20)  # so that what is seen matters
+        network.head.head[-2].bias.fill_(1.0)  # below 0 nothing would be told apart
+    network.save_pretrained(folder)
+    DPTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder

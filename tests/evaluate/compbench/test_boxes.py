@@ -11,11 +11,13 @@ import pytest
 import tiny_vision
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, Owlv2ForObjectDetection
+from transformers import AutoTokenizer, DPTForDepthEstimation, Owlv2ForObjectDetection
+from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil
 from transformers.models.owlv2.image_processing_pil_owlv2 import Owlv2ImageProcessorPil
 
 from contrapose.cli.main import main
 from contrapose.errors import UserError
+from contrapose.evaluate.compbench.depth import load_nearness
 from contrapose.evaluate.compbench.owl import load_owl
 from contrapose.evaluate.compbench.phrases import Phrases
 from contrapose.evaluate.compbench.rules import overlap
@@ -87,7 +89,7 @@ RIGHT = Box(300, 100, 360, 160, 0.6)
 
 
 def judged(detector: HandMade, category: str, text: str) -> tuple[float, str | None]:
-    judge = CompBenchJudge(None, None, detector, Phrases(None), category, "1")
+    judge = CompBenchJudge(None, None, detector, None, Phrases(None), category, "1")
     marks = judge(IMAGES[:1], [Prompt(text)])["compbench"]
     return float(marks.values[0]), marks.reason(0)
 
@@ -139,6 +141,7 @@ def test_counts_of_phrases() -> None:
     ("settings", "text", "complaint"),
     [
         ({"category": "spatial"}, "a cat near a dog", "takes a detector; name one with --owl google/owlv2-base"),
+        ({"category": "3d_spatial", "owl": "x"}, "a cat behind a dog", "takes depths; name --depth Intel/dpt-hybrid"),
         ({"category": "numeracy", "owl": "x"}, "the cat", "counts nothing"),
         ({"category": "spatial", "owl": "x"}, "the", "has no noun phrases"),
     ],
@@ -151,6 +154,8 @@ def test_prompts_that_cannot_be_judged_are_told(settings: dict[str, str], text: 
 def test_a_detector_that_would_not_be_used_is_refused() -> None:
     with pytest.raises(UserError, match="color is judged without a detector"):
         CompBench(category="color", owl="x")
+    with pytest.raises(UserError, match="spatial is judged without it"):
+        CompBench(category="spatial", owl="x", depth="x")
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +176,51 @@ def test_complex_prompts_are_the_mean_of_their_parts(three: dict[str, str], kind
         every.append(float(alone(IMAGES[:1], [text])["compbench"].values[0]))
     value = judge(IMAGES[:1], [prompt])["compbench"].values[0]
     assert value == pytest.approx(np.mean([every[part] for part in parts]), abs=1e-6)
+
+
+@torch.no_grad()
+def test_depths_are_means_of_a_dpt_over_boxes(tmp_path: Path) -> None:
+    folder = tiny_vision.save_dpt(tmp_path)
+    nearness = load_nearness("compbench", str(folder), "cpu")
+    image = IMAGES[1]  # 90x33, 480x176 in the frame
+    network = DPTForDepthEstimation.from_pretrained(folder).eval()
+    pixels = DPTImageProcessorPil.from_pretrained(folder)(images=[image], return_tensors="pt")["pixel_values"]
+    depth = network(pixels).predicted_depth[0]
+    seen = torch.nn.functional.interpolate(depth[None, None], (176, 480), mode="bilinear", align_corners=True)[0, 0]
+    a, b = Box(20.7, 10, 120, 90.2, 1.0), Box(300, 100, 470, 176, 1.0)
+    wanted = float(seen[10:90, 20:120].mean() - seen[100:176, 300:470].mean())
+    assert abs(wanted) > 1e-3
+    assert nearness.nearer(image, a, b) == pytest.approx(wanted, rel=1e-3)
+    assert nearness.nearer(image, b, a) == pytest.approx(-wanted, rel=1e-3)
+    assert nearness.nearer(image, Box(480, 176, 480, 176, 1.0), Box(479, 175, 480, 176, 1.0)) == 0.0  # the last pixel
+
+
+class Nearer:
+    """A map of depths by which every first thing is nearer."""
+
+    def nearer(self, image: Image.Image, a: Box, b: Box) -> float:
+        return 1.0
+
+
+def test_depth_is_half_of_the_score_and_is_never_cut() -> None:
+    dog = Box(0, 0, 100, 100, 0.4)
+    cat = Box(0, 0, 100, 80, 0.6)  # IoU 0.8
+    judge = CompBenchJudge(None, None, HandMade(dog=[dog], cat=[cat]), Nearer(), Phrases(None), "3d_spatial", "1")
+    prompts = [Prompt(f"a {words}") for words in ("dog in front of a cat", "dog behind a cat", "cow behind a cat")]
+    marks = judge([IMAGES[0]] * 3, prompts)["compbench"]
+    assert marks.values == pytest.approx([0.25 + 0.5, 0.25, 0.15])
+    assert marks.reasons == [None, "dog is not behind cat", "not seen: cow"]
+
+
+def test_depth_end_to_end(owl: Path, tmp_path: Path) -> None:
+    dpt = tiny_vision.save_dpt(tmp_path)
+    suite = CompBench(category="3d_spatial", owl=str(owl), depth=str(dpt))
+    prompt = Prompt("a red circle behind a star")
+    suite.check([prompt])
+    [value] = suite.load("cpu")(IMAGES[:1], [prompt])["compbench"].values
+    boxes = load_owl("compbench", str(owl), 0.2, "cpu").find(IMAGES[0], NAMES)
+    confident = sum(boxes[name][0].score for name in NAMES) / 4
+    assert confident - 1e-6 <= value <= confident + 0.5
 
 
 @pytest.mark.slow

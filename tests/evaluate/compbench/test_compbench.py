@@ -139,7 +139,7 @@ def test_broken_files_of_phrases_are_told(tmp_path: Path, content: str | None, c
     ("prompt", "complaint"),
     [
         (Prompt("a cat"), "its line names no category; name one of color, shape, texture, non_spatial"),
-        (Prompt("a cat", {"tag": "3d_spatial"}), "category '3d_spatial' is not judged"),
+        (Prompt("a cat", {"tag": "anime"}), "category 'anime' is not judged"),
         (Prompt("the", {"tag": "color"}), "has no noun phrases"),
     ],
 )

@@ -14,9 +14,13 @@ from contrapose.contents import digest_of, digest_of_parts
 from contrapose.errors import UserError
 from contrapose.evaluate.compbench.phrases import Phrases
 from contrapose.evaluate.compbench.rules import (
+    DEPTHS,
     PLACES,
     complex_score,
+    depth_score,
     numeracy_score,
+    overlap,
+    pair_score,
     spatial_score,
     without_doubles,
     word_of,
@@ -28,6 +32,7 @@ from contrapose.store.prompts import Prompt
 
 if TYPE_CHECKING:
     from contrapose.evaluate.compbench.blip import BlipVQA
+    from contrapose.evaluate.compbench.depth import NearnessMap
     from contrapose.evaluate.compbench.owl import OwlDetector
     from contrapose.judges.towers import Towers
 
@@ -36,15 +41,17 @@ ACTIONS = "non_spatial"
 SPATIAL = "spatial"
 NUMERACY = "numeracy"
 COMPLEX = ("complex", "complex_spatial", "complex_action")
-BOXED = (SPATIAL, NUMERACY, *COMPLEX)  # those that take a detector
+IN_DEPTH = "3d_spatial"
+BOXED = (SPATIAL, IN_DEPTH, NUMERACY, *COMPLEX)  # those that take a detector
 OF_LINE: Final = "tag"
 Category = Literal[
-    "tag", "color", "shape", "texture", "non_spatial", "spatial", "numeracy", "complex", "complex_spatial",
-    "complex_action",
+    "tag", "color", "shape", "texture", "non_spatial", "spatial", "3d_spatial", "numeracy", "complex",
+    "complex_spatial", "complex_action",
 ]  # fmt: skip
 NAME = "compbench"
 TITLE = "T2I-CompBench (CompBench-OWL, not comparable)"
 OWL = "google/owlv2-base-patch16-ensemble"
+DPT = "Intel/dpt-hybrid-midas"
 
 
 def title_of(suite: Mapping[str, object]) -> str:
@@ -59,6 +66,7 @@ class CompBenchJudge:
     color, shape, texture   prod over noun phrases of P(yes) / (P(yes) + P(no)), asked "{phrase}?" (BLIP-VQA)
     non_spatial             cos(image, prompt) by CLIP
     spatial, numeracy       `spatial_score` and `numeracy_score` of an OWLv2's boxes
+    3d_spatial              `pair_score` of these boxes and the `depth_score` by a DPT
     complex                 `complex_score` of the three
     """
 
@@ -68,6 +76,8 @@ class CompBenchJudge:
     """None where no actions are judged."""
     owl: OwlDetector | None
     """None where nothing is judged by boxes."""
+    nearness: NearnessMap | None
+    """None where no depth is judged."""
     phrases: Phrases
     category: str
     version: str
@@ -91,8 +101,9 @@ class CompBenchJudge:
         if category == ACTIONS:
             return self._cosine(image, prompt.text), ""
         phrases = self.phrases.of(prompt)
-        if category == SPATIAL:
-            return self._places(image, prompt.text, (thing_of(phrases[0]), thing_of(phrases[-1])))
+        if category in (SPATIAL, IN_DEPTH):
+            ends = (thing_of(phrases[0]), thing_of(phrases[-1]))
+            return self._places(image, prompt.text, ends, in_depth=category == IN_DEPTH)
         if category == NUMERACY:
             return self._numbers(image, counts_of(phrases))
         chances = self._chances(image, phrases)
@@ -111,19 +122,30 @@ class CompBenchJudge:
             action = self._cosine(image, prompt.text)
         return complex_score(kind, attributes, places, action), reason
 
-    def _places(self, image: Image, text: str, names: tuple[str, str] | None) -> tuple[float, str]:
+    def _places(
+        self, image: Image, text: str, names: tuple[str, str] | None, in_depth: bool = False
+    ) -> tuple[float, str]:
         """0 for a complex prompt that does not name two things around one place, as in the authors' code."""
         if names is None:
             return 0.0, "the prompt names no two things around one place"
         assert self.owl is not None
         boxes = self.owl.find(image, names)
         first, last = (next(iter(boxes[name]), None) for name in names)
-        word = word_of(text, PLACES)
-        score = spatial_score(word, first, last)
-        if first is None or last is None:
-            unseen = [name for name in boxes if not boxes[name]]
+        word = word_of(text, DEPTHS if in_depth else PLACES)
+        if in_depth:
+            position = 0.0
+            if first is not None and last is not None:
+                assert self.nearness is not None
+                nearer = self.nearness.nearer(image, first, last)
+                position = depth_score(word, overlap(first, last), nearer)
+            score = pair_score(first, last, position)
+        else:
+            score = spatial_score(word, first, last)
+        unseen = [name for name in boxes if not boxes[name]]
+        if unseen:
             return score, f"not seen: {', '.join(unseen)}"
-        return score, "" if score else f"{names[0]} is not {word} {names[1]}"
+        is_there = score > pair_score(first, last, 0.0)
+        return score, "" if is_there else f"{names[0]} is not {word} {names[1]}"
 
     def _numbers(self, image: Image, counts: Sequence[tuple[str, int]]) -> tuple[float, str]:
         assert self.owl is not None
@@ -192,7 +214,10 @@ class CompBench:
     """Folder or hub id of the CLIP model that judges actions."""
     owl: str = ""
     """Folder or hub id of the OWLv2 that finds things, such as google/owlv2-base-patch16-ensemble, which spatial,
-    numeracy and complex take; tables then say CompBench-OWL, not comparable."""
+    3d_spatial, numeracy and complex take; tables then say CompBench-OWL, not comparable."""
+    depth: str = ""
+    """Folder or hub id of the DPT that tells how near things are, such as Intel/dpt-hybrid-midas, which 3d_spatial
+    takes beside the OWLv2."""
     least_score: Share = 0.2
     """What the OWLv2's score of a thing must exceed."""
 
@@ -202,10 +227,13 @@ class CompBench:
     def __post_init__(self) -> None:
         if self.owl and self.category in (*ATTRIBUTES, ACTIONS):
             raise UserError(f"owl: {self.category} is judged without a detector; leave it out")
+        if self.depth and self.category not in (OF_LINE, IN_DEPTH):
+            raise UserError(f"depth: {self.category} is judged without it; leave it out")
 
     def load(self, device: str) -> Judge:
         """Raises `UserError` when weights are missing or broken, or the file of phrases is none."""
         from contrapose.evaluate.compbench.blip import load_blip
+        from contrapose.evaluate.compbench.depth import load_nearness
         from contrapose.evaluate.compbench.owl import load_owl
         from contrapose.judges.pretrained import fingerprint
         from contrapose.judges.towers import load_towers
@@ -214,6 +242,7 @@ class CompBench:
         blip = None
         towers = None
         owl = None
+        nearness = None
         versions: list[str] = []
         if self.category in (OF_LINE, *ATTRIBUTES, *COMPLEX):
             blip = load_blip(NAME, self.blip, self.side, device)
@@ -224,7 +253,10 @@ class CompBench:
         if self.owl:
             owl = load_owl(NAME, self.owl, self.least_score, device)
             versions.append(owl.version)
-        return CompBenchJudge(blip, towers, owl, phrases, self.category, digest_of_parts(versions))
+        if self.depth:
+            nearness = load_nearness(NAME, self.depth, device)
+            versions.append(nearness.version)
+        return CompBenchJudge(blip, towers, owl, nearness, phrases, self.category, digest_of_parts(versions))
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         phrases = Phrases(self.phrases)
@@ -235,6 +267,8 @@ class CompBench:
                     f"prompt {prompt.text!r}: category {category!r} takes a detector; name one with --owl {OWL}, and "
                     "know that scores do not compare with those of others"
                 )
+            if category == IN_DEPTH and not self.depth:
+                raise UserError(f"prompt {prompt.text!r}: category {category!r} takes depths; name --depth {DPT} too")
             if category == NUMERACY and not counts_of(phrases.of(prompt)):
                 raise UserError(f"prompt {prompt.text!r}: counts nothing; give phrases such as 'two dogs' by --phrases")
             if category != ACTIONS:
