@@ -110,6 +110,33 @@ def test_a_setting_that_one_side_lacks_is_a_difference() -> None:
 
 
 @dataclass(frozen=True)
+class Asked:
+    question: str = "?"
+    address: runfile.Practical[str | None] = None
+    inner: runfile.Practical[Inner] = field(default_factory=Inner)
+
+
+@dataclass(frozen=True)
+class Several:
+    each: tuple[Asked, ...] = (Asked(), Asked())
+    first: Asked = field(default_factory=Asked)
+
+
+def test_settings_that_decide_nothing_may_differ_at_any_depth(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    assert not runfile.claim(path, Several(), CONVERTER)
+    moved = Asked(address="there")
+    assert runfile.claim(path, Several((moved, Asked()), moved), CONVERTER)
+    for other, name in (
+        (Several((Asked(), Asked("!"))), r"each\.1\.question differ"),
+        (Several((Asked(),)), r"each differ"),
+        (Several(first=Asked("!", "there")), r"first\.question differ"),
+    ):
+        with pytest.raises(UserError, match=rf"\({name}\)"):
+            runfile.claim(path, other, CONVERTER)
+
+
+@dataclass(frozen=True)
 class Ranged:
     interval: tuple[float, float] = (0.0, 1.0)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import cattrs
 import yaml
@@ -24,6 +24,14 @@ _SHOWN = 100  # characters of a value that is told
 _OTHER_OUT = "choose another --out, or delete the folder"
 T = TypeVar("T")
 Names = dict[str, type]
+
+
+class _Practical:
+    """Marks a type in `Annotated`."""
+
+
+Practical = Annotated[T, _Practical]
+"""A setting that decides no result, such as where a server is: a result of other ones is the same result."""
 
 
 def converter(*unions: tuple[Any, Names]) -> cattrs.Converter:
@@ -162,13 +170,32 @@ def _has(cls: Any, name: str) -> bool:
 
 
 def differences(left: Any, right: Any, prefix: str = "") -> list[str]:
-    """The dotted names of settings in which two unstructured mappings differ."""
+    """The dotted names of settings in which two unstructured mappings differ; sections of a list go by number."""
+    as_long = isinstance(left, list) and isinstance(right, list) and len(left) == len(right)
+    if as_long and all(isinstance(section, dict) for section in (*left, *right)):
+        left = dict(enumerate(left))
+        right = dict(enumerate(right))
     if isinstance(left, dict) and isinstance(right, dict):
         names = []
         for key in dict.fromkeys([*left, *right]):
             names += differences(left.get(key), right.get(key), f"{prefix}{key}.")
         return names
     return [] if left == right else [prefix.rstrip(".")]
+
+
+def practical_names(settings: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted names of a dataclass's settings that are declared as `Practical`, at any depth."""
+    hints = get_type_hints(type(settings), include_extras=True)
+    for name in settings.__dataclass_fields__:
+        value = getattr(settings, name)
+        if _Practical in getattr(hints[name], "__metadata__", ()):
+            yield f"{prefix}{name}"
+        elif is_dataclass(value):
+            yield from practical_names(value, f"{prefix}{name}.")
+        elif isinstance(value, tuple):
+            for number, section in enumerate(value):
+                if is_dataclass(section):
+                    yield from practical_names(section, f"{prefix}{name}.{number}.")
 
 
 def claim(
@@ -180,9 +207,9 @@ def claim(
 ) -> bool:
     """Write the settings beside a result, or check that those already there are the same; True when they were there.
 
-    Settings named in `free` (dotted) do not decide the result and may differ. `inputs` gives settings that name what is
-    read, with the digest of what lies there: that must be the same, and its name may differ. Raises `UserError` naming
-    what differs.
+    Settings that are `Practical` or named in `free` (dotted) decide no result and may differ. `inputs` gives settings
+    that name what is read, with the digest of what lies there: that must be the same, and its name may differ. Raises
+    `UserError` naming what differs.
     """
     mine = yaml.safe_load(to_yaml(settings, conv))  # as a file gives it back: tuples become lists
     note = path.parent / INPUTS
@@ -194,6 +221,8 @@ def claim(
     noted = claimed(note) if digests and note.exists() else None
     if noted is not None:
         free = [*free, *(name for name in digests if name in noted)]
+    if is_dataclass(settings):
+        free = [*free, *practical_names(settings)]
     every = differences(mine, recorded)
     changed = [name for name in every if name not in free]
     if changed:

@@ -279,6 +279,7 @@ def _judged_before(
         either |= {f"{kind}.{name}" for name in record.images.keys() | before.images.keys()}
     noted = {name: digest for name, digest in inputs.items() if name not in added}
     free = ["title", "counted", "trained_for", "taking.allow_missing", *PRACTICAL, *either]
+    free += runfile.practical_names(suite, "suite.")  # which the record holds as a mapping
     runfile.claim(path, record, CONVERTER, free=free, inputs=noted)
     if load_yaml(out / runfile.INPUTS) != inputs or not (out / ROWS).exists():
         return None

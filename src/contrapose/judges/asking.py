@@ -19,6 +19,7 @@ from contrapose.errors import UserError
 from contrapose.files import users_cache
 from contrapose.judges.answer_cache import AnswerCache
 from contrapose.ranges import Few, Range, checked
+from contrapose.runfile import Practical
 
 ANSWERS = "answers.sqlite"
 METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
@@ -33,13 +34,13 @@ Job = Callable[[], Mapping[str, Any]]
 class Asking:
     """How a server is asked; decides no result."""
 
-    at_once: Few = 8
+    at_once: Practical[Few] = 8
     """Requests that are under way at once."""
-    tries: Few = 6
+    tries: Practical[Few] = 6
     """How often a request is made before a server that is busy or silent is given up."""
-    timeout: Annotated[float, Range(0, 86400, low_open=True)] = 120.0
+    timeout: Practical[Annotated[float, Range(0, 86400, low_open=True)]] = 120.0
     """Seconds after which a server that says nothing counts as silent."""
-    cache: Path | None = None
+    cache: Practical[Path | None] = None
     """File that keeps the answers, so that nothing is asked twice; answers.sqlite in the user's cache when unset."""
 
     @property

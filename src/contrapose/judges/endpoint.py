@@ -15,6 +15,7 @@ from contrapose.judges.judge import Judge, Marks
 from contrapose.judges.vision_endpoint import Form, ImageQuestion, Reading, Said, VisionEndpoint
 from contrapose.judges.written import begins_with, chance_of, number_in
 from contrapose.ranges import Number, Rising, Tokens, checked
+from contrapose.runfile import Practical
 from contrapose.store.prompts import Prompt
 
 RATE = (
@@ -35,7 +36,7 @@ class EndpointQuestion:
     the only one of the answer. Raises `UserError` for settings that do not go together.
     """
 
-    address: str = "http://127.0.0.1:8000/v1"
+    address: Practical[str] = "http://127.0.0.1:8000/v1"
     """Address of a server that speaks OpenAI's protocol, such as vLLM's."""
     model: str = ""
     """The name that the server knows the model by; its only one when empty."""

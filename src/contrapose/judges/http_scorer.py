@@ -19,6 +19,7 @@ from contrapose.judges.asking import METRIC, Asking, Job, as_png, digest_of_pixe
 from contrapose.judges.judge import Judge, Marks
 from contrapose.judges.written import is_number
 from contrapose.ranges import Batch, checked
+from contrapose.runfile import Practical
 from contrapose.store.prompts import Prompt
 
 PROTOCOL = 1
@@ -35,7 +36,7 @@ class HTTPScorer:
     do not go together.
     """
 
-    address: str = "http://127.0.0.1:8001/score"
+    address: Practical[str] = "http://127.0.0.1:8001/score"
     """Address of the scorer, the whole of it."""
     scorer: str = ""
     """Name and version of what scores, such as hpsv3-1.0, for a server that does not tell; to be changed with it."""
@@ -43,7 +44,7 @@ class HTTPScorer:
     """With scorer: its numbers of which higher is better, the one that matters most first."""
     lower: tuple[str, ...] = ()
     """With scorer: its numbers of which lower is better."""
-    batch_size: Batch = 8
+    batch_size: Practical[Batch] = 8
     """Images in one request; decides no result."""
     asking: Asking = field(default_factory=Asking)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tiny_vision
+import yaml
 from serving import serving, with_chances
 
 from contrapose.cli.main import main
@@ -89,6 +90,38 @@ def test_the_line_of_the_command_asks_nothing_twice(tmp_path, capsys):
         assert len(stub.requests) - num_before == 8 - 3
     values = [row.value for row in read_rows(out / "rows.parquet") if row.metric == "questions_mean"]
     assert values == pytest.approx([(0.875 + 0.75) / 2] * 4)
+
+
+def test_a_server_that_has_moved_is_the_same_server(tmp_path, capsys):
+    base, other = images(tmp_path / "a", 1), images(tmp_path / "b", 7)
+    out = tmp_path / "evidence"
+    line = ["evaluate", "--images", f"base={base}", f"ddspo={other}", "--replicates", "20", "--out", str(out)]
+    line += ["--suite", "questions"]
+    # again only whether it tells chances, which is no image of ours
+    for most_asked, model, code in ((9, "qwen", 0), (1, "qwen", 0), (1, "other", 2)):
+        with serving(by_chances, {"/v1/models": {"data": [{"id": model}]}}) as stub:
+            address = f"{stub.url}/v1"
+            assert main([*line, "--judge", address, "--cache", str(tmp_path / model), "--tries", "1"]) == code
+            assert len(stub.requests) <= most_asked
+        if code == 0:
+            assert yaml.safe_load((out / "evidence.yaml").read_text())["suite"]["judge"] == address
+    assert "another content of judge.questions" in capsys.readouterr().err
+
+
+def test_a_scorer_that_has_moved_is_the_same_scorer(tmp_path, capsys):
+    line = ["evaluate", "--suite", "scores", "--judges", "http", "--images", f"base={images(tmp_path / 'a', 1)}"]
+    line += ["--replicates", "20", "--out", str(tmp_path / "evidence")]
+    told = {"version": "1", "higher_is_better": {"mine": True}}
+
+    def scores(asked, n):
+        return 200, {"scores": [{"mine": 1}] * len(asked["images"])}
+
+    for number in range(2):
+        with serving(scores, {"/": told}) as stub:
+            moved = ["--judges.0.address", stub.url, "--judges.0.asking.cache", str(tmp_path / str(number))]
+            assert main([*line, *moved]) == 0
+            assert bool(stub.requests) == (number == 0)
+    assert "judged already" in capsys.readouterr().out
 
 
 def test_a_server_that_is_silent_or_down_leaves_nothing(tmp_path, capsys):

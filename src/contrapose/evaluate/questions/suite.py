@@ -12,6 +12,7 @@ from contrapose.judges.asking import Asking
 from contrapose.judges.judge import Judge
 from contrapose.judges.vision_endpoint import Reading, VisionEndpoint
 from contrapose.ranges import checked
+from contrapose.runfile import Practical
 from contrapose.store.prompts import Prompt
 
 USUAL = "Qwen/Qwen3-VL-8B-Instruct"
@@ -30,7 +31,7 @@ class Questions:
     judge, the name that the server knows the model by, its only one when unset."""
     precision: Precision = "bf16"
     """Precision of a model on this machine."""
-    judge: str | None = None
+    judge: Practical[str | None] = None
     """Address of a server that speaks OpenAI's protocol and asks the model there, such as http://127.0.0.1:8000/v1."""
     reading: Reading = "either"
     """With judge: answers by the chances of their first token, by the word written, or the first where told."""
