@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from safetensors.torch import load_file
@@ -18,45 +17,18 @@ from contrapose.cli.main import main
 pytestmark = pytest.mark.slow
 
 SMALL = ["--train-steps", "3", "--batch-size", "4", "--micro-batch", "2", "--holdout", "2", "--learning-rate", "1e-3"]
-METHODS = ("ddspo", "realalign")
-# Command lines one after another, as imports take longer than they do: what each ended with and said.
-# Those before the last two do not know of the other process. In the last one the first process is slow to write
-# what the second stage begins with, as gigabytes on a network disk are.
-SCRIPT = """
-import json, os, sys, time
-from contextlib import redirect_stderr
-from io import StringIO
-from contrapose.cli.main import main
-
-alone, plain, slow = json.loads(sys.argv[1])
-
-def ended(line):
-    with redirect_stderr(StringIO()) as said:
-        code = main(line)
-    print(json.dumps([code, said.getvalue()]), flush=True)
-
-ended(alone)
-
-from accelerate.state import AcceleratorState  # the command has quietened the libraries by now
-AcceleratorState._reset_state(reset_partial_state=True)
-os.environ["ACCELERATE_USE_CPU"] = "true"
-ended(plain)
-
+COMMAND = "import sys; from contrapose.cli.main import main; sys.exit(main())"
+# The first process is slow to write what the second stage begins with, as gigabytes on a network disk are.
+SLOW = """
+import time
 from contrapose.train import align
 finish = align.finish
 def slowly(*given):
     time.sleep(3)
     finish(*given)
 align.finish = slowly
-ended(slow)
-"""
-
-
-class Ended(NamedTuple):
-    """What a command line ended with in one of the processes."""
-
-    code: int
-    said: str
+""" + COMMAND.replace("import sys; ", "import sys\n")
+ACQUAINTED = {"ACCELERATE_USE_CPU": "true"}
 
 
 def _free_port() -> str:
@@ -65,24 +37,19 @@ def _free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def _named(method: str, model: Path, pairs: Path, out: Path) -> list[str]:
-    return ["align", method, "--model", str(model), "--pairs", str(pairs), *SMALL, "--out", str(out)]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("processes")
-
-
-@pytest.fixture(scope="module")
-def ended(tiny_model: Path, tiny_pairs: Path, folder: Path) -> dict[str, list[Ended]]:
-    """By the name of the command line, how it ended in both processes, which were started as a launcher does."""
-    methods = {"alone": "ddspo", **{method: method for method in METHODS}}
-    lines = [_named(method, tiny_model, tiny_pairs, folder / name) for name, method in methods.items()]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "OMP_NUM_THREADS": "1"}
+def _started_twice(arguments: list[object], script: str = COMMAND, **more: str) -> list[subprocess.CompletedProcess]:
+    """Both processes as a launcher starts them, ended."""
+    shared = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": _free_port(),
+        "OMP_NUM_THREADS": "1",
+        **more,
+    }
+    line = [sys.executable, "-c", script, *map(str, arguments)]
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, json.dumps(lines)],
+            line,
             env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -90,13 +57,11 @@ def ended(tiny_model: Path, tiny_pairs: Path, folder: Path) -> dict[str, list[En
         )
         for rank in ("0", "1")
     ]
-    of_processes = []
+    ended = []
     for process in started:
         out, err = process.communicate(timeout=240)
-        assert process.returncode == 0, err
-        assert err == "", "all that is said is a command line's"
-        of_processes.append([Ended(*json.loads(line)) for line in out.splitlines() if line.startswith("[")])
-    return dict(zip(methods, map(list, zip(*of_processes, strict=True)), strict=True))
+        ended.append(subprocess.CompletedProcess(line, process.returncode, out, err))
+    return ended
 
 
 def _weights(run: Path) -> dict[str, bytes]:
@@ -109,26 +74,26 @@ def _losses(run: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in map(json.loads, lines)]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "script"), [("ddspo", COMMAND), ("realalign", SLOW)])
 def test_two_processes_are_one_run(
-    ended: dict[str, list[Ended]], folder: Path, tiny_model: Path, tiny_pairs: Path, tmp_path: Path, method: str
+    tiny_model: Path, tiny_pairs: Path, tmp_path: Path, method: str, script: str
 ) -> None:
     """Two micro-batches a step, so that each process has one and the sum has one order."""
-    first, second = ended[method]
-    assert (first.code, second.code) == (0, 0), first.said + second.said
-    assert "2 processes" in first.said and second.said == ""
-    two = folder / method
-    one = tmp_path / "one"
-    assert main(_named(method, tiny_model, tiny_pairs, one)) == 0
-    assert [step for step, _ in _losses(two)] == [1, 2, 3]
-    assert dict(_losses(two)) == pytest.approx(dict(_losses(one)))
-    assert _weights(two) == _weights(one)
-    assert sorted(p.name for p in two.iterdir()) == sorted(p.name for p in one.iterdir())
+    named: list[object] = ["align", method, "--model", tiny_model, "--pairs", tiny_pairs, *SMALL]
+    ended = _started_twice([*named, "--out", tmp_path / "two"], script, **ACQUAINTED)
+    assert [process.returncode for process in ended] == [0, 0], ended[0].stderr + ended[1].stderr
+    assert "2 processes" in ended[0].stderr and ended[1].stderr == ""
+    assert main([str(a) for a in [*named, "--out", tmp_path / "one"]]) == 0
+    assert [step for step, _ in _losses(tmp_path / "two")] == [1, 2, 3]
+    assert dict(_losses(tmp_path / "two")) == pytest.approx(dict(_losses(tmp_path / "one")))
+    assert _weights(tmp_path / "two") == _weights(tmp_path / "one")
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(p.name for p in (tmp_path / "one").iterdir())
 
 
-def test_two_that_do_not_know_of_each_other_are_told_once(ended: dict[str, list[Ended]], folder: Path) -> None:
-    first, second = ended["alone"]
-    assert (first.code, second.code) == (2, 2)
-    assert "2 processes were started that do not know of each other" in first.said
-    assert len((first.said + second.said).splitlines()) == 1
-    assert not (folder / "alone").exists()
+def test_two_that_do_not_know_of_each_other_are_told_once(tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ended = _started_twice(["align", "ddspo", "--model", tiny_model, "--pairs", tiny_pairs, *SMALL, "--out", out])
+    assert [process.returncode for process in ended] == [2, 2]
+    assert "2 processes were started that do not know of each other" in ended[0].stderr
+    assert len((ended[0].stderr + ended[1].stderr).splitlines()) == 1
+    assert not out.exists()
