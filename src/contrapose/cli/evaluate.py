@@ -28,8 +28,8 @@ class Command:
     """NAME=FOLDER of each model's images, made by 'contrapose sample'; runs of one method with different training seeds
     are named METHOD/SEED, such as ddspo/0=a ddspo/1=b, and are also summed up as one."""
     out: Path
-    """Folder that receives rows.parquet, summary.json, and results/ of GenEval's rules. It keeps to its base, suite,
-    replicates and images, and refuses others of the same names; with models added to it, all are judged again."""
+    """Folder that receives rows.parquet, summary.json, and results/ as GenEval and CompBench write them. It keeps to
+    its base, suite, replicates and images, and refuses others; with models added to it, all are judged again."""
     suite: AnySuite = field(default_factory=Shapes)
     """How images are judged: shapes is GenEval's verdict by the shapes world's analytic detector, geneval the same by a
     detector of COCO's objects, compbench T2I-CompBench's rules, questions what a chat model answers to

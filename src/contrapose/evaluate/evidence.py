@@ -25,6 +25,8 @@ from contrapose.containers.places import digest_at
 from contrapose.documents import load_yaml
 from contrapose.errors import UserError
 from contrapose.evaluate.alarm import check_trained_for, of_trained_judges
+from contrapose.evaluate.compbench import suite as compbench
+from contrapose.evaluate.compbench.results import write_answers
 from contrapose.evaluate.geneval.results import write_results
 from contrapose.evaluate.images import Images, digest_of_images, prompt_folders
 from contrapose.evaluate.named import named_paths
@@ -252,6 +254,8 @@ def lay_out(record: Record, features: AnyFeatures, out: Path) -> str:
 def _write_results(record: Record, folders: Mapping[str, Images], out: Path) -> None:
     title = title_of(record.suite) or f"GenEval's rules, suite {record.suite['name']}"
     write_results(out / ROWS, folders, title, out)
+    if record.suite["name"] == compbench.NAME:
+        write_answers(read_rows(out / ROWS), record.suite, out)
 
 
 def _judged_before(

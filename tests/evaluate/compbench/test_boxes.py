@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +21,12 @@ from contrapose.errors import UserError
 from contrapose.evaluate.compbench.depth import load_nearness
 from contrapose.evaluate.compbench.owl import load_owl
 from contrapose.evaluate.compbench.phrases import Phrases
+from contrapose.evaluate.compbench.results import write_answers
 from contrapose.evaluate.compbench.rules import overlap
 from contrapose.evaluate.compbench.suite import TITLE, CompBench, CompBenchJudge
 from contrapose.evaluate.compbench.things import counts_of, thing_of, things_around
 from contrapose.evaluate.geneval.recorded import Box
+from contrapose.evaluate.rows import EvidenceRow, read_rows
 from contrapose.store.prompts import Prompt
 
 NAMES = ["red circle", "star"]
@@ -223,6 +226,23 @@ def test_depth_end_to_end(owl: Path, tmp_path: Path) -> None:
     assert confident - 1e-6 <= value <= confident + 0.5
 
 
+def test_answers_by_category_whose_prompts_share_seeds(tmp_path: Path) -> None:
+    rows = [
+        EvidenceRow("a/0", "1-x", "color_val", 42, "compbench", 0.75),
+        EvidenceRow("a/0", "0-y", "color_val", 43, "compbench", 0.5),
+        EvidenceRow("a/0", "0-y", "color_val", 42, "compbench", 0.25),
+        EvidenceRow("a/0", "2-z", "complex", 42, "compbench", 1.0),
+        EvidenceRow("a/0", "2-z", "complex", 42, "vendi", 3.0),
+    ]
+    write_answers(rows, {"name": "compbench", "category": "tag"}, tmp_path)
+    folder = tmp_path / "results"
+    assert sorted(path.name for path in folder.iterdir()) == ["a%2F0_color", "a%2F0_complex"]
+    answers = json.loads((folder / "a%2F0_color" / "vqa_result.json").read_text())
+    assert [answer["answer"] for answer in answers] == [0.25, 0.5, 0.75]
+    assert [answer["question_id"] for answer in answers] == [0, 1, 2]
+    assert (folder / "a%2F0_color" / "avg_score.txt").read_text() == "score avg:0.5"
+
+
 @pytest.mark.slow
 def test_an_evaluation_by_boxes_says_that_it_does_not_compare(
     owl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -236,5 +256,12 @@ def test_an_evaluation_by_boxes_says_that_it_does_not_compare(
     images = ["--images", f"base={tmp_path}/base", f"tuned={tmp_path}/tuned"]
     assert main([*by_owl, *images, "--out", str(tmp_path / "evidence")]) == 0
     assert TITLE in capsys.readouterr().out.splitlines()
+    rows = read_rows(tmp_path / "evidence" / "rows.parquet")
+    for model in ("base", "tuned"):
+        answers = json.loads((tmp_path / "evidence" / "results" / f"{model}_numeracy" / "vqa_result.json").read_text())
+        by_seed = {row.seed: row.value for row in rows if row.model == model and row.metric == "compbench"}
+        assert answers == [{"question_id": seed, "answer": by_seed[seed]} for seed in (0, 1)]
+        average = (tmp_path / "evidence" / "results" / f"{model}_numeracy" / "avg_score.txt").read_text()
+        assert average == f"score avg:{(by_seed[0] + by_seed[1]) / 2}"
     assert main(["report", "--evidence", str(tmp_path / "evidence"), "--out", str(tmp_path / "page.html")]) == 0
     assert TITLE in (tmp_path / "page.html").read_text()
