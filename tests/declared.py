@@ -22,7 +22,7 @@ from contrapose.photographs.filters import FILTERS
 from contrapose.photographs.spoil import SPOILERS
 from contrapose.ranges import Range
 from contrapose.train.settings import LINKS
-from contrapose.worlds.suites import SUITES
+from contrapose.worlds.suites import OF_SWEEPS, SUITES
 
 EXTREMES = (0, -1, math.nan, math.inf, -math.inf, 2**64, 10**12)
 
@@ -125,7 +125,11 @@ def spellings(command: str) -> list[list[str]]:
     parts = {
         "align": links + methods,
         "sample": guidances,
-        "sweep": guidances,
+        "sweep": [
+            *guidances,
+            *(["--suite", name] for name in OF_SWEEPS),
+            *(["--suite", "scores", "--judges", name] for name in JUDGES),
+        ],
         "play": guidances,
         "pairs draw": [["--degrade", name] for name in DEGRADERS],
         "evaluate": [

@@ -18,6 +18,7 @@ from training import with_lora
 from contrapose.backbones.families.table import load_backbone
 from contrapose.cli.main import main
 from contrapose.evaluate.rows import read_rows, select
+from contrapose.judges.colours import colourfulness
 from contrapose.worlds.shapes.grammar import prompts
 
 Told = Callable[..., str]
@@ -59,12 +60,52 @@ def _files(folder: Path) -> dict[str, tuple[int, bytes]]:
 def test_scores_by_scale(command: Callable[..., list[str]], shapes_file: Path, tmp_path: Path) -> None:
     assert main(command("--prompts", shapes_file, "--scales", "2", "0", "--out", tmp_path / "out", "--label", "A")) == 0
     summary = json.loads((tmp_path / "out/summary.json").read_text())
-    assert summary["sweep"] == {"label": "A", "scales": [0.0, 2.0], "judged": True}
+    assert summary["sweep"].pop("counted").startswith("An object counts where")
+    suite = {"name": "shapes", "autoencoder": ""}
+    assert summary["sweep"] == {"label": "A", "scales": [0.0, 2.0], "judged": True, "suite": suite}
     assert list(summary["models"]) == ["w = 0", "w = 2"]
     assert "difference" in summary["comparisons"]["w = 2"]["correct"]
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "images.yaml", "inputs.yaml", "scale-0", "scale-2", "rows.parquet", "summary.json", "judged.yaml", "page.html",
     }  # fmt: skip
+
+
+def test_any_suite_judges(
+    command: Callable[..., list[str]],
+    prompts_file: Path,
+    tmp_path: Path,
+    told: Told,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    line = command("--prompts", prompts_file, "--scales", "0", "2", "--out", out, "--suite", "scores")
+    assert "needs a judge" in told(*line)
+    assert not out.exists()
+    assert main([*line, "--judges", "colourfulness"]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["sweep"]["suite"] == {"name": "scores", "judges": [{"name": "colourfulness"}]}
+    for scale in (0, 2):
+        image = next((out / f"scale-{scale}/00000/samples").glob("*.png"))
+        row = next(iter(select(read_rows(out / "rows.parquet"), f"w = {scale}", "colourfulness").values()))
+        assert row.value == pytest.approx(colourfulness(Image.open(image)))
+    assert "olourfulness by strength of guidance" in (out / "page.html").read_text()
+    capsys.readouterr()
+    assert main([*line, "--judges", "colourfulness"]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert main(command("--prompts", prompts_file, "--scales", "0", "2", "--out", out, "--suite", "none")) == 0
+    assert "finished already" not in capsys.readouterr().out
+    assert "models" not in json.loads((out / "summary.json").read_text())
+
+
+def test_suites_that_no_sweep_has(
+    command: Callable[..., list[str]], shapes_file: Path, tmp_path: Path, told: Told
+) -> None:
+    line = command("--prompts", shapes_file, "--out", tmp_path / "out", "--suite")
+    assert "--suite set: not known" in told(*line, "set")
+    assert "draws no ceiling" in told(*line, "shapes", "--autoencoder", "x")
+    assert "images that are there already" in told(*line, "geneval", "--detections", "base=x")
+    assert "--suite.precision" in told(*line, "questions", "--suite.precision", "fp64")
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_guidance_is_the_base_and_strength_one_the_run(

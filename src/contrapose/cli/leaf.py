@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, get_args
 
 import tyro
@@ -36,3 +37,12 @@ class Leaf(NamedTuple):
         """Whether the flag takes any number of values."""
         options = (self.hint, *get_args(self.hint))  # where it is one type of several too
         return any(... in get_args(option) for option in options)
+
+
+def apart(leaves: Iterable[Leaf]) -> Iterator[Leaf]:
+    """The leaves; one whose flag an earlier one has takes the way to it for its flag, as --suite.precision."""
+    taken: set[str] = set()
+    for leaf in leaves:
+        way = ".".join(map(str, leaf.key)).replace("_", "-")
+        yield leaf._replace(flag=way) if leaf.flag in taken else leaf
+        taken.add(leaf.flag)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from contrapose.cli.boxes import peek, read
 from contrapose.cli.choices import Choice, ModelChoice, Unions
-from contrapose.cli.leaf import REQUIRED, Key, Leaf
+from contrapose.cli.leaf import REQUIRED, Key, Leaf, apart
 from contrapose.cli.leaves import Blueprint
 from contrapose.cli.mistakes import refuse_lists_in_pieces, refuse_old_names
 from contrapose.cli.reading import whole
@@ -47,13 +47,13 @@ def flags_of(
     """What is to be made, and its flags; those of unions among the arguments decide which others there are."""
     chosen: dict[Key, Any] = {}
     settings = Blueprint(cls, default, chosen)
-    flags = list(settings.leaves(unions or {}))
+    flags = list(apart(settings.leaves(unions or {})))
     decided: set[Key] = set()
     while choosing := [leaf for leaf in flags if leaf.chooses and leaf.key not in decided]:
         # Again where what is chosen holds a union of its own
         chosen.update(_chosen(choosing, unions or {}, arguments, prog))
         decided.update(leaf.key for leaf in choosing)
-        flags = list(settings.leaves(unions or {}))
+        flags = list(apart(settings.leaves(unions or {})))
     return settings, flags
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from contrapose.cli import sweep_compare
 from contrapose.cli.boxes import peek
 from contrapose.cli.device import OnDevice
-from contrapose.cli.options import parse
+from contrapose.cli.options import Choice, parse
 from contrapose.cli.sample import UNIONS, fill_folder
 from contrapose.core.guidance import Strength
 from contrapose.guiding.settings import Sampling
+from contrapose.judges.table import JUDGES
 from contrapose.ranges import checked
+from contrapose.worlds.suites import OF_SWEEPS, OwnWorld, SweepSuite, as_settings, suite_of
+
+WITH_SUITES = UNIONS | {"suite": Choice(OF_SWEEPS), "judges": Choice(JUDGES, prefixed=True)}
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class Command:
     """Folder that receives scale-W/ for each strength, summary.json and page.html; an unfinished one is carried on."""
     scales: tuple[Strength, ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
     """Strengths w; with 0 among them the others are compared with it."""
-    suite: Literal["shapes", "none"] | None = None
-    """How images are judged; when unset, shapes for prompts of the shapes world and none for others."""
+    suite: SweepSuite = field(default_factory=OwnWorld)
+    """How images are judged, as by evaluate; auto is shapes for prompts of the shapes world and none for others."""
     label: str = ""
     """Name of the line in the plot, the same for sweeps that differ in the training seed alone; --out's when empty."""
     compare: tuple[Path, ...] = ()
@@ -41,7 +44,7 @@ def main(arguments: list[str], prog: str) -> None:
     if peek({"compare": True}, arguments, prog)["compare"] is not None:
         sweep_compare.main(arguments, prog)
     else:
-        sweep(parse(Command, arguments, prog, unions=UNIONS, without=("scale",)))
+        sweep(parse(Command, arguments, prog, unions=WITH_SUITES, without=("scale",)))
 
 
 def sweep(command: Command) -> None:
@@ -50,18 +53,18 @@ def sweep(command: Command) -> None:
     from contrapose.cli.cut_prompts import tell_cut
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import Bar
-    from contrapose.evaluate.sweep import at_strengths, claim, folder_of, settled_for_all, sum_up
+    from contrapose.evaluate.sweep import JudgedBy, at_strengths, claim, folder_of, settled_for_all, sum_up
     from contrapose.files import check_folder, one_writer
     from contrapose.report.sweep import read_sweep, write_page
     from contrapose.store.prompts import read_prompts
-    from contrapose.worlds.suites import judge_of
 
     quiet_libraries()
     check_folder(command.out)
     settings = command.sampling
     prompts = read_prompts(settings.prompts)
     guided = at_strengths(settings, command.scales)
-    judge = judge_of(prompts, command.suite, command.on.name)
+    suite = suite_of(prompts, command.suite)
+    judge = suite.load(command.on.name)
     dtype = DTYPES[settings.precision]
     backbone = load_backbone(settings.model, dtype, command.on.name, settings.adapter, settings.loading)
     tell_cut(settings.prompts, prompts, backbone)
@@ -71,7 +74,7 @@ def sweep(command: Command) -> None:
         for scale, sampling in guided.items():
             fill_folder(f"sampling at w = {scale:g}", sampling, prompts, backbone, folder_of(command.out, scale))
         with Bar("judging images") if judge else nullcontext() as bar:
-            is_new = sum_up(command.out, list(guided), command.label, judge, bar)
+            is_new = sum_up(command.out, list(guided), command.label, judge, bar, JudgedBy(suite, as_settings(suite)))
         if not is_new:
             print(f"{command.out}: this sweep was finished already")
         print(write_page([read_sweep(command.out)], command.out).resolve())

@@ -4,15 +4,18 @@ sweep/images.yaml      the settings that all strengths share, with digests of wh
       scale-0.5/       the images at w = 0.5, in GenEval's layout
       rows.parquet     what the judge said of each image, where there was one
       summary.json     the summary of these rows, and under `sweep` the label and the scales
-      judged.yaml      digests of the images that were judged
+      judged.yaml      digests of the images that were judged, of the judge, and of what its suite reads
       page.html        written by the report
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
 
 from contrapose import runfile
 from contrapose.backbones.base import Backbone
@@ -23,6 +26,7 @@ from contrapose.evaluate.evidence import ROWS, SUMMARY
 from contrapose.evaluate.images import digest_of_images
 from contrapose.evaluate.rows import write_rows
 from contrapose.evaluate.run import evaluate_images
+from contrapose.evaluate.suites import Suite, Unjudged
 from contrapose.evaluate.summary import is_current, read_summary, write_summary
 from contrapose.evaluate.summing import SummarySettings, summarize
 from contrapose.files import write_text
@@ -47,10 +51,21 @@ class SweepRecord:
     label: str
     scales: tuple[Number, ...]
     judged: bool
+    suite: dict[str, Any] = field(default_factory=dict)
+    """The name and the settings of the suite that judged, as they stand in a file."""
+    counted: str = ""
+    """What its detector counts as an object, for readers."""
 
     def __post_init__(self) -> None:
         if not self.scales or len(set(map(name_of, self.scales))) < len(self.scales):
             raise UserError("scales must be different numbers")
+
+
+class JudgedBy(NamedTuple):
+    """A suite, and its name and settings as they stand in a file."""
+
+    suite: Suite | Unjudged
+    settings: dict[str, Any]
 
 
 def name_of(scale: float) -> str:
@@ -109,14 +124,24 @@ def sum_up(
     label: str,
     judge: Judge | None,
     progress: Callable[[int, int], None] | None = None,
+    by: JudgedBy | None = None,
 ) -> bool:
-    """Judge the images of all strengths and write the folder's summary; False where that was done already."""
+    """Judge the images of all strengths and write the folder's summary; False where that was done already.
+
+    `by` is the suite that the judge is of, which the summary then names.
+    """
     record = SweepRecord(label or out.absolute().name, tuple(scales), judge is not None)
     folders = {scale: folder_of(out, scale) for scale in scales}
     digests: dict[str, str] = {}
     if judge is not None:
         digests = {folder.name: digest_of_images(folder) for folder in folders.values()}
-    if _is_summed_up(out, record, digests):
+        digests[f"judge.{judge.name}"] = judge.version
+    free: list[str] = []
+    if judge is not None and by is not None:
+        record = replace(record, suite=by.settings, counted=by.suite.counted)
+        digests |= {f"suite.{name}": digest for name, digest in by.suite.inputs().items()}
+        free += runfile.practical_names(by.suite, "suite.")
+    if _is_summed_up(out, record, digests, free):
         if progress:
             num_images = sum(scores.num_images for scores in read_summary(out / SUMMARY).models.values())
             progress(num_images, num_images)
@@ -132,11 +157,19 @@ def sum_up(
     return True
 
 
-def _is_summed_up(out: Path, record: SweepRecord, digests: Mapping[str, str]) -> bool:
-    """Whether the folder's summary is of these strengths and of the images that are there now."""
+def _is_summed_up(out: Path, record: SweepRecord, digests: Mapping[str, str], free: Collection[str]) -> bool:
+    """Whether the folder's summary is of these strengths, this suite and the images that are there now.
+
+    Settings named in `free` decide no number.
+    """
     if not (out / SUMMARY).is_file() or not (out / JUDGED).is_file():
         return False
-    if read_record(out) != record or (record.judged and not is_current(out / SUMMARY)):
+    # through YAML, as the summary was: tuples are lists there
+    now = yaml.safe_load(runfile.to_yaml(record, _CONVERTER))
+    before = yaml.safe_load(runfile.to_yaml(read_record(out), _CONVERTER))
+    if any(name not in free for name in runfile.differences(before, now)):
+        return False
+    if record.judged and not is_current(out / SUMMARY):
         return False
     return bool(load_yaml(out / JUDGED, FIX) == digests)
 

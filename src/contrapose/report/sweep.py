@@ -65,7 +65,8 @@ def read_sweep(folder: Path) -> Sweep:
     images = {scale: folder_of(folder, scale) for scale in record.scales}
     if not record.judged:
         return Sweep(folder, record.label, images, None)
-    judged = Judged(Evidence(record.label, folder, {name_of(scale): path for scale, path in images.items()}))
+    named = {name_of(scale): path for scale, path in images.items()}
+    judged = Judged(Evidence(record.label, folder, named, record.suite, counted=record.counted))
     for scores in judged.summary.models.values():
         if set(scores.metrics) != set(judged.metrics):
             raise UserError(f"{folder / SUMMARY}: a strength lacks a metric; {FIX}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from contrapose import runfile
 from contrapose.errors import UserError
@@ -11,7 +12,6 @@ from contrapose.evaluate.geneval.suite import GenEval
 from contrapose.evaluate.questions.suite import Questions
 from contrapose.evaluate.sets.suite import Sets
 from contrapose.evaluate.suites import NONE, Scores, Unjudged
-from contrapose.judges.judge import Judge
 from contrapose.judges.table import JUDGES, AnyJudge
 from contrapose.store.prompts import Prompt
 from contrapose.worlds.shapes.suite import Shapes
@@ -29,19 +29,35 @@ SUITES: dict[str, type[AnySuite]] = {
 CONVERTER = runfile.converter((AnyJudge, JUDGES), (AnySuite, SUITES))
 
 
-def judge_of(prompts: Sequence[Prompt], name: str | None, device: str) -> Judge | None:
-    """The judge of the suite of this name; when unset, that of the prompts' own world, if any.
+@dataclass(frozen=True)
+class OwnWorld:
+    """The suite of the prompts' own world: shapes for prompts of the shapes world, and none for others."""
 
-    Raises `UserError` when a suite was asked for that cannot judge these prompts.
+
+SweepSuite = AnySuite | OwnWorld
+OF_SWEEPS: dict[str, type[SweepSuite]] = {"auto": OwnWorld} | {
+    name: kind for name, kind in SUITES.items() if kind is not Sets
+}
+"""The suites of a sweep, which has numbers of images at every strength and none of whole sets."""
+
+
+def suite_of(prompts: Sequence[Prompt], suite: SweepSuite) -> AnySuite:
+    """What judges a sweep's images of these prompts.
+
+    Raises `UserError` when a suite was asked for that cannot judge them, and for settings that no sweep heeds.
     """
-    suite = SUITES[name or "shapes"]()
-    try:
-        suite.check(prompts)
-    except UserError:
-        if name is not None:
-            raise
-        return None
-    return suite.load(device)
+    if isinstance(suite, OwnWorld):
+        try:
+            Shapes().check(prompts)
+        except UserError:
+            return Unjudged()
+        return Shapes()
+    if isinstance(suite, Shapes) and suite.autoencoder:
+        raise UserError("--autoencoder: a sweep draws no ceiling; leave it out")
+    if isinstance(suite, GenEval) and suite.detections:
+        raise UserError("--detections: are of images that are there already; a sweep needs a detector")
+    suite.check(prompts)
+    return suite
 
 
 def as_settings(suite: AnySuite) -> dict[str, object]:
