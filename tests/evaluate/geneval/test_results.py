@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ class Bright:
         return {"correct": as_marks(verdicts)}
 
 
+@dataclass(frozen=True)
 class Suite:
     """Of the judge above."""
 
