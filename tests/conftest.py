@@ -141,14 +141,9 @@ def prompts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_pairs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, prompts_file: Path) -> Path:
     """Folder of a dozen pairs that `tiny_model` drew; copy it before changing it."""
-    from contrapose.backbones.families.table import load_backbone
-    from contrapose.draw.pairs import Draw, draw_pairs, plan_pairs
+    import drawing
 
-    folder = tmp_path_factory.mktemp("pairs") / "tiny"
-    draw = Draw(str(tiny_model), prompts_file, steps=2, shard_size=5)
-    for _ in draw_pairs(draw, plan_pairs(draw), load_backbone(tiny_model), folder):
-        pass
-    return folder
+    return drawing.draw_few(tiny_model, prompts_file, tmp_path_factory.mktemp("pairs") / "tiny")
 
 
 @pytest.fixture

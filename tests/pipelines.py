@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import aligned
+import drawing
 import families
 import pytest
 import stock
@@ -29,6 +30,12 @@ RANK, ALPHA = 4, 10.0
 def tiny_model(tiny_family: Callable[[str], Path]) -> Path:
     """The folder of "sd" itself, since tests in these rooms name its layers."""
     return tiny_family("sd")
+
+
+@pytest.fixture(scope="session")
+def tiny_pairs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, prompts_file: Path) -> Path:
+    """Folder of a dozen pairs that this `tiny_model` drew."""
+    return drawing.draw_few(tiny_model, prompts_file, tmp_path_factory.mktemp("pairs") / "sd")
 
 
 @pytest.fixture(params=families.NAMES)

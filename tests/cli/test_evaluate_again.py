@@ -291,7 +291,7 @@ def test_judges_score_images_of_any_prompts(
     assert scored(tmp_path / "out", "colourfulness")["better"] == pytest.approx(expected)
     assert judging(*flags) == 0
     assert "judged already" in capsys.readouterr().out
-    refused(capsys, judging(*flags, "--judges.1.batch-size", "2"), "(suite.judges differ)")
+    refused(capsys, judging(*flags, "--judges.1.batch-size", "2"), "(suite.judges.1.batch_size differ)")
     tiny_vision.save_clip(tmp_path / "clip", seed=1)
     refused(capsys, judging(*flags), "another content of judge.jury")
     assert main(["report", "--evidence", "out", "--out", "page.html"]) == 0

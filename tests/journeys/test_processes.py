@@ -28,7 +28,8 @@ def slowly(*given):
     finish(*given)
 align.finish = slowly
 """ + COMMAND.replace("import sys; ", "import sys\n")
-ACQUAINTED = {"ACCELERATE_USE_CPU": "true"}
+# the slow script imports libraries before the command can silence them
+ACQUAINTED = {"ACCELERATE_USE_CPU": "true", "TRANSFORMERS_VERBOSITY": "error"}
 
 
 def _free_port() -> str:

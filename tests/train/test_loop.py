@@ -231,14 +231,11 @@ def test_latents_of_another_shape_are_never_accepted(run: Run, tmp_path: Path) -
         next(align(replace(foreign, foreign_pairs=True), tmp_path / "out"))
 
 
+@pytest.mark.usefixtures("one_precision_a_process")
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_pairs_drawn_in_one_precision_train_in_another(run: Run, kind: str, tmp_path: Path) -> None:
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state()  # accelerate takes one precision a process
     run = replace(_changed(run, train_steps=2), precision="bf16", full=kind == "full")
     assert math.isfinite(list(align(run, tmp_path))[-1].metrics["loss"])
-    AcceleratorState._reset_state()
 
 
 # Divergence
