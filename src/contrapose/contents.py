@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -44,6 +45,11 @@ def digest_of_parts(parts: Iterable[object]) -> str:
     """A digest of several things in their order, as they are printed."""
     text = "\x1f".join(map(str, parts))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def digest_of_json(*parts: object) -> str:
+    """64 hexadecimal digits by which a cache knows an answer: of all that decides it, as JSON holds that."""
+    return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
 
 
 def file_digest(path: Path, pieces: int | None = None) -> str:

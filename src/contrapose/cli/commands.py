@@ -13,14 +13,18 @@ class Command(NamedTuple):
 
     module: str
     summary: str
+    uses_networks: bool = True
+    """Whether it may import transformers or diffusers."""
 
 
 COMMANDS = {
     "quickstart": Command("quickstart", "the main job, end to end, on the shipped shapes model"),
     "prompts check": Command(
-        "prompts_check", "count a list of prompts, and those that repeat or stand in another list"
+        "prompts_check", "count a list of prompts, and those that repeat or stand in another list", False
     ),
-    "prompts split": Command("prompts_split", "divide a list of prompts into dev and test, by a hash of their words"),
+    "prompts split": Command(
+        "prompts_split", "divide a list of prompts into dev and test, by a hash of their words", False
+    ),
     "pairs draw": Command("pairs_draw", "draw winners from prompts and losers from degraded prompts"),
     "pairs check": Command("pairs_check", "count pairs and look for everything that spoils them"),
     "pairs show": Command("pairs_show", "a page of random pairs: images side by side, both prompts, score gaps"),
@@ -42,8 +46,8 @@ COMMANDS = {
     "study choice": Command("study_choice", "the guidance scale or checkpoint that the dev prompts chose for a model"),
     "study report": Command("study_report", "a study's page and tables"),
     "toy": Command("toy", "the 2-D experiment: known answers on Gaussians"),
-    "shapes prompts": Command("shapes_prompts", "write the shapes world's prompts of one split"),
-    "shapes photos": Command("shapes_photos", "write the shapes world's photographs with their captions"),
+    "shapes prompts": Command("shapes_prompts", "write the shapes world's prompts of one split", False),
+    "shapes photos": Command("shapes_photos", "write the shapes world's photographs with their captions", False),
     "shapes pretrain": Command("shapes_pretrain", "train the shapes model from nothing"),
 }
 

@@ -29,7 +29,8 @@ def run(arguments: list[str]) -> None:
     _check_arguments(arguments)
     _check_processes(arguments)
     command, name, rest = find(arguments)
-    check_torchvision(name, rest)
+    if command.uses_networks:
+        check_torchvision(rest)
     importlib.import_module(f"contrapose.cli.{command.module}").main(rest, f"contrapose {name}")
 
 

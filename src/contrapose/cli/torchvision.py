@@ -8,17 +8,14 @@ from collections.abc import Sequence
 
 from contrapose.errors import UserError, one_line
 
-# commands that import neither library
-_WITHOUT_NETWORKS = ("shapes prompts", "shapes photos", "prompts check", "prompts split")
 
-
-def check_torchvision(command: str, arguments: Sequence[str]) -> None:
+def check_torchvision(arguments: Sequence[str]) -> None:
     """Raise `UserError` where torchvision is installed and cannot be imported, before a command needs transformers.
 
     Nothing here uses it, yet transformers, diffusers and peft import it wherever it is installed, and then say
     "Could not import module 'CLIPImageProcessor'" or worse.
     """
-    if command in _WITHOUT_NETWORKS or "--help" in arguments or "-h" in arguments:
+    if "--help" in arguments or "-h" in arguments:
         return
     if importlib.util.find_spec("torchvision") is None:
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
+from contrapose.contents import digest_of_json
 from contrapose.degrade.answers import Answers
 from contrapose.degrade.degrader import Degraded, not_degraded
 from contrapose.degrade.writers import EndpointWriter, Writer
@@ -56,7 +56,10 @@ class LanguageModel:
     def variants(self, template: str, prompts: Sequence[str], seed: int) -> list[Degraded]:
         """Return up to five degraded prompts each, from the cache where it has them; UserError if nobody answers."""
         answers = Answers(Path(self.cache) if self.cache else None)
-        keys = {prompt: self._key(template, prompt, seed) for prompt in prompts}
+        # what decides an answer, which is not the address: a server may move
+        asked_by = ("endpoint" if self.endpoint else "local", self.model, self.temperature, self.max_new_tokens)
+        parts = (template_text(template), *asked_by, self.num_retries, seed)
+        keys = {prompt: digest_of_json(prompt, *parts) for prompt in prompts}
         waiting = [prompt for prompt, key in keys.items() if prompt.strip() and answers.get(key) is None]
         if waiting:
             writer = self._writer()
@@ -88,13 +91,6 @@ class LanguageModel:
             if not pending:
                 break
         return replies
-
-    def _key(self, template: str, prompt: str, seed: int) -> str:
-        """What the cache knows an answer by: a digest of all that decides it."""
-        where = "endpoint" if self.endpoint else "local"  # not the address: a server may move
-        settings = (self.temperature, self.max_new_tokens, self.num_retries)
-        parts = [prompt, template_text(template), where, self.model, *settings, seed]
-        return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
 
 
 @dataclass(frozen=True)

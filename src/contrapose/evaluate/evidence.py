@@ -203,7 +203,7 @@ def evaluate(
             )
     judge = suite.load(device)
     record = replace(record, counted=suite.counted)
-    check_trained_for(record.trained_for, [name for name, how in judge.higher_is_better.items() if how is not None])
+    check_trained_for(record.trained_for, list(judge.higher_is_better))
     inputs[f"judge.{judge.name}"] = judge.version
     viewer = None
     if looking is not None:

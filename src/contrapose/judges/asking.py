@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -14,16 +12,16 @@ from typing import Annotated, Any
 
 from PIL.Image import Image
 
+from contrapose.containers.images import digest
 from contrapose.endpoints import Endpoint
-from contrapose.errors import UserError
+from contrapose.errors import UserError, one_line
 from contrapose.files import users_cache
 from contrapose.judges.answer_cache import AnswerCache
 from contrapose.ranges import Few, Range, checked
 from contrapose.runfile import Practical
 
 ANSWERS = "answers.sqlite"
-METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
-"""What a number may be called in tables and pages."""
+_METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
 Job = Callable[[], Mapping[str, Any]]
 """One request: the answers by their keys in the cache."""
@@ -82,17 +80,17 @@ class Asking:
         return answers
 
 
-def key_of(*parts: object) -> str:
-    """What the cache knows an answer by: a digest of all that decides it, which may hold half a character."""
-    return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
-
-
 def digest_of_pixels(image: Image) -> str:
     """A digest of what is seen of an image, whatever its file."""
-    seen = image.convert("RGB")
-    digest = hashlib.sha256(f"{seen.width}x{seen.height} ".encode())
-    digest.update(seen.tobytes())
-    return digest.hexdigest()
+    return digest(image.convert("RGB"))
+
+
+def check_metric_name(where: str, name: str) -> None:
+    """Raise `UserError` for what no number may be called in tables and pages."""
+    if not _METRIC.fullmatch(name):
+        raise UserError(
+            f"{where}: {one_line(repr(name))} is no name of a number; use letters, digits, _, . and -, 64 at most"
+        )
 
 
 def as_png(image: Image) -> bytes:

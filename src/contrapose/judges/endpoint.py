@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 from PIL.Image import Image
 
-from contrapose.errors import UserError
-from contrapose.judges.asking import METRIC, Asking
+from contrapose.judges.asking import Asking, check_metric_name
 from contrapose.judges.judge import Judge, Marks
 from contrapose.judges.vision_endpoint import Form, ImageQuestion, Reading, Said, VisionEndpoint
 from contrapose.judges.written import begins_with, chance_of, number_in
@@ -57,10 +56,7 @@ class EndpointQuestion:
     asking: Asking = field(default_factory=Asking)
 
     def __post_init__(self) -> None:
-        if not METRIC.fullmatch(self.metric):
-            raise UserError(
-                f"metric {self.metric!r}: write a name of letters, digits, _, . and -, of 64 characters at most"
-            )
+        check_metric_name("metric", self.metric)
 
     def load(self, device: str) -> Judge:
         """Raises `UserError` for an address that is none, and for a server that cannot be worked with."""

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
-from contrapose.contents import digest_of_parts
+from contrapose.contents import digest_of_json, digest_of_parts
 from contrapose.endpoints import Endpoint, RefusedInput
 from contrapose.errors import UserError, one_line
-from contrapose.judges.asking import METRIC, Asking, Job, as_png, digest_of_pixels, key_of
+from contrapose.judges.asking import Asking, Job, as_png, check_metric_name, digest_of_pixels
 from contrapose.judges.judge import Judge, Marks
 from contrapose.judges.written import is_number
 from contrapose.ranges import Batch, checked
@@ -81,7 +81,7 @@ class ScorerJudge:
         """Raises `UserError` for an answer that cannot be used, and where the server cannot be worked with."""
         keys = []
         for image, prompt in zip(images, prompts, strict=True):
-            keys.append(key_of("http", PROTOCOL, self.version, digest_of_pixels(image), prompt.text))
+            keys.append(digest_of_json("http", PROTOCOL, self.version, digest_of_pixels(image), prompt.text))
         answers: dict[str, Any] = {}
         for key, entry in self._asking.answers.get(set(keys)).items():
             if self._complaint(entry) is None:
@@ -151,7 +151,6 @@ def _told(endpoint: Endpoint) -> tuple[str, dict[str, bool]]:
 
 def _check_names(where: str, names: Sequence[str]) -> None:
     for name in names:
-        if not METRIC.fullmatch(name):
-            raise UserError(f"{where}: {one_line(repr(name))} is no name of a number; use letters, digits, _, . and -")
+        check_metric_name(where, name)
         if names.count(name) > 1:
             raise UserError(f"{where}: {name} is named twice; name each number once")

@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
-from contrapose.contents import digest_of_parts
+from contrapose.contents import digest_of_json, digest_of_parts
 from contrapose.endpoints import RefusedInput, RefusedRequest
 from contrapose.errors import UserError, one_line
-from contrapose.judges.asking import Asking, Job, as_png, digest_of_pixels, key_of, only_model
+from contrapose.judges.asking import Asking, Job, as_png, digest_of_pixels, only_model
 
 PROTOCOL = 1
 """Counted up when what is sent, or how an answer is read, changes: numbers of two protocols do not compare."""
@@ -77,7 +77,7 @@ class VisionEndpoint:
         if reading != "either":
             return CHANCES if reading == "chance" else WORD
         cache = self._asking.answers
-        key = key_of(PROTOCOL, self.model, "does it tell chances?")
+        key = digest_of_json(PROTOCOL, self.model, "does it tell chances?")
         tells = cache.get([key]).get(key)
         if not isinstance(tells, bool):
             tells = self._tells_chances()
@@ -91,7 +91,9 @@ class VisionEndpoint:
         all. Raises `UserError` for one that stays so, and where the server cannot be worked with.
         """
         digests = {id(image): digest_of_pixels(image) for image, _ in shown}
-        keys = [key_of(PROTOCOL, self.model, *form, digests[id(image)], question) for image, question in shown]
+        keys = []
+        for image, question in shown:
+            keys.append(digest_of_json(PROTOCOL, self.model, *form, digests[id(image)], question))
         answers: dict[str, Said] = {}
         for key, record in self._asking.answers.get(set(keys)).items():
             said = _of_record(record)

@@ -19,7 +19,20 @@ from contrapose.studies.settings import CONVERTER, Choosing, Study
 from contrapose.studies.stages import Chosen, checkpoints, dev_evidence
 
 CHOICES = "choices.yaml"
-RULES: dict[str, Callable[[Sequence[float]], float]] = {"mean": fmean, "lowest": min}
+
+
+class Rule(NamedTuple):
+    """What counts of a candidate's scores by training seed."""
+
+    of: Callable[[Sequence[float]], float]
+    words: str
+    """What is chosen by it, for the page."""
+
+
+RULES = {
+    "mean": Rule(fmean, "the best mean over training seeds"),
+    "lowest": Rule(min, "the best of the lowest scores over training seeds"),
+}
 
 
 class DevScore(NamedTuple):
@@ -52,7 +65,7 @@ def pick(candidates: Sequence[DevScore], rule: str, higher_is_better: bool) -> P
 
     def order(candidate: DevScore) -> tuple[float, float, float]:
         # of scores that are the smaller the better, the worst of the seeds is the largest
-        value = RULES[rule]([sign * score for score in candidate.scores])
+        value = RULES[rule].of([sign * score for score in candidate.scores])
         steps = float("inf") if candidate.checkpoint is None else candidate.checkpoint
         return -value, candidate.scale, steps
 

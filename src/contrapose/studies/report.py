@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from contrapose.evaluate.evidence import read_evidence
@@ -14,21 +13,22 @@ from contrapose.studies.stages import all_evidence, all_runs, pairs_folder
 from contrapose.studies.tables import study_sheets
 
 
-def write_study_report(study: Study) -> Iterator[Path]:
+def write_study_report(study: Study) -> list[Path]:
     """Write choices, tables and page into the study's folder; the paths of all, as they are there.
 
     Raises `UserError` naming what is missing of a study that is not finished.
     """
     evidence = tuple(read_evidence(folder) for folder in all_evidence(study))
+    written: list[Path] = []
     if study.choosing is not None:
         write_choices(DevChoices(study), study.out / CHOICES)
-        yield study.out / CHOICES
+        written.append(study.out / CHOICES)
     sheets = tuple(study_sheets(study))
     for name in ("tables.md", "tables.tex", "tables.csv"):
         path = study.out / name
         write_tables(evidence, path, form_of(path), sheets)
-        yield path
+        written.append(path)
     page = study.out / "report.html"
     pairs = pairs_folder(study, next(iter(study.pairs))) if len(study.pairs) == 1 else None
     write_report(Report(study.title, tuple(all_runs(study)), evidence, pairs=pairs, sheets=sheets), page)
-    yield page
+    return [*written, page]

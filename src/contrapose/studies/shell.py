@@ -23,17 +23,12 @@ class Asked:
     file: Path
 
     def best(self, group: str) -> Chosen:
-        steps = self.study.choosing.checkpoints if self.study.choosing and group in self._trained else ()
+        # asked of the base too, whose images heed no checkpoint
+        steps = self.study.choosing.checkpoints if self.study.choosing else ()
         return Chosen(self._ask(group, "scale"), self._ask(group, "checkpoint") if steps else "")
 
     def checkpoint(self, group: str, scale: str) -> str:
         return self._ask(group, "checkpoint", "--at", scale)
-
-    @property
-    def _trained(self) -> set[str]:
-        from contrapose.studies.contestants import contestants
-
-        return {contestant.group for contestant in contestants(self.study) if contestant.runs}
 
     def _ask(self, *words: str) -> str:
         return f"{_MARK}{shlex.join(['contrapose', 'study', 'choice', str(self.file), *words])}{_MARK}"

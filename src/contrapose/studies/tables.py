@@ -9,12 +9,10 @@ from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.summary import Summary, read_summary
 from contrapose.report.numbers import Scale, supported
 from contrapose.report.tables import NOTHING, Sheet, TableCell
-from contrapose.studies.choosing import DevChoices, DevScore
+from contrapose.studies.choosing import RULES, DevChoices, DevScore
 from contrapose.studies.contestants import contestants, groups
 from contrapose.studies.settings import BASE, Column, PublishedFigures, Study
 from contrapose.studies.stages import evidence_folder
-
-RULE = {"mean": "the best mean over training seeds", "lowest": "the best of the lowest scores over training seeds"}
 
 
 def study_sheets(study: Study) -> Iterator[Sheet]:
@@ -41,7 +39,7 @@ def dev_scores(measured: DevChoices) -> Sheet:
     seeds = tuple(f"training seed {seed}" for seed in study.seeds)
     note = (
         f"By {measured.metric[0]} ({study.deciding}) on dev prompts, which are none of those that are reported on. "
-        f"Bold is chosen: {RULE[study.choosing.rule]}, ties to the smaller scale, then to fewer steps."
+        f"Bold is chosen: {RULES[study.choosing.rule].words}, ties to the smaller scale, then to fewer steps."
     )
     head = ("model", *steps, "guidance scale", "mean", *seeds)
     return Sheet("Guidance scales on dev prompts", head, tuple(rows), note, num_names=2 + len(steps))
@@ -94,8 +92,7 @@ def _ours(study: Study, column: Column, summary: Summary) -> dict[str, TableCell
         wins = column.of == "win-rate"
         figure = _win_rate(summary, group, column) if wins else _figure(summary, group, name, column)
         if figure is not None:
-            factor = column.factor
-            intervals[group] = Interval(factor * figure.value, factor * figure.low, factor * figure.high)
+            intervals[group] = figure.scaled(column.factor)
     scale = supported(intervals.values())
     cells = {group: scale.cell(interval) for group, interval in intervals.items()}
     return {group: TableCell(cell.value, cell.interval) for group, cell in cells.items()}

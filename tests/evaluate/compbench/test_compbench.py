@@ -123,7 +123,7 @@ def test_phrases_out_of_a_file(blip: Path, clip: Path, tmp_path: Path) -> None:
         ("[]", r"is not \{"),
         ('{"a cat": []}', "the phrases of 'a cat' are not a list"),
         ('{"a cat": [3]}', "the phrases of 'a cat' are not a list"),
-        (None, "no such file of phrases"),
+        (None, "phrases.json: no such file"),
     ],
 )
 def test_broken_files_of_phrases_are_told(tmp_path: Path, content: str | None, complaint: str) -> None:

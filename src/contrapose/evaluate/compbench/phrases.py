@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from contrapose.documents import load_json
 from contrapose.errors import UserError
 from contrapose.store.prompts import Prompt
 
@@ -73,16 +74,11 @@ class Phrases:
 @cache
 def read_phrases(path: Path) -> Mapping[str, Sequence[str]]:
     """{prompt: [phrase, ...]}; raises `UserError` for any other file."""
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file of phrases") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({str(error).splitlines()[0]}); fix it") from None
+    listed: Any = load_json(path, "fix it")
     if not isinstance(listed, dict):
         raise UserError(f'{path}: is not {{"prompt": ["phrase", ...]}}; fix it')
     for text, phrases in listed.items():
         is_list = isinstance(phrases, list) and bool(phrases)
         if not is_list or not all(isinstance(phrase, str) and phrase.strip() for phrase in phrases):
             raise UserError(f"{path}: the phrases of {text!r} are not a list of texts; fix it")
-    return listed
+    return dict(listed)
