@@ -31,7 +31,7 @@ class _Practical:
 
 
 Practical = Annotated[T, _Practical]
-"""A setting that decides no result, such as where a server is: a result of other ones is the same result."""
+"""A setting that decides no result, such as where a server is, or where weights are whose content is noted."""
 
 
 def converter(*unions: tuple[Any, Names]) -> cattrs.Converter:

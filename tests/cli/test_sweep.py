@@ -61,6 +61,7 @@ def test_scores_by_scale(command: Callable[..., list[str]], shapes_file: Path, t
     assert main(command("--prompts", shapes_file, "--scales", "2", "0", "--out", tmp_path / "out", "--label", "A")) == 0
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary["sweep"].pop("counted").startswith("An object counts where")
+    assert summary["sweep"].pop("called") == ""
     suite = {"name": "shapes", "autoencoder": ""}
     assert summary["sweep"] == {"label": "A", "scales": [0.0, 2.0], "judged": True, "suite": suite}
     assert list(summary["models"]) == ["w = 0", "w = 2"]

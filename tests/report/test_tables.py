@@ -15,6 +15,7 @@ import pytest
 from contrapose import runfile
 from contrapose.cli.main import main
 from contrapose.evaluate.evidence import CONVERTER, EVIDENCE, Record, read_evidence
+from contrapose.evaluate.geneval.suite import TITLE
 from contrapose.evaluate.rows import EvidenceRow, write_rows
 from contrapose.evaluate.sets.numbers import SetNumber, SetNumbers
 from contrapose.evaluate.statistics import Interval
@@ -181,7 +182,7 @@ def test_csv_reads_back_with_numbers_in_columns(judged: Judged) -> None:
 
 
 def test_numbers_by_genevals_rules_name_their_detector_in_every_form(judged: Judged) -> None:
-    evidence = replace(judged.evidence, suite={"name": "geneval"})
+    evidence = replace(judged.evidence, called=TITLE)
     for form in FORMS.values():
         assert "GenEval (HF detector): correct" in form([Judged(evidence)])
 

@@ -77,4 +77,4 @@ def judge(command: Command) -> None:
     summary, is_new = evaluate(record, command.suite, command.out, command.on.name, Bar, looking)
     if not is_new:
         print(f"{command.out}: these images were judged already")
-    print(*lines(summary, record.suite), sep="\n")
+    print(*lines(summary, command.suite.title), sep="\n")

@@ -25,8 +25,6 @@ from contrapose.containers.places import digest_at
 from contrapose.documents import load_yaml
 from contrapose.errors import UserError
 from contrapose.evaluate.alarm import check_trained_for, of_trained_judges
-from contrapose.evaluate.compbench import suite as compbench
-from contrapose.evaluate.compbench.results import write_answers
 from contrapose.evaluate.geneval.results import write_results
 from contrapose.evaluate.images import Images, digest_of_images, prompt_folders
 from contrapose.evaluate.named import named_paths
@@ -34,14 +32,13 @@ from contrapose.evaluate.rows import Rows, read_rows, write_rows
 from contrapose.evaluate.run import Progress, evaluate_images
 from contrapose.evaluate.sets.describing import DESCRIBING
 from contrapose.evaluate.sets.extractors import AnyFeatures, NoFeatures
-from contrapose.evaluate.sets.looking import PRACTICAL, Looked, Looking, Viewer
+from contrapose.evaluate.sets.looking import Looked, Looking, Viewer
 from contrapose.evaluate.sets.reference import FeatureCache
 from contrapose.evaluate.statistics import REPLICATES, Replicates
-from contrapose.evaluate.suites import NONE, Bounds, Suite
+from contrapose.evaluate.suites import NONE, Bounds, Suite, WritesResults
 from contrapose.evaluate.summary import BOUNDS, CEILING, FIX, FLOOR, Summary, is_current, read_summary, write_summary
 from contrapose.evaluate.summing import SummarySettings, summarize
 from contrapose.evaluate.taking import Taking, taken
-from contrapose.evaluate.titles import title_of
 from contrapose.evaluate.training_seeds import check_names, runs_of_methods
 from contrapose.files import one_writer, replacing
 from contrapose.judges.judge import Judge
@@ -52,6 +49,7 @@ EVIDENCE = "evidence.yaml"
 ROWS = "rows.parquet"
 SUMMARY = "summary.json"
 FEATURES = "features"
+RESULTS = "results"
 DETECTIONS = "suite.detections"
 CONVERTER = runfile.converter()
 
@@ -75,6 +73,8 @@ class Record:
     """Which of the images are judged, and by what prompts, unless it is all of them, by the lines beside them."""
     counted: str = ""
     """What the suite's detector counts as an object, for readers; decides nothing."""
+    called: str = ""
+    """What tables call the suite's numbers; decides nothing."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.suite.get("name"), str):
@@ -101,11 +101,8 @@ class Evidence:
     """The extractor's name and its settings, where one looked at the images."""
     counted: str = ""
     """What the suite's detector counts as an object; empty where it has none."""
-
-    @property
-    def called(self) -> str:
-        """What tables call the numbers; empty where the metrics' names say enough."""
-        return title_of(self.suite)
+    called: str = ""
+    """What tables call the numbers; empty where the metrics' names say enough."""
 
     @property
     def is_judged(self) -> bool:
@@ -122,7 +119,7 @@ def read_evidence(folder: Path) -> Evidence:
     if not path.is_file():
         raise UserError(f"{folder}: no {EVIDENCE}, so this is not finished evidence; run 'contrapose evaluate' again")
     record = read_record(path)
-    judged_by = (record.suite, record.trained_for, record.features, record.counted)
+    judged_by = (record.suite, record.trained_for, record.features, record.counted, record.called)
     return Evidence(record.title, folder, record.images, *judged_by)
 
 
@@ -202,7 +199,7 @@ def evaluate(
                 f"{folder}: holds images of one prompt; runs of several seeds take 2 prompts to be compared"
             )
     judge = suite.load(device)
-    record = replace(record, counted=suite.counted)
+    record = replace(record, counted=suite.counted, called=suite.title)
     check_trained_for(record.trained_for, list(judge.higher_is_better))
     inputs[f"judge.{judge.name}"] = judge.version
     viewer = None
@@ -214,7 +211,7 @@ def evaluate(
         summary = _judged_before(record, suite, judge, out, inputs, folders, viewer)
         if summary is not None:
             runfile.write_claim(out / EVIDENCE, record, CONVERTER, inputs)  # the title may be another
-            _write_results(record, folders, out)
+            _write_results(record, suite, folders, out)
             if viewer is not None and not viewer.is_reference_saved():
                 viewer.reference()
             return summary, False
@@ -226,7 +223,7 @@ def evaluate(
         runfile.write_claim(out / EVIDENCE, record, CONVERTER, inputs)
         write_rows(rows, out / ROWS)
         write_summary(summary, out / SUMMARY)
-        _write_results(record, folders, out)
+        _write_results(record, suite, folders, out)
         if left_out:
             write_left_out(out, left_out)
         if viewer is not None:
@@ -251,11 +248,11 @@ def lay_out(record: Record, features: AnyFeatures, out: Path) -> str:
     return f"{out}: nothing was judged; 'contrapose report --evidence {out}' shows the images side by side"
 
 
-def _write_results(record: Record, folders: Mapping[str, Images], out: Path) -> None:
-    title = title_of(record.suite) or f"GenEval's rules, suite {record.suite['name']}"
-    write_results(out / ROWS, folders, title, out)
-    if record.suite["name"] == compbench.NAME:
-        write_answers(read_rows(out / ROWS), record.suite, out)
+def _write_results(record: Record, suite: Suite, folders: Mapping[str, Images], out: Path) -> None:
+    """The rows as other tools have them: GenEval's where a judge said what it saw, and those of the suite's own."""
+    write_results(out / ROWS, folders, suite.title or f"GenEval's rules, suite {record.suite['name']}", out / RESULTS)
+    if isinstance(suite, WritesResults):
+        suite.write_results(out / ROWS, out / RESULTS)
 
 
 def _judged_before(
@@ -282,8 +279,9 @@ def _judged_before(
         added |= {f"{kind}.{name}" for name in record.images.keys() - before.images.keys()}
         either |= {f"{kind}.{name}" for name in record.images.keys() | before.images.keys()}
     noted = {name: digest for name, digest in inputs.items() if name not in added}
-    free = ["title", "counted", "trained_for", "taking.allow_missing", *PRACTICAL, *either]
-    free += runfile.practical_names(suite, "suite.")  # which the record holds as a mapping
+    free = ["title", "counted", "called", "trained_for", "taking.allow_missing", *either]
+    free += runfile.practical_names(suite, "suite.")  # which the record holds as a mapping, as those of features
+    free += [] if viewer is None else runfile.practical_names(viewer.looking.features, "features.")
     runfile.claim(path, record, CONVERTER, free=free, inputs=noted)
     if load_yaml(out / runfile.INPUTS) != inputs or not (out / ROWS).exists():
         return None

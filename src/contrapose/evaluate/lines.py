@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from contrapose.evaluate.sets.lines import set_lines
 from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.summary import Comparison, Summary
-from contrapose.evaluate.titles import title_of
 
 
-def lines(summary: Summary, suite: Mapping[str, object] | None = None) -> Iterator[str]:
+def lines(summary: Summary, called: str = "") -> Iterator[str]:
     """Scores by the first metric, numbers of sets, how the models draw, and what a reader has to know of them all.
 
-    Each method's runs follow it. `suite` are the suite's settings, by which scores are called.
+    Each method's runs follow it. `called` is what the suite's numbers are called.
     """
-    called = title_of(suite or {})
     if called:
         yield called
     describing = [metric for metric, reading in summary.metrics.items() if reading.higher_is_better is None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from contrapose.errors import UserError
 from contrapose.judges.judge import Judge, Jury
@@ -42,6 +42,11 @@ class Suite(Protocol):
         """What its detector counts as an object, in sentences for a report's reader; empty where it has none."""
         ...
 
+    @property
+    def title(self) -> str:
+        """What tables call its numbers, which never stand without their detector; empty where metrics say enough."""
+        ...
+
     def load(self, device: str) -> Judge:
         """Its judge; raises `UserError` when weights that it needs are missing or broken."""
         ...
@@ -55,6 +60,15 @@ class Suite(Protocol):
         ...
 
 
+@runtime_checkable
+class WritesResults(Protocol):
+    """A suite whose numbers other tools read from files of their own."""
+
+    def write_results(self, rows: Path, out: Path) -> None:
+        """Write what a file of rows says as they have it, into the folder `out`."""
+        ...
+
+
 @dataclass(frozen=True)
 @checked
 class Scores:
@@ -65,6 +79,7 @@ class Scores:
 
     bounds: ClassVar[None] = None
     counted: ClassVar[str] = ""
+    title: ClassVar[str] = ""
 
     def load(self, device: str) -> Judge:
         if not self.judges:
@@ -87,6 +102,7 @@ class Unjudged:
 
     bounds: ClassVar[None] = None
     counted: ClassVar[str] = ""
+    title: ClassVar[str] = ""
 
     def load(self, device: str) -> None:
         """There is none."""

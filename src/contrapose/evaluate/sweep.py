@@ -55,6 +55,8 @@ class SweepRecord:
     """The name and the settings of the suite that judged, as they stand in a file."""
     counted: str = ""
     """What its detector counts as an object, for readers."""
+    called: str = ""
+    """What tables call its numbers."""
 
     def __post_init__(self) -> None:
         if not self.scales or len(set(map(name_of, self.scales))) < len(self.scales):
@@ -138,7 +140,7 @@ def sum_up(
         digests[f"judge.{judge.name}"] = judge.version
     free: list[str] = []
     if judge is not None and by is not None:
-        record = replace(record, suite=by.settings, counted=by.suite.counted)
+        record = replace(record, suite=by.settings, counted=by.suite.counted, called=by.suite.title)
         digests |= {f"suite.{name}": digest for name, digest in by.suite.inputs().items()}
         free += runfile.practical_names(by.suite, "suite.")
     if _is_summed_up(out, record, digests, free):

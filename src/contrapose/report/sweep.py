@@ -66,7 +66,7 @@ def read_sweep(folder: Path) -> Sweep:
     if not record.judged:
         return Sweep(folder, record.label, images, None)
     named = {name_of(scale): path for scale, path in images.items()}
-    judged = Judged(Evidence(record.label, folder, named, record.suite, counted=record.counted))
+    judged = Judged(Evidence(record.label, folder, named, record.suite, counted=record.counted, called=record.called))
     for scores in judged.summary.models.values():
         if set(scores.metrics) != set(judged.metrics):
             raise UserError(f"{folder / SUMMARY}: a strength lacks a metric; {FIX}")

@@ -18,6 +18,7 @@ from transformers.models.owlv2.image_processing_pil_owlv2 import Owlv2ImageProce
 
 from contrapose.cli.main import main
 from contrapose.errors import UserError
+from contrapose.evaluate.boxes import Box
 from contrapose.evaluate.compbench.depth import load_nearness
 from contrapose.evaluate.compbench.owl import load_owl
 from contrapose.evaluate.compbench.phrases import Phrases
@@ -25,7 +26,6 @@ from contrapose.evaluate.compbench.results import write_answers
 from contrapose.evaluate.compbench.rules import overlap
 from contrapose.evaluate.compbench.suite import TITLE, CompBench, CompBenchJudge
 from contrapose.evaluate.compbench.things import counts_of, thing_of, things_around
-from contrapose.evaluate.geneval.recorded import Box
 from contrapose.evaluate.rows import EvidenceRow, read_rows
 from contrapose.store.prompts import Prompt
 
@@ -234,7 +234,7 @@ def test_answers_by_category_whose_prompts_share_seeds(tmp_path: Path) -> None:
         EvidenceRow("a/0", "2-z", "complex", 42, "compbench", 1.0),
         EvidenceRow("a/0", "2-z", "complex", 42, "vendi", 3.0),
     ]
-    write_answers(rows, {"name": "compbench", "category": "tag"}, tmp_path)
+    write_answers(rows, "tag", tmp_path / "results")
     folder = tmp_path / "results"
     assert sorted(path.name for path in folder.iterdir()) == ["a%2F0_color", "a%2F0_complex"]
     answers = json.loads((folder / "a%2F0_color" / "vqa_result.json").read_text())

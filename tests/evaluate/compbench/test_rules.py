@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from contrapose.evaluate.boxes import Box
 from contrapose.evaluate.compbench.rules import (
     DEPTHS,
     PLACES,
@@ -17,7 +18,6 @@ from contrapose.evaluate.compbench.rules import (
     without_doubles,
     word_of,
 )
-from contrapose.evaluate.geneval.recorded import Box
 
 
 def at(x: float, y: float, side: float = 20, score: float = 0.8) -> Box:

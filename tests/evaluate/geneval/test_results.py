@@ -50,6 +50,7 @@ class Suite:
 
     bounds = None
     counted = ""
+    title = TITLE
 
     def load(self, device):
         return Bright()
@@ -151,7 +152,7 @@ def test_what_was_seen_stays_on_the_disk_and_old_rows_have_none(tmp_path):
     pq.write_table(pq.read_table(path).drop_columns(["seen"]), path)
     assert list(read_seen(path)) == []
     assert len(read_rows(path)) == 3
-    write_results(path, {"a": tmp_path}, TITLE, tmp_path)
+    write_results(path, {"a": tmp_path}, TITLE, tmp_path / "results")
     assert not (tmp_path / "results").exists()
 
 

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
+from contrapose.evaluate.boxes import Box
 from contrapose.evaluate.compbench.rules import FRAME
-from contrapose.evaluate.geneval.recorded import Box
 from contrapose.judges.pretrained import find, fingerprint, load_image_processor, load_network
 
 

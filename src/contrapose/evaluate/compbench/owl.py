@@ -15,8 +15,8 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
+from contrapose.evaluate.boxes import Box
 from contrapose.evaluate.compbench.rules import FRAME, overlap
-from contrapose.evaluate.geneval.recorded import Box
 from contrapose.judges.pretrained import find, fingerprint, load_image_processor, load_network, load_tokenizer
 
 _DOUBLE = 0.5  # IoU with a better box of the name, over which a box is dropped, as R-CNNs do

@@ -7,24 +7,22 @@ evidence/results/NAME_CATEGORY/vqa_result.json   [{"question_id": 0, "answer": 0
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from contrapose.evaluate.compbench.suite import NAME, OF_LINE
-from contrapose.evaluate.geneval.results import FOLDER
 from contrapose.evaluate.rows import EvidenceRow
 from contrapose.files import write_text
 
 
-def write_answers(rows: Iterable[EvidenceRow], suite: Mapping[str, object], out: Path) -> None:
-    """Write both files of each model and category into the folder `results` of `out`.
+def write_answers(rows: Iterable[EvidenceRow], setting: str, out: Path) -> None:
+    """Write both files of each model and category into a folder; `setting` is the suite's category.
 
     `question_id` is the number in an image's name, which is its seed; where two prompts of a model and category share a
     seed, it counts the images by prompt and seed.
     """
-    setting = str(suite.get("category", OF_LINE))
     images: dict[tuple[str, str], list[EvidenceRow]] = {}
     for row in rows:
         if row.metric == NAME:
@@ -39,6 +37,6 @@ def write_answers(rows: Iterable[EvidenceRow], suite: Mapping[str, object], out:
             answers.append({"question_id": number, "answer": row.value})
         answers.sort(key=lambda answer: answer["question_id"])
         mean = sum(row.value for row in judged) / len(judged)
-        folder = out / FOLDER / f"{quote(model, safe=' ')}_{category}"
+        folder = out / f"{quote(model, safe=' ')}_{category}"
         write_text(folder / "vqa_result.json", json.dumps(answers))
         write_text(folder / "avg_score.txt", f"score avg:{mean}")

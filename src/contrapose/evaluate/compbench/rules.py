@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from contrapose.evaluate.geneval.recorded import Box
+from contrapose.evaluate.boxes import Box
 
 FRAME = 480  # pixels of the longer side of what boxes are told in
 NEAR = ("on side of", "next to", "near")

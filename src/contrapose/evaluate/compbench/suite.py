@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
@@ -52,11 +52,6 @@ NAME = "compbench"
 TITLE = "T2I-CompBench (CompBench-OWL, not comparable)"
 OWL = "google/owlv2-base-patch16-ensemble"
 DPT = "Intel/dpt-hybrid-midas"
-
-
-def title_of(suite: Mapping[str, object]) -> str:
-    """What tables call the numbers of a suite, by its settings in a file; empty where no detector is of them."""
-    return TITLE if suite.get("name") == NAME and suite.get("owl") else ""
 
 
 @dataclass(frozen=True)
@@ -229,6 +224,16 @@ class CompBench:
             raise UserError(f"owl: {self.category} is judged without a detector; leave it out")
         if self.depth and self.category not in (OF_LINE, IN_DEPTH):
             raise UserError(f"depth: {self.category} is judged without it; leave it out")
+
+    @property
+    def title(self) -> str:
+        return TITLE if self.owl else ""
+
+    def write_results(self, rows: Path, out: Path) -> None:
+        from contrapose.evaluate.compbench.results import write_answers
+        from contrapose.evaluate.rows import read_rows
+
+        write_answers(read_rows(rows), self.category, out)
 
     def load(self, device: str) -> Judge:
         """Raises `UserError` when weights are missing or broken, or the file of phrases is none."""

@@ -12,26 +12,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from contrapose.documents import json_lines
 from contrapose.errors import UserError
+from contrapose.evaluate.boxes import Box
 from contrapose.evaluate.verdict import check_metadata
 
 _FIX = "give the file that GenEval's evaluate_images.py or 'contrapose evaluate' wrote"
 _IMAGE = re.compile(r"(?:.*[/\\])?([0-9]+)[/\\]samples[/\\]([0-9]+)\.png")
 _LARGEST = 1e9  # of pixels
 _COUNTED = re.compile(r"(\d+) (\w+)")  # such as "2 red"
-
-
-class Box(NamedTuple):
-    """An object: its edges in pixels, and its score."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-    score: float
 
 
 @dataclass(frozen=True)

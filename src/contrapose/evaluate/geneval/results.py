@@ -18,11 +18,9 @@ from contrapose.evaluate.images import Images, PromptFolder, metadata_of, prompt
 from contrapose.evaluate.rows import EvidenceRow, prompt_id, read_seen
 from contrapose.files import write_text
 
-FOLDER = "results"
-
 
 def write_results(rows: Path, models: Mapping[str, Images], title: str, out: Path) -> None:
-    """Write both files of each of these models, where its judge said what it saw, into the folder `results` of `out`.
+    """Write both files of each of these models, where its judge said what it saw, into the folder `out`.
 
     Metadata, details and colors are JSON within JSON, as GenEval's scripts expect of the first two. Differs from these:
     `colors` is added, and rows are in the order of prompts and seeds.
@@ -36,8 +34,8 @@ def write_results(rows: Path, models: Mapping[str, Images], title: str, out: Pat
         for result in _results(of_model, models[model]):
             tally.count(result)
             lines.append(json.dumps(result, ensure_ascii=False) + "\n")
-        write_text(out / FOLDER / f"{name}.jsonl", "".join(lines))
-        write_text(out / FOLDER / f"{name}.txt", tally.text())
+        write_text(out / f"{name}.jsonl", "".join(lines))
+        write_text(out / f"{name}.txt", tally.text())
 
 
 def _results(rows: Iterator[EvidenceRow], images: Images) -> Iterator[dict[str, Any]]:

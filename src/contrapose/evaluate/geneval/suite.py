@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -28,16 +28,6 @@ if TYPE_CHECKING:
 NAME = "geneval"
 TITLE = "GenEval (HF detector)"
 TITLE_ELSEWHERE = "GenEval (detections made elsewhere)"
-
-
-def title_of(suite: Mapping[str, object]) -> str:
-    """What tables call the numbers of a suite, by its settings in a file: GenEval's never stand without their detector.
-
-    Empty for other suites, whose metrics say enough.
-    """
-    if suite.get("name") != NAME:
-        return ""
-    return TITLE_ELSEWHERE if suite.get("detections") else TITLE
 
 
 @dataclass(frozen=True)
@@ -91,6 +81,10 @@ class GenEval:
     def __post_init__(self) -> None:
         if self._files and self.self_test is not None:
             raise UserError("self_test: no detector is loaded where detections are given; leave it out")
+
+    @property
+    def title(self) -> str:
+        return TITLE_ELSEWHERE if self.detections else TITLE
 
     @property
     def _files(self) -> dict[str, Path]:

@@ -39,6 +39,7 @@ class Questions:
 
     bounds: ClassVar[None] = None
     counted: ClassVar[str] = ""
+    title: ClassVar[str] = ""
 
     def load(self, device: str) -> Judge:
         """Raises `UserError` when weights are missing or broken, or the model cannot be asked."""

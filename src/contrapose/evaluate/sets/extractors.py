@@ -17,6 +17,7 @@ from PIL.Image import Image, Resampling, fromarray
 from contrapose.judges.converted import Published
 from contrapose.pixels import lab
 from contrapose.ranges import Batch, Range, checked
+from contrapose.runfile import Practical
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,12 +100,12 @@ class BatchedExtractor:
 class InceptionFeatures:
     """Features [2048] and classes [1008] of the Inception v3 that FID and IS were published with."""
 
-    weights: Path = PUBLISHED.converted
+    weights: Practical[Path] = PUBLISHED.converted
     """The weights (.safetensors), converted once from pytorch-fid's .pth file; an error tells how."""
     resizer: Resizer = "clean"
     """How images come to 299x299: tensorflow (the first FIDs; torch-fidelity), pytorch (pytorch-fid), clean (clean-fid,
     which papers of text-to-image use) or antialiased (torchmetrics since 1.8)."""
-    batch_size: Batch = 32
+    batch_size: Practical[Batch] = 32
     """Images in the network at a time."""
 
     traits: ClassVar[Traits] = Traits(classes=True)
@@ -137,9 +138,9 @@ class InceptionFeatures:
 class ClipFeatures:
     """Unit vectors of a CLIP model, prepared as CLIP was trained: CLIP-FID and CMMD are by these."""
 
-    model: str = "openai/clip-vit-large-patch14-336"
+    model: Practical[str] = "openai/clip-vit-large-patch14-336"
     """Folder or hub id: L/14 at 336 is CMMD's, B/32 is clean-fid's CLIP-FID."""
-    batch_size: Batch = 32
+    batch_size: Practical[Batch] = 32
     """Images in the network at a time."""
 
     traits: ClassVar[Traits] = Traits(unit=True)
@@ -164,9 +165,9 @@ class DinoFeatures:
     Images: short side to 224 (bicubic), centre crop, mean and deviation of the model's own.
     """
 
-    model: str = "facebook/dinov2-large"
+    model: Practical[str] = "facebook/dinov2-large"
     """Folder or hub id of the model."""
-    batch_size: Batch = 32
+    batch_size: Practical[Batch] = 32
     """Images in the network at a time."""
 
     traits: ClassVar[Traits] = Traits()

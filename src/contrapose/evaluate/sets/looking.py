@@ -41,8 +41,6 @@ from contrapose.files import check_file
 
 _REPLACE = "get it again, or take it out of the reference"
 CONVERTER = runfile.converter((AnyExtractor, EXTRACTORS))
-PRACTICAL = ("features.batch_size", "features.model", "features.weights", "suite.save_reference")
-"""Settings that change no number: weights count by their content."""
 
 
 @dataclass(frozen=True)

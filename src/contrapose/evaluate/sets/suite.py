@@ -12,6 +12,7 @@ from contrapose.evaluate.sets.measure import MetricName
 from contrapose.evaluate.sets.reference import digest_of_reference
 from contrapose.judges.judge import Judge, Jury
 from contrapose.ranges import checked
+from contrapose.runfile import Practical
 from contrapose.store.prompts import Prompt
 
 
@@ -28,11 +29,12 @@ class Sets:
     reference: Path | None = None
     """What the images are compared with: a folder of images, or the .npz that --save-reference wrote; inception scores
     need none."""
-    save_reference: Path | None = None
+    save_reference: Practical[Path | None] = None
     """File (.npz) that receives the reference's features, so that its images are looked at once."""
 
     bounds: ClassVar[None] = None
     counted: ClassVar[str] = ""
+    title: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         if not self.metrics:

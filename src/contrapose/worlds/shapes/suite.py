@@ -68,6 +68,7 @@ class Shapes:
     def _model(self) -> str:
         return self.autoencoder or str(shipped_model())
 
+    title: ClassVar[str] = ""
     counted: ClassVar[str] = (
         "An object counts where it has one colour and its outline overlaps that of a shape by more than 0.6, or 0.75 "
         "where objects are to be counted (soft intersection over union). One that blends two colours is taken for two "
