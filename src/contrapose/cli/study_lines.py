@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -46,10 +45,6 @@ def perform(study: Study) -> None:
                 num_done += 1
                 continue
             show_and_run(line.words)
-            # accelerate takes the first run's precision for all of a process, and each may have its own
-            state = sys.modules.get("accelerate.state")
-            if state is not None:
-                state.AcceleratorState._reset_state()
             ledger.note(line)
     if num_done:
         Console(stderr=True, highlight=False).print(f"{num_done} of {len(seen)} command lines were done already")

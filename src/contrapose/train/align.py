@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch.utils.tensorboard import SummaryWriter
 
 from contrapose.backbones.base import Backbone
@@ -83,7 +84,7 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
         return
     if run.precision == "fp16" and not torch.cuda.is_available():
         raise UserError("precision fp16 needs a GPU; use bf16 or fp32 here")
-    accelerator = Accelerator(mixed_precision="no" if run.precision == "fp32" else run.precision)
+    accelerator = _accelerator("no" if run.precision == "fp32" else run.precision)
     _check_acquainted(accelerator)
     trainer = _trainer(stage, pairs, accelerator)
     if is_first and not begun:  # only now: a mistyped model or folder of pairs leaves nothing that refuses its fix
@@ -106,6 +107,16 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
     if is_first:
         finish(out, trained, _summary(trainer, out))
     accelerator.wait_for_everyone()  # the next stage begins at these weights
+
+
+def _accelerator(precision: str) -> Accelerator:
+    """Accelerate by the precision of this run, whichever runs the process had before."""
+    try:
+        return Accelerator(mixed_precision=precision)
+    except ValueError:
+        # it takes a process's first precision for all that follow; what knows of the other processes stays
+        AcceleratorState._reset_state()
+        return Accelerator(mixed_precision=precision)
 
 
 def _check_acquainted(accelerator: Accelerator) -> None:
