@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import get_type_hints
 
 import numpy as np
@@ -16,6 +17,7 @@ from contrapose.cli import pairs_draw as cli_draw
 from contrapose.cli import sample as cli_sample
 from contrapose.draw.settings import Draw
 from contrapose.evaluate.statistics import Interval
+from contrapose.evaluate.taking import Taking
 from contrapose.exchange.settings import Import
 from contrapose.guiding.settings import Sampling
 from contrapose.photographs.settings import Real
@@ -132,11 +134,13 @@ def test_printed_commands_are_understood(project, monkeypatch):
     modules = {"draw": cli_draw, "align": cli_align, "sample": cli_sample, "evaluate": cli_evaluate}
     for name, module in modules.items():
         monkeypatch.setattr(module, "judge" if name == "evaluate" else name, parsed.append)
-    evidence = Judged(project.evidence)
-    for line in commands(project.pairs, [read_run(project.run)], [evidence, evidence]):
+    taking = Taking(prompts=Path("a list.jsonl"), skip_broken=True)
+    judged = [Judged(project.evidence), Judged(replace(project.evidence, taking=taking))]
+    for line in commands(project.pairs, [read_run(project.run)], judged):
         words = shlex.split(line.removeprefix("contrapose ").removeprefix("pairs "))
         modules[words[0]].main(words[1:], "contrapose")
-    drawn, aligned, sampled, other, evaluated, _ = parsed
+    drawn, aligned, sampled, other, evaluated, in_part = parsed
+    assert evaluated.taking == Taking() and in_part.taking == taking
     folders = project.evidence.images
     assert (drawn.out, aligned.out, evaluated.out) == (project.pairs, project.run, project.evidence.folder)
     assert (sampled.out, other.out) == (folders["base"], folders["ddspo"])

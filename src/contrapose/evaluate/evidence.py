@@ -103,6 +103,8 @@ class Evidence:
     """What the suite's detector counts as an object; empty where it has none."""
     called: str = ""
     """What tables call the numbers; empty where the metrics' names say enough."""
+    taking: Taking | None = None
+    """Which of the images were judged, and by what prompts, unless it was all of them."""
 
     @property
     def is_judged(self) -> bool:
@@ -120,7 +122,7 @@ def read_evidence(folder: Path) -> Evidence:
         raise UserError(f"{folder}: no {EVIDENCE}, so this is not finished evidence; run 'contrapose evaluate' again")
     record = read_record(path)
     judged_by = (record.suite, record.trained_for, record.features, record.counted, record.called)
-    return Evidence(record.title, folder, record.images, *judged_by)
+    return Evidence(record.title, folder, record.images, *judged_by, record.taking)
 
 
 def read_record(path: Path) -> Record:

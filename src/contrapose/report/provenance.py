@@ -10,11 +10,11 @@ import importlib.metadata
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
 from huggingface_hub import try_to_load_from_cache
 
 from contrapose.documents import load_yaml
@@ -28,7 +28,7 @@ from contrapose.photographs.settings import Real
 from contrapose.report.evidence import Judged
 from contrapose.report.numbers import count, size
 from contrapose.report.runs import Fact, ShownRun, is_set
-from contrapose.report.shown_groups import Decode, ShownGroup, show_groups
+from contrapose.report.shown_groups import Decode, ShownGroup, by_lot, show_groups
 from contrapose.runfile import sections, unstamped
 from contrapose.runs.names import RUN_FILE
 from contrapose.store.groups import GroupStore
@@ -101,9 +101,7 @@ def read_pairs(folder: Path, seed: int) -> Pairs:
         not_shown = str(error)
     else:
         shown = show_groups(store, decoder, _NUM_PAIRS_SHOWN, seed)
-    # by lot, so that nobody picked them; in the store's order, so that the page is the same for the same seed
-    chosen = np.random.default_rng(seed).permutation(len(store))[:_NUM_PAIRS_SHOWN]
-    records = [store.records[i] for i in sorted(chosen)]
+    records = [store.records[index] for index in by_lot(store, _NUM_PAIRS_SHOWN, seed)]
     return Pairs(about, facts, shown, not_shown, records, "draw" in store.manifest)
 
 
@@ -115,8 +113,7 @@ def _decoder(store: GroupStore) -> Decode:
     if not Path(model).exists() and not isinstance(try_to_load_from_cache(model, "model_index.json"), str):
         raise UserError(f"their model {model} is not on this machine")
     decoder = Decoder(model)
-    if store.manifest.get("fingerprint", decoder.fingerprint) != decoder.fingerprint:
-        raise UserError(f"{model} is another model now than the one that they were made with")
+    store.check_maker(model, decoder.fingerprint)
     return decoder
 
 
@@ -201,6 +198,7 @@ def _evaluation(evidence: Evidence, compared: list[str]) -> str:
     if evidence.features is not None:
         flags = _flags(_without_name(evidence.features), "features.")
         words += ["--features", str(evidence.features["name"]), *flags]
+    words += [] if evidence.taking is None else _flags(asdict(evidence.taking))
     words += ["--images", *(f"{model}={folder}" for model, folder in evidence.images.items())]
     return _command("evaluate", [*words, *compared, "--title", evidence.title], evidence.folder)
 
