@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from said import said
 
 from contrapose.cli.main import main
 from contrapose.errors import UserError
@@ -129,13 +130,7 @@ def judging(images: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> Judg
     def run(*more: str) -> str:
         flags = ["--suite", "scores", "--judges", "colourfulness", "--replicates", "20", "--out", "out", *more]
         code = main(["evaluate", "--images", *(f"{name}={path}" for name, path in images.items()), *flags])
-        printed = capsys.readouterr()
-        if code == 0:
-            return printed.out
-        complaint = [line for line in printed.err.splitlines() if line.startswith("contrapose")]
-        assert code == 2
-        assert len(complaint) == 1
-        return complaint[0]
+        return said(code, capsys)
 
     return run
 

@@ -30,16 +30,16 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def look(command: Command) -> None:
-    from contrapose.store.prompts import canonical, read_prompts
-    from contrapose.store.splits import described
+    from contrapose.store.prompts import read_prompts
+    from contrapose.store.splits import by_canonical, described
 
     prompts = read_prompts(command.source, command.column)
     for line in described(prompts):
         print(line)
-    by_text = {canonical(prompt.text): prompt for prompt in prompts}
+    by_text = by_canonical(prompts)
     num_shared = 0
     for other in command.against:
-        texts = {canonical(prompt.text) for prompt in read_prompts(other)}
+        texts = by_canonical(read_prompts(other))
         shared = [prompt for text, prompt in by_text.items() if text in texts]
         num_shared += len(shared)
         example = f", the first {shared[0].text!r}" if shared else ""

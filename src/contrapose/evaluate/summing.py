@@ -22,7 +22,6 @@ from contrapose.evaluate.rows import EvidenceRow, Paired, Rows
 from contrapose.evaluate.statistics import (
     LEVEL,
     REPLICATES,
-    Interval,
     PromptMeans,
     Replicates,
     TagIntervals,
@@ -114,69 +113,60 @@ def _scores(rows: Rows, model: str, settings: SummarySettings) -> ModelScores:
 def _comparison(rows: Rows, model: str, metrics: Collection[str], settings: SummarySettings) -> dict[str, Comparison]:
     """One model against the base by every metric."""
     assert settings.base is not None
-    differences: dict[str, TagIntervals] = {}
-    win_rates: dict[str, Interval] = {}
-    p_values: dict[str, float] = {}
-    smallest: dict[str, float | None] = {}
+    compared: dict[str, Comparison] = {}
     for metric in metrics:
         both = evidence.paired(rows, model, settings.base, metric)
         means = prompt_means(both.a - both.b, both.prompt_ids, both.tags)
-        differences[metric] = _bootstrap(means, settings)
-        win_rates[metric] = _bootstrap(_wins(both, metric, settings), settings).overall
-        p_values[metric] = statistics.sign_flip(means, flips=settings.replicates, seed=settings.seed)
-        smallest[metric] = _smallest(means.values[None], means.tags, settings)
-    return _comparisons(differences, p_values, win_rates, smallest, settings)
+        difference = _bootstrap(means, settings)
+        p = statistics.sign_flip(means, flips=settings.replicates, seed=settings.seed)
+        compared[metric] = Comparison(
+            difference=difference.overall,
+            tags=difference.tags,
+            p=p,
+            win_rate=_bootstrap(_wins(both, metric, settings), settings).overall,
+            p_holm=p,
+            smallest_difference=_smallest(means.values[None], means.tags, settings),
+        )
+    return _adjusted(compared, settings)
 
 
 def _method(rows: Rows, runs: Sequence[str], metrics: Collection[str], settings: SummarySettings) -> MethodScores:
     """The runs of one method as one, and against the base where there is one."""
     scores: dict[str, TagIntervals] = {}
-    differences: dict[str, TagIntervals] = {}
-    win_rates: dict[str, Interval] = {}
-    p_values: dict[str, float] = {}
-    smallest: dict[str, float | None] = {}
+    compared: dict[str, Comparison] = {}
     # without a base, the first run stands for the images that all of them must have been judged on
     base = runs[0] if settings.base is None else settings.base
     for metric in metrics:
         pairs = [evidence.paired(rows, run, base, metric) for run in runs]
         of_runs = [prompt_means(both.a, both.prompt_ids, both.tags) for both in pairs]
-        gains = _of_seeds([prompt_means(both.a - both.b, both.prompt_ids, both.tags) for both in pairs])
-        wins = _of_seeds([_wins(both, metric, settings) for both in pairs])
         are_verdicts = all(np.isin([both.a, both.b], (0.0, 1.0)).all() for both in pairs)
         of_scores = SHARES if are_verdicts else UNBOUNDED
         of_gains = DIFFERENCES_OF_SHARES if are_verdicts else UNBOUNDED
         scores[metric] = training_seeds.by_tag(_of_seeds(of_runs), level=settings.level, within=of_scores)
-        differences[metric] = training_seeds.by_tag(gains, level=settings.level, within=of_gains)
-        win_rates[metric] = training_seeds.over_seeds(wins, level=settings.level, within=SHARES)
-        p_values[metric] = training_seeds.p_value(gains)
-        smallest[metric] = _smallest(gains.values, gains.tags, settings)
-    compared: dict[str, Comparison] = {}
-    if settings.base is not None:
-        compared = _comparisons(differences, p_values, win_rates, smallest, settings)
-    return MethodScores(tuple(runs), scores, compared)
-
-
-def _comparisons(
-    differences: Mapping[str, TagIntervals],
-    p_values: Mapping[str, float],
-    win_rates: Mapping[str, Interval],
-    smallest: Mapping[str, float | None],
-    settings: SummarySettings,
-) -> dict[str, Comparison]:
-    """By metric, with Holm's p over those that have a better direction."""
-    tested = [metric for metric in differences if settings.higher_is_better.get(metric, True) is not None]
-    adjusted = dict(zip(tested, statistics.holm([p_values[metric] for metric in tested]), strict=True))
-    compared: dict[str, Comparison] = {}
-    for metric, difference in differences.items():
+        if settings.base is None:
+            continue
+        gains = _of_seeds([prompt_means(both.a - both.b, both.prompt_ids, both.tags) for both in pairs])
+        wins = _of_seeds([_wins(both, metric, settings) for both in pairs])
+        difference = training_seeds.by_tag(gains, level=settings.level, within=of_gains)
+        p = training_seeds.p_value(gains)
         compared[metric] = Comparison(
             difference=difference.overall,
             tags=difference.tags,
-            p=p_values[metric],
-            win_rate=win_rates[metric],
-            p_holm=adjusted.get(metric, p_values[metric]),
-            smallest_difference=smallest[metric],
+            p=p,
+            win_rate=training_seeds.over_seeds(wins, level=settings.level, within=SHARES),
+            p_holm=p,
+            smallest_difference=_smallest(gains.values, gains.tags, settings),
         )
-    return compared
+    return MethodScores(tuple(runs), scores, _adjusted(compared, settings))
+
+
+def _adjusted(compared: Mapping[str, Comparison], settings: SummarySettings) -> dict[str, Comparison]:
+    """The comparisons with Holm's p over the metrics that have a better direction."""
+    tested = [metric for metric in compared if settings.higher_is_better.get(metric, True) is not None]
+    adjusted = dict(compared)
+    for metric, p in zip(tested, statistics.holm([compared[metric].p for metric in tested]), strict=True):
+        adjusted[metric] = replace(compared[metric], p_holm=p)
+    return adjusted
 
 
 def _wins(both: Paired, metric: str, settings: SummarySettings) -> PromptMeans:

@@ -12,6 +12,7 @@ from contrapose.errors import UserError
 from contrapose.evaluate.images import ImageFolder, PromptFolder, check_image, check_same_images, prompt_folders
 from contrapose.ranges import checked
 from contrapose.store.prompts import Prompt, canonical, read_prompts
+from contrapose.store.splits import by_canonical
 
 _log = logging.getLogger(__name__)
 _SHOWN = 3  # prompts that a complaint names
@@ -44,9 +45,7 @@ def taken(models: Mapping[str, Path], taking: Taking) -> tuple[dict[str, ImageFo
     """
     folders = {model: ImageFolder(path, list(prompt_folders(path))) for model, path in models.items()}
     if taking.prompts is not None:
-        listed: dict[str, Prompt] = {}
-        for prompt in read_prompts(taking.prompts):
-            listed.setdefault(canonical(prompt.text), prompt)
+        listed = by_canonical(read_prompts(taking.prompts))
         for model, folder in folders.items():
             _check_prompts(folder, listed, taking)
             folders[model] = ImageFolder(folder.path, [_completed(those, listed) for those in folder.prompts])

@@ -86,9 +86,8 @@ def show_groups(
     is told the number of groups done. Raises `UserError` naming the record whose latents are not finite, and what
     `decode` and the judge raise.
     """
-    chosen = np.random.default_rng(seed).permutation(len(store))[:number]
     shown = []
-    for done, index in enumerate(sorted(map(int, chosen)), start=1):
+    for done, index in enumerate(by_lot(store, number, seed), start=1):
         record = store.records[index]
         # one image at a time: decoding large ones takes the most memory of all
         images = [decode(store.latent(place, index)[None])[0] for place in range(record.num_samples)]
@@ -101,6 +100,11 @@ def show_groups(
         shown.append(_shown(record, images, {**record.scores, **marks}, better, largest))
         progress(done)
     return shown
+
+
+def by_lot(store: GroupStore, number: int, seed: int) -> list[int]:
+    """The places of up to `number` groups, so that nobody picked them, in the store's order."""
+    return sorted(np.random.default_rng(seed).permutation(len(store))[:number].tolist())
 
 
 def _shown(

@@ -23,12 +23,17 @@ class PromptSplit:
     test: list[Prompt]
 
 
-def distinct(prompts: Iterable[Prompt]) -> list[Prompt]:
-    """The first of all prompts whose canonical texts are the same."""
+def by_canonical(prompts: Iterable[Prompt]) -> dict[str, Prompt]:
+    """By canonical text, the first prompt of it."""
     first: dict[str, Prompt] = {}
     for prompt in prompts:
         first.setdefault(canonical(prompt.text), prompt)
-    return list(first.values())
+    return first
+
+
+def distinct(prompts: Iterable[Prompt]) -> list[Prompt]:
+    """The first of all prompts whose canonical texts are the same."""
+    return list(by_canonical(prompts).values())
 
 
 def chosen(prompts: Sequence[Prompt], number: int, seed: int = 0) -> list[Prompt]:

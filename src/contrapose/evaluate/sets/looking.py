@@ -22,7 +22,7 @@ from contrapose.evaluate.sets.extractors import (
     NoFeatures,
 )
 from contrapose.evaluate.sets.jackknife import Varied, groups_of
-from contrapose.evaluate.sets.measure import MetricName, check_reference, measure
+from contrapose.evaluate.sets.measure import MetricName, check_reference, check_traits, measure, need_features
 from contrapose.evaluate.sets.numbers import SetNumbers, numbers_of
 from contrapose.evaluate.sets.published import PublishedMoments
 from contrapose.evaluate.sets.reference import (
@@ -56,11 +56,7 @@ class Looking:
     save_reference: Path | None = None
 
     def __post_init__(self) -> None:
-        traits = self.features.traits
-        if "is" in self.metrics and not traits.classes:
-            raise UserError("the inception score needs classes, which these features do not tell; use inception's")
-        if "cmmd" in self.metrics and not traits.unit:
-            raise UserError("cmmd is of CLIP's unit vectors, and these features are not; use --features clip")
+        check_traits(self.metrics, self.features.traits)
         check_reference(self.metrics, self.reference is not None)
         if self.save_reference is not None:
             check_file(self.save_reference)
@@ -150,7 +146,9 @@ class Viewer:
         else:
             kept = read_reference(path)
             if isinstance(kept, PublishedMoments):
-                kept.check(self.looking.metrics, self.extractor.name)
+                if need_features(self.looking.metrics):
+                    raise kept.too_little()
+                kept.tell(self.extractor.name)
                 if self.looking.save_reference is not None:
                     raise UserError(f"save_reference: {path} holds no features to save; name the folder of its images")
                 return kept

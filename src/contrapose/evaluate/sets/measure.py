@@ -8,9 +8,11 @@ from typing import Literal
 
 from contrapose.errors import UserError
 from contrapose.evaluate.sets import coverage, distances
+from contrapose.evaluate.sets.extractors import Traits
 from contrapose.evaluate.sets.jackknife import Groups, Varied
 from contrapose.evaluate.sets.reference import ImageSet, Reference
 
+_ANY = Traits()  # any features will do
 MetricName = Literal["fid", "kid", "cmmd", "precision-recall", "is"]
 
 
@@ -23,7 +25,10 @@ class SetMetric:
     no reference is given the set itself."""
     higher_is_better: Mapping[str, bool]
     """Of each number by name."""
-    needs_reference: bool = True
+    reference: Literal["none", "moments", "features"] = "features"
+    """What it compares with: nothing, the mean and covariance of a reference's features, or the features."""
+    traits: Traits = _ANY
+    """What the features must be."""
 
 
 def measure_fid(model: ImageSet, reference: Reference, groups: Groups | None) -> dict[str, Varied]:
@@ -55,19 +60,34 @@ def measure_inception_score(model: ImageSet, reference: Reference, groups: Group
 
 
 SET_METRICS: dict[MetricName, SetMetric] = {
-    "fid": SetMetric(measure_fid, {"fid": False}),
+    "fid": SetMetric(measure_fid, {"fid": False}, "moments"),
     "kid": SetMetric(measure_kid, {"kid": False}),
-    "cmmd": SetMetric(measure_cmmd, {"cmmd": False}),
+    "cmmd": SetMetric(measure_cmmd, {"cmmd": False}, traits=Traits(unit=True)),
     "precision-recall": SetMetric(measure_precision_and_recall, {"precision": True, "recall": True}),
-    "is": SetMetric(measure_inception_score, {"is": True}, needs_reference=False),
+    "is": SetMetric(measure_inception_score, {"is": True}, "none", Traits(classes=True)),
 }
 
 
 def check_reference(metrics: Sequence[MetricName], is_named: bool) -> None:
     """Raise `UserError` for a metric without the reference that it needs."""
     for name in metrics:
-        if SET_METRICS[name].needs_reference and not is_named:
+        if SET_METRICS[name].reference != "none" and not is_named:
             raise UserError(f"{name} compares with a reference; name its folder or .npz with --reference")
+
+
+def check_traits(metrics: Sequence[MetricName], traits: Traits) -> None:
+    """Raise `UserError` for a metric that features of these traits cannot give."""
+    for name in metrics:
+        needed = SET_METRICS[name].traits
+        if needed.classes and not traits.classes:
+            raise UserError(f"{name} needs classes, which these features do not tell; use --features inception")
+        if needed.unit and not traits.unit:
+            raise UserError(f"{name} is of CLIP's unit vectors, and these features are not; use --features clip")
+
+
+def need_features(metrics: Sequence[MetricName]) -> bool:
+    """Whether a reference's mean and covariance are too little for one of these metrics."""
+    return any(SET_METRICS[name].reference == "features" for name in metrics)
 
 
 def measure(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from contrapose.errors import UserError
 from contrapose.evaluate.sets.distances import FeatureMoments
 
-_ENOUGH_FOR = {"fid", "is"}  # the inception score needs no reference at all
 _log = logging.getLogger(__name__)
 
 
@@ -31,18 +29,17 @@ class PublishedMoments:
     @property
     def features(self) -> NDArray[np.float32]:
         """Raises `UserError`: there are none."""
-        raise self._too_little()
+        raise self.too_little()
 
-    def check(self, metrics: Sequence[str], extractor: str) -> None:
-        """Raise `UserError` for a metric that needs more of a reference, and say what nothing tells."""
-        if set(metrics) - _ENOUGH_FOR:
-            raise self._too_little()
+    def tell(self, extractor: str) -> None:
+        """Say what nothing tells of it."""
         _log.info(
             f"{self.path}: does not say by which features it was made, nor of how many images; FID is right if they "
             f"were {extractor}, resizer included"
         )
 
-    def _too_little(self) -> UserError:
+    def too_little(self) -> UserError:
+        """The error of whoever needs more of a reference."""
         return UserError(
             f"{self.path}: holds a mean and a covariance (mu, sigma), of which fid alone can be made; leave the other "
             "metrics out, or name the folder of its images with --reference"
