@@ -6,12 +6,12 @@ a second one that repeats some of it, moves no prompt from dev to test.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from contrapose.seeds import seed_of
 from contrapose.store.prompts import Prompt, canonical
 
 
@@ -75,7 +75,5 @@ def described(prompts: Sequence[Prompt]) -> list[str]:
 
 
 def _draw(use: str, prompt: Prompt, seed: int) -> float:
-    """A number in [0, 1) by 53 bits of sha256 over the use, the seed and the canonical text."""
-    words = f"{use} {seed} {canonical(prompt.text)}"
-    digest = hashlib.sha256(words.encode("utf-8")).digest()
-    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+    """A number in [0, 1) by 53 bits, all that a float holds, over the use, the seed and the canonical text."""
+    return seed_of(use, seed, canonical(prompt.text), bits=53, between=" ") / 2**53
