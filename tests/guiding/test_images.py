@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from changing import changed
 from PIL import Image
+from sampling import few_images
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
@@ -31,8 +32,7 @@ def backbone(tiny_model: Path) -> Backbone:
 
 @pytest.fixture
 def settings(tiny_model: Path, tmp_path: Path) -> Sampling:
-    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
-    return Sampling(str(tiny_model), tmp_path / "prompts.txt", num_images=2, steps=2, batch_size=4)
+    return few_images(tiny_model, tmp_path, PROMPTS)
 
 
 def _sampled(settings: Sampling, backbone: Backbone, out: Path) -> dict[tuple[str, int], np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -34,6 +34,8 @@ class RecordedJudge:
     color: ColorOf | None
     """None where the files tell all colours."""
     version: str
+    placed: tuple[RecordedImage, ...] = ()
+    """Of the judge of a batch, the record of each image."""
 
     name: ClassVar[str] = "geneval"
     higher_is_better: ClassVar[dict[str, bool]] = {"correct": True}
@@ -59,38 +61,18 @@ class RecordedJudge:
                     "too"
                 )
 
-    def at(self, model: str, places: Sequence[tuple[str, int]]) -> PlacedJudge:
+    def at(self, model: str, places: Sequence[tuple[str, int]]) -> RecordedJudge:
         """The judge of the images of these folders and seeds."""
         records = self.records[model]
-        return PlacedJudge([records[int(folder), seed] for folder, seed in places], self)
+        return replace(self, placed=tuple(records[int(folder), seed] for folder, seed in places))
 
     def __call__(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> dict[str, Marks]:
-        raise UserError("detections made elsewhere are of images by their place; judge folders of images")
-
-
-@dataclass(frozen=True)
-class PlacedJudge:
-    """A `RecordedJudge` of a batch of images, by the record of each."""
-
-    records: Sequence[RecordedImage]
-    judge: RecordedJudge
-
-    @property
-    def name(self) -> str:
-        return self.judge.name
-
-    @property
-    def version(self) -> str:
-        return self.judge.version
-
-    @property
-    def higher_is_better(self) -> Mapping[str, bool]:
-        return self.judge.higher_is_better
-
-    def __call__(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> dict[str, Marks]:
+        """Raises `UserError` unless it is the judge `at` the place of each image, and for colours that nobody tells."""
+        if len(self.placed) != len(images):
+            raise UserError("detections made elsewhere are of images by their place; judge folders of images")
         verdicts: list[Verdict] = []
-        for record, image, prompt in zip(self.records, images, prompts, strict=True):
-            verdicts.append(_verdict(record, image, prompt, self.judge.color))
+        for record, image, prompt in zip(self.placed, images, prompts, strict=True):
+            verdicts.append(_verdict(record, image, prompt, self.color))
         return {"correct": as_marks(verdicts)}
 
 
