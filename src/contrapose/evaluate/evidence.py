@@ -35,7 +35,7 @@ from contrapose.evaluate.sets.extractors import AnyFeatures, NoFeatures
 from contrapose.evaluate.sets.looking import Looked, Looking, Viewer
 from contrapose.evaluate.sets.reference import FeatureCache
 from contrapose.evaluate.statistics import REPLICATES, Replicates
-from contrapose.evaluate.suites import NONE, Bounds, Suite, WritesResults
+from contrapose.evaluate.suites import NONE, Suite, WritesResults
 from contrapose.evaluate.summary import BOUNDS, CEILING, FIX, FLOOR, Summary, is_current, read_summary, write_summary
 from contrapose.evaluate.summing import SummarySettings, summarize
 from contrapose.evaluate.taking import Taking, taken
@@ -185,8 +185,9 @@ def evaluate(
     Raises `UserError` for images that cannot be judged or compared, and for a folder that holds an evaluation by other
     settings, or of other images of a model; nothing is written then.
     """
-    if record.base not in record.images:
-        raise UserError(f"--base {record.base}: no images of that name (given: {', '.join(record.images)})")
+    base = record.base
+    if base is None or base not in record.images:
+        raise UserError(f"--base {base}: no images of that name (given: {', '.join(record.images)})")
     inputs = {f"images.{name}": digest_of_images(folder) for name, folder in record.images.items()}
     inputs |= {f"suite.{name}": digest for name, digest in suite.inputs().items()}
     taking = record.taking or Taking()
@@ -209,23 +210,21 @@ def evaluate(
         record = replace(record, features=looking.as_settings())
         viewer = Viewer(looking, looking.features.load(device), FeatureCache(out / FEATURES), progress)
         inputs[f"features.{viewer.extractor.name}"] = viewer.extractor.version
+    work = _Work(record, base, suite, judge, folders, viewer, inputs, out, progress)
     with one_writer(out):
-        summary = _judged_before(record, suite, judge, out, inputs, folders, viewer)
+        summary = work.judged_before()
         if summary is not None:
-            runfile.write_claim(out / EVIDENCE, record, CONVERTER, inputs)  # the title may be another
-            _write_results(record, suite, folders, out)
+            work.claim()  # the title may be another
+            work.write_results()
             if viewer is not None and not viewer.is_reference_saved():
                 viewer.reference()
             return summary, False
-        assert record.base is not None
-        # before judging: what cannot be compared by features is told before a judge has worked for hours
-        looked = None if viewer is None else viewer.at(folders, record.base)
-        rows, summary = _judge(record, folders, suite.bounds, judge, looked, out / CEILING, progress)
+        rows, summary = work.judged()
         # only now: images that cannot be judged leave nothing that refuses their fix
-        runfile.write_claim(out / EVIDENCE, record, CONVERTER, inputs)
+        work.claim()
         write_rows(rows, out / ROWS)
         write_summary(summary, out / SUMMARY)
-        _write_results(record, suite, folders, out)
+        work.write_results()
         if left_out:
             write_left_out(out, left_out)
         if viewer is not None:
@@ -250,99 +249,107 @@ def lay_out(record: Record, features: AnyFeatures, out: Path) -> str:
     return f"{out}: nothing was judged; 'contrapose report --evidence {out}' shows the images side by side"
 
 
-def _write_results(record: Record, suite: Suite, folders: Mapping[str, Images], out: Path) -> None:
-    """The rows as other tools have them: GenEval's where a judge said what it saw, and those of the suite's own."""
-    write_results(out / ROWS, folders, suite.title or f"GenEval's rules, suite {record.suite['name']}", out / RESULTS)
-    if isinstance(suite, WritesResults):
-        suite.write_results(out / ROWS, out / RESULTS)
+@dataclass(frozen=True)
+class _Work:
+    """An evaluation whose settings and images have passed, in a folder that nobody else is writing."""
 
+    record: Record
+    base: str
+    suite: Suite
+    judge: Judge
+    folders: Mapping[str, Images]
+    viewer: Viewer | None
+    inputs: Mapping[str, str]
+    out: Path
+    progress: Progress
 
-def _judged_before(
-    record: Record,
-    suite: Suite,
-    judge: Judge,
-    out: Path,
-    inputs: Mapping[str, str],
-    folders: Mapping[str, Images],
-    viewer: Viewer | None,
-) -> Summary | None:
-    """What the folder says of these very images; None where they are still to be judged.
+    def claim(self) -> None:
+        """Write what was judged, and how."""
+        runfile.write_claim(self.out / EVIDENCE, self.record, CONVERTER, self.inputs)
 
-    Rows without a summary, or with one of another format or for models trained for other metrics, are summed up anew.
-    Raises `UserError` for a folder of other settings, or of other images of a model.
-    """
-    path = out / EVIDENCE
-    if not path.exists():
-        return None
-    before = read_record(path)
-    added: set[str] = set()
-    either = {DETECTIONS}
-    for kind in ("images", DETECTIONS):  # settings with an entry for each model
-        added |= {f"{kind}.{name}" for name in record.images.keys() - before.images.keys()}
-        either |= {f"{kind}.{name}" for name in record.images.keys() | before.images.keys()}
-    noted = {name: digest for name, digest in inputs.items() if name not in added}
-    free = ["title", "counted", "called", "trained_for", "taking.allow_missing", *either]
-    free += runfile.practical_names(suite, "suite.")  # which the record holds as a mapping, as those of features
-    free += [] if viewer is None else runfile.practical_names(viewer.looking.features, "features.")
-    runfile.claim(path, record, CONVERTER, free=free, inputs=noted)
-    if load_yaml(out / runfile.INPUTS) != inputs or not (out / ROWS).exists():
-        return None
-    models = {*record.images, *(BOUNDS if suite.bounds else ())}
-    if is_current(out / SUMMARY) and before.trained_for == record.trained_for:
-        summary, _ = read_judged(out)
-        return summary if set(summary.models) == models else None
-    rows = read_rows(out / ROWS)
-    if set(rows.models) != models:
-        return None
-    assert record.base is not None
-    looked = None if viewer is None else viewer.at(folders, record.base)
-    summary = _summed_up(rows, record, judge, looked)
-    write_summary(summary, out / SUMMARY)
-    return summary
+    def write_results(self) -> None:
+        """Write the rows as other tools have them: GenEval's where a judge said what it saw, and the suite's own."""
+        title = self.suite.title or f"GenEval's rules, suite {self.record.suite['name']}"
+        write_results(self.out / ROWS, self.folders, title, self.out / RESULTS)
+        if isinstance(self.suite, WritesResults):
+            self.suite.write_results(self.out / ROWS, self.out / RESULTS)
 
+    def judged_before(self) -> Summary | None:
+        """What the folder says of these very images; None where they are still to be judged.
 
-def _summed_up(rows: Rows, record: Record, judge: Judge, looked: Looked | None) -> Summary:
-    directions = {**judge.higher_is_better, **dict.fromkeys(DESCRIBING)}
-    settings = SummarySettings(
-        record.base,
-        directions,
-        record.replicates,
-        trained_for=record.trained_for,
-        not_held_out=of_trained_judges(judge, record.trained_for),
-    )
-    summary = summarize(rows, settings)
-    return summary if looked is None else replace(summary, sets=looked.numbers)
+        Rows without a summary, or with one of another format or for models trained for other metrics, are summed up
+        anew. Raises `UserError` for a folder of other settings, or of other images of a model.
+        """
+        path = self.out / EVIDENCE
+        if not path.exists():
+            return None
+        before = read_record(path)
+        self._check_same(before)
+        if load_yaml(self.out / runfile.INPUTS) != self.inputs or not (self.out / ROWS).exists():
+            return None
+        models = {*self.record.images, *(BOUNDS if self.suite.bounds else ())}
+        if is_current(self.out / SUMMARY) and before.trained_for == self.record.trained_for:
+            summary, _ = read_judged(self.out)
+            return summary if set(summary.models) == models else None
+        rows = read_rows(self.out / ROWS)
+        if set(rows.models) != models:
+            return None
+        summary = self._summed_up(rows, self._looked())
+        write_summary(summary, self.out / SUMMARY)
+        return summary
 
+    def _check_same(self, before: Record) -> None:
+        """Raise `UserError` where the folder is of other settings than these; models may be added to it."""
+        record = self.record
+        added: set[str] = set()
+        either = {DETECTIONS}
+        for kind in ("images", DETECTIONS):  # settings with an entry for each model
+            added |= {f"{kind}.{name}" for name in record.images.keys() - before.images.keys()}
+            either |= {f"{kind}.{name}" for name in record.images.keys() | before.images.keys()}
+        noted = {name: digest for name, digest in self.inputs.items() if name not in added}
+        free = ["title", "counted", "called", "trained_for", "taking.allow_missing", *either]
+        # which the record holds as mappings
+        free += runfile.practical_names(self.suite, "suite.")
+        free += [] if self.viewer is None else runfile.practical_names(self.viewer.looking.features, "features.")
+        runfile.claim(self.out / EVIDENCE, record, CONVERTER, free=free, inputs=noted)
 
-def _judge(
-    record: Record,
-    folders: Mapping[str, Images],
-    bounds: Bounds | None,
-    judge: Judge,
-    looked: Looked | None,
-    ceiling: Path,
-    progress: Progress,
-) -> tuple[Rows, Summary]:
-    """Judge all models, and the bounds, whose ceiling is drawn anew; what was seen of the models follows."""
-    assert record.base is not None
-    base = list(prompt_folders(folders[record.base]))
-    prompts = [folder.prompt for folder in base]
-    models = dict(folders)
-    shuffled: dict[str, Sequence[Prompt]] = {}
-    if bounds:
-        models[FLOOR] = folders[record.base]
-        shuffled[FLOOR] = bounds.floor(prompts)
-    rows = Rows.of(())
-    if judge.higher_is_better:  # a suite of sets has nobody that judges single images
-        with progress("judging images") as bar:
-            rows += evaluate_images(models, judge, prompts=shuffled, progress=bar)
-    if looked is not None:
-        rows += looked.rows
-    if bounds is None:
-        return rows, _summed_up(rows, record, judge, looked)
-    seeds = sorted({seed for folder in base for seed in folder.samples})
-    with replacing(ceiling) as aside:
-        bounds.draw_ceiling(prompts, seeds, aside)
-        with progress("judging the ceiling") as bar:
-            rows += evaluate_images({CEILING: aside}, judge, progress=bar)
-        return rows, _summed_up(rows, record, judge, looked)  # here: what cannot be summed up leaves no ceiling
+    def judged(self) -> tuple[Rows, Summary]:
+        """Judge all models, and the bounds, whose ceiling is drawn anew; what was seen of the models follows."""
+        # before judging: what cannot be compared by features is told before a judge has worked for hours
+        looked = self._looked()
+        bounds = self.suite.bounds
+        base = list(prompt_folders(self.folders[self.base]))
+        prompts = [folder.prompt for folder in base]
+        models = dict(self.folders)
+        shuffled: dict[str, Sequence[Prompt]] = {}
+        if bounds:
+            models[FLOOR] = self.folders[self.base]
+            shuffled[FLOOR] = bounds.floor(prompts)
+        rows = Rows.of(())
+        if self.judge.higher_is_better:  # a suite of sets has nobody that judges single images
+            with self.progress("judging images") as bar:
+                rows += evaluate_images(models, self.judge, prompts=shuffled, progress=bar)
+        if looked is not None:
+            rows += looked.rows
+        if bounds is None:
+            return rows, self._summed_up(rows, looked)
+        seeds = sorted({seed for folder in base for seed in folder.samples})
+        with replacing(self.out / CEILING) as aside:
+            bounds.draw_ceiling(prompts, seeds, aside)
+            with self.progress("judging the ceiling") as bar:
+                rows += evaluate_images({CEILING: aside}, self.judge, progress=bar)
+            return rows, self._summed_up(rows, looked)  # here: what cannot be summed up leaves no ceiling
+
+    def _looked(self) -> Looked | None:
+        return None if self.viewer is None else self.viewer.at(self.folders, self.base)
+
+    def _summed_up(self, rows: Rows, looked: Looked | None) -> Summary:
+        settings = SummarySettings(
+            self.base,
+            {**self.judge.higher_is_better, **dict.fromkeys(DESCRIBING)},
+            self.record.replicates,
+            trained_for=self.record.trained_for,
+            not_held_out=of_trained_judges(self.judge, self.record.trained_for),
+        )
+        summary = summarize(rows, settings)
+        return summary if looked is None else replace(summary, sets=looked.numbers)
