@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install test fast lint quickstart clean
+.PHONY: install test fast lint quickstart docs clean
 
 # torch is installed first and pinned: left to the resolver it brings gigabytes of CUDA to a CPU machine.
 install: $(VENV)/.installed
@@ -30,5 +30,10 @@ lint: install
 quickstart: install
 	$(BIN)/contrapose quickstart
 
+# The documents as a site of plain files, in site/.
+docs: install
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	$(BIN)/mkdocs build
+
 clean:
-	rm -rf quickstart $(VENV)
+	rm -rf quickstart site $(VENV)

@@ -18,14 +18,16 @@ def normal(name: str) -> str:
 def listed_in_pyproject() -> dict[str, set[str]]:
     """Names by kind; read with a regular expression, as Python 3.10 has no TOML reader."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    kinds = {"runtime": "dependencies", "development": "dev"}
-    blocks = {kind: re.search(rf"^{key} = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL) for kind, key in kinds.items()}
-    assert all(blocks.values())
-    return {k: {normal(n) for n in re.findall(r'^\s*"([\w.-]+)', b[1], re.MULTILINE)} for k, b in blocks.items() if b}
+    _, _, extras = text.partition("[project.optional-dependencies]\n")
+    lists = dict(re.findall(r"^([\w-]+) = \[(.*?)\]$", extras.partition("\n[project")[0], re.MULTILINE | re.DOTALL))
+    runtime = re.search(r"^dependencies = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    assert runtime
+    kinds = {"runtime": runtime[1], "development": lists.pop("dev"), "extras": "".join(lists.values())}
+    return {kind: {normal(name) for name in re.findall(r'"([\w.-]+)', block)} for kind, block in kinds.items()}
 
 
 def listed_in_document() -> dict[str, dict[str, str]]:
-    """Reasons by kind and name, from the tables under `## Runtime` and `## Development`."""
+    """Reasons by kind and name, from the tables under `## Runtime`, `## Development` and `## Extras`."""
     text = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
     _, *parts = re.split(r"^## (\w+).*$", text, flags=re.MULTILINE)
     sections = dict(zip(map(str.lower, parts[::2]), parts[1::2], strict=True))
@@ -33,7 +35,7 @@ def listed_in_document() -> dict[str, dict[str, str]]:
     return {kind: {normal(n): reason for n, reason in row.findall(sections[kind])} for kind in listed_in_pyproject()}
 
 
-@pytest.mark.parametrize("kind", ["runtime", "development"])
+@pytest.mark.parametrize("kind", ["runtime", "development", "extras"])
 def test_every_dependency_has_a_reason_and_every_reason_a_dependency(kind):
     asked, explained = listed_in_pyproject()[kind], listed_in_document()[kind]
     assert asked and asked == set(explained)

@@ -1,0 +1,65 @@
+"""docs/papers.md: every method and guidance with its paper, settings and deviations, from their own docstrings.
+
+python tests/house/papers.py        # after a docstring or a recipe has changed; a test tells when
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from contrapose.core.guidance import GUIDANCES
+from contrapose.methods import METHODS
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "papers.md"
+
+INTRODUCTION = """\
+# Papers and methods
+
+What each method computes, where it was published, the settings that its authors released, and where ours differs, all
+from the docstrings of the code (`python tests/house/papers.py` writes this page). Our own figures are on the
+[front page](../README.md#results), in [realalign.md](realalign.md#results-on-the-shapes-model) and in
+[guidance.md](guidance.md#results-on-the-shapes-model); [choosing.md](choosing.md) says when to take which.
+`contrapose align METHOD --help` explains every setting.
+"""
+
+
+def page() -> str:
+    """The page's text."""
+    text = "\n".join([INTRODUCTION, "## Training\n", *_methods(), "## Inference\n", *_guidances()])
+    return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+
+
+def _methods() -> Iterator[str]:
+    recipes = _recipes()
+    for name, method in METHODS.items():
+        module = sys.modules[method.__module__]
+        source = f"src/{module.__name__.replace('.', '/')}.py"
+        yield f"### `{name}`\n\n{inspect.cleandoc(module.__doc__ or '')}\n"
+        links = [f"[`{method.__name__}`](../{source})", *recipes.get(name, [])]
+        yield f"In this repository: {', '.join(links)}.\n"
+
+
+def _guidances() -> Iterator[str]:
+    for name, guidance in GUIDANCES.items():
+        yield f"### `{name}`\n\n{inspect.cleandoc(guidance.__doc__ or '')}\n"
+
+
+def _recipes() -> dict[str, list[str]]:
+    """Links to the recipes of each method."""
+    links: dict[str, list[str]] = {}
+    for recipe in sorted((ROOT / "recipes").glob("*.yaml")):
+        method = yaml.safe_load(recipe.read_text(encoding="utf-8")).get("method")
+        if method:
+            links.setdefault(method["name"], []).append(f"[{recipe.stem}](../recipes/{recipe.name})")
+    return links
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
