@@ -14,6 +14,8 @@ from contrapose.backbones.adapters import frozen_policy, put_on, starting_lora
 from contrapose.backbones.loading import open_pipeline
 from contrapose.backbones.pipeline import LoadedPipeline, cast
 from contrapose.backbones.policies import FullPolicies, Lora, LoraPolicies, Policies
+from contrapose.backbones.settings import ATTENTION, USUAL_ADAPTERS, Adapters
+from contrapose.backbones.targets import chosen
 from contrapose.core.group import Condition
 from contrapose.core.path import Density, Path
 from contrapose.errors import UserError
@@ -87,13 +89,14 @@ class Denoiser:
         trained: tuple[str, ...] = ("trainee",),
         start: FilePath | None = None,
         frozen: Mapping[str, FilePath | None] = {},
+        adapters: Adapters = USUAL_ADAPTERS,
     ) -> Trainable:
-        """Train low-rank adapters on the family's attention projections, one a policy; the base stays as loaded.
+        """Train low-rank adapters on the layers that are asked for, one a policy; the base stays as loaded.
 
         `start` is an earlier run's folder, at whose adapters all that is trained begins, and the reference; rank, alpha
         and layers are theirs. `frozen` names policies that never train: a run's folder, or None for a copy of the first
         trained one as it starts. Raises `UserError` for a run that is broken, unfinished or another model's, a start
-        that was trained in full, and a rank or alpha that is not the start's.
+        that was trained in full, a rank, alpha or layers that are not the start's, and for layers that are not there.
         """
         pipeline = self._pipeline
         kind = type(pipeline.stock)
@@ -101,9 +104,12 @@ class Denoiser:
         self._check_runs(start, *frozen.values())
         if start is not None:
             lora = starting_lora(start, self.part, self.network, kind, rank, alpha)
+            if adapters.lora_targets is not None:
+                raise UserError(f"lora_targets: {start} has layers of its own, which are kept; leave the setting out")
         else:
             assert rank is not None and alpha is not None, "what a start would tell"
-            lora = Lora(rank, alpha, pipeline.family.lora_targets)
+            usual = pipeline.family.lora_targets
+            lora = Lora(rank, alpha, chosen(self.network, self.part, adapters.lora_targets or (ATTENTION,), usual))
         further: dict[str, Lora | nn.Module | None] = {}
         for name, run in frozen.items():
             further[name] = frozen_policy(run, self.part, self.network, kind) if run else None

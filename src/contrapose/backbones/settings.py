@@ -1,11 +1,16 @@
-"""How a model is read, beyond its name; whatever has a model among its settings holds these."""
+"""How a model is read, beyond its name, and how adapters are put on it: settings that whatever has a model holds."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
+from contrapose.errors import UserError
 from contrapose.ranges import Tokens, checked
+
+ATTENTION = "attention"
+ALL_LINEAR = "all-linear"
 
 Precision = Literal["fp32", "fp16", "bf16"]
 """Bits of a network's numbers: 32, or 16 in either split between exponent and fraction."""
@@ -22,3 +27,26 @@ class Loading:
     """Tokens that the largest text encoder reads, where that is not CLIP; its usual number when unset."""
     quantize: Literal["none", "nf4", "int8", "torchao-int8"] = "none"
     """Precision of the frozen network's weights: nf4 and int8 need bitsandbytes, torchao-int8 needs torchao."""
+
+
+@dataclass(frozen=True, kw_only=True)
+@checked
+class Adapters:
+    """What LoRA adapters are put on."""
+
+    lora_targets: tuple[str, ...] | None = None
+    """Layers with adapters: ends of their names, such as to_q or ff.net.2, regular expressions of their whole names, or
+    a word for many, attention (the projections that the family's trainers adapt) and all-linear; attention when unset,
+    or the layers of the run that this one starts at."""
+
+    def __post_init__(self) -> None:
+        if self.lora_targets == ():
+            raise UserError("lora_targets: name a layer at least, or leave the setting out")
+        for target in self.lora_targets or ():
+            try:
+                re.compile(target)
+            except re.error as error:
+                raise UserError(f"lora_targets {target!r:.100}: is no regular expression ({error})") from None
+
+
+USUAL_ADAPTERS = Adapters()

@@ -19,7 +19,7 @@ _NAMES = {
     "guidance": """
         positive negative guidance scales most negative_prompt nag_scale nag_tau nag_alpha
         """,
-    "LoRA": "full lora_rank lora_alpha",
+    "LoRA": "full lora_rank lora_alpha adapters",
     "memory": "precision micro_batch gradient_checkpointing split_pairs quantize optimizer",
     "schedule": """
         optimisation first train_steps rate batch learning_rate warmup ema_decay width reference_steps

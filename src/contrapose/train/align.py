@@ -162,7 +162,7 @@ def _trainable(stage: Stage, denoiser: Denoiser, dtype: torch.dtype) -> Trainabl
     if run.full:
         needs_reference = "reference" in objective.plan()
         return denoiser.full(dtype, needs_reference, objective.trained, stage.start, frozen)
-    return denoiser.lora(run.lora_rank, run.lora_alpha, objective.trained, stage.start, frozen)
+    return denoiser.lora(run.lora_rank, run.lora_alpha, objective.trained, stage.start, frozen, run.adapters)
 
 
 def _check_origin(run: Run, mixture: Mixture, backbone: Backbone) -> None:

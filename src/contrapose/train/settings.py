@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from contrapose import runfile
-from contrapose.backbones.settings import Loading, Precision
+from contrapose.backbones.settings import ATTENTION, Adapters, Loading, Precision
 from contrapose.core.links import LINKS, PairLink
 from contrapose.errors import UserError
 from contrapose.methods import METHODS, Method, name_of
@@ -157,13 +157,15 @@ class Run:
     optimisation: Optimisation = field(default_factory=Optimisation)
     first: First = field(default_factory=First)
     watching: Watching = field(default_factory=Watching)
+    adapters: Adapters = field(default_factory=Adapters)
     loading: Loading = field(default_factory=Loading)
 
     def __post_init__(self) -> None:
         o = self.optimisation
         if o.batch_size % o.micro_batch:
             raise UserError(f"batch_size {o.batch_size} must be a multiple of micro_batch {o.micro_batch}")
-        for name, setting in {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}.items():
+        of_adapters = {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha, **vars(self.adapters)}
+        for name, setting in of_adapters.items():
             if self.full and setting is not None:
                 raise UserError(f"{name} is unused with full fine-tuning; leave one of the two out")
         instead = self.method.instead_of_swap
@@ -188,7 +190,9 @@ class Run:
         if self.full or self.start:
             return self
         rank = DEFAULT_RANK if self.lora_rank is None else self.lora_rank
-        return replace(self, lora_rank=rank, lora_alpha=float(rank) if self.lora_alpha is None else self.lora_alpha)
+        alpha = float(rank) if self.lora_alpha is None else self.lora_alpha
+        adapters = replace(self.adapters, lora_targets=self.adapters.lora_targets or (ATTENTION,))
+        return replace(self, lora_rank=rank, lora_alpha=alpha, adapters=adapters)
 
 
 def _folders(value: object, kind: object) -> Folders:
