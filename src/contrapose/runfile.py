@@ -6,16 +6,17 @@ import types
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-import cattrs
 import yaml
-from cattrs.strategies import configure_tagged_union
 
 from contrapose.documents import dump_yaml, load_yaml
 from contrapose.errors import UserError
 from contrapose.files import write_text
 from contrapose.renamed import new_name
+
+if TYPE_CHECKING:
+    import cattrs  # which a pipeline under guidance needs not
 
 INPUTS = "inputs.yaml"
 VERSION = 1
@@ -36,6 +37,9 @@ Practical = Annotated[T, _Practical]
 
 def converter(*unions: tuple[Any, Names]) -> cattrs.Converter:
     """A strict converter; a member of each given union is written with its name from the table under the key `name`."""
+    import cattrs
+    from cattrs.strategies import configure_tagged_union
+
     strict = cattrs.Converter(forbid_extra_keys=True)
     strict.register_structure_hook(Path, as_path)
     strict.register_unstructure_hook(Path, str)
@@ -130,6 +134,8 @@ def structured(path: Path, raw: Any, cls: type[T], conv: cattrs.Converter, fix: 
     try:
         return conv.structure(settings, cls)
     except Exception as error:
+        import cattrs
+
         reasons = cattrs.transform_error(error, path="", format_exception=_reason)
         # cattrs ends each reason by where it is: nothing for the file itself, else the way to the section
         readable = (reason.removesuffix(" @ ").replace(" @ .", " in ") for reason in reasons)
@@ -137,6 +143,8 @@ def structured(path: Path, raw: Any, cls: type[T], conv: cattrs.Converter, fix: 
 
 
 def _reason(error: BaseException, kind: type | None) -> str:
+    import cattrs
+
     if isinstance(error, cattrs.ForbiddenExtraKeysError):
         return _unknown(sorted(map(str, error.extra_fields)), error.cl)
     if isinstance(error, KeyError):

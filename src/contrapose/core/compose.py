@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Num
 from torch import Tensor
 
 from contrapose.core.group import OWN, Composition, Condition, Group, Pick, Sample
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Num
 
 
 @runtime_checkable

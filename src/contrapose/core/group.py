@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from jaxtyping import Float, Num
-
 if TYPE_CHECKING:
+    from jaxtyping import Float, Num
     from torch import Tensor
 
 # What a backbone made of prompts: named tensors with one leading row a prompt. Whole numbers are lengths of what is

@@ -15,12 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
-from jaxtyping import Float
-
 from contrapose.core.shares import Shares, mix
 from contrapose.ranges import Interval, Range, Share, checked
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
 Schedule = Literal["constant", "linear", "cosine"]

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
-from jaxtyping import Float
-
 from contrapose.core.measured import Measured
 from contrapose.ranges import Positive, Range, checked
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
 

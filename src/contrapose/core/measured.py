@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from jaxtyping import Float
-
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
 _ANCHORED = "drift_from/"  # before an anchor's name, where the numbers that depend on the trainee go by name

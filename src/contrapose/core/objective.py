@@ -19,10 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from contrapose.core.choices import Space, Weighting
@@ -34,6 +33,9 @@ from contrapose.core.path import Path
 from contrapose.core.reward import at_least_single, implicit_reward, mean_square
 from contrapose.core.running import Running
 from contrapose.core.shares import Shares, mix
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class Row(NamedTuple):

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from jaxtyping import Float, Num
 from torch import Tensor
 
 from contrapose.core.choices import Space
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Num
 
 Density = Literal["uniform", "logit-normal"]
 Mix = tuple[Tensor, Tensor]  # the shares of x0 and of eps

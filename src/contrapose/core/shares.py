@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
-from jaxtyping import Float
-
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
 Key = TypeVar("Key", bound=Hashable)

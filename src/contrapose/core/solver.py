@@ -7,13 +7,15 @@ is a sample like any other: add its eps to its x0 and x_t is back, and its *forw
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from jaxtyping import Float, Num
 from torch import Tensor
 
 from contrapose.core.path import Path
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Num
 
 Denoised = Callable[[Tensor, Tensor], Tensor]  # (x_t, t) -> the data that is predicted there
 

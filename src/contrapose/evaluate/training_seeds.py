@@ -11,13 +11,16 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
 
 from contrapose.errors import UserError
 from contrapose.evaluate.statistics import LEVEL, Interval, TagIntervals, tag_weights
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 POWER = 0.8
 SMALLEST_P = 1e-12  # no p below is told

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 _HEAD_WIDTH = 64  # of an attention head, in every published BLIP
 _WIDTHS = (1024, 128, 64, 16, 1)  # of the reward's layers, between which there are no activations

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
 from PIL.Image import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -19,6 +18,9 @@ from contrapose.errors import UserError
 from contrapose.judges.hpsv3_message import REWARD, message_of
 from contrapose.judges.pretrained import SMALL_FILES, find, reading, ready
 from contrapose.judges.vision_language import load_processor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 PIXELS = 256 * 28 * 28  # of every image, but for sides being multiples of 28
 _LONGEST = 200  # times its short side, of which Qwen2-VL's resizing sees no more

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 # Names within a tower's block, open_clip's and transformers'.
 _IN_BLOCK = {

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
 from contrapose.backbones.settings import Precision
 from contrapose.judges.pretrained import SMALL_FILES, find, load_image_processor, load_network, load_tokenizer
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
@@ -21,6 +20,9 @@ from contrapose.judges.pretrained import (
     load_network,
     reading,
 )
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class VisionLanguage:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
 from contrapose.errors import UserError
 from contrapose.judges.pretrained import find, fingerprint, load_image_processor, load_network, load_tokenizer
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 _DROPPED = re.compile(r'[.!"()*#:;~]')  # of a question, before it is read
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
 from contrapose.evaluate.boxes import Box
 from contrapose.evaluate.compbench.rules import FRAME
 from contrapose.judges.pretrained import find, fingerprint, load_image_processor, load_network
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True)

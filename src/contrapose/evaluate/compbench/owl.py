@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
 from contrapose.evaluate.boxes import Box
 from contrapose.evaluate.compbench.rules import FRAME, overlap
 from contrapose.judges.pretrained import find, fingerprint, load_image_processor, load_network, load_tokenizer
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 _DOUBLE = 0.5  # IoU with a better box of the name, over which a box is dropped, as R-CNNs do
 

@@ -8,18 +8,20 @@ lets objects overwrite each other.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from contrapose.errors import UserError
 from contrapose.evaluate.verdict import Detection
 from contrapose.judges.pretrained import find, fingerprint, load_image_processor, load_network
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 # COCO's order, in the words of GenEval's prompts. The network's own names differ (aeroplane, sofa, tvmonitor).
 CLASSES = (

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
 
 from contrapose.errors import UserError
 from contrapose.evaluate.sets.distances import Features, squared_distances
 from contrapose.evaluate.sets.jackknife import Groups, Varied, kept, vary
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 _NEIGHBOURS = 3  # of precision and recall
 _ROWS = 1024  # of a table of distances that are in memory together

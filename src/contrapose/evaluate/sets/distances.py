@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
 
 from contrapose.errors import UserError
 from contrapose.evaluate.sets.jackknife import Groups, Varied, vary
 
-Features = Float[NDArray[np.floating], "n d"]
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+Features: TypeAlias = "Float[NDArray[np.floating], 'n d']"
 
 _SUBSETS = 100  # of KID, and images in each of them
 _SUBSET_SIZE = 1000

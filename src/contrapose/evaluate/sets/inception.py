@@ -7,11 +7,14 @@ maximum, and there are 1008 classes. The names are those of pt_inception-2015-12
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 SIDE = 299  # of the images that it sees
 WIDTH = 2048  # of its features

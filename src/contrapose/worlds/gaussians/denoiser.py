@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from contrapose.core.choices import Space
 from contrapose.core.group import Condition
 from contrapose.core.path import DiffusionPath
 from contrapose.worlds.gaussians.modes import Labels, Points
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 NUM_STEPS = 100
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from contrapose.worlds.gaussians.settings import Neighbours
 
-Points = Float[Tensor, "n 2"]
-Labels = Int[Tensor, " n"]
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+Points: TypeAlias = "Float[Tensor, 'n 2']"
+Labels: TypeAlias = "Int[Tensor, ' n']"
 
 
 @dataclass(frozen=True)
