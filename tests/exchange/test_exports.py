@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
 from contrapose.errors import UserError
 from contrapose.exchange import exports
-from contrapose.exchange.exports import Export, export_pairs, winner_side
+from contrapose.exchange.columns import row_form, winner_side
+from contrapose.exchange.exports import Export, export_pairs
 from contrapose.exchange.imports import Import, import_pairs, plan_import, read_listing
-from contrapose.store.groups import GroupStore
+from contrapose.store.groups import GroupStore, write_shard
 from contrapose.store.records import GroupRecord
 from contrapose.worlds.shapes.render import Object, render
 from contrapose.worlds.shapes.shipped import shipped_model
@@ -77,7 +79,7 @@ def test_what_is_exported_is_imported_again(
     """Same winners and prompts; latents are what the autoencoder makes of the images."""
     store = GroupStore(tiny_pairs)
     out = _export(store, backbone, tmp_path / "a.parquet")
-    again = _imported(tiny_model, out, backbone, tmp_path / "again")
+    again = _imported(tiny_model, out, backbone, tmp_path / "again", ties="half")
     assert len(again) == len(store)
     found = {record.prompt: index for index, record in enumerate(again.records)}
     for index, record in enumerate(store.records):
@@ -92,8 +94,8 @@ def test_what_is_exported_is_imported_again(
             assert (again.latent(field, mine) - expected).norm() < (again.latent(other, mine) - expected).norm()
 
 
-def _imported(model: Path, source: Path, backbone: Backbone, out: Path) -> GroupStore:
-    settings = changed(Import(str(model), source=source), ties="half", max_scale_up=1.0)
+def _imported(model: Path, source: Path, backbone: Backbone, out: Path, **reading: str) -> GroupStore:
+    settings = changed(Import(str(model), source=source), max_scale_up=1.0, **reading)
     _run(import_pairs(settings, plan_import(settings, read_listing(settings), backbone), backbone, out))
     assert (out / "skipped.jsonl").read_text() == ""
     return GroupStore(out)
@@ -110,7 +112,7 @@ def test_shares_ties_and_latents_through_a_real_autoencoder(tmp_path: Path, writ
     store = GroupStore(tmp_path / "pairs")
     out = _export(store, backbone, tmp_path / "a.parquet")
     assert "degraded_prompt" not in pq.read_schema(out).names
-    again = _imported(shipped_model(), out, backbone, tmp_path / "again")
+    again = _imported(shipped_model(), out, backbone, tmp_path / "again", ties="half")
     found = {record.prompt: index for index, record in enumerate(again.records)}
     for index, record in enumerate(records):
         mine = found[record.prompt]
@@ -121,6 +123,39 @@ def test_shares_ties_and_latents_through_a_real_autoencoder(tmp_path: Path, writ
         for field, kept in zip(fields, ("winner", "loser"), strict=True):
             before, after = store.latent(field, index), again.latent(kept, mine)
             assert (after - before).norm() < 0.1 * before.norm()
+
+
+def test_likes_and_dislikes_in_trls_form(
+    tmp_path: Path, tiny_model: Path, backbone: Backbone, write_store: Callable[..., Path]
+) -> None:
+    """An image, a prompt and a truth value a row, which come back as the groups that they were."""
+    records = [GroupRecord(f"p{n}", f"circle {n}", "", n, (float(n % 2),)) for n in range(3)]
+    write_store(tmp_path / "likes", records, torch.randn(3, 1, 4, 8, 8))
+    store = GroupStore(tmp_path / "likes")
+    out = _export(store, backbone, tmp_path / "a.parquet", Export(batch_size=2))
+    rows = pq.read_table(out).to_pylist()
+    assert [(row["prompt"], row["label"]) for row in rows] == [(r.prompt, r.labels == (1.0,)) for r in records]
+    for index, row in enumerate(rows):
+        decoded = _decoded(backbone, store.latent(0, index))
+        assert np.abs(_pixels(row["completion"]["bytes"]) - decoded).max() <= 1
+    features = json.loads(pq.read_schema(out).metadata[b"huggingface"])["info"]["features"]
+    assert features["completion"] == {"_type": "Image"} and set(features) == {"prompt", "completion", "label"}
+    again = _imported(tiny_model, out, backbone, tmp_path / "again", likes="single")
+    assert {(r.prompt, r.labels) for r in again.records} == {(r.prompt, r.labels) for r in records}
+
+
+@pytest.mark.parametrize(
+    ("labels", "line"),
+    [([(1.0,), (0.7,)], "record p1: its label is 0.7, and this format has 1 for a like"),
+     ([(1.0,), (1.0, 0.0)], "holds other groups than pairs alone, or likes and dislikes alone")],
+)  # fmt: skip
+def test_groups_that_neither_form_has_a_place_for(tmp_path: Path, labels: list[tuple[float, ...]], line: str) -> None:
+    records = [GroupRecord(f"p{n}", "a", "", n, label) for n, label in enumerate(labels)]
+    for number, record in enumerate(records):
+        write_shard(tmp_path, number, [record], torch.randn(1, record.num_samples, 4, 8, 8))
+    (tmp_path / "pairs.yaml").write_text("num_groups: 2")
+    with pytest.raises(UserError, match=line):
+        row_form(GroupStore(tmp_path))
 
 
 def test_jpeg(tiny_pairs: Path, backbone: Backbone, tmp_path: Path) -> None:

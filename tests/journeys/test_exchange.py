@@ -147,3 +147,36 @@ def test_every_other_listing_becomes_pairs_that_are_sound(
     store = GroupStore(tmp_path / "pairs")
     assert store.manifest["import"]["format"] == format
     assert sorted(record.prompt for record in store.records) == [prompt for prompt, _, _ in rows]
+
+
+@pytest.mark.slow
+def test_likes_and_dislikes_one_by_one(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Imported, checked, shown, trained on where that is possible, exported in TRL's form and imported again."""
+    lines = ["file_path,caption,label"]
+    for number in range(5):
+        (tmp_path / f"{number}.png").write_bytes(_picture(number))
+        lines.append(f"{number}.png,a green star {number % 2},{number < 3}")
+    (tmp_path / "likes.csv").write_text("\n".join(lines))
+    common = ["--model", tiny_model, "--device", "cpu", "--likes", "single"]
+    likes = tmp_path / "likes"
+    assert _run("pairs", "import", *common, "--source", tmp_path / "likes.csv", "--out", likes) == 0
+    assert _run("pairs", "check", likes) == 0
+    counted = capsys.readouterr().out
+    assert "5 single samples of 2 prompts" in counted and "single samples: 3 liked, 2 disliked" in counted
+    assert _run("pairs", "show", likes, "--out", tmp_path / "likes.html", "--device", "cpu") == 0
+    page = (tmp_path / "likes.html").read_text()
+    assert "All 5 likes and dislikes" in page and page.count(">liked") == 3 and page.count(">disliked") == 2
+    training = ["--model", tiny_model, "--pairs", likes, "--train-steps", 1, "--batch-size", 2, "--micro-batch", 2]
+    assert _run("align", "diffusion-dpo", *training, "--out", tmp_path / "dpo") == 2
+    assert "diffusion-dpo compares winner and loser, so take sft" in capsys.readouterr().err
+    assert not (tmp_path / "dpo").exists()
+    assert _run("align", "sft", *training, "--holdout", 0, "--out", tmp_path / "sft") == 0
+    assert '"training_pairs": 3' in (tmp_path / "sft" / "finished.json").read_text()
+    out = tmp_path / "likes.parquet"
+    assert _run("pairs", "export", likes, "--out", out, "--device", "cpu") == 0
+    assert _run("pairs", "import", *common, "--source", out, "--out", tmp_path / "again") == 0
+    before, after = (
+        sorted((record.prompt, record.labels) for record in GroupStore(folder).records)
+        for folder in (likes, tmp_path / "again")
+    )
+    assert before == after

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,9 +149,13 @@ def test_winner_and_loser_go_by_the_labels(mixed: tuple[Path, list[torch.Tensor]
     places = [(record.place("winner"), record.place("loser")) for record in (pair, tie, ranking, all_alike)]
     assert places == [(0, 1), (0, 1), (1, 2), (0, 3)], "of equals the winner is the first and the loser the last"
     assert torch.equal(store.latent("loser", 4), latents[2][0, 2])
-    assert single.place("winner") == 0
-    with pytest.raises(ValueError, match="id-1: a single sample has no loser"):
-        single.place("loser")
+    like = replace(single, labels=(1.0,))
+    assert (like.place("winner"), single.place("loser"), single.place("sample 1")) == (0, 0, 0)
+    assert (like.preference, single.preference) == (1.0, 1.0), "each is all on its side"
+    with pytest.raises(ValueError, match="id-1: is a dislike, a single sample, and has no winner"):
+        single.place("winner")
+    with pytest.raises(ValueError, match="id-1: is a like, a single sample, and has no loser"):
+        like.place("loser")
 
 
 def test_only_the_asked_sample_is_read(tmp_path: Path) -> None:

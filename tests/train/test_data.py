@@ -15,7 +15,9 @@ from contrapose.errors import UserError
 from contrapose.methods import DDSPO, SFT, DiffusionDPO
 from contrapose.store.mixture import Mixture
 from contrapose.store.records import GroupRecord
+from contrapose.train.comparable import comparable
 from contrapose.train.data import Groups
+from contrapose.train.settings import Run
 
 Write = Callable[..., Path]
 CPU = torch.device("cpu")
@@ -227,8 +229,8 @@ def test_pairs_without_degraded_prompts_are_refused_where_they_are_needed(tmp_pa
     latents = {side: torch.zeros(4, 4, 8, 8) for side in ("winner", "loser")}
     store = Mixture(write_store(tmp_path, records, latents))
     with pytest.raises(UserError, match="no degraded prompts"):
-        _groups(store)
-    assert len(_groups(store, SFT().composition()).training) == 4
+        comparable(store, Run("a model", tmp_path, DDSPO()))
+    assert len(comparable(store, Run("a model", tmp_path, SFT()))) == 4
 
 
 def _rankings(folder: Path, write_store: Write, num: int) -> Mixture:
@@ -259,13 +261,3 @@ def test_all_samples_of_a_group_have_their_labels_and_scores(tmp_path: Path, wri
     assert [group.samples[name].scores["taste"].tolist() for name in names] == [[5.0] * 8, [9.0] * 8, [1.0] * 8]
     first = _held(group, "sample 1")
     assert _held(group, "sample 3") == [number + 200 for number in first]
-
-
-def test_groups_without_the_samples_that_a_method_compares_are_refused(tmp_path: Path, write_store: Write) -> None:
-    likes = [GroupRecord(f"id-{i}", f"prompt {i}", "", i, (1.0,)) for i in range(6)]
-    store = Mixture(write_store(tmp_path, likes, torch.zeros(6, 1, 4, 8, 8)))
-    with pytest.raises(UserError, match=r"record id-0: a single sample has no loser; take a method that needs none"):
-        _groups(store, DiffusionDPO().composition())
-    assert _held(_batch(_groups(store, SFT().composition()), range(3)), "winner") == [0, 0, 0]
-    with pytest.raises(UserError, match=r"has no sample 2 among its 1 samples"):
-        _groups(store, Composition(samples={"second": Pick("own", "sample 2")}))

@@ -16,7 +16,8 @@ from contrapose.exchange.settings import Export
 
 @dataclass(frozen=True)
 class Command:
-    """Write pairs as Pick-a-Pic's Parquet, for other trainers and for 'contrapose pairs import'."""
+    """Write pairs as Pick-a-Pic's Parquet, likes and dislikes as TRL's, for other trainers and for
+    'contrapose pairs import'."""
 
     pairs: Annotated[Path, tyro.conf.Positional]
     """Folder of pairs."""

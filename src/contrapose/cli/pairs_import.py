@@ -15,7 +15,7 @@ from contrapose.exchange.settings import Import
 class Command:
     """Import pairs of images that you have, of any sizes: two folders with the same stems (--winners, --losers), or
     a file or folder of another format (--source), here or at hf://datasets/...: chosen and rejected, Pick-a-Pic, HPDv3
-    and HPDv2, tables of RealAlign and of Diffusion-KTO, or DDSPO's prepared latents."""
+    and HPDv2, RealAlign's tables, likes and dislikes as of Diffusion-KTO and TRL, or DDSPO's prepared latents."""
 
     settings: Import
     out: Path

@@ -31,7 +31,8 @@ class Import:
     """Instead of two folders: a file or folder of any of the formats below; docs/importing.md shows each."""
     format: FormatName = "auto"
     """Format of --source, told by the fields of its first row unless named: metadata, pick-a-pic, webdataset
-    (tars), hpdv3, hpdv2, real-fake (RealAlign's), kto, chosen (with rejected and prompt, as TRL's), ddspo (latents)."""
+    (tars), hpdv3, hpdv2, real-fake (RealAlign's), kto (likes and dislikes), chosen (with rejected and prompt, as
+    TRL's), ddspo (latents)."""
     limit: Count | None = None
     """Pairs that are looked at, at most, of the first ones; all when unset."""
     seed: Seed = 0

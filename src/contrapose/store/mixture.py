@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Annotated
 
@@ -68,13 +69,21 @@ class Mixture:
 
     @property
     def digest(self) -> str:
-        """A digest of all pairs with their folders' weights."""
+        """A digest of all that the folders hold, with their weights."""
         return digest_of_parts(f"{weight:g} {store.digest}" for weight, store in self._named)
 
     def shape(self, index: int) -> tuple[int, ...]:
         """The shape of one record's latents."""
         store, row = self._where[index]
         return store.shape(row)
+
+    def only(self, chosen: Sequence[int]) -> Mixture:
+        """These groups alone, in this order, with their folders' weights."""
+        fewer = copy(self)
+        fewer.records = [self.records[index] for index in chosen]
+        fewer._weights = [self._weights[index] for index in chosen]
+        fewer._where = [self._where[index] for index in chosen]
+        return fewer
 
     @property
     def usual_shape(self) -> tuple[int, ...]:

@@ -44,10 +44,20 @@ class GroupRecord:
 
     @property
     def preference(self) -> float:
-        """The winner's share of preference over the loser: a pair's own; of more samples, the best wins or all tie."""
+        """The winner's share of preference over the loser: a pair's own; of more samples, the best wins or all tie.
+
+        Of a lone sample, the share of the side that it is on.
+        """
+        if self.num_samples == 1:
+            return max(self.labels[0], 1 - self.labels[0])
         if self.num_samples > 2:
             return 0.5 if self.tied else 1.0
         return max(self.labels)
+
+    @property
+    def liked(self) -> bool:
+        """Whether a lone sample is a like rather than a dislike: it is a winner without a loser, or the other way."""
+        return self.labels[0] >= 0.5
 
     @property
     def tied(self) -> bool:
@@ -57,14 +67,16 @@ class GroupRecord:
     def place(self, sample: Sample) -> int:
         """Where a sample stands in the group; of equal ones the winner is the first and the loser the last.
 
-        Raises `ValueError` for the loser of a single sample, which is compared with nothing, and for a sample that the
-        group does not have.
+        Raises `ValueError` for a sample that the group does not have: a like has no loser, and a dislike no winner.
         """
+        if sample in ("winner", "loser") and self.num_samples == 1:
+            if (sample == "winner") != self.liked:
+                kind = "a like" if self.liked else "a dislike"
+                raise ValueError(f"record {self.id}: is {kind}, a single sample, and has no {sample}")
+            return 0
         if sample == "winner":
             return self.labels.index(max(self.labels))
         if sample == "loser":
-            if self.num_samples == 1:
-                raise ValueError(f"record {self.id}: a single sample has no loser")
             # searched from the end: of equal samples the last
             return self.num_samples - 1 - self.labels[::-1].index(min(self.labels))
         nth = _NTH.fullmatch(sample) if isinstance(sample, str) else None

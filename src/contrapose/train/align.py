@@ -32,6 +32,7 @@ from contrapose.runs.steps import kept_steps
 from contrapose.store.groups import GroupStore
 from contrapose.store.mixture import Mixture
 from contrapose.train.checkpoint import Moments, Scaler, Stateful, Trained, Weights
+from contrapose.train.comparable import comparable
 from contrapose.train.data import Groups
 from contrapose.train.folder import (
     claim,
@@ -74,6 +75,9 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
     run = stage.run
     out = stage.folder
     pairs = Mixture(run.pairs)
+    if stage.then is not None:
+        comparable(pairs, run, stage.then)  # refused now, and not when this run has been trained for it
+    compared = comparable(pairs, run)
     is_first = rank() == 0
     begun = (out / RUN_FILE).exists()
     inputs = inputs_of(stage, pairs) if is_first else {}
@@ -86,7 +90,7 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
         raise UserError("precision fp16 needs a GPU; use bf16 or fp32 here")
     accelerator = _accelerator("no" if run.precision == "fp32" else run.precision)
     _check_acquainted(accelerator)
-    trainer = _trainer(stage, pairs, accelerator)
+    trainer = _trainer(stage, compared, accelerator)
     if is_first and not begun:  # only now: a mistyped model or folder of pairs leaves nothing that refuses its fix
         claim(stage, inputs)
     notes = {"base": public_name(run.model), "method": name_of(run.method), BASE_NOTE: trainer.trainable.fingerprint}

@@ -55,7 +55,7 @@ class Order:
 
 
 class Groups:
-    """Groups by training position.
+    """Groups by training position, of records that are all `comparable`.
 
     `swap` reverses the preference: labels (p, 1 - p) become (1 - p, p). Images, truths and prompts stay where they are.
     In Diffusion-DPO that is to exchange the images; in DDSPO the trainee is to explain e_ref(x_t^l, t, c-) better than
@@ -88,27 +88,12 @@ class Groups:
         if composition.on_policy:
             self.replay = Replay(composition.on_policy.buffer_size)
         self.held_out, self.training = _split(store, seed, min(holdout, len(store) // 5))
-        self._check_samples()
-        if "degraded" in composition.fields and not all(record.degraded for record in store.records):
-            raise UserError(f"{store}: these pairs have no degraded prompts; draw pairs, or use diffusion-dpo")
         self._by_size = _by_size(store, self.training)
         self._pairs_up = any(pick.whose == "other" for pick in composition.picks)
         if self._pairs_up:
             self._check_partners()
         self._own = Order(store, self.training, seed, "epoch")
         self._rolled_out = Order(store, self.training, seed, "rollout epoch")
-
-    def _check_samples(self) -> None:
-        """Raise `UserError` for a record that does not have the samples that the method compares."""
-        names = [pick.field for pick in self.composition.samples.values()]
-        if self.composition.on_policy:
-            names.append(self.composition.on_policy.stand_in)
-        for record in self.store.records:
-            for name in names:
-                try:
-                    record.place(name)
-                except ValueError as error:
-                    raise UserError(f"{self.store}: {error}; take a method that needs none, or other pairs") from None
 
     def _check_partners(self) -> None:
         """Raise `UserError` where a training record's size has no record of another prompt."""

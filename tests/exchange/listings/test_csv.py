@@ -103,8 +103,8 @@ def test_liked_and_disliked_of_one_caption(read: Callable[..., Listing], reasons
     ]  # fmt: skip
     assert all((p.winner.path.parent.name, p.loser.path.parent.name) == ("real", "fake") for p in listing.pairs)
     assert reasons(listing) == {
-        "line 6": "liked, but no disliked image of its caption is left",
-        "line 9": "disliked, but no liked image of its caption is left",
+        "line 6": "liked, but no disliked image of its caption is left; --likes single takes it",
+        "line 9": "disliked, but no liked image of its caption is left; --likes single takes it",
     }
 
 
@@ -114,7 +114,31 @@ def test_a_missing_image_leaves_its_partner_to_another(read: Callable[..., Listi
     assert reasons(listing) == {"line 3": "fake/9.png: no such file", "line 5": "../x.png: leaves the folder"}
 
 
-@pytest.mark.parametrize("label", ["True", "liked", "", '"""1"""', "0.5", "-1", "2", "nan"])
+def test_likes_and_dislikes_one_by_one(read: Callable[..., Listing], reasons: Any) -> None:
+    """Each image is a group of its own, whatever the others of its caption are."""
+    rows = ("real/0.png,a cat,1", "fake/0.png,a cat,0", "fake/9.png,a cat,0", "real/2.png,a dog,1", "real/3.png,,1")
+    listing = read(KTO, *rows, likes="single")
+    found = [(g.name, g.prompt, [image.path.name for image in g.images], g.labels) for g in listing.pairs]
+    assert found == [
+        ("line 2", "a cat", ["0.png"], (1.0,)), ("line 3", "a cat", ["0.png"], (0.0,)),
+        ("line 5", "a dog", ["2.png"], (1.0,)),
+    ]  # fmt: skip
+    assert reasons(listing) == {"line 4": "fake/9.png: no such file", "line 6": "has no caption"}
+
+
+@pytest.mark.parametrize("header", ["file_name,caption,label", "completion,prompt,label", "image,prompt,label"])
+@pytest.mark.parametrize(("liked", "disliked"), [("1", "0"), ("True", "False"), ("true", "false")])
+def test_other_names_and_spellings(read: Callable[..., Listing], header: str, liked: str, disliked: str) -> None:
+    listing = read(header, f"real/0.png,a cat,{liked}", f"fake/0.png,a cat,{disliked}", likes="single")
+    assert (listing.format, [group.labels for group in listing.pairs]) == ("kto", [(1.0,), (0.0,)])
+
+
+@pytest.mark.parametrize("label", ["yes", "liked", "", '"""1"""', "0.5", "-1", "2", "nan"])
 def test_labels_that_are_neither(read: Callable[..., Listing], label: str) -> None:
-    with pytest.raises(UserError, match=r"line 3: `label` is .*; write a number: 1 for liked, 0 for disliked"):
+    with pytest.raises(UserError, match=r"line 3: `label` is .*; write 1 or true for a liked image, 0 or false for a"):
         read(KTO, "real/0.png,a cat,1", f"fake/0.png,a cat,{label}")
+
+
+def test_pairs_have_no_use_for_likes(read: Callable[..., Listing]) -> None:
+    with pytest.raises(UserError, match="likes: pairs from real-fake have no use for it"):
+        read(REAL, "a,a cat,real/0.png,fake/0.png", likes="single")

@@ -73,5 +73,5 @@ HPDV2 = Format(
     each(_pair, COLUMNS),
     COLUMNS,
     frozenset({"ties", "image_folder", "split"}),
-    or_told_by=(_PATHS[0], RANK),
+    or_told_by=((_PATHS[0], RANK),),
 )

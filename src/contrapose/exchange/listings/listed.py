@@ -14,6 +14,7 @@ from contrapose.containers.stored import Stored
 from contrapose.errors import UserError
 
 Ties = Literal["drop", "half"]
+Likes = Literal["paired", "single"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,9 @@ class Reading:
 
     ties: Ties = "drop"
     """What becomes of equally preferred images: left out, or kept with a preference of one half."""
+    likes: Likes = "paired"
+    """What becomes of liked and disliked images (kto): pairs of those that have one caption, or each image by itself,
+    which is what diffusion-kto and sft take."""
     image_folder: Path | None = None
     """Folder that the listing's image files are named from; the listing's own when unset."""
     only_models: tuple[str, ...] = ()
@@ -88,13 +92,12 @@ class Format:
     """The settings of `Reading` that have a use."""
     latents: bool = False
     """Whether the places are those of latents, not of images."""
-    or_told_by: tuple[str, ...] = ()
-    """Other fields that tell it as well, where rows have one of two forms."""
+    or_told_by: tuple[tuple[str, ...], ...] = ()
+    """Other fields that tell it as well, where rows have one of several forms."""
 
     def is_of(self, names: set[str]) -> bool:
         """Whether a row of these fields is of this format."""
-        told_by_other = bool(self.or_told_by) and names.issuperset(self.or_told_by)
-        return told_by_other or names.issuperset(self.told_by)
+        return any(names.issuperset(fields) for fields in (self.told_by, *self.or_told_by))
 
 
 def each(pair: Callable[[ContainerRow, Reading], Listed], needs: Iterable[str]) -> Pairs:

@@ -1,0 +1,71 @@
+"""Which groups of a mixture a method can compare, known before a model is loaded.
+
+A like is a winner without a loser, and a dislike a loser without a winner. A method that looks at one side alone takes
+the groups that have it; one that looks at both takes no lone sample.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from contrapose.core.group import Composition
+from contrapose.errors import UserError
+from contrapose.methods import METHODS, Method, name_of
+from contrapose.store.mixture import Mixture
+from contrapose.store.records import GroupRecord
+from contrapose.train.settings import Run
+
+log = logging.getLogger(__name__)
+
+
+def comparable(pairs: Mixture, run: Run, method: Method | None = None) -> Mixture:
+    """The groups of a mixture that a run trains on, with its own method or another one that follows it.
+
+    Groups that lack the only sample that is looked at are left out, which is told. Raises `UserError` for a group that
+    lacks one of several, where none is left, and for groups without degraded prompts where those are looked at.
+    """
+    method = method or run.method
+    composition = method.composition()
+    samples = _samples(composition, run.watching.holdout > 0)
+    taken = pairs
+    lacking = [record for record in pairs.records if _missing(record, samples)]
+    if lacking and len(samples) > 1:
+        reason = _missing(lacking[0], samples)
+        raise UserError(f"{pairs}: {reason}; {name_of(method)} {_need(composition, samples)}")
+    if lacking:
+        taken = pairs.only([index for index, record in enumerate(pairs.records) if not _missing(record, samples)])
+        if not len(taken):
+            raise UserError(f"{pairs}: {_missing(lacking[0], samples)}, and no other group has one; take other pairs")
+        log.info(f"{pairs}: {len(lacking)} of {len(pairs)} groups have no {samples[0]} and are left out")
+    if "degraded" in composition.fields and not all(record.degraded for record in taken.records):
+        raise UserError(f"{pairs}: these pairs have no degraded prompts; draw pairs, or use diffusion-dpo")
+    return taken
+
+
+def _samples(composition: Composition, holds_out: bool) -> list[str]:
+    """The distinct samples that are taken from records."""
+    names = [pick.field for pick in composition.samples.values()]
+    if composition.on_policy and holds_out:
+        names.append(composition.on_policy.stand_in)
+    return list(dict.fromkeys(names))
+
+
+def _missing(record: GroupRecord, samples: list[str]) -> str | None:
+    """Why a record does not have all of these samples; None where it does."""
+    for name in samples:
+        try:
+            record.place(name)
+        except ValueError as error:
+            return str(error)
+    return None
+
+
+def _need(composition: Composition, samples: list[str]) -> str:
+    """What several samples are for, and what to do where a group lacks one."""
+    if composition.on_policy:
+        return f"measures held-out groups by their {composition.on_policy.stand_in}, so set --holdout 0"
+    takers = [name for name, cls in METHODS.items() if len(_samples(cls().composition(), True)) == 1]
+    return (
+        f"compares {' and '.join(samples)}, so take {' or '.join(takers)}, or pairs: 'contrapose pairs import' makes "
+        "them without --likes single"
+    )

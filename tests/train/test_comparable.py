@@ -1,0 +1,96 @@
+"""Likes and dislikes: taken by methods that look at one side, refused by those that compare two, before any loading."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from contrapose.errors import UserError
+from contrapose.methods import CHATS, DDSPO, SFT, DataDrivenDDSPO, DiffusionDPO, DiffusionDRO, Method, RealAlign
+from contrapose.store.mixture import Mixture
+from contrapose.store.records import GroupRecord
+from contrapose.train.align import align
+from contrapose.train.comparable import comparable
+from contrapose.train.settings import Run, Watching
+
+LIKED = (True, False, True, True, False)
+NONE_HELD_OUT = Watching(holdout=0)
+
+
+@pytest.fixture
+def write(tmp_path: Path, write_store: Callable[..., Path]) -> Callable[[Sequence[bool]], Path]:
+    """A folder of likes and dislikes, whose latents hold their number."""
+
+    def write(liked: Sequence[bool]) -> Path:
+        records = [GroupRecord(f"id-{n}", f"of {n}", "", n, (float(like),)) for n, like in enumerate(liked)]
+        numbers = torch.arange(len(liked), dtype=torch.float32).view(-1, 1, 1, 1, 1).expand(-1, 1, 4, 8, 8)
+        return write_store(tmp_path / "likes", records, numbers.contiguous())
+
+    return write
+
+
+def run(pairs: Path, method: Method) -> Run:
+    return Run("no such model", pairs, method)
+
+
+@pytest.mark.parametrize(("side", "taken"), [("winner", [0, 2, 3]), ("loser", [1, 4])])
+def test_sft_trains_on_its_side_alone(
+    write: Callable[..., Path], side: str, taken: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = write(LIKED)
+    with caplog.at_level(logging.INFO):
+        kept = comparable(Mixture(pairs), run(pairs, SFT(side=side)))
+    assert [record.id for record in kept.records] == [f"id-{n}" for n in taken]
+    assert [int(kept.latent(side, index).mean()) for index in range(len(kept))] == taken
+    assert f"{5 - len(taken)} of 5 groups have no {side} and are left out" in caplog.text
+    assert kept.digest == Mixture(pairs).digest, "what the folder holds is what the run was made from"
+
+
+def test_a_side_that_nobody_is_on(write: Callable[..., Path]) -> None:
+    pairs = write([False, False])
+    line = "record id-0: is a dislike, a single sample, and has no winner, and no other group has one"
+    with pytest.raises(UserError, match=line):
+        comparable(Mixture(pairs), run(pairs, SFT()))
+
+
+def test_losers_that_are_other_records_winners_need_none(write: Callable[..., Path]) -> None:
+    pairs = write(LIKED)
+    assert len(comparable(Mixture(pairs), run(pairs, DDSPO(losers="random-positive")))) == 3
+
+
+@pytest.mark.parametrize("method", [DDSPO(), DataDrivenDDSPO(), DiffusionDPO(), RealAlign(), CHATS()], ids=repr)
+def test_methods_that_compare_refuse_before_anything_is_loaded(
+    write: Callable[..., Path], method: Method, tmp_path: Path
+) -> None:
+    """One line with what to do; no stage that a method begins with is trained first, and no folder is claimed."""
+    settings = run(write(LIKED), method)
+    line = (
+        r"likes: record id-0: is a like, a single sample, and has no loser; [a-z-]+ compares winner and loser, so take "
+        r"sft\b.*, or pairs: 'contrapose pairs import' makes them without --likes single"
+    )
+    with pytest.raises(UserError, match=line):
+        next(align(settings, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_losers_for_held_out_groups_alone(write: Callable[..., Path], tmp_path: Path) -> None:
+    settings = run(write(LIKED), DiffusionDRO())
+    with pytest.raises(UserError, match=r"has no loser; diffusion-dro measures held-out .*, so set --holdout 0"):
+        next(align(settings, tmp_path / "run"))
+    assert len(comparable(Mixture(settings.pairs), replace(settings, watching=NONE_HELD_OUT))) == 3
+
+
+def test_pairs_beside_likes(write: Callable[..., Path], write_store: Callable[..., Path], tmp_path: Path) -> None:
+    latents = torch.zeros(3, 2, 4, 8, 8)
+    pairs = write_store(tmp_path / "pairs", [GroupRecord.pair(f"p{n}", f"p {n}", "", n) for n in range(3)], latents)
+    settings = Run("m", (pairs, write(LIKED)), SFT())
+    assert [record.id for record in comparable(Mixture(settings.pairs), settings).records] == [
+        "p0", "p1", "p2", "id-0", "id-2", "id-3",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="record id-0: is a like"):
+        comparable(Mixture(settings.pairs), replace(settings, method=DiffusionDPO()))
