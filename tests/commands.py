@@ -17,11 +17,31 @@ TRAINING = [
     "--save-every", "1", "--evaluate-every", "1",
 ]  # fmt: skip
 QUICK = ["--steps", "1", "--device", "cpu"]
+STUDY = """
+version: 1
+model: model
+out: study
+prompts:
+  train: {file: train.txt}
+  dev: {shapes: dev, per_tag: 1, num_images: 1}
+  test: {shapes: test, per_tag: 1}
+pairs:
+  drawn: {options: {steps: 1, device: cpu}}
+methods:
+  a: {align: ddspo}
+training: {train-steps: 1, batch-size: 2, micro-batch: 2, holdout: 2, evaluate-every: 0}
+scales: [1]
+num_images: 1
+sampling: {steps: 1, device: cpu}
+evaluations:
+  colours: {suite: scores, options: {judges: [colourfulness], replicates: 20}}
+choosing: {scales: [3]}
+"""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A command line below a working folder; `out` is what it writes there."""
+    """A command line below a working folder; `out` is what it writes there, which a study's file says itself."""
 
     name: str
     arguments: tuple[str, ...]
@@ -69,13 +89,16 @@ LINES = (
         "toy --seeds 0 --pairs-per-class 1 --shown 1 --width 8 --reference-steps 5 --train-steps 3 --batch 8 "
         "--samples-per-class 20",
     ),
+    Line("study", ("study", "run", "study.yaml"), "study"),
 )
 BY_NAME = {line.name: line for line in LINES}
 
 
 def write_inputs(folder: Path) -> None:
-    """What no command makes: a random model, and two folders of images with captions."""
+    """What no command makes: a random model, a file of a study, and two folders of images with captions."""
     tiny.save("sd", folder / "model")
+    (folder / "study.yaml").write_text(STUDY)
+    (folder / "train.txt").write_text("".join(f"{number} wooden spoons\n" for number in range(4)))
     random = np.random.default_rng(0)
     for side in ("good", "bad"):
         (folder / side).mkdir()

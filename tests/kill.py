@@ -31,7 +31,8 @@ import pytest
 from contrapose.cli.main import main
 
 _UNSHARED = re.compile(rb'"seconds": [^,}\n]*')  # clocks
-_LOOSE = ("events.out",)  # TensorBoard's names and contents hold the time
+# TensorBoard's names and contents hold the time; a study's page and its notes of contents, how long training took
+_LOOSE = ("events.out", "report.html", "done.yaml")
 _DDSPO = "align ddspo --model model --pairs pairs --out OUT"
 # Lines of what other commands have begun: each starts from a copy of the folder that is named first.
 BEGUN = {

@@ -37,6 +37,8 @@ READERS = {
     "images": ("evidence",),
     "evidence": ("page", "tables"),
 }
+# of a study, whose folder holds what other commands wrote: what is its own
+OF_STUDY = ("done.yaml", "choices.yaml")
 # written for people, or along the way, and read by no command
 UNREAD = re.compile(r"README\.md|events\.out.*|.*\.html|toy\.png|table\.(md|csv|json)|.*\.txt")
 
@@ -78,6 +80,8 @@ def kinds_of(path: Path) -> list[Path]:
     """One file of every kind that a command wrote: numbers aside, and each folder's own."""
     if path.is_file():
         return [path]
+    if path.name == commands.BY_NAME["study"].out:
+        return [path / name for name in OF_STUDY]
     kinds: dict[str, Path] = {}
     for file in sorted(p for p in path.rglob("*") if p.is_file() and not UNREAD.fullmatch(p.name)):
         # a model's own files are the tests' of models

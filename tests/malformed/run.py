@@ -31,8 +31,9 @@ from malformed.images import IMAGES
 from malformed.networks import ADAPTERS, MODELS
 from malformed.settings import RUN_FILES, TYPED
 from malformed.stores import PAIRS
+from malformed.studies import STUDIES
 
-CASES = [*RUN_FILES, *TYPED, *PAIRS, *MODELS, *ADAPTERS, *RESUMED, *IMAGES, *REPORTS]
+CASES = [*RUN_FILES, *TYPED, *PAIRS, *MODELS, *ADAPTERS, *RESUMED, *IMAGES, *REPORTS, *STUDIES]
 SECONDS, MEMORY = 60, 12 << 30
 
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -114,12 +115,13 @@ def test_again_runs_nothing_but_the_report(finished: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_what_was_lost_is_made_again(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda image: image.write_bytes(bytes(image.stat().st_size))])
+def test_what_was_lost_or_broken_is_made_again(finished: Path, tmp_path: Path, spoil: Callable[[Path], object]) -> None:
     shutil.copytree(finished, tmp_path / "copy", copy_function=shutil.copy2)
     image = next((tmp_path / "copy" / "out" / "images" / "scale-1" / "ddspo-1@1").glob("*/samples/*.png"), None)
     image = image or next((tmp_path / "copy" / "out" / "images").rglob("samples/*.png"))
     lost = image.read_bytes()
-    image.unlink()
+    spoil(image)
     again = _study(tmp_path / "copy", "run")
     assert again.returncode == 0, again.stderr
     assert image.read_bytes() == lost

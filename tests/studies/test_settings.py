@@ -11,6 +11,7 @@ import yaml
 
 from contrapose.cli.main import main
 from contrapose.errors import UserError
+from contrapose.studies.inputs import check_inputs
 from contrapose.studies.settings import read_study
 
 STUDY: dict[str, Any] = {
@@ -117,6 +118,28 @@ def test_a_split_of_the_shapes_world_is_no_dev_set_of_itself(refused: Refused) -
         study["prompts"]["test"] = {"shapes": "test", "per_tag": 1}
 
     assert "prompts dev and test: 6 stand in both" in refused(change)
+
+
+def test_prompts_that_are_trained_on_and_reported_on_are_told(folder: Path, tiny_model: Path) -> None:
+    """And not refused: published experiments train on prompts of the very sources that they report on."""
+    Path("train.txt").write_text("A  TEST of wood\nanother train\n")
+    Path("study.yaml").write_text(yaml.safe_dump({**STUDY, "model": str(tiny_model)}))
+    told = "prompts train and test: 1 stand in both (a test of wood): methods are trained on what is reported"
+    assert check_inputs(read_study(Path("study.yaml"))) == [told]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (put("model", value="./nowhere"), "./nowhere: no such model folder or file"),
+        (put("model", value="study.yaml"), "study.yaml"),
+        (put("pairs", "mine", value={"folder": "nowhere"}), "nowhere: no pairs.yaml"),
+    ],
+)
+def test_a_model_and_pairs_that_are_not_there_are_told_before_anything_is_run(
+    change: Callable[[dict[str, Any]], None], named: str, refused: Refused
+) -> None:
+    assert named in refused(change)
 
 
 def test_a_file_that_is_no_study_is_named(folder: Path) -> None:

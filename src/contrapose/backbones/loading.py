@@ -105,10 +105,24 @@ def located(model: str | Path, variant: str | None = None, families: Mapping[str
     if path.exists() or looks_like_path(str(model)):
         raise UserError(f"{model}: no such model folder or file")
     with told_of_hub(str(model)):
-        name = read_index(Path(hf_hub_download(str(model), INDEX)).parent).get("_class_name")
+        name = _pipeline_on_hub(model)
         if families is not None:
             check_family(model, name, families)
         return Path(DiffusionPipeline.download(str(model), variant=variant, use_safetensors=True))
+
+
+def check_model(model: str, families: Mapping[str, Any]) -> None:
+    """Raise `UserError` as `find` does, without the weights of a hub id, of which only the index is fetched."""
+    if Path(model).exists() or looks_like_path(model):
+        find(model, families)
+        return
+    with told_of_hub(model):
+        check_family(model, _pipeline_on_hub(model), families)
+
+
+def _pipeline_on_hub(model: str | Path) -> Any:
+    """What the index of a hub id says is its pipeline."""
+    return read_index(Path(hf_hub_download(str(model), INDEX)).parent).get("_class_name")
 
 
 def looks_like_path(model: str) -> bool:

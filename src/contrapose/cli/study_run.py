@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -26,14 +27,15 @@ def main(arguments: list[str], prog: str) -> None:
 def carry_out(command: Command) -> None:
     from contrapose.cli.study_lines import check_lines, perform, show_and_run
     from contrapose.files import check_folder, one_writer
-    from contrapose.studies.inputs import check_prompts
+    from contrapose.studies.inputs import check_inputs
     from contrapose.studies.settings import read_study
 
     study = read_study(command.file)
     check_folder(study.out)
     # all that can be wrong is told before hours of work
     check_lines(study)
-    check_prompts(study)
+    for line in check_inputs(study):
+        print(line, file=sys.stderr)
     with one_writer(study.out):
         perform(study)
         show_and_run(["study", "report", str(command.file)])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from contrapose.backbones.families.table import BY_PIPELINE
+from contrapose.backbones.loading import check_model
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
+from contrapose.store.manifest import read_manifest
 from contrapose.store.prompts import canonical, read_prompts
 from contrapose.studies.settings import DEV, PromptSource, Study
 from contrapose.worlds.shapes.grammar import prompts as shapes_prompts
@@ -14,22 +18,36 @@ from contrapose.worlds.shapes.grammar import prompts as shapes_prompts
 _SHOWN = 3  # prompts that are named in a complaint
 
 
-def check_prompts(study: Study) -> None:
-    """Raise `UserError` for prompts that cannot be read, and for dev prompts that are reported on too.
+def check_inputs(study: Study) -> list[str]:
+    """Raise `UserError` for a model, pairs or prompts that cannot be read, and for dev prompts that are reported on.
 
+    Returns what is to be told of prompts that are trained on and reported on too, which published experiments have.
     Prompts are compared by their canonical text; those of the shapes world need no file for that.
     """
     texts = {name: _texts(source) for name, source in study.prompts.items()}
-    if study.choosing is None:
-        return
-    for name in dict.fromkeys(evaluation.prompts for evaluation in study.evaluations.values()):
-        shared = sorted(texts[DEV].keys() & texts[name].keys())
-        if shared:
-            shown = "; ".join(texts[name][text] for text in shared[:_SHOWN])
+    reported = list(dict.fromkeys(evaluation.prompts for evaluation in study.evaluations.values()))
+    if study.choosing is not None:
+        for shared in _shared([DEV], reported, texts):
             raise UserError(
-                f"prompts {DEV} and {name}: {len(shared)} stand in both ({shown}), so that scales would be chosen on "
-                "what is reported; divide them with 'contrapose prompts split'"
+                f"{shared}, so that scales would be chosen on what is reported; divide them with "
+                "'contrapose prompts split'"
             )
+    for pairs in study.pairs.values():
+        if pairs.folder is not None:
+            read_manifest(pairs.folder)
+    check_model(study.model_path, BY_PIPELINE)
+    drawn_from = [pairs.prompts for pairs in study.pairs.values() if pairs.reads_prompts]
+    return [f"{shared}: methods are trained on what is reported" for shared in _shared(drawn_from, reported, texts)]
+
+
+def _shared(lists: Sequence[str], reported: Sequence[str], texts: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """What two lists of prompts have in common, in words, of every two that have something."""
+    for name in dict.fromkeys(lists):
+        for other in reported:
+            shared = sorted(texts[name].keys() & texts[other].keys())
+            if shared:
+                shown = "; ".join(texts[other][text] for text in shared[:_SHOWN])
+                yield f"prompts {name} and {other}: {len(shared)} stand in both ({shown})"
 
 
 def _texts(source: PromptSource) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """Which command lines of a study are done, so that none is started again for nothing.
 
-OUT/done.yaml   each command line with digests of the study's inputs and of the names of what it wrote
+OUT/done.yaml   each command line with digests of the study's inputs and of what it wrote
 
-A line is done where it was once run to its end, what the study reads is what it was then, and no file that it wrote is
-missing. Any other is run, and finds for itself what is left to do: the commands decide what is done, and this saves the
+A line is done where it was once run to its end, and what the study reads and what the line wrote are what they were
+then. Any other is run, and finds for itself what is left to do: the commands decide what is done, and this saves the
 time in which they find out.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from contrapose.contents import digest_of_parts
+from contrapose.contents import digest_of_parts, file_digest
 from contrapose.documents import dump_yaml, load_yaml
 from contrapose.errors import UserError
 from contrapose.files import write_text
@@ -39,24 +39,25 @@ class Ledger:
     def note(self, line: CommandLine) -> None:
         """Write down that a line has come to its end."""
         self._done[_key(line)] = self._state(line)
-        write_text(self.path, dump_yaml(self._done))
+        # by key, so that a line that is run again leaves the file as it was
+        write_text(self.path, dump_yaml(dict(sorted(self._done.items()))))
 
     def _state(self, line: CommandLine) -> dict[str, str]:
-        names = digest_of_parts(sorted(_names(line.out))) if line.out is not None else ""
-        return {"inputs": self.inputs, "wrote": names}
+        wrote = digest_of_parts(sorted(_contents(line.out))) if line.out is not None else ""
+        return {"inputs": self.inputs, "wrote": wrote}
 
 
 def _key(line: CommandLine) -> str:
     return digest_of_parts(line.words)
 
 
-def _names(out: Path) -> Iterator[str]:
-    """The names of a result's files, hidden ones left out."""
+def _contents(out: Path) -> Iterator[str]:
+    """Name and digest of each of a result's files, hidden ones left out."""
     if out.is_file():
-        yield out.name
+        yield f"{out.name} {file_digest(out)}"
     for path in out.rglob("*") if out.is_dir() else ():
         if not path.name.startswith((".", *_WITHOUT_NAME)) and path.is_file():
-            yield path.relative_to(out).as_posix()
+            yield f"{path.relative_to(out).as_posix()} {file_digest(path)}"
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:

@@ -71,6 +71,11 @@ class PairSource:
             raise UserError(f"recipe: pairs {self.made_by} reads none; give its options")
         self.options.check_free("options", ("model", "prompts", "out"))
 
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether these pairs are drawn of a list of the study's prompts."""
+        return self.folder is None and self.made_by == "draw"
+
 
 @dataclass(frozen=True)
 @checked
@@ -252,7 +257,7 @@ class Study:
 
     def _check_references(self) -> None:
         for name, pairs in self.pairs.items():
-            if pairs.folder is None and pairs.made_by == "draw":
+            if pairs.reads_prompts:
                 _check_known(f"pairs {name}: prompts", (pairs.prompts,), self.prompts)
         for name, method in self.methods.items():
             _check_known(f"methods {name}: pairs", method.pairs, self.pairs)
@@ -269,7 +274,7 @@ class Study:
             _check_known(f"columns {heading}: evaluation", named, self.evaluations)
         for row, figures in (self.published.rows if self.published else {}).items():
             _check_known(f"published {row}", figures, self.columns)
-        drawn_from = {pairs.prompts for pairs in self.pairs.values() if pairs.folder is None}
+        drawn_from = {pairs.prompts for pairs in self.pairs.values() if pairs.reads_prompts}
         judged_on = {evaluation.prompts for evaluation in self.evaluations.values()}
         unused = self.prompts.keys() - drawn_from - judged_on - ({DEV} if self.choosing else set())
         if unused:
