@@ -78,19 +78,17 @@ def random_pairs(folder: Path, shape: tuple[int, ...], count: int) -> Path:
 
 def measure(model: str, full: bool, args: argparse.Namespace, work: Path) -> list[str]:
     """One row of the table."""
-    setup = Setup(
-        model, full=full, lora_rank=RANK, precision=args.precision, batch_size=args.pairs, micro_batch=args.pairs,
-        size=args.size, gradient_checkpointing=args.checkpointing,
+    optimisation = Optimisation(1e-9, train_steps=1_000_000, batch_size=args.pairs, micro_batch=args.pairs)
+    folder = work / f"{Path(model).name}-{full}"
+    run = Run(
+        model, folder, DDSPO(), full=full, lora_rank=None if full else RANK,
+        precision=args.precision, gradient_checkpointing=args.checkpointing, optimisation=optimisation,
+        watching=Watching(holdout=0, max_drift=1e12),
     )  # fmt: skip
-    expected = estimate_run(setup)
+    expected = estimate_run(Setup(run, args.size))
     dtype = DTYPES[args.precision]
     backbone = random_backbone(model, dtype, args.device, full)
-    pairs = random_pairs(work / f"{Path(model).name}-{full}", expected.latent, 4 * args.pairs)
-    optimisation = Optimisation(1e-9, train_steps=1_000_000, batch_size=args.pairs, micro_batch=args.pairs)
-    run = Run(
-        model, pairs, DDSPO(), full=full, precision=args.precision, gradient_checkpointing=args.checkpointing,
-        optimisation=optimisation, watching=Watching(holdout=0, max_drift=1e12),
-    )  # fmt: skip
+    pairs = random_pairs(folder, expected.latent, 4 * args.pairs)
     accelerator = Accelerator(
         cpu=args.device == "cpu", mixed_precision="no" if args.precision == "fp32" else args.precision
     )

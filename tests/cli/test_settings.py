@@ -206,7 +206,7 @@ TEXTS = [
     (["quickstart", "--out", "out", "--model", "./nowhere"], "./nowhere"),
     (["toy", "--out", "out", "--pairs-per-class"], "pairs_per_class"),
     (["toy", "--out", "out", "--num-modes", "7"], "num_modes"),
-    (["estimate", "--model", "x", "--method", "none"], "'none' for argument '--method'"),
+    (["estimate", "none", "--model", "x"], "none: no such method"),
     (["merge", "--model", "x", "--positive", "x", "--out", "out", "--scale", "0"], "scale 0"),
 ]
 

@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import families
 import pytest
 import tiny
 import torch
+from changing import changed
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import save_file
 from training import with_full, with_lora
 
+from contrapose import runfile
+from contrapose.backbones import meta
 from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.meta import SHIPPED, example, skeleton
+from contrapose.cli import estimate as cli
 from contrapose.cli.main import main
 from contrapose.core.moving import Average
 from contrapose.errors import UserError
 from contrapose.estimate.estimate import estimate_run, once_flops, skeleton_of
-from contrapose.estimate.fitting import CARDS, bases, fit, ways
+from contrapose.estimate.fitting import bases, fit, ways
+from contrapose.estimate.hours import duration, times_of
 from contrapose.estimate.memory import inference_cost, saved_bytes, training_cost
-from contrapose.estimate.settings import Setup
-from contrapose.estimate.standing import quantised_bytes, state_bytes
-from contrapose.methods import DiffusionDRO
+from contrapose.estimate.settings import Setup, Speed, sized
+from contrapose.estimate.standing import state_bytes, weight_bytes
+from contrapose.methods import DDSPO, SFT, DataDrivenDDSPO, DiffusionDPO, DiffusionDRO
+from contrapose.store.groups import write_shard
+from contrapose.store.manifest import MANIFEST
+from contrapose.store.records import GroupRecord
+from contrapose.train.settings import CONVERTER, Run
 
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
 
 # Published counts: of the denoiser, then of the other parts in the pipeline's own order.
 PARAMETERS = {
@@ -165,41 +176,55 @@ def test_rows_add_up(folders):
 
 # Which way things go
 
-SMALL = Setup("sd15", size="256x256", precision="bf16", micro_batch=4)
+
+def setup_of(model: str, size: str | None = None, **values: Any) -> Setup:
+    """A setup of DDSPO with these settings of its run."""
+    return Setup(changed(Run(model, Path("pairs"), DDSPO()), **values), size)
+
+
+def altered(setup: Setup, **values: Any) -> Setup:
+    """The same setup with these settings of its run."""
+    return replace(setup, run=changed(setup.run, **values))
+
+
+SMALL = setup_of("sd15", "256x256", precision="bf16", micro_batch=4)
 
 
 def test_every_saving_saves():
     usual = skeleton_of(SMALL).memory(SMALL)
     for saving in ({"gradient_checkpointing": True}, {"split_pairs": True}, {"micro_batch": 2}):
-        less = skeleton_of(SMALL).memory(replace(SMALL, **saving))
+        less = skeleton_of(SMALL).memory(altered(SMALL, **saving))
         assert less.activations < usual.activations and less.total < usual.total, saving
-    quantised = [skeleton_of(SMALL).memory(replace(SMALL, quantize=kind)).weights for kind in ("none", "int8", "nf4")]
-    assert quantised == sorted(quantised, reverse=True) and len(set(quantised)) == 3
+    quantised = [
+        skeleton_of(SMALL).memory(altered(SMALL, quantize=kind)).weights
+        for kind in ("none", "torchao-int8", "int8", "nf4")
+    ]
+    assert quantised == sorted(quantised, reverse=True) and len(set(quantised)) == 4
 
 
 def test_time_is_what_memory_costs():
     usual = estimate_run(SMALL).flops
-    checkpointed = estimate_run(replace(SMALL, gradient_checkpointing=True)).flops
-    split = estimate_run(replace(SMALL, split_pairs=True)).flops
+    checkpointed = estimate_run(altered(SMALL, gradient_checkpointing=True)).flops
+    split = estimate_run(altered(SMALL, split_pairs=True)).flops
     assert usual.step < split.step and usual.step < checkpointed.step
     assert split.pair - usual.pair == pytest.approx(2 * usual.forward, rel=0.02)
     assert 2.0 < usual.trained / usual.forward < 2.4
-    assert usual.step == SMALL.batch_size * usual.pair
+    assert usual.step == SMALL.run.optimisation.batch_size * usual.pair
 
 
 def test_the_backward_of_a_full_trainee_costs_two_forwards():
     """Depthwise convolutions too, of which SANA is full."""
     for model in ("sd15", "sana-1600m"):
-        bones = skeleton_of(Setup(model, size="256x256", precision="bf16", full=True))
+        bones = skeleton_of(setup_of(model, "256x256", precision="bf16", full=True))
         assert 2.9 < bones.trainee(checkpointing=False).total / bones.reference.total < 3.1
 
 
 def test_full_holds_a_copy_gradients_and_moments():
-    found = estimate_run(replace(SMALL, full=True)).memory
+    found = estimate_run(altered(SMALL, full=True)).memory
     weights = 4 * PARAMETERS["sd15"]
     assert (found.weights, found.trained, found.gradients, found.optimizer) == (0, weights, weights, 2 * weights)
     assert weights / 2 < found.reference < 0.51 * weights
-    without = replace(SMALL, full=True, method="sft")
+    without = altered(SMALL, full=True, method=SFT())
     assert skeleton_of(without).standing(without).reference == 0
 
 
@@ -215,8 +240,8 @@ def test_optimizer_states():
 
 def test_only_linear_layers_are_quantised():
     layers = torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False), torch.nn.Conv2d(4, 4, 1, bias=False))
-    assert quantised_bytes(layers, "nf4") == 64 * 32 + 4 * 64 + 4 * 16
-    assert quantised_bytes(layers, "int8") == 64 * 64 + 4 * 64 + 4 * 16
+    assert weight_bytes(layers, "nf4") == 64 * 32 + 4 * 64 + 4 * 16
+    assert weight_bytes(layers, "int8") == 64 * 64 + 4 * 64 + 4 * 16
 
 
 def test_caches():
@@ -226,23 +251,23 @@ def test_caches():
 
 
 def test_verdicts_are_the_smallest_change_that_fits():
-    verdicts = [fit(replace(SMALL, full=True, micro_batch=8, batch_size=8), card) for card in CARDS]
+    verdicts = [fit(altered(SMALL, full=True, micro_batch=8, batch_size=8), card) for card in (12, 24, 48, 80)]
     needed = {v.card: v for v in verdicts}
     assert needed[80].changes == ()
     assert all(v.bytes <= v.card * 2**30 for v in verdicts if v.changes is not None)
-    assert "LoRA (no --full)" in (needed[12].changes or ())
-    assert "does not fit" in str(fit(replace(SMALL), 0))
+    assert "--no-full" in (needed[12].changes or ())
+    assert "does not fit" in str(fit(SMALL, 0))
 
 
 def test_ways_and_bases_change_one_thing_after_another():
-    full = Setup("sd15", full=True)
+    full = setup_of("sd15", full=True, precision="fp32")
     assert [changes[-1:] for changes, _ in bases(full)] == [
-        (), ("--precision bf16",), ("--optimizer adamw-8bit",), ("LoRA (no --full)",), ("--quantize int8",),
+        (), ("--precision bf16",), ("--optimizer adamw-8bit",), ("--no-full",), ("--quantize int8",),
         ("--quantize nf4",),
     ]  # fmt: skip
-    assert [s.micro_batch for _, s in ways(full)] == [8, 8, 4, 2, 1, 1]
-    assert list(ways(full))[-1][1].split_pairs
-    assert [c for c, _ in ways(replace(full, micro_batch=1, batch_size=1))][-1] == (
+    assert [s.run.optimisation.micro_batch for _, s in ways(full)] == [8, 8, 4, 2, 1, 1]
+    assert list(ways(full))[-1][1].run.split_pairs
+    assert [c for c, _ in ways(altered(full, micro_batch=1, batch_size=1))][-1] == (
         "--gradient-checkpointing",
         "--split-pairs",
     )
@@ -264,17 +289,89 @@ def test_the_command_tells_and_writes(folders, tmp_path, capsys):
     told = capsys.readouterr().out
     assert all(word in told for word in ("trainable", "FLOPs", "optimizer", "12 GB: fits", "80 GB: fits"))
     data = json.loads(out.read_text())
+    setup = altered(setup_of(str(folders["flux"]), precision="bf16"), pairs=())
     assert data["memory"]["total"] == sum(v for k, v in data["memory"].items() if k != "total")
-    assert data["setup"] == asdict(Setup(str(folders["flux"]), precision="bf16"))
+    assert data["setup"] == CONVERTER.unstructure(setup)
+
+
+def test_a_recipe_is_estimated_as_it_would_run(tmp_path, capsys):
+    """Without a network or a login, though its model is a hub id; options override it."""
+    out = tmp_path / "estimate.json"
+    recipe = str(ROOT / "recipes/sd15-ddspo-one-gpu.yaml")
+    options = ["--card", "24", "3", "--peak-tflops", "100", "--utilisation", "0.5", "--train-steps", "100"]
+    assert main(["estimate", recipe, *options, "--size", "256x256", "--json", str(out)]) == 0
+    run = runfile.read(Path(recipe), Run, CONVERTER)
+    expected = estimate_run(Setup(changed(run, train_steps=100), "256x256"))
+    data = json.loads(out.read_text())
+    assert data["memory"]["total"] == expected.memory.total and data["trainable"] == expected.trainable
+    assert data["times"][0]["hours"] == pytest.approx(100 * expected.flops.step / 0.5e14 / 3600)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "24 GB: fits" in told and "up to --micro-batch" in told
+    assert "3 GB: with --" in told
+    assert "100 steps on one GPU that reaches 50% of 100 TFLOP/s" in told
+
+
+def test_what_a_run_begins_with_takes_its_time():
+    run = runfile.read(ROOT / "recipes/sd15-realalign.yaml", Run, CONVERTER)
+    times = times_of(Setup(run, "256x256"), Speed())
+    assert [(time.folder, time.steps) for time in times] == [("start", 1600), ("", 1000)]
+    assert times[0].step_flops > 1.5 * times[1].step_flops  # it draws samples of its own
+    assert "1600 steps of start and 1000 steps" in duration(Setup(run), Speed(), times)
+
+
+def test_size_and_number_are_those_of_the_pairs(folders, tmp_path):
+    records = [GroupRecord.pair(f"{i}", "a cat", f"a {i}", i) for i in range(3)]
+    write_shard(tmp_path, 0, records, torch.zeros(3, 2, 4, 8, 16))
+    (tmp_path / MANIFEST).write_text("num_groups: 3\n")
+    setup = setup_of(str(folders["sd"]), pairs=tmp_path)
+    cost = estimate_run(sized(setup))
+    assert (cost.latent, cost.setup.pairs, cost.setup.prompts) == ((4, 8, 16), 3, 4)
+    assert cost.latents == 3 * 2 * 4 * (4 * 8 * 16)
+    assert sized(altered(setup, pairs=tmp_path / "later")).latent is None
+
+
+def test_adapters_on_more_layers_train_more():
+    every = altered(SMALL, lora_targets=("all-linear",))
+    assert estimate_run(every).trainable > 1.5 * estimate_run(SMALL).trainable
+
+
+def test_an_average_is_counted():
+    averaged = altered(SMALL, ema_decay=0.99)
+    memory = skeleton_of(averaged).memory(averaged)
+    assert memory.average == memory.trained
+    assert memory.total == skeleton_of(SMALL).memory(SMALL).total + memory.trained
+
+
+def test_the_roomiest_micro_batch_fits_and_the_next_does_not():
+    fitted = fit(SMALL, 12)
+    assert fitted.changes == () and fitted.roomiest is not None
+    size, needed = fitted.roomiest
+    larger = altered(SMALL, micro_batch=2 * size)
+    assert needed == skeleton_of(SMALL).memory(altered(SMALL, micro_batch=size)).total
+    assert skeleton_of(larger).memory(larger).total > 0.95 * 12 * 2**30
+
+
+def test_every_shipped_layout_is_some_models():
+    assert set(meta._LAYOUT_OF.values()) == set(SHIPPED)
+    assert count(skeleton("black-forest-labs/FLUX.1-dev").denoiser.network) == PARAMETERS["flux-dev"]
+
+
+def test_every_setting_that_counts_is_one_of_aligns():
+    settings = {setting.name for section in cli._SECTIONS for setting in fields(section)}
+    assert settings >= cli._COUNTED
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (["nowhere.yaml"], "nowhere.yaml"),
+        (["--model", "sd15", "--card", "0"], "card 0"),
+        (["--model", "sd15", "--utilisation", "2"], "utilisation 2"),
+        (["--model", "sd15", "--learning-rate", "1"], "--learning-rate"),
         (["--model", "sd16"], "sd15"),
         (["--model", "somebody/something"], "the hub cannot be reached"),
         (["--model", "sd15", "--size", "511x512"], "multiples"),
-        (["--model", "sd15", "--method", "best"], "ddspo"),
+        (["best", "--model", "sd15"], "ddspo"),
         (["--model", "sd15", "--full", "--quantize", "nf4"], "LoRA"),
         (["--model", "sd15", "--micro-batch", "3"], "multiple"),
     ],
@@ -319,19 +416,19 @@ def test_a_broken_configuration_is_refused_by_name(folders, tmp_path):
 def test_further_policies_and_rollouts_cost_what_they_are(full: bool) -> None:
     """A lagged policy is one more frozen copy, or adapter; each rollout is a forward a step."""
     usual, own, fits = (
-        estimate_run(replace(SMALL, method=name, full=full))
-        for name in ("diffusion-dpo", "diffusion-dro", "ddspo-data")
+        estimate_run(altered(SMALL, method=method, full=full))
+        for method in (DiffusionDPO(), DiffusionDRO(), DataDrivenDDSPO())
     )
     copy = usual.memory.reference if full else usual.memory.trained
     assert own.memory.reference - usual.memory.reference == copy
     assert fits.memory.reference - usual.memory.reference == 2 * copy
     drawn = DiffusionDRO().rollouts * DiffusionDRO().rollout_steps * usual.flops.forward
-    assert own.flops.step == SMALL.batch_size * own.flops.pair + drawn
+    assert own.flops.step == SMALL.run.optimisation.batch_size * own.flops.pair + drawn
 
 
 @pytest.mark.parametrize(("precision", "full"), [("bf16", True), ("fp32", True), ("bf16", False)])
 def test_an_average_in_low_precision_has_its_weights_in_float32_beside(monkeypatch, precision, full) -> None:
-    setup = replace(SMALL, method="diffusion-dro", precision=precision, full=full)
+    setup = altered(SMALL, method=DiffusionDRO(), precision=precision, full=full)
     copied = skeleton_of(setup).standing(setup)
     averaged = replace(DiffusionDRO().objective(), moving={"lagged": Average(0.9)})
     monkeypatch.setattr(DiffusionDRO, "objective", lambda self: averaged)

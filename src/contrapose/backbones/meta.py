@@ -29,6 +29,17 @@ from contrapose.errors import UserError, one_line
 
 CONFIGS = Path(__file__).parent / "configs"
 SHIPPED = tuple(sorted(folder.name for folder in CONFIGS.iterdir()))
+_LAYOUT_OF = {
+    "CompVis/stable-diffusion-v1-4": "sd15",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15",
+    "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
+    "stabilityai/stable-diffusion-3-medium-diffusers": "sd3-medium",
+    "stabilityai/stable-diffusion-3.5-medium": "sd35-medium",
+    "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers": "sana-1600m",
+    "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": "pixart-sigma",
+    "black-forest-labs/FLUX.1-dev": "flux-dev",
+    "Tongyi-MAI/Z-Image": "z-image",
+}  # hub ids of the shipped configurations: neither a network nor a login is needed for these
 _TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 _META = torch.device("meta")
 
@@ -115,6 +126,8 @@ def _where(model: str) -> str:
         return str(CONFIGS / model)
     if Path(model).is_dir():
         return model
+    if model in _LAYOUT_OF:
+        return str(CONFIGS / _LAYOUT_OF[model])
     if Path(model).is_file():
         pipeline_of_checkpoint(Path(model), BY_PIPELINE)  # which refuses what is no model
         raise UserError(f"{model}: one file says too little; name its layout, which is one of {', '.join(SHIPPED)}")

@@ -14,6 +14,8 @@ ALL_LINEAR = "all-linear"
 
 Precision = Literal["fp32", "fp16", "bf16"]
 """Bits of a network's numbers: 32, or 16 in either split between exponent and fraction."""
+Quantisation = Literal["none", "nf4", "int8", "torchao-int8"]
+"""Precision of a frozen network's linear layers: none less than its own, or so many bits by which library."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class Loading:
     """Which of several copies of the weights is read, such as fp16; the plain one when unset."""
     text_length: Tokens | None = None
     """Tokens that the largest text encoder reads, where that is not CLIP; its usual number when unset."""
-    quantize: Literal["none", "nf4", "int8", "torchao-int8"] = "none"
+    quantize: Quantisation = "none"
     """Precision of the frozen network's weights: nf4 and int8 need bitsandbytes, torchao-int8 needs torchao."""
 
 

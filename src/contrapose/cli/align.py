@@ -37,7 +37,7 @@ def main(arguments: list[str], prog: str) -> None:
     if not arguments or arguments[0].startswith("-"):
         raise UserError(f"align needs a method ({', '.join(METHODS)}) or a run.yaml first")
     method, *rest = arguments
-    template = Command(_run(method), out=REQUIRED)  # its values are what the help shows as defaults
+    template = Command(begun(method), out=REQUIRED)  # its values are what the help shows as defaults
     align(parse(Command, rest, f"{prog} {method}", template, UNIONS))
 
 
@@ -51,7 +51,7 @@ def usage(prog: str) -> str:
     return "\n".join(lines)
 
 
-def _run(name: str) -> Run:
+def begun(name: str) -> Run:
     """The run that a file describes, or one of a method that lacks its model and pairs."""
     if name.endswith((".yaml", ".yml")):
         return runfile.read(Path(name), Run, CONVERTER)

@@ -1,55 +1,84 @@
-"""`contrapose estimate`."""
+"""`contrapose estimate [METHOD|run.yaml]`."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from contrapose.backbones.settings import Loading
+from contrapose.cli.align import UNIONS, begun
 from contrapose.cli.options import parse
 from contrapose.errors import UserError
-from contrapose.estimate.settings import Setup
+from contrapose.estimate.settings import Setup, Speed
+from contrapose.ranges import Positive, checked
+from contrapose.train.settings import First, Optimisation, Run, Watching
 
 if TYPE_CHECKING:
     from contrapose.estimate.tables import CostTable
 
+# Of align's settings, those that a cost depends on; method and adapters have theirs, which all have flags here.
+_COUNTED = {
+    "model", "full", "lora_rank", "precision", "gradient_checkpointing", "split_pairs", "train_steps",
+    "first_train_steps", "batch_size", "micro_batch", "optimizer", "ema_decay", "text_length", "quantize",
+}  # fmt: skip
+_SECTIONS = (Run, Optimisation, First, Watching, Loading)
+_WITHOUT = {setting.name for section in _SECTIONS for setting in fields(section)} - _COUNTED | {"latent"}
+
 
 @dataclass(frozen=True)
+@checked
 class Command:
-    """What a run would cost, from the model's configuration alone: parameters, GPU memory, FLOPs, caches and cards."""
+    """What a run would cost, from the model's configuration alone: parameters, GPU memory, FLOPs, hours and cards.
+
+    A recipe or a run.yaml may be named first, or a method (ddspo when neither is); options override what it says. The
+    model may also be one of the shipped configurations that docs/estimate.md lists, such as sd15 or sdxl.
+    """
 
     setup: Setup
+    card: tuple[Positive, ...] = (12, 16, 24, 48, 80)
+    """Gigabytes of GPU memory: whether the run fits, or what to change so that it does."""
+    speed: Speed = field(default_factory=Speed)
     json: Path | None = None
     """File that receives the estimate as JSON."""
 
 
 def main(arguments: list[str], prog: str) -> None:
-    estimate(parse(Command, arguments, prog))
+    named = bool(arguments) and not arguments[0].startswith("-")
+    run = begun(arguments[0] if named else "ddspo")
+    run = run if named and arguments[0].endswith((".yaml", ".yml")) else replace(run, pairs=())
+    template = Command(Setup(run))
+    estimate(parse(Command, arguments[named:], prog, template, UNIONS, _WITHOUT))
 
 
 def estimate(command: Command) -> None:
     from contrapose.cli.notes import quiet_libraries
     from contrapose.estimate.estimate import estimate_run
-    from contrapose.estimate.fitting import CARDS, fit
+    from contrapose.estimate.fitting import fit
+    from contrapose.estimate.hours import duration, times_of
+    from contrapose.estimate.settings import sized
     from contrapose.estimate.tables import as_data, counts, memory
     from contrapose.files import replacing
 
     quiet_libraries()
     if command.json is not None and not command.json.parent.is_dir():
         raise UserError(f"{command.json}: its folder does not exist")
-    cost = estimate_run(command.setup)
-    cards = [fit(command.setup, card) for card in CARDS]
+    setup = sized(command.setup)
+    cost = estimate_run(setup)
+    cards = [fit(setup, card) for card in command.card]
+    times = times_of(setup, command.speed)
     for table in (counts(cost), memory(cost)):
         _print(table)
     for card in cards:
-        print(f"{card.card} GB: {card}")
+        print(f"{card.card:g} GB: {card}")
+    print(duration(setup, command.speed, times))
     if command.json is not None:
         with replacing(command.json) as aside:
-            aside.write_text(json.dumps(as_data(cost, cards), indent=1) + "\n", encoding="utf-8")
+            aside.write_text(json.dumps(as_data(cost, cards, times), indent=1) + "\n", encoding="utf-8")
 
 
 def _print(table: CostTable) -> None:

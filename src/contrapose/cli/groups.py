@@ -20,7 +20,9 @@ _NAMES = {
         positive negative guidance scales most negative_prompt nag_scale nag_tau nag_alpha
         """,
     "LoRA": "full lora_rank lora_alpha adapters",
-    "memory": "precision micro_batch gradient_checkpointing split_pairs quantize optimizer",
+    "memory": """
+        card precision micro_batch gradient_checkpointing split_pairs quantize optimizer peak_tflops utilisation
+        """,
     "schedule": """
         optimisation first train_steps rate batch learning_rate warmup ema_decay width reference_steps
         vae_steps vae_batch vae_learning_rate

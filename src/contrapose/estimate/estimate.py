@@ -9,15 +9,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import get_args
 
 import torch
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.backbones.meta import encoding, example, example_text, num_parameters, skeleton
+from contrapose.backbones.settings import Quantisation
 from contrapose.estimate.memory import Cost, inference_cost, training_cost
 from contrapose.estimate.settings import Setup
-from contrapose.estimate.standing import Memory, float32_bytes, module_bytes, quantised_bytes, state_bytes
+from contrapose.estimate.standing import Memory, float32_bytes, module_bytes, state_bytes, weight_bytes
+from contrapose.methods import DDSPO
+from contrapose.train.settings import First, Optimisation, Watching
 
 TYPICAL_TOKENS = 40  # of a prompt, where padding is not kept
 
@@ -71,19 +75,21 @@ class Skeleton:
         self.setup = setup
         self.dtype = DTYPES[setup.precision]
         self.needs_reference = needs_reference
-        backbone = skeleton(setup.model, torch.float32 if setup.full else self.dtype)
+        run = setup.run
+        backbone = skeleton(run.model, torch.float32 if run.full else self.dtype, run.loading)
         self.backbone = backbone
         self.parameters = num_parameters(backbone)
         of_encoders = [count for part, count in self.parameters.items() if part.startswith("text")]
         self.encoders = sum(of_encoders) * self.dtype.itemsize
-        self.shape = backbone.images.shape_for(setup.size)
+        self.shape = setup.latent if setup.latent and not setup.size else backbone.images.shape_for(setup.size)
         self.tokens = setup.text_tokens or backbone.text.rows
-        self._quantised = {kind: quantised_bytes(backbone.denoiser.network, kind) for kind in ("int8", "nf4")}
-        self._quantised["none"] = module_bytes(backbone.denoiser.network)
-        if setup.full:
+        network = backbone.denoiser.network
+        self._weights = {kind: weight_bytes(network, kind) for kind in get_args(Quantisation)}
+        if run.full:
             self.trainable = backbone.denoiser.full(self.dtype, needs_reference, trained)
         else:
-            self.trainable = backbone.denoiser.lora(setup.lora_rank, setup.lora_rank, trained)
+            rank = setup.lora_rank
+            self.trainable = backbone.denoiser.lora(rank, rank, trained, adapters=run.adapters)
         self.trained = self.trainable.policies.parameters()
         self._passes: dict[bool, Cost] = {}
 
@@ -99,7 +105,7 @@ class Skeleton:
 
     def _metered(self, checkpointing: bool) -> Cost:
         one_row = self._pass(1, checkpointing)
-        if not self.setup.full:
+        if not self.setup.run.full:
             return one_row  # with adapters, all bytes grow with the rows, near enough
         return one_row.beside(self._pass(2, checkpointing))
 
@@ -121,28 +127,33 @@ class Skeleton:
     def standing(self, setup: Setup) -> Memory:
         """Bytes that do not depend on the batch."""
         trained = sum(parameter.nbytes for parameter in self.trained)
-        states = sum(state_bytes(parameter, setup.optimizer) for parameter in self.trained)
-        if setup.full:
+        o = setup.run.optimisation
+        states = sum(state_bytes(parameter, o.optimizer) for parameter in self.trained)
+        average = trained if o.ema_decay else 0
+        if setup.run.full:
             weights = 0
             frozen = self.trainable.policies.denoiser("reference") if self.needs_reference else None
             copies = module_bytes(frozen) * (1 + setup.num_others) if frozen else 0
             # an average goes on from its weights in float32, beside those that predict
             copies += float32_bytes(frozen) * setup.num_averages if frozen else 0
         else:
-            weights = self._quantised[setup.quantize]
+            weights = self._weights[setup.run.loading.quantize]
             copies = trained * setup.num_others  # adapters on the same network
-        return Memory(weights, copies, trained, gradients=trained, optimizer=states, activations=0, working=0)
+        return Memory(
+            weights, copies, trained, gradients=trained, optimizer=states, average=average, activations=0, working=0
+        )
 
     def memory(self, setup: Setup) -> Memory:
         """Bytes by part of this setup, which may differ from the skeleton's in what does not change the network."""
         num_frozen, num_trained = setup.rows
-        with_gradient = num_trained * setup.micro_batch
-        without_gradient = num_frozen * setup.micro_batch
-        if setup.split_pairs:
+        micro_batch = setup.run.optimisation.micro_batch
+        with_gradient = num_trained * micro_batch
+        without_gradient = num_frozen * micro_batch
+        if setup.run.split_pairs:
             # every trained row is predicted once without gradient, then half of them at a time with it
             without_gradient = max(without_gradient, with_gradient)
             with_gradient = math.ceil(with_gradient / 2)
-        cost = self.trainee(setup.gradient_checkpointing)
+        cost = self.trainee(setup.run.gradient_checkpointing)
         saved = cost.saved_for(with_gradient)
         peak = cost.peak_for(with_gradient)
         if without_gradient:
@@ -155,12 +166,14 @@ _skeleton = lru_cache(maxsize=8)(Skeleton)
 
 def skeleton_of(setup: Setup) -> Skeleton:
     """The skeleton of a setup; setups whose network is the same share one."""
-    # of the method, only which policies there are decides what is metered
-    of_network = Setup(
-        setup.model, full=setup.full, lora_rank=setup.lora_rank, precision=setup.precision,
-        size=setup.size, text_tokens=setup.text_tokens,
+    # what the network does not depend on is as usual: of the method, only which policies there are is metered
+    of_network = replace(
+        setup.run, pairs=(), method=DDSPO(), precision=setup.precision, policies=None, swap=False, seed=0,
+        gradient_checkpointing=False, split_pairs=False, optimisation=Optimisation(), first=First(),
+        watching=Watching(), loading=replace(setup.run.loading, quantize="none"),
     )  # fmt: skip
-    return _skeleton(of_network, bool(setup.rows[0]), setup.objective.trained)
+    of_shapes = replace(setup, run=of_network, num_prompts=None, num_pairs=None)
+    return _skeleton(of_shapes, bool(setup.rows[0]), setup.objective.trained)
 
 
 def estimate_run(setup: Setup) -> RunCost:
@@ -179,21 +192,21 @@ def estimate_run(setup: Setup) -> RunCost:
         parameters=bones.parameters,
         trainable=sum(p.numel() for p in bones.trained),
         memory=bones.memory(setup),
-        checkpointed=bones.memory(replace(setup, gradient_checkpointing=True)),
+        checkpointed=bones.memory(replace(setup, run=replace(setup.run, gradient_checkpointing=True))),
         flops=_flops(setup, bones),
-        embeddings=setup.num_prompts * row_bytes,
-        latents=setup.num_pairs * 2 * 4 * elements,  # winner and loser, in float32
+        embeddings=setup.prompts * row_bytes,
+        latents=setup.pairs * 2 * 4 * elements,  # winner and loser, in float32
         encoders=bones.encoders,
     )
 
 
 def _flops(setup: Setup, bones: Skeleton) -> Flops:
     num_frozen, num_trained = setup.rows
-    cost = bones.trainee(setup.gradient_checkpointing)
+    cost = bones.trainee(setup.run.gradient_checkpointing)
     pair = num_frozen * bones.reference.total + num_trained * cost.total
-    if setup.split_pairs:
+    if setup.run.split_pairs:
         pair += num_trained * cost.forward  # predicted once more, without gradient
-    step = pair * setup.batch_size
+    step = pair * setup.run.optimisation.batch_size
     if setup.on_policy:
         step += setup.on_policy.num_rollouts * setup.on_policy.num_steps * bones.reference.total
     image, prompt = once_flops(bones.backbone, bones.shape)

@@ -2,68 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from contrapose.backbones.settings import Precision
 from contrapose.core.moving import Average
 from contrapose.errors import UserError
-from contrapose.methods import METHODS
-from contrapose.ranges import Batch, Count, Rank, Tokens, checked
-from contrapose.train.settings import DEFAULT_RANK, OptimizerName
+from contrapose.ranges import Count, Pixels, Positive, ShareAbove0, Tokens, checked
+from contrapose.train.settings import DEFAULT_RANK, Run
 
 if TYPE_CHECKING:
     from contrapose.core.group import OnPolicy
     from contrapose.core.objective import Objective
 
-    MethodName = str
-else:
-    MethodName = Literal[tuple(METHODS)]
+_USUAL = 1000  # pairs, and distinct prompts, of a run whose pairs are not here
 
 
 @dataclass(frozen=True)
 @checked
 class Setup:
-    """A run, as far as its cost goes."""
+    """A run as `align` takes it, and what its cost depends on besides."""
 
-    model: str
-    """Model folder, hub id, or the name of a shipped configuration; only configurations are read."""
-    method: MethodName = "ddspo"
-    """Method to align with; runs that it begins with are not counted."""
-    full: bool = False
-    """Train the whole denoiser instead of LoRA adapters."""
-    lora_rank: Rank = DEFAULT_RANK
-    """Rank of the LoRA adapters."""
-    precision: Precision = "fp32"
-    """Precision of the networks; trained weights stay in fp32."""
-    batch_size: Batch = 32
-    """Pairs for each optimiser step."""
-    micro_batch: Batch = 8
-    """Pairs that go through the network at once."""
+    run: Run
+    """The run; of its model only configurations are read, and the name of a shipped one will do."""
     size: str | None = None
-    """Size of the images as WIDTHxHEIGHT in pixels; the model's usual size when unset."""
+    """Size of the images as WIDTHxHEIGHT in pixels; that of the run's pairs, or the model's usual one, when unset."""
     text_tokens: Tokens | None = None
     """Rows of text that the network reads; those of the longest prompt when unset."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass."""
-    split_pairs: bool = False
-    """Run winner and loser one after the other."""
-    optimizer: OptimizerName = "adamw"
-    """The optimiser."""
-    quantize: Literal["none", "int8", "nf4"] = "none"
-    """Precision of the frozen network's linear layers under LoRA."""
-    num_prompts: Count = 1000
-    """Distinct prompts whose embeddings are cached, degraded ones among them."""
-    num_pairs: Count = 1000
-    """Pairs of latents on disk."""
+    num_prompts: Count | None = None
+    """Distinct prompts whose embeddings are cached, degraded ones among them; those of the run's pairs, or 1000, when
+    unset."""
+    num_pairs: Count | None = None
+    """Pairs of latents on disk; the run's, or 1000, when unset."""
+    latent: tuple[Pixels, ...] | None = None
+    """Shape of one latent of the run's pairs, where they have been looked at; `size` goes before it."""
 
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UserError(f"method {self.method}: not known (choose from {', '.join(METHODS)})")
-        if self.batch_size % self.micro_batch:
-            raise UserError(f"batch_size {self.batch_size} must be a multiple of micro_batch {self.micro_batch}")
-        if self.full and self.quantize != "none":
-            raise UserError("quantize is for the frozen network under LoRA; leave it or full out")
+    @property
+    def precision(self) -> Precision:
+        """Of the networks: bf16 when the run leaves it open, as on a GPU that has it."""
+        return self.run.precision or "bf16"
+
+    @property
+    def lora_rank(self) -> int:
+        """Rank of the adapters; the usual one where it is left to the run that this one starts at."""
+        return self.run.lora_rank or DEFAULT_RANK
+
+    @property
+    def prompts(self) -> int:
+        """How many distinct prompts there are."""
+        return self.num_prompts or _USUAL
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs there are."""
+        return self.num_pairs or _USUAL
 
     @property
     def rows(self) -> tuple[int, int]:
@@ -80,12 +74,12 @@ class Setup:
     @property
     def objective(self) -> Objective:
         """What the method computes."""
-        return METHODS[self.method]().objective()
+        return self.run.method.objective()
 
     @property
     def on_policy(self) -> OnPolicy | None:
         """How the method draws samples of its own, if it does."""
-        return METHODS[self.method]().composition().on_policy
+        return self.run.method.composition().on_policy
 
     @property
     def num_others(self) -> int:
@@ -96,3 +90,39 @@ class Setup:
     def num_averages(self) -> int:
         """Policies that are an average of the trainee."""
         return sum(isinstance(following, Average) for following in self.objective.moving.values())
+
+
+@dataclass(frozen=True)
+@checked
+class Speed:
+    """How fast a card is taken to be."""
+
+    peak_tflops: Positive | None = None
+    """The card's peak in the run's precision, in 10^12 operations a second, dense, by its data sheet; an A100's when
+    unset: 312 in half precision, 19.5 in fp32."""
+    utilisation: ShareAbove0 = 0.3
+    """Share of the peak that training reaches; a guess until it has been measured on the card."""
+
+    def peak(self, precision: Precision) -> float:
+        """Operations a second at best."""
+        usual = 19.5 if precision == "fp32" else 312.0
+        return 1e12 * (self.peak_tflops or usual)
+
+
+def sized(setup: Setup) -> Setup:
+    """The setup with size and number of its run's pairs, where they are on this machine and it does not say others."""
+    folders = (setup.run.pairs,) if isinstance(setup.run.pairs, Path) else setup.run.pairs
+    if not folders:
+        return setup
+    from contrapose.store.mixture import Mixture
+
+    with suppress(UserError):  # they are still to be drawn
+        pairs = Mixture(folders)
+        prompts = {record.prompt for record in pairs.records} | {record.degraded for record in pairs.records}
+        return replace(
+            setup,
+            latent=pairs.usual_shape,
+            num_pairs=setup.num_pairs or len(pairs),
+            num_prompts=setup.num_prompts or len(prompts - {""}) or 1,
+        )
+    return setup

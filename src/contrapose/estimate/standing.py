@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from contrapose.backbones.settings import Quantisation
 from contrapose.train.settings import OptimizerName
 
 CONTEXT = 600 << 20  # bytes that CUDA and its libraries take before the first tensor
@@ -25,6 +26,8 @@ class Memory:
     """What is trained, in fp32."""
     gradients: int
     optimizer: int
+    average: int
+    """The exponential moving average of what is trained, which is what is saved."""
     activations: int
     """Kept between forward and backward."""
     working: int
@@ -46,11 +49,14 @@ def float32_bytes(module: nn.Module) -> int:
     return sum(4 * parameter.numel() for parameter in module.parameters() if parameter.dtype != torch.float32)
 
 
-def quantised_bytes(module: nn.Module, kind: str) -> int:
-    """Bytes of a frozen module whose linear layers are quantised by bitsandbytes, and nothing else of it.
+def weight_bytes(module: nn.Module, kind: Quantisation) -> int:
+    """Bytes of a frozen module whose linear layers are quantised in this way, and nothing else of it.
 
-    nf4: half a byte a weight and a float32 scale for every 64; int8: one byte, and a float32 scale for every row.
+    nf4: half a byte a weight and a float32 scale for every 64; int8: one byte, and a float32 scale for every row;
+    torchao-int8: one byte, and a scale and a zero point for every row, counted as float32 both.
     """
+    if kind == "none":
+        return module_bytes(module)
     linear = [part.weight for part in module.modules() if isinstance(part, nn.Linear)]
     counted = {id(weight) for weight in linear}
     total = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()) if id(tensor) not in counted)
@@ -58,7 +64,8 @@ def quantised_bytes(module: nn.Module, kind: str) -> int:
         if kind == "nf4":
             total += math.ceil(weight.numel() / 2) + 4 * math.ceil(weight.numel() / 64)
         else:
-            total += weight.numel() + 4 * weight.shape[0]
+            of_row = 4 if kind == "int8" else 8
+            total += weight.numel() + of_row * weight.shape[0]
     return total
 
 

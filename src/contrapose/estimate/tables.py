@@ -7,9 +7,11 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from contrapose.estimate.estimate import RunCost
-from contrapose.estimate.fitting import CardFit
+from contrapose.estimate.fitting import GIB, CardFit
+from contrapose.estimate.hours import StageTime
+from contrapose.methods import name_of
+from contrapose.train.settings import CONVERTER
 
-GIB = 2**30
 TERA = 1e12
 
 
@@ -21,12 +23,13 @@ class CostTable(NamedTuple):
     rows: Sequence[tuple[str, ...]]
 
 
-def as_data(cost: RunCost, cards: Sequence[CardFit]) -> dict[str, Any]:
-    """All numbers by name, in bytes and FLOPs."""
-    data = asdict(cost)
+def as_data(cost: RunCost, cards: Sequence[CardFit], times: Sequence[StageTime]) -> dict[str, Any]:
+    """All numbers by name, in bytes, FLOPs and hours."""
+    data = asdict(cost) | {"setup": CONVERTER.unstructure(cost.setup)}
     data["memory"]["total"] = cost.memory.total
     data["checkpointed"]["total"] = cost.checkpointed.total
     data["cards"] = [asdict(card) for card in cards]
+    data["times"] = [asdict(time) for time in times]
     return data
 
 
@@ -38,17 +41,17 @@ def counts(cost: RunCost) -> CostTable:
     of_parts = [(f"parameters of the {part}", f"{count / 1e6:,.1f} M") for part, count in cost.parameters.items()]
     once = f"{flops.image / TERA:.3g} T, {flops.prompt / TERA:.3g} T"
     return CostTable(
-        f"{setup.model}: latents {latent}, {cost.tokens} rows of text",
+        f"{setup.run.model}: latents {latent}, {cost.tokens} rows of text",
         ("what", "how much"),
         [
             *of_parts,
             ("trainable parameters", f"{cost.trainable / 1e6:,.1f} M"),
             ("FLOPs of one forward, one sample", f"{flops.forward / TERA:.3g} T"),
-            (f"FLOPs of a pair with {setup.method}", f"{flops.pair / TERA:.3g} T"),
-            (f"FLOPs of a step of {setup.batch_size} pairs", f"{flops.step / TERA:,.4g} T"),
+            (f"FLOPs of a pair with {name_of(setup.run.method)}", f"{flops.pair / TERA:.3g} T"),
+            (f"FLOPs of a step of {setup.run.optimisation.batch_size} pairs", f"{flops.step / TERA:,.4g} T"),
             ("FLOPs of encoding one image, one prompt", once),
-            (f"embeddings of {setup.num_prompts} prompts", f"{cost.embeddings / GIB:.2f} GiB"),
-            (f"latents of {setup.num_pairs} pairs", f"{cost.latents / GIB:.2f} GiB"),
+            (f"embeddings of {setup.prompts} prompts", f"{cost.embeddings / GIB:.2f} GiB"),
+            (f"latents of {setup.pairs} pairs", f"{cost.latents / GIB:.2f} GiB"),
         ],
     )
 
@@ -59,8 +62,7 @@ def memory(cost: RunCost) -> CostTable:
     checkpointed = asdict(cost.checkpointed) | {"total": cost.checkpointed.total}
     rows = [(part, f"{as_given[part] / GIB:.2f}", f"{checkpointed[part] / GIB:.2f}") for part in as_given]
     rows.append(("text encoders, before training", f"{cost.encoders / GIB:.2f}", ""))
-    return CostTable(
-        f"GPU memory in GiB, {cost.setup.micro_batch} pairs at once",
-        ("part", "as given (checkpointing)" if cost.setup.gradient_checkpointing else "as given", "with checkpointing"),
-        rows,
-    )
+    run = cost.setup.run
+    title = f"GPU memory in GiB, {run.optimisation.micro_batch} pairs at once in {cost.setup.precision}"
+    usual = "as given (checkpointing)" if run.gradient_checkpointing else "as given"
+    return CostTable(title, ("part", usual, "with checkpointing"), rows)

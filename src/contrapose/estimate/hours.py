@@ -1,0 +1,61 @@
+"""How long a run would take on a card that reaches a share of its peak."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from contrapose.estimate.estimate import estimate_run
+from contrapose.estimate.settings import Setup, Speed
+from contrapose.train.stages import stages
+
+_HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """The optimiser steps of one of the runs that a run consists of."""
+
+    folder: str
+    """Below the run's own; empty for the run itself."""
+    steps: int
+    step_flops: int
+    hours: float
+
+
+def times_of(setup: Setup, speed: Speed) -> list[StageTime]:
+    """Each stage of a run in its order: steps x FLOPs of a step / (utilisation x peak).
+
+    Counted are the optimiser's steps alone; what draws pairs, reads text, measures and saves comes on top.
+    """
+    flops_a_second = speed.utilisation * speed.peak(setup.precision)
+    times = []
+    for stage in stages(setup.run, Path()):
+        steps = stage.run.optimisation.train_steps
+        flops = estimate_run(replace(setup, run=stage.run)).flops.step
+        folder = "" if stage.folder == Path() else stage.folder.name
+        times.append(StageTime(folder, steps, flops, steps * flops / flops_a_second / _HOUR))
+    return times
+
+
+def duration(setup: Setup, speed: Speed, times: Sequence[StageTime]) -> str:
+    """All stages' time in one line, with what it takes for granted."""
+    of_stages = [f"{time.steps} steps" + (f" of {time.folder}" if time.folder else "") for time in times]
+    hours = sum(time.hours for time in times)
+    whose = "an A100's, " if speed.peak_tflops is None else ""
+    peak = speed.peak(setup.precision) / 1e12
+    return (
+        f"about {in_words(hours)} for {' and '.join(of_stages)} on one GPU that reaches {speed.utilisation:.0%} of "
+        f"{peak:g} TFLOP/s ({whose}set by --peak-tflops and --utilisation); drawing, reading text and measuring not "
+        "counted"
+    )
+
+
+def in_words(hours: float) -> str:
+    """A length of time in the unit that suits it."""
+    if hours < 1 / 60:
+        return f"{hours * _HOUR:.2g} seconds"
+    if hours < 1:
+        return f"{hours * 60:.0f} minutes"
+    return f"{hours:.1f} hours" if hours < 100 else f"{hours / 24:.0f} days"
