@@ -41,7 +41,7 @@ def times_of(setup: Setup, speed: Speed) -> list[StageTime]:
 
 def duration(setup: Setup, speed: Speed, times: Sequence[StageTime]) -> str:
     """All stages' time in one line, with what it takes for granted."""
-    of_stages = [f"{time.steps} steps" + (f" of {time.folder}" if time.folder else "") for time in times]
+    of_stages = [f"{time.steps} steps of {time.folder}".removesuffix(" of ") for time in times]
     hours = sum(time.hours for time in times)
     whose = "an A100's, " if speed.peak_tflops is None else ""
     peak = speed.peak(setup.precision) / 1e12

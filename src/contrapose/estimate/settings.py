@@ -118,7 +118,7 @@ def sized(setup: Setup) -> Setup:
 
     with suppress(UserError):  # they are still to be drawn
         pairs = Mixture(folders)
-        prompts = {record.prompt for record in pairs.records} | {record.degraded for record in pairs.records}
+        prompts = {prompt for record in pairs.records for prompt in (record.prompt, record.degraded)}
         return replace(
             setup,
             latent=pairs.usual_shape,
