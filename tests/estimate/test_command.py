@@ -18,9 +18,9 @@ from contrapose import runfile
 from contrapose.backbones import meta
 from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.meta import SHIPPED, skeleton
-from contrapose.cli import estimate as cli
 from contrapose.cli.main import main
 from contrapose.errors import UserError
+from contrapose.estimate import settings as of_estimates
 from contrapose.estimate.estimate import estimate_run, skeleton_of
 from contrapose.estimate.fitting import fit
 from contrapose.estimate.hours import duration, times_of
@@ -115,8 +115,8 @@ def test_every_shipped_layout_is_some_models():
 
 
 def test_every_setting_that_counts_is_one_of_aligns():
-    settings = {setting.name for section in cli._SECTIONS for setting in fields(section)}
-    assert settings >= cli._COUNTED
+    settings = {setting.name for section in of_estimates._SECTIONS for setting in fields(section)}
+    assert settings >= of_estimates._COUNTED
 
 
 @pytest.mark.parametrize(

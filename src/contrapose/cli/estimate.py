@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from contrapose.backbones.settings import Loading
 from contrapose.cli.align import UNIONS, begun
 from contrapose.cli.options import parse
 from contrapose.errors import UserError
-from contrapose.estimate.settings import Setup, Speed
+from contrapose.estimate.settings import UNCOUNTED, Setup, Speed
 from contrapose.ranges import Positive, checked
-from contrapose.train.settings import First, Optimisation, Run, Watching
 
 if TYPE_CHECKING:
     from contrapose.estimate.tables import CostTable
-
-# Of align's settings, those that a cost depends on; method and adapters have theirs, which all have flags here.
-_COUNTED = {
-    "model", "full", "lora_rank", "precision", "gradient_checkpointing", "split_pairs", "train_steps",
-    "first_train_steps", "batch_size", "micro_batch", "optimizer", "ema_decay", "text_length", "quantize",
-}  # fmt: skip
-_SECTIONS = (Run, Optimisation, First, Watching, Loading)
-_WITHOUT = {setting.name for section in _SECTIONS for setting in fields(section)} - _COUNTED | {"latent"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +42,7 @@ def main(arguments: list[str], prog: str) -> None:
     run = begun(arguments[0] if named else "ddspo")
     run = run if named and arguments[0].endswith((".yaml", ".yml")) else replace(run, pairs=())
     template = Command(Setup(run))
-    estimate(parse(Command, arguments[named:], prog, template, UNIONS, _WITHOUT))
+    estimate(parse(Command, arguments[named:], prog, template, UNIONS, UNCOUNTED))
 
 
 def estimate(command: Command) -> None:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contrapose.backbones.settings import Precision
+from contrapose.backbones.settings import Loading, Precision
 from contrapose.core.moving import Average
 from contrapose.errors import UserError
 from contrapose.ranges import Count, Pixels, Positive, ShareAbove0, Tokens, checked
-from contrapose.train.settings import DEFAULT_RANK, Run
+from contrapose.train.settings import DEFAULT_RANK, First, Optimisation, Run, Watching
 
 if TYPE_CHECKING:
     from contrapose.core.group import OnPolicy
     from contrapose.core.objective import Objective
 
+# Of a run's settings, those that its cost depends on; its method and its adapters have theirs, which all count.
+_COUNTED = {
+    "model", "full", "lora_rank", "precision", "gradient_checkpointing", "split_pairs", "train_steps",
+    "first_train_steps", "batch_size", "micro_batch", "optimizer", "ema_decay", "text_length", "quantize",
+}  # fmt: skip
+_SECTIONS = (Run, Optimisation, First, Watching, Loading)
+UNCOUNTED = {setting.name for section in _SECTIONS for setting in fields(section)} - _COUNTED | {"latent"}
 _USUAL = 1000  # pairs, and distinct prompts, of a run whose pairs are not here
 
 
