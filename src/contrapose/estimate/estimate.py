@@ -20,7 +20,7 @@ from contrapose.backbones.settings import Quantisation
 from contrapose.estimate.memory import Cost, inference_cost, training_cost
 from contrapose.estimate.settings import Setup
 from contrapose.estimate.standing import Memory, float32_bytes, module_bytes, state_bytes, weight_bytes
-from contrapose.methods import DDSPO
+from contrapose.methods import METHODS
 from contrapose.train.settings import First, Optimisation, Watching
 
 TYPICAL_TOKENS = 40  # of a prompt, where padding is not kept
@@ -167,8 +167,9 @@ _skeleton = lru_cache(maxsize=8)(Skeleton)
 def skeleton_of(setup: Setup) -> Skeleton:
     """The skeleton of a setup; setups whose network is the same share one."""
     # what the network does not depend on is as usual: of the method, only which policies there are is metered
+    any_method = next(iter(METHODS.values()))()
     of_network = replace(
-        setup.run, pairs=(), method=DDSPO(), precision=setup.precision, policies=None, swap=False, seed=0,
+        setup.run, pairs=(), method=any_method, precision=setup.precision, policies=None, swap=False, seed=0,
         gradient_checkpointing=False, split_pairs=False, optimisation=Optimisation(), first=First(),
         watching=Watching(), loading=replace(setup.run.loading, quantize="none"),
     )  # fmt: skip
