@@ -22,7 +22,7 @@ from contrapose.report.plots import Plot, by_level, curves, forest, judged_curve
 from contrapose.report.provenance import Compared, commands, compare, read_pairs, sampling, versions
 from contrapose.report.runs import STATE, Fact, ShownRun, distinct_names, facts, read_run
 from contrapose.report.sets import SetSection, set_headlines, set_section
-from contrapose.report.tables import Sheet
+from contrapose.report.tables import Sheet, of_pairs
 
 __all__ = ["Evidence", "Report", "render", "write_report"]
 
@@ -77,6 +77,8 @@ class ScoreSection(NamedTuple):
     compared: bool
     level: str
     forest: Markup
+    pairs: Sheet | None
+    """Methods against each other, where there are several."""
     sets: SetSection | None
     """Numbers of whole sets of images."""
 
@@ -181,6 +183,7 @@ def _judged(judged: Judged, key: str, report: Report) -> ImageSection:
         compared=bool(judged.contestants),
         level=f"{100 * judged.summary.level:g} %",
         forest=drawn,
+        pairs=of_pairs(judged),
         sets=set_section(judged.summary.sets, judged.summary.level),
     )
     return ImageSection(
