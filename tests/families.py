@@ -11,6 +11,7 @@ import meanings
 import tiny_pipelines
 import torch
 from diffusers import DiffusionPipeline
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Family:
     table: Literal["betas", "static", "dynamic", "dpm"] = "betas"
     """Whose times the path has: betas', an Euler scheduler's with one shift or one by size, or DPM-Solver's."""
     density: Literal["uniform", "logit-normal"] = "uniform"
-    latent_shift: float = 0.0
+    autoencoder: meanings.Autoencoder = field(default_factory=meanings.Autoencoder)
+    """What the stock pipeline makes of its autoencoder's latents."""
     packed: bool = False
     """Whether 2x2 pixels of a patch are channels to the network."""
     text_rows: int | None = None
@@ -50,12 +52,18 @@ class Family:
     """Whether an empty text is read for no prompt."""
     chat: bool = False
     """Whether prompts are read as turns of a chat."""
-    attention: Literal["cross", "joint", "single"] = "cross"
+    attention: Literal["cross", "joint", "streams", "single"] = "cross"
+    unread: str = "$^"
+    """Pattern of the names of weights that no prediction depends on."""
     filled: int | None = None
     """Image tokens are filled up to multiples of this."""
-    unconditional: Literal["first", "last", "none"] = "first"
+    unconditional: Literal["first", "last", "own", "none"] = "first"
     cfg_off: float = 1.0
     """The stock pipeline's guidance scale that is off."""
+    guidance: Callable[[float, int], dict[str, Any]] = lambda scale, rows: {"guidance_scale": scale}
+    """How a user of the stock pipeline asks for a guidance scale, (scale, prompts)."""
+    combined: Callable[[Tensor, Tensor, float], Tensor] = meanings.extrapolated
+    """What guidance makes of predictions without a prompt and with one."""
     watched: bool = True
     """Whether the stock pipeline tells its caller of every step."""
     text_adapters: int = 0
@@ -74,7 +82,12 @@ class Family:
     @property
     def twice(self) -> bool:
         """Whether guidance doubles the rows of a call."""
-        return self.unconditional != "none"
+        return self.unconditional in ("first", "last")
+
+    @property
+    def usual_guidance(self) -> float:
+        """The guidance scale of a draw that says none: off where it would take calls of its own."""
+        return self.cfg_off if self.unconditional == "own" else meanings.GUIDANCE
 
     def halves(self, rows: Any) -> tuple[Any, Any]:
         """What is without a prompt and what is with one, of the rows of a guided call."""
@@ -98,10 +111,20 @@ def _seeded(seed: int, build: Callable[..., DiffusionPipeline], **options: Any) 
 
 
 _SMALL = {"height": 16, "width": 16}  # these pipelines' defaults are 1024 pixels or more
+
+
+def _true_cfg(scale: float, rows: int) -> dict[str, Any]:
+    return {"true_cfg_scale": scale, "negative_prompt": [" "] * rows} if scale > 1 else {"true_cfg_scale": scale}
+
+
 _UNET = partial(Family, meaning=meanings.of_unet, text_rows=24, fixed_text=True, kohya="lora_unet_", kohya_read=True)
 _FLOW = partial(Family, space="velocity", density="logit-normal", table="static")
 _JOINT = partial(_FLOW, attention="joint", kohya="lora_transformer_")
-_SD3 = partial(_JOINT, meaning=meanings.of_joint_transformer, latent_shift=0.0609, text_rows=24 + 256, text_adapters=2)
+_FLUX_VAE = meanings.Autoencoder(shift=0.1159)
+_SD3 = partial(
+    _JOINT, meaning=meanings.of_joint_transformer, autoencoder=meanings.Autoencoder(shift=0.0609), text_rows=24 + 256,
+    text_adapters=2,
+)  # fmt: skip
 
 FAMILIES = (
     _UNET("sd", _seeded(0, tiny_pipelines.build_sd), text_adapters=1),
@@ -128,13 +151,20 @@ FAMILIES = (
     ),
     _JOINT(
         "flux", _seeded(7, tiny_pipelines.build_flux), meanings.of_packed_transformer, table="dynamic", call=_SMALL,
-        size="16x16", usual=256, latent_shift=0.1159, packed=True, text_rows=512, unconditional="none",
+        size="16x16", usual=256, autoencoder=_FLUX_VAE, packed=True, text_rows=512, unconditional="none",
         text_adapters=1, kohya_read=True,
     ),
     _FLOW(
         "z-image", _seeded(8, tiny_pipelines.build_z_image), meanings.of_one_stream, call=_SMALL, size="16x16",
-        usual=1024, latent_shift=0.1159, masked=True, chat=True, attention="single", filled=32, unconditional="last",
+        usual=1024, autoencoder=_FLUX_VAE, masked=True, chat=True, attention="single", filled=32, unconditional="last",
         cfg_off=0.0, kohya="diffusion_model.", kohya_read=True,
+    ),
+    _FLOW(
+        "qwen-image", _seeded(9, tiny_pipelines.build_qwen_image), meanings.of_two_streams, table="dynamic",
+        call=_SMALL, size="16x16", usual=256, autoencoder=meanings.OfVideos(), packed=True, masked=True,
+        attention="streams", unconditional="own", guidance=_true_cfg, combined=meanings.as_long_as_conditional,
+        empty_is_none=False, kohya="lora_transformer_",
+        unread=r"blocks\.1\.(attn\.(add_q_proj|norm_added_q|to_add_out)|txt_mlp)",  # the last block's text
     ),
 )  # fmt: skip
 _BY_NAME = {family.name: family for family in FAMILIES}

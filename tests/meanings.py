@@ -36,6 +36,48 @@ def unpacked(rows: Tensor, height: int, width: int) -> Tensor:
     return patches.permute(0, 3, 1, 4, 2, 5).reshape(count, features // 4, height, width)
 
 
+def extrapolated(none: Tensor, given: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance."""
+    return none + scale * (given - none)
+
+
+def as_long_as_conditional(none: Tensor, given: Tensor, scale: float) -> Tensor:
+    """The same with each patch made as long as that of the prediction with a prompt."""
+    rows, wanted = packed(extrapolated(none, given, scale)), packed(given)
+    return unpacked(rows * wanted.norm(dim=-1, keepdim=True) / rows.norm(dim=-1, keepdim=True), *given.shape[-2:])
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """What a stock pipeline makes of its autoencoder: `mean` of images, `images` of it, and `latents` from it."""
+
+    shift: float = 0.0
+
+    def mean(self, vae: Any, images: Tensor) -> Tensor:
+        encoded = vae.encode(images)
+        return encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
+
+    def images(self, vae: Any, mean: Tensor) -> Tensor:
+        return vae.decode(mean).sample
+
+    def latents(self, vae: Any, mean: Tensor) -> Tensor:
+        return (mean - self.shift) * vae.config.scaling_factor
+
+
+class OfVideos(Autoencoder):
+    """Of videos, here of one frame, with statistics of each channel."""
+
+    def mean(self, vae: Any, images: Tensor) -> Tensor:
+        return vae.encode(images[:, :, None]).latent_dist.mean[:, :, 0]
+
+    def images(self, vae: Any, mean: Tensor) -> Tensor:
+        return vae.decode(mean[:, :, None]).sample[:, :, 0]
+
+    def latents(self, vae: Any, mean: Tensor) -> Tensor:
+        centre, spread = (torch.tensor(vae.config[f"latents_{name}"]).view(1, -1, 1, 1) for name in ("mean", "std"))
+        return (mean - centre) / spread
+
+
 Meaning = tuple[Tensor, Tensor, dict[str, Tensor], Tensor]
 
 
@@ -77,6 +119,17 @@ def of_packed_transformer(call: Call) -> Meaning:
     condition = {"text": told["encoder_hidden_states"], "pooled": told["pooled_projections"]}
     x_t, answer = (unpacked(rows, height, width) for rows in (told["hidden_states"], call.output))
     return x_t, told["timestep"], condition, answer
+
+
+def of_two_streams(call: Call) -> Meaning:
+    told = call.inputs
+    [[(frames, height, width)], *_] = told["img_shapes"]
+    assert frames == 1
+    text = told["encoder_hidden_states"]
+    mask = told["encoder_hidden_states_mask"]
+    length = torch.full(text.shape[:1], text.shape[1]) if mask is None else mask.sum(1)
+    x_t, answer = (unpacked(rows, 2 * height, 2 * width) for rows in (told["hidden_states"], call.output))
+    return x_t, told["timestep"], {"text": text, "length": length}, answer
 
 
 def of_one_stream(call: Call) -> Meaning:

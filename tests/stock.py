@@ -75,7 +75,9 @@ def draw(name: str, pipe: DiffusionPipeline, prompts: list[str] | None = None, *
     prompts = PROMPTS if prompts is None else prompts
     width, height = size(name)
     start = noise(name, pipe, len(prompts))
-    call = {"num_inference_steps": 2, "guidance_scale": GUIDANCE, "output_type": "latent", **families.of(name).call}
+    family = families.of(name)
+    scale = options.pop("guidance_scale", family.usual_guidance)
+    call = {"num_inference_steps": 2, "output_type": "latent", **family.call, **family.guidance(scale, len(prompts))}
     call |= {"height": height, "width": width, "latents": as_called(name, start), **options}
     return pipe(list(prompts), **call).images
 

@@ -38,8 +38,8 @@ def _draw(name: str, pipe: DiffusionPipeline, prompts: tuple[str, ...] = PROMPTS
 
 
 def _guided(name: str, scale: float) -> dict[str, Any]:
-    if families.of(name).twice:
-        return {"guidance_scale": scale}
+    if families.of(name).unconditional != "none":
+        return families.of(name).guidance(scale, 2)
     return {"true_cfg_scale": scale, "negative_prompt": ["", ""]}
 
 

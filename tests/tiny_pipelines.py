@@ -9,6 +9,7 @@ import torch
 from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
+    AutoencoderKLQwenImage,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -16,6 +17,8 @@ from diffusers import (
     FluxTransformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
     SD3Transformer2DModel,
@@ -250,6 +253,42 @@ def build_z_image() -> ZImagePipeline:
         tokenizer=tokenizer,
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+
+
+def build_qwen_image() -> QwenImagePipeline:
+    tokenizer = tiny_text.qwen_tokenizer(QwenImagePipeline(*[None] * 5).prompt_template_encode)
+    vae = AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[True],
+        latents_mean=[-0.76, -0.71, 0.11, 0.97],
+        latents_std=[2.82, 1.45, 2.33, 1.22],
+    )
+    transformer = QwenImageTransformer2DModel(
+        in_channels=4 * 4,  # a 2x2 patch of latents is one token
+        out_channels=4,
+        num_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        axes_dims_rope=(4, 6, 6),
+        joint_attention_dim=24,
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True,
+        base_shift=0.5,
+        max_shift=0.9,
+        base_image_seq_len=256,
+        max_image_seq_len=8192,
+    )
+    return QwenImagePipeline(
+        vae=vae,
+        text_encoder=tiny_text.qwen_seeing_encoder(tokenizer, 24),
+        tokenizer=tokenizer,
+        transformer=_attentive(transformer),
+        scheduler=scheduler,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import string
 from collections.abc import Iterable
 
@@ -16,6 +17,8 @@ from transformers import (
     Gemma2Config,
     Gemma2Model,
     GemmaTokenizer,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
     Qwen3Config,
     Qwen3Model,
@@ -133,9 +136,15 @@ def gemma_encoder(tokenizer: GemmaTokenizer, width: int) -> Gemma2Model:
     return Gemma2Model(config)
 
 
-def qwen_tokenizer() -> Qwen2Tokenizer:
-    """A byte-level BPE tokenizer, padded on the right, with a chat template of Qwen3's form."""
-    merges = word_merges(WORDS, "Ġ")
+def qwen_tokenizer(template: str = "") -> Qwen2Tokenizer:
+    """A byte-level BPE tokenizer, padded on the right, with a chat template of Qwen3's form.
+
+    Words of `template`, such as one that prompts are put into, are one piece each too.
+    """
+    text = re.sub(r"<\|\w+\|>", "\n", template)
+    spaced = re.findall(r"(?<= )\w+", text)
+    first = re.findall(r"^\w+", text, re.MULTILINE)
+    merges = [*word_merges([*WORDS, *spaced], "Ġ"), *word_merges(first, "")]
     pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(merge) for merge in merges)]
     tokenizer = Qwen2Tokenizer(
         vocab={piece: index for index, piece in enumerate(pieces)},
@@ -163,6 +172,31 @@ def qwen_encoder(tokenizer: Qwen2Tokenizer, width: int) -> Qwen3Model:
         eos_token_id=tokenizer.eos_token_id,
     )
     return Qwen3Model(config)
+
+
+def qwen_seeing_encoder(tokenizer: Qwen2Tokenizer, width: int) -> Qwen2_5_VLForConditionalGeneration:
+    """A Qwen2.5-VL, whose eyes are there and see nothing."""
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [width // 12] * 3},
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": width,
+        "fullatt_block_indexes": [0],
+    }
+    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision))
 
 
 def word_merges(words: Iterable[str], space: str) -> list[tuple[str, str]]:

@@ -126,7 +126,8 @@ def test_trainee_and_reference_begin_at_the_start(
         backbone.predict("trainee", x_t, t, condition).square().mean().backward()
         with torch.no_grad():
             for parameter in backbone.policies.parameters():
-                parameter.sub_(parameter.grad.sign(), alpha=0.02)
+                if parameter.grad is not None:
+                    parameter.sub_(parameter.grad.sign(), alpha=0.02)
                 parameter.grad = None
     assert torch.equal(_answers(backbone, "reference", calls), reference)
     moved = _answers(backbone, "trainee", calls)

@@ -33,6 +33,8 @@ PARTS = {
     ("sana-1600m", "text_encoder"): 2_614_341_888,
     ("sana-1600m", "vae"): 312_250_275,
     ("z-image", "text_encoder"): 4_022_468_096,
+    ("qwen-image", "text_encoder"): 8_292_166_656,
+    ("qwen-image", "vae"): 126_892_531,
 }
 # TFLOP of one forward on one sample, from a survey of the field; its figure of SD3 fits 77 tokens of T5 alone.
 TERAFLOPS = [

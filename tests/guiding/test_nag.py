@@ -30,7 +30,7 @@ def _outputs(name, network):
     attention = families.of(name).attention
     if attention == "single":
         return [block.attention.to_out[0] for block in network.layers]
-    if attention == "joint":
+    if attention in ("joint", "streams"):
         return [block.attn.to_out[0] for block in network.transformer_blocks]
     return [layer.to_out[0] for name, layer in network.named_modules() if name.endswith("attn2")]
 

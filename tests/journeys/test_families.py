@@ -67,7 +67,6 @@ METHODS = [
     ("diffusion-dpo", []),
     ("sft", []),
     ("chats", []),
-    ("diffusion-kto", []),
     ("realalign", []),
     ("realalign", FULL),
     ("ddspo-data", []),

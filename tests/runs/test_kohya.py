@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,9 @@ ATTENTION = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
         (ATTENTION, 2048, "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
         (ATTENTION, 32, None, None),
         ("transformer.single_transformer_blocks.0.attn.to_k", 3072, "flux1", "flux-1/lora"),
+        ("transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj", 3072, None, None),
         ("transformer.transformer_blocks.0.attn.to_k", 1536, None, None),
+        ("transformer.transformer_blocks.40.attn.to_k", 3072, None, None),
     ],
 )
 def test_the_header_names_the_model_where_the_layers_tell(
@@ -180,6 +182,30 @@ def test_the_header_names_the_model_where_the_layers_tell(
     told = {"ss_network_module": "networks.lora", "ss_network_dim": "2", "ss_network_alpha": "3", **NOTES}
     assert told.items() <= header.items()
     assert not any("/" in value for value in header.values() if value != architecture), "no path of this machine"
+
+
+@pytest.mark.parametrize(
+    ("layer", "width", "stem"),
+    [
+        ("transformer_blocks.40.attn.to_k", 3072, "diffusion_model.transformer_blocks.40.attn.to_k"),
+        ("transformer_blocks.18.attn.to_k", 3072, "lora_transformer_transformer_blocks_18_attn_to_k"),
+        ("transformer_blocks.37.attn.to_k", 2432, "lora_transformer_transformer_blocks_37_attn_to_k"),
+    ],
+)
+def test_the_names_are_the_models_own_where_the_layers_tell(tmp_path: Path, layer: str, width: int, stem: str) -> None:
+    convert(_run_of_one_layer(tmp_path / "run", f"transformer.{layer}", width), tmp_path / "a.safetensors")
+    assert {key.rpartition(".lora_")[0] or stem for key in load_file(tmp_path / "a.safetensors")} == {stem}
+
+
+def test_stock_diffusers_reads_names_as_they_are(align: Callable[[str], Aligned], tmp_path: Path) -> None:
+    """In a large enough Qwen-Image, which a tiny one is not."""
+    [layout] = [layout for layout in KOHYA_LAYOUTS if layout.stem]
+    made, out = align("qwen-image"), tmp_path / "lora.safetensors"
+    kohya.convert(made.run, out, [replace(layout, layer="transformer_blocks", width=None)], torch.float32)
+    pipe = _load(made.model, "qwen-image")
+    pipe.load_lora_weights(out)
+    difference = (_answer(pipe.transformer, made.arguments) - made.aligned).abs().max()
+    assert difference < 1e-5 * made.aligned.abs().max().clamp(min=1)
 
 
 # What cannot be exported

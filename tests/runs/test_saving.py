@@ -33,7 +33,8 @@ def _train(name: str, backbone: Backbone) -> None:
         backbone.predict("trainee", x_t, times, text).square().mean().backward()
         with torch.no_grad():
             for parameter in backbone.policies.parameters():
-                parameter.add_(parameter.grad.sign(), alpha=0.02)
+                if parameter.grad is not None:
+                    parameter.add_(parameter.grad.sign(), alpha=0.02)
                 parameter.grad = None
     backbone.policies.denoiser("trainee")
 

@@ -30,7 +30,7 @@ def check_tokenizers(model: str, pipe: DiffusionPipeline) -> None:
             continue
         encoder = getattr(pipe, name.replace("tokenizer", "text_encoder"), None)
         if encoder is not None:
-            _check_words(f"{model}: {name}", tokenizer, encoder.config)
+            _check_words(f"{model}: {name}", tokenizer, encoder.config.get_text_config())
 
 
 def _check_words(where: str, tokenizer: Any, config: Any) -> None:
@@ -67,7 +67,7 @@ def check_fit(pipeline: LoadedPipeline) -> None:
     if family.latent_scale(stock)[0] is None:
         raise UserError(f"{model}: shift_factor in vae/config.json is null, which its pipeline cannot add")
     channels_read = pipeline.latent_shape[0]
-    channels_made = stock.vae.config.latent_channels
+    channels_made = family.latent_channels(stock.vae.config)
     if channels_read != channels_made:
         raise UserError(
             f"{model}: its {family.denoiser_part} reads latents of {channels_read} channels and its vae makes "
@@ -96,7 +96,7 @@ def _check_text_widths(pipeline: LoadedPipeline) -> None:
     """
     wanted = pipeline.network.config[pipeline.family.text_width]
     encoders = pipeline.encoders
-    widths: list[int] = [encoder.config.hidden_size for encoder in encoders.values()]
+    widths: list[int] = [encoder.config.get_text_config().hidden_size for encoder in encoders.values()]
     is_padded = len(encoders) < len(pipeline.encoder_parts)
     if not is_padded and isinstance(wanted, int) and wanted not in (max(widths), sum(widths)):
         raise UserError(

@@ -29,7 +29,7 @@ class Decoder:
         check_device(device)
         loading = loading or Loading()
         source = find(model, BY_PIPELINE, loading.variant)
-        family = BY_PIPELINE[source.pipeline]
+        self._family = family = BY_PIPELINE[source.pipeline]
         pipeline = pipeline_of(source)
         further_parts = [part for part in parts_taken(pipeline) if part != _VAE]
         # the stock pipeline around the autoencoder, since a family's scale of latents is told of that
@@ -48,10 +48,10 @@ class Decoder:
     @torch.no_grad()
     def __call__(self, latents: Tensor) -> list[Image.Image]:
         """One image for each latent; `UserError` for latents of other channels than the autoencoder's."""
-        channels = self._vae.config.latent_channels
+        channels = self._family.latent_channels(self._vae.config)
         if latents.ndim != 4 or latents.shape[1] != channels:
             shape = list(latents.shape[1:])
             raise UserError(f"{self.model}: its autoencoder reads {channels} channels, not latents of shape {shape}")
         latents = latents.to(self._vae.device, self._vae.dtype)
-        decoded = self._vae.decode(latents / self._factor + self._shift).sample
+        decoded = self._family.decode(self._vae, latents / self._factor + self._shift)
         return [Image.fromarray(pixels) for pixels in to_pixels(decoded)]

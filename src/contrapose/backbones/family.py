@@ -52,6 +52,20 @@ def plain_scale(pipe: Any) -> tuple[Any, Any]:
     return 0.0, pipe.vae.config.scaling_factor
 
 
+def _latents_of(vae: Network, images: Tensor) -> Tensor:
+    encoded = vae.encode(images)
+    return encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
+
+
+def _images_of(vae: Network, latents: Tensor) -> Tensor:
+    return vae.decode(latents).sample
+
+
+def _extrapolated(pipe: Any, unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
+    """u + s (c - u)."""
+    return unconditional + scale * (conditional - unconditional)
+
+
 def _cast(pipe: Any, noise: Tensor, dtype: torch.dtype) -> Tensor:
     return noise.to(dtype)
 
@@ -105,6 +119,14 @@ class Family:
 
     latent_shape: Callable[[Any, nn.Module], tuple[int, ...]] = _sample_shape
     """Shape of one latent at the model's usual size, (pipe, network), without the batch."""
+    unit: Callable[[Any], int] = lambda pipe: int(pipe.vae_scale_factor)
+    """Pixels of an image's side for each of a latent's, (pipe)."""
+    encode: Callable[[Network, Tensor], Tensor] = _latents_of
+    """What the autoencoder makes of images [b, 3, H, W] in -1..1: latents [b, c, h, w] in its own scale."""
+    decode: Callable[[Network, Tensor], Tensor] = _images_of
+    """The inverse, (autoencoder, latents)."""
+    latent_channels: Callable[[Any], int] = lambda config: config.latent_channels
+    """Channels c of these latents, (autoencoder's configuration)."""
     latent_scale: Callable[[Any], tuple[Any, Any]] = plain_scale
     """Shift and factor of latents = (z - shift) * factor, z being the autoencoder's, as the stock pipeline has it.
 
@@ -134,8 +156,11 @@ class Family:
     """Layers that adapters are put on."""
     kohya: Sequence[Layout] = ()
     """How other tools know adapters of this family."""
-    attention: Literal["cross", "joint", "single"] = "cross"
-    """How the image attends to the text: to it alone, both to both, or both in one sequence, image first."""
+    attention: Literal["cross", "joint", "streams", "single"] = "cross"
+    """How the image attends to the text: to it alone, both to both, or both in one sequence, image first.
+
+    Both to both in `streams` too, where nothing but attention tells the image of the text, no pooled one.
+    """
     text_alone: Callable[[nn.Module, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
     """Of one sequence: text as it is before it meets the image, (network, text, rows like these, ends), and places."""
 
@@ -145,8 +170,13 @@ class Family:
     """Usual sampling steps."""
     guidance_scale: float = 7.5
     """Usual guidance scale."""
-    unconditional_rows: Literal["first", "last", "none"] = "first"
-    """Under classifier-free guidance, which half of the batch is unconditional; none if it takes a second call."""
+    unconditional_rows: Literal["first", "last", "own", "none"] = "first"
+    """Under classifier-free guidance, which half of the batch is unconditional, or whether it takes a call of its own.
+
+    None where the guidance scale makes no second prediction, which the stock pipeline makes as true CFG alone.
+    """
+    combine: Callable[[Any, Tensor, Tensor, float], Tensor] = _extrapolated
+    """The guided prediction, (pipe, unconditional, conditional, guidance scale), all [b, c, h, w]."""
     rowless: tuple[str, ...] = ()
     """Inputs of the network of which the stock pipeline hands over one for the whole batch."""
     call_arguments: Callable[[Condition, Condition, float, int], dict[str, Any]]

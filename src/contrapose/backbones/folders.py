@@ -207,7 +207,7 @@ def _check_autoencoder(path: Path, config: Mapping[str, Any]) -> None:
         raise UserError(f"{path}: shift_factor is {shift!r}, where a number is expected")
     for name in ("latents_mean", "latents_std"):
         values = config.get(name)
-        count = config.get("latent_channels", 4)
+        count = config.get("latent_channels", config.get("z_dim", 4))
         sound = isinstance(values, list) and len(values) == count and all(map(_is_number, values))
         if values is not None and not (sound and (name == "latents_mean" or min(values) > 0)):
             raise UserError(

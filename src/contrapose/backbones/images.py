@@ -24,8 +24,7 @@ class Autoencoder:
     def encode(self, images: Tensor) -> Tensor:
         """Latents [b, c, h, w] of images [b, 3, H, W] in -1..1, in the denoiser's scale: (mean - shift) * factor."""
         vae = self._network()
-        encoded = vae.encode(images.to(vae.device, vae.dtype))
-        latents = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
+        latents = self._pipeline.family.encode(vae, images.to(vae.device, vae.dtype))
         shift, factor = self._scale_like(latents)
         return (latents - shift) * factor
 
@@ -35,7 +34,7 @@ class Autoencoder:
         vae = self._network()
         latents = latents.to(vae.device, vae.dtype)
         shift, factor = self._scale_like(latents)
-        return vae.decode(latents / factor + shift).sample
+        return self._pipeline.family.decode(vae, latents / factor + shift)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -74,10 +73,6 @@ class Autoencoder:
             if max(width, height) > largest:
                 raise UserError(f"size {size}: this model makes sides of up to {largest}")
         return (self.latent_shape[0], height // self.unit, width // self.unit)
-
-    def rest(self) -> None:
-        """Move the autoencoder off the device until it is asked again."""
-        self._pipeline.rest("vae")
 
     def release(self) -> None:
         """Drop the autoencoder from memory; `encode` and `decode` are gone after this."""

@@ -106,7 +106,7 @@ def encoding(backbone: Backbone, shape: tuple[int, ...]) -> tuple[Callable[[], o
         is_clip = type(encoder).__name__.startswith("CLIP")
         length = encoder.config.max_position_embeddings if is_clip else pipeline.tokens
         prompts.append(partial(encoder, torch.zeros(1, length, dtype=torch.long, device=_META)))
-    return partial(vae.encode, image), prompts
+    return partial(backbone.family.encode, vae, image), prompts
 
 
 def num_parameters(backbone: Backbone) -> dict[str, int]:

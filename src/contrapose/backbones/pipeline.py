@@ -69,7 +69,7 @@ class LoadedPipeline:
     @property
     def unit(self) -> int:
         """Pixels of an image's side for each of a latent's."""
-        return int(self.stock.vae_scale_factor)
+        return self.family.unit(self.stock)
 
     @property
     def patch(self) -> int:
@@ -82,13 +82,6 @@ class LoadedPipeline:
             module = getattr(self.stock, name)
             if module is not None and module.device != self.device and not getattr(module, "is_quantized", False):
                 module.to(self.device)
-
-    def rest(self, *parts: str) -> None:
-        """Move parts off the device until `place` brings them back."""
-        for name in parts:
-            getattr(self.stock, name).to("cpu")
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def release(self, *parts: str) -> None:
         """Drop parts from memory."""

@@ -13,6 +13,7 @@ from contrapose.backbones.denoiser import Denoiser
 from contrapose.backbones.generation import Generation
 from contrapose.backbones.pipeline import LoadedPipeline, cast
 from contrapose.core.group import Condition, join
+from contrapose.errors import UserError
 
 Settings = TypeVar("Settings", bound=Any)  # a dataclass with `steps` and `guidance_scale`
 
@@ -45,9 +46,15 @@ class Sampler:
         return self._pipeline.family.guidance_scale
 
     def with_usual(self, settings: Settings) -> Settings:
-        """The settings of a sampler with steps and guidance scale spelled out where they are left to the model."""
+        """The settings of a sampler with steps and guidance scale spelled out where they are left to the model.
+
+        Raises `UserError` for one step of a scheduler that has to end at a time of its own.
+        """
         steps = self.steps if settings.steps is None else settings.steps
         scale = self.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
+        if steps == 1 and self._pipeline.stock.scheduler.config.get("shift_terminal"):
+            # times are stretched by the way from the first to the last, which is no way at all
+            raise UserError(f"steps 1: {self._pipeline.source.model} has a scheduler that needs two steps or more")
         return replace(settings, steps=steps, guidance_scale=scale)
 
     def generate(self, generation: Generation, output: Literal["latent", "pil", "np"] = "latent") -> Any:
@@ -74,7 +81,7 @@ class Sampler:
 
     @torch.no_grad()
     def guided(self, x_t: Tensor, t: Tensor, condition: Condition, unconditional: Condition, scale: float) -> Tensor:
-        """u + s (c - u) in the denoiser's space, both asked of the pipeline's own network in one call.
+        """What the stock pipeline makes of u and c, mostly u + s (c - u), both asked of its own network in one call.
 
         `unconditional` is one row; at s = 1 it is not asked, and nor is it by a network that is fed s as an input.
         """
@@ -91,4 +98,4 @@ class Sampler:
         none = {name: value.expand(len(x_t), *value.shape[1:]) for name, value in unconditional.items()}
         both = join([cast(none, pipeline.dtype, pipeline.device), condition])
         u, c = denoiser.denoise(network, torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
-        return u + scale * (c - u)
+        return pipeline.family.combine(pipeline.stock, u, c, scale)

@@ -10,9 +10,9 @@ from contrapose.cli.docstrings import first_sentence
 from contrapose.cli.options import REQUIRED, Choice, parse
 from contrapose.errors import UserError
 from contrapose.methods import METHODS
-from contrapose.train.settings import CONVERTER, JUDGES, LINKS, Run
+from contrapose.train.settings import CONVERTER, LINKS, Run
 
-UNIONS = {"link": Choice(LINKS), "judges": Choice(JUDGES, prefixed=True)}
+UNIONS = {"link": Choice(LINKS)}
 
 
 @dataclass(frozen=True)

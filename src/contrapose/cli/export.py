@@ -23,7 +23,7 @@ class Command:
     """Write a run's LoRA adapters as one file for ComfyUI or AUTOMATIC1111, where strength 1 is the trained effect.
 
     Diffusers needs no export: it loads the run's folder (PixArt's with peft), and of exported files only those of
-    Stable Diffusion 1, 2 and XL, FLUX and Z-Image.
+    Stable Diffusion 1, 2 and XL, FLUX, Z-Image and Qwen-Image.
     """
 
     run: Path

@@ -252,7 +252,7 @@ class _Guided:
         rows = call.rows
         if not self.guidance.by_row:
             return {"all": slice(0, rows)}
-        if self.family.unconditional_rows == "none":
+        if self.family.unconditional_rows in ("own", "none"):
             return {self._half(call): slice(0, rows)}
         halves = (slice(0, rows // 2), slice(rows // 2, rows))
         if not getattr(self.pipe, "do_classifier_free_guidance", True) or not call.alike(*halves):
@@ -275,8 +275,8 @@ class _Guided:
         """Raise `UserError` if the last call with a prompt was not followed by one without it."""
         if self.prompted is not None:
             raise UserError(
-                "this guidance works on calls with and without a prompt: pass the pipeline a negative_prompt and a "
-                "true_cfg_scale above 1"
+                "this guidance works on calls with and without a prompt: set the guidance scale above 1, or, where it "
+                "makes no second call by itself, pass the pipeline a negative_prompt and a true_cfg_scale above 1"
             )
 
     def _of_policies(self, shares: Shares[str]) -> Shares[str]:

@@ -223,6 +223,38 @@ def _in_joint_attention(
             yield block.attn.register_forward_hook(partial(after_joint, contrast))
 
 
+def _in_two_streams(
+    network: nn.Module, family: Family, negative: Condition, guidance: NAG
+) -> Iterator[RemovableHandle]:
+    """Hooks where text and image attend to each other, and nothing else of the text reaches the image.
+
+    The negative text runs from block to block over the same image, with places of its own behind the image's.
+    """
+    text = negative["text"]
+    stream = text  # the negative text on its way through the blocks
+    places: Any = None  # rotations of the image and of the negative text
+    double: Any = network  # a transformer whose parts are named as diffusers' are
+
+    def place(embedder: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], _: Any) -> None:
+        nonlocal places
+        places = embedder.forward(*inputs, **named | {"max_txt_seq_len": text.shape[1]})
+
+    def ask(contrast: _Contrast, block: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        nonlocal stream
+        image = named["hidden_states"]
+        if block is double.transformer_blocks[0]:
+            stream = double.txt_in(double.txt_norm(_for_rows(text, image)))
+        # the mask fits the length of the prompt; a single negative text needs none
+        beside = {"encoder_hidden_states": stream, "encoder_hidden_states_mask": None, "image_rotary_emb": places}
+        stream, _ = contrast.ask(block, inputs, named | beside)
+
+    yield double.pos_embed.register_forward_hook(place, with_kwargs=True)
+    for block in double.transformer_blocks:
+        contrast = _Contrast(guidance)
+        yield block.register_forward_pre_hook(partial(ask, contrast), with_kwargs=True)
+        yield block.attn.to_out[0].register_forward_pre_hook(contrast.before_output)
+
+
 def _in_one_stream(network: nn.Module, family: Family, negative: Condition, guidance: NAG) -> Iterator[RemovableHandle]:
     """Hooks where image and text are one sequence, image first: the negative text stands where the prompt's does.
 
@@ -267,4 +299,9 @@ def _in_one_stream(network: nn.Module, family: Family, negative: Condition, guid
         yield block.attention.to_out[0].register_forward_pre_hook(partial(combine, contrast))
 
 
-_HOOKS = {"cross": _in_cross_attention, "joint": _in_joint_attention, "single": _in_one_stream}
+_HOOKS = {
+    "cross": _in_cross_attention,
+    "joint": _in_joint_attention,
+    "streams": _in_two_streams,
+    "single": _in_one_stream,
+}

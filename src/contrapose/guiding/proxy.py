@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from contrapose.guiding.rows import Call
 
 _TEXTS = ("encoder_hidden_states", "pooled_projections", "text_embeds")
-_MASK = "encoder_attention_mask"
+_MASKS = ("encoder_attention_mask", "encoder_hidden_states_mask")
 
 
 def with_proxy(call: Call, bare: slice, other: Call, prompted: slice, proxy: float) -> Call:
@@ -30,8 +31,9 @@ def with_proxy(call: Call, bare: slice, other: Call, prompted: slice, proxy: flo
     if isinstance(call.sample, list):  # the texts are the last input, an entry a row
         texts = _listed(call.inputs[2], bare, other.inputs[2], prompted, proxy)
         return Call((*call.inputs[:2], texts), call.named, call.rowless)
-    if _MASK in call.named:
-        masked = _masked(call.named, bare, other.named, prompted, proxy)
+    mask = next((name for name in _MASKS if name in call.named), None)
+    if mask is not None:
+        masked = _masked(mask, call.named, bare, other.named, prompted, proxy)
         return Call(call.inputs, call.named | masked, call.rowless)
     return Call(call.inputs, _unmasked(call.named, bare, other.named, prompted, proxy), call.rowless)
 
@@ -55,15 +57,28 @@ def _unmasked(
     return changed
 
 
-def _masked(named: dict[str, Any], bare: slice, other: dict[str, Any], prompted: slice, proxy: float) -> dict[str, Any]:
-    """Texts [b, l, d] and their mask [b, l], 1 where there is text; the proxy is as long as the longer text."""
-    text = named["encoder_hidden_states"].clone()
-    mask = named[_MASK].clone()
-    prompt = other["encoder_hidden_states"][prompted]
-    prompt_mask = other[_MASK][prompted]
-    text[bare] = _mixed(_continued(text[bare], mask[bare]), _continued(prompt, prompt_mask), proxy)
-    mask[bare] = torch.maximum(mask[bare], prompt_mask)
-    return {"encoder_hidden_states": text, _MASK: mask}
+def _masked(
+    name: str, named: dict[str, Any], bare: slice, other: dict[str, Any], prompted: slice, proxy: float
+) -> dict[str, Any]:
+    """Texts [b, l, d] and their mask [b, l], 1 where there is text; the proxy is as long as the longer text.
+
+    In calls of their own, texts with and without a prompt may be of two lengths.
+    """
+    length = max(call["encoder_hidden_states"].shape[1] for call in (named, other))
+    text, mask = _filled(named["encoder_hidden_states"], named[name], length)
+    prompt, prompt_mask = _filled(other["encoder_hidden_states"], other[name], length)
+    proxied = _mixed(_continued(text[bare], mask[bare]), _continued(prompt[prompted], prompt_mask[prompted]), proxy)
+    text[bare] = proxied
+    mask[bare] = torch.maximum(mask[bare], prompt_mask[prompted])
+    return {"encoder_hidden_states": text, name: mask}
+
+
+def _filled(text: Tensor, mask: Tensor | None, length: int) -> tuple[Tensor, Tensor]:
+    """A copy of texts [b, l, d] and their mask, all text where there is none, with padding up to this length."""
+    if mask is None:
+        mask = torch.ones(text.shape[:2], dtype=torch.long, device=text.device)
+    extra = length - text.shape[1]
+    return functional.pad(text, (0, 0, 0, extra)).clone(), functional.pad(mask, (0, extra)).clone()
 
 
 def _continued(text: Tensor, mask: Tensor) -> Tensor:

@@ -32,6 +32,8 @@ class Layout:
     width: int | None = None
     """Width of what that layer reads, where its name alone does not tell."""
     text_encoders: int = 1
+    stem: str | None = None
+    """What the names of the denoiser's layers begin with, where its readers look up names as they are."""
 
     def fits(self, layers: Adapter) -> bool:
         """Whether adapters of these layers are of this family."""
@@ -82,6 +84,8 @@ def _stem(stored: AdapterFile, part: str, name: str, layout: Layout | None) -> s
         number = int(part.removeprefix("text_encoder").removeprefix("_") or 1)
         full_name = name if name.startswith(("text_model.", "text_projection")) else f"text_model.{name}"
         return f"lora_te{number if several else ''}_{full_name.replace('.', '_')}"
+    if layout is not None and layout.stem is not None:
+        return f"{layout.stem}{name}"
     if stored.path.name == PEFT_FILE and part == "transformer":  # whose names ComfyUI looks up as they are
         return f"transformer.{name}"
     # UNets' layers have kohya's names and transformers' OneTrainer's; without blocks, ComfyUI looks up neither.

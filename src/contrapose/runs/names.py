@@ -3,7 +3,6 @@
 RUN_FILE = "run.yaml"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
-IMAGES = "images"
 FINISHED = "finished.json"
 CARD = "README.md"
 

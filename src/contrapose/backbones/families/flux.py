@@ -91,7 +91,7 @@ FLUX = Family(
     ),
     kohya=(
         Layout(
-            r"single_transformer_blocks\.",
+            r"single_transformer_blocks\.\d+\.(attn\.to_[qkv]\b|proj_|norm\.)",
             {"ss_base_model_version": "flux1", "modelspec.architecture": "flux-1/lora"},
             text_encoders=2,
         ),

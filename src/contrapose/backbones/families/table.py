@@ -16,11 +16,13 @@ from contrapose.backbones.adapters import apply_adapter
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.flux import FLUX
 from contrapose.backbones.families.pixart import PIXART_SIGMA
+from contrapose.backbones.families.qwen_image import QWEN_IMAGE
 from contrapose.backbones.families.sana import SANA
 from contrapose.backbones.families.stable_diffusion import STABLE_DIFFUSION, STABLE_DIFFUSION_XL
 from contrapose.backbones.families.stable_diffusion_3 import STABLE_DIFFUSION_3
 from contrapose.backbones.families.z_image import Z_IMAGE
 from contrapose.backbones.family import Family
+from contrapose.backbones.folders import parts_taken
 from contrapose.backbones.loading import (
     Source,
     check_device,
@@ -42,6 +44,7 @@ FAMILIES: tuple[Family, ...] = (
     PIXART_SIGMA,
     FLUX,
     Z_IMAGE,
+    QWEN_IMAGE,
 )
 KOHYA_LAYOUTS = tuple(layout for family in FAMILIES for layout in family.kohya)
 BY_PIPELINE = {pipeline.__name__: family for family in FAMILIES for pipeline in family.pipelines}
@@ -87,16 +90,24 @@ def pipeline_of(source: Source) -> type[DiffusionPipeline]:
 def family_of(pipe: DiffusionPipeline) -> Family:
     """The family of a pipeline: its own class, or one that has the same network, such as its inpainting.
 
-    Raises `UserError` for a pipeline of no known family.
+    Raises `UserError` for a pipeline of no known family, such as a later one of a like name with another network.
     """
     family = BY_PIPELINE.get(type(pipe).__name__)
     if family is not None:
         return family
     stems = {name.removesuffix("Pipeline"): known_family for name, known_family in BY_PIPELINE.items()}
-    matching = [stem for stem in stems if type(pipe).__name__.startswith(stem)]
+    matching = [stem for stem in stems if type(pipe).__name__.startswith(stem) and _has_network(pipe, stems[stem])]
     if not matching:
         raise UserError(f"a {type(pipe).__name__} is not supported (known: {', '.join(BY_PIPELINE)})")
     return stems[max(matching, key=len)]  # StableDiffusionXL before StableDiffusion
+
+
+def _has_network(pipe: DiffusionPipeline, family: Family) -> bool:
+    """Whether a pipeline predicts with a network of the class that the family's stock pipeline takes."""
+    part = family.denoiser_part
+    network = getattr(pipe, part, None)
+    bare = getattr(network, "_orig_mod", network)  # what torch.compile was given
+    return isinstance(bare, parts_taken(family.pipelines[0])[part])
 
 
 def source_of(pipe: DiffusionPipeline) -> Source | None:
