@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import families
 import pytest
-import tiny
 
 
 @pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("families")
-    return {name: tiny.save(name, root / name) for name in families.DISTINCT}
+def folders(tiny_family: Callable[[str], Path]) -> dict[str, Path]:
+    return {name: tiny_family(name) for name in families.DISTINCT}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from contrapose.methods import DDSPO, METHODS, SFT, DataDrivenDDSPO, DiffusionDP
 from contrapose.worlds.gaussians.denoiser import diffusion_path, sample
 from contrapose.worlds.gaussians.measure import energy_distance, score
 from contrapose.worlds.gaussians.modes import Modes, draw_pairs
+from contrapose.worlds.gaussians.outcome import ToyResult
 from contrapose.worlds.gaussians.toy import Toy, run_seed, run_toy
 from contrapose.worlds.gaussians.train import align, fit_reference
 
@@ -146,43 +148,68 @@ def test_a_seed_decides_everything():
     assert run_seed(QUICK, 4)[0] != scores
 
 
-def test_a_second_run_keeps_finished_seeds_and_adds_the_missing(tmp_path):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[ToyResult, Path]:
+    out = tmp_path_factory.mktemp("toy")
     lines: list[str] = []
-    first = run_toy(QUICK, tmp_path, lines.append)
-    stamp = (tmp_path / "seeds/0/scores.json").stat().st_mtime_ns
-    assert run_toy(QUICK, tmp_path, lines.append) == first
-    both = run_toy(Toy(**{**vars(QUICK), "seeds": (0, 1)}), tmp_path, lines.append)
-    assert (tmp_path / "seeds/0/scores.json").stat().st_mtime_ns == stamp
-    assert lines == ["seed 0 done", "seed 1 done"]
+    result = run_toy(QUICK, out, lines.append)
+    assert lines == ["seed 0 done"]
+    return result, out
+
+
+@pytest.fixture
+def first(finished: tuple[ToyResult, Path]) -> ToyResult:
+    """The result of a finished run."""
+    return finished[0]
+
+
+@pytest.fixture
+def out(finished: tuple[ToyResult, Path], tmp_path: Path) -> Path:
+    """A copy of the finished run's folder."""
+    return shutil.copytree(finished[1], tmp_path / "toy")
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picture takes longer than the seed."""
+    monkeypatch.setattr("contrapose.worlds.gaussians.toy.save_picture", lambda *_: None)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_second_run_keeps_finished_seeds_and_adds_the_missing(first, out):
+    lines: list[str] = []
+    stamp = (out / "seeds/0/scores.json").stat().st_mtime_ns
+    assert run_toy(QUICK, out, lines.append) == first
+    both = run_toy(Toy(**{**vars(QUICK), "seeds": (0, 1)}), out, lines.append)
+    assert (out / "seeds/0/scores.json").stat().st_mtime_ns == stamp
+    assert lines == ["seed 1 done"]
     assert all(found[0] == first.scores[key][0] and len(found) == 2 for key, found in both.scores.items())
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("file", ["scores.json", "points.npz"])
 @pytest.mark.parametrize("change", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"[]", lambda b: b"\xff" + b])
-def test_a_broken_seed_is_run_again(tmp_path, file, change):
+def test_a_broken_seed_is_run_again(first, out, file, change):
     lines: list[str] = []
-    first = run_toy(QUICK, tmp_path)
-    whole = (tmp_path / "seeds/0" / file).read_bytes()
-    (tmp_path / "seeds/0" / file).write_bytes(change(whole))
-    assert run_toy(QUICK, tmp_path, lines.append) == first
+    whole = (out / "seeds/0" / file).read_bytes()
+    (out / "seeds/0" / file).write_bytes(change(whole))
+    assert run_toy(QUICK, out, lines.append) == first
     assert lines == ["seed 0 done"]
-    assert run_toy(QUICK, tmp_path, lines.append) == first and len(lines) == 1
+    assert run_toy(QUICK, out, lines.append) == first and len(lines) == 1
 
 
-def test_result_is_written_as_tables_and_picture(tmp_path):
-    result = run_toy(QUICK, tmp_path)
-    rows = json.loads((tmp_path / "table.json").read_text())
-    assert [(row["name"], row["pairs_per_class"]) for row in rows] == list(result.scores)
+def test_result_is_written_as_tables_and_picture(first, out):
+    rows = json.loads((out / "table.json").read_text())
+    assert [(row["name"], row["pairs_per_class"]) for row in rows] == list(first.scores)
     assert rows[0]["name"] == "clean data" and rows[0]["right_mode_mean"] > 0.99
-    assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + len(rows)
-    assert len((tmp_path / "table.md").read_text().splitlines()) == 2 + len(rows)
-    assert (tmp_path / "toy.png").read_bytes().startswith(b"\x89PNG")
+    assert len((out / "table.csv").read_text().splitlines()) == 1 + len(rows)
+    assert len((out / "table.md").read_text().splitlines()) == 2 + len(rows)
+    assert (out / "toy.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_other_settings_do_not_mix_with_a_finished_result(tmp_path):
-    run_toy(QUICK, tmp_path)
+def test_other_settings_do_not_mix_with_a_finished_result(out):
     with pytest.raises(UserError, match="beta"):
-        run_toy(Toy(**{**vars(QUICK), "beta": 7.0}), tmp_path)
+        run_toy(Toy(**{**vars(QUICK), "beta": 7.0}), out)
 
 
 def test_a_folder_of_earlier_names_tells_the_new_ones(tmp_path: Path) -> None:
