@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from contrapose.backbones.kinds import ADAPTER_KINDS
 from contrapose.core.guidance import GUIDANCES
 from contrapose.core.links import LINKS
 from contrapose.degrade.degraders import DEGRADERS
@@ -30,9 +31,11 @@ REGISTRIES: dict[str, tuple[str, Mapping[str, type]]] = {
     "filter": ("photographs/filters.py", FILTERS),
     "spoiler": ("photographs/spoil/__init__.py", SPOILERS),
     "degrader": ("degrade/degraders.py", DEGRADERS),
+    "kind of adapters": ("backbones/kinds.py", ADAPTER_KINDS),
 }
 # Files that name an entry for another reason than that it is there.
 DEFAULTS = {
+    "backbones/settings.py",
     "draw/settings.py",
     "guiding/guided.py",
     "guiding/settings.py",

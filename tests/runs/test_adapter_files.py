@@ -116,8 +116,10 @@ BROKEN: dict[str, tuple[Callable[[Tensors, Notes], Any], str]] = {
     "a layer that is named and not there": (
         _say(target_modules=["to_q", "to_w"]), "its header names to_w, and no layer of it is there",
     ),
-    "magnitudes": (_add("unet.mid_block.lora_magnitude_vector"), "is a DoRA"),
-    "LoHa": (_add("lora_unet_mid_block.hada_w1_a"), "is a LyCORIS"),
+    "magnitudes": (_add("unet.mid_block.lora_magnitude_vector"), "without lora_A and lora_B"),
+    "OFT": (_add("lora_unet_mid_block.oft_blocks"), "is a LyCORIS of another form"),
+    "a LoHa's factor gone": (_add("unet.mid_block.hada_w1_a"), "unet.mid_block has no hada_w1_b; a factor is missing"),
+    "a LoKr's factors apart": (_add("unet.mid_block.lokr_w1"), "unet.mid_block has no lokr_w2_a; a factor is missing"),
     "a ControlNet": (_add("lora_controlnet"), "is a ControlNet"),
 }  # fmt: skip
 

@@ -226,8 +226,8 @@ def test_broken_runs(tmp_path: Path) -> None:
     (run / LORA_FILE).write_bytes(whole[:-10])
     with pytest.raises(UserError, match="broken"):
         convert(run, out)
-    save_file({"unet.conv.lora_magnitude": torch.ones(2)}, run / LORA_FILE)
-    with pytest.raises(UserError, match="is a DoRA"):
+    save_file({"unet.conv.lora_magnitude_vector": torch.ones(2)}, run / LORA_FILE)
+    with pytest.raises(UserError, match="without lora_A"):
         convert(run, out)
     assert not out.exists()
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 
 from contrapose.backbones.folders import INDEX, variant_of
+from contrapose.backbones.kinds import kind_of, name_of_kind
 from contrapose.backbones.networks import Network, read_network
 from contrapose.backbones.policies import Lora, inject
+from contrapose.backbones.settings import USUAL_ADAPTERS, Adapters
 from contrapose.errors import UserError, one_line
-from contrapose.runs.adapter_files import Adapter, add_to, check_fit, usual_rank
+from contrapose.runs.adapter_files import Adapter, add_to, check_fit
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.names import FULL_FOLDER
 
@@ -25,7 +30,14 @@ def read_lora(run: RunFolder, part: str, network: Network, pipeline: type[Diffus
     layers, settings = run.adapter(part, network, pipeline)
     modules = settings.get("target_modules") or list(layers)
     targets = modules if isinstance(modules, str) else tuple(modules)
-    lora = lora_of(layers, targets)
+    forms = {adapter.kind for adapter in layers.values()}
+    if len(forms) > 1:
+        raise UserError(
+            f"{run}: has adapters of several kinds ({', '.join(sorted(forms))}), which none is trained with"
+        )
+    if _divides_otherwise(layers, settings):
+        raise UserError(f"{run}: is a LoKr without peft's settings, by which alone training goes on from one")
+    lora = lora_of(layers, targets, settings)
     config = lora.config()
     if {name for name, _ in network.named_modules() if check_target_module_exists(config, name)} != layers.keys():
         raise UserError(f"{run}: broken, its adapters are not on the layers that it names; train it again")
@@ -36,17 +48,22 @@ def state_of(layers: Adapter) -> dict[str, Tensor]:
     """Adapters by the names that peft gives their tensors."""
     state = {}
     for name, layer in layers.items():
-        state[f"{name}.lora_A.weight"] = layer.down
-        state[f"{name}.lora_B.weight"] = layer.up
+        for end, value in layer.tensors().items():
+            state[f"{name}.{end}"] = value
     return state
 
 
-def lora_of(layers: Adapter, targets: tuple[str, ...] | str) -> Lora:
-    """Stored adapters as those of a policy; layers of another rank or alpha than most are named by peft's patterns."""
-    rank, alpha = usual_rank(layers)
-    ranks = {f"^{name}": layer.rank for name, layer in layers.items() if layer.rank != rank}
-    alphas = {f"^{name}": layer.alpha for name, layer in layers.items() if layer.alpha != alpha}
-    return Lora(rank, alpha, targets, state_of(layers), ranks, alphas)
+def lora_of(layers: Adapter, targets: tuple[str, ...] | str, settings: Mapping[str, Any] = {}) -> Lora:
+    """Stored adapters of one kind as those of a policy, with peft's settings of them, if any.
+
+    Layers of another rank or alpha than most are named by peft's patterns.
+    """
+    kind = kind_of(settings, next(iter(layers.values())))
+    of_layers = {name: (layer.rank, kind.alpha(layer.scale, layer.rank)) for name, layer in layers.items()}
+    rank, alpha = Counter(of_layers.values()).most_common(1)[0][0]
+    ranks = {f"^{name}": of_layer for name, (of_layer, _) in of_layers.items() if of_layer != rank}
+    alphas = {f"^{name}": of_layer for name, (_, of_layer) in of_layers.items() if of_layer != alpha}
+    return Lora(rank, alpha, targets, state_of(layers), ranks, alphas, kind)
 
 
 def starting_lora(
@@ -56,8 +73,12 @@ def starting_lora(
     pipeline: type[DiffusionPipeline],
     rank: int | None,
     alpha: float | None,
+    adapters: Adapters,
 ) -> Lora:
-    """The adapters that training starts from; `UserError` for a run in full, and another rank or alpha than theirs."""
+    """The adapters that training starts from.
+
+    Raises `UserError` for a run in full, and for another rank, alpha or kind than theirs, or layers.
+    """
     run = RunFolder(start)
     if not run.has_adapters:
         model = run.weights / FULL_FOLDER
@@ -68,7 +89,14 @@ def starting_lora(
     for name, asked, stored in (("lora_rank", rank, lora.rank), ("lora_alpha", alpha, lora.alpha)):
         if asked not in (None, stored):
             raise UserError(f"{name} {asked:g}: {start} has {stored:g}, which is kept; leave the setting out")
-    return lora
+    if adapters.lora_targets is not None:
+        raise UserError(f"lora_targets: {start} has layers of its own, which are kept; leave the setting out")
+    if adapters.lora_kind not in (USUAL_ADAPTERS.lora_kind, lora.kind):
+        asked_kind = name_of_kind(adapters.lora_kind)
+        raise UserError(
+            f"lora_kind {asked_kind}: {start} is {name_of_kind(lora.kind)}, which is kept; leave the setting out"
+        )
+    return replace(lora, dropout=adapters.lora_dropout)
 
 
 def frozen_policy(run: Path, part: str, network: Network, pipeline: type[DiffusionPipeline]) -> Lora | nn.Module:
@@ -104,15 +132,28 @@ def apply_adapter(pipe: DiffusionPipeline, part: str, run: RunFolder) -> None:
             raise UserError(f"{stored.path}: has adapters of a {name}, and this model has none; is it another's?")
         fitting[name] = check_fit(stored, name, getattr(pipe, name))
     for name, layers in fitting.items():
-        _inject(getattr(pipe, name), layers)
+        _inject(getattr(pipe, name), layers, stored.settings.get(name, {}))
 
 
-def _inject(network: Network, layers: Adapter) -> None:
-    """Put adapters on a network as diffusers would, whose `unload_lora_weights` takes them off again."""
-    for parameter in inject(network, _NAME, lora_of(layers, tuple(layers)), network.dtype):
+def _inject(network: Network, layers: Adapter, settings: Mapping[str, Any]) -> None:
+    """Put adapters on a network as diffusers would, whose `unload_lora_weights` takes them off again.
+
+    A LoKr that does not tell how it divides widths is added to the weights, since peft would divide them its own way.
+    """
+    if _divides_otherwise(layers, settings):
+        if getattr(network, "is_quantized", False):
+            raise UserError("a LoKr of another tool is added to weights, which a quantised network has none of")
+        add_to(network, layers)
+        return
+    for parameter in inject(network, _NAME, lora_of(layers, tuple(layers), settings), network.dtype):
         parameter.requires_grad_(False)
     if hasattr(network, "_hf_peft_config_loaded"):
         network._hf_peft_config_loaded = True
+
+
+def _divides_otherwise(layers: Adapter, settings: Mapping[str, Any]) -> bool:
+    """Whether there is a LoKr among the layers without peft's settings of it."""
+    return not settings and any(adapter.kind == "lokr" for adapter in layers.values())
 
 
 def whole_network(run: RunFolder, part: str, like: Network) -> nn.Module:

@@ -91,25 +91,25 @@ class Denoiser:
         frozen: Mapping[str, FilePath | None] = {},
         adapters: Adapters = USUAL_ADAPTERS,
     ) -> Trainable:
-        """Train low-rank adapters on the layers that are asked for, one a policy; the base stays as loaded.
+        """Train adapters of a kind on the layers that are asked for, one a policy; the base stays as loaded.
 
-        `start` is an earlier run's folder, at whose adapters all that is trained begins, and the reference; rank, alpha
-        and layers are theirs. `frozen` names policies that never train: a run's folder, or None for a copy of the first
-        trained one as it starts. Raises `UserError` for a run that is broken, unfinished or another model's, a start
-        that was trained in full, a rank, alpha or layers that are not the start's, and for layers that are not there.
+        `start` is an earlier run's folder, at whose adapters all that is trained begins, and the reference; rank,
+        alpha, kind and layers are theirs. `frozen` names policies that never train: a run's folder, or None for a copy
+        of the first trained one as it starts. Raises `UserError` for a run that is broken, unfinished or another
+        model's, a start that was trained in full, a rank, alpha, kind or layers that are not the start's, and layers
+        that are not there.
         """
         pipeline = self._pipeline
         kind = type(pipeline.stock)
         pipeline.place(self.part)
         self._check_runs(start, *frozen.values())
         if start is not None:
-            lora = starting_lora(start, self.part, self.network, kind, rank, alpha)
-            if adapters.lora_targets is not None:
-                raise UserError(f"lora_targets: {start} has layers of its own, which are kept; leave the setting out")
+            lora = starting_lora(start, self.part, self.network, kind, rank, alpha, adapters)
         else:
             assert rank is not None and alpha is not None, "what a start would tell"
             usual = pipeline.family.lora_targets
-            lora = Lora(rank, alpha, chosen(self.network, self.part, adapters.lora_targets or (ATTENTION,), usual))
+            targets = chosen(self.network, self.part, adapters.lora_targets or (ATTENTION,), usual)
+            lora = Lora(rank, alpha, targets, kind=adapters.lora_kind, dropout=adapters.lora_dropout)
         further: dict[str, Lora | nn.Module | None] = {}
         for name, run in frozen.items():
             further[name] = frozen_policy(run, self.part, self.network, kind) if run else None
@@ -164,6 +164,7 @@ class Trainable:
     def predict(self, policy: str, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The policy's prediction in `space`."""
         dtype = self.policies.dtype(policy)
+        self.policies.rows.count = len(x_t)
         return self.denoiser.denoise(self.policies.denoiser(policy), x_t.to(dtype), t, cast(condition, dtype))
 
     def save(self, folder: FilePath, notes: Mapping[str, str] | None = None, with_pipeline: bool = True) -> None:

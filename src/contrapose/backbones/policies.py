@@ -5,15 +5,22 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft import PeftConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.dora import DoraLinearLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
+from contrapose.backbones.dropout import DropoutByPosition, SeededRows
+from contrapose.backbones.kinds import AdapterKind
 from contrapose.backbones.networks import Network
+from contrapose.backbones.settings import USUAL_ADAPTERS
 
 ATTENTION_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 
@@ -24,6 +31,8 @@ class Policies(Protocol):
 
     trained: tuple[str, ...]
     """The policies that are trained."""
+    rows: SeededRows
+    """Whose rows are asked about, for what drops out by them."""
 
     def modules(self) -> list[Network]:
         """The modules that hold the trainable parameters."""
@@ -59,7 +68,7 @@ class Policies(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Lora:
-    """A policy's adapters: rank, scale and layers, and the weights that they start with."""
+    """A policy's adapters: rank, scale, layers and kind, and the weights that they start with."""
 
     rank: int
     alpha: float
@@ -70,18 +79,18 @@ class Lora:
     """Of layers that have another rank, by peft's patterns of names."""
     alphas: Mapping[str, float] = field(default_factory=dict)
     """Of layers that have another alpha."""
+    kind: AdapterKind = USUAL_ADAPTERS.lora_kind
+    dropout: float = 0.0
+    """Share of their inputs that is left out where they are trained."""
 
-    def config(self) -> LoraConfig:
+    def config(self) -> PeftConfig:
         """In peft's words."""
-        targets = self.targets if isinstance(self.targets, str) else list(self.targets)
-        return LoraConfig(
-            r=self.rank,
-            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft computes with fractions too
-            init_lora_weights="gaussian",
-            target_modules=targets,
-            rank_pattern=dict(self.ranks),
-            alpha_pattern=dict(self.alphas),
-        )
+        options = {
+            "target_modules": self.targets if isinstance(self.targets, str) else list(self.targets),
+            "rank_pattern": dict(self.ranks),
+            "alpha_pattern": dict(self.alphas),
+        }
+        return self.kind.config(self.rank, self.alpha, options)
 
 
 def inject(network: nn.Module, name: str, lora: Lora, dtype: torch.dtype) -> list[nn.Parameter]:
@@ -92,12 +101,35 @@ def inject(network: nn.Module, name: str, lora: Lora, dtype: torch.dtype) -> lis
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are what is wanted
         inject_adapter_in_model(lora.config(), network, adapter_name=name)
-    parameters = [p for path, p in network.named_parameters() if path.endswith(f".{name}.weight")]
+    # LoRA's are layers of their own under this name, other kinds' the parameters themselves
+    parameters = [p for path, p in network.named_parameters() if path.endswith((f".{name}.weight", f".{name}"))]
     for parameter in parameters:
         parameter.data = parameter.data.to(dtype)
     if lora.weights is not None:
         set_peft_model_state_dict(network, dict(lora.weights), adapter_name=name)
+    else:
+        _begin_magnitudes(network, name)
     return parameters
+
+
+@torch.no_grad()
+def _begin_magnitudes(network: Network, name: str) -> None:
+    """Let fresh magnitudes of DoRA be the norms that its forward divides by, to the bit.
+
+    peft rounds them as the base is, so that adapters would not begin as nothing on a base in half precision.
+    """
+    for layer in network.modules():
+        if not isinstance(layer, LoraLayer) or name not in layer.lora_magnitude_vector:
+            continue
+        magnitude = layer.lora_magnitude_vector[name]
+        assert isinstance(magnitude, DoraLinearLayer)
+        weight: Tensor = dequantize_module_weight(layer.get_base_layer())
+        # as the forward has it: a matrix in the adapters' precision, a convolution in its own, under autocast
+        is_half = weight.dtype != torch.float32 and weight.device.type != "meta"
+        with torch.autocast(weight.device.type, weight.dtype) if is_half else nullcontext():
+            weight = weight.float() if weight.ndim == 2 else weight
+            norm = magnitude.get_weight_norm(weight, torch.zeros_like(weight), scaling=1.0)
+        magnitude.weight.data = norm.float()
 
 
 class LoraPolicies:
@@ -133,6 +165,9 @@ class LoraPolicies:
             if policy is None:
                 self.copy(trained[0], name)
         self._layers = [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
+        self.rows = SeededRows()
+        if lora.dropout:
+            self._drop_out(lora.dropout)
         in_training = {id(parameter) for name in trained for parameter in self._adapters[name]}
         self._parameters = [parameter for parameter in denoiser.parameters() if id(parameter) in in_training]
         self._active: str | None = None
@@ -141,6 +176,12 @@ class LoraPolicies:
     def _inject(self, name: str, lora: Lora) -> None:
         # the base may be half precision; an adapter that is trained is not
         self._adapters[name] = inject(self._module, name, lora, torch.float32)
+
+    def _drop_out(self, share: float) -> None:
+        for name, layer in self._module.named_modules():
+            if isinstance(layer, LoraLayer):
+                for policy in self.trained:
+                    layer.lora_dropout[policy] = DropoutByPosition(share, name, self.rows)
 
     def modules(self) -> list[Network]:
         return [self._module]
@@ -210,6 +251,7 @@ class FullPolicies:
             kept[name] = _frozen(copy.deepcopy(denoiser) if module is None else module, frozen_dtype)
         first = denoiser.float().requires_grad_(True)
         self.trained = trained
+        self.rows = SeededRows()
         self._averages: dict[str, dict[int, Tensor]] = {}
         self._modules = {trained[0]: first} | {name: copy.deepcopy(first) for name in trained[1:]} | kept
 

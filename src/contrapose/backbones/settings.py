@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from contrapose.backbones.kinds import AdapterKind, PlainLora, name_of_kind
 from contrapose.errors import UserError
-from contrapose.ranges import Tokens, checked
+from contrapose.ranges import ShareBelow1, Tokens, checked
 
 ATTENTION = "attention"
 ALL_LINEAR = "all-linear"
@@ -34,14 +35,23 @@ class Loading:
 @dataclass(frozen=True, kw_only=True)
 @checked
 class Adapters:
-    """What LoRA adapters are put on."""
+    """Which adapters are trained, and on which layers."""
 
+    lora_kind: AdapterKind = field(default_factory=PlainLora)
+    """Kind of the adapters: lora, rslora, dora, lokr or loha."""
     lora_targets: tuple[str, ...] | None = None
     """Layers with adapters: ends of their names, such as to_q or ff.net.2, regular expressions of their whole names, or
     a word for many, attention (the projections that the family's trainers adapt) and all-linear; attention when unset,
     or the layers of the run that this one starts at."""
+    lora_dropout: ShareBelow1 = 0.0
+    """Share of the adapters' inputs that is left out in training, by each position's own seed, so that micro-batch,
+    processes and resume change nothing; lokr and loha have none, since peft draws theirs for a whole batch."""
 
     def __post_init__(self) -> None:
+        if self.lora_dropout and not self.lora_kind.drops_out:
+            raise UserError(
+                f"lora_dropout: {name_of_kind(self.lora_kind)} has none; leave it out, or take lora, rslora or dora"
+            )
         if self.lora_targets == ():
             raise UserError("lora_targets: name a layer at least, or leave the setting out")
         for target in self.lora_targets or ():

@@ -6,12 +6,13 @@ First order in how far the runs are from the base: for changes of size e, the pr
 differ by O(e^2) at any w; a small w alone does not make them agree.
 
 Adapters give adapters, exactly: w (s_p B_p A_p - s_n B_n A_n) = [w s_p B_p, -w s_n B_n] [A_p; A_n], whose rank is the
-sum of theirs. Networks that were trained whole give a whole pipeline.
+sum of theirs. Networks that were trained whole give a whole pipeline. Of other kinds (DoRA, LoKr, LoHa) the changes of
+weights are merged, into a pipeline or into the nearest LoRA of a rank that is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +33,8 @@ from contrapose.documents import dump_yaml, load_yaml
 from contrapose.errors import UserError
 from contrapose.files import one_writer, replacing
 from contrapose.guiding.settings import Merge
-from contrapose.runs.adapter_files import Adapter, LowRank, add_to
+from contrapose.runs.adapter_files import Adapter, add_to
+from contrapose.runs.adapter_layers import LowRank
 from contrapose.runs.fingerprint import weights_fingerprint
 from contrapose.runs.names import BASE_NOTE
 from contrapose.runs.saving import save_lora, tell_no_folders
@@ -107,7 +109,28 @@ def _merge(settings: Merge, out: Path) -> Merged:
     return merged
 
 
-def stacked(adapters: Sequence[tuple[Adapter, float]]) -> dict[str, LowRank]:
+@torch.no_grad()
+def factored(adapter: Adapter, network: nn.Module) -> dict[str, LowRank]:
+    """The same change of each layer's weight W as B A: as it is stored, or dW I where it is of another kind than LoRA.
+
+    The network's own weights are looked at for DoRA alone.
+    """
+    layers: dict[str, LowRank] = {}
+    for name, factors in adapter.items():
+        if isinstance(factors, LowRank):
+            layers[name] = factors
+            continue
+        weight = network.get_submodule(name).weight
+        assert isinstance(weight, Tensor), "check_fit has passed"
+        change = factors.change(weight)
+        flat = change.flatten(1)
+        kernel = [1] * (change.ndim - 2)
+        identity = torch.eye(flat.shape[1], dtype=flat.dtype).reshape(flat.shape[1], *change.shape[1:])
+        layers[name] = LowRank(identity, flat.reshape(*flat.shape, *kernel), 1.0)
+    return layers
+
+
+def stacked(adapters: Sequence[tuple[Mapping[str, LowRank], float]]) -> dict[str, LowRank]:
     """sum_i c_i s_i B_i A_i on every layer as one adapter of scale 1, [c_1 s_1 B_1, ...] [A_1; ...].
 
     Every layer gets the rank of the sum, padded with zeros if not all adapters have the layer: a file of adapters that
@@ -128,7 +151,7 @@ def stacked(adapters: Sequence[tuple[Adapter, float]]) -> dict[str, LowRank]:
     return merged
 
 
-def truncated(adapter: Adapter, rank: int) -> tuple[dict[str, LowRank], float]:
+def truncated(adapter: Mapping[str, LowRank], rank: int) -> tuple[dict[str, LowRank], float]:
     """The nearest adapter of this rank on every layer, and the share of the squared norm that it keeps.
 
     From the factors alone: B = Q_b R_b, A^T = Q_a R_a and R_b R_a^T = U S V^T give B A = (Q_b U) S (Q_a V)^T.
@@ -174,7 +197,7 @@ def _padded(factors: LowRank, rank: int) -> LowRank:
     return LowRank(down, up, factors.scale)
 
 
-def _cancels(adapter: Adapter) -> bool:
+def _cancels(adapter: Mapping[str, LowRank]) -> bool:
     """Whether B A is zero on every layer, but for rounding."""
     squares = 0.0
     bound = 0.0
@@ -202,7 +225,7 @@ def _origin(settings: Merge, source: Source, part: str) -> str:
 def _write_adapters(folder: Path, settings: Merge, source: Source, part: str, origin: str) -> Merged:
     # the base's layers alone are needed, so its weights stay on disk where they can
     base = skeleton(source.path) if source.path.is_dir() else load_backbone(source.path)
-    layers, kept = _adapters(settings, part, base)
+    layers, kept = _adapters(settings, part, base, into_pipeline=False)
     rank = next(iter(layers.values())).rank
     notes = {name: str(value) for name, value in _notes(settings).items() if value is not None}
     notes |= {"method": "merge", BASE_NOTE: origin}
@@ -212,13 +235,26 @@ def _write_adapters(folder: Path, settings: Merge, source: Source, part: str, or
     return Merged(False, rank, kept)
 
 
-def _adapters(settings: Merge, part: str, base: Backbone) -> tuple[dict[str, LowRank], float]:
-    """The runs that are adapters, stacked and cut to the rank that is asked for, and the share of them that is kept."""
-    adapters: list[tuple[Adapter, float]] = []
+def _adapters(settings: Merge, part: str, base: Backbone, into_pipeline: bool) -> tuple[dict[str, LowRank], float]:
+    """The runs that are adapters, stacked and cut to the rank that is asked for, and the share of them that is kept.
+
+    Raises `UserError` for kinds that do not stack, unless a rank is asked for or the merge goes into a whole pipeline.
+    """
+    adapters: list[tuple[dict[str, LowRank], float]] = []
     for run, share in settings.shares:
-        if run.has_adapters:
-            adapter = run.adapter(part, base.denoiser.network, type(base.sampler.stock))
-            adapters.append((adapter.cast(base.denoiser.dtype), share))
+        if not run.has_adapters:
+            continue
+        stored = run.adapter(part, base.denoiser.network, type(base.sampler.stock)).cast(base.denoiser.dtype)
+        kinds = sorted({adapter.kind for adapter in stored.values()})
+        if kinds != ["lora"] and settings.rank is None and not into_pipeline:
+            raise UserError(
+                f"{run}: has adapters of another kind than LoRA ({', '.join(kinds)}), whose sums are none; name a "
+                "--rank for the nearest LoRA, or merge into a whole pipeline with --full"
+            )
+        network: nn.Module = base.denoiser.network
+        if "dora" in kinds and base.device.type == "meta":
+            network = load_backbone(settings.model, loading=Loading(variant=settings.variant)).denoiser.network
+        adapters.append((factored(stored, network), share))
     layers = stacked(adapters)
     if _cancels(layers):
         raise _nothing(settings)
@@ -238,7 +274,7 @@ def _write_pipeline(folder: Path, settings: Merge, source: Source, part: str) ->
     layers: dict[str, LowRank] = {}
     kept = 1.0
     if any(run.has_adapters for run in runs):
-        layers, kept = _adapters(settings, part, base)
+        layers, kept = _adapters(settings, part, base, into_pipeline=True)
     networks: list[nn.Module] = []
     for run in runs:
         # a run of adapters counts as the base here: its change is added with the stacked adapters

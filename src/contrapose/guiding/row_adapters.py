@@ -1,4 +1,7 @@
-"""LoRA adapters that act on some rows of a batch, as hooks on the layers they were trained on.
+"""Adapters that act on some rows of a batch, as hooks on the layers they were trained on.
+
+A policy acts whole on its rows, and guidance combines predictions, so that every kind of adapter has its meaning:
+DoRA's norm is that of the base's own weight with this policy's change, whatever other rows see.
 
 No weights are put into the network, so anything else that is loaded on it (other adapters, quantised layers,
 offloading) acts as before, and removing the hooks leaves the network as it was.
@@ -11,11 +14,13 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 from torch.nn import functional
 
 from contrapose.errors import UserError
-from contrapose.runs.adapter_files import Adapter, LowRank
+from contrapose.runs.adapter_files import Adapter
+from contrapose.runs.adapter_layers import LayerAdapter, LowRank
 
 
 def is_compiled(network: nn.Module) -> bool:
@@ -63,7 +68,7 @@ class RowAdapters:
             self._acting = ()
 
     def _hook(self, layer: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        """A forward hook that adds scale B A x to a layer's output, on each adapter's rows."""
+        """A forward hook that adds scale B A x, or what another kind changes, to the output on each adapter's rows."""
 
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             wanted = [(name, rows) for name, rows in self._acting if layer in self._adapters[name]]
@@ -71,24 +76,46 @@ class RowAdapters:
                 return output
             # a layer may hand out what it keeps, or its input: what it gave stays as it is
             output = output.clone()
+            base = getattr(module, "base_layer", module)  # of a layer with other adapters, itself
             for name, rows in wanted:
-                down, up, scale = self._placed(name, layer, inputs[0].device)
-                x = inputs[0][rows].to(down.dtype)
-                if isinstance(module, nn.Conv2d):
-                    # A moves over the image as the layer's own kernel does; B is one pixel large
-                    lowered = functional.conv2d(x, down, None, module.stride, module.padding, module.dilation)
-                else:
-                    lowered = functional.linear(x, down)
-                raised = functional.conv2d if up.ndim == 4 else functional.linear
-                output[rows] += (raised(lowered, up) * scale).to(output.dtype)
+                adapter = self._placed(name, layer, inputs[0].device)
+                x = inputs[0][rows]
+                added = _low_rank(adapter, base, x) if isinstance(adapter, LowRank) else _dense(adapter, base, x)
+                output[rows] += added.to(output.dtype)
             return output
 
         return add
 
-    def _placed(self, name: str, layer: str, device: torch.device) -> LowRank:
+    def _placed(self, name: str, layer: str, device: torch.device) -> LayerAdapter:
         """An adapter's layer on the device of its input, moved once: under offloading it is known at the call alone."""
         adapter = self._adapters[name][layer]
-        if adapter.down.device != device:
-            adapter = LowRank(adapter.down.to(device), adapter.up.to(device), adapter.scale)
+        if next(iter(adapter.tensors().values())).device != device:
+            adapter = adapter.cast(lambda value: value.to(device))
             self._adapters[name][layer] = adapter
         return adapter
+
+
+def _low_rank(adapter: LowRank, layer: nn.Module, inputs: Tensor) -> Tensor:
+    x = inputs.to(adapter.down.dtype)
+    if isinstance(layer, nn.Conv2d):
+        # A moves over the image as the layer's own kernel does; B is one pixel large
+        lowered = functional.conv2d(x, adapter.down, None, layer.stride, layer.padding, layer.dilation)
+    else:
+        lowered = functional.linear(x, adapter.down)
+    raised = functional.conv2d if adapter.up.ndim == 4 else functional.linear
+    return raised(lowered, adapter.up) * adapter.scale
+
+
+def _dense(adapter: LayerAdapter, layer: nn.Module, inputs: Tensor) -> Tensor:
+    """What a change of the whole weight adds, made anew at each call: it is as large as the layer."""
+    weight = dequantize_module_weight(layer)
+    if weight.is_meta and adapter.kind == "dora":
+        raise UserError(
+            "guidance by a DoRA needs the weights that it goes with, and offloading has taken them away; use "
+            "enable_model_cpu_offload() instead of enable_sequential_cpu_offload()"
+        )
+    change = adapter.change(weight)
+    x = inputs.to(change.dtype)
+    if isinstance(layer, nn.Conv2d):
+        return functional.conv2d(x, change, None, layer.stride, layer.padding, layer.dilation)
+    return functional.linear(x, change)

@@ -21,6 +21,7 @@ from contrapose.documents import load_yaml
 from contrapose.errors import UserError
 from contrapose.files import write_text
 from contrapose.methods import name_of
+from contrapose.runs.adapter_files import read_file
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.names import CARD, FULL_FOLDER, PEFT_FILE, RUN_FILE
 from contrapose.runs.origin import hub_id, last_name, public_name
@@ -75,11 +76,12 @@ def write_card(folder: Path, run: Run, metrics: Mapping[str, float], repo: str |
     # the first line of the method's own file names its paper
     paper = (sys.modules[type(run.method).__module__].__doc__ or "").strip().partition("\n")[0]
     policies = list(policy_folders(run))
-    kind = "lora"
-    if run.full:
-        kind = "full"
-    elif any((folder / policy / PEFT_FILE).is_file() for policy in policies or [""]):
+    kind = "full" if run.full else "lora"
+    part = ""
+    adapters = folder / (policies[0] if policies else "")
+    if not run.full and (adapters / PEFT_FILE).is_file():
         kind = "peft"
+        part = read_file(adapters).denoiser
     pairs = []
     for place, weight in parse(run.pairs):
         pairs.append((place.resolve().name, weight, _pair_facts(place)))
@@ -99,6 +101,7 @@ def write_card(folder: Path, run: Run, metrics: Mapping[str, float], repo: str |
         where=repo or f"path/to/{folder.resolve().name}",
         on_hub=repo is not None,
         kind=kind,
+        part=part,
         policies=policies,
         full_folder=FULL_FOLDER,
         run=run.resolved(),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from contrapose import runfile
+from contrapose.backbones.kinds import ADAPTER_KINDS
 from contrapose.errors import UserError
 from contrapose.ranges import Range, checked
 from contrapose.renamed import RENAMED
@@ -179,7 +180,9 @@ def facts(run: ShownRun) -> list[Fact]:
     """The settings and sizes that a reader asks for first; the rest stands in `run.yaml`."""
     finished = run.finished
     pairs = run.setting("pairs")
-    trained = "the whole denoiser" if run.settings.get("full") else "LoRA adapters"
+    kind = run.settings.get("adapters", {}).get("lora_kind", {}).get("name")
+    adapters = ADAPTER_KINDS.get(kind, ADAPTER_KINDS["lora"]).title
+    trained = "the whole denoiser" if run.settings.get("full") else f"{adapters} adapters"
     if run.settings.get("lora_rank"):
         trained += f" of rank {run.setting('lora_rank')}"
     if finished:

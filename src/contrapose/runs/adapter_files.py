@@ -1,8 +1,8 @@
-"""The one reader of LoRA adapters: of runs, of stock diffusers and peft, and of files in other tools' names.
+"""The one reader of adapters: of runs, of stock diffusers and peft, and of files in other tools' names.
 
-    y += scale B A x,   scale = alpha / rank        on each layer, of any rank
+    y += scale B A x,   scale = alpha / rank        on each layer, of any rank; other kinds in `adapter_layers`
 
-What comes out is whole: both halves of every layer, of one rank, finite, and of the layers that the file says it is of.
+What comes out is whole: all factors of every layer, of one rank, finite, and of the layers that the file says it is of.
 Whatever puts adapters on a network, beside it or into another file gets them from here.
 """
 
@@ -25,46 +25,28 @@ from torch import Tensor, nn
 
 from contrapose.documents import load_json
 from contrapose.errors import UserError, one_line
+from contrapose.runs.adapter_layers import ENDS, OTHER_ENDS, LayerAdapter, Misshapen, assembled
 from contrapose.runs.names import FULL_FOLDER, LORA_FILE, PEFT_CONFIG, PEFT_FILE, STATE_FILE
 
 NUM_LAYERS = "num_layers"  # a note in the header, by which a file that has lost a layer is known
 DENOISERS = ("unet", "transformer")
-_PLAIN = re.compile(r"(unet|transformer|text_encoder(?:_[23])?)\.(.+)\.lora_(A|B)\.weight")
+_PLAIN = re.compile(rf"(unet|transformer|text_encoder(?:_[23])?)\.(.+)\.({'|'.join(map(re.escape, ENDS))})")
 _PEFT = "base_model.model."
-_BY_LAYER = re.compile(r"(?:lora_unet_|lora_transformer_|transformer\.)(.+)\.(lora_down\.weight|lora_up\.weight|alpha)")
+_BY_LAYER = re.compile(
+    r"(?:lora_unet_|lora_transformer_|lycoris_|diffusion_model\.|transformer\.)(.+)\."
+    rf"({'|'.join(map(re.escape, [*OTHER_ENDS, 'alpha', *ENDS]))})"
+)
 _ALPHAS = (".alpha", ".lora_alpha")
 # What is no LoRA, by names of which one is enough to tell.
 _OTHERS = {
-    r"dora_scale|lora_magnitude": "a DoRA, whose magnitudes are not read here",
-    r"hada_|lokr_|oft_|glora|lora_mid|\.(a1|b1)\.weight$": "a LyCORIS (LoHa, LoKr, OFT or LoCon with a middle)",
+    r"hada_t|lokr_t|oft_|glora|lora_mid|\.(a1|b1)\.weight$": "a LyCORIS of another form",
     r"controlnet|control_model|zero_convs": "a ControlNet",
     r"^(emb_params|string_to_param|clip_[gl]|<.+>)": "an embedding of words (textual inversion)",
     r"lora_embedding_|modules_to_save|lora_[AB]\.bias|\.diff(_b)?$": "a LoRA with more than two matrices a layer",
 }
 
 
-class LowRank(NamedTuple):
-    """y += scale B A x on one layer; of a convolution's, A has its kernel and B is one pixel large."""
-
-    down: Tensor
-    up: Tensor
-    scale: float
-
-    @property
-    def rank(self) -> int:
-        return len(self.down)
-
-    @property
-    def alpha(self) -> float:
-        return self.scale * self.rank
-
-    def change(self) -> Tensor:
-        """scale B A, of the shape of the layer's weight."""
-        product = self.up.flatten(1) @ self.down.flatten(1)
-        return product.reshape(len(self.up), *self.down.shape[1:]) * self.scale
-
-
-Adapter = Mapping[str, LowRank]
+Adapter = Mapping[str, LayerAdapter]
 Translated = tuple[dict[str, Tensor], dict[tuple[str, str], float]]
 """Tensors by the names that diffusers and peft give them, and alphas by part and layer."""
 
@@ -73,7 +55,7 @@ class AdapterFile(NamedTuple):
     """What one file of adapters holds: layers by the pipeline's part, peft's settings by part, and the notes."""
 
     path: Path
-    parts: dict[str, dict[str, LowRank]]
+    parts: dict[str, dict[str, LayerAdapter]]
     settings: dict[str, Mapping[str, Any]]
     notes: Mapping[str, str]
 
@@ -121,12 +103,11 @@ def read_file(where: Path, part: str = "", network: nn.Module | None = None, pip
         settings = _settings(path, notes)
     else:
         # the layers' names first: they need no knowledge of the tool that wrote them
-        translated = _by_layers(tensors, part, network) if network is not None else None
+        translated = _by_layers(path, tensors, part, network) if network is not None else None
         plain, alphas = translated or _translated(path, tensors, network, pipeline)
     parts = _paired(path, plain)
     for owner, layers in parts.items():
-        scales = _scales(path, owner, layers, settings.get(owner), alphas)
-        parts[owner] = {name: adapter._replace(scale=scales[name]) for name, adapter in layers.items()}
+        parts[owner] = _scaled(path, owner, layers, settings.get(owner), alphas)
     if not any(part in parts for part in DENOISERS):
         raise UserError(f"{path}: is a LoRA of the text encoder alone, which trains and guides no network")
     stored = AdapterFile(path, parts, settings, notes)
@@ -149,8 +130,8 @@ def _check_kind(path: Path, names: Iterable[str]) -> None:
     for pattern, kind in _OTHERS.items():
         example = next((name for name in names if re.search(pattern, name)), None)
         if example is not None:
-            raise UserError(f"{path}: is {kind} (it has {example}); only plain LoRA is read")
-    if not any("lora" in name for name in names):
+            raise UserError(f"{path}: is {kind} (it has {example}); LoRA, DoRA, LoKr and LoHa are read")
+    if not any(re.search("lora|lokr|hada", name) for name in names):
         what = f"such as {min(names)}" if names else "as it is empty"
         raise UserError(f"{path}: holds no adapters ({what}); a whole model is given as --model")
 
@@ -166,12 +147,14 @@ def _own_names(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor] |
     if not odd:
         return dict(tensors)
     # one name of another tool's makes it theirs; one that is nobody's beside ours is rubbish
-    if len(odd) < len(tensors) and not any(re.search(r"lora[._](up|down)|lora_linear|alpha", name) for name in odd):
+    if len(odd) < len(tensors) and not any(
+        re.search(r"lora[._](up|down)|lora_linear|dora_scale|alpha", name) for name in odd
+    ):
         raise UserError(f"{path}: {min(odd)} is not part of a LoRA")
     return None
 
 
-def _by_layers(tensors: Mapping[str, Tensor], part: str, network: nn.Module) -> Translated | None:
+def _by_layers(path: Path, tensors: Mapping[str, Tensor], part: str, network: nn.Module) -> Translated | None:
     """Tensors that are named by the network's layers, as kohya's and OneTrainer's are; None where one is not."""
     layers = {name.replace(".", "_"): name for name, _ in network.named_modules()}
     values: dict[str, Tensor] = {}
@@ -183,9 +166,10 @@ def _by_layers(tensors: Mapping[str, Tensor], part: str, network: nn.Module) -> 
             return None
         if parsed[2] == "alpha":
             alphas[part, layer] = float(value)
+        elif parsed[2] == "dora_scale" and len(value) == 1 < value.numel():
+            raise UserError(f"{path}: {layer} has a magnitude for each input, and those of outputs alone are read")
         else:
-            half = "A" if parsed[2] == "lora_down.weight" else "B"
-            values[f"{part}.{layer}.lora_{half}.weight"] = value
+            values[f"{part}.{layer}.{OTHER_ENDS.get(parsed[2], parsed[2])}"] = value
     return values, alphas
 
 
@@ -194,6 +178,9 @@ def _translated(path: Path, tensors: Mapping[str, Tensor], network: nn.Module | 
     if not hasattr(pipeline, "lora_state_dict"):
         reader = "export" if pipeline is None else f"a {pipeline.__name__}"
         raise UserError(f"{path}: its layers have another tool's names ({min(tensors)}), which {reader} does not read")
+    further = next((name for name in tensors if re.search("dora_scale|lokr_|hada_", name)), None)
+    if further is not None:
+        raise UserError(f"{path}: its layers have another tool's names ({further}), which are read of plain LoRA alone")
     config = {"unet_config": network.config} if network is not None else {}
     try:
         read = pipeline.lora_state_dict(dict(tensors), return_alphas=True, **config)
@@ -226,28 +213,20 @@ def _plain_name(name: str) -> str:
     return name
 
 
-def _paired(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, LowRank]]:
-    """Both halves of every layer, by part; scales come later."""
-    halves: dict[tuple[str, str], dict[str, Tensor]] = {}
+def _paired(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, LayerAdapter]]:
+    """The adapters of every layer, by part; scales come later."""
+    of_layers: dict[tuple[str, str], dict[str, Tensor]] = {}
     for name, value in tensors.items():
         plain = _PLAIN.fullmatch(name)
         if plain is None:
             raise UserError(f"{path}: {name} is not part of a LoRA")
-        halves.setdefault((plain[1], plain[2]), {})[plain[3]] = value
-    parts: dict[str, dict[str, LowRank]] = {}
-    for (part, layer), pair in sorted(halves.items()):
-        for half, other in ("AB", "BA"):
-            if half not in pair:
-                raise UserError(f"{path}: {part}.{layer} has its lora_{other} and no lora_{half}; one half is missing")
-        down = pair["A"]
-        up = pair["B"]
-        matrices = down.ndim == up.ndim and down.ndim in (2, 4) and up.shape[2:].numel() == 1
-        if not matrices or len(down) != up.shape[1] or not down.numel() or not up.numel():
-            shapes = f"{list(down.shape)} and {list(up.shape)}"
-            raise UserError(f"{path}: {part}.{layer} has halves of shapes {shapes}, which are not a pair of one rank")
-        if not all(value.is_floating_point() and bool(value.float().isfinite().all()) for value in (down, up)):
-            raise UserError(f"{path}: {part}.{layer} has weights that are not finite (NaN or infinite)")
-        parts.setdefault(part, {})[layer] = LowRank(down, up, 1.0)
+        of_layers.setdefault((plain[1], plain[2]), {})[plain[3]] = value
+    parts: dict[str, dict[str, LayerAdapter]] = {}
+    for (part, layer), of_layer in sorted(of_layers.items()):
+        try:
+            parts.setdefault(part, {})[layer] = assembled(of_layer)
+        except Misshapen as error:
+            raise UserError(f"{path}: {part}.{layer} {error}") from None
     return parts
 
 
@@ -276,28 +255,30 @@ def _settings(path: Path, notes: Mapping[str, str]) -> dict[str, Mapping[str, An
     return dict(settings)
 
 
-def _scales(
+def _scaled(
     path: Path,
     part: str,
-    layers: Mapping[str, LowRank],
+    layers: Mapping[str, LayerAdapter],
     settings: Mapping[str, Any] | None,
     alphas: Mapping[tuple[str, str], float],
-) -> dict[str, float]:
-    """alpha / rank of every layer: as the settings say, as the file's alphas do, or 1 where there are neither."""
-    scales = {}
+) -> dict[str, LayerAdapter]:
+    """Every layer with its alpha / rank: as the settings say, as the file's alphas do, or 1 where there are neither."""
+    scaled: dict[str, LayerAdapter] = {}
     for layer, adapter in layers.items():
-        alpha = alphas.get((part, layer), float(adapter.rank))
+        # LoKr whose factors are both whole tells no rank; elsewhere than in peft it has a scale of 1
+        rank: float = adapter.rank or 1
+        alpha = alphas.get((part, layer), rank) if adapter.rank else 1.0
         by_root = False  # alpha / sqrt(rank): rank-stabilised LoRA (Kalajdzievski 2023, arXiv 2312.03732)
         if settings is not None:
             rank = _setting(path, settings, "r", layer)
-            alpha = _setting(path, settings, "lora_alpha", layer)
-            if rank != adapter.rank:
+            alpha = _setting(path, settings, "lora_alpha" if "lora_alpha" in settings else "alpha", layer)
+            if rank != (adapter.rank or rank) or rank < 1:
                 raise UserError(f"{path}: {part}.{layer} has rank {adapter.rank}, and its header says {rank:g}")
             by_root = bool(settings.get("use_rslora"))
         if not math.isfinite(alpha) or alpha <= 0:
             raise UserError(f"{path}: {part}.{layer} has alpha {alpha:g}, where a number above 0 is expected")
-        scales[layer] = alpha / (math.sqrt(adapter.rank) if by_root else adapter.rank)
-    return scales
+        scaled[layer] = adapter.scaled(alpha / (math.sqrt(rank) if by_root else rank), int(rank))
+    return scaled
 
 
 def _setting(path: Path, settings: Mapping[str, Any], name: str, layer: str) -> float:
@@ -326,11 +307,12 @@ def _check_count(stored: AdapterFile) -> None:
 
 
 def usual_rank(layers: Adapter) -> tuple[int, float]:
-    """The rank and the alpha that most layers have."""
-    return Counter((adapter.rank, adapter.alpha) for adapter in layers.values()).most_common(1)[0][0]
+    """The rank and the alpha, scale times rank, that most layers have."""
+    of_layers = Counter((adapter.rank, adapter.scale * adapter.rank) for adapter in layers.values())
+    return of_layers.most_common(1)[0][0]
 
 
-def check_fit(stored: AdapterFile, part: str, network: nn.Module) -> dict[str, LowRank]:
+def check_fit(stored: AdapterFile, part: str, network: nn.Module) -> dict[str, LayerAdapter]:
     """The adapters of one part; `UserError` for a layer that the network has not, or that is of another width."""
     layers = stored.parts.get(part)
     if layers is None:
@@ -340,27 +322,16 @@ def check_fit(stored: AdapterFile, part: str, network: nn.Module) -> dict[str, L
         # as transformers once named a text encoder's layers
         layers = {name.removeprefix("text_model."): adapter for name, adapter in layers.items()}
     for name, adapter in layers.items():
-        if not _fits(modules.get(name), adapter):
+        if not adapter.fits(modules.get(name)):
             raise UserError(f"{stored.path}: does not fit this model at {part}.{name}; was it trained on another one?")
     return layers
 
 
-def _fits(layer: nn.Module | None, adapter: LowRank) -> bool:
-    down = tuple(adapter.down.shape)
-    up = tuple(adapter.up.shape)
-    if isinstance(layer, nn.Conv2d):
-        # a kernel as large as the layer's, then one of one pixel
-        kernel = (adapter.rank, layer.in_channels, *layer.kernel_size)
-        return down == kernel and up[:2] == (layer.out_channels, adapter.rank) and layer.groups == 1
-    inputs = getattr(layer, "in_features", None)
-    outputs = getattr(layer, "out_features", None)
-    return down == (adapter.rank, inputs) and up == (outputs, adapter.rank)
-
-
 @torch.no_grad()
-def add_to(network: nn.Module, layers: Adapter) -> None:
-    """Add scale B A to the weights of the layers."""
+def add_to(network: nn.Module, layers: Adapter, share: float = 1.0) -> None:
+    """Add a share of what the adapters change to the weights of the layers."""
     for name, adapter in layers.items():
         weight = network.get_submodule(name).weight
         assert isinstance(weight, Tensor), "check_fit has passed"
-        weight.add_(adapter.change().to(weight.device))
+        here = adapter.cast(lambda value, device=weight.device: value.to(device))  # type: ignore[misc]
+        weight.add_(here.change(weight), alpha=share)

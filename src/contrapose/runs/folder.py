@@ -28,7 +28,8 @@ from contrapose.contents import digest_of, digest_of_parts, file_digest
 from contrapose.documents import load_json, load_yaml
 from contrapose.errors import UserError
 from contrapose.runfile import unstamped
-from contrapose.runs.adapter_files import DENOISERS, AdapterFile, LowRank, adapter_file, check_fit, read_file
+from contrapose.runs.adapter_files import DENOISERS, AdapterFile, adapter_file, check_fit, read_file
+from contrapose.runs.adapter_layers import LayerAdapter
 from contrapose.runs.fingerprint import stored_fingerprints
 from contrapose.runs.metrics import read_metrics
 from contrapose.runs.names import (
@@ -62,14 +63,14 @@ class NamedModel(Protocol):
 class StoredAdapter(NamedTuple):
     """The adapters of one part of a pipeline by layer, as they are stored, and peft's settings of them, if any."""
 
-    layers: dict[str, LowRank]
+    layers: dict[str, LayerAdapter]
     settings: Mapping[str, Any]
 
-    def cast(self, dtype: torch.dtype) -> dict[str, LowRank]:
+    def cast(self, dtype: torch.dtype) -> dict[str, LayerAdapter]:
         """The layers in a network's precision."""
-        cast: dict[str, LowRank] = {}
+        cast: dict[str, LayerAdapter] = {}
         for name, adapter in self.layers.items():
-            cast[name] = LowRank(adapter.down.to(dtype), adapter.up.to(dtype), adapter.scale)
+            cast[name] = adapter.cast(lambda value: value.to(dtype))
         return cast
 
 

@@ -1,6 +1,7 @@
 """An aligned run's adapters as one file of kohya's form, which ComfyUI and AUTOMATIC1111 read.
 
 A layer is `STEM.lora_down.weight`, `STEM.lora_up.weight` and `STEM.alpha`; readers add alpha / rank * up @ down to it.
+Other kinds have LyCORIS's names: a `dora_scale` beside these, or `lokr_w1` and so on, or `hada_w1_a` and so on.
 diffusers' `convert_state_dict_to_kohya` is not used: it writes the rank as alpha, and names no transformer's layers.
 """
 
@@ -17,9 +18,12 @@ from torch import Tensor
 from contrapose import __version__
 from contrapose.errors import UserError
 from contrapose.runs.adapter_files import Adapter, AdapterFile, usual_rank
+from contrapose.runs.adapter_layers import HALVES, OTHER_ENDS, LayerAdapter
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.names import FULL_FOLDER, PEFT_FILE
 from contrapose.tensors import save_tensors
+
+_THEIR_ENDS = {end: other for other, end in OTHER_ENDS.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +42,7 @@ class Layout:
     def fits(self, layers: Adapter) -> bool:
         """Whether adapters of these layers are of this family."""
         return any(
-            re.match(self.layer, name) and self.width in (None, adapter.down.shape[1])
-            for name, adapter in layers.items()
+            re.match(self.layer, name) and self.width in (None, adapter.inputs) for name, adapter in layers.items()
         )
 
 
@@ -53,17 +56,34 @@ def convert(folder: Path, out: Path, layouts: Iterable[Layout], dtype: torch.dty
     denoiser = stored.parts[stored.denoiser]
     layout = next((layout for layout in layouts if layout.fits(denoiser)), None)
     tensors: dict[str, Tensor] = {}
+    count = 0
     for part, layers in stored.parts.items():
         for name, adapter in layers.items():
             stem = _stem(stored, part, name, layout)
-            for half, value in (("lora_down", adapter.down), ("lora_up", adapter.up)):
-                cast = value.to(dtype)
+            for end, value in _named(adapter).items():
+                # float32 for alpha whatever the weights are: 5.3 is no fp16
+                cast = value if end == "alpha" else value.to(dtype)
                 if not cast.isfinite().all():
                     raise UserError(f"{folder}: {name} has weights that {dtype} cannot hold; use another --dtype")
-                tensors[f"{stem}.{half}.weight"] = cast
-            tensors[f"{stem}.alpha"] = torch.tensor(adapter.alpha)  # float32 whatever the weights are: 5.3 is no fp16
+                tensors[f"{stem}.{end}"] = cast
+            count += 1
     save_tensors(out, tensors, _header(stored, out.stem, layout))
-    return len(tensors) // 3
+    return count
+
+
+def _named(adapter: LayerAdapter) -> dict[str, Tensor]:
+    """A layer's tensors by the ends of their names in this form, and its alpha."""
+    tensors = adapter.tensors()
+    products = [end for end in tensors if end.endswith("_b")]
+    if adapter.kind == "lokr" and not products:
+        # both factors whole: readers take such a LoKr for one of scale 1, whatever its alpha is
+        tensors["lokr_w1"] = tensors["lokr_w1"] * adapter.scale
+    named = {_THEIR_ENDS.get(end, end): value for end, value in tensors.items()}
+    if "dora_scale" in named:
+        outputs = named["dora_scale"].numel()
+        kernel = [1] * (tensors[HALVES[0]].ndim - 1)
+        named["dora_scale"] = named["dora_scale"].reshape(outputs, *kernel)
+    return {**named, "alpha": torch.tensor(adapter.scale * adapter.rank)}
 
 
 def _read(run: RunFolder) -> AdapterFile:
@@ -97,7 +117,9 @@ def _stem(stored: AdapterFile, part: str, name: str, layout: Layout | None) -> s
 def _header(stored: AdapterFile, title: str, layout: Layout | None) -> dict[str, str]:
     """What kohya's tools, AUTOMATIC1111 and Stability's ModelSpec look for, and what Contrapose knows of the run."""
     header = dict(layout.header) if layout is not None else {}
-    rank, alpha = usual_rank(stored.parts[stored.denoiser])
+    layers = stored.parts[stored.denoiser]
+    rank, alpha = usual_rank(layers)
+    is_plain = all(adapter.kind == "lora" for adapter in layers.values())
     if "modelspec.architecture" in header:
         header |= {
             "modelspec.sai_model_spec": "1.0.1",
@@ -109,7 +131,7 @@ def _header(stored: AdapterFile, title: str, layout: Layout | None) -> dict[str,
         header["ss_sd_model_name"] = notes["base"]
     return {
         "format": "pt",
-        "ss_network_module": "networks.lora",
+        "ss_network_module": "networks.lora" if is_plain else "lycoris.kohya",
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{alpha:g}",
         "ss_output_name": title,

@@ -3,39 +3,43 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from diffusers import ConfigMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from peft import LoraConfig
+from peft import LoraConfig, PeftConfig
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from contrapose.files import replacing
 from contrapose.runs.adapter_files import NUM_LAYERS
+from contrapose.runs.adapter_layers import ENDS
 from contrapose.runs.names import FULL_FOLDER, LORA_FILE, PEFT_CONFIG, PEFT_FILE
 from contrapose.tensors import save_tensors
 
+_ENDS = "|".join(map(re.escape, ENDS))
 _PEFT = "base_model.model."  # before the names of peft's files
 
 
 def save_lora(
     folder: Path,
     state: Mapping[str, Tensor],
-    config: LoraConfig,
+    config: PeftConfig,
     part: str,
     notes: Mapping[str, str],
     pipeline: type[DiffusionPipeline],
 ) -> None:
     """Write adapters with rank, alpha and `notes` in the header: for the pipeline's `load_lora_weights`, or for peft.
 
-    Keys are `unet.*` or `transformer.*`. A pipeline without `load_lora_weights` (PixArt) gets peft's own files, for
-    `PeftModel.from_pretrained(pipe.transformer, folder)`.
+    Keys are `unet.*` or `transformer.*`. A pipeline without `load_lora_weights` (PixArt), and kinds that it does not
+    read (LoKr, LoHa), get peft's own files, for `PeftModel.from_pretrained(pipe.transformer, folder)`.
     """
     settings = config.to_dict()
-    notes = {**notes, NUM_LAYERS: str(len(state) // 2)}
-    if not hasattr(pipeline, "load_lora_weights"):
+    num_layers = len({re.sub(rf"\.({_ENDS})$", "", name) for name in state})
+    notes = {**notes, NUM_LAYERS: str(num_layers)}
+    if not hasattr(pipeline, "load_lora_weights") or not isinstance(config, LoraConfig):
         save_tensors(folder / PEFT_FILE, {f"{_PEFT}{n}": v for n, v in state.items()}, {"format": "pt", **notes})
         with replacing(folder / PEFT_CONFIG) as aside:
             aside.write_text(_json(settings), encoding="utf-8")

@@ -7,8 +7,8 @@ state of a run.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -150,16 +150,24 @@ class Trainer:
         micro_batches = self.groups.micro_batches(positions_of_step, o.micro_batch)
         sums: dict[str, Tensor] = {}
         for positions in micro_batches[acc.process_index :: acc.num_processes]:
-            outcome = self._outcome(self.groups.training_batch(positions, acc.device))
-            # a sum over the step's groups, whatever the micro-batches: divided by the batch, not by their own number
-            for part in outcome.parts:
-                acc.backward(part.sum() / o.batch_size)
+            with self._dropping(positions):
+                outcome = self._outcome(self.groups.training_batch(positions, acc.device))
+                # a sum over the step's groups, whatever the micro-batches: divided by the batch, not their own number
+                for part in outcome.parts:
+                    acc.backward(part.sum() / o.batch_size)
             followed = {_FOLLOWED + name: values.mean() for name, values in outcome.followed.items()}
             for name, value in (of_batch(outcome) | followed).items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(positions) / o.batch_size
         if acc.num_processes > 1:
             self._sum_over_processes(sums)
         return sums
+
+    def _dropping(self, positions: Sequence[int]) -> AbstractContextManager[None]:
+        """Adapters' inputs are left out inside the block, where the run asks for that, by the positions' own seeds."""
+        if not self.run.adapters.lora_dropout:
+            return nullcontext()
+        seeds = [seed_of(self.run.seed, "dropout", position, bits=62) for position in positions]
+        return self.trainable.policies.rows.of(seeds, self.accelerator.device)
 
     def _sum_over_processes(self, sums: dict[str, Tensor]) -> None:
         for parameter in self.parameters:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from contrapose import runfile
-from contrapose.backbones.settings import ATTENTION, Adapters, Loading, Precision
+from contrapose.backbones.kinds import ADAPTER_KINDS, AdapterKind
+from contrapose.backbones.settings import ATTENTION, USUAL_ADAPTERS, Adapters, Loading, Precision
 from contrapose.core.links import LINKS, PairLink
 from contrapose.errors import UserError
 from contrapose.methods import METHODS, Method, name_of
@@ -164,7 +165,9 @@ class Run:
         o = self.optimisation
         if o.batch_size % o.micro_batch:
             raise UserError(f"batch_size {o.batch_size} must be a multiple of micro_batch {o.micro_batch}")
-        of_adapters = {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha, **vars(self.adapters)}
+        of_adapters = {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}
+        # of the others, those that are not as they are when unset
+        of_adapters |= {n: v for n, v in vars(self.adapters).items() if v != getattr(USUAL_ADAPTERS, n)}
         for name, setting in of_adapters.items():
             if self.full and setting is not None:
                 raise UserError(f"{name} is unused with full fine-tuning; leave one of the two out")
@@ -203,5 +206,5 @@ def _folders(value: object, kind: object) -> Folders:
     return tuple(folders)
 
 
-CONVERTER = runfile.converter((PairLink, LINKS), (Method, METHODS))
+CONVERTER = runfile.converter((PairLink, LINKS), (Method, METHODS), (AdapterKind, ADAPTER_KINDS))
 CONVERTER.register_structure_hook_func(lambda kind: kind == Folders, _folders)

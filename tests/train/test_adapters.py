@@ -1,0 +1,88 @@
+"""Kinds of adapters and dropout in whole runs: split anyhow, killed and carried on, and told in run.yaml."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor
+
+from contrapose.backbones.kinds import ADAPTER_KINDS, LoKr
+from contrapose.backbones.settings import Adapters
+from contrapose.errors import UserError
+from contrapose.methods import DDSPO
+from contrapose.train.align import align
+from contrapose.train.loop import TrainState
+from contrapose.train.settings import Optimisation, Run, Watching
+
+pytestmark = pytest.mark.usefixtures("few_levels")
+
+FAST = Optimisation(learning_rate=1e-2, train_steps=3, batch_size=4, micro_batch=4, epsilon=1e-2)
+WATCH = Watching(holdout=2, evaluate_every=2, save_every=2)
+DROPPING = Adapters(lora_kind=ADAPTER_KINDS["dora"](), lora_dropout=0.4)
+
+
+@pytest.fixture
+def run(tiny_model: Path, tiny_pairs: Path) -> Run:
+    return Run(str(tiny_model), tiny_pairs, DDSPO(beta=200.0), optimisation=FAST, watching=WATCH, lora_rank=2)
+
+
+def _weights(out: Path) -> dict[str, Tensor]:
+    [file] = out.glob("*.safetensors")
+    return load_file(file)
+
+
+def _losses(out: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def _until(states: Iterator[TrainState], step: int) -> None:
+    """As a kill just after this step."""
+    for state in states:
+        if state.step == step:
+            break
+    states.close()
+
+
+def test_dropout_is_the_same_however_the_batch_is_split(run: Run, tmp_path: Path) -> None:
+    run = replace(run, adapters=DROPPING)
+    ways: dict[str, Any] = {"whole": {}, "one": {"micro_batch": 1}, "split": {}, "without": {}}
+    for way, changes in ways.items():
+        changed = replace(run, optimisation=replace(FAST, **changes), split_pairs=way == "split")
+        if way == "without":
+            changed = replace(changed, adapters=replace(DROPPING, lora_dropout=0.0))
+        list(align(changed, tmp_path / way))
+    whole = _losses(tmp_path / "whole")
+    assert _losses(tmp_path / "one") == pytest.approx(whole, rel=1e-4)
+    assert _losses(tmp_path / "split") == pytest.approx(whole, rel=1e-4)
+    assert _losses(tmp_path / "without")[1:] != pytest.approx(whole[1:], rel=1e-4), "the test must see it"
+    first, second = _weights(tmp_path / "whole"), _weights(tmp_path / "one")
+    assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapters", [DROPPING, Adapters(lora_kind=LoKr(lokr_factor=4))], ids=["dora", "lokr"])
+def test_killed_and_resumed_is_uninterrupted(adapters: Adapters, run: Run, tmp_path: Path) -> None:
+    run = replace(run, adapters=adapters, optimisation=replace(FAST, ema_decay=0.9))
+    list(align(run, tmp_path / "whole"))
+    _until(align(run, tmp_path / "cut"), 2)
+    states = list(align(run, tmp_path / "cut"))
+    assert states[0].step == 2
+    ours, theirs = _weights(tmp_path / "cut"), _weights(tmp_path / "whole")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    told = yaml.safe_load((tmp_path / "whole" / "run.yaml").read_text())["adapters"]
+    assert told["lora_targets"] == ["attention"]
+    assert ADAPTER_KINDS[told["lora_kind"]["name"]] is type(adapters.lora_kind)
+
+
+def test_what_has_no_dropout_says_so() -> None:
+    with pytest.raises(UserError, match="lora_dropout: lokr has none; leave it out, or take lora, rslora or dora"):
+        Adapters(lora_kind=LoKr(), lora_dropout=0.1)
