@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL.Image import Image
 
 from contrapose.evaluate.images import metadata_of
+from contrapose.evaluate.suites import Unjudged
 from contrapose.judges.judge import Marks
 from contrapose.store.prompts import Prompt
 
@@ -53,3 +55,13 @@ def as_prompt(line: Mapping[str, Any]) -> Prompt:
 
 def as_prompts(lines: Sequence[Mapping[str, Any]]) -> list[Prompt]:
     return [as_prompt(line) for line in lines]
+
+
+@dataclass(frozen=True)
+class OfJudge(Unjudged):
+    """A suite without bounds whose judge is there already."""
+
+    judge: PerImage
+
+    def load(self, device: str) -> PerImage:
+        return self.judge

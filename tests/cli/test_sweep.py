@@ -61,7 +61,7 @@ def test_scores_by_scale(command: Callable[..., list[str]], shapes_file: Path, t
     assert main(command("--prompts", shapes_file, "--scales", "2", "0", "--out", tmp_path / "out", "--label", "A")) == 0
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary["sweep"].pop("counted").startswith("An object counts where")
-    assert summary["sweep"].pop("called") == ""
+    assert summary["sweep"].pop("called") == "" and summary["sweep"].pop("features") is None
     suite = {"name": "shapes", "autoencoder": ""}
     assert summary["sweep"] == {"label": "A", "scales": [0.0, 2.0], "judged": True, "suite": suite}
     assert list(summary["models"]) == ["w = 0", "w = 2"]
@@ -96,6 +96,33 @@ def test_any_suite_judges(
     assert main(command("--prompts", prompts_file, "--scales", "0", "2", "--out", out, "--suite", "none")) == 0
     assert "finished already" not in capsys.readouterr().out
     assert "models" not in json.loads((out / "summary.json").read_text())
+
+
+def test_diversity_and_drift_along_the_dial(
+    command: Callable[..., list[str]],
+    prompts_file: Path,
+    tmp_path: Path,
+    told: Told,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    line = command("--prompts", prompts_file, "--out", out, "--features", "pixels", "--num-images", 2, "--scales")
+    assert "add 0 to --scales" in told(*line, "1", "2")
+    assert not out.exists()
+    assert main([*line, "0", "2"]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert list(summary["metrics"]) == ["diversity", "vendi", "drift"]
+    drift = {name: of["metrics"]["drift"]["overall"]["value"] for name, of in summary["models"].items()}
+    assert drift["w = 0"] == 0 < drift["w = 2"]
+    page = (out / "page.html").read_text()
+    assert "rift by strength of guidance" in page and "How it draws, not how well." in page
+    assert "is best with" not in page
+    capsys.readouterr()
+    assert main([*line, "0", "2"]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert main([*line, "0", "2", "--suite", "scores", "--judges", "colourfulness"]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert list(summary["metrics"]) == ["colourfulness", "diversity", "vendi", "drift"]
 
 
 def test_suites_that_no_sweep_has(

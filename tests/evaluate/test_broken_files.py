@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from judging import Measure, PerImage, as_prompts
+from judging import Measure, OfJudge, PerImage, as_prompts
 from PIL import Image
 
 from contrapose.cli.main import main
@@ -65,7 +65,7 @@ def write_sweep(folder: Path) -> None:
     for scale in (0.0, 1.0):
         write_images(sweep.folder_of(folder, scale), 2)
     judge = PerImage(lambda image, _: [Measure("correct", float(image.mean() > 0))])
-    sweep.sum_up(folder, [0.0, 1.0], "", judge)
+    sweep.sum_up(folder, [0.0, 1.0], "", sweep.JudgedBy(OfJudge(judge), {}))
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from judging import Measure, PerImage
+from judging import Measure, OfJudge, PerImage
 from PIL import Image
 
 from contrapose.errors import UserError
 from contrapose.evaluate.statistics import Interval
-from contrapose.evaluate.sweep import claim, folder_of, in_order, sum_up
+from contrapose.evaluate.suites import Unjudged
+from contrapose.evaluate.sweep import JudgedBy, claim, folder_of, in_order, sum_up
 from contrapose.guiding.images import Sampling
 from contrapose.guiding.settings import Guiding
 from contrapose.report.sweep import SweepLine, read_sweep, render, write_page
@@ -47,7 +48,8 @@ def write_sweep(
             right = np.random.default_rng([seed, number]).random() < 0.3 + 0.2 * scale
             grey = np.full((8, 8, 3), 200 if right else 50, dtype=np.uint8)
             Image.fromarray(grey).save(place / "samples/0000.png")
-    sum_up(folder, scales, label, PerImage(judge, {"artefact_rate": False}) if judged else None)
+    suite = OfJudge(PerImage(judge, {"artefact_rate": False})) if judged else Unjudged()
+    sum_up(folder, scales, label, JudgedBy(suite, {}))
     return folder
 
 

@@ -34,19 +34,26 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def sample(command: Command) -> None:
-    from contrapose.backbones.families.table import load_backbone
-    from contrapose.backbones.loading import DTYPES
-    from contrapose.cli.cut_prompts import tell_cut
     from contrapose.cli.notes import quiet_libraries
     from contrapose.store.prompts import read_prompts
 
     quiet_libraries()
     settings = command.sampling
     prompts = read_prompts(settings.prompts)
-    dtype = DTYPES[settings.precision]
-    backbone = load_backbone(settings.model, dtype, command.on.name, settings.adapter, settings.loading)
-    tell_cut(settings.prompts, prompts, backbone)
+    backbone = load_sampled(settings, prompts, command.on.name)
     print(fill_folder(f"sampling {command.out.name}", settings, prompts, backbone, command.out).resolve())
+
+
+def load_sampled(settings: Sampling, prompts: Sequence[Prompt], device: str) -> Backbone:
+    """The model that is to be sampled; prompts that it will not read to their ends are told."""
+    from contrapose.backbones.families.table import load_backbone
+    from contrapose.backbones.loading import DTYPES
+    from contrapose.cli.cut_prompts import tell_cut
+
+    dtype = DTYPES[settings.precision]
+    backbone = load_backbone(settings.model, dtype, device, settings.adapter, settings.loading)
+    tell_cut(settings.prompts, prompts, backbone)
+    return backbone
 
 
 def fill_folder(title: str, settings: Sampling, prompts: Sequence[Prompt], backbone: Backbone, out: Path) -> Path:

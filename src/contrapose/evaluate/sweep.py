@@ -3,6 +3,7 @@
 sweep/images.yaml      the settings that all strengths share, with digests of what they name in inputs.yaml
       scale-0.5/       the images at w = 0.5, in GenEval's layout
       rows.parquet     what the judge said of each image, where there was one
+      features/        what an extractor saw in the images, where one looked at them
       summary.json     the summary of these rows, and under `sweep` the label and the scales
       judged.yaml      digests of the images that were judged, of the judge, and of what its suite reads
       page.html        written by the report
@@ -10,7 +11,8 @@ sweep/images.yaml      the settings that all strengths share, with digests of wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +24,15 @@ from contrapose.backbones.base import Backbone
 from contrapose.core.guidance import Strength
 from contrapose.documents import dump_yaml, load_json, load_yaml
 from contrapose.errors import UserError
-from contrapose.evaluate.evidence import ROWS, SUMMARY
+from contrapose.evaluate.evidence import FEATURES, ROWS, SUMMARY
 from contrapose.evaluate.images import digest_of_images
-from contrapose.evaluate.rows import write_rows
-from contrapose.evaluate.run import evaluate_images
+from contrapose.evaluate.rows import Rows, write_rows
+from contrapose.evaluate.run import Progress, evaluate_images
+from contrapose.evaluate.sets.describing import DESCRIBING
+from contrapose.evaluate.sets.looking import Looking, Viewer
+from contrapose.evaluate.sets.reference import FeatureCache
 from contrapose.evaluate.suites import Suite, Unjudged
-from contrapose.evaluate.summary import is_current, read_summary, write_summary
+from contrapose.evaluate.summary import is_current, write_summary
 from contrapose.evaluate.summing import SummarySettings, summarize
 from contrapose.files import write_text
 from contrapose.guiding.guide import guide
@@ -35,7 +40,6 @@ from contrapose.guiding.guided import settled
 from contrapose.guiding.images import SETTINGS as OF_IMAGES
 from contrapose.guiding.images import inputs_of
 from contrapose.guiding.settings import CONVERTER, Sampling
-from contrapose.judges.judge import Judge
 from contrapose.ranges import Number, check, checked
 
 JUDGED = "judged.yaml"
@@ -57,6 +61,8 @@ class SweepRecord:
     """What its detector counts as an object, for readers."""
     called: str = ""
     """What tables call its numbers."""
+    features: dict[str, Any] | None = None
+    """The extractor's name and its settings, where images were looked at beside being judged."""
 
     def __post_init__(self) -> None:
         if not self.scales or len(set(map(name_of, self.scales))) < len(self.scales):
@@ -64,10 +70,23 @@ class SweepRecord:
 
 
 class JudgedBy(NamedTuple):
-    """A suite, and its name and settings as they stand in a file."""
+    """What judges a sweep's images, and what else looks at them."""
 
     suite: Suite | Unjudged
     settings: dict[str, Any]
+    """The suite's name and settings as they stand in a file."""
+    looking: Looking | None = None
+
+    def check(self, scales: Sequence[float], device: str) -> None:
+        """Raise `UserError` for weights that are missing or broken, and for drift from images that are not there.
+
+        Nothing stays in memory, which sampling needs.
+        """
+        if self.looking is not None:
+            if 0 not in scales:
+                raise UserError("features: drift is from the images at w = 0; add 0 to --scales")
+            self.looking.features.load(device)
+        self.suite.load(device)
 
 
 def name_of(scale: float) -> str:
@@ -124,38 +143,52 @@ def sum_up(
     out: Path,
     scales: Sequence[float],
     label: str,
-    judge: Judge | None,
-    progress: Callable[[int, int], None] | None = None,
-    by: JudgedBy | None = None,
+    by: JudgedBy,
+    device: str = "cpu",
+    progress: Progress = lambda title: nullcontext(),
 ) -> bool:
-    """Judge the images of all strengths and write the folder's summary; False where that was done already.
-
-    `by` is the suite that the judge is of, which the summary then names.
-    """
-    record = SweepRecord(label or out.absolute().name, tuple(scales), judge is not None)
-    folders = {scale: folder_of(out, scale) for scale in scales}
+    """Judge the images of all strengths and write the folder's summary; False where that was done already."""
+    suite, settings, looking = by
+    judge = suite.load(device)
+    viewer = None
+    if looking is not None:
+        viewer = Viewer(looking, looking.features.load(device), FeatureCache(out / FEATURES), progress)
+    record = SweepRecord(label or out.absolute().name, tuple(scales), judge is not None or viewer is not None)
+    folders = {name_of(scale): folder_of(out, scale) for scale in scales}
     digests: dict[str, str] = {}
-    if judge is not None:
-        digests = {folder.name: digest_of_images(folder) for folder in folders.values()}
-        digests[f"judge.{judge.name}"] = judge.version
     free: list[str] = []
-    if judge is not None and by is not None:
-        record = replace(record, suite=by.settings, counted=by.suite.counted, called=by.suite.title)
-        digests |= {f"suite.{name}": digest for name, digest in by.suite.inputs().items()}
-        free += runfile.practical_names(by.suite, "suite.")
+    if record.judged:
+        digests = {folder.name: digest_of_images(folder) for folder in folders.values()}
+    if judge is not None:
+        digests[f"judge.{judge.name}"] = judge.version
+        record = replace(record, suite=settings, counted=suite.counted, called=suite.title)
+        digests |= {f"suite.{name}": digest for name, digest in suite.inputs().items()}
+        free += runfile.practical_names(suite, "suite.")
+    if viewer is not None:
+        digests[f"features.{viewer.extractor.name}"] = viewer.extractor.version
+        record = replace(record, features=viewer.looking.as_settings())
+        free += runfile.practical_names(viewer.looking.features, "features.")
     if _is_summed_up(out, record, digests, free):
-        if progress:
-            num_images = sum(scores.num_images for scores in read_summary(out / SUMMARY).models.values())
-            progress(num_images, num_images)
         return False
     summary = None
-    if judge is not None:
-        rows = evaluate_images({name_of(scale): folder for scale, folder in folders.items()}, judge, progress=progress)
+    if record.judged:
         base = name_of(0) if 0 in scales else None
-        summary = summarize(rows, SummarySettings(base, judge.higher_is_better))
+        looked = None if viewer is None else viewer.at(folders, name_of(0))
+        rows = Rows.of(())
+        if judge is not None:
+            with progress("judging images") as bar:
+                rows += evaluate_images(folders, judge, progress=bar)
+        higher_is_better = {} if judge is None else judge.higher_is_better
+        if looked is not None:
+            rows += looked.rows
+        summary = summarize(rows, SummarySettings(base, {**higher_is_better, **dict.fromkeys(DESCRIBING)}))
+        if looked is not None:
+            summary = replace(summary, sets=looked.numbers)
         write_rows(rows, out / ROWS)
     write_summary(summary, out / SUMMARY, {"sweep": _CONVERTER.unstructure(record)})
     write_text(out / JUDGED, dump_yaml(digests))  # last: what was killed before is judged again
+    if viewer is not None:
+        viewer.cache.forget_others()
     return True
 
 

@@ -66,7 +66,8 @@ def read_sweep(folder: Path) -> Sweep:
     if not record.judged:
         return Sweep(folder, record.label, images, None)
     named = {name_of(scale): path for scale, path in images.items()}
-    judged = Judged(Evidence(record.label, folder, named, record.suite, counted=record.counted, called=record.called))
+    judged_by = (record.suite, (), record.features, record.counted, record.called)
+    judged = Judged(Evidence(record.label, folder, named, *judged_by))
     for scores in judged.summary.models.values():
         if set(scores.metrics) != set(judged.metrics):
             raise UserError(f"{folder / SUMMARY}: a strength lacks a metric; {FIX}")
@@ -192,11 +193,14 @@ def _is_run_itself(sweep: Sweep) -> bool:
 
 
 def _best(sweeps: Sequence[Sweep]) -> list[str]:
-    """Where each line is best by the first metric, in a sentence."""
+    """Where each line is best by the first metric, in a sentence; none where that has no better direction."""
     sentences = []
     for metric in _metrics(sweeps)[:1]:
+        higher_is_better = _higher(sweeps, metric)
+        if higher_is_better is None:
+            continue
         scale = _scale(sweeps, metric)
-        sign = 1 if _higher(sweeps, metric) else -1
+        sign = 1 if higher_is_better else -1
         for line in _lines(sweeps, metric):
             scores = {w: f"{scale.text(point.value)}{scale.unit} at w = {w:g}" for w, point in line.points.items()}
             signed = {w: sign * point.value for w, point in line.points.items()}
@@ -208,9 +212,9 @@ def _best(sweeps: Sequence[Sweep]) -> list[str]:
     return sentences
 
 
-def _higher(sweeps: Sequence[Sweep], metric: str) -> bool:
+def _higher(sweeps: Sequence[Sweep], metric: str) -> bool | None:
     assert sweeps[0].judged is not None
-    return sweeps[0].judged.summary.metrics[metric].higher_is_better is not False
+    return sweeps[0].judged.summary.metrics[metric].higher_is_better
 
 
 def _table(sweeps: Sequence[Sweep]) -> dict[str, Any]:
@@ -250,7 +254,8 @@ def _plot(sweeps: Sequence[Sweep], metric: str) -> Plot:
 
 
 def _caption(sweeps: Sequence[Sweep], metric: str, sizes: Sequence[int]) -> str:
-    parts = [f"{'Higher' if _higher(sweeps, metric) else 'Lower'} is better."]
+    direction = {True: "Higher is better.", False: "Lower is better.", None: "How it draws, not how well."}
+    parts = [direction[_higher(sweeps, metric)]]
     if min(sizes) == 1:
         parts.append("Upright bars are 95 % intervals over prompts.")
     if max(sizes) > 1:

@@ -36,7 +36,7 @@ from contrapose.evaluate.sets.reference import (
     write_set,
 )
 from contrapose.evaluate.sets.suite import Sets
-from contrapose.evaluate.suites import Suite
+from contrapose.evaluate.suites import Suite, Unjudged
 from contrapose.files import check_file
 
 _REPLACE = "get it again, or take it out of the reference"
@@ -67,7 +67,7 @@ class Looking:
         return settings
 
 
-def looking_of(suite: Suite, features: AnyFeatures) -> Looking | None:
+def looking_of(suite: Suite | Unjudged, features: AnyFeatures) -> Looking | None:
     """What is to be looked at beside a suite's judging; None where nothing is.
 
     The suite "set" cannot do without features, and takes Inception's where none are named.
