@@ -39,6 +39,7 @@ METHODS: dict[str, list[str]] = {
     "realalign": ["realalign", "--first-train-steps", "5"],
     "diffusion-dro": ["diffusion-dro"],
     "chats": ["chats"],
+    "diffusion-kto": ["diffusion-kto"],
 }
 CLOCKS = ("seconds",)
 

@@ -5,6 +5,8 @@
 Each experiment has normal differences by seed, by prompt and by both together. Printed beside the interval that is used
 are two that were tried and cover too little: by Satterthwaite's degrees of freedom, and the sum of both parts without
 Student's interval over the seeds' means as the least. The last column is how often p < 0.01 where nothing differs.
+Then the same of the difference of two methods, each with seeds of its own: by themselves, and with a correlation of
+runs of one seed.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ DEVIATIONS = [
     (0, 1, 1), (0.05, 1, 1), (0.1, 1, 1), (0.2, 1, 1), (0.5, 1, 1), (2, 1, 1),
     (0.1, 0.5, 1), (0.05, 0.1, 1), (0.1, 0.1, 1), (0.2, 0.1, 1),
 ]  # fmt: skip
+
+OF_TWO: list[tuple[float, float, float]] = [(0.05, 1, 1), (0.2, 1, 1), (0.5, 1, 1), (0.2, 0.1, 1)]  # of two methods
 
 
 def satterthwaite(parts: Variances) -> float:
@@ -65,6 +69,33 @@ def covered(num_seeds: int, deviations: tuple[float, float, float], experiments:
     return Shares(*(float(share) for share in hits / experiments))
 
 
+class OfDifference(NamedTuple):
+    """Of the experiments, those in which the interval of two methods' difference holds 0, and those with p < 0.01."""
+
+    used: float
+    p: float
+
+
+def covered_difference(
+    sizes: tuple[int, int], deviations: tuple[float, float, float], alike: float, experiments: int
+) -> OfDifference:
+    """Simulated experiments of two methods with so many seeds each, `alike` being the correlation of runs of a seed."""
+    seeds, prompts, both = deviations
+    rng = np.random.default_rng(sizes)
+    hits = np.zeros(2)
+    for _ in range(experiments):
+        shared = rng.normal(size=max(sizes))
+        sides = []
+        for size in sizes:
+            of_seeds = alike**0.5 * shared[:size] + (1 - alike) ** 0.5 * rng.normal(size=size)
+            sides.append(seeds * of_seeds[:, None] + both * rng.normal(size=(size, len(TAGS))))
+        means = SeedMeans(sides[0] + prompts * rng.normal(size=(1, len(TAGS))), TAGS, sides[1])
+        interval = over_seeds(means)
+        hits += (interval.low <= 0 <= interval.high, p_value(means) < 0.01)
+    used, p = hits / experiments
+    return OfDifference(float(used), float(p))
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiments", type=int, default=2000)
@@ -75,6 +106,14 @@ def main(arguments: list[str] | None = None) -> None:
             of = covered(num_seeds, deviations, args.experiments)
             row = f"{of.used:6.1%}  {of.satterthwaite:13.1%}  {of.sum_alone:9.1%}  {of.p:8.1%}"
             print(f"{num_seeds:5}  {deviations!s:32}  {row}")
+    print(
+        "seeds of two methods  deviation by seed, prompt, both    used  p < 0.01  used where runs of a seed are alike"
+    )
+    for sizes in ((2, 2), (3, 3), (5, 3)):
+        for deviations in OF_TWO:
+            apart = covered_difference(sizes, deviations, 0.0, args.experiments)
+            alike = covered_difference(sizes, deviations, 0.5, args.experiments)
+            print(f"{sizes!s:20}  {deviations!s:32}  {apart.used:6.1%}  {apart.p:8.1%}  {alike.used:6.1%}")
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ LINES = (
     _line("pairs", "pairs draw --model model --prompts prompts.jsonl --shard-size 3 --batch-size 2", *QUICK),
     _line("real", "pairs real --model model --photos photos --spoil degrade --max-scale-up 9 --batch-size 3", *QUICK),
     _line("imported", "pairs import --model model --winners good --losers bad --device cpu --max-scale-up 9"),
+    _line("likes", "pairs import --model model --source likes.csv --likes single --device cpu --max-scale-up 9"),
     _line("exported", "pairs export pairs --device cpu", out="exported.parquet"),
     _line("shown", "pairs show pairs --judges colourfulness --device cpu", out="shown.html"),
     _line("lora", "align ddspo --model model --pairs pairs", *TRAINING),
@@ -73,6 +74,7 @@ LINES = (
     _line("staged", "align realalign --model model --pairs real", *TRAINING),
     _line("data", "align ddspo-data --model model --pairs pairs", *TRAINING),
     _line("chats", "align chats --model model --pairs pairs", *TRAINING),
+    _line("kto", "align diffusion-kto --model model --pairs likes", *TRAINING),
     _line("images", "sample", *SAMPLE),
     _line("aligned", "sample --adapter lora", *SAMPLE),
     _line("guided", "sample --positive lora --negative full", *SAMPLE),
@@ -95,14 +97,17 @@ BY_NAME = {line.name: line for line in LINES}
 
 
 def write_inputs(folder: Path) -> None:
-    """What no command makes: a random model, a file of a study, and two folders of images with captions."""
+    """What no command makes: a random model, a file of a study, two folders of images with captions, and likes."""
     tiny.save("sd", folder / "model")
     (folder / "study.yaml").write_text(STUDY)
     (folder / "train.txt").write_text("".join(f"{number} wooden spoons\n" for number in range(4)))
     random = np.random.default_rng(0)
+    rows = ["file_path,caption,label"]
     for side in ("good", "bad"):
         (folder / side).mkdir()
         for number in range(4):
             pixels = random.integers(0, 256, (64, 64, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / side / f"{number}.png")
             (folder / side / f"{number}.txt").write_text(f"a picture of {number} things")
+            rows.append(f"{side}/{number}.png,a picture of {number} things,{side == 'good'}")
+    (folder / "likes.csv").write_text("\n".join(rows))

@@ -96,9 +96,9 @@ def a_group(
     return Group(samples, prompts, TIMES[:b])
 
 
-def evaluate(objective: Objective, group: Group, predict: Policies, **running: float) -> Outcome:
+def evaluate(objective: Objective, group: Group, predict: Policies) -> Outcome:
     """One evaluation, predictions being the noise."""
-    return objective(group, PATH, "eps", predict, running or None)
+    return objective(group, PATH, "eps", predict)
 
 
 def gradient(outcome: Outcome, net: nn.Module) -> list[Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from contrapose import runfile
-from contrapose.methods import DDSPO, DataDrivenDDSPO, DiffusionDPO
+from contrapose.methods import DDSPO, DataDrivenDDSPO, DiffusionDPO, DiffusionKTO
 from contrapose.photographs.real import CONVERTER as OF_PAIRS
 from contrapose.photographs.real import Real
 from contrapose.train.settings import CONVERTER, Run
@@ -61,6 +61,14 @@ def test_diffusion_dpo_is_as_published():
     assert run.method == DiffusionDPO(beta=5000) and run.full and run.caption_dropout == 0.2
     assert (o.batch_size, o.train_steps, o.warmup, o.schedule) == (2048, 2000, 500, "constant")
     assert o.learning_rate == pytest.approx(1e-8 * 2048)
+
+
+def test_diffusion_kto_is_as_published():
+    run = recipe("sd15-diffusion-kto.yaml")
+    o = run.optimisation
+    assert run.method == DiffusionKTO(beta=2 * 1000, like_share=0.8) and run.full and run.caption_dropout == 0.2
+    assert (o.batch_size, o.train_steps, o.warmup, o.schedule) == (2048, 20000, 200, "constant")
+    assert (o.learning_rate, o.optimizer) == (1e-7, "adamw-8bit"), "its script is not given --scale_lr"
 
 
 def test_sdxl_is_as_published():
@@ -141,10 +149,11 @@ BASE_RATES = {
     "sd3-ddspo": 4e-8,
     "sd15-ddspo-data": 2.5e-9,
     "sd15-diffusion-dpo": 1e-8,
+    "sd15-diffusion-kto": 1e-7 / 2048,
     "sd15-realalign": 1e-8,
     "sd35-realalign": 1e-8,
 }
-"""What the authors' scripts are given beside --scale_lr, which multiplies it by the whole batch."""
+"""What the authors' scripts are given beside --scale_lr, which multiplies it by the whole batch, or would be."""
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from contrapose.methods import DataDrivenDDSPO as DataDrivenDDSPO
     from contrapose.methods import DiffusionDPO as DiffusionDPO
     from contrapose.methods import DiffusionDRO as DiffusionDRO
+    from contrapose.methods import DiffusionKTO as DiffusionKTO
     from contrapose.methods import RealAlign as RealAlign
     from contrapose.photographs.real import Real as Real
     from contrapose.photographs.real import make_pairs as make_pairs
@@ -83,6 +84,7 @@ _HOMES = {
     "DataDrivenDDSPO": "methods",
     "DiffusionDPO": "methods",
     "DiffusionDRO": "methods",
+    "DiffusionKTO": "methods",
     "RealAlign": "methods",
     "SFT": "methods",
     "Real": "photographs.real",

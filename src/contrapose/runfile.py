@@ -215,7 +215,8 @@ def claim(
 ) -> bool:
     """Write the settings beside a result, or check that those already there are the same; True when they were there.
 
-    Settings that are `Practical` or named in `free` (dotted) decide no result and may differ. `inputs` gives settings
+    Settings that are `Practical`, or named in `free` (dotted) or below such a name, decide no result and may differ.
+    `inputs` gives settings
     that name what is read, with the digest of what lies there: that must be the same, and its name may differ. Raises
     `UserError` naming what differs.
     """
@@ -232,7 +233,8 @@ def claim(
     if is_dataclass(settings):
         free = [*free, *practical_names(settings)]
     every = differences(mine, recorded)
-    changed = [name for name in every if name not in free]
+    free_sections = tuple(f"{name}." for name in free)
+    changed = [name for name in every if name not in free and not name.startswith(free_sections)]
     if changed:
         names = "; ".join(_new_names(every)) or f"{', '.join(changed)} differ"
         raise UserError(f"{path.parent}: already holds a result of other settings ({names}); {_OTHER_OUT}")

@@ -30,7 +30,6 @@ from contrapose.core.links import IPO, Guarded, Link, Sigmoid, weighted_sum
 from contrapose.core.measured import Measured
 from contrapose.core.moving import Average
 from contrapose.core.objective import Objective, Side
-from contrapose.core.running import Running, RunningNumbers
 
 PAIR = (Side("winner"), Side("loser"))
 
@@ -60,16 +59,6 @@ class SDPO:
         share = ((1 - self.mu) * seen.overlap[:, 0, 0] / across).clamp(0, 1)
         kept = torch.where(across > 0, share, torch.ones_like(share))
         return torch.stack([torch.ones_like(kept), kept], 1)
-
-
-@dataclass(frozen=True)
-class KTO:
-    """1 - sigmoid(s (r - max(z, 0))), s being 1 for a like and -1 for a dislike, z the running mean of rewards."""
-
-    def __call__(self, seen: Measured) -> Tensor:
-        sign = 2 * seen.labels[:, 0] - 1
-        baseline = max(seen.running["baseline"], 0.0)
-        return 1 - torch.sigmoid(sign * (seen.rewards[:, 0] - baseline))
 
 
 @dataclass(frozen=True)
@@ -175,13 +164,6 @@ def sdpo(seen: Predictions, beta: float, mu: float, link: Callable[[Tensor], Ten
     return link(-0.5 * beta * ((seen.T("winner") - loser) - of_reference))
 
 
-def kto(group: Group, seen: Predictions, strength: float, baseline: float) -> Tensor:
-    """g = R - T, without a half, so that the paper's strength is half of our beta; baseline in units of g."""
-    g = seen.R("single") - seen.T("single")
-    sign = torch.where(group.samples["single"].label == 1, 1.0, -1.0)
-    return 1 - torch.sigmoid(sign * strength * (g - max(baseline, 0.0)))
-
-
 def dgpo(group: Group, seen: Predictions, beta: float) -> Tensor:
     """The authors' surrogate: a weight without gradient times the advantages' sum of errors."""
     names = list(group.samples)
@@ -219,10 +201,10 @@ def split(request: pytest.FixtureRequest) -> bool:
 
 
 def assert_one(objective: Objective, group: Group, formula: Callable[[Predictions], Tensor], split: bool,
-               same_value: bool = True, **running: float) -> None:  # fmt: skip
+               same_value: bool = True) -> None:  # fmt: skip
     """The objective's loss and gradient are the formula's."""
     policies = near_the_reference(0.02)
-    outcome = evaluate(replace(objective, split=split), group, policies, **running)
+    outcome = evaluate(replace(objective, split=split), group, policies)
     ours = gradient(outcome, policies.nets["trainee"])
     loss = formula(predictions(group, policies))
     theirs = list(torch.autograd.grad(loss.sum(), list(policies.nets["trainee"].parameters())))
@@ -258,33 +240,6 @@ def test_sdpo_is_a_guard_around_any_link(link, formula, mu: float, split: bool) 
     beta = 3.0
     objective = Objective(PAIR, Guarded(link, SDPO(mu)), beta)
     assert_one(objective, group, lambda seen: sdpo(seen, beta, mu, formula), split)
-
-
-@pytest.mark.parametrize("baseline", [-0.4, 0.0, 0.3])
-def test_kto_is_a_link_of_singles_against_a_running_baseline(baseline: float, split: bool) -> None:
-    group, strength = singles([1.0, 0.0, 1.0]), 2.5
-    objective = Objective((Side("single"),), KTO(), 2 * strength, running={"baseline": rewards_mean()})
-    formula = lambda seen: kto(group, seen, strength, baseline)  # noqa: E731
-    assert_one(objective, group, formula, split, baseline=strength * baseline)
-
-
-def test_the_baseline_follows_the_rewards() -> None:
-    """Before the first step it is zero; then a tenth of the way to each step's mean."""
-    group, policies = singles([1.0, 0.0, 1.0]), near_the_reference(0.5)
-    objective = Objective((Side("single"),), KTO(), 5.0, running={"baseline": rewards_mean()})
-    numbers, expected = RunningNumbers(objective.running), 0.0
-    for _ in range(3):
-        outcome = evaluate(objective, group, policies, **numbers.values)
-        assert outcome.measured.running == {"baseline": pytest.approx(expected)}
-        mean = outcome.followed["baseline"].mean().item()
-        assert mean == pytest.approx(outcome.measured.rewards.mean().item())
-        numbers.update({"baseline": mean})
-        expected = 0.9 * expected + 0.1 * mean
-    assert abs(expected) > 1e-3
-
-
-def rewards_mean() -> Running:
-    return Running(of=lambda seen: seen.rewards.mean(1), decay=0.9)
 
 
 @pytest.mark.parametrize("num", [2, 5])

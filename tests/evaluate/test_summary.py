@@ -87,7 +87,7 @@ def test_it_is_json_and_whole(summary, tmp_path):
     written = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert list(written) == [
         "format", "base", "level", "replicates", "seed", "metrics", "models", "comparisons",
-        "methods", "notes", "alarms", "sets",
+        "methods", "pairs", "notes", "alarms", "sets",
     ]  # fmt: skip
     compared = written["comparisons"]["better"]["correct"]
     assert list(compared) == ["difference", "tags", "p", "win_rate", "p_holm", "smallest_difference"]
@@ -100,11 +100,11 @@ def test_a_summary_of_another_format_says_what_it_needs(summary, tmp_path):
     write_summary(summary, path)
     assert is_current(path)
     written = json.loads(path.read_text(encoding="utf-8"))
-    for version in (1, 3, "2", None):
+    for version in (1, 2, 4, "2", None):
         path.write_text(json.dumps(written | {"format": version}), encoding="utf-8")
         assert not is_current(path)
         with pytest.raises(
-            UserError, match=r"summary.json: is not of format 2, .*; run the command that made it again"
+            UserError, match=r"summary.json: is not of format 3, .*; run the command that made it again"
         ):
             read_summary(path)
     assert not is_current(tmp_path / "none.json")
@@ -190,6 +190,55 @@ def test_without_a_base_methods_have_scores_alone(seeded):
 def test_runs_on_other_images_are_refused():
     with pytest.raises(UserError, match="missing from"):
         summarize(SEEDED[:-1], SummarySettings(replicates=50))
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """The base, and three methods of two, three and two seeds."""
+    rows = model("base", 0)
+    for method, gain, seeds in (("a", 0.9, 2), ("b", 0.5, 3), ("c", 0.5, 2)):
+        for seed in range(seeds):
+            rows += model(f"{method}/{seed}", gain + 0.01 * seed, seed=7 * len(rows))
+    return rows, summarize(rows, SummarySettings("base", {"artefact_rate": False}, replicates=50))
+
+
+def test_every_two_methods_are_compared_with_each_other(pairs):
+    _, summary = pairs
+    assert [str(pair) for pair in summary.pairs] == ["a against b", "a against c", "b against c"]
+    means = {name: scores.metrics["correct"].overall.value for name, scores in summary.methods.items()}
+    for pair in summary.pairs:
+        difference = pair.comparisons["correct"].difference
+        assert difference.value == pytest.approx(means[pair.first] - means[pair.second])
+    p_values = [pair.comparisons[metric].p for pair in summary.pairs for metric in summary.metrics]
+    adjusted = [pair.comparisons[metric].p_holm for pair in summary.pairs for metric in summary.metrics]
+    assert adjusted == holm(p_values)
+    lines_of_pairs = [line for line in lines(summary) if " against b:" in line or " against c:" in line]
+    assert len(lines_of_pairs) == 3
+
+
+def test_wins_of_two_methods_are_counted_run_by_run(pairs):
+    rows, summary = pairs
+    of_correct = [row for row in rows if row.metric == "correct"]
+    by_image = {(row.model, row.prompt_id, row.seed): row.value for row in of_correct}
+    images = sorted({(row.prompt_id, row.seed, row.tag) for row in of_correct})
+    by_tag = {}
+    for prompt, seed, tag in images:
+        for first in ("a/0", "a/1"):
+            for second in ("b/0", "b/1", "b/2"):
+                difference = by_image[first, prompt, seed] - by_image[second, prompt, seed]
+                by_tag.setdefault(tag, []).append(0.5 + 0.5 * np.sign(difference))
+    expected = np.mean([np.mean(wins) for wins in by_tag.values()])
+    assert summary.pairs[0].comparisons["correct"].win_rate.value == pytest.approx(expected)
+    lower_is_better = summary.pairs[0].comparisons["artefact_rate"].win_rate.value
+    assert lower_is_better < 0.5 < summary.pairs[0].comparisons["correct"].win_rate.value
+
+
+def test_a_pair_that_does_not_fit_the_methods_is_refused(pairs):
+    _, summary = pairs
+    first = summary.pairs[0]
+    for wrong in (replace(first, second="zz"), replace(first, comparisons={})):
+        with pytest.raises(UserError, match="does not fit the methods"):
+            replace(summary, pairs=(wrong,))
 
 
 def test_methods_that_do_not_fit_the_models_are_refused(seeded):

@@ -55,6 +55,63 @@ def test_where_seeds_hardly_differ_the_interval_errs_to_the_wide_side() -> None:
     assert coverage(3, 0.05, 0.1, 1) >= 0.95
 
 
+def difference(
+    rng: np.random.Generator, sizes: tuple[int, int], seeds: float, prompts: float, both: float, alike: float = 0.0
+) -> SeedMeans:
+    """Two methods that do not differ but by prompt; `alike` is the correlation of their runs of one seed."""
+    first, second = (rng.normal(size=(size, 1)) for size in sizes)
+    if alike:
+        second = alike * first + (1 - alike**2) ** 0.5 * second
+    by_prompt = prompts * rng.normal(size=(1, len(TAGS)))
+    sides = [seeds * of_seeds + both * rng.normal(size=(len(of_seeds), len(TAGS))) for of_seeds in (first, second)]
+    return SeedMeans(sides[0] + by_prompt, TAGS, sides[1])
+
+
+def coverage_of_difference(sizes: tuple[int, int], *deviations: float, alike: float = 0.0) -> float:
+    rng = np.random.default_rng(sizes[0])
+    intervals = [over_seeds(difference(rng, sizes, *deviations, alike=alike)) for _ in range(2000)]
+    return float(np.mean([interval.low <= 0 <= interval.high for interval in intervals]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(3, 3), (5, 3)])
+@pytest.mark.parametrize("deviations", [(0.05, 1, 1), (0.2, 1, 1), (0.5, 1, 1), (2, 1, 1), (0.2, 0.1, 1)])
+def test_the_interval_of_two_methods_covers_the_truth(
+    sizes: tuple[int, int], deviations: tuple[float, float, float]
+) -> None:
+    assert 0.93 <= coverage_of_difference(sizes, *deviations) <= 0.975
+
+
+@pytest.mark.slow
+def test_what_runs_of_one_seed_share_makes_the_interval_of_two_methods_too_wide_and_not_too_narrow() -> None:
+    assert coverage_of_difference((3, 3), 0.5, 1, 1, alike=0.5) >= 0.95
+    assert coverage_of_difference((2, 2), 0.1, 1, 1) >= 0.95
+
+
+def test_a_difference_of_two_methods_is_what_it_is_from_either_side() -> None:
+    means = difference(np.random.default_rng(4), (3, 4), 0.3, 1, 1)
+    assert means.against is not None
+    there = over_seeds(means)
+    back = over_seeds(SeedMeans(means.against, TAGS, means.values))
+    assert (back.value, back.low, back.high) == pytest.approx((-there.value, -there.high, -there.low))
+    assert there.value == pytest.approx(over_seeds(SeedMeans(means.values, TAGS)).value - means.against.mean())
+
+
+def test_without_prompts_variance_a_difference_of_two_methods_has_welchs_interval() -> None:
+    first, second = np.array([0.1, 0.4, 0.7]), np.array([0.0, 0.1, 0.1, 0.3])
+    means = SeedMeans(np.repeat(first[:, None], 8, 1), ("a",) * 8, np.repeat(second[:, None], 8, 1))
+    welch = stats.ttest_ind(first, second, equal_var=False)
+    low, high = welch.confidence_interval(0.95)
+    interval = over_seeds(means)
+    assert (interval.low, interval.high) == (pytest.approx(low), pytest.approx(high))
+    assert p_value(means) == pytest.approx(welch.pvalue)
+
+
+def test_a_method_of_one_seed_has_no_interval_against_another() -> None:
+    with pytest.raises(UserError, match="at least 2 seeds"):
+        over_seeds(SeedMeans(np.zeros((3, 4)), ("a",) * 4, np.zeros((1, 4))))
+
+
 def test_a_seed_that_differs_widens_the_interval() -> None:
     """What intervals over prompts alone do not see."""
     rng = np.random.default_rng(1)

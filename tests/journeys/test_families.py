@@ -67,6 +67,7 @@ METHODS = [
     ("diffusion-dpo", []),
     ("sft", []),
     ("chats", []),
+    ("diffusion-kto", []),
     ("realalign", []),
     ("realalign", FULL),
     ("ddspo-data", []),

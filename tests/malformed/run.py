@@ -89,7 +89,7 @@ def prepare(folder: Path) -> None:
     Place.base = base
     commands.write_inputs(base)
     for line in commands.LINES:
-        if line.name not in ("staged", "data", "chats", "guided", "sweep", "toy", "merged", "whole", "file"):
+        if line.name not in ("staged", "data", "chats", "kto", "guided", "sweep", "toy", "merged", "whole", "file"):
             assert main(line.at()) == 0, line.name
 
 

@@ -6,6 +6,7 @@ A new method is tested by a line in METHODS.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,7 @@ from contrapose.core.links import IPO, Hinge, Sigmoid
 from contrapose.core.moving import Every
 from contrapose.core.objective import Objective, Outcome
 from contrapose.core.path import DiffusionPath
+from contrapose.core.running import RunningNumbers
 from contrapose.errors import UserError
 from contrapose.methods import (
     CHATS,
@@ -28,6 +30,7 @@ from contrapose.methods import (
     DataDrivenDDSPO,
     DiffusionDPO,
     DiffusionDRO,
+    DiffusionKTO,
     Method,
     RealAlign,
     name_of,
@@ -35,7 +38,7 @@ from contrapose.methods import (
 
 BETA, B, D = 6.0, 4, 12  # B pairs of D numbers each
 ABAR = torch.linspace(0.99, 0.02, 1000, dtype=torch.float64)
-FIELDS = ("winner", "loser", "prompt", "degraded", "own x0", "own eps")
+FIELDS = ("winner", "loser", "prompt", "degraded", "own x0", "own eps", "sample 1")
 RECORDS = {
     name: torch.randn(B, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     for seed, name in enumerate(FIELDS)
@@ -43,6 +46,7 @@ RECORDS = {
 NOISE = torch.randn(B, D, generator=torch.Generator().manual_seed(21), dtype=torch.float64)
 T = torch.tensor([5, 300, 600, 990])
 OTHER = [1, 2, 3, 0]
+LIKED = torch.tensor([1.0, 0.0, 0.25, 1.0], dtype=torch.float64)  # of lone samples; the third is one by a share
 TRAINED = {
     name: torch.tensor(strength, dtype=torch.float64, requires_grad=True)
     for name, strength in {"trainee": 0.9, "positive": 0.7, "negative": 0.8}.items()
@@ -119,6 +123,22 @@ def chats(i: int, paper_beta: float) -> Tensor:
     return -paper_beta * sum(gains)
 
 
+def kto(i: int, paper_beta: float, utility: Callable[[Tensor], Tensor], baseline: float = 0.0,
+        weights: tuple[float, float] = (1.0, 1.0)) -> Tensor:  # fmt: skip
+    """w_y (1 - U(s_y B (g - z))), g = mse_ref - mse_theta without a half, z the baseline where it is above 0"""
+    x0 = RECORDS["sample 1"][i]
+    gain = error("reference", i, x0, NOISE[i]) - error("trainee", i, x0, NOISE[i])
+    losses = [
+        weight * (1 - utility(sign * paper_beta * (gain - max(baseline, 0.0))))
+        for sign, weight in zip((1, -1), weights, strict=True)
+    ]
+    return LIKED[i] * losses[0] + (1 - LIKED[i]) * losses[1]
+
+
+def logistic(x: Tensor) -> Tensor:
+    return 1 / (1 + torch.exp(-x))
+
+
 def nll(m: Tensor) -> Tensor:
     return torch.log1p(torch.exp(-m))
 
@@ -144,6 +164,14 @@ METHOD_TABLE = [
     (DiffusionDRO(real_margin=0.3), lambda i: dro(i, 0.3, False), 2, 2),
     (DiffusionDRO(real_margin=0.3, samples="renoised"), lambda i: dro(i, 0.3, True), 2, 2),
     (RealAlign(beta=BETA), lambda i: nll(dpo_margin(i)), 2, 2),
+    (DiffusionKTO(beta=2 * BETA), lambda i: kto(i, BETA, logistic), 1, 1),
+    (
+        DiffusionKTO(beta=2 * BETA, utility="loss-averse", like_weight=0.5, dislike_weight=3.0),
+        lambda i: kto(i, BETA, lambda x: -nll(x), weights=(0.5, 3.0)),
+        1,
+        1,
+    ),
+    (DiffusionKTO(beta=2 * BETA, utility="risk-seeking"), lambda i: kto(i, BETA, lambda x: nll(-x)), 1, 1),
     (SFT(side="loser"), lambda i: error("trainee", i, RECORDS["loser"][i], NOISE[i]), 1, 0),
 ]
 each_method = pytest.mark.parametrize(
@@ -159,6 +187,8 @@ class Stored:
         return field if pick.whose == "own" else field[OTHER]
 
     def label(self, sample: str) -> Tensor:
+        if sample == "sample 1":
+            return LIKED
         return torch.full((B,), float(sample == "winner"), dtype=torch.float64)
 
     def scores(self, pick: Pick) -> dict[str, Tensor]:
@@ -174,7 +204,9 @@ def a_group(method: Method) -> Group:
     return compose(composition, Stored(), T, NOISE, drawn)
 
 
-def evaluate(method: Method, split: bool = False) -> tuple[Outcome, list[tuple[str, int]]]:
+def evaluate(
+    method: Method, split: bool = False, running: dict[str, float] | None = None
+) -> tuple[Outcome, list[tuple[str, int]]]:
     """The method's loss on the records as its own composition asks, with an account of the calls."""
     calls: list[tuple[str, int]] = []
 
@@ -183,7 +215,7 @@ def evaluate(method: Method, split: bool = False) -> tuple[Outcome, list[tuple[s
         return network(policy, x_t, t, condition["embedding"])
 
     objective = replace(method.objective(), split=split)
-    return objective(a_group(method), DiffusionPath(ABAR), "eps", predict), calls
+    return objective(a_group(method), DiffusionPath(ABAR), "eps", predict, running), calls
 
 
 @each_method
@@ -244,7 +276,7 @@ def test_losers_made_without_loser_images_need_none():
 def test_published_strengths():
     assert (DDSPO().beta, DiffusionDPO().beta) == (16000.0, 5000.0)
     assert (DataDrivenDDSPO().beta, RealAlign().beta, DiffusionDRO().real_margin) == (8000.0, 2000.0, 1e-3)
-    assert CHATS().beta == 2 * 1000.0, "its paper's loss has no factor of a half"
+    assert CHATS().beta == DiffusionKTO().beta == 2 * 1000.0, "their papers' losses have no factor of a half"
 
 
 def test_each_policy_of_chats_learns_from_its_own_side():
@@ -298,3 +330,30 @@ def test_with_the_policy_up_to_date_the_renoised_variant_has_no_gradient_from_it
 
     dro = DiffusionDRO(real_margin=5.0, samples="renoised").objective()
     assert gradient(dro) == pytest.approx(gradient(SFT().objective()), rel=1e-10)
+
+
+@pytest.mark.parametrize("baseline", [-0.4, 0.0, 0.3])
+@pytest.mark.parametrize("split", [False, True])
+def test_likes_and_dislikes_are_against_a_baseline_that_is_never_below_zero(baseline: float, split: bool) -> None:
+    """The baseline is a reward: the paper's z times B."""
+    outcome, _ = evaluate(DiffusionKTO(beta=2 * BETA), split, {"baseline": BETA * baseline})
+    expected = [kto(i, BETA, logistic, baseline) for i in range(B)]
+    assert outcome.loss.tolist() == pytest.approx([loss.item() for loss in expected], rel=1e-12)
+    ours = torch.autograd.grad(sum(part.sum() for part in outcome.parts), TRAINED["trainee"])
+    theirs = torch.autograd.grad(sum(expected), TRAINED["trainee"])
+    assert float(ours[0]) == pytest.approx(float(theirs[0]), rel=1e-11)
+
+
+def test_the_baseline_follows_the_rewards() -> None:
+    """Before the first step it is zero; then a tenth of the way to each step's mean."""
+    method = DiffusionKTO(beta=2 * BETA, baseline_decay=0.9)
+    numbers = RunningNumbers(method.objective().running)
+    expected = 0.0
+    for _ in range(3):
+        outcome, _ = evaluate(method, running=numbers.values)
+        assert outcome.measured.running == {"baseline": pytest.approx(expected)}
+        mean = outcome.followed["baseline"].mean().item()
+        assert mean == pytest.approx(outcome.measured.rewards.mean().item())
+        numbers.update({"baseline": mean})
+        expected = 0.9 * expected + 0.1 * mean
+    assert abs(expected) > 1e-3

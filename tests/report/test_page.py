@@ -298,7 +298,7 @@ def test_broken_files_are_named(project):
     (project.run / "run.yaml").write_text("method: [")
     with pytest.raises(UserError, match=r"run\.yaml"):
         render(project.report(evidence=()))
-    (project.evidence.folder / "summary.json").write_text('{"format": 2, "models": {}}')
+    (project.evidence.folder / "summary.json").write_text('{"format": 3, "models": {}}')
     with pytest.raises(UserError, match=r"summary\.json: setting base is missing"):
         render(project.report(runs=()))
 

@@ -22,6 +22,7 @@ from contrapose.methods import (
     DataDrivenDDSPO,
     DiffusionDPO,
     DiffusionDRO,
+    DiffusionKTO,
     Method,
     RealAlign,
 )
@@ -38,6 +39,7 @@ METHODS_WITH_LINKS = [
     SFT("loser"),
     CHATS(beta=12.5, dropout=0.2, space="x0"),
     DiffusionDRO(real_margin=0.1, samples="renoised"),
+    DiffusionKTO(beta=12.5, utility="loss-averse", like_share=None),
     RealAlign(beta=12.5, link=IPO(0.2), stage1=DiffusionDRO(real_margin=0.1, rollout_steps=7)),
 ]
 

@@ -13,7 +13,16 @@ import yaml
 
 from contrapose.cli.main import main
 from contrapose.errors import UserError
-from contrapose.methods import DDSPO, METHODS, SFT, DataDrivenDDSPO, DiffusionDPO, DiffusionDRO, RealAlign
+from contrapose.methods import (
+    DDSPO,
+    METHODS,
+    SFT,
+    DataDrivenDDSPO,
+    DiffusionDPO,
+    DiffusionDRO,
+    DiffusionKTO,
+    RealAlign,
+)
 from contrapose.worlds.gaussians.denoiser import diffusion_path, sample
 from contrapose.worlds.gaussians.measure import energy_distance, score
 from contrapose.worlds.gaussians.modes import Modes, draw_pairs
@@ -50,6 +59,7 @@ RIGHT_WAY = [
     (DataDrivenDDSPO(beta=25.0), 2e-5),
     (DiffusionDRO(real_margin=0.1), 2e-4),
     (DiffusionDRO(real_margin=0.1, samples="renoised", sync_every=1), 2e-4),
+    (DiffusionKTO(beta=50.0), 2e-5),
     (RealAlign(beta=25.0, stage1=DiffusionDRO(real_margin=0.1)), 2e-5),
 ]
 

@@ -62,8 +62,9 @@ class Backbone:
         """Which denoiser and autoencoder these are, by the files that they were read from."""
         return self.pipeline.fingerprint
 
-    def release_encoders(self, keep_text: bool = False) -> None:
+    def release_encoders(self, keep_text: bool = False, keep_images: bool = False) -> None:
         """Drop text encoders and autoencoder from memory; prompts and images can no longer be read after this."""
         if not keep_text:
             self.text.release()
-        self.images.release()
+        if not keep_images:
+            self.images.release()

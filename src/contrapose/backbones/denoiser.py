@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path as FilePath
 
 import torch
@@ -166,6 +167,24 @@ class Trainable:
         dtype = self.policies.dtype(policy)
         self.policies.rows.count = len(x_t)
         return self.denoiser.denoise(self.policies.denoiser(policy), x_t.to(dtype), t, cast(condition, dtype))
+
+    @contextmanager
+    def sampled(self, policy: str) -> Iterator[None]:
+        """Let the stock pipeline ask this policy while the block lasts, and leave everything as it was in training."""
+        stock = self._pipeline.stock
+        part = self.denoiser.part
+        network = self.policies.denoiser(policy)
+        usual_network = getattr(stock, part)
+        scheduler = stock.scheduler
+        in_training = network.training
+        setattr(stock, part, network.eval())
+        stock.scheduler = copy.deepcopy(scheduler)  # sampling sets its times, and training reads them
+        try:
+            yield
+        finally:
+            network.train(in_training)
+            setattr(stock, part, usual_network)
+            stock.scheduler = scheduler
 
     def save(self, folder: FilePath, notes: Mapping[str, str] | None = None, with_pipeline: bool = True) -> None:
         """What was trained in the form that stock diffusers loads: adapters, or a whole pipeline folder `model/`.

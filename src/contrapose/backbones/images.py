@@ -74,6 +74,10 @@ class Autoencoder:
                 raise UserError(f"size {size}: this model makes sides of up to {largest}")
         return (self.latent_shape[0], height // self.unit, width // self.unit)
 
+    def rest(self) -> None:
+        """Move the autoencoder off the device until it is asked again."""
+        self._pipeline.rest("vae")
+
     def release(self) -> None:
         """Drop the autoencoder from memory; `encode` and `decode` are gone after this."""
         self._pipeline.release("vae")

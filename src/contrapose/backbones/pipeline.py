@@ -83,6 +83,13 @@ class LoadedPipeline:
             if module is not None and module.device != self.device and not getattr(module, "is_quantized", False):
                 module.to(self.device)
 
+    def rest(self, *parts: str) -> None:
+        """Move parts off the device until `place` brings them back."""
+        for name in parts:
+            getattr(self.stock, name).to("cpu")
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def release(self, *parts: str) -> None:
         """Drop parts from memory."""
         release(self.stock, parts)

@@ -29,11 +29,12 @@ _NAMES = {
         """,
     "fitting": "fitting",
     "judging": "suite judges features base allow_missing skip_broken compare shown samples_per_class",
-    "watching": "watching save_every",
-    "expert": "beta1 beta2 weight_decay epsilon max_grad_norm max_drift cache_limit",
+    "watching": "watching",
+    "expert": "beta1 beta2 weight_decay epsilon max_grad_norm cache_limit",
 }
 GROUPS = {group: tuple(names.split()) for group, names in _NAMES.items()}
-_TOGETHER = ("degrade", "spoil", "filters", "captioner", "method")  # all of whose settings stand in one group
+# Sections all of whose settings stand in one group.
+_TOGETHER = ("degrade", "spoil", "filters", "captioner", "method", "watching")
 _GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 
 

@@ -69,6 +69,8 @@ class Pick(NamedTuple):
     field: str
 
 
+LONE = "sample 1"
+"""The sample of a group that has no other."""
 OWN = "own"
 """The sample that a policy drew itself."""
 _PAIR = {"winner": Pick("own", "winner"), "loser": Pick("own", "loser")}
@@ -97,6 +99,14 @@ class OnPolicy:
 
 
 @dataclass(frozen=True)
+class Apart:
+    """Every sample of a record becomes a group of its own, `LONE` in it: a like or a dislike, by its label."""
+
+    like_share: float | None = None
+    """Share of likes in what is drawn; as they come where it is None, or where all are of one kind."""
+
+
+@dataclass(frozen=True)
 class Composition:
     """What a group is made of: its samples and its prompt slots, by name."""
 
@@ -105,6 +115,7 @@ class Composition:
     dropout: Mapping[str, float] = field(default_factory=dict)
     """How often a slot holds no prompt."""
     on_policy: OnPolicy | None = None
+    apart: Apart | None = None
 
     @property
     def picks(self) -> tuple[Pick, ...]:

@@ -31,7 +31,7 @@ def lines(summary: Summary, called: str = "") -> Iterator[str]:
 
 
 def _of_metric(summary: Summary, metric: str) -> Iterator[str]:
-    """A line of each model and method that was judged by the metric."""
+    """A line of each model and method that was judged by the metric, and of every two methods."""
     runs = {run for scores in summary.methods.values() for run in scores.runs}
     for model, scores in summary.models.items():
         if model not in runs and metric in scores.metrics:
@@ -43,14 +43,21 @@ def _of_metric(summary: Summary, metric: str) -> Iterator[str]:
         for run in combined.runs:
             overall = summary.models[run].metrics[metric].overall
             yield _line(f"  {run}", metric, overall, summary.comparisons.get(run, {}).get(metric), summary)
+    for pair in summary.pairs:
+        yield f"{pair}: {_gain(pair.comparisons[metric], metric, '', summary)}"
 
 
 def _line(name: str, metric: str, score: Interval, compared: Comparison | None, summary: Summary) -> str:
     line = f"{name:<16} {score.value:.3f}  [{score.low:.3f}, {score.high:.3f}]"
     if compared is None:
         return line
+    return f"{line}   {_gain(compared, metric, f'against {summary.base}', summary)}"
+
+
+def _gain(compared: Comparison, metric: str, against: str, summary: Summary) -> str:
+    """A difference, and what it was tested with."""
     gain = compared.difference
-    line += f"   {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] against {summary.base}"
+    line = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {against}".rstrip()
     if summary.metrics[metric].higher_is_better is None:
         return line  # no claim to be better, so that no test of one
     line += f", p {compared.p_holm:.2g}"

@@ -17,8 +17,8 @@ from contrapose.evaluate.statistics import Interval, TagIntervals
 from contrapose.files import write_text
 from contrapose.ranges import Count, Number, Range, Seed, Share, checked
 
-FORMAT = 2
-"""Of `summary.json`, under the key `format`; 1, which a file did not say, had no methods, no smallest differences."""
+FORMAT = 3
+"""Of `summary.json`, under the key `format`; 2 had no pairs of methods, and 1, which a file did not say, no methods."""
 FIX = "delete it and run the command that made it again"
 FLOOR = "floor"
 CEILING = "ceiling"
@@ -50,10 +50,10 @@ class ModelScores:
 @dataclass(frozen=True)
 @checked
 class Comparison:
-    """One model, or one method, against the base by one metric."""
+    """One model, or one method, against the base by one metric; or one method against another."""
 
     difference: Interval
-    """Model minus base, mean of the tags' means."""
+    """Model minus base, or the first method minus the second; mean of the tags' means."""
     tags: dict[str, Interval]
     """The same for each tag."""
     p: Share
@@ -62,8 +62,9 @@ class Comparison:
     """Share of images that are better than the base's of the same prompt and seed, larger where no direction is the
     better one; a tie is half a win."""
     p_holm: Share
-    """`p` adjusted over this model's metrics that have a better direction; of the others `p` itself, since they are no
-    claims to be better and would make those of the quality metrics weaker."""
+    """`p` adjusted over this model's metrics that have a better direction, of methods over those of all pairs; of the
+    other metrics `p` itself, since they are no claims to be better and would make those of the quality metrics weaker.
+    """
     smallest_difference: Number | None
     """What these prompts, and of a method these training seeds, show four times in five (`training_seeds.POWER`); None
     where there is but one prompt."""
@@ -79,6 +80,19 @@ class MethodScores:
     """Mean over the runs; tags of one prompt are left out."""
     comparisons: dict[str, Comparison]
     """With the base, by metric; none without one. `p` is that of the interval."""
+
+
+@dataclass(frozen=True)
+class MethodPair:
+    """Two methods of several training seeds each, on the same prompts; which seeds go together does not count."""
+
+    first: str
+    second: str
+    comparisons: dict[str, Comparison]
+    """The first against the second, by metric."""
+
+    def __str__(self) -> str:
+        return f"{self.first} against {self.second}"
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,8 @@ class Summary:
     """By model and metric; of every model but the base, the floor and the ceiling."""
     methods: dict[str, MethodScores]
     """Of each method with several training runs; the base is no run of any."""
+    pairs: tuple[MethodPair, ...]
+    """Every two of these methods."""
     notes: tuple[str, ...]
     """What a reader of these numbers has to know, in whole sentences."""
     alarms: tuple[Alarm, ...] = ()
@@ -122,11 +138,19 @@ class Summary:
                 raise UserError(f"method {method} does not fit the models")
             if set(scores.comparisons) != (set(scores.metrics) if self.base is not None else set()):
                 raise UserError(f"comparison of {method} does not fit the models")
+        self._check_pairs()
         if self.sets is not None and self.sets.models.keys() - self.models.keys():
             raise UserError("numbers of sets are not those of the models")
         for alarm in self.alarms:
             if not {alarm.trained_for, *alarm.held_out} <= self.compared().get(alarm.name, {}).keys():
                 raise UserError(f"alarm of {alarm.name} does not fit the models")
+
+    def _check_pairs(self) -> None:
+        """Raise `UserError` for a pair of methods that are not here, or were judged by other metrics."""
+        for pair in self.pairs:
+            for name in (pair.first, pair.second):
+                if name not in self.methods or set(self.methods[name].metrics) != set(pair.comparisons):
+                    raise UserError(f"{pair} does not fit the methods")
 
     def compared(self) -> dict[str, Mapping[str, Comparison]]:
         """By name and metric, what was compared with the base: models, and methods in the place of their runs."""

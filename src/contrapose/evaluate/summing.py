@@ -2,7 +2,8 @@
 
 A difference keeps the metric's own sign; a win is always the better image. Every overall number, the win rate too, is
 the mean of the tags' means. Models and metrics appear in the order of their first row. Models named METHOD/SEED are
-runs of one method: they have their own numbers, and together the method's, which allow for other training seeds.
+runs of one method: they have their own numbers, and together the method's, which allow for other training seeds. Every
+two such methods are compared with each other too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +29,17 @@ from contrapose.evaluate.statistics import (
     TagIntervals,
     prompt_means,
 )
-from contrapose.evaluate.summary import BOUNDS, Comparison, Level, MethodScores, Metric, ModelScores, Summary
-from contrapose.evaluate.training_seeds import DIFFERENCES_OF_SHARES, SHARES, UNBOUNDED, SeedMeans
+from contrapose.evaluate.summary import (
+    BOUNDS,
+    Comparison,
+    Level,
+    MethodPair,
+    MethodScores,
+    Metric,
+    ModelScores,
+    Summary,
+)
+from contrapose.evaluate.training_seeds import DIFFERENCES_OF_SHARES, SHARES, UNBOUNDED, Ends, SeedMeans
 from contrapose.ranges import Seed, checked
 
 
@@ -77,6 +88,9 @@ def summarize(rows: Iterable[EvidenceRow], settings: SummarySettings = SummarySe
     runs_of = training_seeds.runs_of_methods(model for model in models if model != settings.base)
     for method, runs in runs_of.items():
         methods[method] = _method(columns, runs, metrics, settings)
+    pairs: dict[tuple[str, str], dict[str, Comparison]] = {}
+    for first, second in combinations(runs_of, 2):
+        pairs[first, second] = _pair(columns, runs_of[first], runs_of[second], metrics, settings)
     summary = Summary(
         base=settings.base,
         level=settings.level,
@@ -86,6 +100,7 @@ def summarize(rows: Iterable[EvidenceRow], settings: SummarySettings = SummarySe
         models=scores,
         comparisons=comparisons,
         methods=methods,
+        pairs=_pairs(pairs, settings),
         notes=_notes(contestants, runs_of),
     )
     if not settings.trained_for or settings.base is None:
@@ -118,6 +133,7 @@ def _comparison(rows: Rows, model: str, metrics: Collection[str], settings: Summ
         both = evidence.paired(rows, model, settings.base, metric)
         means = prompt_means(both.a - both.b, both.prompt_ids, both.tags)
         difference = _bootstrap(means, settings)
+        several = len(means.tags) > 1
         p = statistics.sign_flip(means, flips=settings.replicates, seed=settings.seed)
         compared[metric] = Comparison(
             difference=difference.overall,
@@ -125,7 +141,7 @@ def _comparison(rows: Rows, model: str, metrics: Collection[str], settings: Summ
             p=p,
             win_rate=_bootstrap(_wins(both, metric, settings), settings).overall,
             p_holm=p,
-            smallest_difference=_smallest(means.values[None], means.tags, settings),
+            smallest_difference=_smallest(SeedMeans(means.values[None], means.tags), settings) if several else None,
         )
     return _adjusted(compared, settings)
 
@@ -139,7 +155,7 @@ def _method(rows: Rows, runs: Sequence[str], metrics: Collection[str], settings:
     for metric in metrics:
         pairs = [evidence.paired(rows, run, base, metric) for run in runs]
         of_runs = [prompt_means(both.a, both.prompt_ids, both.tags) for both in pairs]
-        are_verdicts = all(np.isin([both.a, both.b], (0.0, 1.0)).all() for both in pairs)
+        are_verdicts = _are_verdicts(pairs)
         of_scores = SHARES if are_verdicts else UNBOUNDED
         of_gains = DIFFERENCES_OF_SHARES if are_verdicts else UNBOUNDED
         scores[metric] = training_seeds.by_tag(_of_seeds(of_runs), level=settings.level, within=of_scores)
@@ -147,26 +163,81 @@ def _method(rows: Rows, runs: Sequence[str], metrics: Collection[str], settings:
             continue
         gains = _of_seeds([prompt_means(both.a - both.b, both.prompt_ids, both.tags) for both in pairs])
         wins = _of_seeds([_wins(both, metric, settings) for both in pairs])
-        difference = training_seeds.by_tag(gains, level=settings.level, within=of_gains)
-        p = training_seeds.p_value(gains)
-        compared[metric] = Comparison(
-            difference=difference.overall,
-            tags=difference.tags,
-            p=p,
-            win_rate=training_seeds.over_seeds(wins, level=settings.level, within=SHARES),
-            p_holm=p,
-            smallest_difference=_smallest(gains.values, gains.tags, settings),
-        )
+        compared[metric] = _over_seeds(gains, wins, of_gains, settings)
     return MethodScores(tuple(runs), scores, _adjusted(compared, settings))
+
+
+def _pair(
+    rows: Rows, first: Sequence[str], second: Sequence[str], metrics: Collection[str], settings: SummarySettings
+) -> dict[str, Comparison]:
+    """The runs of one method against those of another, each run against each where wins are counted."""
+    compared: dict[str, Comparison] = {}
+    for metric in metrics:
+        of_first: list[PromptMeans] = []
+        of_second: list[PromptMeans] = []
+        wins_of: list[NDArray[np.float64]] = []
+        are_verdicts = True
+        for run in first:
+            against = [evidence.paired(rows, run, other, metric) for other in second]
+            of_first.append(prompt_means(against[0].a, against[0].prompt_ids, against[0].tags))
+            of_second = [prompt_means(both.b, both.prompt_ids, both.tags) for both in against]
+            wins_of.append(_of_seeds([_wins(both, metric, settings) for both in against]).values)
+            are_verdicts = are_verdicts and _are_verdicts(against)
+        gains = SeedMeans(_of_seeds(of_first).values, of_first[0].tags, _of_seeds(of_second).values)
+        # [s, r, p]: the share of a prompt's images that are better, run by run
+        wins = np.stack(wins_of)
+        # what a run of the second method changes in the mean over the first's, so that the difference is the mean
+        changes = wins.mean((0, 1)) - wins.mean(0)
+        within = DIFFERENCES_OF_SHARES if are_verdicts else UNBOUNDED
+        compared[metric] = _over_seeds(gains, SeedMeans(wins.mean(1), gains.tags, changes), within, settings)
+    return compared
+
+
+def _are_verdicts(pairs: Iterable[Paired]) -> bool:
+    """Whether all values are 0 or 1, whose means are shares."""
+    return all(np.isin([both.a, both.b], (0.0, 1.0)).all() for both in pairs)
+
+
+def _over_seeds(gains: SeedMeans, wins: SeedMeans, within: Ends, settings: SummarySettings) -> Comparison:
+    """What gains and wins of several training seeds say; its p is still to be adjusted."""
+    difference = training_seeds.by_tag(gains, level=settings.level, within=within)
+    p = training_seeds.p_value(gains)
+    return Comparison(
+        difference=difference.overall,
+        tags=difference.tags,
+        p=p,
+        win_rate=training_seeds.over_seeds(wins, level=settings.level, within=SHARES),
+        p_holm=p,
+        smallest_difference=_smallest(gains, settings),
+    )
+
+
+def _pairs(
+    pairs: Mapping[tuple[str, str], Mapping[str, Comparison]], settings: SummarySettings
+) -> tuple[MethodPair, ...]:
+    """All pairs of methods, their p adjusted over all that is tested of any of them."""
+    tested: list[tuple[tuple[str, str], str]] = []
+    for names, compared in pairs.items():
+        tested += [(names, metric) for metric in _directed(compared, settings)]
+    adjusted = {names: dict(compared) for names, compared in pairs.items()}
+    by_holm = statistics.holm([pairs[names][metric].p for names, metric in tested])
+    for (names, metric), p in zip(tested, by_holm, strict=True):
+        adjusted[names][metric] = replace(pairs[names][metric], p_holm=p)
+    return tuple(MethodPair(first, second, compared) for (first, second), compared in adjusted.items())
 
 
 def _adjusted(compared: Mapping[str, Comparison], settings: SummarySettings) -> dict[str, Comparison]:
     """The comparisons with Holm's p over the metrics that have a better direction."""
-    tested = [metric for metric in compared if settings.higher_is_better.get(metric, True) is not None]
+    tested = _directed(compared, settings)
     adjusted = dict(compared)
     for metric, p in zip(tested, statistics.holm([compared[metric].p for metric in tested]), strict=True):
         adjusted[metric] = replace(compared[metric], p_holm=p)
     return adjusted
+
+
+def _directed(metrics: Iterable[str], settings: SummarySettings) -> list[str]:
+    """The metrics that have a better direction."""
+    return [metric for metric in metrics if settings.higher_is_better.get(metric, True) is not None]
 
 
 def _wins(both: Paired, metric: str, settings: SummarySettings) -> PromptMeans:
@@ -183,12 +254,11 @@ def _of_seeds(runs: Sequence[PromptMeans]) -> SeedMeans:
     return SeedMeans(np.stack([run.values for run in runs]), runs[0].tags)
 
 
-def _smallest(values: NDArray[np.float64], tags: tuple[str, ...], settings: SummarySettings) -> float | None:
-    if len(tags) < 2:
-        return None
-    smallest = training_seeds.smallest_difference(SeedMeans(values, tags), level=settings.level)
+def _smallest(means: SeedMeans, settings: SummarySettings) -> float:
+    smallest = training_seeds.smallest_difference(means, level=settings.level)
     # where prompts differ by rounding alone, they tell nothing of other prompts
-    return smallest if smallest > 1e-9 * np.abs(values).max() else 0.0
+    largest = max(float(np.abs(values).max()) for values in means.sides)
+    return smallest if smallest > 1e-9 * largest else 0.0
 
 
 def _notes(contestants: Sequence[str], runs_of: Mapping[str, Sequence[str]]) -> tuple[str, ...]:

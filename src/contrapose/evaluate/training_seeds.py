@@ -1,5 +1,7 @@
 """Several runs of one method as one: an interval that covers both new prompts and new training seeds.
 
+The same of a difference of two methods, on the same prompts and each with training seeds of its own.
+
 Single runs of one setting differ by more than prompts explain, so one run is no evidence of its method. A bootstrap of
 three runs finds too little of that difference (three draws out of three hold 2/3 of the variance), so the parts of the
 variance are estimated, and each is given the quantile of its own degrees of freedom.
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,18 +62,33 @@ class SeedMeans:
 
     values: Float[NDArray[np.float64], "s p"]
     tags: tuple[str, ...]
+    against: Float[NDArray[np.float64], "r p"] | None = None
+    """The same of another method, from whose mean over its own seeds the difference is then taken."""
 
     def __post_init__(self) -> None:
-        _, num_prompts = self.values.shape
-        if num_prompts != len(self.tags):
-            raise ValueError(f"{num_prompts} prompts and {len(self.tags)} tags")
+        for values in self.sides:
+            if values.shape[1] != len(self.tags):
+                raise ValueError(f"{values.shape[1]} prompts and {len(self.tags)} tags")
+        num_prompts = len(self.tags)
         if num_prompts < 2:
             raise UserError("how far scores would differ with other prompts takes 2 prompts or more to tell")
 
     def of_tag(self, tag: str) -> SeedMeans:
         """The prompts of one tag; raises `UserError` where there is but one."""
         chosen = np.asarray(self.tags) == tag
-        return SeedMeans(self.values[:, chosen], (tag,) * int(chosen.sum()))
+        against = None if self.against is None else self.against[:, chosen]
+        return SeedMeans(self.values[:, chosen], (tag,) * int(chosen.sum()), against)
+
+    @property
+    def sides(self) -> tuple[Float[NDArray[np.float64], "s p"], ...]:
+        """The method's values, and the other one's where there is one."""
+        return (self.values,) if self.against is None else (self.values, self.against)
+
+    def mean(self) -> float:
+        """The mean of the tags' means, averaged over seeds, or its difference from the other method's."""
+        weights = tag_weights(self.tags)
+        value = float((self.values @ weights).mean())
+        return value if self.against is None else value - float((self.against @ weights).mean())
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,7 @@ class Variances:
     """Of the seeds' own means, which differ on these very prompts by what seed and prompt explain together, too."""
     together: float
     """By what only a seed and a prompt together explain; `seeds` and `prompts` both contain it."""
-    seeds_freedom: int
+    seeds_freedom: float
     prompts: float
     prompts_freedom: int
 
@@ -111,10 +128,10 @@ def over_seeds(means: SeedMeans, *, level: float = LEVEL, within: Ends = UNBOUND
     covers the truth benchmarks/seed_intervals.py simulates. It is symmetric, and cut where values cannot be: `within`.
     Raises `UserError` for fewer than two seeds.
     """
-    if len(means.values) < 2:
+    if any(len(values) < 2 for values in means.sides):
         raise UserError("an interval over training seeds needs runs of at least 2 seeds; 3 or more are better")
     half = variances(means).width((1 + level) / 2)
-    value = float((means.values @ tag_weights(means.tags)).mean())
+    value = means.mean()
     lowest, highest = within
     return Interval(value, max(value - half, lowest), min(value + half, highest))
 
@@ -136,7 +153,7 @@ def p_value(means: SeedMeans) -> float:
     """
     from scipy.optimize import brentq
 
-    value = abs(over_seeds(means).value)
+    value = abs(means.mean())
     parts = variances(means)
 
     def beyond(p: float) -> float:
@@ -159,30 +176,63 @@ def smallest_difference(means: SeedMeans, *, level: float = LEVEL, power: float 
 
 
 def variances(means: SeedMeans) -> Variances:
-    """The parts of the variance of the mean; of one seed only that by prompts."""
-    num_seeds, num_prompts = means.values.shape
+    """The parts of the variance of the mean; of one seed only that by prompts.
+
+    Of a difference of two methods, prompts are the same for both, so that what they share cancels. Their seeds are
+    independent draws: the parts by seeds are sums of both methods', with Welch's degrees of freedom
+    (V_a + V_b)^2 / (V_a^2 / (S_a - 1) + V_b^2 / (S_b - 1)). Runs of one number are not paired: what they share, such as
+    the order of the data, makes them alike if anything, and the interval too wide, not too narrow.
+    """
     weights = tag_weights(means.tags)
     strata = _strata(means.tags)
     prompts = 0.0
-    together = 0.0
     for places in strata:
         count = len(places)
         # the stratum's part of the overall mean is the mean of these
-        values = count * weights[places] * means.values[:, places]
-        by_prompt = values.mean(0)
+        scale = count * weights[places]
+        by_prompt = (scale * means.values[:, places]).mean(0)
+        if means.against is not None:
+            by_prompt = by_prompt - (scale * means.against[:, places]).mean(0)
         prompts += by_prompt.var(ddof=1) / count
-        if num_seeds > 1:
-            # what is left of a value when its seed's mean and its prompt's mean are known
-            left = values - by_prompt - values.mean(1, keepdims=True) + values.mean()
-            together += (left**2).sum() / ((num_seeds - 1) * (count - 1)) / (count * num_seeds)
-    by_seed = means.values @ weights
+    seeds: list[float] = []
+    together = 0.0
+    for values in means.sides:
+        of_seeds, left = _by_seeds(values, weights, strata)
+        seeds.append(of_seeds)
+        together += left
     return Variances(
-        seeds=float(by_seed.var(ddof=1) / num_seeds) if num_seeds > 1 else 0.0,
-        together=float(together),
-        seeds_freedom=num_seeds - 1,
+        seeds=sum(seeds),
+        together=together,
+        seeds_freedom=_welch(seeds, [len(values) - 1 for values in means.sides]),
         prompts=float(prompts),
-        prompts_freedom=num_prompts - len(strata),
+        prompts_freedom=len(means.tags) - len(strata),
     )
+
+
+def _by_seeds(
+    means: Float[NDArray[np.float64], "s p"], weights: NDArray[np.float64], strata: list[NDArray[np.intp]]
+) -> tuple[float, float]:
+    """`Variances.seeds` and `Variances.together` of one method; none of one seed."""
+    num_seeds = len(means)
+    if num_seeds < 2:
+        return 0.0, 0.0
+    together = 0.0
+    for places in strata:
+        count = len(places)
+        values = count * weights[places] * means[:, places]
+        # what is left of a value when its seed's mean and its prompt's mean are known
+        left = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+        together += (left**2).sum() / ((num_seeds - 1) * (count - 1)) / (count * num_seeds)
+    by_seed = means @ weights
+    return float(by_seed.var(ddof=1) / num_seeds), float(together)
+
+
+def _welch(parts: Sequence[float], freedoms: Sequence[int]) -> float:
+    """The degrees of freedom of a sum of variances, which for one variance are its own."""
+    total = sum(parts)
+    if len(parts) == 1 or total == 0:
+        return sum(freedoms)
+    return total**2 / sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True) if part)
 
 
 def _strata(tags: tuple[str, ...]) -> list[NDArray[np.intp]]:

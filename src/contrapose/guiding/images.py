@@ -65,7 +65,7 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator
         inputs = inputs_of(settings)
         runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"], inputs=inputs)
         inscription = Inscription(CONVERTER.unstructure(settings), backbone.sampler.scheduler, inputs)
-        _describe(prompts, out)
+        describe(prompts, out)
         todo = jobs(prompts, settings.num_images, out)
         missing = False
         for first in range(0, len(todo), settings.batch_size):
@@ -109,7 +109,7 @@ def _is_complete(path: Path) -> bool:
     return True
 
 
-def _describe(prompts: Sequence[Prompt], out: Path) -> None:
+def describe(prompts: Sequence[Prompt], out: Path) -> None:
     """Write each prompt beside its images; `UserError` if the folders hold images of other prompts."""
     lines = [json.dumps({"prompt": p.text, **p.fields}, ensure_ascii=False) + "\n" for p in prompts]
     paths = [out / f"{number:05d}" / "metadata.jsonl" for number in range(len(lines) + 1)]

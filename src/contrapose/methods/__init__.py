@@ -7,10 +7,11 @@ from contrapose.methods.ddspo import DDSPO
 from contrapose.methods.ddspo_data import DataDrivenDDSPO
 from contrapose.methods.diffusion_dpo import DiffusionDPO
 from contrapose.methods.diffusion_dro import DiffusionDRO
+from contrapose.methods.diffusion_kto import DiffusionKTO
 from contrapose.methods.realalign import RealAlign
 from contrapose.methods.sft import SFT
 
-Method = DDSPO | DataDrivenDDSPO | DiffusionDPO | DiffusionDRO | RealAlign | SFT | CHATS
+Method = DDSPO | DataDrivenDDSPO | DiffusionDPO | DiffusionDRO | RealAlign | SFT | CHATS | DiffusionKTO
 
 METHODS: dict[str, type[Method]] = {
     "ddspo": DDSPO,
@@ -20,6 +21,7 @@ METHODS: dict[str, type[Method]] = {
     "diffusion-dro": DiffusionDRO,
     "sft": SFT,
     "chats": CHATS,
+    "diffusion-kto": DiffusionKTO,
 }
 
 

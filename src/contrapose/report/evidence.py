@@ -156,10 +156,11 @@ class Judged:
         scale = self.scale(metric)
         by_tag = {tag: scale.cell(interval) for tag, interval in scores.tags.items()}
         cells = tuple(by_tag.get(tag) for tag in self.tags())
-        gain = None if compared is None else self._gain(compared, metric)
+        gain = None if compared is None else self.gain(compared, metric)
         return ModelRow(name, role, scale.cell(scores.overall), cells, gain)
 
-    def _gain(self, compared: Comparison, metric: str) -> Gain:
+    def gain(self, compared: Comparison, metric: str) -> Gain:
+        """A comparison as it is written."""
         scale = self.scale(metric)
         difference = scale.cell(compared.difference, signed=True)
         if self.summary.metrics[metric].higher_is_better is None:

@@ -15,13 +15,14 @@ from contrapose.files import check_file, one_writer, write_text
 from contrapose.ranges import CountOrNone, Seed, checked
 from contrapose.report.evidence import Headline, Judged, MetricTable, headlines
 from contrapose.report.examples import Example, examples, unjudged_examples
+from contrapose.report.film import Film, shown_film
 from contrapose.report.html import fill
 from contrapose.report.numbers import count, listed
-from contrapose.report.plots import Plot, by_level, curves, forest
+from contrapose.report.plots import Plot, by_level, curves, forest, judged_curves
 from contrapose.report.provenance import Compared, commands, compare, read_pairs, sampling, versions
 from contrapose.report.runs import STATE, Fact, ShownRun, distinct_names, facts, read_run
 from contrapose.report.sets import SetSection, set_headlines, set_section
-from contrapose.report.tables import Sheet
+from contrapose.report.tables import Sheet, of_pairs
 
 __all__ = ["Evidence", "Report", "render", "write_report"]
 
@@ -60,6 +61,8 @@ class RunSection(NamedTuple):
     name: str
     text: str
     facts: list[Fact]
+    film: Film | None
+    """Its images by step, where it drew any."""
     plots: list[Plot]
     more_plots: list[Plot]
 
@@ -74,6 +77,8 @@ class ScoreSection(NamedTuple):
     compared: bool
     level: str
     forest: Markup
+    pairs: Sheet | None
+    """Methods against each other, where there are several."""
     sets: SetSection | None
     """Numbers of whole sets of images."""
 
@@ -124,8 +129,9 @@ def render(report: Report) -> str:
     training = []
     for number, (run, name) in enumerate(zip(runs, distinct_names(runs), strict=True), start=1):
         key = f"run-{number}"
-        plots = curves(run, key) + by_level(run, key)
-        training.append(RunSection(name, run.text, facts(run), plots[:_PLOTS], plots[_PLOTS:]))
+        plots = judged_curves(run, key) + curves(run, key) + by_level(run, key)
+        shown = shown_film(run.folder)
+        training.append(RunSection(name, run.text, facts(run), shown, plots[:_PLOTS], plots[_PLOTS:]))
     typed = report.commands or commands(report.pairs, runs, judged, unjudged, report.images)
     pairs = None if report.pairs is None else read_pairs(report.pairs, report.example_seed)
     facts_of = {run.name: run.facts for run in training}
@@ -177,6 +183,7 @@ def _judged(judged: Judged, key: str, report: Report) -> ImageSection:
         compared=bool(judged.contestants),
         level=f"{100 * judged.summary.level:g} %",
         forest=drawn,
+        pairs=of_pairs(judged),
         sets=set_section(judged.summary.sets, judged.summary.level),
     )
     return ImageSection(

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from contrapose.evaluate.statistics import Interval
 from contrapose.report.drawing import DASHES, FRAME, MARKERS, QUIET, SERIES, TEXT, drawing, short
 from contrapose.report.runs import ShownRun
+from contrapose.runs.metrics import JUDGED
 
 _WIDTH = 330
 _HEIGHT = 225
@@ -84,6 +85,31 @@ def curves(run: ShownRun, key: str) -> list[Plot]:
         measured = [line for line in panel.lines if run.series(line.metric)[0]]
         if measured:
             plots.append(_curve(run, _with_log_2(run, panel), f"{key}-{panel.key}"))
+    return plots
+
+
+def judged_curves(run: ShownRun, key: str) -> list[Plot]:
+    """What each judge says of the watched prompts' images by step, with the interval over prompts."""
+    names = dict.fromkeys(name for line in run.metrics for name in line if name.startswith(JUDGED))
+    plots = []
+    for name in names:
+        if name.endswith(("/low", "/high")):
+            continue
+        title = name.removeprefix(JUDGED)
+        steps, values = run.series(name)
+        if not steps:
+            continue
+        last = f"{title} {short(values[-1], 3)}"
+        with drawing(f"{key}-{name}", f"{title} over {run.done} steps; at the end {last}", _WIDTH, _HEIGHT) as plot:
+            _draw(plot.axes, steps, values, 0, title, noisy=False)
+            low_steps, lows = run.series(f"{name}/low")
+            high_steps, highs = run.series(f"{name}/high")
+            if low_steps == high_steps:
+                plot.axes.fill_between(low_steps, lows, highs, color=SERIES[0], alpha=0.2, linewidth=0)
+            _reference_line(plot.axes, values[0] if steps[0] == 0 else None)
+            plot.axes.set_xlabel("step")
+        caption = f"Of the watched prompts' images; the band is the 95 % interval over prompts. At the end: {last}."
+        plots.append(Plot(f"Judged: {title}", plot.svg, caption))
     return plots
 
 

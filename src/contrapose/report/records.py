@@ -22,7 +22,7 @@ COLUMNS = (
 
 
 def records(judged: Judged) -> Iterator[dict[str, str]]:
-    """A line for each metric, model and category, the first of which is all of them.
+    """A line for each metric, model or pair of methods, and category, the first of which is all of them.
 
     Values and differences are in the line's unit and win rates in percent, with the decimals of the other tables; what
     there is not is empty. `p_holm`, the win rate and `best` are of all categories together. Numbers of sets come last.
@@ -42,6 +42,11 @@ def records(judged: Judged) -> Iterator[dict[str, str]]:
                 if category == OVERALL and row.model == best:
                     line["best"] = "yes"
                 yield line
+        for pair in judged.summary.pairs:
+            compared = pair.comparisons[metric]
+            for category in (OVERALL, *compared.tags):
+                line = dict.fromkeys(COLUMNS, "") | same | {"model": str(pair), "category": category}
+                yield line | _compared(compared, category, judged.scale(metric), tested=bool(direction))
     if judged.summary.sets is not None:
         yield from _of_sets(judged.title, judged.summary.sets)
 

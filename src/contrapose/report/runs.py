@@ -204,7 +204,7 @@ def facts(run: ShownRun) -> list[Fact]:
         if any(value != _NOT_RECORDED for value in values):
             lines.append(Fact(line.label, line.text.format(*values)))
     if run.metrics:
-        mean = f"{run.seconds / len(run.metrics):.2g} s a step, held-out measurements included"
+        mean = f"{run.seconds / max(len(run.series('seconds')[0]), 1):.2g} s a step, held-out measurements included"
         lines.append(Fact("Time", f"{duration(run.seconds)} ({mean})"))
     weights = sum(path.stat().st_size for path in run.folder.glob("*.safetensors"))
     if weights:

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.summary import BOUNDS
-from contrapose.report.evidence import OVERALL, Judged, ModelRow, spoken
+from contrapose.report.evidence import OVERALL, Gain, Judged, ModelRow, spoken
 from contrapose.report.numbers import PERCENT, Cell
 from contrapose.report.sets import SetSection, set_section
 
 NOTHING = "–"
+_GAIN = ("metric", "difference", "p (Holm)", "win rate (%)")
 
 
 class TableCell(NamedTuple):
@@ -39,6 +40,9 @@ def sheets(judged: Judged) -> Iterator[Sheet]:
     yield _scores(judged)
     if judged.contestants:
         yield _against_base(judged)
+    against_each_other = of_pairs(judged)
+    if against_each_other is not None:
+        yield against_each_other
     for metric in judged.metrics:
         if len(judged.table(metric).tags) > 1:
             yield _by_tag(judged, metric)
@@ -116,17 +120,34 @@ def _against_base(judged: Judged) -> Sheet:
     rows: list[tuple[TableCell, ...]] = []
     for metric in judged.metrics:
         for row in rows_of(judged, metric):
-            if row.gain is None:
-                continue
-            win_rate = _cell(row.gain.win_rate)
-            named = (TableCell(row.model), TableCell(heading(judged, metric)))
-            rows.append((*named, _cell(row.gain.difference), TableCell(row.gain.p), win_rate))
-    head = ("model", "metric", "difference", "p (Holm)", "win rate (%)")
+            if row.gain is not None:
+                rows.append(_gain_row(judged, row.model, metric, row.gain))
     note = (
         f"Differences from {judged.base} on the same prompts and seeds, with {_level(judged)} intervals; p is adjusted "
         "over a model's metrics; in a win rate a tie is half a win."
     )
-    return Sheet(f"{judged.title}: against {judged.base}", head, tuple(rows), note, num_names=2)
+    return Sheet(f"{judged.title}: against {judged.base}", ("model", *_GAIN), tuple(rows), note, num_names=2)
+
+
+def of_pairs(judged: Judged) -> Sheet | None:
+    """Every two methods of several training seeds against each other; None where there are no two."""
+    if not judged.summary.pairs:
+        return None
+    rows: list[tuple[TableCell, ...]] = []
+    for metric in judged.metrics:
+        for pair in judged.summary.pairs:
+            gain = judged.gain(pair.comparisons[metric], metric)
+            rows.append(_gain_row(judged, str(pair), metric, gain))
+    note = (
+        f"The first method minus the second on the same prompts, with {_level(judged)} intervals for other prompts and "
+        "other training seeds of both; p is adjusted over all of this table; in a win rate a tie is half a win."
+    )
+    return Sheet(f"{judged.title}: methods against each other", ("methods", *_GAIN), tuple(rows), note, num_names=2)
+
+
+def _gain_row(judged: Judged, name: str, metric: str, gain: Gain) -> tuple[TableCell, ...]:
+    named = (TableCell(name), TableCell(heading(judged, metric)))
+    return (*named, _cell(gain.difference), TableCell(gain.p), _cell(gain.win_rate))
 
 
 def _by_tag(judged: Judged, metric: str) -> Sheet:

@@ -3,6 +3,7 @@
 run.yaml, inputs.yaml      what decides the run: its settings, and digests of the model, pairs and runs that they name
 metrics.jsonl              one line a step
 checkpoints/step-000100/   a kept step
+images/step-000100/        images that were drawn while it trained
 finished.json              written last, beside the weights of the last step
 README.md                  the model card
 

@@ -12,6 +12,9 @@ from contrapose.documents import json_lines
 from contrapose.errors import UserError
 from contrapose.files import appending, write_text
 
+HELD_OUT = "held_out/"  # before the names of what is measured on held-out pairs
+JUDGED = "judged/"  # before the names of what judges say of a step's images
+CLOCK = "seconds"
 _FIX = "remove the line"
 _MOST_STEPS = 10**9
 _LARGEST = 3.5e38  # of a float32, in which a run measures
@@ -45,6 +48,17 @@ def add_metrics(path: Path, step: int, metrics: Mapping[str, float]) -> None:
     """Add the line of a step."""
     with appending(path) as lines:
         lines.write(_line({"step": step, **metrics}))
+
+
+def in_order(metrics: Mapping[str, float]) -> dict[str, float]:
+    """A step's metrics in the order of a line: of the batch, on held-out pairs, by judges, and the clock."""
+    ordered: dict[str, float] = {}
+    for name in metrics:
+        if not name.startswith((HELD_OUT, JUDGED, CLOCK)):
+            ordered[name] = metrics[name]
+    for kind in (HELD_OUT, JUDGED, CLOCK):
+        ordered |= {name: value for name, value in metrics.items() if name.startswith(kind)}
+    return ordered
 
 
 def rewrite_metrics(path: Path, change: Callable[[dict[str, float]], dict[str, float] | None]) -> None:

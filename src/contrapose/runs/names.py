@@ -3,6 +3,7 @@
 RUN_FILE = "run.yaml"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
+IMAGES = "images"
 FINISHED = "finished.json"
 CARD = "README.md"
 

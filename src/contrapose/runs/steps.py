@@ -18,13 +18,23 @@ _NAMED = re.compile(r"step-(\d{1,12})")
 
 def step_folder(run: Path, step: int) -> Path:
     """Where a run keeps a step."""
-    return run / CHECKPOINTS / f"step-{step:06d}"
+    return run / CHECKPOINTS / step_name(step)
+
+
+def step_name(step: int) -> str:
+    """What the folder of a step is called."""
+    return f"step-{step:06d}"
 
 
 def kept_steps(run: Path) -> dict[int, Path]:
     """The folders of the kept steps by their number, the latest last."""
+    return numbered(run / CHECKPOINTS)
+
+
+def numbered(place: Path) -> dict[int, Path]:
+    """The folders of steps that lie here by their number, the latest last."""
     folders = {}
-    for path in (run / CHECKPOINTS).glob("step-*"):
+    for path in place.glob("step-*"):
         named = _NAMED.fullmatch(path.name)
         if named and path.is_dir():
             folders[int(named[1])] = path

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,6 +50,15 @@ def parse(folders: Path | Sequence[Path]) -> list[tuple[Path, float]]:
     return weighted
 
 
+class _Member(NamedTuple):
+    """Where a group is: its store, its row there, and its place among the row's samples where it is one of them."""
+
+    store: GroupStore
+    row: int
+    weight: float
+    place: int | None = None
+
+
 class Mixture:
     """Read access to several stores as to one: `len`, `records[i]`, latents by index, and what an epoch holds."""
 
@@ -58,8 +67,7 @@ class Mixture:
         self.stores = [GroupStore(folder) for folder, _ in named]
         self.records: list[GroupRecord] = [record for store in self.stores for record in store.records]
         self._named = [(weight, store) for (_, weight), store in zip(named, self.stores, strict=True)]
-        self._weights = [weight for (_, weight), store in zip(named, self.stores, strict=True) for _ in store.records]
-        self._where = [(store, row) for store in self.stores for row in range(len(store))]
+        self._members = [_Member(store, row, weight) for weight, store in self._named for row in range(len(store))]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -74,16 +82,36 @@ class Mixture:
 
     def shape(self, index: int) -> tuple[int, ...]:
         """The shape of one record's latents."""
-        store, row = self._where[index]
-        return store.shape(row)
+        member = self._members[index]
+        return member.store.shape(member.row)
 
     def only(self, chosen: Sequence[int]) -> Mixture:
         """These groups alone, in this order, with their folders' weights."""
-        fewer = copy(self)
-        fewer.records = [self.records[index] for index in chosen]
-        fewer._weights = [self._weights[index] for index in chosen]
-        fewer._where = [self._where[index] for index in chosen]
-        return fewer
+        members = [self._members[index] for index in chosen]
+        return self._of(members, [self.records[index] for index in chosen])
+
+    def apart(self, like_share: float | None = None) -> Mixture:
+        """Every sample as a group of its own, known by its group's identifier, prompt and seed.
+
+        Of what an epoch sees, `like_share` are likes, unless all are likes, or none is.
+        """
+        members: list[_Member] = []
+        records: list[GroupRecord] = []
+        for member, record in zip(self._members, self.records, strict=True):
+            for place, label in enumerate(record.labels):
+                scores = {name: (numbers[place],) for name, numbers in record.scores.items()}
+                members.append(member._replace(place=place))
+                records.append(GroupRecord(record.id, record.prompt, record.degraded, record.seed, (label,), scores))
+        if like_share is not None:
+            members = _balanced(members, records, like_share)
+        return self._of(members, records)
+
+    def _of(self, members: list[_Member], records: list[GroupRecord]) -> Mixture:
+        """Other groups of the same folders."""
+        other = copy(self)
+        other._members = members
+        other.records = records
+        return other
 
     @property
     def usual_shape(self) -> tuple[int, ...]:
@@ -92,14 +120,17 @@ class Mixture:
 
     def latent(self, sample: Sample, index: int) -> Tensor:
         """The latent of one sample of one record."""
-        store, row = self._where[index]
-        return store.latent(sample, row)
+        member = self._members[index]
+        if member.place is None:
+            return member.store.latent(sample, member.row)
+        assert self.records[index].place(sample) == 0, "a lone sample is the first of its group"
+        return member.store.latent(member.place, member.row)
 
     def epoch(self, records: Sequence[int], generator: torch.Generator) -> list[int]:
         """The records that an epoch over `records` sees, shuffled; every epoch is as long as every other."""
         by_weight: dict[float, list[int]] = {}
         for record in records:
-            by_weight.setdefault(self._weights[record], []).append(record)
+            by_weight.setdefault(self._members[record].weight, []).append(record)
         seen: list[int] = []
         for weight, same in by_weight.items():
             # the whole part of a weight visits every pair, what is left of it a fresh lot of them
@@ -112,3 +143,18 @@ class Mixture:
                 seen += [same[i] for i in shuffled[:num_more].tolist()]
         # once more over all, so that folders are mixed within a batch
         return [seen[i] for i in torch.randperm(len(seen), generator=generator).tolist()]
+
+
+def _balanced(members: Sequence[_Member], records: Sequence[GroupRecord], like_share: float) -> list[_Member]:
+    """The same lone samples with weights under which an epoch of unchanged length has this share of likes."""
+    visits = {True: 0.0, False: 0.0}
+    for member, record in zip(members, records, strict=True):
+        visits[record.liked] += member.weight
+    if not all(visits.values()):
+        return list(members)
+    shares = {True: like_share, False: 1 - like_share}
+    factors = {liked: shares[liked] * sum(visits.values()) / number for liked, number in visits.items()}
+    return [
+        member._replace(weight=member.weight * factors[record.liked])
+        for member, record in zip(members, records, strict=True)
+    ]

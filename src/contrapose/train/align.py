@@ -25,7 +25,7 @@ from contrapose.files import check_folder, one_writer
 from contrapose.methods import name_of
 from contrapose.processes import num_processes, rank
 from contrapose.runs.folder import RunFolder
-from contrapose.runs.metrics import add_metrics
+from contrapose.runs.metrics import CLOCK, HELD_OUT, add_metrics
 from contrapose.runs.names import BASE_NOTE, METRICS, RUN_FILE
 from contrapose.runs.origin import public_name
 from contrapose.runs.steps import kept_steps
@@ -41,7 +41,9 @@ from contrapose.train.folder import (
     inputs_of,
     is_due,
     is_measured,
+    is_watched,
     is_whole,
+    note_judged,
     restate,
     resume,
     save_step,
@@ -49,6 +51,7 @@ from contrapose.train.folder import (
 from contrapose.train.loop import Diverged, Trainer, TrainState
 from contrapose.train.settings import Run
 from contrapose.train.stages import Stage, stages
+from contrapose.train.watch import Watched, Watcher, jury_of
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +93,20 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
         raise UserError("precision fp16 needs a GPU; use bf16 or fp32 here")
     accelerator = _accelerator("no" if run.precision == "fp32" else run.precision)
     _check_acquainted(accelerator)
-    trainer = _trainer(stage, compared, accelerator)
+    jury_of(run.watching, str(accelerator.device))  # missing weights are told now, not at the first image
+    torch.manual_seed(run.seed)  # LoRA's initial weights
+    backbone = _backbone(run, accelerator)
+    watched = Watched(run.watching, backbone) if run.watching.draws else None
+    trainer = _trainer(stage, compared, accelerator, backbone, watched)
     if is_first and not begun:  # only now: a mistyped model or folder of pairs leaves nothing that refuses its fix
         claim(stage, inputs)
     notes = {"base": public_name(run.model), "method": name_of(run.method), BASE_NOTE: trainer.trainable.fingerprint}
     trained = Trained(trainer.trainable, trainer.average, notes)
     parts = _parts(trainer)
+    watcher = None
+    if watched is not None:
+        embeddings = trainer.groups.embeddings
+        watcher = Watcher(run, out, watched, backbone, embeddings, trainer.trainable, trained, accelerator)
     start = resume(out, run.optimisation.train_steps, trained, parts)
     accelerator.wait_for_everyone()  # before the first process writes what the others read
     if is_first:
@@ -103,14 +114,24 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
             restate(stage, inputs, start)
         go_back_to(start, stage, trainer.held_out)
     yield TrainState(start, {})
+    if watcher is not None and is_watched(start, run):
+        _watch_start(watcher, start)
     try:
-        yield from _recorded(trainer, start, out, trained, parts)
+        yield from _recorded(trainer, start, out, trained, parts, watcher)
     except Diverged as error:
         kept = list(kept_steps(out).values())
         raise Diverged(f"{out}: {error}; the last good checkpoint is {kept[-1] if kept else 'none yet'}") from None
     if is_first:
         finish(out, trained, _summary(trainer, out))
     accelerator.wait_for_everyone()  # the next stage begins at these weights
+
+
+def _watch_start(watcher: Watcher, start: int) -> None:
+    """Draw and judge where a run begins or goes on, unless that was done before it was killed."""
+    watcher.accelerator.wait_for_everyone()  # until what is not of this step has left the folder
+    judged = watcher(start)
+    if watcher.accelerator.is_main_process:
+        note_judged(watcher.out, start, judged)
 
 
 def _accelerator(precision: str) -> Accelerator:
@@ -134,15 +155,20 @@ def _check_acquainted(accelerator: Accelerator) -> None:
         log.info(f"training over {accelerator.num_processes} processes")
 
 
-def _trainer(stage: Stage, store: Mixture, accelerator: Accelerator) -> Trainer:
-    run = stage.run
-    torch.manual_seed(run.seed)  # LoRA's initial weights
+def _backbone(run: Run, accelerator: Accelerator) -> Backbone:
     dtype = DTYPES[run.precision]
     backbone = load_backbone(
         run.model, dtype, accelerator.device, loading=run.loading, network_dtype=torch.float32 if run.full else dtype
     )
     if run.distilled_guidance is not None:
         backbone.denoiser.feed_guidance(run.distilled_guidance)
+    return backbone
+
+
+def _trainer(
+    stage: Stage, store: Mixture, accelerator: Accelerator, backbone: Backbone, watched: Watched | None
+) -> Trainer:
+    run = stage.run
     measured = run.method.objective().space or backbone.denoiser.space
     check_space(backbone.denoiser, "x0" if run.method.composition().on_policy else measured)
     _check_origin(run, store, backbone)
@@ -153,8 +179,12 @@ def _trainer(stage: Stage, store: Mixture, accelerator: Accelerator) -> Trainer:
     groups = Groups(store, composition, embeddings, path, run.seed, holdout, run.swap, run.caption_dropout)
     settled = embeddings.settle(groups.prompts())
     log.info(settled.line)
-    backbone.release_encoders(keep_text=settled.encoders_needed)
-    return Trainer(run, _trainable(stage, backbone.denoiser, dtype), groups, accelerator)
+    needs_encoders = settled.encoders_needed
+    if watched is not None:
+        # after the pairs' own, so that these are read as they are without them
+        needs_encoders |= embeddings.settle(watched.texts()).encoders_needed
+    backbone.release_encoders(keep_text=needs_encoders, keep_images=watched is not None)
+    return Trainer(run, _trainable(stage, backbone.denoiser, DTYPES[run.precision]), groups, accelerator)
 
 
 def _trainable(stage: Stage, denoiser: Denoiser, dtype: torch.dtype) -> Trainable:
@@ -211,7 +241,12 @@ def _parts(trainer: Trainer) -> dict[str, Stateful]:
 
 
 def _recorded(
-    trainer: Trainer, start: int, out: Path, trained: Trained, parts: Mapping[str, Stateful]
+    trainer: Trainer,
+    start: int,
+    out: Path,
+    trained: Trained,
+    parts: Mapping[str, Stateful],
+    watcher: Watcher | None,
 ) -> Iterator[TrainState]:
     """The loop's states, with held-out diagnostics, written down as they come."""
     run = trainer.run
@@ -222,11 +257,13 @@ def _recorded(
     for state in trainer.steps(start):
         metrics = state.metrics
         if is_measured(state.step, run):
-            metrics |= {f"held_out/{name}": value for name, value in trainer.held_out().items()}
+            metrics |= {f"{HELD_OUT}{name}": value for name, value in trainer.held_out().items()}
+        if watcher is not None and is_watched(state.step, run):
+            metrics |= watcher(state.step)
         now = time.monotonic()
         if writer:
             # the time of the held-out measurement counts, the caller's between two steps does too
-            timed = metrics | {"seconds": now - clock}
+            timed = metrics | {CLOCK: now - clock}
             add_metrics(out / METRICS, state.step, timed)
             for name, value in timed.items():
                 writer.add_scalar(name, value, state.step)
@@ -240,7 +277,7 @@ def _recorded(
 
 def _summary(trainer: Trainer, out: Path) -> dict[str, Any]:
     """What a run tells of itself at its end."""
-    seconds = sum(line.get("seconds", 0.0) for line in RunFolder(out).metrics())
+    seconds = sum(line.get(CLOCK, 0.0) for line in RunFolder(out).metrics())
     num_parameters = sum(parameter.numel() for parameter in trainer.parameters)
     return {
         "steps": trainer.run.optimisation.train_steps,

@@ -118,7 +118,7 @@ class Trained:
 
     def write(self, folder: Path, with_pipeline: bool) -> None:
         """Write the weights; a network that was trained in full within its pipeline, or alone."""
-        with self._averaged():
+        with self.averaged():
             self._trainable.save(folder, self.notes, with_pipeline)
 
     def read(self, folder: Path) -> dict[str, Tensor]:
@@ -139,7 +139,8 @@ class Trained:
             average.copy_(parameter)
 
     @contextmanager
-    def _averaged(self) -> Iterator[None]:
+    def averaged(self) -> Iterator[None]:
+        """The average in the weights' place while the block lasts, as it is saved; the weights where there is none."""
         self._exchange()
         try:
             yield

@@ -21,12 +21,15 @@ log = logging.getLogger(__name__)
 def comparable(pairs: Mixture, run: Run, method: Method | None = None) -> Mixture:
     """The groups of a mixture that a run trains on, with its own method or another one that follows it.
 
+    They are the records' groups, or where the method takes samples apart, one a sample.
     Groups that lack the only sample that is looked at are left out, which is told. Raises `UserError` for a group that
     lacks one of several, where none is left, and for groups without degraded prompts where those are looked at.
     """
     method = method or run.method
     composition = method.composition()
     samples = _samples(composition, run.watching.holdout > 0)
+    if composition.apart:
+        pairs = pairs.apart(composition.apart.like_share)
     taken = pairs
     lacking = [record for record in pairs.records if _missing(record, samples)]
     if lacking and len(samples) > 1:

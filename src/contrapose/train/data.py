@@ -57,9 +57,9 @@ class Order:
 class Groups:
     """Groups by training position, of records that are all `comparable`.
 
-    `swap` reverses the preference: labels (p, 1 - p) become (1 - p, p). Images, truths and prompts stay where they are.
-    In Diffusion-DPO that is to exchange the images; in DDSPO the trainee is to explain e_ref(x_t^l, t, c-) better than
-    e_ref(x_t^w, t, c), still under the prompt c.
+    `swap` reverses the preference: labels (p, 1 - p) become (1 - p, p), and likes become dislikes. Images, truths and
+    prompts stay where they are. In Diffusion-DPO that is to exchange the images; in DDSPO the trainee is to explain
+    e_ref(x_t^l, t, c-) better than e_ref(x_t^w, t, c), still under the prompt c.
 
     `caption_dropout` is how often all of a group's slots hold no prompt. With a `replay` buffer, a training position
     takes its record and the policy's sample from the buffer; held-out groups use their stored loser instead.
@@ -222,7 +222,8 @@ class _Stored:
     def label(self, sample: str) -> Tensor:
         records = [self.groups.store.records[record] for record in self.owns]
         if sample not in ("winner", "loser"):
-            return send(torch.tensor([record.labels[record.place(sample)] for record in records]), self.device)
+            labels = torch.tensor([record.labels[record.place(sample)] for record in records])
+            return send(1 - labels if self.groups.swap else labels, self.device)
         shares = torch.tensor([record.preference for record in records])
         is_winner = (sample == "winner") != self.groups.swap
         return send(shares if is_winner else 1 - shares, self.device)

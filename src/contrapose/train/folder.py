@@ -20,7 +20,7 @@ from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.files import discard, replacing, write_text
 from contrapose.runs.folder import RunFolder
-from contrapose.runs.metrics import rewrite_metrics
+from contrapose.runs.metrics import HELD_OUT, JUDGED, add_metrics, in_order, rewrite_metrics
 from contrapose.runs.names import (
     CARD,
     CHECKPOINTS,
@@ -34,6 +34,7 @@ from contrapose.runs.names import (
     STATE_FILE,
 )
 from contrapose.runs.steps import forget_steps_after, has_old_steps, kept_steps, prune, step_folder
+from contrapose.runs.watched import forget_images
 from contrapose.store.mixture import Mixture
 from contrapose.train.checkpoint import BrokenCheckpoint, Stateful, Trained, load_training, save_training
 from contrapose.train.settings import CONVERTER, Run, Watching
@@ -42,7 +43,8 @@ from contrapose.train.stages import Stage
 # Settings that do not decide the outcome, and may change when a run is resumed.
 _FREE = [
     "watching.save_every", "watching.keep", "optimisation.micro_batch", "gradient_checkpointing", "split_pairs",
-    "cache_limit",
+    "cache_limit", "watching.prompts", "watching.images_every", "watching.num_images", "watching.image_steps",
+    "watching.image_guidance_scale", "watching.image_size", "watching.judges", "watching.dev_prompts",
 ]  # fmt: skip
 _STEPS = "optimisation.train_steps"
 log = logging.getLogger(__name__)
@@ -56,12 +58,19 @@ def policy_folders(run: Run) -> tuple[str, ...]:
 
 def is_due(step: int, every: int) -> bool:
     """Whether something done every so many steps is done after this one; every 0 steps is never."""
-    return every > 0 and step % every == 0
+    return every > 0 and step > 0 and step % every == 0
 
 
 def is_measured(step: int, run: Run) -> bool:
     """Whether the held-out pairs are measured after a step: when it is due, after the first and after the last."""
     return is_due(step, run.watching.evaluate_every) or step in (1, run.optimisation.train_steps)
+
+
+def is_watched(step: int, run: Run) -> bool:
+    """Whether images are drawn at a step: when they are due, before the first step and after the last."""
+    if not run.watching.draws:
+        return False
+    return is_due(step, run.watching.images_every) or step in (0, run.optimisation.train_steps)
 
 
 # Whose folder it is
@@ -210,22 +219,39 @@ def go_back_to(step: int, stage: Stage, held_out: Callable[[], Mapping[str, floa
         if (folder / FINISHED).is_file() and RunFolder(folder).summary() is None:
             _unfinish(folder, policy_folders(run) or ("",))
     forget_steps_after(folder, step)
+    # a run that is not watched any more keeps the images that it has
+    forget_images(folder, lambda number: number <= step and (is_watched(number, run) or not run.watching.draws))
     _prune(folder, run.watching)  # a kill may have come between keeping this step and letting others go
 
     def as_due(line: dict[str, Any]) -> dict[str, Any] | None:
         number = line["step"]
         if number > step:
             return None
-        left = {name: value for name, value in line.items() if not name.startswith("held_out/")}
+        if run.watching.draws and not is_watched(number, run):
+            line = {name: value for name, value in line.items() if not name.startswith(JUDGED)}
+        left = {name: value for name, value in line.items() if not name.startswith(HELD_OUT)}
         if not is_measured(number, run):
             return left
         if number < step or len(left) < len(line):
             return line
-        seconds = left.pop("seconds", 0.0)
-        measured = {f"held_out/{name}": value for name, value in held_out().items()}
-        return {**left, **measured, "seconds": seconds}
+        return in_order(left | {f"{HELD_OUT}{name}": value for name, value in held_out().items()})
 
     rewrite_metrics(folder / METRICS, as_due)
+
+
+def note_judged(folder: Path, step: int, judged: Mapping[str, float]) -> None:
+    """Put what judges say of a step into its line, or into one of its own before the first step."""
+    lines = {line["step"]: line for line in RunFolder(folder).metrics()}
+    if not judged or lines.get(step, {}).keys() >= judged.keys():
+        return
+    if step not in lines:
+        add_metrics(folder / METRICS, step, judged)
+        return
+
+    def with_judged(line: dict[str, Any]) -> dict[str, Any]:
+        return in_order({**line, **judged}) if line["step"] == step else line
+
+    rewrite_metrics(folder / METRICS, with_judged)
 
 
 def _unfinish(folder: Path, policies: tuple[str, ...]) -> None:

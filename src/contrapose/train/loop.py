@@ -23,7 +23,7 @@ from contrapose.core.running import RunningNumbers
 from contrapose.errors import UserError
 from contrapose.seeds import seed_of
 from contrapose.train.data import Groups
-from contrapose.train.diagnostics import of_batch, of_held_out
+from contrapose.train.diagnostics import of_batch, of_held_out, settled
 from contrapose.train.on_policy import Rollouts
 from contrapose.train.optimizers import build_optimizer
 from contrapose.train.settings import Optimisation, Run
@@ -110,7 +110,7 @@ class Trainer:
             metrics = self._accumulate(step)
             most = o.max_grad_norm or math.inf  # an infinite norm is measured, and scales by 1
             norm = self.accelerator.clip_grad_norm_(self.parameters, most)
-            numbers = self._to_host({**metrics, "grad_norm": norm})
+            numbers = settled(self._to_host({**metrics, "grad_norm": norm}))
             self._check(step, numbers)  # before the step, so that the weights are still those of the last good one
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)

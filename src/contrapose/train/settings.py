@@ -9,19 +9,23 @@ from typing import Annotated, Literal
 from contrapose import runfile
 from contrapose.backbones.kinds import ADAPTER_KINDS, AdapterKind
 from contrapose.backbones.settings import ATTENTION, USUAL_ADAPTERS, Adapters, Loading, Precision
+from contrapose.core.guidance import FreeScale
 from contrapose.core.links import LINKS, PairLink
 from contrapose.errors import UserError
+from contrapose.judges.table import JUDGES, AnyJudge
 from contrapose.methods import METHODS, Method, name_of
 from contrapose.ranges import (
     AtLeast0,
     Batch,
     Count,
     CountOrNone,
+    Few,
     Positive,
     Range,
     Rank,
     Seed,
     ShareBelow1,
+    Steps,
     checked,
 )
 
@@ -105,8 +109,36 @@ class Watching:
     """Optimiser steps between checkpoints; 0 is none before the last step, so that a stopped run begins anew."""
     keep: Count = 2
     """Checkpoints kept."""
+    prompts: tuple[str, ...] = ()
+    """Prompts whose images are drawn before the first step, on the way and after the last one: as texts, or files of
+    them as `contrapose sample` reads."""
+    images_every: CountOrNone = 50
+    """Optimiser steps between these images; 0 is before the first step and after the last one alone."""
+    num_images: Few = 1
+    """Images for each watched prompt, of the seeds 0, 1, ..."""
+    image_steps: Steps | None = None
+    """Sampling steps of these images; what is usual for the model when unset."""
+    image_guidance_scale: FreeScale | None = None
+    """Guidance scale of these images, 1 is off; what is usual for the model when unset."""
+    image_size: str | None = None
+    """Size of these images as WIDTHxHEIGHT; the model's usual size when unset."""
+    judges: tuple[AnyJudge, ...] = ()
+    """Judges of these images, each with a 95 % interval over prompts: --judges pickscore aesthetic ..."""
+    dev_prompts: Path | None = None
+    """File of prompts whose images are judged and not kept; the watched prompts' own are judged when unset."""
     max_drift: Positive = 1.0
     """Stop as diverged when the mean squared distance to the reference passes this (the noise has variance 1)."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether any images are drawn."""
+        return bool(self.prompts) or self.dev_prompts is not None
+
+    def __post_init__(self) -> None:
+        if self.judges and not self.draws:
+            raise UserError("judges: there is nothing to judge; set prompts, or dev_prompts")
+        if self.dev_prompts is not None and not self.judges:
+            raise UserError("dev_prompts: nobody judges them; set judges, or leave the setting out")
 
 
 @dataclass(frozen=True)
@@ -206,5 +238,5 @@ def _folders(value: object, kind: object) -> Folders:
     return tuple(folders)
 
 
-CONVERTER = runfile.converter((PairLink, LINKS), (Method, METHODS), (AdapterKind, ADAPTER_KINDS))
+CONVERTER = runfile.converter((PairLink, LINKS), (Method, METHODS), (AdapterKind, ADAPTER_KINDS), (AnyJudge, JUDGES))
 CONVERTER.register_structure_hook_func(lambda kind: kind == Folders, _folders)

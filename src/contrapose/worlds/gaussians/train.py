@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contrapose.core.compose import OwnState, compose
-from contrapose.core.group import Condition, OnPolicy, Pick
+from contrapose.core.group import Apart, Condition, OnPolicy, Pick
 from contrapose.core.running import RunningNumbers
 from contrapose.core.solver import grid, trajectory
 from contrapose.methods import Method
@@ -50,11 +50,18 @@ class _PairFields:
     pairs: ModePairs
     places: Mapping[str, Tensor]
     """Of each group's own pair, and of another one."""
+    liked: Tensor | None
+    """Where samples are groups of their own, whether each is its pair's winner."""
 
     def latent(self, pick: Pick) -> Points:
-        return self._field(pick)
+        if self.liked is None:
+            return self._field(pick)
+        winner, loser = (self._field(Pick(pick.whose, side)) for side in ("winner", "loser"))
+        return torch.where(self.liked[:, None], winner, loser)
 
     def label(self, sample: str) -> Tensor:
+        if self.liked is not None:
+            return self.liked.float()
         decided = 1.0 if sample == "winner" else 0.0
         return torch.full((len(self.places["own"]),), decided)
 
@@ -75,6 +82,14 @@ def draw_places(pairs: ModePairs, places: Tensor, random: torch.Generator) -> di
     # a step of 1 to count - 1 around the circle of pairs never ends where it began; a lone pair is its own partner
     step = torch.randint(1, max(count, 2), places.shape, generator=random)
     return {"own": places, "other": (places + step) % count}
+
+
+def draw_liked(apart: Apart | None, count: int, random: torch.Generator) -> Tensor | None:
+    """Which of so many lone samples are likes; None where samples stay in their pairs."""
+    if apart is None:
+        return None
+    share = 0.5 if apart.like_share is None else apart.like_share  # a pair has one of each
+    return torch.rand(count, generator=random) < share
 
 
 def own_samples(backbone: ToyBackbone, settings: OnPolicy, labels: Tensor, random: torch.Generator) -> OwnState:
@@ -119,7 +134,8 @@ def align(
         places = torch.randint(len(pairs.prompt), (batch,), generator=random)
         t = backbone.path.draw_times(batch, random)
         noise = torch.randn(batch, 2, generator=random)
-        fields = _PairFields(pairs, draw_places(pairs, places, random))
+        other_places = draw_places(pairs, places, random)
+        fields = _PairFields(pairs, other_places, draw_liked(composition.apart, batch, random))
         # before the first step a moving policy is a copy of the trainee
         for policy, following in objective.moving.items():
             backbone.follow(policy, following(step) if step else 0.0)

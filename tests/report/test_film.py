@@ -1,0 +1,72 @@
+"""The film strip of a run and what its judges said, on the page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from contrapose.errors import UserError
+from contrapose.report.film import shown_film
+from contrapose.report.plots import judged_curves
+from contrapose.report.runs import ShownRun
+from contrapose.runs.watched import About, Scored, film, read_about, watched_folder, write_about
+
+
+def draw(run: Path, step: int, prompts: list[str], seeds: int = 1) -> None:
+    for number, prompt in enumerate(prompts):
+        folder = watched_folder(run, step) / f"{number:05d}"
+        (folder / "samples").mkdir(parents=True)
+        (folder / "metadata.jsonl").write_text(f'{{"prompt": "{prompt}"}}\n')
+        for seed in range(seeds):
+            colour = np.full((8, 8, 3), 10 * step + seed, dtype=np.uint8)
+            Image.fromarray(colour).save(folder / f"samples/{seed:04d}.png")
+
+
+def test_strips_go_by_prompt_and_seed(tmp_path: Path) -> None:
+    draw(tmp_path, 0, ["a cat", "a dog"], seeds=2)
+    draw(tmp_path, 9, ["a dog"])
+    told = [(strip.prompt, strip.seed, [frame.step for frame in strip.frames]) for strip in film(tmp_path)]
+    assert told == [("a cat", 0, [0]), ("a cat", 1, [0]), ("a dog", 0, [0, 9]), ("a dog", 1, [0])]
+
+
+def test_a_strip_shows_both_ends_and_leaves_room_for_what_is_missing(tmp_path: Path) -> None:
+    assert shown_film(tmp_path) is None
+    for step in range(0, 21, 2):
+        draw(tmp_path, step, ["a cat"] if step == 4 else ["a cat", "a dog"])
+    shown = shown_film(tmp_path)
+    assert shown is not None
+    assert (len(shown.steps), shown.steps[0], shown.steps[-1]) == (8, 0, 20)
+    assert [image is None for image in shown.rows[1].images] == [step == 4 for step in shown.steps]
+    assert shown.about == "8 of 11 steps"
+
+
+def test_of_many_prompts_the_first_are_shown(tmp_path: Path) -> None:
+    draw(tmp_path, 0, [f"cat {number}" for number in range(9)])
+    shown = shown_film(tmp_path)
+    assert shown is not None and shown.about == "6 of 9 prompts"
+    assert [row.prompt for row in shown.rows] == [f"cat {number}" for number in range(6)]
+
+
+def test_how_a_step_was_watched_is_read_as_written(tmp_path: Path) -> None:
+    about = About({"steps": 3}, ["a", "b"], ["all", "all"], {"beauty": Scored(True, "1", [0.1, 0.7])})
+    write_about(tmp_path, about)
+    assert read_about(tmp_path) == about
+    write_about(tmp_path, replace(about, prompts=["a"]))
+    with pytest.raises(UserError, match=r"watched.json: has more or fewer scores than prompts"):
+        read_about(tmp_path)
+    (tmp_path / "watched.json").write_text('{"drawn": 3}')
+    with pytest.raises(UserError, match=r"watched.json: does not tell how its images were drawn"):
+        read_about(tmp_path)
+
+
+def test_scores_are_drawn_with_their_interval(tmp_path: Path) -> None:
+    lines = [{"step": step, "judged/beauty": 0.1 * step} for step in (0, 5)]
+    lines[1] |= {"judged/beauty/low": 0.4, "judged/beauty/high": 0.6}
+    run = ShownRun(tmp_path, "", {"method": {"name": "ddspo"}}, 5, tuple(lines), None)
+    [plot] = judged_curves(run, "run-1")
+    assert plot.title == "Judged: beauty"
+    assert "At the end: beauty 0.5" in plot.caption

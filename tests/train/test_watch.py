@@ -1,0 +1,170 @@
+"""Images while training: what is drawn, by what weights, and that training does not notice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from contrapose.cli.main import main
+from contrapose.errors import UserError
+from contrapose.judges.colours import Colours
+from contrapose.methods import CHATS, DDSPO
+from contrapose.runs.folder import RunFolder
+from contrapose.runs.watched import film, watched_steps
+from contrapose.train.align import align
+from contrapose.train.loop import TrainState
+from contrapose.train.settings import Optimisation, Run, Watching
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_levels")]
+
+FAST = Optimisation(learning_rate=1e-2, train_steps=3, batch_size=2, micro_batch=2)
+PLAIN = Watching(holdout=2, evaluate_every=2, save_every=1, keep=9)
+PROMPTS = ("a red circle", "two green triangles")
+WATCH = replace(PLAIN, prompts=PROMPTS, images_every=2, image_steps=3, num_images=2, judges=(Colours(),))
+
+
+@pytest.fixture
+def run(tiny_model: Path, tiny_pairs: Path) -> Run:
+    return Run(str(tiny_model), tiny_pairs, DDSPO(beta=200.0), optimisation=FAST, watching=WATCH)
+
+
+def until(states: Iterator[TrainState], step: int) -> None:
+    for state in states:
+        if state.step == step:
+            break
+    states.close()  # type: ignore[attr-defined]
+
+
+def files(out: Path, below: str = "images") -> dict[str, bytes]:
+    paths = [path for path in (out / below).rglob("*") if path.is_file()]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
+
+
+def lines(out: Path) -> list[str]:
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [json.dumps({name: value for name, value in line.items() if name != "seconds"}) for line in metrics]
+
+
+def without_judges(out: Path) -> list[dict[str, float]]:
+    left = [{name: v for name, v in json.loads(line).items() if not name.startswith("judged/")} for line in lines(out)]
+    return [line for line in left if line["step"]]
+
+
+KINDS = {"lora": {}, "full": {"full": True}, "average": {"ema": 0.9}, "policies": {"method": CHATS()}}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_does_not_notice(run: Run, tmp_path: Path, kind: str) -> None:
+    changes = dict(KINDS[kind])
+    run = replace(run, optimisation=replace(FAST, ema_decay=changes.pop("ema", 0.0)))
+    run = replace(run, **changes)  # type: ignore[arg-type]
+    list(align(run, tmp_path / "watched"))
+    list(align(replace(run, watching=PLAIN), tmp_path / "plain"))
+    assert without_judges(tmp_path / "watched") == without_judges(tmp_path / "plain")
+    assert files(tmp_path / "watched", "checkpoints") == files(tmp_path / "plain", "checkpoints")
+    assert list(watched_steps(tmp_path / "watched")) == [0, 2, 3]
+
+
+@pytest.mark.parametrize("kind", ["lora", "full", "average"])
+def test_images_are_those_of_the_saved_weights(run: Run, tmp_path: Path, kind: str) -> None:
+    changes = dict(KINDS[kind])
+    run = replace(run, optimisation=replace(FAST, ema_decay=changes.pop("ema", 0.0)))
+    list(align(replace(run, **changes), tmp_path / "run"))  # type: ignore[arg-type]
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    shared = ["--prompts", str(tmp_path / "prompts.txt"), "--num-images", "2", "--steps", "3", "--batch-size", "1"]
+    for step in (0, 2, 3):
+        adapter = ["--adapter", f"{tmp_path}/run@{step}"] if step else []
+        out = tmp_path / f"sampled-{step}"
+        assert main(["sample", "--model", run.model, *shared, *adapter, "--out", str(out)]) == 0
+        for name in ("00000/samples/0001.png", "00001/samples/0000.png"):
+            drawn = np.asarray(Image.open(tmp_path / f"run/images/step-00000{step}" / name), dtype=int)
+            sampled = np.asarray(Image.open(out / name), dtype=int)
+            assert np.abs(drawn - sampled).max() <= 1
+    first, *_, last = film(tmp_path / "run")[0].frames
+    assert first.path.read_bytes() != last.path.read_bytes()
+
+
+@pytest.mark.parametrize("killed_after", [0, 1, 2])
+def test_killed_and_resumed_is_uninterrupted(run: Run, tmp_path: Path, killed_after: int) -> None:
+    run = replace(run, watching=replace(WATCH, save_every=2))
+    list(align(run, tmp_path / "whole"))
+    until(align(run, tmp_path / "cut"), killed_after)
+    list(align(run, tmp_path / "cut"))
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+
+
+def test_lengthened_and_cut_have_the_images_of_their_length(run: Run, tmp_path: Path) -> None:
+    longer = replace(run, optimisation=replace(FAST, train_steps=4))
+    list(align(run, tmp_path / "grown"))
+    list(align(longer, tmp_path / "grown"))
+    list(align(longer, tmp_path / "whole"))
+    assert files(tmp_path / "grown") == files(tmp_path / "whole")
+    assert lines(tmp_path / "grown") == lines(tmp_path / "whole")
+    list(align(run, tmp_path / "grown"))
+    list(align(run, tmp_path / "short"))
+    assert files(tmp_path / "grown") == files(tmp_path / "short")
+    assert lines(tmp_path / "grown") == lines(tmp_path / "short")
+
+
+def test_an_image_depends_on_its_prompt_and_seed_alone(run: Run, tmp_path: Path) -> None:
+    run = replace(run, watching=replace(WATCH, judges=()))
+    until(align(run, tmp_path / "both"), 1)
+    one = replace(run, watching=replace(run.watching, prompts=PROMPTS[1:], num_images=1))
+    until(align(one, tmp_path / "one"), 1)
+    alone = (tmp_path / "one/images/step-000000/00000/samples/0000.png").read_bytes()
+    assert alone == (tmp_path / "both/images/step-000000/00001/samples/0000.png").read_bytes()
+
+
+def test_judges_give_intervals_from_the_base_on(run: Run, tmp_path: Path) -> None:
+    list(align(run, tmp_path))
+    judged = {step: line for line in RunFolder(tmp_path).metrics() if "judged/colourfulness" in line
+              for step in [line["step"]]}  # fmt: skip
+    assert list(judged) == [0, 2, 3]
+    for line in judged.values():
+        low, value, high = (line[f"judged/colourfulness{end}"] for end in ("/low", "", "/high"))
+        assert low < value < high
+
+
+def test_dev_prompts_are_judged_and_not_kept(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "dev.txt").write_text("a white star\na green square\na red square\n")
+    watching = replace(WATCH, prompts=(), dev_prompts=tmp_path / "dev.txt")
+    list(align(replace(run, watching=watching), tmp_path / "run"))
+    assert film(tmp_path / "run") == []
+    assert sorted(files(tmp_path / "run")) == [f"images/step-00000{step}/watched.json" for step in (0, 2, 3)]
+    assert "judged/colourfulness" in RunFolder(tmp_path / "run").metrics()[-1]
+
+
+def test_prompts_may_be_added_to_a_run_and_taken_away(run: Run, tmp_path: Path) -> None:
+    plain = replace(run, watching=PLAIN)
+    until(align(plain, tmp_path), 1)
+    until(align(run, tmp_path), 2)
+    assert list(watched_steps(tmp_path)) == [2]
+    list(align(plain, tmp_path))
+    assert list(watched_steps(tmp_path)) == [2], "what is there stays"
+
+
+@pytest.mark.parametrize(("changes", "told"), [
+    ({"prompts": ("",)}, "prompts: '' is no prompt"),
+    ({"prompts": ("nowhere.txt",)}, "nowhere.txt: no such file"),
+    ({"image_size": "17x16"}, "size 17x16: this model makes images"),
+])  # fmt: skip
+def test_what_cannot_be_drawn_is_refused_before_anything_is_written(
+    run: Run, tmp_path: Path, changes: dict[str, object], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        next(align(replace(run, watching=replace(WATCH, **changes)), tmp_path / "out"))  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_judges_without_images_are_refused() -> None:
+    with pytest.raises(UserError, match="judges: there is nothing to judge"):
+        Watching(judges=(Colours(),))
+    with pytest.raises(UserError, match="dev_prompts: nobody judges them"):
+        Watching(dev_prompts=Path("dev.txt"))
