@@ -12,11 +12,7 @@ from contrapose.errors import UserError
 from contrapose.methods import METHODS
 from contrapose.train.settings import ADAPTER_KINDS, CONVERTER, JUDGES, LINKS, Run
 
-UNIONS = {
-    "link": Choice(LINKS),
-    "lora_kind": Choice(ADAPTER_KINDS),
-    "judges": Choice(JUDGES, prefixed=True),
-}
+UNIONS = {"link": Choice(LINKS), "lora_kind": Choice(ADAPTER_KINDS), "judges": Choice(JUDGES, prefixed=True)}
 
 
 @dataclass(frozen=True)

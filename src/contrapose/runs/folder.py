@@ -4,6 +4,7 @@ run.yaml, inputs.yaml      what decides the run: its settings, and digests of th
 metrics.jsonl              one line a step
 checkpoints/step-000100/   a kept step
 images/step-000100/        images that were drawn while it trained
+trackers.json              the keys of the run at services that track it
 finished.json              written last, beside the weights of the last step
 README.md                  the model card
 

@@ -4,6 +4,7 @@ RUN_FILE = "run.yaml"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 IMAGES = "images"
+TRACKERS = "trackers.json"
 FINISHED = "finished.json"
 CARD = "README.md"
 

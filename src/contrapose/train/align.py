@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch.utils.tensorboard import SummaryWriter
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.coherence import check_space
@@ -51,6 +50,7 @@ from contrapose.train.folder import (
 from contrapose.train.loop import Diverged, Trainer, TrainState
 from contrapose.train.settings import Run
 from contrapose.train.stages import Stage, stages
+from contrapose.train.trackers import Trackers, check_installed
 from contrapose.train.watch import Watched, Watcher, jury_of
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def align(run: Run, out: Path) -> Iterator[TrainState]:
 def align_stage(stage: Stage) -> Iterator[TrainState]:
     """Train, yielding after each optimiser step (the first state tells where a resumed run starts).
 
-    Writes `run.yaml`, `metrics.jsonl`, TensorBoard events, checkpoints, and at the end the weights and `finished.json`;
+    Writes `run.yaml`, `metrics.jsonl`, what trackers keep, checkpoints, and at the end the weights and `finished.json`;
     of several processes the first one does. Raises `UserError` for pairs of another model, other settings or other
     content of what they name in the folder, a folder that another command is writing, or divergence.
     """
@@ -91,6 +91,7 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
         return
     if run.precision == "fp16" and not torch.cuda.is_available():
         raise UserError("precision fp16 needs a GPU; use bf16 or fp32 here")
+    check_installed(run.watching.trackers)
     accelerator = _accelerator("no" if run.precision == "fp32" else run.precision)
     _check_acquainted(accelerator)
     jury_of(run.watching, str(accelerator.device))  # missing weights are told now, not at the first image
@@ -103,21 +104,18 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
     notes = {"base": public_name(run.model), "method": name_of(run.method), BASE_NOTE: trainer.trainable.fingerprint}
     trained = Trained(trainer.trainable, trainer.average, notes)
     parts = _parts(trainer)
-    watcher = None
-    if watched is not None:
-        embeddings = trainer.groups.embeddings
-        watcher = Watcher(run, out, watched, backbone, embeddings, trainer.trainable, trained, accelerator)
+    watcher = Watcher(out, watched, backbone, trainer, trained) if watched is not None else None
     start = resume(out, run.optimisation.train_steps, trained, parts)
     accelerator.wait_for_everyone()  # before the first process writes what the others read
+    measured = 0
     if is_first:
         if has_other_steps:
             restate(stage, inputs, start)
-        go_back_to(start, stage, trainer.held_out)
+        measured = go_back_to(start, stage, trainer.held_out)
     yield TrainState(start, {})
-    if watcher is not None and is_watched(start, run):
-        _watch_start(watcher, start)
     try:
-        yield from _recorded(trainer, start, out, trained, parts, watcher)
+        with Trackers(stage, start, measured) if is_first else nullcontext() as trackers:
+            yield from _recorded(trainer, start, out, trained, parts, watcher, trackers)
     except Diverged as error:
         kept = list(kept_steps(out).values())
         raise Diverged(f"{out}: {error}; the last good checkpoint is {kept[-1] if kept else 'none yet'}") from None
@@ -126,12 +124,13 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
     accelerator.wait_for_everyone()  # the next stage begins at these weights
 
 
-def _watch_start(watcher: Watcher, start: int) -> None:
+def _watch_start(watcher: Watcher, start: int, trackers: Trackers | None) -> None:
     """Draw and judge where a run begins or goes on, unless that was done before it was killed."""
     watcher.accelerator.wait_for_everyone()  # until what is not of this step has left the folder
     judged = watcher(start)
-    if watcher.accelerator.is_main_process:
+    if trackers:
         note_judged(watcher.out, start, judged)
+        trackers.send(start, judged)
 
 
 def _accelerator(precision: str) -> Accelerator:
@@ -247,12 +246,13 @@ def _recorded(
     trained: Trained,
     parts: Mapping[str, Stateful],
     watcher: Watcher | None,
+    trackers: Trackers | None,
 ) -> Iterator[TrainState]:
     """The loop's states, with held-out diagnostics, written down as they come."""
     run = trainer.run
     main = trainer.accelerator.is_main_process
-    # what TensorBoard has of later steps is of a run that was killed, and is made again
-    writer = SummaryWriter(out / "tensorboard", purge_step=start) if main else None
+    if watcher is not None and is_watched(start, run):
+        _watch_start(watcher, start, trackers)
     clock = time.monotonic()
     for state in trainer.steps(start):
         metrics = state.metrics
@@ -261,18 +261,15 @@ def _recorded(
         if watcher is not None and is_watched(state.step, run):
             metrics |= watcher(state.step)
         now = time.monotonic()
-        if writer:
+        if trackers:
             # the time of the held-out measurement counts, the caller's between two steps does too
             timed = metrics | {CLOCK: now - clock}
             add_metrics(out / METRICS, state.step, timed)
-            for name, value in timed.items():
-                writer.add_scalar(name, value, state.step)
+            trackers.send(state.step, timed)
         clock = now
         if main and (is_due(state.step, run.watching.save_every) or state.step == run.optimisation.train_steps):
             save_step(out, state.step, run.watching, trained, parts)
         yield state
-    if writer:
-        writer.close()
 
 
 def _summary(trainer: Trainer, out: Path) -> dict[str, Any]:

@@ -45,6 +45,7 @@ _FREE = [
     "watching.save_every", "watching.keep", "optimisation.micro_batch", "gradient_checkpointing", "split_pairs",
     "cache_limit", "watching.prompts", "watching.images_every", "watching.num_images", "watching.image_steps",
     "watching.image_guidance_scale", "watching.image_size", "watching.judges", "watching.dev_prompts",
+    "watching.trackers", "watching.project", "watching.run_name",
 ]  # fmt: skip
 _STEPS = "optimisation.train_steps"
 log = logging.getLogger(__name__)
@@ -207,8 +208,10 @@ def resume(folder: Path, steps: int, trained: Trained, parts: Mapping[str, State
     return 0
 
 
-def go_back_to(step: int, stage: Stage, held_out: Callable[[], Mapping[str, float]]) -> None:
+def go_back_to(step: int, stage: Stage, held_out: Callable[[], Mapping[str, float]]) -> int:
     """Leave in the folder what a run of these settings leaves up to this step; `held_out` measures at it.
+
+    Returns the last step that had been measured, of which trackers know.
 
     What was written after it goes, as do weights and card of an end that is none any more. The step's line may lack
     measurements that are due after a last one, and a line of what was a last step may have some that are not.
@@ -236,7 +239,9 @@ def go_back_to(step: int, stage: Stage, held_out: Callable[[], Mapping[str, floa
             return line
         return in_order(left | {f"{HELD_OUT}{name}": value for name, value in held_out().items()})
 
+    measured = RunFolder(folder).metrics()
     rewrite_metrics(folder / METRICS, as_due)
+    return max((int(line["step"]) for line in measured), default=0)
 
 
 def note_judged(folder: Path, step: int, judged: Mapping[str, float]) -> None:

@@ -31,6 +31,7 @@ from contrapose.ranges import (
 
 DEFAULT_RANK = 16
 OptimizerName = Literal["adamw", "adamw-8bit", "adamw-paged-8bit", "adafactor"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "comet", "swanlab"]
 Folders = Path | tuple[Path, ...]
 
 
@@ -126,6 +127,12 @@ class Watching:
     """Judges of these images, each with a 95 % interval over prompts: --judges pickscore aesthetic ..."""
     dev_prompts: Path | None = None
     """File of prompts whose images are judged and not kept; the watched prompts' own are judged when unset."""
+    trackers: tuple[TrackerName, ...] = ("tensorboard",)
+    """Where metrics, images and settings are shown beside metrics.jsonl; all but TensorBoard need their packages."""
+    project: str = "contrapose"
+    """The project, or experiment, that these trackers count the run to."""
+    run_name: str | None = None
+    """What trackers call the run; its folder's name when unset."""
     max_drift: Positive = 1.0
     """Stop as diverged when the mean squared distance to the reference passes this (the noise has variance 1)."""
 

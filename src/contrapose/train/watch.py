@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from PIL import Image
 
 from contrapose.backbones.base import Backbone
-from contrapose.backbones.denoiser import Trainable
-from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.generation import Generation
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
@@ -37,7 +34,8 @@ from contrapose.runs.watched import About, Scored, read_about, watched_folder, w
 from contrapose.seeds import generator, starting_noise
 from contrapose.store.prompts import Prompt, read_prompts
 from contrapose.train.checkpoint import Trained
-from contrapose.train.settings import Run, Watching
+from contrapose.train.loop import Trainer
+from contrapose.train.settings import Watching
 
 _FILES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _AT_ONCE = 8  # images that are handed to the judges together
@@ -133,23 +131,20 @@ class Watcher:
 
     def __init__(
         self,
-        run: Run,
         out: Path,
         watched: Watched,
         backbone: Backbone,
-        embeddings: Embeddings,
-        trainable: Trainable,
+        trainer: Trainer,
         trained: Trained,
-        accelerator: Accelerator,
     ):
-        self.run = run
+        self.run = trainer.run
         self.out = out
         self.watched = watched
         self.backbone = backbone
-        self.embeddings = embeddings
-        self.trainable = trainable
+        self.embeddings = trainer.groups.embeddings
+        self.trainable = trainer.trainable
         self.trained = trained
-        self.accelerator = accelerator
+        self.accelerator = trainer.accelerator
 
     def __call__(self, step: int) -> dict[str, float]:
         """Draw and judge a step unless it is there, and give what judges say of it; for all processes to call together.
