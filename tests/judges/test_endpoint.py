@@ -17,6 +17,8 @@ from contrapose.errors import UserError
 from contrapose.judges.asking import Asking
 from contrapose.judges.endpoint import EndpointQuestion
 from contrapose.judges.written import begins_with, chance_of, number_in
+from contrapose.judges.yes_no import PHOTOGRAPH, YesNo
+from contrapose.photographs.filters import IsPhotograph
 from contrapose.store.prompts import Prompt
 
 IMAGES = [tiny_vision.noise_image(seed, size) for seed, size in enumerate([(40, 40), (30, 20), (8, 64)])]
@@ -232,6 +234,16 @@ def test_yes_and_no_by_their_chances():
         assert body["logprobs"] is True and body["top_logprobs"] == 20 and body["max_tokens"] == 1
         assert question(stub, expect="yes-no").load("cpu").version == judge.version
         assert len(stub.requests) == num_asked
+
+
+def test_the_judge_yes_no_behind_an_address_is_the_endpoints_with_its_own_question():
+    with serving(sure) as stub:
+        judge = YesNo("tiny", address=stub.url).load("cpu")
+        same = question(stub, expect="yes-no", question=PHOTOGRAPH).load("cpu")
+        assert (judge.name, judge.version) == ("yes-no", same.version)
+        assert values(judge) == values(same) == pytest.approx([0.75] * 3)
+        assert judge.higher_is_better == {"yes-no": True}
+        assert IsPhotograph(YesNo("tiny", address=stub.url)).scorer.load("cpu").version == judge.version
 
 
 @pytest.mark.parametrize("refuses", [True, False])
