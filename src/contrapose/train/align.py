@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,11 @@ def _trainable(stage: Stage, denoiser: Denoiser, dtype: torch.dtype) -> Trainabl
     if run.full:
         needs_reference = "reference" in objective.plan()
         return denoiser.full(dtype, needs_reference, objective.trained, stage.start, frozen)
-    return denoiser.lora(run.lora_rank, run.lora_alpha, objective.trained, stage.start, frozen, run.adapters)
+    adapters = run.adapters
+    if stage.start != run.start:
+        # an earlier stage of this run has put its adapters where the setting says
+        adapters = replace(adapters, lora_targets=None)
+    return denoiser.lora(run.lora_rank, run.lora_alpha, objective.trained, stage.start, frozen, adapters)
 
 
 def _check_origin(run: Run, mixture: Mixture, backbone: Backbone) -> None:
