@@ -6,6 +6,7 @@ such as images side by side, is a macro of `macros.html.j2`.
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -18,14 +19,21 @@ from contrapose.report.numbers import count
 
 def fill(template: str, **values: object) -> str:
     """The page that a template of this folder makes of the values; each of them that it names must be there."""
-    environment = Environment(
+    return _templates().get_template(template).render(**values)
+
+
+@cache
+def _templates() -> Environment:
+    """The templates of this folder, each compiled once a process, and what all of them may name."""
+    templates = Environment(
         loader=PackageLoader("contrapose.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"spoken": spoken, "count": count}
+    templates.filters |= {"spoken": spoken, "count": count}
     # the style sheet is ours, and must not be escaped
     style = Markup(resources.files("contrapose.report").joinpath("style.css").read_text(encoding="utf-8"))
-    return environment.get_template(template).render(version=__version__, style=style, **values)
+    templates.globals |= {"version": __version__, "style": style}
+    return templates
