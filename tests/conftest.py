@@ -10,8 +10,10 @@ import importlib.util
 import logging
 import os
 import pkgutil
+import sys
 import tempfile
 import typing
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,9 @@ if importlib.util.find_spec("beartype"):
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # workers times threads would be more than the cores
 
+MANY_MODULES = 50  # so many that a test has imported are worth to be kept before the next test of its file
+KEPT_MODULES = pytest.StashKey[int]()
+
 WEIGHTS = "CONTRAPOSE_WEIGHTS"  # a folder of published weights
 
 
@@ -53,6 +58,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _put_slow_files_first(items)
     weights = os.environ.get(WEIGHTS)
     missing = {
         "exhaustive": None if "exhaustive" in config.option.markexpr else "takes minutes; asked for by -m exhaustive",
@@ -65,24 +71,40 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def pytest_collection_finish() -> None:
-    _keep_all()
+def _put_slow_files_first(items: list[pytest.Item]) -> None:
+    """Workers take file by file in this order, and a slow one at the end would leave the others idle.
+
+    Files with the most slow tests come first, then those with the most tests; the tests of each stay as they are.
+    """
+    num_slow: Counter[Path] = Counter()
+    num_tests: Counter[Path] = Counter()
+    for item in items:
+        num_tests[item.path] += 1
+        num_slow[item.path] += item.get_closest_marker("slow") is not None
+    items.sort(key=lambda item: (-num_slow[item.path], -num_tests[item.path], str(item.path)))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    _keep_all(session.config)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     yield
-    if nextitem is None or nextitem.path != item.path:
-        _keep_all()
+    num_imported = len(sys.modules) - item.config.stash[KEPT_MODULES]
+    if nextitem is None or nextitem.path != item.path or num_imported >= MANY_MODULES:
+        _keep_all(item.config)
 
 
-def _keep_all() -> None:
-    """What is alive between two files lives to the end: collections, which every run asks for, need not walk it.
+def _keep_all(config: pytest.Config) -> None:
+    """What is alive between two files, or after many imports, lives to the end: collections need not walk it.
 
-    Without this a worker spends a third of its time on walking the libraries that earlier files have imported.
+    Every run asks for collections. Without this a worker spends a third of its time on walking the libraries that
+    earlier files have imported.
     """
     gc.collect()
     gc.freeze()
+    config.stash[KEPT_MODULES] = len(sys.modules)
 
 
 @pytest.fixture(scope="session")
