@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tiny
+import tiny_pipelines
+import torch
 from PIL import Image
 
 TRAINING = [
@@ -71,7 +72,7 @@ LINES = (
     _line("shown", "pairs show pairs --judges colourfulness --device cpu", out="shown.html"),
     _line("lora", "align ddspo --model model --pairs pairs", *TRAINING),
     _line("full", "align diffusion-dpo --model model --pairs pairs --full", *TRAINING),
-    _line("staged", "align realalign --model model --pairs real", *TRAINING),
+    _line("staged", "align realalign --model model --pairs real --rollout-steps 2 --rollouts 2 --states 1", *TRAINING),
     _line("data", "align ddspo-data --model model --pairs pairs", *TRAINING),
     _line("chats", "align chats --model model --pairs pairs", *TRAINING),
     _line("kto", "align diffusion-kto --model model --pairs likes", *TRAINING),
@@ -98,7 +99,9 @@ BY_NAME = {line.name: line for line in LINES}
 
 def write_inputs(folder: Path) -> None:
     """What no command makes: a random model, a file of a study, two folders of images with captions, and likes."""
-    tiny.save("sd", folder / "model")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tiny_pipelines.build_smallest().save_pretrained(folder / "model")
     (folder / "study.yaml").write_text(STUDY)
     (folder / "train.txt").write_text("".join(f"{number} wooden spoons\n" for number in range(4)))
     random = np.random.default_rng(0)

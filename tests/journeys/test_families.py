@@ -75,7 +75,7 @@ METHODS = [
 
 
 @pytest.mark.parametrize(("method", "how"), METHODS, ids=[f"{m}{'-full' * bool(how)}" for m, how in METHODS])
-@pytest.mark.parametrize("name", families.NAMES)
+@pytest.mark.parametrize("name", families.DISTINCT)
 def test_every_method(
     drawn: Callable[[str], tuple[Path, Path]], name: str, method: str, how: list[object], tmp_path: Path
 ) -> None:
