@@ -14,10 +14,16 @@ from PIL import Image
 from contrapose.cli.main import main
 from contrapose.errors import UserError
 from contrapose.judges.colours import Colours
+from contrapose.judges.judge import Marks
 from contrapose.methods import CHATS, DDSPO
+from contrapose.publish.card import finish_run
+from contrapose.report.runs import Fact, facts, read_run
+from contrapose.runs.best import read_best
 from contrapose.runs.folder import RunFolder
-from contrapose.runs.watched import film, watched_steps
+from contrapose.runs.watched import About, Scored, film, watched_folder, watched_steps, write_about
+from contrapose.store.prompts import Prompt
 from contrapose.train.align import align
+from contrapose.train.best import best_of
 from contrapose.train.loop import TrainState
 from contrapose.train.settings import Optimisation, Run, Watching
 
@@ -168,3 +174,78 @@ def test_judges_without_images_are_refused() -> None:
         Watching(judges=(Colours(),))
     with pytest.raises(UserError, match="dev_prompts: nobody judges them"):
         Watching(dev_prompts=Path("dev.txt"))
+
+
+@pytest.fixture
+def chosen(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run whose judge is of one opinion a step, the best at step 2, and for both prompts alike or not."""
+    opinions = iter([(0.1, 0.2), (0.3, 0.5), (0.9, 1.1), (0.6, 0.8), (0.7, 0.9)])
+
+    class Opinion:
+        name = "colourfulness"
+        version = "1"
+        higher_is_better = {"colourfulness": True}  # noqa: RUF012
+
+        def __call__(self, images: list[Image.Image], prompts: list[Prompt]) -> dict[str, Marks]:
+            values = dict(zip(PROMPTS, next(opinions), strict=True))
+            return {self.name: Marks(np.array([values[prompt.text] for prompt in prompts]))}
+
+    monkeypatch.setattr(Colours, "load", lambda self, device: Opinion())
+    watching = replace(WATCH, judges=(), keep_best="colourfulness", images_every=0, save_every=1, keep=1)
+    return replace(run, watching=watching, optimisation=replace(FAST, train_steps=4))
+
+
+def test_the_best_step_is_kept_and_told(chosen: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "contrapose")
+    list(align(chosen, tmp_path / "run"))
+    run = RunFolder(tmp_path / "run")
+    assert run.steps == (2, 4), "the best, and the latest that --keep leaves"
+    assert RunFolder(f"{tmp_path}/run@best").weights == RunFolder(f"{tmp_path}/run@2").weights
+    best = read_best(tmp_path / "run")
+    assert best is not None and (best.step, best.score.value, best.last_score.value) == (2, 1.0, 0.8)
+    assert (best.over_last.value, best.over_last.decides) == (pytest.approx(0.2), True)
+    told = [record.getMessage() for record in caplog.records if "best kept step" in record.getMessage()]
+    assert told == [f"{tmp_path}/run: the best kept step, {tmp_path}/run@best, is {best.sentence}"]
+    finish_run(tmp_path / "run")
+    assert "- Best kept step: step 2 by colourfulness" in (tmp_path / "run/README.md").read_text()
+    assert Fact("Best step", best.sentence) in facts(read_run(tmp_path / "run"))
+    sampled = ["--prompts", str(tmp_path / "p.txt"), "--num-images", "1", "--steps", "2", "--out", str(tmp_path / "i")]
+    (tmp_path / "p.txt").write_text("a red circle")
+    assert main(["sample", "--model", chosen.model, "--adapter", f"{tmp_path}/run@best", *sampled]) == 0
+
+
+def test_without_a_best_step_its_name_is_refused(run: Run, tmp_path: Path) -> None:
+    until(align(run, tmp_path), 1)
+    with pytest.raises(UserError, match=r"@best: no judge chose a best step; name a step, or train with --keep-best"):
+        _ = RunFolder(f"{tmp_path}@best").weights
+
+
+def test_a_difference_that_may_be_chance_is_told(tmp_path: Path) -> None:
+    for step, values in {0: [1.0, 1.0, 1.0], 5: [2.0, 1.0, 1.4], 9: [1.0, 1.5, 1.0]}.items():
+        watched_folder(tmp_path, step).mkdir(parents=True)
+        about = About({}, ["a", "b", "c"], ["all"] * 3, {"beauty": Scored(True, "1", values)})
+        write_about(watched_folder(tmp_path, step), about)
+    best = best_of(tmp_path, [5, 9])
+    assert best is not None and best.step == 5
+    assert best.sentence.count("cannot be told from none") == 2
+    other = About({}, ["a", "b", "c"], ["all"] * 3, {"beauty": Scored(True, "2", [9.0, 9.0, 9.0])})
+    write_about(watched_folder(tmp_path, 5), other)
+    best = best_of(tmp_path, [5, 9])
+    assert best is not None and best.step == 9, "another version of the judge does not compare"
+
+
+@pytest.mark.parametrize("killed_after", [1, 3])
+def test_the_best_step_survives_kills(run: Run, tmp_path: Path, killed_after: int) -> None:
+    run = replace(run, watching=replace(WATCH, keep_best="colourfulness", save_every=1, keep=1))
+    list(align(run, tmp_path / "whole"))
+    until(align(run, tmp_path / "cut"), killed_after)
+    list(align(run, tmp_path / "cut"))
+    assert (tmp_path / "cut/best.json").read_bytes() == (tmp_path / "whole/best.json").read_bytes()
+    assert files(tmp_path / "cut", "checkpoints") == files(tmp_path / "whole", "checkpoints")
+
+
+def test_a_best_step_needs_a_judge_that_is_there_and_images() -> None:
+    with pytest.raises(UserError, match=r"keep_best beauty: no such judge \(known: pickscore"):
+        Watching(prompts=("a",), keep_best="beauty")
+    with pytest.raises(UserError, match="keep_best: there is nothing to judge"):
+        Watching(keep_best="aesthetic")

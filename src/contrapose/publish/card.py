@@ -22,6 +22,7 @@ from contrapose.errors import UserError
 from contrapose.files import write_text
 from contrapose.methods import name_of
 from contrapose.runs.adapter_files import read_file
+from contrapose.runs.best import read_best
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.names import CARD, FULL_FOLDER, PEFT_FILE, RUN_FILE
 from contrapose.runs.origin import hub_id, last_name, public_name
@@ -110,6 +111,7 @@ def write_card(folder: Path, run: Run, metrics: Mapping[str, float], repo: str |
         pairs=pairs,
         settings=list(_rows(published(run.resolved()))),
         metrics=[(name.removeprefix("held_out/"), f"{value:.4g}") for name, value in metrics.items()],
+        best=read_best(folder),
         version=__version__,
     )
     write_text(folder / CARD, card)

@@ -17,6 +17,7 @@ from contrapose.errors import UserError
 from contrapose.ranges import Range, checked
 from contrapose.renamed import RENAMED
 from contrapose.report.numbers import count, duration, size
+from contrapose.runs.best import read_best
 from contrapose.runs.folder import AGAIN, RunFolder
 from contrapose.runs.names import FINISHED, RUN_FILE
 
@@ -192,9 +193,11 @@ def facts(run: ShownRun) -> list[Fact]:
     for name, value in run.settings["method"].items():
         if name != "name" and is_set(value):
             method.append(f"{name} {_value(value)}")
+    best = read_best(run.folder)
     lines = [
         Fact(STATE, run.status),
         Fact("Method", "; ".join(method)),
+        *([Fact("Best step", best.sentence)] if best else []),
         Fact("Model", run.setting("model")),
         Fact("Pairs", pairs),
         Fact("Trained", trained),

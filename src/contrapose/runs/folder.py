@@ -6,10 +6,12 @@ checkpoints/step-000100/   a kept step
 images/step-000100/        images that were drawn while it trained
 trackers.json              the keys of the run at services that track it
 finished.json              written last, beside the weights of the last step
+best.json                  which kept step a judge finds best, where one was asked
 README.md                  the model card
 
-Wherever a run is named, PATH@STEP is one of its kept steps and PATH@last the newest one. PATH alone is the finished
-run, or the newest kept step of one that has not finished. Adapters that no run wrote go by their folder or file.
+Wherever a run is named, PATH@STEP is one of its kept steps, PATH@last the newest one, and PATH@best that which a judge
+finds best. PATH alone is the finished run, or the newest kept step of one that has not finished. Adapters that no run
+wrote go by their folder or file.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from contrapose.errors import UserError
 from contrapose.runfile import unstamped
 from contrapose.runs.adapter_files import DENOISERS, AdapterFile, adapter_file, check_fit, read_file
 from contrapose.runs.adapter_layers import LayerAdapter
+from contrapose.runs.best import read_best
 from contrapose.runs.fingerprint import stored_fingerprints
 from contrapose.runs.metrics import read_metrics
 from contrapose.runs.names import (
@@ -48,6 +51,7 @@ from contrapose.runs.names import (
 from contrapose.runs.steps import has_old_steps, kept_steps
 
 LAST = "last"
+BEST = "best"
 AGAIN = "start the run again with 'contrapose align'"
 log = logging.getLogger(__name__)
 
@@ -183,6 +187,13 @@ class RunFolder:
             if self.step is not None:
                 raise UserError(f"{self.path}: is not a run of 'contrapose align', so it has no step {self.step}")
             return self.path
+        if self.step == BEST:
+            best = read_best(self.home)
+            if best is None:
+                raise UserError(
+                    f"{self.named}: no judge chose a best step; name a step, or train with --keep-best JUDGE"
+                )
+            return self._of_step(self.home, best.step)
         if self.step not in (None, LAST):
             return self._of_step(self.home, int(self.step))
         kept = kept_steps(self.home)
@@ -305,7 +316,7 @@ class RunFolder:
 def _parsed(named: Path) -> tuple[Path, str | None]:
     """The path and the step of PATH@STEP; a folder that is there under the whole name is meant by it."""
     path, at, step = str(named).rpartition("@")
-    if named.exists() or not at or not path or not re.fullmatch(rf"{LAST}|[0-9]{{1,12}}", step):
+    if named.exists() or not at or not path or not re.fullmatch(rf"{LAST}|{BEST}|[0-9]{{1,12}}", step):
         return named, None
     return Path(path), step
 

@@ -7,7 +7,7 @@ checkpoints/step-000100/training.safetensors               what training needs b
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from contrapose.files import discard
@@ -46,11 +46,16 @@ def has_old_steps(run: Path) -> bool:
     return any((run / CHECKPOINTS).glob("step-*.safetensors"))
 
 
-def prune(run: Path, keep: int, is_due: Callable[[int], bool]) -> None:
-    """Leave the latest `keep` of the kept steps, and of those before the last one only what is due to be kept."""
+def steps_due(run: Path, is_due: Callable[[int], bool]) -> list[int]:
+    """Of the kept steps those that are due to be kept, and the last one."""
     kept = kept_steps(run)
-    left = [step for step in kept if is_due(step) or step == max(kept)][-keep:]
-    for step, folder in kept.items():
+    return [step for step in kept if is_due(step) or step == max(kept)]
+
+
+def prune(run: Path, keep: int, is_due: Callable[[int], bool], further: Collection[int] = ()) -> None:
+    """Leave the latest `keep` of the kept steps that are due to be kept, the last one among them, and these further."""
+    left = {*steps_due(run, is_due)[-keep:], *further}
+    for step, folder in kept_steps(run).items():
         if step not in left:
             discard(folder)
 

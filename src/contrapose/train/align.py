@@ -24,6 +24,7 @@ from contrapose.errors import UserError
 from contrapose.files import check_folder, one_writer
 from contrapose.methods import name_of
 from contrapose.processes import num_processes, rank
+from contrapose.runs.best import read_best
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.metrics import CLOCK, HELD_OUT, add_metrics
 from contrapose.runs.names import BASE_NOTE, METRICS, RUN_FILE
@@ -122,6 +123,9 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
         raise Diverged(f"{out}: {error}; the last good checkpoint is {kept[-1] if kept else 'none yet'}") from None
     if is_first:
         finish(out, trained, _summary(trainer, out))
+        best = read_best(out)
+        if best is not None:
+            log.info(f"{out}: the best kept step, {out}@best, is {best.sentence}")
     accelerator.wait_for_everyone()  # the next stage begins at these weights
 
 

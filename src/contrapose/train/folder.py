@@ -19,6 +19,7 @@ from contrapose.backbones.digests import model_digest
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.files import discard, replacing, write_text
+from contrapose.runs.best import write_best
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.metrics import HELD_OUT, JUDGED, add_metrics, in_order, rewrite_metrics
 from contrapose.runs.names import (
@@ -33,9 +34,10 @@ from contrapose.runs.names import (
     RUN_FILE,
     STATE_FILE,
 )
-from contrapose.runs.steps import forget_steps_after, has_old_steps, kept_steps, prune, step_folder
+from contrapose.runs.steps import forget_steps_after, has_old_steps, kept_steps, prune, step_folder, steps_due
 from contrapose.runs.watched import forget_images
 from contrapose.store.mixture import Mixture
+from contrapose.train.best import best_of
 from contrapose.train.checkpoint import BrokenCheckpoint, Stateful, Trained, load_training, save_training
 from contrapose.train.settings import CONVERTER, Run, Watching
 from contrapose.train.stages import Stage
@@ -45,7 +47,7 @@ _FREE = [
     "watching.save_every", "watching.keep", "optimisation.micro_batch", "gradient_checkpointing", "split_pairs",
     "cache_limit", "watching.prompts", "watching.images_every", "watching.num_images", "watching.image_steps",
     "watching.image_guidance_scale", "watching.image_size", "watching.judges", "watching.dev_prompts",
-    "watching.trackers", "watching.project", "watching.run_name",
+    "watching.keep_best", "watching.trackers", "watching.project", "watching.run_name",
 ]  # fmt: skip
 _STEPS = "optimisation.train_steps"
 log = logging.getLogger(__name__)
@@ -71,7 +73,9 @@ def is_watched(step: int, run: Run) -> bool:
     """Whether images are drawn at a step: when they are due, before the first step and after the last."""
     if not run.watching.draws:
         return False
-    return is_due(step, run.watching.images_every) or step in (0, run.optimisation.train_steps)
+    watching = run.watching
+    is_chosen_from = watching.keep_best is not None and is_due(step, watching.save_every)
+    return is_chosen_from or is_due(step, watching.images_every) or step in (0, run.optimisation.train_steps)
 
 
 # Whose folder it is
@@ -279,7 +283,14 @@ def save_step(folder: Path, step: int, watching: Watching, trained: Trained, par
 
 
 def _prune(folder: Path, watching: Watching) -> None:
-    prune(folder, watching.keep, lambda number: is_due(number, watching.save_every))
+    """Let steps go but for the latest, and the best one where a judge is to choose it."""
+
+    def due(step: int) -> bool:
+        return is_due(step, watching.save_every)
+
+    best = best_of(folder, steps_due(folder, due)) if watching.keep_best else None
+    write_best(folder, best)  # first, so that it names a step that is there
+    prune(folder, watching.keep, due, [best.step] if best else [])
 
 
 def finish(folder: Path, trained: Trained, summary: Mapping[str, Any]) -> None:

@@ -127,6 +127,8 @@ class Watching:
     """Judges of these images, each with a 95 % interval over prompts: --judges pickscore aesthetic ..."""
     dev_prompts: Path | None = None
     """File of prompts whose images are judged and not kept; the watched prompts' own are judged when unset."""
+    keep_best: str | None = None
+    """Name of the judge by whose scores the best kept step is kept beside the latest, RUN@best: pickscore, ..."""
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
     """Where metrics, images and settings are shown beside metrics.jsonl; all but TensorBoard need their packages."""
     project: str = "contrapose"
@@ -141,10 +143,23 @@ class Watching:
         """Whether any images are drawn."""
         return bool(self.prompts) or self.dev_prompts is not None
 
+    @property
+    def jury(self) -> tuple[AnyJudge, ...]:
+        """The judges, that by which the best step is chosen first."""
+        if self.keep_best is None:
+            return self.judges
+        kind = JUDGES[self.keep_best]
+        first = [judge for judge in self.judges if isinstance(judge, kind)] or [kind()]
+        return (*first, *(judge for judge in self.judges if not isinstance(judge, kind)))
+
     def __post_init__(self) -> None:
+        if self.keep_best is not None and self.keep_best not in JUDGES:
+            raise UserError(f"keep_best {self.keep_best}: no such judge (known: {', '.join(JUDGES)})")
+        if self.keep_best is not None and not self.draws:
+            raise UserError("keep_best: there is nothing to judge; set prompts, or dev_prompts")
         if self.judges and not self.draws:
             raise UserError("judges: there is nothing to judge; set prompts, or dev_prompts")
-        if self.dev_prompts is not None and not self.judges:
+        if self.dev_prompts is not None and not self.jury:
             raise UserError("dev_prompts: nobody judges them; set judges, or leave the setting out")
 
 

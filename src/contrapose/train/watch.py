@@ -13,7 +13,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from accelerate.utils import gather_object
 from PIL import Image
 
@@ -22,7 +21,6 @@ from contrapose.backbones.generation import Generation
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.evaluate.run import tag_of
-from contrapose.evaluate.statistics import bootstrap, prompt_means
 from contrapose.files import is_writable, replacing
 from contrapose.guiding.images import describe, jobs
 from contrapose.guiding.inscription import Inscription
@@ -33,6 +31,7 @@ from contrapose.runs.metrics import JUDGED
 from contrapose.runs.watched import About, Scored, read_about, watched_folder, write_about
 from contrapose.seeds import generator, starting_noise
 from contrapose.store.prompts import Prompt, read_prompts
+from contrapose.train.best import means_of, spread
 from contrapose.train.checkpoint import Trained
 from contrapose.train.loop import Trainer
 from contrapose.train.settings import Watching
@@ -68,7 +67,7 @@ class Watched:
     def __init__(self, watching: Watching, backbone: Backbone):
         self.prompts = _named(watching.prompts)
         self.dev_prompts = read_prompts(watching.dev_prompts) if watching.dev_prompts else self.prompts
-        self.judges = watching.judges
+        self.judges = watching.jury
         self.shape = backbone.images.shape_for(watching.image_size)
         self.steps = watching.image_steps or backbone.sampler.steps
         scale = watching.image_guidance_scale
@@ -108,9 +107,9 @@ def jury_of(watching: Watching, device: str) -> Judge | None:
 
     Raises `UserError` for a judge whose weights are missing.
     """
-    if not watching.judges:
+    if not watching.jury:
         return None
-    return Jury([settings.load(device) for settings in watching.judges])
+    return Jury([settings.load(device) for settings in watching.jury])
 
 
 def _named(entries: Sequence[str]) -> list[Prompt]:
@@ -157,13 +156,12 @@ class Watcher:
         if about is None or about.drawn != self.watched.drawn():
             about = self._watch(folder, step)
         numbers: dict[str, float] = {}
-        for metric, scored in about.scores.items():
-            means = prompt_means(np.array(scored.values), about.prompts, about.tags)
-            interval = bootstrap(means).overall
-            numbers[f"{JUDGED}{metric}"] = interval.value
-            if len(means.values) > 1:
-                numbers[f"{JUDGED}{metric}/low"] = interval.low
-                numbers[f"{JUDGED}{metric}/high"] = interval.high
+        for metric in about.scores:
+            score = spread(means_of(about, metric))
+            numbers[f"{JUDGED}{metric}"] = score.value
+            if score.low is not None and score.high is not None:
+                numbers[f"{JUDGED}{metric}/low"] = score.low
+                numbers[f"{JUDGED}{metric}/high"] = score.high
         return numbers
 
     def _watch(self, folder: Path, step: int) -> About:
