@@ -108,3 +108,18 @@ def test_every_flag_of_the_documents_is_one() -> None:
 def test_an_old_flag_tells_the_new_one(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(line.split()) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["study", "choice"], "FILE, MODEL must be given"),
+        (["prompts", "split"], "SOURCE, --out-test must be given"),
+        (["study", "choice", "a.yaml", "ddspo", "size"], "argument what"),
+    ],
+)
+def test_what_has_no_flag_is_called_by_its_name(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert said in capsys.readouterr().err

@@ -159,7 +159,6 @@ STUDIES = [
         ]
     ),
     Case("study", "again", again(lambda _: None), code=0),
-    Case("study", "another seed beside the first", again(at("seeds", [0, 1])), code=0),
     *(
         Case("study", f"done.yaml {how}", spoiled("done.yaml", content), "done.yaml")
         for how, content in [

@@ -20,7 +20,9 @@ def box(flags: Iterable[Leaf]) -> type:
     # Two flags of one command may have settings of one name, so that the fields go by number.
     fields = []
     for number, leaf in enumerate(flags):
-        named = tyro.conf.arg(name=leaf.flag, help=leaf.help)
+        # what has no flag is called by its name, where its type would tell nothing
+        metavar = leaf.flag.upper() if leaf.is_positional else None
+        named = tyro.conf.arg(name=leaf.flag, help=leaf.help, metavar=metavar)
         fields.append((f"flag{number}", Annotated[leaf.hint, named], field(default=leaf.default)))
     return make_dataclass("Box", fields, frozen=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import tyro
 
@@ -37,6 +37,12 @@ class Leaf(NamedTuple):
         """Whether the flag takes any number of values."""
         options = (self.hint, *get_args(self.hint))  # where it is one type of several too
         return any(... in get_args(option) for option in options)
+
+    @property
+    def is_positional(self) -> bool:
+        """Whether it is typed without a flag, as a value that no list of words is told for."""
+        kind, *marks = get_args(self.hint) or (self.hint,)
+        return tyro.conf.Positional in marks and get_origin(kind) is not Literal
 
 
 def apart(leaves: Iterable[Leaf]) -> Iterator[Leaf]:
