@@ -73,7 +73,7 @@ def align(command: Command) -> None:
     if command.push_to_hub:
         check_access(command.push_to_hub)  # before hours of training, not after
     for stage in stages(command.run.resolved(), command.out):
-        follow(stage.title, stage.run.optimisation.train_steps, align_stage(stage))
+        follow(stage.title, stage.run.optimisation.train_steps, align_stage(stage), "step")
         if rank() == 0:
             finish_run(stage.folder)
     if command.push_to_hub:

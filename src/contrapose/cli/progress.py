@@ -1,49 +1,81 @@
-"""Progress bars with the time left."""
+"""Progress: a bar with the time left in a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, ProgressColumn, Task
 
+from contrapose.cli.pace import Pace, peak_memory
+from contrapose.cli.progress_line import Line
 from contrapose.processes import rank
 
 _NOTED = ("loss", "accuracy", "drift")  # of a training step's metrics
+_LINES = 20  # of a whole, where there is no terminal
+_OFTEN = 1.0  # seconds that lie between two of them at least
+_SELDOM = 600.0  # and at most
+
+
+class _Column(ProgressColumn):
+    max_refresh = None
+
+    def render(self, task: Task) -> Line:
+        line: Line = task.fields["line"]
+        return line
 
 
 class Bar:
     """One progress bar, to be called with (done, total); of several processes the first one draws it."""
 
-    def __init__(self, title: str, total: int | None = None):
-        columns = (
-            TextColumn("{task.description:<26}"), BarColumn(20), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-        )  # fmt: skip
-        self._progress = Progress(*columns, console=Console(stderr=True), disable=rank() > 0)
-        self._task = self._progress.add_task(title, total=total, note="")
+    def __init__(self, title: str, total: int | None = None, unit: str = ""):
+        console = Console(stderr=True, highlight=False)
+        self._is_live = console.is_terminal or console.is_jupyter
+        self._is_silent = rank() > 0
+        self._pace = Pace(total)
+        self._line = Line(title, self._pace, unit)
+        self._progress = Progress(_Column(), console=console, disable=self._is_silent)
+        self._task = self._progress.add_task(title, total=total, line=self._line)
+        self._due = 1
+        self._told = -_SELDOM
 
     def __enter__(self) -> Bar:
-        if self._progress.console.is_terminal:  # elsewhere a bar that never begins would leave an empty line
+        if self._is_live:
             self._progress.start()
         return self
 
     def __exit__(self, error: object, *_: object) -> None:
-        if error is not None and not self._progress.tasks[0].completed:
+        if error is not None and not self._pace.done:
             self._progress.update(self._task, visible=False)  # it never began, and its error is one line
         if self._progress.live.is_started:
             self._progress.stop()
 
-    def __call__(self, done: int, total: int | None = None, note: str = "") -> None:
-        self._progress.start()
-        self._progress.update(self._task, completed=done, total=total, note=note)
+    def __call__(self, done: int, total: int | None = None, notes: Iterable[str] = ()) -> None:
+        total = self._pace.total if total is None else total
+        self._pace(done, total)
+        self._line.notes = tuple(notes)
+        self._line.memory = peak_memory()
+        if self._is_live:
+            self._progress.update(self._task, completed=done, total=total)
+        elif not self._is_silent:
+            self._tell(done, total)
+
+    def _tell(self, done: int, total: int | None) -> None:
+        """A plain line: of the first, of about every twentieth and of the last; of slow ones every ten minutes too."""
+        since = time.monotonic() - self._told
+        is_due = done >= self._due and since >= _OFTEN
+        if done == total or (done and (is_due or since >= _SELDOM)):
+            self._progress.console.print(self._line.plain, soft_wrap=True, markup=False)
+            self._told = time.monotonic()
+            self._due = done + max((total or 0) // _LINES, 1)
 
 
-def follow(title: str, total: int, done: Iterable[Any]) -> None:
+def follow(title: str, total: int, done: Iterable[Any], unit: str = "") -> None:
     """Draw a bar while an iterable yields how much is done (a number, or an object with `step` and `metrics`)."""
-    with Bar(title, total) as bar:
+    with Bar(title, total, unit) as bar:
         for state in done:
             metrics = getattr(state, "metrics", {})
             notes = [f"{name} {metrics[name]:.3g}" for name in _NOTED if name in metrics]
-            bar(getattr(state, "step", state), note="  ".join(notes))
+            bar(getattr(state, "step", state), notes=notes)
