@@ -28,7 +28,8 @@ class Pace:
         """For each; None before there are two calls to compare."""
         if not self._seen or self._seen[-1][1] <= self._seen[0][1]:
             return None
-        (first, done_first), (last, done_last) = self._seen[0], self._seen[-1]
+        first, done_first = self._seen[0]
+        last, done_last = self._seen[-1]
         return (last - first) / (done_last - done_first)
 
     @property
