@@ -39,7 +39,7 @@ class Bar:
         self._progress = Progress(_Column(), console=console, disable=self._is_silent)
         self._task = self._progress.add_task(title, total=total, line=self._line)
         self._due = 1
-        self._told = -_SELDOM
+        self._last_line = -_SELDOM
 
     def __enter__(self) -> Bar:
         if self._is_live:
@@ -64,11 +64,11 @@ class Bar:
 
     def _tell(self, done: int, total: int | None) -> None:
         """A plain line: of the first, of about every twentieth and of the last; of slow ones every ten minutes too."""
-        since = time.monotonic() - self._told
+        since = time.monotonic() - self._last_line
         is_due = done >= self._due and since >= _OFTEN
         if done == total or (done and (is_due or since >= _SELDOM)):
             self._progress.console.print(self._line.plain, soft_wrap=True, markup=False)
-            self._told = time.monotonic()
+            self._last_line = time.monotonic()
             self._due = done + max((total or 0) // _LINES, 1)
 
 
