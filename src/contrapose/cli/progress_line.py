@@ -44,10 +44,10 @@ class Line:
 
     def text(self, width: int) -> Text:
         """In so many characters: step, time left, first metric, pace, memory, then the other metrics."""
-        first, *others = self.notes or ("",)
+        first, *further = self.notes or ("",)
         needed = [self._pace.count, self._pace.left, first, self._pace.each(self._unit), self.memory]
         tail = _fitting("", needed, width - min(len(self.title), _SHORTEST_TITLE))
-        tail = _fitting(tail, others, width - len(self.title))  # these are not worth a letter of the title
+        tail = _fitting(tail, further, width - len(self.title))  # these are not worth a letter of the title
         room = width - len(tail)
         title = self.title if len(self.title) <= room else f"{self.title[: room - 1]}…"
         bar = self._bar(min(room - len(title) - len(_GAP), _LONGEST_BAR))
