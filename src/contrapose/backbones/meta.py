@@ -109,6 +109,12 @@ def encoding(backbone: Backbone, shape: tuple[int, ...]) -> tuple[Callable[[], o
     return partial(backbone.family.encode, vae, image), prompts
 
 
+def decoding(backbone: Backbone, shape: tuple[int, ...]) -> Callable[[], object]:
+    """A call without values that decodes one image from a latent of this shape."""
+    vae = backbone.pipeline.stock.vae
+    return partial(vae.decode, torch.empty(1, *shape, dtype=vae.dtype, device=_META))
+
+
 def num_parameters(backbone: Backbone) -> dict[str, int]:
     """Weights of each network of the pipeline, by its name."""
     counts: dict[str, int] = {}

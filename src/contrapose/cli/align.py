@@ -61,6 +61,7 @@ def begun(name: str) -> Run:
 
 
 def align(command: Command) -> None:
+    from contrapose.cli.memory import training_memory
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import follow
     from contrapose.processes import rank
@@ -73,7 +74,8 @@ def align(command: Command) -> None:
     if command.push_to_hub:
         check_access(command.push_to_hub)  # before hours of training, not after
     for stage in stages(command.run.resolved(), command.out):
-        follow(stage.title, stage.run.optimisation.train_steps, align_stage(stage), "step")
+        with training_memory(stage):
+            follow(stage.title, stage.run.optimisation.train_steps, align_stage(stage), "step")
         if rank() == 0:
             finish_run(stage.folder)
     if command.push_to_hub:

@@ -9,11 +9,11 @@ import threading
 from rich.console import Console
 from rich.markup import escape
 
+from contrapose.cli.memory import OutOfMemory, ran_out
 from contrapose.errors import UserError
 from contrapose.files import full, is_full
 from contrapose.processes import rank
 
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 _MOST_SHOWN = 2000  # characters of a message: some quote what a file holds
 
 
@@ -32,12 +32,13 @@ def explained(error: Exception) -> int:
     message = str(error) if isinstance(error, UserError) else None
     if isinstance(error, OSError):
         message = _fixable(error)
-    # Each device tells in its own words, most of them as a RuntimeError, that memory ran out.
-    says_so = isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in _NO_MEMORY)
-    if says_so or isinstance(error, MemoryError):
-        message = "out of memory; take a smaller --batch-size (align: --micro-batch), smaller images or less precision"
+    if not isinstance(error, UserError) and ran_out(error):
+        message = "out of memory; take a smaller --batch-size, smaller images or less precision; what is saved stays"
     if message is None:
         raise error
+    if rank() > 0 and isinstance(error, OutOfMemory):  # one process may be alone with it, and then tells of it itself
+        message = f"process {rank()}: {message}"
+        print(f"contrapose: {message}", file=sys.stderr)
     return fail(message, 2)
 
 

@@ -31,6 +31,7 @@ def draw(command: Command) -> None:
     from contrapose.backbones.families.table import load_backbone
     from contrapose.backbones.loading import DTYPES
     from contrapose.cli.cut_prompts import tell_cut
+    from contrapose.cli.memory import sampling_memory
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import follow
     from contrapose.draw.pairs import draw_pairs, plan_pairs
@@ -43,6 +44,7 @@ def draw(command: Command) -> None:
     if repeated or plan.left_out:
         left_out = f"{repeated} repeated prompts and {len(plan.left_out)} that cannot be degraded"
         print(f"{settings.prompts}: left out {left_out}")
-    backbone = load_backbone(settings.model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
-    tell_cut(settings.prompts, plan.prompts, backbone)
-    follow("drawing pairs", len(plan.records), draw_pairs(settings, plan, backbone, command.out))
+    with sampling_memory(settings, next(iter(settings.sizes), None), images=2):
+        backbone = load_backbone(settings.model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
+        tell_cut(settings.prompts, plan.prompts, backbone)
+        follow("drawing pairs", len(plan.records), draw_pairs(settings, plan, backbone, command.out))

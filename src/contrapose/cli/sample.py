@@ -58,10 +58,12 @@ def load_sampled(settings: Sampling, prompts: Sequence[Prompt], device: str) -> 
 
 def fill_folder(title: str, settings: Sampling, prompts: Sequence[Prompt], backbone: Backbone, out: Path) -> Path:
     """Sample the images of a folder behind a bar of this title, and write its contact sheet, whose path is returned."""
+    from contrapose.cli.memory import sampling_memory
     from contrapose.cli.progress import follow
     from contrapose.guiding.images import jobs, sample_images
     from contrapose.report.contact_sheet import write_contact_sheet
 
     images = jobs(prompts, settings.num_images, out)
-    follow(title, len(images), sample_images(settings, backbone, out))
+    with sampling_memory(settings, settings.size):
+        follow(title, len(images), sample_images(settings, backbone, out))
     return write_contact_sheet(out, images)

@@ -1,0 +1,74 @@
+"""Memory that runs out, told in one line with what would fit; and told beforehand where it can be."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from contrapose.errors import UserError
+from contrapose.processes import rank
+
+if TYPE_CHECKING:
+    from contrapose.draw.settings import Draw
+    from contrapose.guiding.settings import Sampling
+    from contrapose.train.stages import Stage
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+log = logging.getLogger(__name__)
+
+
+class OutOfMemory(UserError):
+    """Memory has run out; what was saved before stays."""
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether memory ran out: each device tells in its own words, most of them as a RuntimeError."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in _NO_MEMORY)
+
+
+@contextmanager
+def advised(advice: Callable[[float | None], str]) -> Iterator[None]:
+    """Raise `OutOfMemory` for memory that runs out within, with advice for a card of so many GiB (None: no GPU)."""
+    from contrapose.estimate.advice import card_size
+
+    try:
+        yield
+    except Exception as error:
+        if not ran_out(error):
+            raise
+    else:
+        return
+    # outside of the handler, where the frames that held the tensors are gone
+    raise OutOfMemory(f"out of memory; {advice(card_size())}")
+
+
+@contextmanager
+def training_memory(stage: Stage) -> Iterator[None]:
+    """Tell of a GPU that is too small for a run before it is loaded, and what would fit when memory runs out within.
+
+    A run on CPUs is not judged beforehand: what the estimate counts is a GPU's kernels and precision.
+    """
+    from contrapose.estimate.advice import after_training, card_size, warning_before
+    from contrapose.runs.folder import RunFolder
+
+    card = card_size()
+    if card is not None and rank() == 0 and not RunFolder(stage.folder).finished:
+        warning = warning_before(stage.run, card)
+        if warning:
+            log.warning(warning)
+    with advised(lambda card: after_training(stage.run, card)):
+        yield
+
+
+@contextmanager
+def sampling_memory(settings: Draw | Sampling, size: str | None, images: int = 1) -> Iterator[None]:
+    """Tell how many at once would fit when memory runs out while samples, each of so many images, are made."""
+    from contrapose.estimate.advice import after_sampling
+
+    batch = images * settings.batch_size
+    with advised(lambda card: after_sampling(settings.model, settings.precision, settings.loading, size, batch, card)):
+        yield

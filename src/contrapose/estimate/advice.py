@@ -1,0 +1,99 @@
+"""What to change when memory does not suffice: the settings that the estimate says would fit."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import torch
+from torch import nn
+
+from contrapose.backbones.loading import DTYPES
+from contrapose.backbones.meta import decoding, example, skeleton
+from contrapose.backbones.settings import Loading, Precision
+from contrapose.errors import UserError
+from contrapose.estimate.fitting import GIB, USABLE, fit, gib, needed_by
+from contrapose.estimate.memory import inference_cost
+from contrapose.estimate.settings import Setup, sized
+from contrapose.estimate.standing import CONTEXT, weight_bytes
+from contrapose.train.settings import Run
+
+_LESS = 0.9  # of what was too much, where the estimate took it for enough
+_HALF = 0.5  # of the images at once, likewise
+_PRACTICAL = ("--gradient-checkpointing", "--micro-batch", "--split-pairs")
+"""Options that a run may be carried on with."""
+
+
+def card_size() -> float | None:
+    """GiB of the GPU that computes; None where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GIB
+
+
+def warning_before(run: Run, card: float) -> str | None:
+    """One line for a run that a card of so many GiB is too small for, with what would fit; None for any other.
+
+    None too for a model whose configuration cannot be read: loading it tells why.
+    """
+    with suppress(UserError):
+        fitted = fit(sized(Setup(run)), card)
+        if fitted.changes == ():
+            return None
+        return f"this run may not fit the GPU's {card:.1f} GiB by 'contrapose estimate': {fitted}"
+    return None
+
+
+def after_training(run: Run, card: float | None) -> str:
+    """What to change when memory ran out in training.
+
+    Named is what fits the card, None where it is not known, and takes a tenth less than the run as it was: that was
+    more than there is, whatever the estimate says of it.
+    """
+    generic = "take a smaller --micro-batch or --gradient-checkpointing"
+    with suppress(UserError):
+        setup = sized(Setup(run))
+        as_it_is = needed_by(setup)
+        less = CONTEXT + _LESS * (as_it_is - CONTEXT)
+        fitted = fit(setup, _budget(card, less) / (GIB * USABLE))
+        if not fitted.changes:
+            return f"no setting takes less than its {gib(as_it_is)} by 'contrapose estimate'; take a smaller model"
+        takes = f"{fitted.flags} would take about {gib(fitted.bytes)} of {gib(as_it_is)} by 'contrapose estimate'"
+        if all(change.startswith(_PRACTICAL) for change in fitted.changes):
+            return f"{takes}, and the same command with that carries on from what is saved"
+        return f"{takes}, with another --out; what is saved stays"
+    return generic
+
+
+def after_sampling(
+    model: str, precision: Precision, loading: Loading, size: str | None, batch: int, card: float | None
+) -> str:
+    """What to change when memory ran out while images, so many at once, were sampled: the number that would fit."""
+    with suppress(UserError):
+        standing, image = sampling_bytes(model, precision, loading, size)
+        as_it_is = standing + batch * image
+        smaller = int((_budget(card, standing + _HALF * batch * image) - standing) // image)
+        if smaller >= 1:
+            takes = f"{gib(standing + smaller * image)} of {gib(as_it_is)}"
+            return f"{smaller} images at once instead of {batch} would take about {takes} by the estimate's sums"
+    return "take a smaller --batch-size, smaller images or less precision"
+
+
+def sampling_bytes(model: str, precision: Precision, loading: Loading, size: str | None) -> tuple[int, int]:
+    """Bytes that stay on the GPU while images are sampled, and the most that one image takes on top.
+
+    An image is two rows of the denoiser with classifier-free guidance, and then the decoder's; all networks stay.
+    """
+    backbone = skeleton(model, DTYPES[precision], loading)
+    network = backbone.denoiser.network
+    shape = backbone.images.shape_for(size)
+    row = example(backbone, 1, shape, backbone.text.rows)
+    denoised = inference_cost(lambda: backbone.denoiser.denoise(network, *row))
+    decoded = inference_cost(decoding(backbone, shape))
+    networks = [part for part in backbone.pipeline.stock.components.values() if isinstance(part, nn.Module)]
+    standing = sum(weight_bytes(part, loading.quantize if part is network else "none") for part in networks)
+    return standing + CONTEXT, max(2 * denoised.peak, decoded.peak)
+
+
+def _budget(card: float | None, less: float) -> float:
+    """Bytes that something else may take, where what took more than `less` did not fit."""
+    return less if card is None else min(less, card * GIB * USABLE)

@@ -1,0 +1,119 @@
+"""Memory that runs out, at loading, in a step and while sampling: one line that names what would fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from contrapose.backbones.families import table
+from contrapose.backbones.sampler import Sampler
+from contrapose.cli.main import main
+from contrapose.estimate import advice
+from contrapose.methods import DDSPO
+from contrapose.runs.folder import RunFolder
+from contrapose.train.loop import Trainer
+from contrapose.train.settings import Optimisation, Run
+
+ALIGN = ["--train-steps", "4", "--batch-size", "4", "--micro-batch", "4", "--save-every", "1"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, prompts and pairs."""
+    root = tmp_path_factory.mktemp("memory")
+    tiny.save("sd", root / "model")
+    (root / "prompts.txt").write_text("".join(f"a photo of {n} small cats\n" for n in range(6)))
+    assert main(_draw(root, root / "pairs")) == 0
+    return root
+
+
+def _draw(work: Path, out: Path) -> list[str]:
+    prompts = ["--prompts", str(work / "prompts.txt"), "--steps", "1", "--batch-size", "6"]
+    return ["pairs", "draw", "--model", str(work / "model"), *prompts, "--out", str(out)]
+
+
+def _align(work: Path, out: Path) -> list[str]:
+    return ["align", "ddspo", "--model", str(work / "model"), "--pairs", str(work / "pairs"), *ALIGN, "--out", str(out)]
+
+
+def _only_line(capsys: pytest.CaptureFixture[str]) -> str:
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("contrapose:")]
+    return line
+
+
+def _raise(*_: object, **__: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has ...")
+
+
+def test_in_a_step_it_names_what_would_fit_and_what_is_saved_goes_on(work, tmp_path, monkeypatch, capsys):
+    accumulate = Trainer._accumulate
+
+    def fail_at_third(self: Trainer, step: int) -> object:
+        return _raise() if step == 2 else accumulate(self, step)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_accumulate", fail_at_third)
+        assert main(_align(work, out)) == 2
+    line = _only_line(capsys)
+    assert "out of memory; --" in line and " GiB by 'contrapose estimate'" in line
+    flags = line.split("out of memory; ")[1].split(" would take")[0].split()
+    assert flags and RunFolder(out).steps == [1, 2]
+    kept = (out / "metrics.jsonl").read_text()
+    assert main([*_align(work, out), *flags]) == 0
+    assert (out / "metrics.jsonl").read_text().startswith(kept) and RunFolder(out).finished
+
+
+def test_at_loading(work, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("contrapose.train.align.load_backbone", _raise)
+    assert main(_align(work, tmp_path / "run")) == 2
+    assert "out of memory; --" in _only_line(capsys)
+    assert not (tmp_path / "run" / "run.yaml").exists()
+
+
+def test_while_sampling(work, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Sampler, "generate", _raise)
+    assert main(_draw(work, tmp_path / "pairs")) == 2
+    assert "images at once instead of 12 would take about" in _only_line(capsys)
+    sample = ["sample", "--model", str(work / "model"), "--prompts", str(work / "prompts.txt"), "--steps", "1"]
+    assert main([*sample, "--out", str(tmp_path / "images")]) == 2
+    assert "images at once instead of 16 would take about" in _only_line(capsys)
+
+
+def test_other_errors_come_out_as_they_are(work, tmp_path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(table, "open_pipeline", fail)
+    monkeypatch.setattr("contrapose.train.align.load_backbone", fail)
+    with pytest.raises(RuntimeError, match="ours"):
+        main(_align(work, tmp_path / "run"))
+
+
+def test_a_card_that_is_too_small_is_told_of_before_loading(work, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(advice, "card_size", lambda: 0.5)
+    monkeypatch.setattr("contrapose.train.align.load_backbone", _raise)
+    assert main(_align(work, tmp_path / "run")) == 2
+    assert "may not fit the GPU's 0.5 GiB by 'contrapose estimate'" in " ".join(capsys.readouterr().err.split())
+    monkeypatch.setattr(advice, "card_size", lambda: 80.0)
+    assert main(_align(work, tmp_path / "run")) == 2
+    assert "may not fit" not in capsys.readouterr().err
+
+
+def _sdxl(**values: object) -> Run:
+    return Run("sdxl", (), DDSPO(), lora_rank=64, optimisation=Optimisation(batch_size=8), precision="bf16")
+
+
+@pytest.mark.slow
+def test_advice_is_of_the_card_and_less_than_what_was_too_much():
+    """SDXL as the recipe has it, but for what the recipe says of memory."""
+    told = advice.after_training(_sdxl(), 24.0)
+    assert told.startswith("--gradient-checkpointing would take about 19.3 GiB of ") and "carries on" in told
+    assert "--quantize" in advice.after_training(_sdxl(), 5.0)
+    assert "another --out" in advice.after_training(_sdxl(), 5.0)
+    assert "no setting takes less" in advice.after_training(_sdxl(), 1.0)
+    assert "--gradient-checkpointing" in str(advice.warning_before(_sdxl(), 24.0))
+    assert advice.warning_before(_sdxl(), 200.0) is None
