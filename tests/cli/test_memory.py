@@ -61,7 +61,7 @@ def test_in_a_step_it_names_what_would_fit_and_what_is_saved_goes_on(work, tmp_p
     line = _only_line(capsys)
     assert "out of memory; --" in line and " GiB by 'contrapose estimate'" in line
     flags = line.split("out of memory; ")[1].split(" would take")[0].split()
-    assert flags and RunFolder(out).steps == [1, 2]
+    assert flags and list(RunFolder(out).steps) == [1, 2]
     kept = (out / "metrics.jsonl").read_text()
     assert main([*_align(work, out), *flags]) == 0
     assert (out / "metrics.jsonl").read_text().startswith(kept) and RunFolder(out).finished

@@ -61,9 +61,8 @@ def begun(name: str) -> Run:
 
 
 def align(command: Command) -> None:
-    from contrapose.cli.memory import training_memory
+    from contrapose.cli.memory import follow_stage
     from contrapose.cli.notes import quiet_libraries
-    from contrapose.cli.progress import follow
     from contrapose.processes import rank
     from contrapose.publish.card import finish_run
     from contrapose.publish.hub import check_access, publish
@@ -74,8 +73,7 @@ def align(command: Command) -> None:
     if command.push_to_hub:
         check_access(command.push_to_hub)  # before hours of training, not after
     for stage in stages(command.run.resolved(), command.out):
-        with training_memory(stage):
-            follow(stage.title, stage.run.optimisation.train_steps, align_stage(stage), "step")
+        follow_stage(stage, align_stage(stage))
         if rank() == 0:
             finish_run(stage.folder)
     if command.push_to_hub:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from contrapose.cli.progress import follow
 from contrapose.errors import UserError
 from contrapose.processes import rank
 
 if TYPE_CHECKING:
     from contrapose.draw.settings import Draw
     from contrapose.guiding.settings import Sampling
+    from contrapose.train.loop import TrainState
     from contrapose.train.stages import Stage
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -46,9 +48,8 @@ def advised(advice: Callable[[float | None], str]) -> Iterator[None]:
     raise OutOfMemory(f"out of memory; {advice(card_size())}")
 
 
-@contextmanager
-def training_memory(stage: Stage) -> Iterator[None]:
-    """Tell of a GPU that is too small for a run before it is loaded, and what would fit when memory runs out within.
+def follow_stage(stage: Stage, states: Iterable[TrainState]) -> None:
+    """Draw a bar while a run trains; tell of a GPU that is too small before, and what fits when memory runs out.
 
     A run on CPUs is not judged beforehand: what the estimate counts is a GPU's kernels and precision.
     """
@@ -61,7 +62,7 @@ def training_memory(stage: Stage) -> Iterator[None]:
         if warning:
             log.warning(warning)
     with advised(lambda card: after_training(stage.run, card)):
-        yield
+        follow(stage.title, stage.run.optimisation.train_steps, states, "step")
 
 
 @contextmanager
