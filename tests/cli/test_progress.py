@@ -9,7 +9,7 @@ import pytest
 
 from contrapose.cli.pace import Pace, peak_memory
 from contrapose.cli.progress import Bar, follow
-from contrapose.cli.progress_line import Line
+from contrapose.cli.progress_line import ProgressLine
 from contrapose.train.loop import TrainState
 
 NOTES = ("loss 0.693", "accuracy 0.5", "drift 5e-09")
@@ -34,7 +34,7 @@ def after(clock: list[float], calls: int, seconds: float, total: int = 300) -> P
 @pytest.mark.parametrize("title", ["aligning with ddspo", "aligning with diffusion-dpo", "aligning with ddspo-data"])
 @pytest.mark.parametrize("seconds", [0.02, 1.25, 75.0])
 def test_step_time_left_loss_pace_and_memory_are_seen_at_80_columns(clock, title: str, seconds: float):
-    line = Line(title, after(clock, 250, seconds), "step")
+    line = ProgressLine(title, after(clock, 250, seconds), "step")
     line.notes = NOTES
     line.memory = "13.0 GiB"
     text = line.text(80).plain
@@ -44,7 +44,7 @@ def test_step_time_left_loss_pace_and_memory_are_seen_at_80_columns(clock, title
 
 
 def test_a_wide_terminal_shows_all_and_a_bar(clock):
-    line = Line("aligning with ddspo", after(clock, 150, 1.0), "step")
+    line = ProgressLine("aligning with ddspo", after(clock, 150, 1.0), "step")
     line.notes = NOTES
     text = line.text(140).plain
     assert all(note in text for note in NOTES)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress, ProgressColumn, Task
 
 from contrapose.cli.pace import Pace, peak_memory
-from contrapose.cli.progress_line import Line
+from contrapose.cli.progress_line import ProgressLine
 from contrapose.processes import rank
 
 _NOTED = ("loss", "accuracy", "drift")  # of a training step's metrics
@@ -20,11 +20,8 @@ _SELDOM = 600.0  # and at most
 
 
 class _Column(ProgressColumn):
-    max_refresh = None
-
-    def render(self, task: Task) -> Line:
-        line: Line = task.fields["line"]
-        return line
+    def render(self, task: Task) -> Any:
+        return task.fields["line"]
 
 
 class Bar:
@@ -35,7 +32,7 @@ class Bar:
         self._is_live = console.is_terminal or console.is_jupyter
         self._is_silent = rank() > 0
         self._pace = Pace(total)
-        self._line = Line(title, self._pace, unit)
+        self._line = ProgressLine(title, self._pace, unit)
         self._progress = Progress(_Column(), console=console, disable=self._is_silent)
         self._task = self._progress.add_task(title, total=total, line=self._line)
         self._due = 1

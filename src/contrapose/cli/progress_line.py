@@ -25,7 +25,7 @@ def _fitting(text: str, parts: Iterable[str], room: int) -> str:
     return text
 
 
-class Line:
+class ProgressLine:
     """A title, a bar and how far it is; metrics, pace and memory as far as there is room for them."""
 
     def __init__(self, title: str, pace: Pace, unit: str):

@@ -89,9 +89,11 @@ def sampling_bytes(model: str, precision: Precision, loading: Loading, size: str
     row = example(backbone, 1, shape, backbone.text.rows)
     denoised = inference_cost(lambda: backbone.denoiser.denoise(network, *row))
     decoded = inference_cost(decoding(backbone, shape))
-    networks = [part for part in backbone.pipeline.stock.components.values() if isinstance(part, nn.Module)]
-    standing = sum(weight_bytes(part, loading.quantize if part is network else "none") for part in networks)
-    return standing + CONTEXT, max(2 * denoised.peak, decoded.peak)
+    standing = CONTEXT
+    for part in backbone.pipeline.stock.components.values():
+        if isinstance(part, nn.Module):
+            standing += weight_bytes(part, loading.quantize if part is network else "none")
+    return standing, max(2 * denoised.peak, decoded.peak)
 
 
 def _budget(card: float | None, less: float) -> float:
