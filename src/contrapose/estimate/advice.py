@@ -90,7 +90,7 @@ def sampling_bytes(model: str, precision: Precision, loading: Loading, size: str
     denoised = inference_cost(lambda: backbone.denoiser.denoise(network, *row))
     decoded = inference_cost(decoding(backbone, shape))
     standing = CONTEXT
-    for part in backbone.pipeline.stock.components.values():
+    for part in backbone.sampler.stock.components.values():
         if isinstance(part, nn.Module):
             standing += weight_bytes(part, loading.quantize if part is network else "none")
     return standing, max(2 * denoised.peak, decoded.peak)
