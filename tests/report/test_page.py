@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -249,6 +250,18 @@ def test_pairs_and_sampling_settings_and_commands(shared, html):
         flag in sampled for flag in ("contrapose sample", "--steps 17", "--guidance-scale 7.5", "--precision fp32")
     )
     assert "typed by hand" in render(Report("t", commands=("typed by hand",)))
+
+
+def test_a_model_that_is_partly_in_the_hubs_cache_is_told_and_not_downloaded(shared, tiny_model, tmp_path, monkeypatch):
+    cached = tmp_path / "snapshot"
+    shutil.copytree(tiny_model, cached)
+    shutil.rmtree(cached / "vae")
+    asked = []
+    monkeypatch.setattr("contrapose.report.provenance.try_to_load_from_cache", lambda model, name: str(cached / name))
+    monkeypatch.setattr("contrapose.backbones.loading.hf_hub_download", lambda *names: asked.append(names))
+    text = Page(render(Report("t", pairs=shared.pairs))).text
+    assert "their model shapes cannot be loaded from the hub's cache" in text and "vae" in text
+    assert asked == []
 
 
 def test_images_are_embedded_small_and_whole(shared, html):

@@ -110,9 +110,17 @@ def _decoder(store: GroupStore) -> Decode:
     from contrapose.backbones.decoder import Decoder
 
     model = store.model_or(None)
-    if not Path(model).exists() and not isinstance(try_to_load_from_cache(model, "model_index.json"), str):
-        raise UserError(f"their model {model} is not on this machine")
-    decoder = Decoder(model)
+    if Path(model).exists():
+        decoder = Decoder(model)
+    else:
+        index = try_to_load_from_cache(model, "model_index.json")
+        if not isinstance(index, str):
+            raise UserError(f"their model {model} is not on this machine")
+        try:
+            # the hub's cache as a folder, of which nothing is downloaded that is not there
+            decoder = Decoder(Path(index).parent)
+        except UserError as error:
+            raise UserError(f"their model {model} cannot be loaded from the hub's cache: {error}") from None
     store.check_maker(model, decoder.fingerprint)
     return decoder
 
