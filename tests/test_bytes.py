@@ -30,7 +30,7 @@ from contrapose.guiding.merge import Merge, merge
 from contrapose.store.groups import write_shard
 from contrapose.store.records import GroupRecord
 from contrapose.backbones.embeddings import Embeddings
-from contrapose.train.checkpoint import Weights, save_training
+from contrapose.runs.training_state import Weights, save_training
 
 out = Path(sys.argv[1])
 notes = {"method": "sft", "base": "tiny", "pairs": "some", "base_fingerprint": "0"}

@@ -28,7 +28,7 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
 from contrapose.errors import UserError
 from contrapose.guiding.merge import Merge, merge
-from contrapose.train.checkpoint import Weights, load_training, save_training
+from contrapose.runs.training_state import Weights, load_training, save_training
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from contrapose.errors import UserError
-from contrapose.train.checkpoint import Moments, Weights, load_training, save_training
+from contrapose.runs.training_state import Moments, Weights, load_training, save_training
 from contrapose.train.optimizers import build_optimizer
 from contrapose.train.settings import Optimisation
 

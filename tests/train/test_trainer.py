@@ -24,8 +24,8 @@ from contrapose.core.path import DiffusionPath
 from contrapose.core.running import Running, RunningNumbers
 from contrapose.errors import UserError
 from contrapose.methods import DDSPO
+from contrapose.runs.training_state import Weights, load_training, save_training
 from contrapose.train.align import _parts
-from contrapose.train.checkpoint import Weights, load_training, save_training
 from contrapose.train.diagnostics import LEVELS
 from contrapose.train.loop import Trainer, learning_rate
 from contrapose.train.settings import Optimisation, Run

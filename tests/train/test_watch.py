@@ -26,6 +26,7 @@ from contrapose.train.align import align
 from contrapose.train.best import best_of
 from contrapose.train.loop import TrainState
 from contrapose.train.settings import Optimisation, Run, Watching
+from contrapose.worlds.shapes.suite import Shapes
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_levels")]
 
@@ -145,6 +146,21 @@ def test_dev_prompts_are_judged_and_not_kept(run: Run, tmp_path: Path) -> None:
     assert film(tmp_path / "run") == []
     assert sorted(files(tmp_path / "run")) == [f"images/step-00000{step}/watched.json" for step in (0, 2, 3)]
     assert "judged/colourfulness" in RunFolder(tmp_path / "run").metrics()[-1]
+
+
+def test_the_suite_of_the_shapes_world_judges_its_own_prompts(run: Run, tmp_path: Path) -> None:
+    assert main(["shapes", "prompts", str(tmp_path / "dev.jsonl"), "--split", "dev", "--per-tag", "1"]) == 0
+    watching = replace(
+        WATCH, prompts=(), judges=(), keep_best="shapes", dev_prompts=tmp_path / "dev.jsonl", num_images=1
+    )
+    until(align(replace(run, watching=watching), tmp_path / "run"), 1)
+    first = RunFolder(tmp_path / "run").metrics()[0]
+    assert [name for name in first if not name.endswith(("/low", "/high"))] == [
+        "step", "judged/correct", "judged/shape_fidelity", "judged/artefact_rate",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="'a red circle': its metadata is not of the shapes world"):
+        next(align(replace(run, watching=replace(WATCH, judges=(Shapes(),))), tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
 
 
 def test_prompts_may_be_added_to_a_run_and_taken_away(run: Run, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from contrapose.cli.docstrings import first_sentence
 from contrapose.cli.options import REQUIRED, Choice, parse
 from contrapose.errors import UserError
 from contrapose.methods import METHODS
-from contrapose.train.settings import ADAPTER_KINDS, CONVERTER, JUDGES, LINKS, Run
+from contrapose.train.settings import ADAPTER_KINDS, CONVERTER, LINKS, WATCHING_JUDGES, Run
 
-UNIONS = {"link": Choice(LINKS), "lora_kind": Choice(ADAPTER_KINDS), "judges": Choice(JUDGES, prefixed=True)}
+UNIONS = {"link": Choice(LINKS), "lora_kind": Choice(ADAPTER_KINDS), "judges": Choice(WATCHING_JUDGES, prefixed=True)}
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ from contrapose.runs.metrics import CLOCK, HELD_OUT, add_metrics
 from contrapose.runs.names import BASE_NOTE, METRICS, RUN_FILE
 from contrapose.runs.origin import public_name
 from contrapose.runs.steps import kept_steps
+from contrapose.runs.training_state import Moments, Scaler, Stateful, Weights
 from contrapose.store.groups import GroupStore
 from contrapose.store.mixture import Mixture
-from contrapose.train.checkpoint import Moments, Scaler, Stateful, Trained, Weights
 from contrapose.train.comparable import comparable
 from contrapose.train.data import Groups
 from contrapose.train.folder import (
@@ -53,6 +53,7 @@ from contrapose.train.loop import Diverged, Trainer, TrainState
 from contrapose.train.settings import Run
 from contrapose.train.stages import Stage, stages
 from contrapose.train.trackers import Trackers, check_installed
+from contrapose.train.trained import Trained
 from contrapose.train.watch import Watched, Watcher, jury_of
 
 log = logging.getLogger(__name__)

@@ -35,12 +35,13 @@ from contrapose.runs.names import (
     STATE_FILE,
 )
 from contrapose.runs.steps import forget_steps_after, has_old_steps, kept_steps, prune, step_folder, steps_due
+from contrapose.runs.training_state import BrokenCheckpoint, Stateful, load_training, save_training
 from contrapose.runs.watched import forget_images
 from contrapose.store.mixture import Mixture
 from contrapose.train.best import best_of
-from contrapose.train.checkpoint import BrokenCheckpoint, Stateful, Trained, load_training, save_training
 from contrapose.train.settings import CONVERTER, Run, Watching
 from contrapose.train.stages import Stage
+from contrapose.train.trained import Trained
 
 # Settings that do not decide the outcome, and may change when a run is resumed.
 _FREE = [

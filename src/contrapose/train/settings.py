@@ -28,10 +28,14 @@ from contrapose.ranges import (
     Steps,
     checked,
 )
+from contrapose.worlds.shapes.suite import Shapes
 
 DEFAULT_RANK = 16
 OptimizerName = Literal["adamw", "adamw-8bit", "adamw-paged-8bit", "adafactor"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "comet", "swanlab"]
+WatchingJudge = AnyJudge | Shapes
+WATCHING_JUDGES: dict[str, type[WatchingJudge]] = JUDGES | {"shapes": Shapes}
+"""What can judge images while a run trains: every judge of scores, and the suite of the shapes world."""
 Folders = Path | tuple[Path, ...]
 
 
@@ -123,8 +127,9 @@ class Watching:
     """Guidance scale of these images, 1 is off; what is usual for the model when unset."""
     image_size: str | None = None
     """Size of these images as WIDTHxHEIGHT; the model's usual size when unset."""
-    judges: tuple[AnyJudge, ...] = ()
-    """Judges of these images, each with a 95 % interval over prompts: --judges pickscore aesthetic ..."""
+    judges: tuple[WatchingJudge, ...] = ()
+    """Judges of these images, each with a 95 % interval over prompts: --judges pickscore aesthetic ..., or shapes for
+    prompts of the shapes world."""
     dev_prompts: Path | None = None
     """File of prompts whose images are judged and not kept; the watched prompts' own are judged when unset."""
     keep_best: str | None = None
@@ -144,19 +149,21 @@ class Watching:
         return bool(self.prompts) or self.dev_prompts is not None
 
     @property
-    def jury(self) -> tuple[AnyJudge, ...]:
+    def jury(self) -> tuple[WatchingJudge, ...]:
         """The judges, that by which the best step is chosen first."""
         if self.keep_best is None:
             return self.judges
-        kind = JUDGES[self.keep_best]
+        kind = WATCHING_JUDGES[self.keep_best]
         first = [judge for judge in self.judges if isinstance(judge, kind)] or [kind()]
         return (*first, *(judge for judge in self.judges if not isinstance(judge, kind)))
 
     def __post_init__(self) -> None:
-        if self.keep_best is not None and self.keep_best not in JUDGES:
-            raise UserError(f"keep_best {self.keep_best}: no such judge (known: {', '.join(JUDGES)})")
+        if self.keep_best is not None and self.keep_best not in WATCHING_JUDGES:
+            raise UserError(f"keep_best {self.keep_best}: no such judge (known: {', '.join(WATCHING_JUDGES)})")
         if self.keep_best is not None and not self.draws:
             raise UserError("keep_best: there is nothing to judge; set prompts, or dev_prompts")
+        if any(isinstance(judge, Shapes) and judge.autoencoder for judge in self.judges):
+            raise UserError("autoencoder: no ceiling is drawn while a run trains; leave it out")
         if self.judges and not self.draws:
             raise UserError("judges: there is nothing to judge; set prompts, or dev_prompts")
         if self.dev_prompts is not None and not self.jury:
@@ -260,5 +267,7 @@ def _folders(value: object, kind: object) -> Folders:
     return tuple(folders)
 
 
-CONVERTER = runfile.converter((PairLink, LINKS), (Method, METHODS), (AdapterKind, ADAPTER_KINDS), (AnyJudge, JUDGES))
+CONVERTER = runfile.converter(
+    (PairLink, LINKS), (Method, METHODS), (AdapterKind, ADAPTER_KINDS), (WatchingJudge, WATCHING_JUDGES)
+)
 CONVERTER.register_structure_hook_func(lambda kind: kind == Folders, _folders)

@@ -32,9 +32,10 @@ from contrapose.runs.watched import About, Scored, read_about, watched_folder, w
 from contrapose.seeds import generator, starting_noise
 from contrapose.store.prompts import Prompt, read_prompts
 from contrapose.train.best import means_of, spread
-from contrapose.train.checkpoint import Trained
 from contrapose.train.loop import Trainer
 from contrapose.train.settings import Watching
+from contrapose.train.trained import Trained
+from contrapose.worlds.shapes.suite import Shapes
 
 _FILES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _AT_ONCE = 8  # images that are handed to the judges together
@@ -61,13 +62,17 @@ class WatchedFile(NamedTuple):
 class Watched:
     """What is to be drawn and judged of a run.
 
-    Raises `UserError` for a file of prompts that cannot be read, and a size that the model cannot make.
+    Raises `UserError` for a file of prompts that cannot be read, prompts that cannot be judged, and a size that the
+    model cannot make.
     """
 
     def __init__(self, watching: Watching, backbone: Backbone):
         self.prompts = _named(watching.prompts)
         self.dev_prompts = read_prompts(watching.dev_prompts) if watching.dev_prompts else self.prompts
         self.judges = watching.jury
+        for judge in self.judges:
+            if isinstance(judge, Shapes):
+                judge.check(self.dev_prompts)
         self.shape = backbone.images.shape_for(watching.image_size)
         self.steps = watching.image_steps or backbone.sampler.steps
         scale = watching.image_guidance_scale

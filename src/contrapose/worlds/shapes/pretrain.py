@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from contrapose.pixels import to_tensor
+from contrapose.runs.training_state import Moments, Stateful, Weights, load_training, save_training
 from contrapose.tensors import save_tensors
-from contrapose.train.checkpoint import Moments, Stateful, Weights, load_training, save_training
 from contrapose.worlds.shapes import blueprint
 from contrapose.worlds.shapes.render import render
 from contrapose.worlds.shapes.scenes import caption, scene_of, training_meaning

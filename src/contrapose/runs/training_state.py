@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from contrapose.backbones.denoiser import Trainable
 from contrapose.errors import UserError, one_line
 from contrapose.tensors import checksum, save_tensors
 
@@ -105,57 +103,19 @@ class Scaler:
         self._scaler.load_state_dict(numbers)
 
 
-class Trained:
-    """The trained weights, or their average where there is one, in files that stock diffusers loads.
+class SavedWeights(Protocol):
+    """Weights that lie in files of their own beside the training state."""
 
-    Of those the state keeps the checksum alone, so that no weight is written twice.
-    """
-
-    def __init__(self, trainable: Trainable, average: Sequence[Tensor], notes: Mapping[str, str]):
-        self._trainable = trainable
-        self._average = average
-        self.notes = notes
-
-    def write(self, folder: Path, with_pipeline: bool) -> None:
-        """Write the weights; a network that was trained in full within its pipeline, or alone."""
-        with self.averaged():
-            self._trainable.save(folder, self.notes, with_pipeline)
+    notes: Mapping[str, str]
 
     def read(self, folder: Path) -> dict[str, Tensor]:
-        """What `write` wrote, by `policy/name`."""
-        policies = self._trainable.saved(folder)
-        return {f"{policy}/{name}": value for policy, state in policies.items() for name, value in state.items()}
+        """What lies in the folder, by name."""
 
-    @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `read` gave, as the weights and as their average."""
-        states: dict[str, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            policy, _, name = key.partition("/")
-            states.setdefault(policy, {})[name] = value
-        for policy, state in states.items():
-            self._trainable.policies.load_state(state, policy)
-        for average, parameter in zip(self._average, self._trainable.policies.parameters(), strict=False):
-            average.copy_(parameter)
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The average in the weights' place while the block lasts, as it is saved; the weights where there is none."""
-        self._exchange()
-        try:
-            yield
-        finally:
-            self._exchange()
-
-    def _exchange(self) -> None:
-        """Weights for averages and back; nothing where there is no average."""
-        for average, parameter in zip(self._average, self._trainable.policies.parameters(), strict=False):
-            weights = parameter.data
-            parameter.data = average.data
-            average.data = weights
+        """Put back what `read` gave."""
 
 
-def save_training(path: Path, step: int, trained: Trained | None = None, **parts: Stateful) -> None:
+def save_training(path: Path, step: int, trained: SavedWeights | None = None, **parts: Stateful) -> None:
     """Write the state of all parts, the step and what `trained` wrote beside it as a checksum into one file."""
     tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.state().items()}
     # read back rather than taken from memory: what is noted is what lies on the disk
@@ -165,7 +125,7 @@ def save_training(path: Path, step: int, trained: Trained | None = None, **parts
     save_tensors(path, tensors, {"training": json.dumps(note), **notes})
 
 
-def load_training(path: Path, trained: Trained | None = None, **parts: Stateful) -> int:
+def load_training(path: Path, trained: SavedWeights | None = None, **parts: Stateful) -> int:
     """Restore the weights and all parts, and return the step they were saved at.
 
     Raises `BrokenCheckpoint` naming the file when it is not to the last byte what was saved, or the weights beside it
@@ -186,7 +146,7 @@ def load_training(path: Path, trained: Trained | None = None, **parts: Stateful)
     return step
 
 
-def _weights(trained: Trained, folder: Path) -> dict[str, Tensor]:
+def _weights(trained: SavedWeights, folder: Path) -> dict[str, Tensor]:
     try:
         return trained.read(folder)
     except (SafetensorError, OSError) as error:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from contrapose.errors import UserError
-from contrapose.train.checkpoint import BrokenCheckpoint, Moments, Stateful, Weights, load_training, save_training
+from contrapose.runs.training_state import BrokenCheckpoint, Moments, Stateful, Weights, load_training, save_training
 
 
 def _parts(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
