@@ -18,7 +18,7 @@ from contrapose.tensors import save_tensors
 NOTES = {name: f"{name}\n\x1f\x7f 'é' 🎨 \\ \"" for name in ("method", "base", "z", "a", "pairs")}
 KINDS = ("lora", "peft", "kohya.safetensors", "whole", "pairs", "step.safetensors", "embeddings", "merged")
 
-# Writes one of each kind of result with several notes, out of a process of its own, into the folder that it is given.
+# Writes one of each kind of result with several notes into the folder that it is given.
 WRITE = """
 import sys
 from pathlib import Path
@@ -55,16 +55,22 @@ save_training(out / "step.safetensors", 1, **{n: Weights([torch.ones(2)]) for n 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two folders with one of each kind of result, by two processes whose sets and mappings are in other orders."""
+    """Two folders with one of each kind of result, by this process and one whose sets are in another order."""
     folders = [tmp_path_factory.mktemp("bytes") for _ in range(2)]
-    for number, folder in enumerate(folders):
-        paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-        environment = {**os.environ, "PYTHONHASHSEED": str(number + 1), "PYTHONPATH": paths}
-        old = os.umask(0o027)
-        try:
-            subprocess.run([sys.executable, "-c", WRITE, str(folder)], check=True, env=environment)
-        finally:
-            os.umask(old)
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    order = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    old = os.umask(0o027)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["-c", str(folders[0])])
+            exec(WRITE, {})
+        subprocess.run(
+            [sys.executable, "-c", WRITE, str(folders[1])],
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": order, "PYTHONPATH": paths},
+        )
+    finally:
+        os.umask(old)
     return folders
 
 

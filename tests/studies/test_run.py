@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import re
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -66,7 +68,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path
 
 
 def _study(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(_command(*words), cwd=folder, capture_output=True, text=True, check=False)
+    """As one types it below the folder, ended; in this process, which has the libraries loaded."""
+    arguments = _command(*words)[3:]
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(folder)
+        code = main(arguments)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def _command(*words: str) -> list[str]:
