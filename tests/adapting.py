@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import stock
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from training import with_full, with_lora
+from training import with_full, with_lora, with_own_network
 
 import contrapose
+from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
 from contrapose.cli.export import Command, export
 from contrapose.errors import UserError
@@ -24,25 +26,33 @@ SETTINGS = "lora_adapter_metadata"  # in a file's header
 Tensors, Notes = dict[str, torch.Tensor], dict[str, str]
 
 
+_shared = lru_cache(maxsize=2)(load_backbone)
+_piped = lru_cache(maxsize=2)(stock.load)
+
+
+def _own(model: Path) -> Backbone:
+    return with_own_network(_shared(model))
+
+
 def _adapter(run: Path, model: Path) -> None:
     load_backbone(model, adapter=run)
 
 
 def _positive(run: Path, model: Path) -> None:
-    with contrapose.guide(stock.load("sd", model), run):
+    with contrapose.guide(_piped("sd", model), run):
         pass
 
 
 def _start(run: Path, model: Path) -> None:
-    with_lora(load_backbone(model), None, None, start=run)
+    with_lora(_own(model), None, None, start=run)
 
 
 def _frozen(run: Path, model: Path) -> None:
-    with_lora(load_backbone(model), 2, 2.0, frozen={"other": run})
+    with_lora(_own(model), 2, 2.0, frozen={"other": run})
 
 
 def _full_start(run: Path, model: Path) -> None:
-    with_full(load_backbone(model), torch.float32, start=run)
+    with_full(_own(model), torch.float32, start=run)
 
 
 def _merge(run: Path, model: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from training import with_lora
+from training import with_lora, with_own_network
 
 from contrapose.backbones.base import Backbone
 
@@ -40,7 +40,7 @@ def write_run(plain: Backbone, kind: str, seed: int, folder: Path) -> Path:
             parameter.data.add_(torch.randn(parameter.shape, generator=random) * 0.05 * spread)
         network.save_pretrained(folder / "model" / plain.denoiser.part)
         return folder
-    backbone = with_lora(copy.deepcopy(plain), RANK, ALPHA)
+    backbone = with_lora(with_own_network(plain), RANK, ALPHA)
     for parameter in backbone.policies.parameters():
         parameter.data.copy_(torch.randn(parameter.shape, generator=random) * 0.1)
     backbone.save(folder)

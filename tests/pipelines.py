@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Callable
 from functools import lru_cache
@@ -17,7 +16,7 @@ import torch
 from breaking import Spoil
 from diffusers import DiffusionPipeline
 from torch import nn
-from training import with_full, with_lora
+from training import with_full, with_lora, with_own_network
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
@@ -75,7 +74,7 @@ def pipe(name: str, stocked: Callable[[str], DiffusionPipeline]) -> DiffusionPip
 def backbone(request: pytest.FixtureRequest, plain: Backbone) -> Backbone:
     """A backbone of its own for the test, ready to be trained."""
     torch.manual_seed(0)
-    fresh = copy.deepcopy(plain)
+    fresh = with_own_network(plain)
     return with_lora(fresh, RANK, ALPHA) if request.param == "lora" else with_full(fresh, torch.float32)
 
 

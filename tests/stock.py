@@ -28,10 +28,10 @@ def load(name: str, folder: Path, **options: Any) -> DiffusionPipeline:
     return pipe
 
 
-def load_run(name: str, folder: Path, run: Path) -> DiffusionPipeline:
+def load_run(name: str, folder: Path, run: Path, **parts: Any) -> DiffusionPipeline:
     """The stock pipeline of an aligned run, as a user would load it: adapters on the folder's model, or a whole one."""
     full = (run / "model").is_dir()
-    pipe = load(name, run / "model" if full else folder)
+    pipe = load(name, run / "model" if full else folder, **parts)
     if hasattr(pipe, "unet"):
         pipe.unet.set_attn_processor(AttnProcessor())  # as ours on the CPU: fused attention rounds otherwise
     if full:
@@ -45,6 +45,11 @@ def load_run(name: str, folder: Path, run: Path) -> DiffusionPipeline:
 
 def denoiser_of(pipe: DiffusionPipeline) -> nn.Module:
     return pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+
+
+def rest_of(pipe: DiffusionPipeline) -> dict[str, Any]:
+    """All parts but the denoiser: where `load` is given them, it reads the denoiser alone."""
+    return {name: part for name, part in pipe.components.items() if part is not denoiser_of(pipe)}
 
 
 def size(name: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,13 @@ class Training(Backbone):
 
     def save(self, folder: Path, notes: dict[str, str] | None = None, whole: bool = True) -> None:
         self.trainable.save(folder, notes, whole)
+
+
+def with_own_network(backbone: Backbone) -> Backbone:
+    """A backbone whose denoiser is a copy, which is all that training changes, over the other one's further parts."""
+    pipe = copy.copy(backbone.sampler.stock)
+    setattr(pipe, backbone.denoiser.part, copy.deepcopy(backbone.denoiser.network))
+    return Backbone.over(backbone.family, backbone.source, pipe, backbone.device, backbone.pipeline.loading)
 
 
 def with_lora(backbone: Backbone, *settings: Any, **named: Any) -> Training:

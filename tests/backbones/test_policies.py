@@ -5,7 +5,6 @@ What a run predicts is witnessed by stock diffusers, which loads it on the origi
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Callable
@@ -19,10 +18,11 @@ import families
 import pytest
 import stock
 import torch
+from diffusers import DiffusionPipeline
 from meanings import Meaning
 from safetensors import safe_open
 from torch import Tensor
-from training import with_full, with_lora
+from training import with_full, with_lora, with_own_network
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
@@ -46,7 +46,7 @@ def run_of(loaded: Callable[[str], Backbone], tmp_path_factory: pytest.TempPathF
         folder = tmp_path_factory.mktemp(f"{name}-{kind}")
         if kind == "lora":
             return aligned.write_run(loaded(name), kind, number, folder)
-        backbone = with_full(copy.deepcopy(loaded(name)), torch.float32, needs_reference=False)
+        backbone = with_full(with_own_network(loaded(name)), torch.float32, needs_reference=False)
         _move(backbone, seed=number)
         backbone.save(folder)
         return folder
@@ -55,13 +55,14 @@ def run_of(loaded: Callable[[str], Backbone], tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="session")
-def witness(tiny_family: Callable[[str], Path]) -> Witness:
+def witness(tiny_family: Callable[[str], Path], stocked: Callable[[str], DiffusionPipeline]) -> Witness:
     """x_t, t, condition and the stock pipeline's answers with a run's weights, or without any."""
 
     @lru_cache
     def recorded(name: str, run: Path | None) -> list[Meaning]:
         folder = tiny_family(name)
-        pipe = stock.load(name, folder) if run is None else stock.load_run(name, folder, run)
+        rest = stock.rest_of(stocked(name))
+        pipe = stock.load(name, folder, **rest) if run is None else stock.load_run(name, folder, run, **rest)
         with stock.recorded(stock.denoiser_of(pipe)) as calls:
             stock.draw(name, pipe)
         return [families.of(name).meaning(call) for call in calls[-1:]]
@@ -80,9 +81,7 @@ def train(plain: Backbone) -> Callable[..., Backbone]:
 
     def ready(kind: str, **options: Any) -> Backbone:
         torch.manual_seed(0)
-        pipe = copy.copy(plain.sampler.stock)  # but for the network, which is all that a test changes
-        setattr(pipe, plain.denoiser.part, copy.deepcopy(plain.denoiser.network))
-        fresh = Backbone.over(plain.family, plain.source, pipe, plain.device, plain.pipeline.loading)
+        fresh = with_own_network(plain)
         if kind == "full":
             return with_full(fresh, torch.float32, **options)
         given = (None, None) if options.get("start") else (aligned.RANK, aligned.ALPHA)
@@ -109,6 +108,7 @@ def _apart(answers: Tensor, calls: list[Meaning]) -> float:
     return aligned.apart(answers, torch.stack([call[3] for call in calls]))
 
 
+@pytest.mark.parametrize("name", families.DISTINCT)
 @pytest.mark.parametrize(("kind", "begin"), BEGINNINGS, ids=str)
 def test_trainee_and_reference_begin_at_the_start(
     name: str, kind: str, begin: str | None, train: Any, run_of: Runs, witness: Witness, tmp_path: Path
@@ -242,7 +242,7 @@ def test_adapters_of_another_rank_on_other_layers(
     name: str, kind: str, plain: Backbone, train: Any, run_of: Runs, witness: Witness, tmp_path: Path
 ) -> None:
     """As a start and beside adapters of the usual ones: each keeps its own."""
-    other = copy.deepcopy(plain)
+    other = with_own_network(plain)
     other.pipeline.family = replace(other.family, lora_targets=("to_q", "to_v"))
     other = with_lora(other, 2, 6.0)
     _move(other)
@@ -281,8 +281,8 @@ def test_all_that_is_trained_begins_at_the_start(name: str, kind: str, train: An
 @pytest.mark.parametrize("setting", [{"rank": 8, "alpha": None}, {"rank": None, "alpha": 4.0}], ids=["rank", "alpha"])
 def test_rank_and_alpha_are_the_starts(name: str, setting: dict[str, Any], plain: Backbone, run_of: Runs) -> None:
     start = run_of(name, "lora", 0)
-    with_lora(copy.deepcopy(plain), aligned.RANK, aligned.ALPHA, start=start)
-    told = _refused(lambda: with_lora(copy.deepcopy(plain), **setting, start=start))
+    with_lora(with_own_network(plain), aligned.RANK, aligned.ALPHA, start=start)
+    told = _refused(lambda: with_lora(with_own_network(plain), **setting, start=start))
     assert re.fullmatch(r"lora_(rank 8: .* has 4|alpha 4: .* has 10), which is kept; leave the setting out", told)
 
 
@@ -305,7 +305,7 @@ def test_runs_that_are_no_good(
 
     assert ": no such run; name a folder" in told(tmp_path / "none")
     assert told(tmp_path).endswith("has the run finished?")
-    with_lora(copy.deepcopy(plain), 2, 2.0).save(tmp_path / "noted", {"base_fingerprint": "0123"})
+    with_lora(with_own_network(plain), 2, 2.0).save(tmp_path / "noted", {"base_fingerprint": "0123"})
     assert "was trained on another model (0123)" in told(tmp_path / "noted")
     with_lora(load_backbone(tiny_family({"sd": "sdxl", "pixart": "sd3"}[name])), 2, 2.0).save(tmp_path / "stranger")
     assert told(tmp_path / "stranger").endswith("was it trained on another one?")

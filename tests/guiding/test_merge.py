@@ -5,21 +5,24 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import aligned
+import families
 import pytest
 import stock
 import torch
 import yaml
+from adapting import Notes, Tensors, rewrite
 from aligned import apart
 from diffusers import DiffusionPipeline
 from peft import PeftModel
 from safetensors import safe_open
 from torch import Tensor, nn
-from training import with_lora
+from training import with_lora, with_own_network
 
 import contrapose
 from contrapose.backbones.base import Backbone
@@ -46,11 +49,11 @@ def _by_hand(base: nn.Module, positive: nn.Module, negative: nn.Module | None, s
     return network
 
 
-def _stock(name: str, folder: Path, out: Path) -> DiffusionPipeline:
-    """The merge as a user of diffusers loads it."""
+def _stock(name: str, folder: Path, out: Path, **parts: Any) -> DiffusionPipeline:
+    """The merge as a user of diffusers loads it; parts that are given are not read."""
     if (out / "model_index.json").is_file():
-        return stock.load(name, out)
-    pipe = stock.load(name, folder)
+        return stock.load(name, out, **parts)
+    pipe = stock.load(name, folder, **parts)
     if (out / LORA_FILE).is_file():
         pipe.load_lora_weights(out)
     else:
@@ -74,7 +77,8 @@ def test_by_hand_in_stock_diffusers(
     inputs, base = _call(name, pipe), stock.denoiser_of(pipe)
     by_hand = _by_hand(base, runs.networks["positive"], runs.networks["negative"] if negative else None, SCALE)
     expected = aligned.answered(by_hand, inputs)
-    made = aligned.answered(stock.denoiser_of(_stock(name, folder, tmp_path / "out")), inputs)
+    rest = stock.rest_of(pipe) if runs.kind == "lora" else {}
+    made = aligned.answered(stock.denoiser_of(_stock(name, folder, tmp_path / "out", **rest)), inputs)
     assert apart(made, expected) < EXACT
     assert apart(aligned.answered(base, inputs), expected) > 100 * EXACT, "the test must see the merge"
 
@@ -95,12 +99,25 @@ def test_adapters_are_the_whole_merge(
     assert apart(aligned.answered(on_base, inputs), aligned.answered(whole, inputs)) < EXACT
 
 
-def _partway(base: Path, run: Path, kind: str, share: float, out: Path) -> Path:
-    """A run that has gone a share of another's way, which is a merge as well."""
-    merge(Merge(str(base), run, scale=share), out / "model" if kind == "full" else out)
+def _partway(base: nn.Module, run: Path, share: float, out: Path) -> Path:
+    """A run that has gone a share of another's way."""
+    shutil.copytree(run, out)
+    [path] = out.rglob("*.safetensors")
+    full = path.parent != out
+    start = base.state_dict()
+
+    def go(tensors: Tensors, notes: Notes) -> None:
+        for name, value in tensors.items():
+            if full:
+                tensors[name] = torch.lerp(start[name], value, share)
+            elif ".lora_B." in name:
+                tensors[name] = value * share
+
+    rewrite(path, go)
     return out
 
 
+@pytest.mark.parametrize("name", families.DISTINCT)
 def test_guidance_to_first_order(
     name: str, folder: Path, pipe: DiffusionPipeline, runs: aligned.Runs, tmp_path: Path
 ) -> None:
@@ -110,11 +127,11 @@ def test_guidance_to_first_order(
     for share in (0.2, 0.02) if runs.kind == "full" else (0.05, 0.005):  # adapters of noise are far from the base
         place = tmp_path / f"{share}"
         near = [
-            _partway(folder, run, runs.kind, share, place / side)
+            _partway(stock.denoiser_of(pipe), run, share, place / side)
             for side, run in (("positive", runs.positive), ("negative", runs.negative))
         ]
         merge(Merge(str(folder), *near, scale=2.0, full=True), place / "out")
-        made = stock.draw(name, _stock(name, folder, place / "out"))
+        made = stock.draw(name, _stock(name, folder, place / "out", **stock.rest_of(pipe)))
         with contrapose.guide(pipe, *near, scale=2.0):
             guided = stock.draw(name, pipe)
         gaps.append(float((made - guided).norm()))
@@ -197,7 +214,8 @@ def test_ranks_in_stock_diffusers(
         merged = merge(Merge(str(folder), runs.positive, runs.negative, SCALE, rank=rank), out)
         assert merged.rank == rank
         kept.append(merged.kept)
-        errors.append(apart(aligned.answered(stock.denoiser_of(_stock(name, folder, out)), inputs), exact))
+        made = stock.denoiser_of(_stock(name, folder, out, **stock.rest_of(pipe)))
+        errors.append(apart(aligned.answered(made, inputs), exact))
     assert kept == sorted(kept)
     assert kept[-1] == pytest.approx(1)
     assert errors[0] > errors[1] > 100 * EXACT
@@ -266,7 +284,7 @@ def test_runs_that_do_not_merge(
     other_family = aligned_runs("pixart", runs.kind)[0]
     _refused(out, "does not fit|holds no weights|holds no adapters", base, other_family)
     noted = tmp_path / "noted"
-    made = with_lora(copy.deepcopy(loaded("sd")), 2, 2.0)
+    made = with_lora(with_own_network(loaded("sd")), 2, 2.0)
     made.save(noted, {"base_fingerprint": "0123"})
     _refused(out, r"noted: was trained on another model \(0123\)", base, noted)
     made.save(tmp_path / "untrained")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from diffusers import DiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from training import with_full, with_lora
+from training import with_full, with_lora, with_own_network
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
@@ -97,7 +96,7 @@ def test_notes_are_in_the_header(name: str, backbone: Backbone, tmp_path: Path) 
 
 def test_every_attention_is_adapted(name: str, plain: Backbone) -> None:
     """Queries, keys and values of each, but the second ones of SD3.5-Medium, as in diffusers' own trainer."""
-    network = with_lora(copy.deepcopy(plain), 2, 2.0).denoiser.network
+    network = with_lora(with_own_network(plain), 2, 2.0).denoiser.network
     adapted = {n.removesuffix(".base_layer") for n, _ in network.named_modules() if n.endswith(".base_layer")}
     names = [n for n, _ in network.named_modules() if not (name.startswith("sd3") and ".attn2." in n)]
     projections = {n for n in names if re.search(r"\.(to_[qkv]|add_[qkv]_proj)$", n)}
@@ -121,13 +120,13 @@ def test_adapters_of_another_network(folder: Path, wide_run: Path) -> None:
 
 @pytest.mark.parametrize("name", ["sdxl", "sd3", "pixart"])
 def test_adapters_of_another_family(plain: Backbone, tiny_model: Path, tmp_path: Path) -> None:
-    with_lora(copy.deepcopy(plain), 2, 2.0).save(tmp_path)
+    with_lora(with_own_network(plain), 2, 2.0).save(tmp_path)
     _refused(tiny_model, tmp_path)
 
 
 def test_adapters_of_a_deeper_network(tiny_model: Path, loaded: Callable[[str], Backbone], tmp_path: Path) -> None:
     """Some of its layers fit, and the others must not be passed over."""
-    with_lora(copy.deepcopy(loaded("sd")), 2, 2.0).save(tmp_path)
+    with_lora(with_own_network(loaded("sd")), 2, 2.0).save(tmp_path)
     path = tmp_path / "pytorch_lora_weights.safetensors"
     with safe_open(path, "pt") as file:
         header, state = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -149,7 +148,7 @@ def test_a_run_that_is_truncated(backbone: Backbone, folder: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["sd", "sd3"])
 def test_a_full_run_of_another_family(plain: Backbone, tiny_family: Any, tmp_path: Path) -> None:
-    with_full(copy.deepcopy(plain), torch.float32, needs_reference=False).save(tmp_path)
+    with_full(with_own_network(plain), torch.float32, needs_reference=False).save(tmp_path)
     _refused(tiny_family("flux"), tmp_path)
 
 
