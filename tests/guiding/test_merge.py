@@ -29,7 +29,7 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
 from contrapose.errors import UserError
 from contrapose.guiding.merge import Merge, merge, stacked, truncated
-from contrapose.runs.adapter_files import LowRank
+from contrapose.runs.adapter_layers import LowRank
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.names import LORA_FILE, PEFT_FILE
 

@@ -274,3 +274,24 @@ def test_text_encoders_layers_are_written_too(tiny_model: Path, tmp_path: Path) 
             load_backbone(tiny_model, adapter=adapter).text.embed(["a red circle"])["text"], texts[-1], atol=1e-5
         )
     assert torch.allclose(*texts, atol=1e-5)
+
+
+def test_names_of_older_diffusers_need_no_model(tiny_model: Path, tmp_path: Path) -> None:
+    """As files in the hub have them; what has kohya's names already says so."""
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1"
+    factors = {"A": torch.rand(4, 32), "B": torch.rand(32, 4)}
+    save_file(
+        {f"{layer}.to_q.lora_{half}.weight": value for half, value in factors.items()}, tmp_path / "new.safetensors"
+    )
+    older = {"down": factors["A"], "up": factors["B"]}
+    for form in ("processor.to_q_lora.{}.weight", "to_q.lora.{}.weight"):
+        tensors = {f"{layer}.{form.format(half)}": value for half, value in older.items()}
+        save_file(tensors, tmp_path / "older.safetensors")
+        assert convert(tmp_path / "older.safetensors", tmp_path / "out.safetensors") == 1
+        convert(tmp_path / "new.safetensors", tmp_path / "other.safetensors")
+        assert all(
+            torch.equal(value, load_file(tmp_path / "other.safetensors")[name])
+            for name, value in load_file(tmp_path / "out.safetensors").items()
+        )
+    with pytest.raises(UserError, match="has kohya's names already"):
+        convert(tmp_path / "out.safetensors", tmp_path / "again.safetensors")

@@ -175,8 +175,10 @@ def _by_layers(path: Path, tensors: Mapping[str, Tensor], part: str, network: nn
 
 def _translated(path: Path, tensors: Mapping[str, Tensor], network: nn.Module | None, pipeline: Any) -> Translated:
     """Another tool's tensors by our names, and their alphas by part and layer, as the stock pipeline reads them."""
+    if pipeline is None:
+        return _of_older_diffusers(path, tensors), {}
     if not hasattr(pipeline, "lora_state_dict"):
-        reader = "export" if pipeline is None else f"a {pipeline.__name__}"
+        reader = f"a {pipeline.__name__}"
         raise UserError(f"{path}: its layers have another tool's names ({min(tensors)}), which {reader} does not read")
     further = next((name for name in tensors if re.search("dora_scale|lokr_|hada_", name)), None)
     if further is not None:
@@ -200,6 +202,17 @@ def _translated(path: Path, tensors: Mapping[str, Tensor], network: nn.Module | 
             raise UserError(f"{path}: {name} is an alpha of no layer")
         scales[layer[1], layer[2]] = float(value)
     return values, scales
+
+
+def _of_older_diffusers(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by the names that diffusers gave before it had peft's, for which no model has to be known."""
+    values = {_plain_name(name): value for name, value in tensors.items()}
+    odd = next((name for name in values if not _PLAIN.fullmatch(name)), None)
+    if odd is None:
+        return values
+    if odd.startswith(("lora_unet_", "lora_te", "lora_transformer_")):
+        raise UserError(f"{path}: has kohya's names already ({odd}), so that there is nothing to export")
+    raise UserError(f"{path}: its layers have another tool's names ({odd}), which export does not read")
 
 
 def _plain_name(name: str) -> str:
