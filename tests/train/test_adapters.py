@@ -17,7 +17,7 @@ from torch import Tensor
 from contrapose.backbones.kinds import ADAPTER_KINDS, LoKr
 from contrapose.backbones.settings import Adapters
 from contrapose.errors import UserError
-from contrapose.methods import DDSPO
+from contrapose.methods import DDSPO, METHODS
 from contrapose.train.align import align
 from contrapose.train.loop import TrainState
 from contrapose.train.settings import Optimisation, Run, Watching
@@ -68,7 +68,11 @@ def test_dropout_is_the_same_however_the_batch_is_split(run: Run, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("adapters", [DROPPING, Adapters(lora_kind=LoKr(lokr_factor=4))], ids=["dora", "lokr"])
+@pytest.mark.parametrize(
+    "adapters",
+    [DROPPING, Adapters(lora_kind=LoKr(lokr_factor=4)), Adapters(train_text_encoder=True)],
+    ids=["dora", "lokr", "text"],
+)
 def test_killed_and_resumed_is_uninterrupted(adapters: Adapters, run: Run, tmp_path: Path) -> None:
     run = replace(run, adapters=adapters, optimisation=replace(FAST, ema_decay=0.9))
     list(align(run, tmp_path / "whole"))
@@ -86,3 +90,27 @@ def test_killed_and_resumed_is_uninterrupted(adapters: Adapters, run: Run, tmp_p
 def test_what_has_no_dropout_says_so() -> None:
     with pytest.raises(UserError, match="lora_dropout: lokr has none; leave it out, or take lora, rslora or dora"):
         Adapters(lora_kind=LoKr(), lora_dropout=0.1)
+
+
+@pytest.mark.slow
+def test_text_encoders_learn_the_same_however_the_batch_is_split(run: Run, tmp_path: Path) -> None:
+    """DDSPO's degraded prompts and dropped captions among what is read; nothing of it is kept on disk."""
+    run = replace(run, adapters=Adapters(train_text_encoder=True), caption_dropout=0.3)
+    for way, size in {"whole": 4, "one": 1}.items():
+        list(align(replace(run, optimisation=replace(FAST, micro_batch=size)), tmp_path / way))
+    assert _losses(tmp_path / "one") == pytest.approx(_losses(tmp_path / "whole"), rel=1e-4)
+    whole, one = _weights(tmp_path / "whole"), _weights(tmp_path / "one")
+    assert max(float(value.abs().max()) for name, value in whole.items() if name.startswith("text_encoder.")) > 0
+    assert max(float((whole[name] - one[name]).abs().max()) for name in whole) < 1e-5
+    split = replace(run, split_pairs=True)
+    list(align(split, tmp_path / "split"))
+    assert _losses(tmp_path / "split") == pytest.approx(_losses(tmp_path / "whole"), rel=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"method": "chats"}, {"method": "ddspo-data"}, {"start": Path("a")}], ids=str)
+def test_text_encoders_are_trained_alone(settings: dict[str, Any]) -> None:
+    method = METHODS[settings.pop("method", "ddspo")]()
+    with pytest.raises(UserError, match=r"^train_text_encoder: "):
+        Run("m", Path("p"), method, adapters=Adapters(train_text_encoder=True), **settings)
+    with pytest.raises(UserError, match="train_text_encoder is unused with full"):
+        Run("m", Path("p"), DDSPO(), adapters=Adapters(train_text_encoder=True), full=True)

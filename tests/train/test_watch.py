@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from contrapose.backbones.settings import Adapters
 from contrapose.cli.main import main
 from contrapose.errors import UserError
 from contrapose.judges.colours import Colours
@@ -63,7 +64,13 @@ def without_judges(out: Path) -> list[dict[str, float]]:
     return [line for line in left if line["step"]]
 
 
-KINDS = {"lora": {}, "full": {"full": True}, "average": {"ema": 0.9}, "policies": {"method": CHATS()}}
+KINDS = {
+    "lora": {},
+    "full": {"full": True},
+    "average": {"ema": 0.9},
+    "policies": {"method": CHATS()},
+    "text": {"adapters": Adapters(train_text_encoder=True)},
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,7 +85,7 @@ def test_training_does_not_notice(run: Run, tmp_path: Path, kind: str) -> None:
     assert list(watched_steps(tmp_path / "watched")) == [0, 2, 3]
 
 
-@pytest.mark.parametrize("kind", ["lora", "full", "average"])
+@pytest.mark.parametrize("kind", ["lora", "full", "average", "text"])
 def test_images_are_those_of_the_saved_weights(run: Run, tmp_path: Path, kind: str) -> None:
     changes = dict(KINDS[kind])
     run = replace(run, optimisation=replace(FAST, ema_decay=changes.pop("ema", 0.0)))

@@ -13,15 +13,18 @@ from torch import Tensor, nn
 
 from contrapose.backbones.adapters import frozen_policy, put_on, starting_lora
 from contrapose.backbones.loading import open_pipeline
+from contrapose.backbones.networks import Network
 from contrapose.backbones.pipeline import LoadedPipeline, cast
-from contrapose.backbones.policies import FullPolicies, Lora, LoraPolicies, Policies
+from contrapose.backbones.policies import ENCODER_PROJECTIONS, FullPolicies, Lora, LoraPolicies, Policies
 from contrapose.backbones.settings import ATTENTION, USUAL_ADAPTERS, Adapters
 from contrapose.backbones.targets import chosen
+from contrapose.backbones.trained_text import PROMPT, JointPolicies, NumberedPrompts, TrainedText
 from contrapose.core.group import Condition
 from contrapose.core.path import Density, Path
 from contrapose.errors import UserError
 from contrapose.runs import saving
 from contrapose.runs.folder import RunFolder
+from contrapose.runs.saving import PartAdapters
 
 
 class Denoiser:
@@ -91,12 +94,14 @@ class Denoiser:
         start: FilePath | None = None,
         frozen: Mapping[str, FilePath | None] = {},
         adapters: Adapters = USUAL_ADAPTERS,
+        prompts: NumberedPrompts | None = None,
     ) -> Trainable:
         """Train adapters of a kind on the layers that are asked for, one a policy; the base stays as loaded.
 
         `start` is an earlier run's folder, at whose adapters all that is trained begins, and the reference; rank,
         alpha, kind and layers are theirs. `frozen` names policies that never train: a run's folder, or None for a copy
-        of the first trained one as it starts. Raises `UserError` for a run that is broken, unfinished or another
+        of the first trained one as it starts. Where text encoders have adapters too, conditions are of these numbered
+        `prompts`. Raises `UserError` for a run that is broken, unfinished or another
         model's, a start that was trained in full, a rank, alpha, kind or layers that are not the start's, and layers
         that are not there.
         """
@@ -114,7 +119,27 @@ class Denoiser:
         further: dict[str, Lora | nn.Module | None] = {}
         for name, run in frozen.items():
             further[name] = frozen_policy(run, self.part, self.network, kind) if run else None
-        return Trainable(pipeline, self, LoraPolicies(self.network, lora, trained, further))
+        policies = LoraPolicies(self.network, lora, trained, further)
+        if not adapters.train_text_encoder:
+            return Trainable(pipeline, self, policies)
+        encoders: dict[str, LoraPolicies] = {}
+        for part, encoder in self._adaptable_encoders().items():
+            pipeline.place(part)
+            of_encoder = Lora(lora.rank, lora.alpha, ENCODER_PROJECTIONS, kind=lora.kind)
+            encoders[part] = LoraPolicies(encoder, of_encoder, trained, dict.fromkeys(further))
+        text = TrainedText(pipeline, prompts or NumberedPrompts(), encoders)
+        return Trainable(pipeline, self, JointPolicies(self.part, policies, encoders), text)
+
+    def _adaptable_encoders(self) -> dict[str, Network]:
+        """The text encoders that the stock pipeline puts adapters on; `UserError` where there are none."""
+        parts = getattr(type(self._pipeline.stock), "_lora_loadable_modules", ())
+        encoders = {name: encoder for name, encoder in self._pipeline.encoders.items() if name in parts}
+        if not encoders:
+            raise UserError(
+                f"train_text_encoder: stock diffusers puts no adapters on the text encoders of {self.model}; leave the "
+                "setting out"
+            )
+        return encoders
 
     def full(
         self,
@@ -150,8 +175,11 @@ class Denoiser:
 class Trainable:
     """Policies under training on one denoiser, asked by name."""
 
-    def __init__(self, pipeline: LoadedPipeline, denoiser: Denoiser, policies: Policies):
+    def __init__(
+        self, pipeline: LoadedPipeline, denoiser: Denoiser, policies: Policies, text: TrainedText | None = None
+    ):
         self._pipeline = pipeline
+        self._text = text
         self.denoiser = denoiser
         self.policies = policies
         self.space = denoiser.space
@@ -162,10 +190,17 @@ class Trainable:
         """Which model the policies are trained on, as `Backbone.fingerprint`."""
         return self._pipeline.fingerprint
 
+    def read(self, policy: str, condition: Condition) -> Condition:
+        """What the policy reads: numbered prompts by text encoders of its own, else the condition itself."""
+        if self._text is None or PROMPT not in condition:
+            return condition
+        return self._text(policy, condition[PROMPT])
+
     def predict(self, policy: str, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The policy's prediction in `space`."""
         dtype = self.policies.dtype(policy)
         self.policies.rows.count = len(x_t)
+        condition = self.read(policy, condition)
         return self.denoiser.denoise(self.policies.denoiser(policy), x_t.to(dtype), t, cast(condition, dtype))
 
     @contextmanager
@@ -197,9 +232,10 @@ class Trainable:
         part = self.denoiser.part
         base = FilePath(source.model).name
         for policy, where in self._folders(folder).items():
-            if isinstance(self.policies, LoraPolicies):
-                state = self.policies.state(policy)
-                saving.save_lora(where, state, self.policies.config, part, notes or {}, kind)
+            adapted = self._adapted()
+            if adapted:
+                parts = {name: PartAdapters(of_part.state(policy), of_part.config) for name, of_part in adapted.items()}
+                saving.save_lora(where, parts, notes or {}, kind)
             elif with_pipeline:
                 rest = open_pipeline(source, kind, leave_out=(part, *self._pipeline.family.unused_parts))
                 saving.save_full(where, rest, part, self.policies.denoiser(policy), base)
@@ -209,7 +245,14 @@ class Trainable:
     def saved(self, folder: FilePath) -> dict[str, dict[str, Tensor]]:
         """By policy, the weights that `save` wrote, as `policies.load_state` takes them."""
         folders = self._folders(folder)
-        return {policy: saving.read_saved(where, self.denoiser.part) for policy, where in folders.items()}
+        several = len(self._adapted()) > 1
+        return {policy: saving.read_saved(where, self.denoiser.part, several) for policy, where in folders.items()}
+
+    def _adapted(self) -> Mapping[str, LoraPolicies]:
+        """The parts of the pipeline that have adapters, the denoiser first."""
+        if isinstance(self.policies, JointPolicies):
+            return self.policies.parts
+        return {self.denoiser.part: self.policies} if isinstance(self.policies, LoraPolicies) else {}
 
     def _folders(self, folder: FilePath) -> dict[str, FilePath]:
         """Where each policy lies: in a folder of its own where there are several."""

@@ -23,6 +23,7 @@ from contrapose.backbones.networks import Network
 from contrapose.backbones.settings import USUAL_ADAPTERS
 
 ATTENTION_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+ENCODER_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 class Policies(Protocol):

@@ -44,10 +44,17 @@ class Adapters:
     a word for many, attention (the projections that the family's trainers adapt) and all-linear; attention when unset,
     or the layers of the run that this one starts at."""
     lora_dropout: ShareBelow1 = 0.0
-    """Share of the adapters' inputs that is left out in training, by each position's own seed, so that micro-batch,
-    processes and resume change nothing; lokr and loha have none, since peft draws theirs for a whole batch."""
+    """Share of what the denoiser's adapters read that is left out in training, by each position's own seed, so that
+    micro-batch, processes and resume change nothing; lokr and loha have none: peft draws theirs for a whole batch."""
+
+    train_text_encoder: bool = False
+    """Put adapters on the text encoders too, those that stock diffusers puts some on (CLIP's), of the same rank and
+    alpha; prompts are then read anew at every step, and all text encoders stay in memory."""
 
     def __post_init__(self) -> None:
+        if self.train_text_encoder and not self.lora_kind.drops_out:
+            kind = name_of_kind(self.lora_kind)
+            raise UserError(f"train_text_encoder: files of {kind} hold one network; take lora, rslora or dora")
         if self.lora_dropout and not self.lora_kind.drops_out:
             raise UserError(
                 f"lora_dropout: {name_of_kind(self.lora_kind)} has none; leave it out, or take lora, rslora or dora"

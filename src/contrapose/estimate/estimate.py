@@ -1,7 +1,7 @@
 """What a run would cost, from the model's configuration alone: parameters, bytes by part, FLOPs, caches.
 
 The passes are metered on tensors without values (`memory.py`), one row at a time; rows add up. Bytes are of the
-training steps: text is read before them and the encoders dropped, so they count apart.
+training steps: text is read before them and the encoders dropped, so they count apart, unless they are trained.
 """
 
 from __future__ import annotations
@@ -138,6 +138,7 @@ class Skeleton:
             copies += float32_bytes(frozen) * setup.num_averages if frozen else 0
         else:
             weights = self._weights[setup.run.loading.quantize]
+            weights += self.encoders if setup.run.adapters.train_text_encoder else 0  # which then stay
             copies = trained * setup.num_others  # adapters on the same network
         return Memory(
             weights, copies, trained, gradients=trained, optimizer=states, average=average, activations=0, working=0

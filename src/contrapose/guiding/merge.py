@@ -37,7 +37,7 @@ from contrapose.runs.adapter_files import Adapter, add_to
 from contrapose.runs.adapter_layers import LowRank
 from contrapose.runs.fingerprint import weights_fingerprint
 from contrapose.runs.names import BASE_NOTE
-from contrapose.runs.saving import save_lora, tell_no_folders
+from contrapose.runs.saving import PartAdapters, save_lora, tell_no_folders
 
 NOTE = "merge.yaml"
 _ROUNDING = 1e-24  # share of the factors' squared norm that is left where two adapters cancel
@@ -231,7 +231,7 @@ def _write_adapters(folder: Path, settings: Merge, source: Source, part: str, or
     notes |= {"method": "merge", BASE_NOTE: origin}
     # a float, as `align` writes it; peft declares a whole number and takes both
     config = LoraConfig(r=rank, lora_alpha=float(rank), target_modules=list(layers))  # type: ignore[arg-type]
-    save_lora(folder, state_of(layers), config, part, notes, type(base.sampler.stock))
+    save_lora(folder, {part: PartAdapters(state_of(layers), config)}, notes, type(base.sampler.stock))
     return Merged(False, rank, kept)
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from diffusers import ConfigMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -23,29 +24,40 @@ _ENDS = "|".join(map(re.escape, ENDS))
 _PEFT = "base_model.model."  # before the names of peft's files
 
 
+class PartAdapters(NamedTuple):
+    """Adapters on one part of a pipeline, by peft's names, and peft's settings of them."""
+
+    state: Mapping[str, Tensor]
+    config: PeftConfig
+
+
 def save_lora(
     folder: Path,
-    state: Mapping[str, Tensor],
-    config: PeftConfig,
-    part: str,
+    parts: Mapping[str, PartAdapters],
     notes: Mapping[str, str],
     pipeline: type[DiffusionPipeline],
 ) -> None:
     """Write adapters with rank, alpha and `notes` in the header: for the pipeline's `load_lora_weights`, or for peft.
 
-    Keys are `unet.*` or `transformer.*`. A pipeline without `load_lora_weights` (PixArt), and kinds that it does not
-    read (LoKr, LoHa), get peft's own files, for `PeftModel.from_pretrained(pipe.transformer, folder)`.
+    `parts` has the denoiser first. Keys are `unet.*` or `transformer.*`, and `text_encoder.*` where there are some. A
+    pipeline without `load_lora_weights` (PixArt), and kinds that it does not read (LoKr, LoHa), get peft's own files,
+    for `PeftModel.from_pretrained(pipe.transformer, folder)`.
     """
-    settings = config.to_dict()
+    state, config = next(iter(parts.values()))
     num_layers = len({re.sub(rf"\.({_ENDS})$", "", name) for name in state})
     notes = {**notes, NUM_LAYERS: str(num_layers)}
     if not hasattr(pipeline, "load_lora_weights") or not isinstance(config, LoraConfig):
         save_tensors(folder / PEFT_FILE, {f"{_PEFT}{n}": v for n, v in state.items()}, {"format": "pt", **notes})
         with replacing(folder / PEFT_CONFIG) as aside:
-            aside.write_text(_json(settings), encoding="utf-8")
+            aside.write_text(_json(config.to_dict()), encoding="utf-8")
         return
-    header = {"lora_adapter_metadata": _json({f"{part}.{name}": value for name, value in settings.items()})}
-    save_tensors(folder / LORA_FILE, {f"{part}.{n}": v for n, v in state.items()}, {"format": "pt", **header, **notes})
+    tensors: dict[str, Tensor] = {}
+    settings: dict[str, object] = {}
+    for part, (of_part, config_of_part) in parts.items():
+        tensors |= {f"{part}.{name}": value for name, value in of_part.items()}
+        settings |= {f"{part}.{name}": value for name, value in config_of_part.to_dict().items()}
+    header = {"lora_adapter_metadata": _json(settings)}
+    save_tensors(folder / LORA_FILE, tensors, {"format": "pt", **header, **notes})
 
 
 def tell_no_folders(pipe: DiffusionPipeline, base: str) -> None:
@@ -70,9 +82,9 @@ def save_network(folder: Path, part: str, network: nn.Module, base: str) -> None
     network.save_pretrained(folder / FULL_FOLDER / part)  # type: ignore[operator]
 
 
-def read_saved(folder: Path, part: str) -> dict[str, Tensor]:
-    """The tensors that one of these wrote, by the names that they were given."""
-    for file, prefix in ((LORA_FILE, f"{part}."), (PEFT_FILE, _PEFT)):
+def read_saved(folder: Path, part: str, several: bool = False) -> dict[str, Tensor]:
+    """The tensors that one of these wrote, by the names that they were given; of several parts with these in front."""
+    for file, prefix in ((LORA_FILE, "" if several else f"{part}."), (PEFT_FILE, _PEFT)):
         if (folder / file).is_file():
             return {name.removeprefix(prefix): value for name, value in load_file(folder / file).items()}
     tensors: dict[str, Tensor] = {}

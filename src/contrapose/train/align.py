@@ -20,6 +20,7 @@ from contrapose.backbones.denoiser import Denoiser, Trainable
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
+from contrapose.backbones.trained_text import NumberedPrompts
 from contrapose.errors import UserError
 from contrapose.files import check_folder, one_writer
 from contrapose.methods import name_of
@@ -178,21 +179,27 @@ def _trainer(
     check_space(backbone.denoiser, "x0" if run.method.composition().on_policy else measured)
     _check_origin(run, store, backbone)
     path = backbone.denoiser.noising(store.usual_shape, run.time_density, run.time_shift == "scheduler")
-    embeddings = Embeddings(backbone.text, run.cache_limit)
+    prompts = NumberedPrompts() if run.adapters.train_text_encoder else None
+    embeddings = prompts or Embeddings(backbone.text, run.cache_limit)
     composition = run.method.composition()
     holdout = run.watching.holdout
     groups = Groups(store, composition, embeddings, path, run.seed, holdout, run.swap, run.caption_dropout)
-    settled = embeddings.settle(groups.prompts())
-    log.info(settled.line)
-    needs_encoders = settled.encoders_needed
-    if watched is not None:
-        # after the pairs' own, so that these are read as they are without them
-        needs_encoders |= embeddings.settle(watched.texts()).encoders_needed
+    needs_encoders = True
+    if isinstance(embeddings, Embeddings):
+        settled = embeddings.settle(groups.prompts())
+        log.info(settled.line)
+        needs_encoders = settled.encoders_needed
+        if watched is not None:
+            # after the pairs' own, so that these are read as they are without them
+            needs_encoders |= embeddings.settle(watched.texts()).encoders_needed
+    else:
+        embeddings(groups.prompts())  # numbered in one order, wherever the run is resumed
+        log.info("text encoders are trained: they stay in memory, and embeddings are made at every step")
     backbone.release_encoders(keep_text=needs_encoders, keep_images=watched is not None)
-    return Trainer(run, _trainable(stage, backbone.denoiser, DTYPES[run.precision]), groups, accelerator)
+    return Trainer(run, _trainable(stage, backbone.denoiser, DTYPES[run.precision], prompts), groups, accelerator)
 
 
-def _trainable(stage: Stage, denoiser: Denoiser, dtype: torch.dtype) -> Trainable:
+def _trainable(stage: Stage, denoiser: Denoiser, dtype: torch.dtype, prompts: NumberedPrompts | None) -> Trainable:
     """The policies that the method trains, and those that it asks."""
     run = stage.run
     objective = run.method.objective()
@@ -205,7 +212,8 @@ def _trainable(stage: Stage, denoiser: Denoiser, dtype: torch.dtype) -> Trainabl
     if stage.start != run.start:
         # an earlier stage of this run has put its adapters where the setting says
         adapters = replace(adapters, lora_targets=None)
-    return denoiser.lora(run.lora_rank, run.lora_alpha, objective.trained, stage.start, frozen, adapters)
+    settings = (run.lora_rank, run.lora_alpha, objective.trained, stage.start, frozen, adapters)
+    return denoiser.lora(*settings, prompts=prompts)
 
 
 def _check_origin(run: Run, mixture: Mixture, backbone: Backbone) -> None:

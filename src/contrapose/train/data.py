@@ -6,13 +6,12 @@ count change nothing, and resuming needs no more than the step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from contrapose.backbones.embeddings import Embeddings
 from contrapose.core.compose import OwnState, compose
 from contrapose.core.group import Composition, Condition, Group, Pick
 from contrapose.core.path import Path
@@ -71,7 +70,7 @@ class Groups:
         self,
         store: Mixture,
         composition: Composition,
-        embeddings: Embeddings,
+        embeddings: Callable[[Sequence[str | None]], Condition],
         path: Path,
         seed: int,
         holdout: int,

@@ -236,8 +236,20 @@ class Run:
         if self.swap and instead:
             raise UserError(f"swap: {name_of(self.method)} prefers neither side to the other; {instead}")
         self._check_first()
+        if self.adapters.train_text_encoder:
+            self._check_text()
         if self.full and self.loading.quantize != "none":
             raise UserError(f"quantize {self.loading.quantize}: a quantised network cannot be trained whole; use LoRA")
+
+    def _check_text(self) -> None:
+        """Text encoders are trained where nothing else is asked that would have some of its own."""
+        name = name_of(self.method)
+        if self.start or self.policies or self.method.before:
+            raise UserError(f"train_text_encoder: {name} with other runs would need theirs too; leave one of them out")
+        if len(self.method.objective().trained) > 1:
+            raise UserError(
+                f"train_text_encoder: {name} trains policies for guidance, which shares one reading of text"
+            )
 
     def _check_first(self) -> None:
         """Nothing is set for runs that there are none of."""

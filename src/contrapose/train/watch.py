@@ -13,12 +13,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from accelerate.utils import gather_object
 from PIL import Image
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.generation import Generation
 from contrapose.contents import digest_of_parts
+from contrapose.core.group import Condition
 from contrapose.errors import UserError
 from contrapose.evaluate.run import tag_of
 from contrapose.files import is_writable, replacing
@@ -200,8 +202,8 @@ class Watcher:
                 text = image.prompt.text
                 stream = generator(text, image.seed)
                 generation = Generation(
-                    self.embeddings([text]),
-                    self.embeddings.unconditional(),
+                    self._read(policy, text),
+                    self._read(policy, None),
                     starting_noise([stream], self.watched.shape),
                     [stream],
                     self.watched.steps,
@@ -213,6 +215,11 @@ class Watcher:
                 [pixels] = to_pixels(self.backbone.images.decode(latents))
                 yield Image.fromarray(pixels)
         self.backbone.images.rest()
+
+    @torch.no_grad()
+    def _read(self, policy: str, prompt: str | None) -> Condition:
+        """What the denoiser reads of a prompt, or of none; where text encoders are trained, by this policy's."""
+        return self.trainable.read(policy, self.embeddings([prompt]))
 
     def _inscription(self, step: int) -> Inscription:
         settings = {
