@@ -75,6 +75,16 @@ def test_every_image_is_a_like_or_a_dislike(folders: tuple[Path, Path]) -> None:
     assert groups.training_batch([0], CPU).samples["sample 1"].scores.keys() <= {"taste"}
 
 
+def test_folders_keep_their_weights(folders: tuple[Path, Path]) -> None:
+    """Half of what is drawn are likes, of a folder that counts twice and one that counts once."""
+    pairs, likes = folders
+    images = seen(groups_of((Path(f"{pairs}:2"), likes), replace(METHOD, like_share=0.5)), epochs=45)
+    assert sum(label for _, label in images) / len(images) == pytest.approx(0.5, abs=0.03)
+    of_pairs = [value for value, label in images if value < 4 and label]
+    of_likes = [value for value, label in images if 200 <= value < 300]
+    assert len(of_pairs) / len(of_likes) == pytest.approx(2 * 4 / 6, rel=0.1)
+
+
 def test_swapped_likes_are_dislikes(folders: tuple[Path, Path]) -> None:
     plain, swapped = (seen(groups_of(folders, swap=swap)) for swap in (False, True))
     assert [(value, 1 - label) for value, label in plain] == swapped

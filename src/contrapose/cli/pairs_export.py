@@ -53,7 +53,7 @@ def hand_out(command: Command) -> None:
     with one_writer(out, beside=True):
         if out.exists() and not command.overwrite:
             if is_exported(out, digest_of_export(settings, store, model)):
-                print(f"{out}: {len(store)} pairs, which were there already")
+                print(f"{out}: {len(store)} {store.kind}, which were there already")
                 return
             raise UserError(
                 f"--out {out}: is there already, of other pairs or settings; choose another name, or replace it with "
@@ -61,4 +61,4 @@ def hand_out(command: Command) -> None:
             )
         backbone = load_backbone(model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
         follow("decoding pairs", len(store), export_pairs(settings, store, backbone, out))
-    print(f"{out}: {len(store)} pairs")
+    print(f"{out}: {len(store)} {store.kind}")

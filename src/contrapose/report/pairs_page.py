@@ -15,8 +15,6 @@ from contrapose.store.check import look_at_records
 from contrapose.store.groups import GroupStore
 from contrapose.store.manifest import MANIFEST
 
-_KINDS = {1: "likes and dislikes", 2: "pairs"}
-
 
 def write_pairs_page(
     store: GroupStore,
@@ -40,8 +38,6 @@ def write_pairs_page(
 def render_pairs(store: GroupStore, shown: Sequence[ShownGroup], seed: int) -> str:
     """The page as text, of groups that `show_groups` chose with this seed."""
     findings = look_at_records(store)
-    sizes = {record.num_samples for record in store.records}
-    kind = _KINDS[sizes.pop()] if sizes in ({1}, {2}) else "groups"
     facts = [Fact("Folder", str(store.folder)), Fact("Fingerprint", str(store.manifest.get("fingerprint", "–")))]
     return fill(
         "pairs.html.j2",
@@ -50,7 +46,7 @@ def render_pairs(store: GroupStore, shown: Sequence[ShownGroup], seed: int) -> s
         counts=findings.facts,
         problems=findings.problem_lines(),
         remarks=findings.remark_lines(),
-        kind=kind,
+        kind=store.kind,
         shown=shown,
         total=len(store),
         seed=seed,

@@ -58,7 +58,7 @@ PANELS = (
         "accuracy",
         "Implicit accuracy",
         (Curve("accuracy", "training"), Curve("held_out/accuracy", "held out")),
-        "Share of pairs in which the winner has the higher implicit reward; 0.5 is chance.",
+        "Share of comparisons that the implicit reward decides as the labels do; 0.5 is chance.",
         0.5,
     ),
     Panel(
@@ -166,8 +166,8 @@ def _thinned(values: np.ndarray) -> np.ndarray:
 def by_level(run: ShownRun, key: str) -> list[Plot]:
     """Accuracy and margin on the held-out pairs at each noise level: first, middle and last measurement."""
     panels = (
-        ("accuracy", "Implicit accuracy by noise level", 0.5, "Where in the noise the winner is told from the loser."),
-        ("margin", "Margin by noise level", 0.0, "Winner's implicit reward minus the loser's."),
+        ("accuracy", "Implicit accuracy by noise level", 0.5, "Where in the noise the better image is told."),
+        ("margin", "Margin by noise level", 0.0, "Implicit reward of winners, or likes, minus that of the others."),
     )
     plots = []
     for name, title, zero, caption in panels:

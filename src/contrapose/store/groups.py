@@ -37,6 +37,7 @@ from contrapose.tensors import save_tensors
 _LATENTS = "latents"
 _OLD_SIDES = ("winner", "loser")  # the tensors of format 2, in the order of a pair's samples
 _DTYPES = ("F16", "BF16", "F32")  # as safetensors names them
+_KINDS = {1: "likes and dislikes", 2: "pairs"}  # by their number of samples
 _AGAIN = "delete it and run the command that made it again"
 
 
@@ -120,6 +121,12 @@ class GroupStore:
     def settings(self) -> dict[str, Any]:
         """What the groups were drawn, imported or made of photographs with; empty where that was not recorded."""
         return next((self.manifest[way] for way in MADE if way in self.manifest), {})
+
+    @property
+    def kind(self) -> str:
+        """What its groups are called together: pairs, likes and dislikes, or groups where they are neither alone."""
+        sizes = {record.num_samples for record in self.records}
+        return _KINDS[sizes.pop()] if sizes in ({1}, {2}) else "groups"
 
     @property
     def digest(self) -> str:

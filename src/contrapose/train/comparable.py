@@ -30,6 +30,8 @@ def comparable(pairs: Mixture, run: Run, method: Method | None = None) -> Mixtur
     samples = _samples(composition, run.watching.holdout > 0)
     if composition.apart:
         pairs = pairs.apart(composition.apart.like_share)
+        num_likes = sum(record.liked for record in pairs.records)
+        log.info(f"{pairs}: {num_likes} likes and {len(pairs) - num_likes} dislikes")
     taken = pairs
     lacking = [record for record in pairs.records if _missing(record, samples)]
     if lacking and len(samples) > 1:
