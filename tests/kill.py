@@ -42,6 +42,10 @@ BEGUN = {
         "full", "align diffusion-dpo --full --model model --pairs pairs --out OUT",
         (*commands.TRAINING, "--train-steps", "3"),
     ),
+    "watched": (
+        None, f"{_DDSPO} --prompts star --image-steps 2 --keep-best colourfulness",
+        (*commands.TRAINING, "--keep", "1"),
+    ),
     "step": (None, "sample --adapter lora@1 --out OUT", commands.SAMPLE),
     "step_file": (None, "merge --model model --positive lora@1 --negative lora@last --out OUT", ()),
 }  # fmt: skip

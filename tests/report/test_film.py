@@ -13,6 +13,7 @@ from contrapose.errors import UserError
 from contrapose.report.film import shown_film
 from contrapose.report.plots import judged_curves
 from contrapose.report.runs import ShownRun
+from contrapose.runs.best import read_best
 from contrapose.runs.watched import About, Scored, film, read_about, watched_folder, write_about
 
 
@@ -70,3 +71,28 @@ def test_scores_are_drawn_with_their_interval(tmp_path: Path) -> None:
     [plot] = judged_curves(run, "run-1")
     assert plot.title == "Judged: beauty"
     assert "At the end: beauty 0.5" in plot.caption
+
+
+BROKEN = {
+    "an image": ("samples/0000.png", b"\x89PNG", r"samples/0000.png: "),
+    "a line": ("metadata.jsonl", b'{"prompt": ', r"metadata.jsonl: line 1"),
+    "no prompt": ("metadata.jsonl", b'{"tag": "x"}\n', r"metadata.jsonl: tells no prompt; remove the step's folder"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_broken_is_named(tmp_path: Path, name: str) -> None:
+    file, content, told = BROKEN[name]
+    draw(tmp_path, 0, ["a cat"])
+    (watched_folder(tmp_path, 0) / "00000" / file).write_bytes(content)
+    with pytest.raises(UserError, match=told) as caught:
+        shown_film(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_best_step_is_named(tmp_path: Path) -> None:
+    assert read_best(tmp_path) is None
+    for content in ("", "[]", '{"step": 3}'):
+        (tmp_path / "best.json").write_text(content)
+        with pytest.raises(UserError, match=r"best.json: .*delete it"):
+            read_best(tmp_path)
