@@ -19,6 +19,7 @@ from PIL import Image
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.generation import Generation
+from contrapose.containers.readers import READERS
 from contrapose.contents import digest_of_parts
 from contrapose.core.group import Condition
 from contrapose.errors import UserError
@@ -39,7 +40,6 @@ from contrapose.train.settings import Watching
 from contrapose.train.trained import Trained
 from contrapose.worlds.shapes.suite import Shapes
 
-_FILES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _AT_ONCE = 8  # images that are handed to the judges together
 
 
@@ -125,7 +125,7 @@ def _named(entries: Sequence[str]) -> list[Prompt]:
     for entry in entries:
         if not entry.strip() or not is_writable(entry):
             raise UserError(f"prompts: {entry!r} is no prompt; write a text, or the name of a file of prompts")
-        is_file = Path(entry).suffix.lower() in _FILES
+        is_file = Path(entry).suffix.lower() in (".txt", *READERS)
         listed = read_prompts(entry) if is_file else [Prompt(entry)]
         for prompt in listed:
             prompts.setdefault(prompt.text, prompt)
