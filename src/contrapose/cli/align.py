@@ -67,12 +67,12 @@ def align(command: Command) -> None:
     from contrapose.publish.card import finish_run
     from contrapose.publish.hub import check_access, publish
     from contrapose.train.align import align_stage
-    from contrapose.train.stages import stages
+    from contrapose.train.folder import settled_stages
 
     quiet_libraries()
     if command.push_to_hub:
         check_access(command.push_to_hub)  # before hours of training, not after
-    for stage in stages(command.run.resolved(), command.out):
+    for stage in settled_stages(command.run, command.out):
         follow_stage(stage, align_stage(stage))
         if rank() == 0:
             finish_run(stage.folder)

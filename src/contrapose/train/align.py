@@ -49,10 +49,11 @@ from contrapose.train.folder import (
     restate,
     resume,
     save_step,
+    settled_stages,
 )
 from contrapose.train.loop import Diverged, Trainer, TrainState
 from contrapose.train.settings import Run
-from contrapose.train.stages import Stage, stages
+from contrapose.train.stages import Stage
 from contrapose.train.trackers import Trackers, check_installed
 from contrapose.train.trained import Trained
 from contrapose.train.watch import Watched, Watcher, jury_of
@@ -62,7 +63,7 @@ log = logging.getLogger(__name__)
 
 def align(run: Run, out: Path) -> Iterator[TrainState]:
     """Train all of a run's stages, yielding as `align_stage` does."""
-    for stage in stages(run.resolved(), out):
+    for stage in settled_stages(run, out):
         yield from align_stage(stage)
 
 
@@ -96,7 +97,7 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
     if run.precision == "fp16" and not torch.cuda.is_available():
         raise UserError("precision fp16 needs a GPU; use bf16 or fp32 here")
     check_installed(run.watching.trackers)
-    accelerator = _accelerator("no" if run.precision == "fp32" else run.precision)
+    accelerator = _accelerator("no" if run.computes_in == "fp32" else run.computes_in)
     _check_acquainted(accelerator)
     jury_of(run.watching, str(accelerator.device))  # missing weights are told now, not at the first image
     torch.manual_seed(run.seed)  # LoRA's initial weights
@@ -162,7 +163,7 @@ def _check_acquainted(accelerator: Accelerator) -> None:
 
 
 def _backbone(run: Run, accelerator: Accelerator) -> Backbone:
-    dtype = DTYPES[run.precision]
+    dtype = DTYPES[run.computes_in]
     backbone = load_backbone(
         run.model, dtype, accelerator.device, loading=run.loading, network_dtype=torch.float32 if run.full else dtype
     )
@@ -196,7 +197,7 @@ def _trainer(
         embeddings(groups.prompts())  # numbered in one order, wherever the run is resumed
         log.info("text encoders are trained: they stay in memory, and embeddings are made at every step")
     backbone.release_encoders(keep_text=needs_encoders, keep_images=watched is not None)
-    return Trainer(run, _trainable(stage, backbone.denoiser, DTYPES[run.precision], prompts), groups, accelerator)
+    return Trainer(run, _trainable(stage, backbone.denoiser, DTYPES[run.computes_in], prompts), groups, accelerator)
 
 
 def _trainable(stage: Stage, denoiser: Denoiser, dtype: torch.dtype, prompts: NumberedPrompts | None) -> Trainable:

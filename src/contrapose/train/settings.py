@@ -192,8 +192,9 @@ class Run:
     """Rank of the LoRA adapters; 16 when unset, or that of the run that this one starts at."""
     lora_alpha: Positive | None = None
     """Scale of the LoRA adapters; their rank when unset."""
-    precision: Precision = "fp32"
-    """Precision of the networks; trained weights stay in fp32."""
+    precision: Precision | None = None
+    """Precision of the networks; trained weights stay in fp32. When unset, bf16 on a GPU that has it and fp32
+    elsewhere; a run that is carried on keeps what it began with."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     split_pairs: bool = False
@@ -261,8 +262,16 @@ class Run:
         if self.policies and set(wanted) != {"winner", "loser"}:
             raise UserError(f"policies: {name} asks no policies of other runs; leave the setting out")
 
-    def resolved(self) -> Run:
-        """The same run with every default spelled out."""
+    @property
+    def computes_in(self) -> Precision:
+        """Precision of the networks; fp32 where nothing has been settled."""
+        return self.precision or "fp32"
+
+    def resolved(self, precision: Precision = "fp32") -> Run:
+        """The same run with every default spelled out; `precision` is what is usual where it trains."""
+        return replace(self, precision=self.precision or precision)._with_adapters()
+
+    def _with_adapters(self) -> Run:
         if self.full or self.start:
             return self
         rank = DEFAULT_RANK if self.lora_rank is None else self.lora_rank

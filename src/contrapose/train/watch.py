@@ -196,7 +196,7 @@ class Watcher:
     def _images(self, asked: Sequence[WatchedImage]) -> Iterator[Image.Image]:
         """The images, with the network in evaluation and the autoencoder on the device while they are drawn."""
         policy = self.run.method.objective().trained[0]
-        in_training_precision = self.run.precision != "fp32"
+        in_training_precision = self.run.computes_in != "fp32"
         with self.trained.averaged(), self.trainable.sampled(policy):
             for image in asked:
                 text = image.prompt.text
@@ -228,7 +228,7 @@ class Watcher:
             "step": step,
             "steps": self.watched.steps,
             "guidance_scale": self.watched.guidance_scale,
-            "precision": self.run.precision,
+            "precision": self.run.computes_in,
         }
         return Inscription(settings, self.backbone.sampler.scheduler)
 
