@@ -25,6 +25,7 @@ PARAMETERS = {
     "flux-dev": 11_901_408_320,
     "z-image": 6_154_908_736,
     "qwen-image": 20_430_401_088,
+    "flux2-klein-base-4b": 3_875_544_576,
 }
 
 

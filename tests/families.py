@@ -35,11 +35,14 @@ class Family:
     drawn: tuple[int, int] = (16, 24)
     """Width and height of the images that tests draw, not square."""
     space: Literal["eps", "v", "velocity"] = "eps"
-    table: Literal["betas", "static", "dynamic", "dpm"] = "betas"
-    """Whose times the path has: betas', an Euler scheduler's with one shift or one by size, or DPM-Solver's."""
+    table: Literal["betas", "static", "dynamic", "empirical", "dpm"] = "betas"
+    """Whose times the path has: betas', an Euler scheduler's with one shift or one by size (and by steps), or
+    DPM-Solver's."""
     density: Literal["uniform", "logit-normal"] = "uniform"
     autoencoder: meanings.Autoencoder = field(default_factory=meanings.Autoencoder)
     """What the stock pipeline makes of its autoencoder's latents."""
+    patched: bool = False
+    """Whether a latent is a patch of 2x2 of the autoencoder's."""
     packed: bool = False
     """Whether 2x2 pixels of a patch are channels to the network."""
     text_rows: int | None = None
@@ -52,7 +55,7 @@ class Family:
     """Whether an empty text is read for no prompt."""
     chat: bool = False
     """Whether prompts are read as turns of a chat."""
-    attention: Literal["cross", "joint", "streams", "single"] = "cross"
+    attention: Literal["cross", "joint", "streams", "single"] | None = "cross"
     unread: str = "$^"
     """Pattern of the names of weights that no prediction depends on."""
     filled: int | None = None
@@ -165,6 +168,11 @@ FAMILIES = (
         attention="streams", unconditional="own", guidance=_true_cfg, combined=meanings.as_long_as_conditional,
         empty_is_none=False, kohya="lora_transformer_",
         unread=r"blocks\.1\.(attn\.(add_q_proj|norm_added_q|to_add_out)|txt_mlp)",  # the last block's text
+    ),
+    _FLOW(
+        "flux2-klein", _seeded(10, tiny_pipelines.build_flux_2), meanings.of_patches, table="empirical", call=_SMALL,
+        size="16x16", usual=256, autoencoder=meanings.OfPatches(), patched=True, text_rows=512, chat=True,
+        attention=None, unconditional="own", kohya="lora_transformer_",
     ),
 )  # fmt: skip
 _BY_NAME = {family.name: family for family in FAMILIES}

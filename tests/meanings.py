@@ -78,6 +78,26 @@ class OfVideos(Autoencoder):
         return (mean - centre) / spread
 
 
+def patches(latents: Tensor) -> Tensor:
+    """2x2 pixels of one patch become channels, [b, 4 c, h / 2, w / 2]."""
+    return torch.nn.functional.pixel_unshuffle(latents, 2)
+
+
+class OfPatches(Autoencoder):
+    """With statistics of each channel of a patch, from a batch norm."""
+
+    def mean(self, vae: Any, images: Tensor) -> Tensor:
+        return patches(super().mean(vae, images))
+
+    def images(self, vae: Any, mean: Tensor) -> Tensor:
+        return super().images(vae, torch.nn.functional.pixel_shuffle(mean, 2))
+
+    def latents(self, vae: Any, mean: Tensor) -> Tensor:
+        bare = torch.nn.functional.batch_norm(mean, vae.bn.running_mean, vae.bn.running_var, eps=vae.bn.eps)
+        assert vae.bn.eps == vae.config.batch_norm_eps
+        return bare
+
+
 Meaning = tuple[Tensor, Tensor, dict[str, Tensor], Tensor]
 
 
@@ -130,6 +150,14 @@ def of_two_streams(call: Call) -> Meaning:
     length = torch.full(text.shape[:1], text.shape[1]) if mask is None else mask.sum(1)
     x_t, answer = (unpacked(rows, 2 * height, 2 * width) for rows in (told["hidden_states"], call.output))
     return x_t, told["timestep"], {"text": text, "length": length}, answer
+
+
+def of_patches(call: Call) -> Meaning:
+    told = call.inputs
+    assert told["guidance"] is None
+    sides = [int(side) + 1 for side in told["img_ids"][0].max(0).values[1:3]]
+    x_t, answer = (rows.transpose(1, 2).unflatten(2, sides) for rows in (told["hidden_states"], call.output))
+    return x_t, told["timestep"], {"text": told["encoder_hidden_states"]}, answer
 
 
 def of_one_stream(call: Call) -> Meaning:

@@ -12,7 +12,7 @@ import families
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
-from meanings import GUIDANCE, Call, packed, unpacked
+from meanings import GUIDANCE, Call, packed, patches, unpacked
 from peft import PeftModel
 from torch import Tensor, nn
 
@@ -57,11 +57,16 @@ def size(name: str) -> tuple[int, int]:
     return families.of(name).drawn
 
 
+def unit(name: str, pipe: DiffusionPipeline) -> int:
+    """Pixels of an image's side for each of a latent's."""
+    return pipe.vae_scale_factor * (2 if families.of(name).patched else 1)
+
+
 def noise(name: str, pipe: DiffusionPipeline, rows: int = 2) -> Tensor:
     """Starting noise [b, c, h, w]."""
     width, height = size(name)
     channels = denoiser_of(pipe).config.in_channels // (4 if families.of(name).packed else 1)
-    shape = (rows, channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
+    shape = (rows, channels, height // unit(name, pipe), width // unit(name, pipe))
     return torch.randn(shape, generator=torch.Generator().manual_seed(4))
 
 
@@ -70,8 +75,10 @@ def as_called(name: str, latents: Tensor) -> Tensor:
     return packed(latents) if families.of(name).packed else latents
 
 
-def as_images(name: str, latents: Tensor, like: Tensor) -> Tensor:
+def as_images(name: str, pipe: DiffusionPipeline, latents: Tensor, like: Tensor) -> Tensor:
     """The inverse, for what a call gives back, of images as large as `like`."""
+    if families.of(name).patched:
+        return families.of(name).autoencoder.latents(pipe.vae, patches(latents))
     return unpacked(latents, *like.shape[-2:]) if families.of(name).packed else latents
 
 
@@ -84,7 +91,7 @@ def draw(name: str, pipe: DiffusionPipeline, prompts: list[str] | None = None, *
     scale = options.pop("guidance_scale", family.usual_guidance)
     call = {"num_inference_steps": 2, "output_type": "latent", **family.call, **family.guidance(scale, len(prompts))}
     call |= {"height": height, "width": width, "latents": as_called(name, start), **options}
-    return pipe(list(prompts), **call).images
+    return pipe(prompt=list(prompts), **call).images
 
 
 @contextmanager

@@ -103,6 +103,7 @@ def test_every_family_has_a_one_gpu_recipe():
     families = {path.name.removesuffix("-ddspo-one-gpu.yaml") for path in FILES if "one-gpu" in path.name}
     assert families == {
         "sd15", "sdxl", "sd35", "sd35-large", "sana", "pixart", "flux", "z-image", "qwen-image",
+        "flux2-klein",
     }  # fmt: skip
     for name in families:
         text = (RECIPES / f"{name}-ddspo-one-gpu.yaml").read_text(encoding="utf-8")

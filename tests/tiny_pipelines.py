@@ -9,10 +9,13 @@ import torch
 from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
+    AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
     PixArtSigmaPipeline,
@@ -289,6 +292,37 @@ def build_qwen_image() -> QwenImagePipeline:
         tokenizer=tokenizer,
         transformer=_attentive(transformer),
         scheduler=scheduler,
+    )
+
+
+def build_flux_2() -> Flux2KleinPipeline:
+    tokenizer = tiny_text.qwen_tokenizer()
+    vae = AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 16),
+        latent_channels=4,
+        sample_size=16,
+        **GROUPS,
+    )
+    torch.nn.init.normal_(vae.bn.running_mean)
+    torch.nn.init.uniform_(vae.bn.running_var, 0.3, 3.0)
+    transformer = Flux2Transformer2DModel(
+        in_channels=4 * 4,  # a 2x2 patch of latents is one token
+        num_layers=1,
+        num_single_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        axes_dims_rope=(4, 4, 4, 4),
+        joint_attention_dim=3 * 8,
+        guidance_embeds=False,
+    )
+    return Flux2KleinPipeline(
+        vae=vae,
+        text_encoder=tiny_text.qwen_writer(tokenizer, 8),
+        tokenizer=tokenizer,
+        transformer=_attentive(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
     )
 
 

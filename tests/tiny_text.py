@@ -21,6 +21,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
     Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3Model,
     T5Config,
     T5EncoderModel,
@@ -160,18 +161,26 @@ def qwen_tokenizer(template: str = "") -> Qwen2Tokenizer:
 
 
 def qwen_encoder(tokenizer: Qwen2Tokenizer, width: int) -> Qwen3Model:
-    config = Qwen3Config(
+    return Qwen3Model(_qwen_config(tokenizer, width, layers=3))
+
+
+def qwen_writer(tokenizer: Qwen2Tokenizer, width: int) -> Qwen3ForCausalLM:
+    """One of as many layers as FLUX.2's pipeline looks into."""
+    return Qwen3ForCausalLM(_qwen_config(tokenizer, width, layers=27))
+
+
+def _qwen_config(tokenizer: Qwen2Tokenizer, width: int, layers: int) -> Qwen3Config:
+    return Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=2 * width,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=width // 2,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return Qwen3Model(config)
 
 
 def qwen_seeing_encoder(tokenizer: Qwen2Tokenizer, width: int) -> Qwen2_5_VLForConditionalGeneration:

@@ -88,7 +88,7 @@ def test_the_images_are_the_stock_pipelines(
     scale = families.of(name).scale(stock.GUIDANCE)
     expected = stock.draw(name, pipe, guidance_scale=scale, output_type=output)
     if output == "latent":
-        expected = stock.as_images(name, expected, made)
+        expected = stock.as_images(name, pipe, expected, made)
     torch.testing.assert_close(made, torch.as_tensor(expected), atol=3e-5, rtol=1e-5)
 
 
@@ -118,9 +118,10 @@ def test_what_is_left_to_the_model_is_spelled_out(plain: Backbone) -> None:
 
 def test_the_usual_shape(name: str, plain: Backbone, pipe: DiffusionPipeline) -> None:
     """Of the image that the stock pipeline draws when no size is asked for."""
-    side = families.of(name).usual or stock.denoiser_of(pipe).config.sample_size * pipe.vae_scale_factor
+    unit = stock.unit(name, pipe)
+    side = families.of(name).usual or stock.denoiser_of(pipe).config.sample_size * unit
     channels = stock.noise(name, pipe).shape[1]
-    assert plain.images.latent_shape == (channels, side // pipe.vae_scale_factor, side // pipe.vae_scale_factor)
+    assert plain.images.latent_shape == (channels, side // unit, side // unit)
     assert plain.images.shape_for(None) == plain.images.latent_shape
     assert plain.images.shape_for(f"{side}x{side}") == plain.images.latent_shape
 

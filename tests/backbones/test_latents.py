@@ -36,7 +36,7 @@ def test_encode_and_decode(name: str, plain: Backbone, pipe: DiffusionPipeline) 
 def test_decoded_latents_are_the_pipelines_image(name: str, plain: Backbone, pipe: DiffusionPipeline) -> None:
     """The very pixels that the stock pipeline makes of its last latents."""
     image = stock.draw(name, pipe, output_type="pt")
-    latents = stock.as_images(name, stock.draw(name, pipe), stock.noise(name, pipe))
+    latents = stock.as_images(name, pipe, stock.draw(name, pipe), stock.noise(name, pipe))
     ours = (plain.images.decode(latents) / 2 + 0.5).clamp(0, 1)
     torch.testing.assert_close(ours, image, atol=1e-5, rtol=0)
 
@@ -80,7 +80,7 @@ def test_what_the_stock_pipeline_heeds_of_the_autoencoder(
     (model / "vae/config.json").write_text(json.dumps(config | changes))
     backbone, pipe = load_backbone(model), stock.load(name, model)
     image, latents = stock.draw(name, pipe, output_type="pt"), stock.draw(name, pipe)
-    latents = stock.as_images(name, latents, stock.noise(name, pipe))
+    latents = stock.as_images(name, pipe, latents, stock.noise(name, pipe))
     torch.testing.assert_close((backbone.images.decode(latents) / 2 + 0.5).clamp(0, 1), image, atol=1e-5, rtol=0)
 
     pictures = torch.rand(2, 3, 16, 32, generator=torch.Generator().manual_seed(5)) * 2 - 1

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.times import shift_of
@@ -66,6 +67,18 @@ def test_the_dynamic_table_is_the_schedulers(sides: tuple[int, int], plain: Back
     table = plain.denoiser.noising((16, *sides)).table
     torch.testing.assert_close(table, scheduler.sigmas[:-1].float(), atol=1e-6, rtol=0)
     assert (sides == plain.images.latent_shape[1:]) == torch.equal(table, plain.denoiser.path.table)
+
+
+@pytest.mark.parametrize("name", families.names(table="empirical"))
+@pytest.mark.parametrize("sides", [(4, 4), (64, 64), (80, 64)])
+def test_the_table_of_fifty_steps_is_the_schedulers(
+    sides: tuple[int, int], plain: Backbone, pipe: DiffusionPipeline
+) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    mu = compute_empirical_mu(sides[0] * sides[1], 50)
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / STEPS, STEPS), mu=mu)
+    table = plain.denoiser.noising((16, *sides)).table
+    torch.testing.assert_close(table, scheduler.sigmas[:-1].float(), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["exponential", "linear"])

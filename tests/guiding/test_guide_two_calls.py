@@ -49,7 +49,7 @@ def _inputs(name: str, pipe: DiffusionPipeline) -> list[dict[str, Any]]:
 def _through(name: str, given: Tensor, none: Tensor, pipe: DiffusionPipeline) -> Tensor:
     """The image of one step from noise to data: x - velocity, with the velocity guided by hand."""
     start = stock.noise(name, pipe)
-    velocities = (stock.as_images(name, rows, start) for rows in (none, given))
+    velocities = (stock.as_images(name, pipe, rows, start) for rows in (none, given))
     return stock.as_called(name, start - families.of(name).combined(*velocities, SCALE))
 
 

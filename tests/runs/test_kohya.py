@@ -52,7 +52,7 @@ def _network(pipe: DiffusionPipeline) -> nn.Module:
 
 def _draw(pipe: DiffusionPipeline, name: str) -> Tensor:
     call = {"num_inference_steps": 2, "output_type": "latent", **families.of(name).call}
-    return pipe(["a red circle"], generator=torch.Generator().manual_seed(0), **call).images
+    return pipe(prompt=["a red circle"], generator=torch.Generator().manual_seed(0), **call).images
 
 
 @torch.no_grad()

@@ -96,7 +96,8 @@ def _check_text_widths(pipeline: LoadedPipeline) -> None:
     """
     wanted = pipeline.network.config[pipeline.family.text_width]
     encoders = pipeline.encoders
-    widths: list[int] = [encoder.config.get_text_config().hidden_size for encoder in encoders.values()]
+    layers = pipeline.family.text_layers
+    widths: list[int] = [layers * encoder.config.get_text_config().hidden_size for encoder in encoders.values()]
     is_padded = len(encoders) < len(pipeline.encoder_parts)
     if not is_padded and isinstance(wanted, int) and wanted not in (max(widths), sum(widths)):
         raise UserError(

@@ -110,6 +110,8 @@ class Family:
     """Rows of text that the network reads of the longest prompt, (pipe, tokens)."""
     text_width: str
     """The network's setting that says how wide the text is that it reads."""
+    text_layers: int = 1
+    """Layers of a text encoder that stand side by side in it."""
     pooled_width: Callable[[Any, Any], int | None] = lambda pipe, config: None
     """Width of the pooled text that it reads, (pipe, network's configuration); None where it reads none."""
     trims_text: bool = False
@@ -156,10 +158,11 @@ class Family:
     """Layers that adapters are put on."""
     kohya: Sequence[Layout] = ()
     """How other tools know adapters of this family."""
-    attention: Literal["cross", "joint", "streams", "single"] = "cross"
+    attention: Literal["cross", "joint", "streams", "single"] | None = "cross"
     """How the image attends to the text: to it alone, both to both, or both in one sequence, image first.
 
-    Both to both in `streams` too, where nothing but attention tells the image of the text, no pooled one.
+    Both to both in `streams` too, where nothing but attention tells the image of the text, no pooled one. None where it
+    cannot be led.
     """
     text_alone: Callable[[nn.Module, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
     """Of one sequence: text as it is before it meets the image, (network, text, rows like these, ends), and places."""

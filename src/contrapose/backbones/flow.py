@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from contrapose.backbones.times import FLOW_STEPS, flow_path, why_no_flow
+from contrapose.backbones.times import FLOW_STEPS, flow_path, shift_of, why_no_flow
 from contrapose.core.choices import Space
 from contrapose.core.path import Density, Path
 
 
+@dataclass(frozen=True)
 class Flow:
     """A network that predicts the velocity eps - x0 of x_t = (1 - t) x0 + t eps."""
+
+    shift: Callable[[Any, int], float] = shift_of
+    """The shift of its times for images of so many tokens, (scheduler, tokens)."""
 
     def misfit(self, scheduler: Any) -> str | None:
         return why_no_flow(scheduler)
@@ -22,7 +28,7 @@ class Flow:
         return "velocity"
 
     def path(self, scheduler: Any, num_tokens: int, density: Density, shifted: bool) -> Path:
-        return flow_path(scheduler, num_tokens, density, shifted)
+        return flow_path(density, self.shift(scheduler, num_tokens) if shifted else None)
 
 
 def shifted_scale(pipe: Any) -> tuple[Any, Any]:

@@ -108,9 +108,9 @@ def diffusion_space(scheduler: Any) -> Space:
     return _SPACES[scheduler.config.prediction_type]
 
 
-def flow_path(scheduler: Any, num_tokens: int, density: Density, shifted: bool) -> FlowPath:
-    """Rectified flow with times from the scheduler's own table, or without one."""
-    return FlowPath(density, shifted_table(shift_of(scheduler, num_tokens)) if shifted else None)
+def flow_path(density: Density, shift: float | None) -> FlowPath:
+    """Rectified flow with times from a scheduler's table of this shift, or without one."""
+    return FlowPath(density, None if shift is None else shifted_table(shift))
 
 
 def shift_of(scheduler: Any, num_tokens: int) -> float:

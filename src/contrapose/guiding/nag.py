@@ -63,9 +63,12 @@ def nag(
 def attention_guided(network: nn.Module, family: Family, negative: Condition, guidance: NAG) -> Iterator[None]:
     """A block in which a network's attention is led away from a negative prompt.
 
-    `negative` is one row of the family's text, as the pipeline passes it to the network.
+    `negative` is one row of the family's text, as the pipeline passes it to the network. Raises `UserError` for a
+    family whose attention cannot be led.
     """
     handles: list[RemovableHandle] = []
+    if family.attention is None:
+        raise UserError(f"nag does not lead the attention of a {type(network).__name__}; guide it by --guidance-scale")
     if not guidance.off:
         handles += _HOOKS[family.attention](network, family, negative, guidance)
     try:

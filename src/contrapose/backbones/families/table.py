@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from contrapose.backbones.adapters import apply_adapter
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.flux import FLUX
+from contrapose.backbones.families.flux_2 import FLUX_2_KLEIN
 from contrapose.backbones.families.pixart import PIXART_SIGMA
 from contrapose.backbones.families.qwen_image import QWEN_IMAGE
 from contrapose.backbones.families.sana import SANA
@@ -45,6 +46,7 @@ FAMILIES: tuple[Family, ...] = (
     FLUX,
     Z_IMAGE,
     QWEN_IMAGE,
+    FLUX_2_KLEIN,
 )
 KOHYA_LAYOUTS = tuple(layout for family in FAMILIES for layout in family.kohya)
 BY_PIPELINE = {pipeline.__name__: family for family in FAMILIES for pipeline in family.pipelines}
