@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 def comparable(pairs: Mixture, run: Run, method: Method | None = None) -> Mixture:
     """The groups of a mixture that a run trains on, with its own method or another one that follows it.
 
-    They are the records' groups, or where the method takes samples apart, one a sample.
-    Groups that lack the only sample that is looked at are left out, which is told. Raises `UserError` for a group that
-    lacks one of several, where none is left, and for groups without degraded prompts where those are looked at.
+    They are the records' groups, or where the method takes samples apart, one a sample. Groups that lack the only
+    sample that is looked at are left out, which is told. Raises `UserError` for a group that lacks one of several,
+    where none is left, and for groups without degraded prompts where those are looked at.
     """
     method = method or run.method
     composition = method.composition()

@@ -134,8 +134,8 @@ def align(
         places = torch.randint(len(pairs.prompt), (batch,), generator=random)
         t = backbone.path.draw_times(batch, random)
         noise = torch.randn(batch, 2, generator=random)
-        other_places = draw_places(pairs, places, random)
-        fields = _PairFields(pairs, other_places, draw_liked(composition.apart, batch, random))
+        places_by_owner = draw_places(pairs, places, random)
+        fields = _PairFields(pairs, places_by_owner, draw_liked(composition.apart, batch, random))
         # before the first step a moving policy is a copy of the trainee
         for policy, following in objective.moving.items():
             backbone.follow(policy, following(step) if step else 0.0)
