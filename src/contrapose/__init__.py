@@ -8,6 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from contrapose.backbones.decoder import Decoder as Decoder
     from contrapose.backbones.families.table import load_backbone as load_backbone
+    from contrapose.backbones.kinds import Decomposed as Decomposed
+    from contrapose.backbones.kinds import LoHa as LoHa
+    from contrapose.backbones.kinds import LoKr as LoKr
+    from contrapose.backbones.kinds import PlainLora as PlainLora
+    from contrapose.backbones.kinds import RankStabilised as RankStabilised
+    from contrapose.backbones.settings import Adapters as Adapters
     from contrapose.draw.pairs import Draw as Draw
     from contrapose.draw.pairs import draw_pairs as draw_pairs
     from contrapose.draw.pairs import plan_pairs as plan_pairs
@@ -56,6 +62,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "Decoder": "backbones.decoder",
     "load_backbone": "backbones.families.table",
+    "PlainLora": "backbones.kinds",
+    "RankStabilised": "backbones.kinds",
+    "Decomposed": "backbones.kinds",
+    "LoKr": "backbones.kinds",
+    "LoHa": "backbones.kinds",
+    "Adapters": "backbones.settings",
     "Draw": "draw.pairs",
     "draw_pairs": "draw.pairs",
     "plan_pairs": "draw.pairs",

@@ -17,6 +17,7 @@ from contrapose.cli.main import main
 pytestmark = pytest.mark.slow
 
 SMALL = ["--train-steps", "3", "--batch-size", "4", "--micro-batch", "2", "--holdout", "2", "--learning-rate", "1e-3"]
+DROPPING = ["--lora-kind", "dora", "--lora-dropout", "0.3", "--train-text-encoder"]
 COMMAND = "import sys; from contrapose.cli.main import main; sys.exit(main())"
 # The first process is slow to write what the second stage begins with, as gigabytes on a network disk are.
 SLOW = """
@@ -75,12 +76,14 @@ def _losses(run: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in map(json.loads, lines)]
 
 
-@pytest.mark.parametrize(("method", "script"), [("ddspo", COMMAND), ("realalign", SLOW)])
+@pytest.mark.parametrize(
+    ("method", "script", "options"), [("ddspo", COMMAND, DROPPING), ("realalign", SLOW, [])], ids=["ddspo", "realalign"]
+)
 def test_two_processes_are_one_run(
-    tiny_model: Path, tiny_pairs: Path, tmp_path: Path, method: str, script: str
+    tiny_model: Path, tiny_pairs: Path, tmp_path: Path, method: str, script: str, options: list[str]
 ) -> None:
     """Two micro-batches a step, so that each process has one and the sum has one order."""
-    named: list[object] = ["align", method, "--model", tiny_model, "--pairs", tiny_pairs, *SMALL]
+    named: list[object] = ["align", method, "--model", tiny_model, "--pairs", tiny_pairs, *SMALL, *options]
     ended = _started_twice([*named, "--out", tmp_path / "two"], script, **ACQUAINTED)
     assert [process.returncode for process in ended] == [0, 0], ended[0].stderr + ended[1].stderr
     assert "2 processes" in ended[0].stderr and ended[1].stderr == ""
