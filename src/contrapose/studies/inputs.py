@@ -10,6 +10,7 @@ from contrapose.backbones.families.table import BY_PIPELINE
 from contrapose.backbones.loading import check_model
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
+from contrapose.evaluate.summary import FORMAT
 from contrapose.store.manifest import read_manifest
 from contrapose.store.prompts import canonical, read_prompts
 from contrapose.studies.settings import DEV, PromptSource, Study
@@ -63,7 +64,8 @@ def _texts(source: PromptSource) -> dict[str, str]:
 def inputs_digest(study: Study) -> str:
     """A digest of sizes and times of all files that the study reads from outside.
 
-    A file that was changed, or only touched, is told; what does not lie on this machine counts by its name.
+    A file that was changed, or only touched, is told; what does not lie on this machine counts by its name. The format
+    of summaries counts too, so that those of an older one are summed up anew.
     """
     named = [study.model_path]
     named += [str(source.file) for source in study.prompts.values() if source.file is not None]
@@ -79,7 +81,8 @@ def inputs_digest(study: Study) -> str:
     flags += [evaluation.options for evaluation in study.evaluations.values()]
     for options in flags:
         named += options.paths()
-    return digest_of_parts(sorted({part for name in named for part in _standing(Path(name))}))
+    parts = {part for name in named for part in _standing(Path(name))}
+    return digest_of_parts([FORMAT, *sorted(parts)])
 
 
 def _standing(path: Path) -> list[str]:
