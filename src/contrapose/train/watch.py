@@ -199,20 +199,17 @@ class Watcher:
         in_training_precision = self.run.computes_in != "fp32"
         with self.trained.averaged(), self.trainable.sampled(policy):
             for image in asked:
-                stream = generator(image.prompt.text, image.seed)
-                noise = starting_noise([stream], self.watched.shape)
-                condition = self.embeddings([image.prompt.text])
-                unconditional = self.embeddings([None])
-                with torch.no_grad(), self.accelerator.autocast() if in_training_precision else nullcontext():
-                    generation = Generation(
-                        # by the policy's own text encoders, where they are trained
-                        self.trainable.read(policy, condition),
-                        self.trainable.read(policy, unconditional),
-                        noise,
-                        [stream],
-                        self.watched.steps,
-                        self.watched.guidance_scale,
-                    )
+                text = image.prompt.text
+                stream = generator(text, image.seed)
+                generation = Generation(
+                    self._read(policy, text),
+                    self._read(policy, None),
+                    starting_noise([stream], self.watched.shape),
+                    [stream],
+                    self.watched.steps,
+                    self.watched.guidance_scale,
+                )
+                with self.accelerator.autocast() if in_training_precision else nullcontext():
                     latents = self.backbone.sampler.generate(generation)
                 # outside of autocast, which would take an autoencoder down to numbers that it leaves
                 [pixels] = to_pixels(self.backbone.images.decode(latents))
