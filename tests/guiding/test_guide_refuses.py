@@ -15,7 +15,7 @@ import pytest
 import stock
 import tiny_pipelines
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline
+from diffusers import DiffusionPipeline, Flux2KleinPipeline, StableDiffusionImg2ImgPipeline
 from safetensors import safe_open
 from safetensors.torch import save_file
 from training import with_lora
@@ -193,3 +193,18 @@ def test_any_variant_of_the_base_is_the_base(twin: Path, tmp_path: Path) -> None
         with_lora(backbone, 2, 2.0).save(tmp_path / str(number), note)
         with contrapose.guide(DiffusionPipeline.from_pretrained(model), tmp_path / str(number)):
             pass
+
+
+class FluxNextPipeline(Flux2KleinPipeline):
+    """Of a name that begins as another family's does, with another network."""
+
+
+def test_a_pipeline_of_a_like_name(stocked: Callable[[str], DiffusionPipeline], run: Path) -> None:
+    later = FluxNextPipeline(**stocked("flux2-klein").components)
+    assert _refused(later, run).startswith("a FluxNextPipeline is not supported")
+
+
+def test_attention_that_cannot_be_led(stocked: Callable[[str], DiffusionPipeline]) -> None:
+    nag = contrapose.nag(stocked("flux2-klein"), "a green star")
+    with pytest.raises(UserError, match="nag does not lead the attention of a Flux2"), nag:
+        pass
