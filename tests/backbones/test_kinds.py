@@ -137,15 +137,12 @@ def test_every_use_is_what_was_trained(use: str, kind: str, trained: Trained, ti
     backbone = load_backbone(tiny_model, adapter=run if use in ("adapter", "export") else None)
     if use == "start":
         backbone = with_lora(backbone, None, None, start=run)
-        assert type(backbone.policies.config) is type(with_lora_config(kind))
+        assert type(backbone.policies.config) is type(KINDS[kind].config(RANK, ALPHA, {}))
+        assert getattr(backbone.policies.config, "lora_alpha", ALPHA) == ALPHA
         backbone.policies.denoiser("reference")
     if use == "full-start":
         backbone = with_full(backbone, torch.float32, start=run)
     assert aligned.apart(stock.draw("sd", backbone.sampler.stock), drawn) < 1e-4
-
-
-def with_lora_config(kind: str) -> Any:
-    return KINDS[kind].config(RANK, ALPHA, {})
 
 
 def test_what_is_saved_comes_back_to_the_bit(kind: str, trained: Trained, tiny_model: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from training import Training, with_lora
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
+from contrapose.backbones.kinds import ADAPTER_KINDS
 from contrapose.backbones.settings import Adapters
 from contrapose.backbones.trained_text import NumberedPrompts
 from contrapose.cli.export import Command, export
@@ -23,12 +24,12 @@ from contrapose.core.group import Condition, join
 from contrapose.errors import UserError
 
 pytestmark = pytest.mark.slow
-WITH_TEXT = Adapters(train_text_encoder=True)
 
 
-def _training(backbone: Backbone, prompts: NumberedPrompts) -> Training:
+def _training(backbone: Backbone, prompts: NumberedPrompts, kind: str = "lora") -> Training:
     torch.manual_seed(0)
-    return with_lora(copy.deepcopy(backbone), 2, 4.0, frozen={"lagged": None}, adapters=WITH_TEXT, prompts=prompts)
+    adapters = Adapters(train_text_encoder=True, lora_kind=ADAPTER_KINDS[kind]())
+    return with_lora(copy.deepcopy(backbone), 2, 4.0, frozen={"lagged": None}, adapters=adapters, prompts=prompts)
 
 
 def _inputs(name: str, backbone: Backbone) -> tuple[Tensor, Tensor]:
@@ -47,12 +48,12 @@ def _step(training: Training, answer: Callable[[str], Tensor]) -> None:
             parameter.grad = None
 
 
-@pytest.mark.parametrize("name", ["sd", "sdxl", "flux"])
+@pytest.mark.parametrize(("name", "kind"), [("sd", "lora"), ("sdxl", "rslora"), ("flux", "lora")])
 def test_every_policy_reads_with_its_own(
-    name: str, loaded: Callable[[str], Backbone], folder: Path, tmp_path: Path
+    name: str, kind: str, loaded: Callable[[str], Backbone], folder: Path, tmp_path: Path
 ) -> None:
     plain, prompts = loaded(name), NumberedPrompts()
-    training = _training(plain, prompts)
+    training = _training(plain, prompts, kind)
     x_t, t = _inputs(name, plain)
     numbered = prompts([stock.PROMPTS[0], None, stock.PROMPTS[1]])
     embedded: list[Condition] = [plain.text.embed([prompt]) for prompt in stock.PROMPTS]
@@ -127,8 +128,7 @@ def test_where_stock_diffusers_has_none(loaded: Callable[[str], Backbone]) -> No
         _training(loaded("sana"), NumberedPrompts())
 
 
-def test_files_of_one_network_hold_none() -> None:
-    with pytest.raises(UserError, match="train_text_encoder: files of loha hold one network"):
-        from contrapose.backbones.kinds import ADAPTER_KINDS
-
-        Adapters(train_text_encoder=True, lora_kind=ADAPTER_KINDS["loha"]())
+@pytest.mark.parametrize("kind", ["dora", "lokr", "loha"])
+def test_kinds_that_stock_libraries_load_none_of(kind: str) -> None:
+    with pytest.raises(UserError, match=f"train_text_encoder: stock libraries load no {kind} on text encoders"):
+        Adapters(train_text_encoder=True, lora_kind=ADAPTER_KINDS[kind]())

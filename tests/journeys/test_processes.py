@@ -17,7 +17,7 @@ from contrapose.cli.main import main
 pytestmark = pytest.mark.slow
 
 SMALL = ["--train-steps", "3", "--batch-size", "4", "--micro-batch", "2", "--holdout", "2", "--learning-rate", "1e-3"]
-DROPPING = ["--lora-kind", "dora", "--lora-dropout", "0.3", "--train-text-encoder"]
+DROPPING = ["--lora-kind", "rslora", "--lora-dropout", "0.3", "--train-text-encoder"]
 COMMAND = "import sys; from contrapose.cli.main import main; sys.exit(main())"
 # The first process is slow to write what the second stage begins with, as gigabytes on a network disk are.
 SLOW = """

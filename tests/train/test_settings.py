@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from contrapose import runfile
-from contrapose.backbones.settings import Loading
+from contrapose.backbones.kinds import ADAPTER_KINDS
+from contrapose.backbones.settings import Adapters, Loading
 from contrapose.core.links import IPO, Hinge, Sigmoid
 from contrapose.errors import UserError
 from contrapose.methods import (
@@ -136,6 +137,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         {"lora_rank": 0},
         {"cache_limit": 0.0},
         {"full": True, "loading": Loading(quantize="nf4")},
+        {"adapters": Adapters(lora_kind=ADAPTER_KINDS["loha"]()), "loading": Loading(quantize="nf4")},
     ],
 )
 def test_settings_that_contradict(change: dict[str, Any]) -> None:

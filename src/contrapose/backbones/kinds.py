@@ -32,6 +32,8 @@ class PlainLora:
 
     title: ClassVar[str] = "LoRA"
     drops_out: ClassVar[bool] = True
+    on_nf4: ClassVar[bool] = True
+    on_text: ClassVar[bool] = True
 
     def config(self, rank: int, alpha: float, options: Mapping[str, Any]) -> PeftConfig:
         """In peft's words; `options` are those that all kinds have."""
@@ -49,6 +51,8 @@ class RankStabilised:
 
     title: ClassVar[str] = "rsLoRA"
     drops_out: ClassVar[bool] = True
+    on_nf4: ClassVar[bool] = True
+    on_text: ClassVar[bool] = True
 
     def config(self, rank: int, alpha: float, options: Mapping[str, Any]) -> PeftConfig:
         """As `PlainLora.config`."""
@@ -56,7 +60,7 @@ class RankStabilised:
 
     def alpha(self, scale: float, rank: int) -> float:
         """As `PlainLora.alpha`."""
-        return scale * math.sqrt(rank)
+        return float(f"{scale * math.sqrt(rank):.12g}")  # the number that was divided by an irrational one
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class Decomposed:
 
     title: ClassVar[str] = "DoRA"
     drops_out: ClassVar[bool] = True
+    on_nf4: ClassVar[bool] = True
+    on_text: ClassVar[bool] = False  # transformers loads no magnitudes
 
     def config(self, rank: int, alpha: float, options: Mapping[str, Any]) -> PeftConfig:
         """As `PlainLora.config`."""
@@ -83,6 +89,8 @@ class LoKr:
 
     title: ClassVar[str] = "LoKr"
     drops_out: ClassVar[bool] = False
+    on_text: ClassVar[bool] = False  # its files hold one network
+    on_nf4: ClassVar[bool] = False  # peft asks a weight for its shape, and one of four bits is packed
 
     lokr_factor: Rank | None = None
     """Size of the smaller Kronecker factor, where it divides the layer's width: small is many weights; as near as can
@@ -110,6 +118,8 @@ class LoHa:
 
     title: ClassVar[str] = "LoHa"
     drops_out: ClassVar[bool] = False
+    on_text: ClassVar[bool] = False  # its files hold one network
+    on_nf4: ClassVar[bool] = False  # peft asks a weight for its shape, and one of four bits is packed
 
     def config(self, rank: int, alpha: float, options: Mapping[str, Any]) -> PeftConfig:
         """As `PlainLora.config`."""

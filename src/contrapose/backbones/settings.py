@@ -49,12 +49,12 @@ class Adapters:
 
     train_text_encoder: bool = False
     """Put adapters on the text encoders too, those that stock diffusers puts some on (CLIP's), of the same rank and
-    alpha; prompts are then read anew at every step, and all text encoders stay in memory."""
+    alpha, with lora and rslora; prompts are then read anew at every step, and all text encoders stay in memory."""
 
     def __post_init__(self) -> None:
-        if self.train_text_encoder and not self.lora_kind.drops_out:
+        if self.train_text_encoder and not self.lora_kind.on_text:
             kind = name_of_kind(self.lora_kind)
-            raise UserError(f"train_text_encoder: files of {kind} hold one network; take lora, rslora or dora")
+            raise UserError(f"train_text_encoder: stock libraries load no {kind} on text encoders; take lora or rslora")
         if self.lora_dropout and not self.lora_kind.drops_out:
             raise UserError(
                 f"lora_dropout: {name_of_kind(self.lora_kind)} has none; leave it out, or take lora, rslora or dora"

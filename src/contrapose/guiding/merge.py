@@ -241,6 +241,7 @@ def _adapters(settings: Merge, part: str, base: Backbone, into_pipeline: bool) -
     Raises `UserError` for kinds that do not stack, unless a rank is asked for or the merge goes into a whole pipeline.
     """
     adapters: list[tuple[dict[str, LowRank], float]] = []
+    network: nn.Module = base.denoiser.network
     for run, share in settings.shares:
         if not run.has_adapters:
             continue
@@ -251,8 +252,7 @@ def _adapters(settings: Merge, part: str, base: Backbone, into_pipeline: bool) -
                 f"{run}: has adapters of another kind than LoRA ({', '.join(kinds)}), whose sums are none; name a "
                 "--rank for the nearest LoRA, or merge into a whole pipeline with --full"
             )
-        network: nn.Module = base.denoiser.network
-        if "dora" in kinds and base.device.type == "meta":
+        if "dora" in kinds and next(network.parameters()).is_meta:
             network = load_backbone(settings.model, loading=Loading(variant=settings.variant)).denoiser.network
         adapters.append((factored(stored, network), share))
     layers = stacked(adapters)

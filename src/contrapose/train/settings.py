@@ -241,6 +241,11 @@ class Run:
             self._check_text()
         if self.full and self.loading.quantize != "none":
             raise UserError(f"quantize {self.loading.quantize}: a quantised network cannot be trained whole; use LoRA")
+        kind = self.adapters.lora_kind
+        if self.loading.quantize == "nf4" and not kind.on_nf4:
+            raise UserError(
+                f"quantize nf4: peft puts no {kind.title} on layers of four bits; take int8, or another kind"
+            )
 
     def _check_text(self) -> None:
         """Text encoders are trained where nothing else is asked that would have some of its own."""
