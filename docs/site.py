@@ -29,6 +29,7 @@ _TITLES = {
     "photographs": "Photographs",
     "store": "Stored pairs and prompts",
     "methods": "Methods",
+    "core": "Links, and guidances at inference",
     "train": "Training",
     "runs": "Runs",
     "guiding": "Guidance and images",
@@ -39,6 +40,7 @@ _TITLES = {
     "estimate": "What a run would cost",
     "publish": "Sharing",
     "worlds": "Worlds with known answers",
+    "errors": "Errors",
 }
 """What each room is called on the page, in the page's order."""
 

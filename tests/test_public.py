@@ -5,12 +5,28 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 import contrapose
+from contrapose.backbones.kinds import ADAPTER_KINDS
+from contrapose.core.guidance import GUIDANCES
+from contrapose.core.links import LINKS
+from contrapose.degrade.degraders import DEGRADERS
+from contrapose.evaluate.sets.extractors import FEATURES
+from contrapose.judges.table import JUDGES
+from contrapose.methods import METHODS
+from contrapose.photographs.filters import FILTERS
+from contrapose.photographs.spoil import SPOILERS
+from contrapose.worlds.suites import OF_SWEEPS, SUITES
 
+REGISTRIES: dict[str, Mapping[str, type]] = {
+    "kinds of adapters": ADAPTER_KINDS, "guidances": GUIDANCES, "links": LINKS, "degraders": DEGRADERS,
+    "features": FEATURES, "judges": JUDGES, "methods": METHODS, "filters": FILTERS, "spoilers": SPOILERS,
+    "suites": SUITES, "suites of sweeps": OF_SWEEPS,
+}  # fmt: skip
 ROOT = Path(__file__).parents[1]
 
 
@@ -31,6 +47,12 @@ def test_editors_know_what_is_public() -> None:
 def test_a_public_name_is_there(name: str) -> None:
     assert getattr(contrapose, name).__name__ == name
     assert getattr(contrapose, name).__doc__
+
+
+@pytest.mark.parametrize("registry", REGISTRIES)
+def test_what_a_flag_chooses_by_name_is_public(registry: str) -> None:
+    hidden = [entry.__name__ for entry in REGISTRIES[registry].values() if entry.__name__ not in contrapose.__all__]
+    assert hidden == []
 
 
 def test_no_folder_hides_a_public_name() -> None:

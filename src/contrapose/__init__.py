@@ -8,19 +8,52 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from contrapose.backbones.decoder import Decoder as Decoder
     from contrapose.backbones.families.table import load_backbone as load_backbone
+    from contrapose.backbones.families.table import prompt_reader as prompt_reader
     from contrapose.backbones.kinds import Decomposed as Decomposed
     from contrapose.backbones.kinds import LoHa as LoHa
     from contrapose.backbones.kinds import LoKr as LoKr
     from contrapose.backbones.kinds import PlainLora as PlainLora
     from contrapose.backbones.kinds import RankStabilised as RankStabilised
     from contrapose.backbones.settings import Adapters as Adapters
+    from contrapose.backbones.settings import Loading as Loading
+    from contrapose.core.guidance import PGD as PGD
+    from contrapose.core.guidance import CHATSGuidance as CHATSGuidance
+    from contrapose.core.guidance import ContrastivePGD as ContrastivePGD
+    from contrapose.core.guidance import DiffusionNPO as DiffusionNPO
+    from contrapose.core.links import IPO as IPO
+    from contrapose.core.links import Hinge as Hinge
+    from contrapose.core.links import Sigmoid as Sigmoid
+    from contrapose.degrade.degrader import Swap as Swap
+    from contrapose.degrade.degrader import Words as Words
+    from contrapose.degrade.given import Given as Given
+    from contrapose.degrade.llm import LlmAesthetics as LlmAesthetics
+    from contrapose.degrade.llm import LlmAlignment as LlmAlignment
     from contrapose.draw.pairs import Draw as Draw
     from contrapose.draw.pairs import draw_pairs as draw_pairs
     from contrapose.draw.pairs import plan_pairs as plan_pairs
+    from contrapose.errors import UserError as UserError
     from contrapose.estimate.estimate import estimate_run as estimate_run
     from contrapose.estimate.settings import Setup as Setup
+    from contrapose.estimate.settings import Speed as Speed
+    from contrapose.evaluate.compbench.suite import CompBench as CompBench
+    from contrapose.evaluate.evidence import Evidence as Evidence
+    from contrapose.evaluate.evidence import read_evidence as read_evidence
+    from contrapose.evaluate.evidence import read_judged as read_judged
+    from contrapose.evaluate.geneval.suite import GenEval as GenEval
+    from contrapose.evaluate.questions.suite import Questions as Questions
     from contrapose.evaluate.run import evaluate_images as evaluate_images
+    from contrapose.evaluate.sets.extractors import ClipFeatures as ClipFeatures
+    from contrapose.evaluate.sets.extractors import DinoFeatures as DinoFeatures
+    from contrapose.evaluate.sets.extractors import InceptionFeatures as InceptionFeatures
+    from contrapose.evaluate.sets.extractors import NoFeatures as NoFeatures
+    from contrapose.evaluate.sets.extractors import PixelFeatures as PixelFeatures
+    from contrapose.evaluate.sets.suite import Sets as Sets
+    from contrapose.evaluate.suites import Scores as Scores
+    from contrapose.evaluate.suites import Unjudged as Unjudged
+    from contrapose.evaluate.summary import Summary as Summary
+    from contrapose.evaluate.summing import SummarySettings as SummarySettings
     from contrapose.evaluate.summing import summarize as summarize
+    from contrapose.evaluate.taking import Taking as Taking
     from contrapose.exchange.exports import Export as Export
     from contrapose.exchange.exports import export_pairs as export_pairs
     from contrapose.exchange.imports import Import as Import
@@ -33,9 +66,20 @@ if TYPE_CHECKING:
     from contrapose.guiding.merge import Merge as Merge
     from contrapose.guiding.merge import merge as merge
     from contrapose.guiding.nag import nag as nag
+    from contrapose.guiding.play import Player as Player
+    from contrapose.guiding.settings import Guiding as Guiding
+    from contrapose.guiding.settings import Play as Play
     from contrapose.judges.aesthetic import Aesthetic as Aesthetic
     from contrapose.judges.clip_score import CLIPScore as CLIPScore
+    from contrapose.judges.colours import Colours as Colours
+    from contrapose.judges.endpoint import EndpointQuestion as EndpointQuestion
+    from contrapose.judges.hpsv2 import HPSv20 as HPSv20
+    from contrapose.judges.hpsv2 import HPSv21 as HPSv21
+    from contrapose.judges.hpsv3 import HPSv3 as HPSv3
+    from contrapose.judges.http_scorer import HTTPScorer as HTTPScorer
+    from contrapose.judges.image_reward import ImageReward as ImageReward
     from contrapose.judges.pick_score import PickScore as PickScore
+    from contrapose.judges.vqa_score import VQAScore as VQAScore
     from contrapose.judges.yes_no import YesNo as YesNo
     from contrapose.methods import CHATS as CHATS
     from contrapose.methods import DDSPO as DDSPO
@@ -45,16 +89,48 @@ if TYPE_CHECKING:
     from contrapose.methods import DiffusionDRO as DiffusionDRO
     from contrapose.methods import DiffusionKTO as DiffusionKTO
     from contrapose.methods import RealAlign as RealAlign
+    from contrapose.photographs.captions import Captioner as Captioner
+    from contrapose.photographs.filters import AestheticScore as AestheticScore
+    from contrapose.photographs.filters import CaptionLength as CaptionLength
+    from contrapose.photographs.filters import Colourfulness as Colourfulness
+    from contrapose.photographs.filters import IsPhotograph as IsPhotograph
+    from contrapose.photographs.filters import PhotoSize as PhotoSize
+    from contrapose.photographs.filters import ScorerGap as ScorerGap
+    from contrapose.photographs.filters import TopK as TopK
     from contrapose.photographs.real import Real as Real
     from contrapose.photographs.real import make_pairs as make_pairs
+    from contrapose.photographs.spoil.degrade import Degrade as Degrade
+    from contrapose.photographs.spoil.generate import Generate as Generate
+    from contrapose.photographs.spoil.inpaint import Inpaint as Inpaint
+    from contrapose.photographs.spoil.noise import Noise as Noise
+    from contrapose.photographs.spoil.redraw import Redraw as Redraw
     from contrapose.publish.card import finish_run as finish_run
+    from contrapose.report.contact_sheet import write_contact_sheet as write_contact_sheet
+    from contrapose.report.forms import write_tables as write_tables
     from contrapose.report.page import Report as Report
     from contrapose.report.page import write_report as write_report
     from contrapose.report.pairs_page import write_pairs_page as write_pairs_page
+    from contrapose.runs.folder import RunFolder as RunFolder
     from contrapose.store.groups import GroupStore as GroupStore
+    from contrapose.store.mixture import Mixture as Mixture
+    from contrapose.store.prompts import Prompt as Prompt
+    from contrapose.store.prompts import read_prompts as read_prompts
+    from contrapose.studies.choosing import DevChoices as DevChoices
+    from contrapose.studies.quickstart import Quickstart as Quickstart
+    from contrapose.studies.report import write_study_report as write_study_report
+    from contrapose.studies.settings import Study as Study
+    from contrapose.studies.settings import read_study as read_study
     from contrapose.train.align import align as align
+    from contrapose.train.settings import First as First
     from contrapose.train.settings import Optimisation as Optimisation
     from contrapose.train.settings import Run as Run
+    from contrapose.train.settings import Watching as Watching
+    from contrapose.worlds.gaussians.settings import Toy as Toy
+    from contrapose.worlds.gaussians.toy import run_toy as run_toy
+    from contrapose.worlds.shapes.settings import Pretraining as Pretraining
+    from contrapose.worlds.shapes.shipped import shipped_model as shipped_model
+    from contrapose.worlds.shapes.suite import Shapes as Shapes
+    from contrapose.worlds.suites import OwnWorld as OwnWorld
 
 __version__ = "0.1.0"
 
@@ -62,19 +138,52 @@ __version__ = "0.1.0"
 _HOMES = {
     "Decoder": "backbones.decoder",
     "load_backbone": "backbones.families.table",
+    "prompt_reader": "backbones.families.table",
     "PlainLora": "backbones.kinds",
     "RankStabilised": "backbones.kinds",
     "Decomposed": "backbones.kinds",
     "LoKr": "backbones.kinds",
     "LoHa": "backbones.kinds",
     "Adapters": "backbones.settings",
+    "Loading": "backbones.settings",
+    "PGD": "core.guidance",
+    "ContrastivePGD": "core.guidance",
+    "DiffusionNPO": "core.guidance",
+    "CHATSGuidance": "core.guidance",
+    "Sigmoid": "core.links",
+    "IPO": "core.links",
+    "Hinge": "core.links",
+    "Words": "degrade.degrader",
+    "Swap": "degrade.degrader",
+    "Given": "degrade.given",
+    "LlmAlignment": "degrade.llm",
+    "LlmAesthetics": "degrade.llm",
     "Draw": "draw.pairs",
     "draw_pairs": "draw.pairs",
     "plan_pairs": "draw.pairs",
-    "Setup": "estimate.settings",
+    "UserError": "errors",
     "estimate_run": "estimate.estimate",
+    "Setup": "estimate.settings",
+    "Speed": "estimate.settings",
+    "CompBench": "evaluate.compbench.suite",
+    "Evidence": "evaluate.evidence",
+    "read_evidence": "evaluate.evidence",
+    "read_judged": "evaluate.evidence",
+    "GenEval": "evaluate.geneval.suite",
+    "Questions": "evaluate.questions.suite",
     "evaluate_images": "evaluate.run",
+    "ClipFeatures": "evaluate.sets.extractors",
+    "DinoFeatures": "evaluate.sets.extractors",
+    "InceptionFeatures": "evaluate.sets.extractors",
+    "NoFeatures": "evaluate.sets.extractors",
+    "PixelFeatures": "evaluate.sets.extractors",
+    "Sets": "evaluate.sets.suite",
+    "Scores": "evaluate.suites",
+    "Unjudged": "evaluate.suites",
+    "Summary": "evaluate.summary",
+    "SummarySettings": "evaluate.summing",
     "summarize": "evaluate.summing",
+    "Taking": "evaluate.taking",
     "Export": "exchange.exports",
     "export_pairs": "exchange.exports",
     "Import": "exchange.imports",
@@ -87,9 +196,20 @@ _HOMES = {
     "Merge": "guiding.merge",
     "merge": "guiding.merge",
     "nag": "guiding.nag",
+    "Player": "guiding.play",
+    "Guiding": "guiding.settings",
+    "Play": "guiding.settings",
     "Aesthetic": "judges.aesthetic",
     "CLIPScore": "judges.clip_score",
+    "Colours": "judges.colours",
+    "EndpointQuestion": "judges.endpoint",
+    "HPSv20": "judges.hpsv2",
+    "HPSv21": "judges.hpsv2",
+    "HPSv3": "judges.hpsv3",
+    "HTTPScorer": "judges.http_scorer",
+    "ImageReward": "judges.image_reward",
     "PickScore": "judges.pick_score",
+    "VQAScore": "judges.vqa_score",
     "YesNo": "judges.yes_no",
     "CHATS": "methods",
     "DDSPO": "methods",
@@ -99,16 +219,48 @@ _HOMES = {
     "DiffusionKTO": "methods",
     "RealAlign": "methods",
     "SFT": "methods",
+    "Captioner": "photographs.captions",
+    "AestheticScore": "photographs.filters",
+    "CaptionLength": "photographs.filters",
+    "Colourfulness": "photographs.filters",
+    "IsPhotograph": "photographs.filters",
+    "PhotoSize": "photographs.filters",
+    "ScorerGap": "photographs.filters",
+    "TopK": "photographs.filters",
     "Real": "photographs.real",
     "make_pairs": "photographs.real",
+    "Degrade": "photographs.spoil.degrade",
+    "Generate": "photographs.spoil.generate",
+    "Inpaint": "photographs.spoil.inpaint",
+    "Noise": "photographs.spoil.noise",
+    "Redraw": "photographs.spoil.redraw",
     "finish_run": "publish.card",
+    "write_contact_sheet": "report.contact_sheet",
+    "write_tables": "report.forms",
     "Report": "report.page",
     "write_report": "report.page",
     "write_pairs_page": "report.pairs_page",
+    "RunFolder": "runs.folder",
     "GroupStore": "store.groups",
+    "Mixture": "store.mixture",
+    "Prompt": "store.prompts",
+    "read_prompts": "store.prompts",
+    "DevChoices": "studies.choosing",
+    "Quickstart": "studies.quickstart",
+    "write_study_report": "studies.report",
+    "Study": "studies.settings",
+    "read_study": "studies.settings",
     "align": "train.align",
+    "First": "train.settings",
     "Optimisation": "train.settings",
     "Run": "train.settings",
+    "Watching": "train.settings",
+    "Toy": "worlds.gaussians.settings",
+    "run_toy": "worlds.gaussians.toy",
+    "Pretraining": "worlds.shapes.settings",
+    "shipped_model": "worlds.shapes.shipped",
+    "Shapes": "worlds.shapes.suite",
+    "OwnWorld": "worlds.suites",
 }
 __all__ = list(_HOMES)
 
