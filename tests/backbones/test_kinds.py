@@ -166,6 +166,24 @@ def test_a_start_keeps_its_kind(trained: Trained, tiny_model: Path) -> None:
         with_lora(load_backbone(tiny_model), None, None, start=run, adapters=Adapters(lora_kind=KINDS["loha"]))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("start", ["lora", "loha"])
+def test_policies_of_every_kind_beside_each_other(
+    start: str, trained: Trained, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Each predicts as its run, and what is saved has the names of its own kind."""
+    kinds = ["rslora", "dora", "lokr", "loha"]
+    runs = {kind: trained(kind)[1] for kind in kinds}
+    backbone = with_lora(load_backbone(tiny_model), None, None, start=trained(start)[1], frozen=runs)
+    inputs = _asked(backbone)
+    for kind in kinds:
+        alone = trained(kind)[0]
+        assert aligned.apart(backbone.predict(kind, *inputs), alone.predict("trainee", *inputs)) < 1e-5, kind
+    backbone.save(tmp_path)
+    [saved] = tmp_path.glob("*.safetensors")
+    assert load_file(saved).keys() == load_file(trained(start)[1] / saved.name).keys()
+
+
 @pytest.mark.parametrize("kind", ["dora", "lokr", "loha"])
 def test_merges_of_other_kinds(kind: str, trained: Trained, tiny_model: Path, tmp_path: Path) -> None:
     """As adapters they are the nearest LoRA; at a rank that is large enough, the very change."""

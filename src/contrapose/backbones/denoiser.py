@@ -12,6 +12,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from contrapose.backbones.adapters import frozen_policy, put_on, starting_lora
+from contrapose.backbones.kinds import name_of_kind
 from contrapose.backbones.loading import open_pipeline
 from contrapose.backbones.networks import Network
 from contrapose.backbones.pipeline import LoadedPipeline, cast
@@ -101,9 +102,8 @@ class Denoiser:
         `start` is an earlier run's folder, at whose adapters all that is trained begins, and the reference; rank,
         alpha, kind and layers are theirs. `frozen` names policies that never train: a run's folder, or None for a copy
         of the first trained one as it starts. Where text encoders have adapters too, conditions are of these numbered
-        `prompts`. Raises `UserError` for a run that is broken, unfinished or another
-        model's, a start that was trained in full, a rank, alpha, kind or layers that are not the start's, and layers
-        that are not there.
+        `prompts`. Raises `UserError` for a run that is broken, unfinished or another model's, a start that was trained
+        in full, a rank, alpha, kind or layers that are not the start's, and layers that are not there.
         """
         pipeline = self._pipeline
         kind = type(pipeline.stock)
@@ -118,7 +118,7 @@ class Denoiser:
             lora = Lora(rank, alpha, targets, kind=adapters.lora_kind, dropout=adapters.lora_dropout)
         further: dict[str, Lora | nn.Module | None] = {}
         for name, run in frozen.items():
-            further[name] = frozen_policy(run, self.part, self.network, kind) if run else None
+            further[name] = self._frozen(run, lora) if run else None
         policies = LoraPolicies(self.network, lora, trained, further)
         if not adapters.train_text_encoder:
             return Trainable(pipeline, self, policies)
@@ -129,6 +129,19 @@ class Denoiser:
             encoders[part] = LoraPolicies(encoder, of_encoder, trained, dict.fromkeys(further))
         text = TrainedText(pipeline, prompts or NumberedPrompts(), encoders)
         return Trainable(pipeline, self, JointPolicies(self.part, policies, encoders), text)
+
+    def _frozen(self, run: FilePath, lora: Lora) -> Lora | nn.Module:
+        """A run as a policy beside adapters that are trained: adapters on the same network, or a network of its own."""
+        kind = type(self._pipeline.stock)
+        policy = frozen_policy(run, self.part, self.network, kind)
+        if isinstance(policy, nn.Module) or type(policy.config()) is type(lora.config()):
+            return policy
+        # peft would wrap the layers of one kind in those of the other, and call their weights otherwise
+        if getattr(self.network, "is_quantized", False):
+            raise UserError(
+                f"{run}: is {name_of_kind(policy.kind)}, which does not go beside other adapters when quantised"
+            )
+        return put_on(copy.deepcopy(self.network), run, self.part, kind)
 
     def _adaptable_encoders(self) -> dict[str, Network]:
         """The text encoders that the stock pipeline puts adapters on; `UserError` where there are none."""
