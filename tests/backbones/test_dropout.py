@@ -12,18 +12,17 @@ from torch import Tensor
 from training import Training, with_lora
 
 from contrapose.backbones.base import Backbone
-from contrapose.backbones.dropout import DropoutByPosition, SeededRows
+from contrapose.backbones.dropout import DropoutByPosition, SeededRows, words_of
 from contrapose.backbones.settings import Adapters
 from contrapose.errors import UserError
 
 SEEDS = [2**61 + 5, 77, 3]
-CPU = torch.device("cpu")
 
 
 def _dropped(x: Tensor, seeds: list[int], share: float = 0.3, layer: str = "mid.to_q") -> Tensor:
     rows = SeededRows()
     rows.count = len(x)
-    with rows.of(seeds, CPU):
+    with rows.of(words_of(seeds)):
         return DropoutByPosition(share, layer, rows)(x)
 
 
@@ -65,7 +64,10 @@ def test_nothing_is_dropped_without_seeds() -> None:
 def test_a_layer_that_mixes_rows_is_named() -> None:
     rows = SeededRows()
     rows.count = 2
-    with rows.of(SEEDS[:2], CPU), pytest.raises(UserError, match=r"lora_dropout: mid\.to_q does not read the rows"):
+    with (
+        rows.of(words_of(SEEDS[:2])),
+        pytest.raises(UserError, match=r"lora_dropout: mid\.to_q does not read the rows"),
+    ):
         DropoutByPosition(0.5, "mid.to_q", rows)(torch.ones(40, 8))
 
 
@@ -89,7 +91,7 @@ def test_what_is_trained_drops_out_and_what_is_frozen_does_not(name: str, loaded
     whole = trained.predict("trainee", x_t, t, text)
     frozen = {policy: trained.predict(policy, x_t, t, text) for policy in ("reference", "lagged")}
     gradients = []
-    with trained.policies.rows.of(SEEDS[:2], CPU):
+    with trained.policies.rows.of(words_of(SEEDS[:2])):
         for recomputed in (False, True):
             if recomputed:
                 trained.denoiser.network.enable_gradient_checkpointing()
@@ -102,5 +104,5 @@ def test_what_is_trained_drops_out_and_what_is_frozen_does_not(name: str, loaded
         row = {key: value[:1] for key, value in text.items()}
     assert not torch.allclose(less, whole, atol=1e-4)
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
-    with trained.policies.rows.of(SEEDS[:1], CPU):
+    with trained.policies.rows.of(words_of(SEEDS[:1])):
         assert torch.allclose(trained.predict("trainee", x_t[:1], t[:1], row), less[:1], atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -49,14 +50,14 @@ def _raise(*_: object, **__: object) -> None:
 
 
 def test_in_a_step_it_names_what_would_fit_and_what_is_saved_goes_on(work, tmp_path, monkeypatch, capsys):
-    accumulate = Trainer._accumulate
+    take = Trainer._take
 
-    def fail_at_third(self: Trainer, step: int) -> object:
-        return _raise() if step == 2 else accumulate(self, step)
+    def fail_at_third(self: Trainer, step: int, micro_batches: Any) -> object:
+        return _raise() if step == 2 else take(self, step, micro_batches)
 
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_accumulate", fail_at_third)
+        patch.setattr(Trainer, "_take", fail_at_third)
         assert main(_align(work, out)) == 2
     line = _only_line(capsys)
     assert "out of memory; --" in line and " GiB by 'contrapose estimate'" in line

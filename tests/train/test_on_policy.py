@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from contrapose.errors import UserError
 from contrapose.methods import DiffusionDRO
 from contrapose.store.mixture import Mixture
-from contrapose.train.align import _trainer, align
+from contrapose.train.align import _backbone, _trainer, align
 from contrapose.train.loop import Trainer
 from contrapose.train.replay import Replay, Rollout
 from contrapose.train.settings import Optimisation, Run, Watching
@@ -36,7 +36,9 @@ def run(request: pytest.FixtureRequest, tiny_model: Path, tiny_pairs: Path) -> R
 
 
 def _trainer_of(run: Run, out: Path) -> Trainer:
-    return _trainer(stages(run.resolved(), out)[-1], Mixture(run.pairs), Accelerator())
+    stage = stages(run.resolved(), out)[-1]
+    accelerator = Accelerator()
+    return _trainer(stage, Mixture(run.pairs), accelerator, _backbone(stage.run, accelerator), None)
 
 
 def _metrics(out: Path) -> list[dict[str, float]]:

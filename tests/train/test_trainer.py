@@ -101,7 +101,7 @@ def a_trainer(run: Run, **of_accelerator: Any) -> Trainer:
 
 
 def gradients(trainer: Trainer) -> tuple[Tensor, dict[str, float]]:
-    metrics = trainer._accumulate(step=1)
+    metrics = trainer._accumulate(trainer.prepared([1]))
     return torch.cat([p.grad.flatten() for p in trainer.parameters]), {n: v.item() for n, v in metrics.items()}
 
 
@@ -120,7 +120,7 @@ def test_split_pairs_give_the_same_gradient(precision: Any, tolerance: float) ->
 
 def test_split_pairs_forward_the_trainee_once_more() -> None:
     trainer = a_trainer(replace(RUN, split_pairs=True))
-    trainer._accumulate(step=0)
+    trainer._accumulate(trainer.prepared([0]))
     calls: Any = trainer.trainable.calls  # type: ignore[attr-defined]
     assert calls[:4] == [("reference", 9), ("trainee", 6), ("trainee", 3), ("trainee", 3)]
 

@@ -22,20 +22,24 @@ from contrapose.seeds import seed_of
 _WORD = 31  # bits of a seed that go into the hash at a time
 
 
+def words_of(seeds: Sequence[int]) -> Tensor:
+    """Seeds of 62 bits [b] as two words each [b, 2]."""
+    return torch.tensor([[seed >> _WORD, seed & (2**_WORD - 1)] for seed in seeds], dtype=torch.int32)
+
+
 class SeededRows:
     """Whose rows the network is asked about; without seeds nothing is dropped, as in held-out measurements."""
 
     def __init__(self) -> None:
         self.seeds: Tensor | None = None
-        """[b, 2], two words a position; the rows of a call are these again and again."""
+        """Words [b, 2], a row a position; the rows of a call are these again and again."""
         self.count = 0
         """Rows of the latest call of the network."""
 
     @contextmanager
-    def of(self, seeds: Sequence[int], device: torch.device) -> Iterator[None]:
-        """Drop out inside the block, by these seeds of 62 bits, one a group."""
-        words = [[seed >> _WORD, seed & (2**_WORD - 1)] for seed in seeds]
-        self.seeds = torch.tensor(words, dtype=torch.int32, device=device)
+    def of(self, words: Tensor) -> Iterator[None]:
+        """Drop out inside the block, by these seeds, one a group, as `words_of` gives them."""
+        self.seeds = words
         try:
             yield
         finally:

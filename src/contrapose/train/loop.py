@@ -7,8 +7,8 @@ state of a run.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,19 +16,23 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from contrapose.backbones.denoiser import Trainable
+from contrapose.backbones.dropout import words_of
 from contrapose.core.group import Condition, Group
 from contrapose.core.moving import Average
 from contrapose.core.objective import Outcome
 from contrapose.core.running import RunningNumbers
 from contrapose.errors import UserError
 from contrapose.seeds import seed_of
-from contrapose.train.data import Groups
+from contrapose.train.data import Groups, send
 from contrapose.train.diagnostics import of_batch, of_held_out, settled
+from contrapose.train.look_ahead import LookAhead
 from contrapose.train.on_policy import Rollouts
 from contrapose.train.optimizers import build_optimizer
 from contrapose.train.settings import Optimisation, Run
 
 _FOLLOWED = "mean/"  # before the metrics that running numbers follow
+NUM_AHEAD = 2
+"""Micro-batches that are prepared before the network is ready for them."""
 
 
 class Diverged(UserError):
@@ -41,6 +45,17 @@ class TrainState:
 
     step: int
     metrics: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A micro-batch on the device."""
+
+    group: Group
+    size: int
+    """Number of its groups."""
+    dropout: Tensor | None
+    """Seeds of its positions for what adapters drop out, as `SeededRows` takes them; None where nothing does."""
 
 
 def learning_rate(o: Optimisation, step: int) -> float:
@@ -59,13 +74,23 @@ def learning_rate(o: Optimisation, step: int) -> float:
 
 
 class Trainer:
-    """Objective, policies and data under one optimiser."""
+    """Objective, policies and data under one optimiser.
 
-    def __init__(self, run: Run, trainable: Trainable, groups: Groups, accelerator: Accelerator):
+    `num_ahead` micro-batches are prepared by a thread while the network works on another. Between two steps, when
+    others measure, draw and save, it rests.
+    """
+
+    waited = 0.0
+    """Seconds of all steps so far in which micro-batches were waited for."""
+
+    def __init__(
+        self, run: Run, trainable: Trainable, groups: Groups, accelerator: Accelerator, num_ahead: int = NUM_AHEAD
+    ):
         self.run = run
         self.trainable = trainable
         self.groups = groups
         self.accelerator = accelerator
+        self.num_ahead = num_ahead
         o = run.optimisation
         self.objective = replace(run.method.objective(), split=run.split_pairs)
         self.running = RunningNumbers(self.objective.running)
@@ -99,28 +124,41 @@ class Trainer:
 
         Raises `Diverged` before the step is taken when loss or gradient is not finite or the trainee has drifted off.
         """
+        steps = range(start, self.run.optimisation.train_steps)
+        with LookAhead[Prepared | None](self.num_ahead) as look_ahead:
+            micro_batches = look_ahead.over(self.prepared(steps))
+            for step in steps:
+                torch.manual_seed(seed_of(self.run.seed, "step", step))  # for anything random inside the network
+                self._move_policies(step)
+                if self.rollouts:
+                    self.rollouts.draw(step, self.accelerator.device)
+                    # whose states are in this step's groups, so that none is prepared before they are there
+                    micro_batches = look_ahead.over(self.prepared([step]))
+                numbers = self._take(step, micro_batches)
+                look_ahead.rest()
+                self.waited = look_ahead.waited
+                yield TrainState(step + 1, numbers)
+
+    def _take(self, step: int, micro_batches: Iterator[Prepared | None]) -> dict[str, float]:
+        """Take one optimiser step, of the micro-batches up to the next None, and tell of it."""
         o = self.run.optimisation
-        for step in range(start, o.train_steps):
-            torch.manual_seed(seed_of(self.run.seed, "step", step))  # for anything random inside the network
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(o, step)
-            self._move_policies(step)
-            if self.rollouts:
-                self.rollouts.draw(step, self.accelerator.device)
-            metrics = self._accumulate(step)
-            most = o.max_grad_norm or math.inf  # an infinite norm is measured, and scales by 1
-            norm = self.accelerator.clip_grad_norm_(self.parameters, most)
-            numbers = settled(self._to_host({**metrics, "grad_norm": norm}))
-            self._check(step, numbers)  # before the step, so that the weights are still those of the last good one
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            self.running.update({name: numbers[_FOLLOWED + name] for name in self.objective.running})
-            if self.average:
-                # A short memory at first (as in TensorFlow's averages), so that the start is soon forgotten. What is
-                # trained is float32, and so is this: bf16's 8 bits would lose a share of 1 - decay below 1/256.
-                decay = min(o.ema_decay, (1 + step) / (10 + step))
-                torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
-            yield TrainState(step + 1, numbers | {"learning_rate": learning_rate(o, step)})
+        rate = learning_rate(o, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        metrics = self._accumulate(micro_batches)
+        most = o.max_grad_norm or math.inf  # an infinite norm is measured, and scales by 1
+        norm = self.accelerator.clip_grad_norm_(self.parameters, most)
+        numbers = settled(self._to_host({**metrics, "grad_norm": norm}))
+        self._check(step, numbers)  # before the step, so that the weights are still those of the last good one
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.running.update({name: numbers[_FOLLOWED + name] for name in self.objective.running})
+        if self.average:
+            # A short memory at first (as in TensorFlow's averages), so that the start is soon forgotten. What is
+            # trained is float32, and so is this: bf16's 8 bits would lose a share of 1 - decay below 1/256.
+            decay = min(o.ema_decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+        return numbers | {"learning_rate": rate}
 
     def held_out(self) -> dict[str, float]:
         """Diagnostics on the held-out pairs; empty when there are none."""
@@ -129,7 +167,9 @@ class Trainer:
             return {}
 
         def measure(level: float) -> list[Outcome]:
-            return [self._outcome(self.groups.held_out_batch(level, self.accelerator.device, b)) for b in batches]
+            groups = (self.groups.held_out_batch(level, self.accelerator.device, batch) for batch in batches)
+            with LookAhead[Group](self.num_ahead) as look_ahead:
+                return [self._outcome(group) for group in look_ahead.over(groups)]
 
         return of_held_out(measure)
 
@@ -142,32 +182,42 @@ class Trainer:
             if kept < 1:
                 self.trainable.policies.copy(self.objective.trained[0], policy, kept)
 
-    def _accumulate(self, step: int) -> dict[str, Tensor]:
-        """Gradients and metrics of one effective batch, shared out over processes and micro-batches."""
+    def prepared(self, steps: Iterable[int]) -> Iterator[Prepared | None]:
+        """This process's share of each step's micro-batches, and None at the end of each step."""
         o = self.run.optimisation
         acc = self.accelerator
-        positions_of_step = range(step * o.batch_size, (step + 1) * o.batch_size)
-        micro_batches = self.groups.micro_batches(positions_of_step, o.micro_batch)
+        for step in steps:
+            positions_of_step = range(step * o.batch_size, (step + 1) * o.batch_size)
+            micro_batches = self.groups.micro_batches(positions_of_step, o.micro_batch)
+            for positions in micro_batches[acc.process_index :: acc.num_processes]:
+                group = self.groups.training_batch(positions, acc.device)
+                dropout: Tensor | None = None
+                if self.run.adapters.lora_dropout:
+                    seeds = [seed_of(self.run.seed, "dropout", position, bits=62) for position in positions]
+                    dropout = send(words_of(seeds), acc.device)
+                yield Prepared(group, len(positions), dropout)
+            yield None
+
+    def _accumulate(self, micro_batches: Iterator[Prepared | None]) -> dict[str, Tensor]:
+        """Gradients and metrics of one effective batch: of this process's micro-batches up to the next None."""
+        batch_size = self.run.optimisation.batch_size
         sums: dict[str, Tensor] = {}
-        for positions in micro_batches[acc.process_index :: acc.num_processes]:
-            with self._dropping(positions):
-                outcome = self._outcome(self.groups.training_batch(positions, acc.device))
+        for prepared in micro_batches:
+            if prepared is None:
+                break
+            # adapters' inputs are left out, where the run asks for that, by the positions' own seeds
+            seeds = prepared.dropout
+            with nullcontext() if seeds is None else self.trainable.policies.rows.of(seeds):
+                outcome = self._outcome(prepared.group)
                 # a sum over the step's groups, whatever the micro-batches: divided by the batch, not their own number
                 for part in outcome.parts:
-                    acc.backward(part.sum() / o.batch_size)
+                    self.accelerator.backward(part.sum() / batch_size)
             followed = {_FOLLOWED + name: values.mean() for name, values in outcome.followed.items()}
             for name, value in (of_batch(outcome) | followed).items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(positions) / o.batch_size
-        if acc.num_processes > 1:
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value * prepared.size / batch_size
+        if self.accelerator.num_processes > 1:
             self._sum_over_processes(sums)
         return sums
-
-    def _dropping(self, positions: Sequence[int]) -> AbstractContextManager[None]:
-        """Adapters' inputs are left out inside the block, where the run asks for that, by the positions' own seeds."""
-        if not self.run.adapters.lora_dropout:
-            return nullcontext()
-        seeds = [seed_of(self.run.seed, "dropout", position, bits=62) for position in positions]
-        return self.trainable.policies.rows.of(seeds, self.accelerator.device)
 
     def _sum_over_processes(self, sums: dict[str, Tensor]) -> None:
         for parameter in self.parameters:
