@@ -8,7 +8,9 @@ since disks and people change those.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +23,7 @@ from contrapose.errors import UserError
 MOST_BYTES = 1 << 20  # of a YAML file
 MOST_LEVELS = 32  # of lists and mappings inside each other
 _MARK = b"\xef\xbb\xbf"
+_FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?)\n---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
 _SHOWN = 200  # characters of a reader's own words
 
 
@@ -82,6 +85,17 @@ def load_yaml(path: Path, fix: str = "") -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = str(error)
     raise UserError(f"{path}: not readable as YAML: {_short(reason)}{_ending(fix)}")
+
+
+def front_matter(text: str) -> dict[str, Any]:
+    """What a page of Markdown says of itself between lines of three dashes at its top; empty where it is broken."""
+    matter = _FRONT_MATTER.match(text)
+    if matter is None or len(text) > MOST_BYTES:
+        return {}
+    with suppress(yaml.YAMLError, ValueError, RecursionError):
+        values = deepcopy(_parsed(matter[1]))
+        return values if isinstance(values, dict) else {}
+    return {}
 
 
 # One command reads a folder's settings several times, and reading them takes milliseconds.

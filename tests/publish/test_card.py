@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import tiny
 import torch
 import yaml
+from PIL import Image
 from training import with_full, with_lora
 
 from contrapose import runfile
@@ -20,7 +22,10 @@ from contrapose.errors import UserError
 from contrapose.guiding.guide import guide
 from contrapose.methods import METHODS
 from contrapose.methods.ddspo import DDSPO
-from contrapose.publish.card import finish_run, plain, published, without_folders, write_card
+from contrapose.publish.base import Base, base_of
+from contrapose.publish.card import finish_run, published, run_card, without_folders
+from contrapose.publish.gallery import gallery_of_run
+from contrapose.publish.markdown import is_edited, plain
 from contrapose.runs.names import CARD
 from contrapose.runs.origin import hub_id, last_name
 from contrapose.store.records import GroupRecord
@@ -35,8 +40,8 @@ def _run(**settings: Any) -> Run:
 
 def _card(folder: Path, run: Run, metrics: dict[str, float] | None = None, repo: str | None = None) -> str:
     folder.mkdir(exist_ok=True)
-    write_card(folder, run, METRICS if metrics is None else metrics, repo)
-    return (folder / CARD).read_text(encoding="utf-8")
+    measured = METRICS if metrics is None else metrics
+    return run_card(folder, run, measured, base_of(run.model), gallery_of_run(folder), repo)
 
 
 def _front(card: str) -> dict[str, Any]:
@@ -64,6 +69,7 @@ def test_front_matter_and_facts(tmp_path: Path, method: str, full: bool) -> None
     card = _card(tmp_path / "run", _run(method=METHODS[method](), full=full), repo="me/aligned")
     assert _front(card) == {
         "base_model": "someone/tiny-model",
+        "base_model_relation": "finetune" if full else "adapter",
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
         "tags": ["text-to-image", "contrapose", method, "full" if full else "lora"],
@@ -148,6 +154,98 @@ def test_markup_is_shown_not_obeyed(tmp_path: Path) -> None:
 
 def test_a_surrogate_in_a_path_is_survived(tmp_path: Path) -> None:
     _card(tmp_path / "run", _run(model="x\udce9"))
+
+
+def test_a_card_that_somebody_changed_is_known(tmp_path: Path) -> None:
+    card = _card(tmp_path / "run", _run())
+    assert not is_edited(card)
+    changes = (
+        card.replace("aligned", "made"),
+        f"{card}Thanks to all.\n",
+        card.rpartition("<!--")[0],
+        "my own words",
+        "",
+    )
+    assert all(is_edited(changed) for changed in changes)
+
+
+# The model below it
+
+
+def _model(folder: Path, card: str = "", **index: Any) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", **index}))
+    if card:
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    return folder
+
+
+OPENRAIL = "---\nlicense: other\nlicense_name: openrail\nlicense_link: LICENSE\nbase_model: [a/older]\n---\n# It\n"
+STATED = {"license": "other", "license_name": "openrail", "license_link": "LICENSE"}
+
+
+def test_what_a_folder_tells_of_the_model_in_it(tmp_path: Path) -> None:
+    hub = {"some/model": {"license": "mit"}, "a/older": {"license": "apache-2.0"}, "no/license": {}}.__getitem__
+    cached = _model(tmp_path / "models--some--model" / "snapshots" / "abc", _name_or_path="a/older")
+    assert base_of(str(cached)) == Base("some/model", {})
+    assert base_of(str(cached), hub) == Base("some/model", {"license": "mit"})
+    noted = _model(tmp_path / "noted", OPENRAIL, _name_or_path="some/model")
+    assert base_of(str(noted), hub) == Base("some/model", STATED), "its own card goes before the hub's"
+    assert base_of(str(_model(tmp_path / "said", OPENRAIL))) == Base("a/older", STATED)
+    elsewhere = _model(tmp_path / "elsewhere", "no head", _name_or_path=str(tmp_path / "noted"))
+    assert base_of(str(elsewhere), hub) == Base(None, {}), "a folder of this machine is no name on the hub"
+    broken = _model(tmp_path / "broken", "---\nlicense: [1\n---\n")
+    (broken / "model_index.json").write_text("{")
+    assert base_of(str(broken), hub) == Base(None, {})
+    assert base_of("no/license", hub) == Base("no/license", {})
+    assert base_of(str(tmp_path / "one.safetensors"), hub) == Base(None, {})
+
+
+def test_the_head_names_the_base_of_a_folder_and_its_licence(tmp_path: Path) -> None:
+    model = _model(tmp_path / "noted", OPENRAIL, _name_or_path="some/model")
+    front = _front(_card(tmp_path / "run", _run(model=str(model))))
+    assert front["base_model"] == "some/model"
+    assert STATED.items() <= front.items()
+
+
+# The gallery
+
+
+def _watched(run: Path, steps: tuple[int, ...], prompts: tuple[str, ...] = ("a red fox", "a <b>|</b>")) -> None:
+    for step in steps:
+        for number, prompt in enumerate(prompts):
+            folder = run / "images" / f"step-{step:06d}" / f"{number:05d}"
+            (folder / "samples").mkdir(parents=True)
+            (folder / "metadata.jsonl").write_text(json.dumps({"prompt": prompt}) + "\n")
+            for seed in (0, 1):
+                Image.new("RGB", (4, 4), (step % 256, number, seed)).save(folder / "samples" / f"{seed:04d}.png")
+
+
+def test_the_gallery_shows_what_was_drawn_last_beside_the_base(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    _watched(run, (0, 50, 100))
+    card = _card(run, _run(), repo="me/aligned")
+    last = "images/step-000100/00000/samples/0000.png"
+    assert _front(card)["widget"] == [
+        {"text": "a red fox", "output": {"url": last}},
+        {"text": "a <b>|</b>", "output": {"url": last.replace("00000/", "00001/")}},
+    ]
+    assert f"| a red fox | ![](images/step-000000/00000/samples/0000.png) | ![]({last}) |" in card
+    assert "<b>" not in card.partition("---\n\n")[2]
+    assert "after 100 steps" in card and "<Gallery />" in card
+    gallery = gallery_of_run(run, step=60)
+    assert {image.name for image in gallery.images} == {
+        f"images/step-000050/{number:05d}/samples/0000.png" for number in (0, 1)
+    }
+    assert all((run / name) == path and path.is_file() for name, path in gallery.files.items())
+    assert gallery_of_run(run, step=0).images == (), "of the base alone there is nothing to show"
+
+
+def test_without_images_the_card_says_how_to_add_them(tmp_path: Path) -> None:
+    card = _card(tmp_path / "run", _run(), repo="me/aligned")
+    assert "`contrapose push FOLDER me/aligned --images images`" in card
+    assert "widget" not in _front(card)
+    assert "<Gallery" not in card
 
 
 # The code of the card

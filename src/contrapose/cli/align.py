@@ -63,18 +63,19 @@ def begun(name: str) -> Run:
 def align(command: Command) -> None:
     from contrapose.cli.memory import follow_stage
     from contrapose.cli.notes import quiet_libraries
+    from contrapose.cli.push import upload
     from contrapose.processes import rank
-    from contrapose.publish.card import finish_run
-    from contrapose.publish.hub import check_access, publish
+    from contrapose.publish.card import finish_run, kind_of
+    from contrapose.publish.hub import check_access
     from contrapose.train.align import align_stage
     from contrapose.train.folder import settled_stages
 
     quiet_libraries()
     if command.push_to_hub:
-        check_access(command.push_to_hub)  # before hours of training, not after
+        check_access(command.push_to_hub, kind_of(command.run))  # before hours of training, not after
     for stage in settled_stages(command.run, command.out):
         follow_stage(stage, align_stage(stage))
         if rank() == 0:
             finish_run(stage.folder)
     if command.push_to_hub:
-        print(f"uploaded to {publish(command.out, command.push_to_hub)}")
+        upload(command.out, command.push_to_hub)

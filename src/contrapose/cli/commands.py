@@ -38,6 +38,7 @@ COMMANDS = {
     "estimate": Command("estimate", "what a run would cost: parameters, GPU memory, FLOPs, and on which card it fits"),
     "merge": Command("merge", "add aligned runs to a model's weights: adapters, or a whole pipeline"),
     "export": Command("export", "write a run's LoRA as one file for ComfyUI and AUTOMATIC1111"),
+    "push": Command("push", "upload a run, a merge or an exported file to the Hugging Face hub, with a model card"),
     "evaluate": Command("evaluate", "judge images, and compare models with intervals and tests"),
     "report": Command("report", "write one HTML page with runs, scores and images"),
     "tables": Command("tables", "write evaluations as tables: Markdown, LaTeX, CSV or HTML"),

@@ -36,10 +36,9 @@ from contrapose.guiding.settings import Merge
 from contrapose.runs.adapter_files import Adapter, add_to
 from contrapose.runs.adapter_layers import LowRank
 from contrapose.runs.fingerprint import weights_fingerprint
-from contrapose.runs.names import BASE_NOTE
+from contrapose.runs.names import BASE_NOTE, MERGE_FILE
 from contrapose.runs.saving import PartAdapters, save_lora, tell_no_folders
 
-NOTE = "merge.yaml"
 _ROUNDING = 1e-24  # share of the factors' squared norm that is left where two adapters cancel
 
 
@@ -64,7 +63,7 @@ def merge(settings: Merge, out: Path) -> Merged:
     anything else.
     """
     with one_writer(out, beside=True):
-        if out.is_dir() and (out / NOTE).is_file():
+        if out.is_dir() and (out / MERGE_FILE).is_file():
             return _merged_before(settings, out)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out}: is there already, and no empty folder; choose another --out")
@@ -73,10 +72,10 @@ def merge(settings: Merge, out: Path) -> Merged:
 
 def _merged_before(settings: Merge, out: Path) -> Merged:
     """The merge that the folder holds; `UserError` if it is another one, or if its files have changed since."""
-    note = load_yaml(out / NOTE, "choose another --out")
+    note = load_yaml(out / MERGE_FILE, "choose another --out")
     if not isinstance(note, dict) or note.get("made_of") != _digest(settings):
         raise UserError(f"{out}: already holds a merge of other settings or other runs; choose another --out")
-    if note.get("holds") != digest_of(out, skip=out / NOTE):
+    if note.get("holds") != digest_of(out, skip=out / MERGE_FILE):
         raise UserError(f"{out}: has changed since it was merged; choose another --out, or delete the folder")
     return Merged(note["whole"], note["rank"], note["kept"], already=True)
 
@@ -105,7 +104,7 @@ def _merge(settings: Merge, out: Path) -> Merged:
         result = {"whole": merged.full, "rank": merged.rank, "kept": merged.kept}
         content = {"made_of": _digest(settings), "holds": digest_of(aside)}
         note = _notes(settings) | {"base_fingerprint": origin} | result | content
-        (aside / NOTE).write_text(dump_yaml(note), encoding="utf-8")
+        (aside / MERGE_FILE).write_text(dump_yaml(note), encoding="utf-8")
     return merged
 
 

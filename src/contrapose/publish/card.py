@@ -5,7 +5,6 @@ Cards and what else is published name files and folders of this machine by their
 
 from __future__ import annotations
 
-import html
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -13,19 +12,20 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from contrapose import __version__, runfile
 from contrapose.documents import load_yaml
 from contrapose.errors import UserError
 from contrapose.files import write_text
 from contrapose.methods import name_of
+from contrapose.publish.base import Base, base_of
+from contrapose.publish.gallery import CardImages, gallery_of_run
+from contrapose.publish.markdown import head, plain, rendered
 from contrapose.runs.adapter_files import read_file
 from contrapose.runs.best import read_best
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.names import CARD, FULL_FOLDER, PEFT_FILE, RUN_FILE
 from contrapose.runs.origin import hub_id, last_name, public_name
+from contrapose.runs.steps import step_folder
 from contrapose.store.groups import GroupStore
 from contrapose.store.mixture import parse
 from contrapose.train.folder import policy_folders
@@ -33,7 +33,6 @@ from contrapose.train.settings import CONVERTER, Run
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _ARXIV = re.compile(r"arXiv[: ](\d{4}\.\d{4,5})")
-_MARKUP = re.compile(r"[\\`*\[\]|~#$!]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word marks nothing
 _FILES = ("model", "prompts", "photos", "source", "winners", "losers", "metadata", "image_folder")  # named by the same
 _FIX = "correct run.yaml; where an earlier Contrapose wrote it, give its settings the names that they have now"
 _UNTOLD = ("batch_size", "shard_size", "cache", "endpoint")  # of how pairs were drawn: decides nothing, or is private
@@ -58,63 +57,82 @@ def finished_run(folder: Path) -> Run:
     """
     if not RunFolder(folder).finished:
         raise UserError(f"{folder}: has not finished, so there is nothing to write a model card of")
+    return run_of(folder)
+
+
+def run_of(folder: Path) -> Run:
+    """The settings of a run; `UserError` where an earlier version of Contrapose called them otherwise."""
     path = folder / RUN_FILE
     return runfile.structured(path, load_yaml(path, _FIX), Run, CONVERTER, _FIX)
 
 
-def write_card(folder: Path, run: Run, metrics: Mapping[str, float], repo: str | None = None) -> None:
-    """Write `README.md` into the run's folder: a hub model card with the final held-out `metrics`.
+def write_card(folder: Path, run: Run, metrics: Mapping[str, float]) -> None:
+    """Write `README.md` into the run's folder, as `run_card` has it for a run that is on no hub."""
+    card = run_card(folder, run, metrics, base_of(run.model), gallery_of_run(folder))
+    write_text(folder / CARD, card)
 
-    `repo` is the hub id that it will be loaded from; the folder's own name stands in when there is none. A run of
-    several policies has a folder for each, and its card says how they are used together.
+
+def run_card(
+    folder: Path,
+    run: Run,
+    metrics: Mapping[str, float],
+    base: Base,
+    gallery: CardImages,
+    repo: str | None = None,
+    step: int | None = None,
+) -> str:
+    """A hub model card with the last held-out `metrics`.
+
+    `repo` is the hub id that the run will be loaded from; the folder's own name stands in when there is none. `step` is
+    the kept step whose weights go with the card, None being the end. A run of several policies has a folder for each,
+    and its card says how they are used together.
     """
-    source = f"path/to/{last_name(run.model)}"
-    front: dict[str, Any] = {"library_name": "diffusers", "pipeline_tag": "text-to-image"}
-    if hub_id(run.model):
-        source = run.model
-        front = {"base_model": run.model, **front}  # the hub links it, so only a name it knows
-    front["tags"] = ["text-to-image", "contrapose", name_of(run.method), "full" if run.full else "lora"]
     # the first line of the method's own file names its paper
     paper = (sys.modules[type(run.method).__module__].__doc__ or "").strip().partition("\n")[0]
     policies = list(policy_folders(run))
-    kind = "full" if run.full else "lora"
+    kind = kind_of(run)
+    tags = [name_of(run.method), kind]
     part = ""
-    adapters = folder / (policies[0] if policies else "")
+    weights = folder if step is None else step_folder(folder, step)
+    adapters = weights / (policies[0] if policies else "")
     if not run.full and (adapters / PEFT_FILE).is_file():
         kind = "peft"
         part = read_file(adapters).denoiser
     pairs = []
     for place, weight in parse(run.pairs):
         pairs.append((place.resolve().name, weight, _pair_facts(place)))
-    environment = Environment(
-        loader=PackageLoader("contrapose.publish", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"plain": plain, "literal": repr}
-    card = environment.get_template("card.md.jinja").render(
-        front=yaml.safe_dump(front, sort_keys=False),
+    relation = "finetune" if run.full else "adapter"
+    measured = [(name.removeprefix("held_out/"), f"{value:.4g}") for name, value in metrics.items()]
+    return rendered(
+        "card.md.jinja",
+        front=head(base, relation, tags, gallery),
         title=(repo or folder.resolve().name).rpartition("/")[2],
         base=public_name(run.model),
-        source=source,
+        source=hub_id(run.model) or f"path/to/{last_name(run.model)}",
         where=repo or f"path/to/{folder.resolve().name}",
         on_hub=repo is not None,
+        repo=repo,
         kind=kind,
         part=part,
+        file="",
         policies=policies,
         full_folder=FULL_FOLDER,
+        gallery=gallery,
         run=run.resolved(),
+        step=step,
         method=name_of(run.method),
         paper=_ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", plain(paper)),
         pairs=pairs,
         settings=list(_rows(published(run.resolved()))),
-        metrics=[(name.removeprefix("held_out/"), f"{value:.4g}") for name, value in metrics.items()],
+        metrics=measured,
         best=read_best(folder),
         version=__version__,
     )
-    write_text(folder / CARD, card)
+
+
+def kind_of(run: Run) -> str:
+    """What a run's weights are, as the tags of its card have it."""
+    return "full" if run.full else "lora"
 
 
 def published(run: Run) -> dict[str, Any]:
@@ -134,13 +152,6 @@ def without_folders(value: Any, paths: Collection[str] = ()) -> Any:
     if isinstance(value, str) and (value in paths or _is_local(value)):
         return last_name(value)
     return value
-
-
-def plain(text: object) -> str:
-    """Any text as one line of Markdown that shows it and does nothing else."""
-    # line breaks would end a table's row, and Markdown lets HTML through: both go before Markdown's own signs
-    escaped = html.escape(" ".join(str(text).split()), quote=False)
-    return _MARKUP.sub(r"\\\g<0>", escaped)
 
 
 def _paths(settings: Any) -> Iterator[str]:

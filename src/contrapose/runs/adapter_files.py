@@ -115,6 +115,13 @@ def read_file(where: Path, part: str = "", network: nn.Module | None = None, pip
     return stored
 
 
+def read_notes(path: Path) -> dict[str, str]:
+    """The notes in the header of a file of adapters, in whatever names its layers are; `UserError` as `read_file`."""
+    tensors, notes = _open(path)
+    _check_kind(path, tensors)
+    return notes
+
+
 def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: only .safetensors are read; convert it, since other files can run code")

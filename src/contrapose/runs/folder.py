@@ -36,7 +36,7 @@ from contrapose.runs.adapter_files import DENOISERS, AdapterFile, adapter_file, 
 from contrapose.runs.adapter_layers import LayerAdapter
 from contrapose.runs.best import read_best
 from contrapose.runs.fingerprint import stored_fingerprints
-from contrapose.runs.metrics import read_metrics
+from contrapose.runs.metrics import held_out_of, read_metrics
 from contrapose.runs.names import (
     BASE_NOTE,
     FINISHED,
@@ -122,8 +122,7 @@ class RunFolder:
     def final_metrics(self) -> dict[str, float]:
         """The last measurements on held-out pairs, overall; empty when there are none."""
         lines = self.metrics()
-        last = lines[-1] if lines else {}
-        return {name: value for name, value in last.items() if name.startswith("held_out/") and "@" not in name}
+        return held_out_of(lines[-1]) if lines else {}
 
     def summary(self, fix: str = "") -> dict[str, Any] | None:
         """`finished.json`; None while it is not there, or is of a run that has been lengthened since."""

@@ -44,6 +44,11 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return lines
 
 
+def held_out_of(line: Mapping[str, float]) -> dict[str, float]:
+    """What a line tells of the held-out pairs, overall; empty where nothing was measured."""
+    return {name: value for name, value in line.items() if name.startswith(HELD_OUT) and "@" not in name}
+
+
 def add_metrics(path: Path, step: int, metrics: Mapping[str, float]) -> None:
     """Add the line of a step."""
     with appending(path) as lines:

@@ -13,6 +13,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 FULL_FOLDER = "model"
+MERGE_FILE = "merge.yaml"
 STATE_FILE = "training.safetensors"
 
 BASE_NOTE = "base_fingerprint"  # of the model that was trained, in headers and in finished.json

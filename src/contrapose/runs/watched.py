@@ -9,7 +9,7 @@ images/step-000100/watched.json              how it was drawn, and scores; writt
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,12 +83,21 @@ def film(run: Path) -> list[Strip]:
     """
     frames: dict[tuple[str, int], list[Frame]] = {}
     for step, folder in watched_steps(run).items():
-        for line in sorted(folder.glob(f"*/{METADATA}")):
-            prompt = _prompt(line)
-            for image in sorted((line.parent / "samples").glob("*.png")):
-                if image.stem.isdecimal() and image.is_file():
-                    frames.setdefault((prompt, int(image.stem)), []).append(Frame(step, image))
+        for prompt, seed, path in images_in(folder):
+            frames.setdefault((prompt, seed), []).append(Frame(step, path))
     return [Strip(prompt, seed, tuple(strip)) for (prompt, seed), strip in frames.items()]
+
+
+def images_in(folder: Path) -> Iterator[tuple[str, int, Path]]:
+    """The prompt, seed and file of each image of a folder of `sample`'s, or of a watched step.
+
+    Raises `UserError` naming the file for a line beside the images that is broken.
+    """
+    for line in sorted(folder.glob(f"*/{METADATA}")):
+        prompt = _prompt(line)
+        for image in sorted((line.parent / "samples").glob("*.png")):
+            if image.stem.isdecimal() and image.is_file():
+                yield prompt, int(image.stem), image
 
 
 def _prompt(path: Path) -> str:
