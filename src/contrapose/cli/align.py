@@ -8,6 +8,7 @@ from pathlib import Path
 from contrapose import runfile
 from contrapose.cli.docstrings import first_sentence
 from contrapose.cli.options import REQUIRED, Choice, parse
+from contrapose.cli.push import upload
 from contrapose.errors import UserError
 from contrapose.methods import METHODS
 from contrapose.train.settings import ADAPTER_KINDS, CONVERTER, LINKS, WATCHING_JUDGES, Run
@@ -42,7 +43,6 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def usage(prog: str) -> str:
-    """The methods, each with what it does."""
     width = max(map(len, METHODS))
     lines = [f"usage: {prog} METHOD|run.yaml [options]\n"]
     lines += [f"  {name:<{width}}  {first_sentence(method)}" for name, method in METHODS.items()]
@@ -63,7 +63,6 @@ def begun(name: str) -> Run:
 def align(command: Command) -> None:
     from contrapose.cli.memory import follow_stage
     from contrapose.cli.notes import quiet_libraries
-    from contrapose.cli.push import upload
     from contrapose.processes import rank
     from contrapose.publish.card import finish_run, kind_of
     from contrapose.publish.hub import check_access
@@ -77,5 +76,5 @@ def align(command: Command) -> None:
         follow_stage(stage, align_stage(stage))
         if rank() == 0:
             finish_run(stage.folder)
-    if command.push_to_hub:
+    if command.push_to_hub and rank() == 0:
         upload(command.out, command.push_to_hub)
