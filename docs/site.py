@@ -44,6 +44,14 @@ _TITLES = {
 }
 """What each room is called on the page, in the page's order."""
 
+_SHOWN_AMONG = {
+    "worlds.evaluation": "evaluate",
+    "worlds.settings": "evaluate",
+    "studies.sweeping": "guiding",
+    "report.sweep": "guiding",
+}
+"""Modules whose names a reader looks for in another room."""
+
 _INTRODUCTION = """\
 # Python
 
@@ -74,7 +82,7 @@ def python_page() -> str:
 
     rooms: dict[str, list[str]] = {room: [] for room in _TITLES}
     for name, home in contrapose._HOMES.items():
-        rooms[home.partition(".")[0]].append(name)
+        rooms[_SHOWN_AMONG.get(home, home.partition(".")[0])].append(name)
     sections = [_INTRODUCTION]
     for room, names in rooms.items():
         if names:

@@ -110,7 +110,11 @@ if TYPE_CHECKING:
     from contrapose.report.page import Report as Report
     from contrapose.report.page import write_report as write_report
     from contrapose.report.pairs_page import write_pairs_page as write_pairs_page
+    from contrapose.report.sweep import read_sweep as read_sweep
+    from contrapose.report.sweep import read_sweeps as read_sweeps
+    from contrapose.report.sweep import write_sweep_page as write_sweep_page
     from contrapose.runs.folder import RunFolder as RunFolder
+    from contrapose.store.check import check_pairs as check_pairs
     from contrapose.store.groups import GroupStore as GroupStore
     from contrapose.store.mixture import Mixture as Mixture
     from contrapose.store.prompts import Prompt as Prompt
@@ -120,13 +124,22 @@ if TYPE_CHECKING:
     from contrapose.studies.report import write_study_report as write_study_report
     from contrapose.studies.settings import Study as Study
     from contrapose.studies.settings import read_study as read_study
+    from contrapose.studies.sweeping import judge_sweep as judge_sweep
+    from contrapose.studies.sweeping import plan_sweep as plan_sweep
+    from contrapose.studies.sweeping import sample_sweep as sample_sweep
     from contrapose.train.align import align as align
     from contrapose.train.settings import First as First
     from contrapose.train.settings import Optimisation as Optimisation
     from contrapose.train.settings import Run as Run
     from contrapose.train.settings import Watching as Watching
+    from contrapose.worlds.evaluation import evaluate_models as evaluate_models
+    from contrapose.worlds.evaluation import lay_out_images as lay_out_images
     from contrapose.worlds.gaussians.settings import Toy as Toy
     from contrapose.worlds.gaussians.toy import run_toy as run_toy
+    from contrapose.worlds.settings import Judging as Judging
+    from contrapose.worlds.settings import Sweeping as Sweeping
+    from contrapose.worlds.shapes.files import write_shapes_photos as write_shapes_photos
+    from contrapose.worlds.shapes.files import write_shapes_prompts as write_shapes_prompts
     from contrapose.worlds.shapes.settings import Pretraining as Pretraining
     from contrapose.worlds.shapes.shipped import shipped_model as shipped_model
     from contrapose.worlds.shapes.suite import Shapes as Shapes
@@ -240,7 +253,11 @@ _HOMES = {
     "Report": "report.page",
     "write_report": "report.page",
     "write_pairs_page": "report.pairs_page",
+    "read_sweep": "report.sweep",
+    "read_sweeps": "report.sweep",
+    "write_sweep_page": "report.sweep",
     "RunFolder": "runs.folder",
+    "check_pairs": "store.check",
     "GroupStore": "store.groups",
     "Mixture": "store.mixture",
     "Prompt": "store.prompts",
@@ -250,13 +267,22 @@ _HOMES = {
     "write_study_report": "studies.report",
     "Study": "studies.settings",
     "read_study": "studies.settings",
+    "plan_sweep": "studies.sweeping",
+    "sample_sweep": "studies.sweeping",
+    "judge_sweep": "studies.sweeping",
     "align": "train.align",
     "First": "train.settings",
     "Optimisation": "train.settings",
     "Run": "train.settings",
     "Watching": "train.settings",
+    "evaluate_models": "worlds.evaluation",
+    "lay_out_images": "worlds.evaluation",
     "Toy": "worlds.gaussians.settings",
     "run_toy": "worlds.gaussians.toy",
+    "Judging": "worlds.settings",
+    "Sweeping": "worlds.settings",
+    "write_shapes_prompts": "worlds.shapes.files",
+    "write_shapes_photos": "worlds.shapes.files",
     "Pretraining": "worlds.shapes.settings",
     "shipped_model": "worlds.shapes.shipped",
     "Shapes": "worlds.shapes.suite",

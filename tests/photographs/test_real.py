@@ -35,7 +35,7 @@ from contrapose.photographs.spoil.inpaint import Inpaint
 from contrapose.photographs.spoil.redraw import Redraw
 from contrapose.photographs.spoil.studio import Studio
 from contrapose.store.buckets import Size as Pixels
-from contrapose.store.check import Findings, check
+from contrapose.store.check import Findings, check_pairs
 from contrapose.store.fitting import Fitting
 from contrapose.store.groups import GroupStore
 
@@ -118,7 +118,7 @@ def test_a_folder_becomes_pairs(settings, backbone, tmp_path):
     assert [p.stage for p in progress if p.done == (p.total or 17)] == [
         "photos", "size", "caption-length", "losers", "encoding", "encoding"
     ]  # fmt: skip
-    found = check(store)
+    found = check_pairs(store)
     assert isinstance(found, Findings) and not found.problems
 
 

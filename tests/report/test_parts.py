@@ -140,10 +140,10 @@ def test_printed_commands_are_understood(project, monkeypatch):
         words = shlex.split(line.removeprefix("contrapose ").removeprefix("pairs "))
         modules[words[0]].main(words[1:], "contrapose")
     drawn, aligned, sampled, other, evaluated, in_part = parsed
-    assert evaluated.taking == Taking() and in_part.taking == taking
+    assert evaluated.judging.taking == Taking() and in_part.judging.taking == taking
     folders = project.evidence.images
     assert (drawn.out, aligned.out, evaluated.out) == (project.pairs, project.run, project.evidence.folder)
     assert (sampled.out, other.out) == (folders["base"], folders["ddspo"])
     assert aligned.run.method.beta == 16000 and aligned.run.optimisation.train_steps == 40
     assert drawn.draw.degrade.high == 0.7 and sampled.sampling.steps == 17
-    assert evaluated.replicates == 300 and evaluated.title == project.evidence.title
+    assert evaluated.judging.replicates == 300 and evaluated.judging.title == project.evidence.title

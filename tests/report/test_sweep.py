@@ -17,7 +17,7 @@ from contrapose.evaluate.suites import Unjudged
 from contrapose.evaluate.sweep import JudgedBy, claim, folder_of, in_order, sum_up
 from contrapose.guiding.images import Sampling
 from contrapose.guiding.settings import Guiding
-from contrapose.report.sweep import SweepLine, read_sweep, render, write_page
+from contrapose.report.sweep import SweepLine, read_sweep, render, write_sweep_page
 
 SCRIPT = "<script>alert(1)</script>"
 PROMPTS = ["a red circle", SCRIPT, '"><img src=x onerror=alert(1)>', "two stars"]
@@ -54,7 +54,7 @@ def write_sweep(
 
 
 def test_page_escapes_and_needs_nothing_else(tmp_path: Path) -> None:
-    page = write_page([read_sweep(write_sweep(tmp_path / "a", SCRIPT))], tmp_path / "a").read_text()
+    page = write_sweep_page([read_sweep(write_sweep(tmp_path / "a", SCRIPT))], tmp_path / "a").read_text()
     assert "<script" not in page
     assert "<img src=x" not in page
     assert page.count("&lt;script&gt;") >= 4  # title, heading, prompts and model
@@ -73,7 +73,7 @@ def test_unjudged_images_are_shown(tmp_path: Path) -> None:
 def test_runs_of_one_label_are_one_line(tmp_path: Path) -> None:
     sweeps = [read_sweep(write_sweep(tmp_path / f"a{seed}", "A $x$", seed)) for seed in range(3)]
     sweeps.append(read_sweep(write_sweep(tmp_path / "b", "B <i>")))
-    page = write_page(sweeps, tmp_path / "both").read_text()
+    page = write_sweep_page(sweeps, tmp_path / "both").read_text()
     assert "A $x$ (mean of 3 runs)" in page
     assert "B &lt;i&gt;" in page
     assert "<i>" not in page
@@ -96,13 +96,13 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
     others = read_sweep(write_sweep(tmp_path / "b", "B", prompts=PROMPTS[::-1]))
     unjudged = read_sweep(write_sweep(tmp_path / "c", "C", judged=False))
     with pytest.raises(UserError, match="other prompts"):
-        write_page([first, others], tmp_path / "out")
+        write_sweep_page([first, others], tmp_path / "out")
     with pytest.raises(UserError, match="same --suite"):
-        write_page([first, unjudged], tmp_path / "out")
+        write_sweep_page([first, unjudged], tmp_path / "out")
     with pytest.raises(UserError, match="holds a sweep itself"):
-        write_page([first, read_sweep(write_sweep(tmp_path / "d", "D"))], tmp_path / "a")
+        write_sweep_page([first, read_sweep(write_sweep(tmp_path / "d", "D"))], tmp_path / "a")
     with pytest.raises(UserError, match="share no strength"):
-        write_page([first, read_sweep(write_sweep(tmp_path / "e", "A", scales=(2.0,)))], tmp_path / "out")
+        write_sweep_page([first, read_sweep(write_sweep(tmp_path / "e", "A", scales=(2.0,)))], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from contrapose.cli.main import main
 from contrapose.errors import UserError
 from contrapose.report.provenance import read_pairs
-from contrapose.store.check import check
+from contrapose.store.check import check_pairs
 from contrapose.store.groups import GroupStore, shard_path, write_shard
 from contrapose.store.manifest import MANIFEST
 from contrapose.store.mixture import Mixture
@@ -198,7 +198,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "align": Mixture,
     "export": GroupStore,
     "report": lambda folder: read_pairs(folder, 0),
-    "check": lambda folder: check(GroupStore(folder, complete=False)),
+    "check": lambda folder: check_pairs(GroupStore(folder, complete=False)),
 }
 
 

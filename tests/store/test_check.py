@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from contrapose.store.check import Findings, TooLong, check
+from contrapose.store.check import Findings, TooLong, check_pairs
 from contrapose.store.groups import GroupStore, shard_path, write_shard
 from contrapose.store.manifest import MANIFEST
 from contrapose.store.records import GroupRecord
@@ -32,7 +32,7 @@ class Pairs:
         if not self.folder.exists():
             self.write(self.folder, self.records, {"winner": self.winner, "loser": self.loser}, shard_size=2)
         counts: list[int] = []
-        findings = check(GroupStore(self.folder, complete=False), too_long, counts.append)
+        findings = check_pairs(GroupStore(self.folder, complete=False), too_long, counts.append)
         assert counts == list(range(1, len(counts) + 1)), "progress counts groups"
         return findings
 
@@ -148,7 +148,7 @@ def _groups(folder: Path, *labels: tuple[float, ...]) -> Path:
 def test_groups_of_several_sizes(tmp_path: Path) -> None:
     rankings = [(1, 0.5, 0.5, 0), (0.5, 0.5, 0.5, 0.5)]
     folder = _groups(tmp_path, (1,), (0,), (0,), (0.4,), (1, 0), *rankings, (0, 1, 1, 0))
-    findings = check(GroupStore(folder))
+    findings = check_pairs(GroupStore(folder))
     assert (findings.problems, findings.remarks) == ({}, {})
     assert findings.lines() == [
         "8 groups of 8 prompts in 8 shards: 4 single samples, 1 pairs, 3 groups of 4",
@@ -164,7 +164,7 @@ def test_samples_of_a_ranking_that_are_the_same(tmp_path: Path) -> None:
     latents[0, 2, 0, 0, 0] = float("nan")
     write_shard(tmp_path, 0, [GroupRecord(f"id-{i}", "a", "", i, (1, 0, 0, 0)) for i in range(2)], latents)
     (tmp_path / MANIFEST).write_text("num_groups: 2")
-    assert check(GroupStore(tmp_path)).problems == {
+    assert check_pairs(GroupStore(tmp_path)).problems == {
         "latents that are not finite": ["id-0 sample 3"],
         "samples identical to another of their group": ["id-1"],
     }

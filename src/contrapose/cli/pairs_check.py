@@ -31,7 +31,7 @@ def main(arguments: list[str], prog: str) -> None:
 def count(command: Command) -> None:
     from contrapose.backbones.families.table import prompt_reader
     from contrapose.cli.notes import quiet_libraries
-    from contrapose.store.check import check
+    from contrapose.store.check import check_pairs
     from contrapose.store.groups import GroupStore
 
     quiet_libraries()
@@ -39,7 +39,7 @@ def count(command: Command) -> None:
     model = command.model or store.settings.get("model")
     too_long = prompt_reader(model) if model else None
     with Bar("checking pairs", len(store)) as bar:
-        findings = check(store, too_long, bar)
+        findings = check_pairs(store, too_long, bar)
     for line in findings.lines():
         print(line)
     if findings.problems:

@@ -34,14 +34,22 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def sample(command: Command) -> None:
+    from contrapose.cli.memory import sampling_memory
     from contrapose.cli.notes import quiet_libraries
+    from contrapose.cli.progress import follow
+    from contrapose.guiding.images import jobs, sample_images
+    from contrapose.report.contact_sheet import write_contact_sheet
     from contrapose.store.prompts import read_prompts
 
     quiet_libraries()
     settings = command.sampling
+    out = command.out
     prompts = read_prompts(settings.prompts)
     backbone = load_sampled(settings, prompts, command.on.name)
-    print(fill_folder(f"sampling {command.out.name}", settings, prompts, backbone, command.out).resolve())
+    images = jobs(prompts, settings.num_images, out)
+    with sampling_memory(settings, settings.size):
+        follow(f"sampling {out.name}", len(images), sample_images(settings, backbone, out))
+    print(write_contact_sheet(out, images).resolve())
 
 
 def load_sampled(settings: Sampling, prompts: Sequence[Prompt], device: str) -> Backbone:
@@ -54,16 +62,3 @@ def load_sampled(settings: Sampling, prompts: Sequence[Prompt], device: str) -> 
     backbone = load_backbone(settings.model, dtype, device, settings.adapter, settings.loading)
     tell_cut(settings.prompts, prompts, backbone)
     return backbone
-
-
-def fill_folder(title: str, settings: Sampling, prompts: Sequence[Prompt], backbone: Backbone, out: Path) -> Path:
-    """Sample the images of a folder behind a bar of this title, and write its contact sheet, whose path is returned."""
-    from contrapose.cli.memory import sampling_memory
-    from contrapose.cli.progress import follow
-    from contrapose.guiding.images import jobs, sample_images
-    from contrapose.report.contact_sheet import write_contact_sheet
-
-    images = jobs(prompts, settings.num_images, out)
-    with sampling_memory(settings, settings.size):
-        follow(title, len(images), sample_images(settings, backbone, out))
-    return write_contact_sheet(out, images)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from contrapose import runfile
 from contrapose.cli.options import parse
 from contrapose.cli.progress import follow
-from contrapose.files import check_folder, one_writer, write_bytes, write_text
 from contrapose.ranges import Count, Seed, checked
-from contrapose.worlds.shapes.photos import photographs
+from contrapose.worlds.shapes.files import write_shapes_photos
 
 
 @dataclass(frozen=True)
@@ -38,22 +32,9 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def write(command: Command) -> None:
-    check_folder(command.out)
-    made_with = {name: value for name, value in asdict(command).items() if name != "out"}
-    with one_writer(command.out):
-        runfile.claim(command.out / "photos.yaml", made_with, runfile.converter())
-        # Counted before, since all are written again: one that was changed is put right.
-        before = set(command.out.glob("*.png"))
-        follow("rendering photographs", command.num_photos, _written(command))
-    if len(before) == command.num_photos:
+    # counted before, since all are written again
+    num_before = len(list(command.out.glob("*.png")))
+    photos = write_shapes_photos(command.out, command.num_photos, command.seed)
+    follow("rendering photographs", command.num_photos, photos)
+    if num_before == command.num_photos:
         print(f"{command.out}: {command.num_photos} photographs were there already")
-
-
-def _written(command: Command) -> Iterator[int]:
-    """Write the photographs that are not there, or are there but are others; yields how many are done."""
-    for number, photo in enumerate(photographs(command.num_photos, command.seed)):
-        image = io.BytesIO()
-        Image.fromarray(photo.image).save(image, format="PNG")
-        write_bytes(command.out / f"{number:06}.png", image.getvalue())
-        write_text(command.out / f"{number:06}.txt", f"{photo.caption}\n")
-        yield number + 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +9,9 @@ from typing import Annotated
 import tyro
 
 from contrapose.cli.options import parse
-from contrapose.files import check_file, one_writer, write_text
 from contrapose.ranges import Batch, checked
-from contrapose.worlds.shapes.grammar import Split, prompts
+from contrapose.worlds.shapes.files import write_shapes_prompts
+from contrapose.worlds.shapes.grammar import Split
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,6 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def write(command: Command) -> None:
-    check_file(command.out)
-    lines = prompts(command.split, command.per_tag)
-    with one_writer(command.out, beside=True):
-        written = write_text(command.out, "".join(json.dumps(line) + "\n" for line in lines))
-    print(f"{command.out}: {len(lines)} {command.split} prompts{'' if written else ' (were there already)'}")
+    written = write_shapes_prompts(command.out, command.split, command.per_tag)
+    already = "" if written.is_new else " (were there already)"
+    print(f"{command.out}: {written.num_prompts} {command.split} prompts{already}")

@@ -23,10 +23,6 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def compare(command: SweepComparison) -> None:
-    from contrapose.files import check_folder, one_writer
-    from contrapose.report.sweep import read_sweeps, write_page
+    from contrapose.report.sweep import read_sweeps, write_sweep_page
 
-    check_folder(command.out)
-    sweeps = read_sweeps(command.compare)
-    with one_writer(command.out):
-        print(write_page(sweeps, command.out).resolve())
+    print(write_sweep_page(read_sweeps(command.compare), command.out).resolve())

@@ -15,7 +15,7 @@ from contrapose.evaluate.images import prompt_folders
 from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.summary import write_summary
 from contrapose.evaluate.sweep import FIX, folder_of, name_of, read_record
-from contrapose.files import write_text
+from contrapose.files import check_folder, one_writer, write_text
 from contrapose.report.drawing import DASHES, MARKERS, QUIET, SERIES, drawing
 from contrapose.report.evidence import Judged, headlines, spoken
 from contrapose.report.examples import Example, examples, unjudged_examples
@@ -83,19 +83,21 @@ def read_sweeps(folders: Sequence[Path]) -> list[Sweep]:
     return sweeps
 
 
-def write_page(sweeps: Sequence[Sweep], out: Path) -> Path:
+def write_sweep_page(sweeps: Sequence[Sweep], out: Path) -> Path:
     """Write `page.html` on one sweep, or on several with their lines' scores in `summary.json` beside it.
 
     Raises `UserError` when they cannot be compared.
     """
+    check_folder(out)
     _check(sweeps, out)
     page = render(sweeps)
-    if len(sweeps) > 1:
-        lines: dict[str, list[dict[str, Any]]] = {}
-        for metric in _metrics(sweeps):
-            lines[metric] = [_as_data(line) for line in _lines(sweeps, metric)]
-        write_summary(None, out / SUMMARY, {"sweeps": [str(sweep.folder) for sweep in sweeps], "lines": lines})
-    write_text(out / PAGE, page)
+    with one_writer(out):
+        if len(sweeps) > 1:
+            lines: dict[str, list[dict[str, Any]]] = {}
+            for metric in _metrics(sweeps):
+                lines[metric] = [_as_data(line) for line in _lines(sweeps, metric)]
+            write_summary(None, out / SUMMARY, {"sweeps": [str(sweep.folder) for sweep in sweeps], "lines": lines})
+        write_text(out / PAGE, page)
     return out / PAGE
 
 

@@ -40,7 +40,7 @@ class Findings:
 
 
 def look_at_records(store: GroupStore, too_long: TooLong | None = None) -> Findings:
-    """What the records alone tell, which takes no time however large the latents are; arguments as `check` has them."""
+    """What the records alone tell, which takes no time however large the latents are; arguments as of `check_pairs`."""
     problems = {
         "not the groups that were planned": [store.flaw] if store.flaw else [],
         **_problems_of_records(store.records),
@@ -55,7 +55,7 @@ def look_at_records(store: GroupStore, too_long: TooLong | None = None) -> Findi
     return Findings(facts, _with_any(problems), _with_any(remarks))
 
 
-def check(
+def check_pairs(
     store: GroupStore, too_long: TooLong | None = None, progress: Callable[[int], None] = lambda done: None
 ) -> Findings:
     """Look at every record and latent; `progress` is told the number of groups whose latents have been seen.

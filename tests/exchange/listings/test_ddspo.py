@@ -16,7 +16,7 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
 from contrapose.errors import UserError
 from contrapose.exchange.imports import Import, import_pairs, plan_import, read_listing
-from contrapose.store.check import Findings, check
+from contrapose.store.check import Findings, check_pairs
 from contrapose.store.groups import GroupStore
 
 NUM = 5
@@ -71,7 +71,7 @@ def test_latents_are_taken_as_they_are(folder: Path, tiny_model: Path, backbone:
         for side, field in enumerate(("winner", "loser")):
             assert torch.equal(store.latent(field, index), _latent(2 * number + side, store.shape(index)).float())
     assert {record.prompt for record in store.records} == {f"a red circle {number}" for number in range(NUM)}
-    findings = check(store)
+    findings = check_pairs(store)
     assert isinstance(findings, Findings) and not findings.problems
 
 

@@ -1,0 +1,79 @@
+"""A sweep from its settings to its summary: images at each strength, a sheet of each, then a judge for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+from contrapose.backbones.base import Backbone
+from contrapose.backbones.families.table import BY_PIPELINE
+from contrapose.backbones.loading import best_device, check_model
+from contrapose.evaluate.run import Progress
+from contrapose.evaluate.sets.looking import looking_of
+from contrapose.evaluate.sweep import JudgedBy, at_strengths, claim, folder_of, settled_for_all, sum_up
+from contrapose.files import check_folder, one_writer
+from contrapose.guiding.images import jobs, sample_images
+from contrapose.guiding.settings import Sampling
+from contrapose.report.contact_sheet import write_contact_sheet
+from contrapose.store.prompts import Prompt, read_prompts
+from contrapose.worlds.settings import Sweeping
+from contrapose.worlds.suites import as_settings, suite_of
+
+
+class SweepPlan(NamedTuple):
+    """A sweep whose settings have passed: its prompts, the settings of each strength's images, and what judges them."""
+
+    settings: Sweeping
+    prompts: Sequence[Prompt]
+    guided: dict[float, Sampling]
+    by: JudgedBy
+    device: str
+
+
+class SweepState(NamedTuple):
+    """How far the images at one strength are."""
+
+    scale: float
+    done: int
+    total: int
+
+
+def plan_sweep(settings: Sweeping, device: str | None = None) -> SweepPlan:
+    """All of a sweep that is settled before its model is loaded; the device is this machine's fastest unless named.
+
+    Raises `UserError` for a model, runs or prompts that are not there, strengths named twice, and judges whose weights
+    are missing or that cannot judge images of these prompts.
+    """
+    device = device or best_device()
+    prompts = read_prompts(settings.sampling.prompts)
+    guided = at_strengths(settings.sampling, settings.scales)
+    suite = suite_of(prompts, settings.suite)
+    by = JudgedBy(suite, as_settings(suite), looking_of(suite, settings.features))
+    check_model(settings.sampling.model, BY_PIPELINE)
+    by.check(list(guided), device)
+    return SweepPlan(settings, prompts, guided, by, device)
+
+
+def sample_sweep(plan: SweepPlan, backbone: Backbone, out: Path) -> Iterator[SweepState]:
+    """Sample the images at every strength into `out`, with a contact sheet of each; run it again to carry on.
+
+    Raises `UserError` for runs and settings that do not go with the model, and for a folder of another sweep.
+    """
+    check_folder(out)
+    shared = settled_for_all(plan.settings.sampling, backbone)
+    with one_writer(out):
+        claim(out, shared)
+        for scale, sampling in plan.guided.items():
+            folder = folder_of(out, scale)
+            images = jobs(plan.prompts, sampling.num_images, folder)
+            for done in sample_images(sampling, backbone, folder):
+                yield SweepState(scale, done, len(images))
+            write_contact_sheet(folder, images)
+
+
+def judge_sweep(plan: SweepPlan, out: Path, progress: Progress = lambda title: nullcontext()) -> bool:
+    """Judge the images of all strengths and write the summary of `out`; False where that was done already."""
+    with one_writer(out):
+        return sum_up(out, list(plan.guided), plan.settings.label, plan.by, plan.device, progress)
