@@ -31,7 +31,6 @@ from contrapose.photographs.filters import CaptionLength, Colourfulness, PhotoSi
 from contrapose.photographs.gallery import Gallery
 from contrapose.photographs.real import Real, make_pairs
 from contrapose.photographs.spoil.degrade import Degrade
-from contrapose.photographs.spoil.inpaint import Inpaint
 from contrapose.photographs.spoil.redraw import Redraw
 from contrapose.photographs.spoil.studio import Studio
 from contrapose.store.buckets import Size as Pixels
@@ -143,14 +142,6 @@ def test_the_loser_is_the_spoilers_of_the_cut_photograph(settings, backbone, tmp
         [again] = settings.spoil.spoil([winner], [record.prompt], [record.seed], studio)
         difference = np.asarray(again.image, dtype=int) - np.asarray(loser)
         assert abs(difference).max() <= 1
-
-
-def test_why_and_mask_are_kept(settings, backbone, tmp_path):
-    made(changed(settings, spoil=Inpaint()), backbone, tmp_path / "out")
-    pairs = rows(tmp_path / "out", "reason IS NULL")
-    assert len(pairs) == 11 and {json.loads(row["why"])["kind"] for row in pairs} == {"inpaint"}
-    for row in pairs:
-        assert Image.open(tmp_path / "out/images" / f"{row['id']}.mask.png").mode == "L"
 
 
 def test_batches_do_not_matter(settings, backbone, tmp_path):

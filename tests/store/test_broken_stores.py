@@ -151,6 +151,19 @@ BROKEN: dict[str, tuple[Change, str]] = {
         _tensors(lambda t: {**t, "x": t["latents"].clone()}),
         SHARD + "holds the tensors latents, x",
     ),
+    "masks of one record": (
+        _tensors(lambda t: {**t, "masks": torch.zeros(1, 2, 2, dtype=torch.uint8)}),
+        SHARD + "its tensor masks has 1 rows for 2 records",
+    ),
+    "masks of another size": (
+        _tensors(lambda t: {**t, "masks": torch.zeros(2, 2, 3, dtype=torch.uint8)}),
+        SHARD + r"its masks are of shape \[2, 3\], and its latents \[4, 2, 2\]",
+    ),
+    "masks of floats": (
+        _tensors(lambda t: {**t, "masks": torch.zeros(2, 2, 2)}),
+        SHARD + "its tensor masks is F32, not U8",
+    ),
+    "masks alone": (_tensors(lambda t: {"masks": t["latents"]}), SHARD + "holds the tensors masks, not latents"),
     "fewer rows": (_each(lambda value: value[:1]), SHARD + "its tensor latents has 1 rows for 2 records"),
     "no rows": (_each(lambda value: value[:0]), SHARD + "its tensor latents has 0 rows"),
     "no samples": (_each(lambda value: value[:, :0]), SHARD + "record 1: has 2 labels for 0 latents"),

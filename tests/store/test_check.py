@@ -49,6 +49,17 @@ def test_sound_pairs(pairs: Pairs) -> None:
     assert found.lines() == ["6 pairs of 5 prompts in 3 shards", "pairs: 6 decided"]
 
 
+def test_masks_are_counted(pairs: Pairs) -> None:
+    pairs.findings()
+    masks = torch.tensor([[[0, 255], [51, 102]], [[1, 2], [3, 4]]], dtype=torch.uint8)
+    write_shard(pairs.folder, 1, pairs.records[2:4], torch.randn(2, 2, 4, 2, 2), masks)
+    assert pairs.findings().facts[-1] == "masks: 2 of 6 groups say where they differ"
+    store = GroupStore(pairs.folder)
+    assert [store.has_mask(index) for index in range(6)] == [False, False, True, True, False, False]
+    torch.testing.assert_close(store.mask(2), torch.tensor([[0, 1], [0.2, 0.4]]))
+    assert store.latent("loser", 3).shape == (4, 2, 2)
+
+
 def _only(found: dict[str, list[str]]) -> tuple[str, list[str]]:
     assert len(found) == 1
     return next(iter(found.items()))

@@ -60,6 +60,9 @@ class Group:
     samples: Mapping[str, Sample]
     prompts: Mapping[str, Condition]
     t: Num[Tensor, " b"]
+    weights: Float[Tensor, "b ..."] | None = None
+    """What each element counts in the means of errors, alike in all samples; they spread over a latent, and their mean
+    is 1 (`reward.element_weights`). All count alike where it is None."""
 
 
 class Pick(NamedTuple):

@@ -5,7 +5,8 @@
     (1) noising   x_t = a(t) x0 + s(t) eps                                                                 path.py
     (2) truth     sum of share x frozen prediction (DDSPO, eq. 7), or the noise that was added (Diffusion-DPO)
     (3) errors    T = mse(truth, trainee), R = mse(truth, reference), D = mse(trainee, reference), for each side; and
-                  mse(trainee, anchor) for further frozen policies that the trainee is to stay near
+                  mse(trainee, anchor) for further frozen policies that the trainee is to stay near; mse is the mean
+                  over elements of w x square, w the group's weights of mean 1, or 1 where it has none
     (4) reward    r = (beta / 2) (R - T)                                                                 reward.py
     (5) loss      L = weight(l) link(r, T, R, D, labels, scores), l the noise level                       links.py
     (6) parts     L itself; or, split, one loss a side i whose gradients add up to that of L:
@@ -262,24 +263,25 @@ class Objective:
         answers = scene.ask(side.row for side in sides)
         predictions = [answers[side.row] for side in sides]
         truths = [fixed.truths[place] for place in places]
+        weights = scene.group.weights
         # (3): from [b, ...] a side to [b, n], n the number of these places
-        trainee_error = _errors(truths, predictions)
+        trainee_error = _errors(truths, predictions, weights)
         reference_error = drift = None
         if fixed.references is not None:
             references = [fixed.references[place] for place in places]
-            reference_error = _errors(truths, references)
-            drift = _errors(predictions, references)
+            reference_error = _errors(truths, references, weights)
+            drift = _errors(predictions, references, weights)
         drift_from: dict[str, Tensor] = {}
         # further anchors have no part in the reward: a penalty may hold the trainee near a policy that r does not know
         for policy, anchors in fixed.anchors.items():
-            drift_from[policy] = _errors(predictions, [anchors[place] for place in places])
+            drift_from[policy] = _errors(predictions, [anchors[place] for place in places], weights)
         return Measured(
             rewards=implicit_reward(self.beta, trainee_error, reference_error),
             T=trainee_error,
             R=reference_error,
             D=drift,
             drift_from=drift_from,
-            overlap=_overlap(truths, predictions),
+            overlap=_overlap(truths, predictions, weights),
             labels=torch.stack([sample.label for sample in samples], 1),
             level=scene.path.level(scene.group.t),
             scores=_scores(samples),
@@ -322,20 +324,27 @@ def _scores(samples: Sequence[Sample]) -> dict[str, Float[Tensor, "b n"]]:
 
 
 def _errors(
-    truths: Sequence[Float[Tensor, "b ..."]], answers: Sequence[Float[Tensor, "b ..."]]
+    truths: Sequence[Float[Tensor, "b ..."]],
+    answers: Sequence[Float[Tensor, "b ..."]],
+    weights: Float[Tensor, "b ..."] | None,
 ) -> Float[Tensor, "b n"]:
     """mse(truth, answer), side by side."""
-    return torch.stack([mean_square(truth - answer) for truth, answer in zip(truths, answers, strict=True)], 1)
+    return torch.stack([mean_square(truth - answer, weights) for truth, answer in zip(truths, answers, strict=True)], 1)
 
 
 # Without gradient: the overlap couples two sides' predictions, so that a gradient through it could not be taken one
 # side at a time (6). Guards, which read it, take it as a number.
 @torch.no_grad()
 def _overlap(
-    truths: Sequence[Float[Tensor, "b ..."]], answers: Sequence[Float[Tensor, "b ..."]]
+    truths: Sequence[Float[Tensor, "b ..."]],
+    answers: Sequence[Float[Tensor, "b ..."]],
+    weights: Float[Tensor, "b ..."] | None,
 ) -> Float[Tensor, "b n n"]:
-    """The mean over elements of the product of each two sides' residuals, truth - answer."""
-    residuals = [at_least_single(truth - answer).flatten(1) for truth, answer in zip(truths, answers, strict=True)]
+    """The mean over elements of the product of each two sides' residuals, truth - answer, weighted as errors are."""
+    residuals = [at_least_single(truth - answer) for truth, answer in zip(truths, answers, strict=True)]
     # [b, n, d] with d elements a sample; the product [b, n, n] has T on its diagonal
-    flat = torch.stack(residuals, 1)
-    return flat @ flat.mT / flat.shape[2]
+    flat = torch.stack(residuals, 1).flatten(2)
+    weighted = flat
+    if weights is not None:
+        weighted = flat * weights.expand_as(residuals[0]).flatten(1)[:, None]
+    return weighted @ flat.mT / flat.shape[2]

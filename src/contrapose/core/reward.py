@@ -11,9 +11,29 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 
-def mean_square(difference: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
-    """Mean over all elements of a sample; in single precision at least, also where the network computed in less."""
-    return at_least_single(difference).square().flatten(1).mean(1)
+def mean_square(
+    difference: Float[Tensor, "b ..."], weights: Float[Tensor, "b ..."] | None = None
+) -> Float[Tensor, " b"]:
+    """Mean over all elements of a sample; in single precision at least, also where the network computed in less.
+
+    With `weights` of mean 1, which spread over a sample, it is the mean of weight x square.
+    """
+    squares = at_least_single(difference).square()
+    if weights is not None:
+        squares = squares * weights
+    return squares.flatten(1).mean(1)
+
+
+def element_weights(mask: Float[Tensor, "b ..."], floor: float) -> Float[Tensor, "b ..."]:
+    """w = (floor + (1 - floor) mask) / its mean: what each element counts where a mask, 0 to 1, says what matters.
+
+    As their mean is 1, a weighted mean of squares that are alike everywhere is the plain one, and beta keeps its unit.
+    `floor` is above 0, so that a mask of nothing but zeros weighs all alike, as one of ones does.
+    """
+    # lerp meets both ends exactly: a mask of ones, or a floor of 1, gives weights of exactly 1
+    weights = torch.lerp(mask.new_tensor(floor), mask.new_tensor(1.0), mask)
+    mean = weights.flatten(1).mean(1)
+    return weights / mean.view(-1, *[1] * (mask.ndim - 1))
 
 
 def at_least_single(values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:

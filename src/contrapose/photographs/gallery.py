@@ -33,11 +33,18 @@ class Gallery:
 
     def stored(self, id_: str, side: Side, size: Size) -> Image.Image:
         """An image that was saved; `UserError` when it is gone, broken or of another size."""
-        path = self._path(id_, side)
+        return self._saved(id_, side, size, "RGB")
+
+    def mask(self, id_: str, size: Size) -> Image.Image:
+        """What of a pair was changed (white), in shades of grey; errors as `stored` has them."""
+        return self._saved(id_, "mask", size, "L")
+
+    def _saved(self, id_: str, name: str, size: Size, mode: str) -> Image.Image:
+        path = self._path(id_, name)
         try:
             with Image.open(path, formats=["PNG"]) as image:
                 if image.size == size:
-                    return image.convert("RGB")
+                    return image.convert(mode)
         except (*UNREADABLE, Image.DecompressionBombError):
             pass
         raise UserError(f"{path}: gone or broken; delete {self.folder.parent} and run the command again")

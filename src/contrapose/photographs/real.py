@@ -19,6 +19,8 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from contrapose import runfile
@@ -36,6 +38,7 @@ from contrapose.photographs.gallery import Gallery
 from contrapose.photographs.looking import LookAtPhotos
 from contrapose.photographs.photos import Photo, count_and_digest, list_photos
 from contrapose.photographs.settings import CONVERTER, Real
+from contrapose.photographs.spoil.inpaint import in_latents
 from contrapose.photographs.spoil.studio import Studio
 from contrapose.photographs.stages import MakeLosers, PhotoStage, Sift, WriteCaptions, batches_of
 from contrapose.photographs.table import AGAIN, TABLE, PhotoTable
@@ -197,9 +200,12 @@ class _Run:
 
         records = (candidate.record for candidate in pairs)
         settings = {"real": s, "stages": counts}
-        begin(self.out, settings, CONVERTER, self.backbone.fingerprint, records, self.table.left_out(), self.inputs)
+        masked = s.spoil.masks
+        fingerprint = self.backbone.fingerprint
+        left_out = self.table.left_out()
+        begin(self.out, settings, CONVERTER, fingerprint, records, left_out, self.inputs, masked=masked)
         total = self.table.num_kept(len(self.stages) - 1)
-        for done in fill(self.out, shards(), s.batch_size, self._encode):
+        for done in fill(self.out, shards(), s.batch_size, self._encode, self._masks if masked else None):
             yield StageProgress("encoding", done, total)
 
     def _encode(self, size: Size, records: Sequence[GroupRecord]) -> Tensor:
@@ -208,3 +214,12 @@ class _Run:
         images = list(several(lambda place: self.gallery.stored(*place), sides))
         latents = self.studio.encode(images).cpu()
         return latents.reshape(len(records), 2, *latents.shape[1:])
+
+    def _masks(self, size: Size, records: Sequence[GroupRecord]) -> Tensor:
+        """Masks [b, h, w] over the latents, from 0 to 255."""
+        unit = self.backbone.images.unit
+        masks = []
+        for record in records:
+            pixels = np.asarray(self.gallery.mask(record.id, size), dtype=np.float64)
+            masks.append(in_latents([pixels], size.height // unit, size.width // unit)[0, 0])
+        return torch.stack(masks).round().to(torch.uint8)

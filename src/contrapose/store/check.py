@@ -52,6 +52,9 @@ def look_at_records(store: GroupStore, too_long: TooLong | None = None) -> Findi
         prompts = dict.fromkeys(record.prompt for record in store.records)
         remarks["prompts longer than the text encoder reads"] = too_long(prompts)
     facts = [_count(store), *_labels(store.records), *_scores(store.records)]
+    num_masked = sum(store.has_mask(index) for index in range(len(store)))
+    if num_masked:
+        facts.append(f"masks: {num_masked} of {len(store)} groups say where they differ")
     return Findings(facts, _with_any(problems), _with_any(remarks))
 
 

@@ -4,6 +4,9 @@ A shard is a safetensors file with `latents` [k, n, ...] of k groups of n sample
 header, so that tensors and texts can never be out of step. One folder may hold shards of several n. Disks and people
 change files: all that a header tells is checked when a folder is opened, and a latent when it is read.
 
+From format 4 on a shard may hold `masks` [k, h, w] over the latents [k, n, c, h, w]: where a group's samples differ,
+from 0 to 255, the mean over a latent's pixels.
+
 Folders of format 2, whose shards hold the tensors `winner` and `loser` [k, ...], are read as well.
 """
 
@@ -35,8 +38,10 @@ from contrapose.store.records import (
 from contrapose.tensors import save_tensors
 
 _LATENTS = "latents"
+_MASKS = "masks"
 _OLD_SIDES = ("winner", "loser")  # the tensors of format 2, in the order of a pair's samples
 _DTYPES = ("F16", "BF16", "F32")  # as safetensors names them
+_MASK_DTYPES = ("U8",)
 _KINDS = {1: "likes and dislikes", 2: "pairs"}  # by their number of samples
 _AGAIN = "delete it and run the command that made it again"
 
@@ -45,12 +50,17 @@ def shard_path(folder: Path, index: int) -> Path:
     return folder / f"shard-{index:05d}.safetensors"
 
 
-def write_shard(folder: Path, index: int, records: Sequence[GroupRecord], latents: Tensor) -> None:
-    """Write one shard of groups with latents [k, n, ...], aside and renamed."""
+def write_shard(
+    folder: Path, index: int, records: Sequence[GroupRecord], latents: Tensor, masks: Tensor | None = None
+) -> None:
+    """Write one shard of groups with latents [k, n, ...], and masks [k, h, w] of bytes if any, aside and renamed."""
     assert len(latents) == len(records)
     assert {record.num_samples for record in records} == {latents.shape[1]}, "groups of one n stack"
     header = {"records": json.dumps([asdict(record) for record in records], ensure_ascii=False)}
-    save_tensors(shard_path(folder, index), {_LATENTS: latents}, header)
+    tensors = {_LATENTS: latents}
+    if masks is not None:
+        tensors[_MASKS] = masks
+    save_tensors(shard_path(folder, index), tensors, header)
 
 
 class Shard(NamedTuple):
@@ -60,6 +70,7 @@ class Shard(NamedTuple):
     records: list[GroupRecord]
     shape: tuple[int, ...]
     of_old_format: bool = False
+    has_masks: bool = False
 
 
 class GroupStore:
@@ -79,12 +90,14 @@ class GroupStore:
         self.records: list[GroupRecord] = []
         self._shapes: list[tuple[int, ...]] = []
         self._of_old_format: list[bool] = []
+        self._has_masks: list[bool] = []
         self._where: list[tuple[int, int]] = []
         for index, path in enumerate(self.shards):
             shard = read_shard(path)
             self.records += shard.records
             self._shapes.append(shard.shape)
             self._of_old_format.append(shard.of_old_format)
+            self._has_masks.append(shard.has_masks)
             # shards differ in length, so that no division leads from a record to its shard
             self._where += [(index, row) for row in range(len(shard.records))]
         # shuffled reading goes back and forth between shards, and a process may have so many files open
@@ -180,6 +193,16 @@ class GroupStore:
             )
         return latent
 
+    def has_mask(self, index: int) -> bool:
+        """Whether a record says where its samples differ."""
+        return self._has_masks[self._where[index][0]]
+
+    def mask(self, index: int) -> Tensor:
+        """Where the samples of a record that `has_mask` differ, from 0 to 1, [h, w] over its latents."""
+        shard, row = self._where[index]
+        levels: Tensor = self._open(self.shards[shard]).get_slice(_MASKS)[row]
+        return levels / 255
+
     def latents(self) -> Iterator[tuple[int, list[Tensor]]]:
         """Each record's number and the latents of its samples, as they are stored."""
         for index, record in enumerate(self.records):
@@ -211,14 +234,14 @@ def read_shard(path: Path) -> Shard:
     """
     file = _open_shard(path)
     names = sorted(file.keys())
-    if names == [_LATENTS]:
-        return _read_groups(path, file)
+    if names in ([_LATENTS], [_LATENTS, _MASKS]):
+        return _read_groups(path, file, _MASKS in names)
     if names == sorted(_OLD_SIDES):
         return _read_old_pairs(path, file)
     raise UserError(f"{path}: holds the tensors {', '.join(names) or 'none'}, not {_LATENTS}; {_AGAIN}")
 
 
-def _read_groups(path: Path, file: Any) -> Shard:
+def _read_groups(path: Path, file: Any, has_masks: bool) -> Shard:
     records = _records(path, file, parse_record)
     axes = _shape(path, file, _LATENTS, records)
     if len(axes) < 2:
@@ -229,7 +252,12 @@ def _read_groups(path: Path, file: Any) -> Shard:
             raise UserError(
                 f"{path}: record {number}: has {record.num_samples} labels for {num_samples} latents; {_AGAIN}"
             )
-    return Shard(path, records, _checked_shape(path, axes[2:]))
+    shape = _checked_shape(path, axes[2:])
+    if has_masks:
+        of_masks = _shape(path, file, _MASKS, records, _MASK_DTYPES)[1:]
+        if tuple(of_masks) != shape[1:]:
+            raise UserError(f"{path}: its masks are of shape {of_masks}, and its latents {list(shape)}; {_AGAIN}")
+    return Shard(path, records, shape, has_masks=has_masks)
 
 
 def _read_old_pairs(path: Path, file: Any) -> Shard:
@@ -240,11 +268,13 @@ def _read_old_pairs(path: Path, file: Any) -> Shard:
     return Shard(path, records, _checked_shape(path, winners[1:]), of_old_format=True)
 
 
-def _shape(path: Path, file: Any, name: str, records: Sequence[GroupRecord]) -> list[int]:
+def _shape(
+    path: Path, file: Any, name: str, records: Sequence[GroupRecord], dtypes: Sequence[str] = _DTYPES
+) -> list[int]:
     """The shape of a tensor with a row a record; raises `UserError` for other kinds and other numbers of rows."""
     tensor = file.get_slice(name)
-    if tensor.get_dtype() not in _DTYPES:
-        raise UserError(f"{path}: its tensor {name} is {tensor.get_dtype()}, not {', '.join(_DTYPES)}; {_AGAIN}")
+    if tensor.get_dtype() not in dtypes:
+        raise UserError(f"{path}: its tensor {name} is {tensor.get_dtype()}, not {', '.join(dtypes)}; {_AGAIN}")
     shape = tensor.get_shape() or [0]
     if shape[0] != len(records):
         raise UserError(f"{path}: its tensor {name} has {shape[0]} rows for {len(records)} records; {_AGAIN}")

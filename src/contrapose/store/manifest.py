@@ -11,6 +11,7 @@ from contrapose.errors import UserError
 
 MANIFEST = "pairs.yaml"
 FORMAT = 3
+MASKED_FORMAT = 4  # the same with masks beside the latents, where groups say where their samples differ
 OLD_FORMAT = 2  # winners and losers in a tensor each: read, and not added to
 MADE = ("draw", "import", "real")  # the ways to make pairs, each with its settings
 _AGAIN = "delete the folder and run the command that made it again"
@@ -44,8 +45,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: broken, a mapping was expected; {_AGAIN}")
     _check_kinds(path, manifest, _KINDS)
     version = manifest.get("format", FORMAT)
-    if version not in (OLD_FORMAT, FORMAT):
-        raise UserError(f"{path}: is of format {version}, and this version reads {OLD_FORMAT} and {FORMAT}; {_AGAIN}")
+    if version not in (OLD_FORMAT, FORMAT, MASKED_FORMAT):
+        readable = f"{OLD_FORMAT} to {MASKED_FORMAT}"
+        raise UserError(f"{path}: is of format {version}, and this version reads {readable}; {_AGAIN}")
     count = "num_pairs" if version == OLD_FORMAT else "num_groups"
     if manifest.get(count, 0) < 1:
         raise UserError(f"{path}: {count} is {manifest.get(count)}, where a number of at least 1 is wanted; {_AGAIN}")

@@ -126,6 +126,16 @@ class Mixture:
         assert self.records[index].place(sample) == 0, "a lone sample is the first of its group"
         return member.store.latent(member.place, member.row)
 
+    def has_mask(self, index: int) -> bool:
+        """Whether one record says where its samples differ."""
+        member = self._members[index]
+        return member.store.has_mask(member.row)
+
+    def mask(self, index: int) -> Tensor:
+        """Where the samples of one record that has a mask differ, from 0 to 1, [h, w] over its latents."""
+        member = self._members[index]
+        return member.store.mask(member.row)
+
     def epoch(self, records: Sequence[int], generator: torch.Generator) -> list[int]:
         """The records that an epoch over `records` sees, shuffled; every epoch is as long as every other."""
         by_weight: dict[float, list[int]] = {}

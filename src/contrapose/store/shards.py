@@ -15,7 +15,7 @@ from contrapose import runfile
 from contrapose.containers.left_out import LeftOut, write_left_out
 from contrapose.errors import UserError
 from contrapose.store.groups import read_shard, shard_path, write_shard
-from contrapose.store.manifest import FORMAT, MANIFEST, OLD_FORMAT, read_manifest
+from contrapose.store.manifest import FORMAT, MANIFEST, MASKED_FORMAT, OLD_FORMAT, read_manifest
 from contrapose.store.records import GroupRecord, count_and_digest
 
 log = logging.getLogger(__name__)
@@ -43,22 +43,29 @@ def begin(
     left_out: Iterable[LeftOut],
     inputs: Mapping[str, str] | None = None,
     sources: Iterable[str] = (),
+    masked: bool = False,
 ) -> None:
     """Claim `out` by `pairs.yaml` and write what was left out; `settings` is one entry, such as `draw` or `import`.
 
     `records` are all groups in the order of their shards, and are gone through once. `inputs` gives what the settings
     name (dotted, such as `draw.model`) with the digests of what lies there. `sources` are
-    settings that name what the pairs themselves were read from. Raises `UserError` when `out` holds pairs of other
-    settings, another model or other prompts.
+    settings that name what the pairs themselves were read from; `masked` says that shards will hold masks too. Raises
+    `UserError` when `out` holds pairs of other settings, another model or other prompts, or of an older format.
     """
-    if (out / MANIFEST).exists() and read_manifest(out).get("format") == OLD_FORMAT:
+    version = read_manifest(out).get("format") if (out / MANIFEST).exists() else None
+    if version == OLD_FORMAT:
         raise UserError(
             f"{out / MANIFEST}: is of format {OLD_FORMAT}, which this version reads and does not add to; "
             "delete the folder, or choose another --out"
         )
+    if version == FORMAT and masked:
+        raise UserError(
+            f"{out / MANIFEST}: is of format {FORMAT}, whose shards have no masks; they can be used as they are, or "
+            "delete this file and the shards beside it, and the same command encodes the pairs again, with masks"
+        )
     num, digest = count_and_digest(records)
     manifest = {
-        "format": FORMAT,
+        "format": MASKED_FORMAT if masked else FORMAT,
         "fingerprint": fingerprint,
         "num_groups": num,
         "groups_digest": digest,  # of the groups as they are planned, since shards may be changed or exchanged later
@@ -81,8 +88,11 @@ def fill(
     shards: Iterable[tuple[S, list[GroupRecord]]],
     batch_size: int,
     make: Callable[[S, list[GroupRecord]], Tensor],
+    masks: Callable[[S, list[GroupRecord]], Tensor] | None = None,
 ) -> Iterator[int]:
     """Write every shard that is missing, yielding the number of groups done; `make` gives latents [b, n, ...].
+
+    `masks` gives what `write_shard` takes beside them, of a whole shard.
 
     Raises `UserError` naming a shard that is there and broken, or holds groups that were not planned.
     """
@@ -105,7 +115,7 @@ def fill(
                 batch = shard[start : start + batch_size]
                 latents.append(make(size, batch))
                 yield done + start + len(batch)
-            write_shard(out, index, shard, torch.cat(latents))
+            write_shard(out, index, shard, torch.cat(latents), masks(size, shard) if masks else None)
         done += len(shard)
         yield done
     # of a longer plan that was here before: readers would take these for planned

@@ -29,6 +29,7 @@ class Degrade:
 
     name: ClassVar[str] = "degrade"
     networks: ClassVar[tuple[str, ...]] = ()
+    masks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.kinds or not set(self.kinds) <= CORRUPTIONS.keys():

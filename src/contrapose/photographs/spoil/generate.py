@@ -23,6 +23,7 @@ class Generate:
 
     name: ClassVar[str] = "generate"
     networks: ClassVar[tuple[str, ...]] = ()
+    masks: ClassVar[bool] = False
 
     def spoil(
         self, photos: Sequence[Image.Image], captions: Sequence[str], seeds: Sequence[int], studio: Studio

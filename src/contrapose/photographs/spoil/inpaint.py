@@ -62,6 +62,7 @@ class Inpaint:
 
     name: ClassVar[str] = "inpaint"
     networks: ClassVar[tuple[str, ...]] = ("model", "saliency")
+    masks: ClassVar[bool] = True
 
     def spoil(
         self, photos: Sequence[Image.Image], captions: Sequence[str], seeds: Sequence[int], studio: Studio
@@ -89,7 +90,7 @@ class Inpaint:
     ) -> list[Image.Image]:
         """The pairs' own model, whose view of the data is amended at every step."""
         kept = studio.encode(photos)
-        mask = _in_latents(masks, kept)
+        mask = in_latents(masks, *kept.shape[-2:]).to(kept.device)
         begin = kept * (1 - mask) if self.strength == 1 else kept  # a schedule's last noise is not quite noise alone
         scale = studio.guidance_scale if self.guidance_scale is None else self.guidance_scale
 
@@ -112,13 +113,12 @@ class Inpaint:
         return inpainting.paint(photos, white, captions, streams, steps, scale, self.strength)
 
 
-def _in_latents(masks: list[Map], latents: Tensor) -> Tensor:
+def in_latents(masks: Sequence[Map], height: int, width: int) -> Tensor:
     """The mean of each mask over a latent's pixels, [b, 1, h, w]."""
     import torch
 
     stacked = torch.from_numpy(np.stack(masks)).float()[:, None]
-    height, width = latents.shape[-2:]
-    return torch.nn.functional.adaptive_avg_pool2d(stacked, (height, width)).to(latents.device)
+    return torch.nn.functional.adaptive_avg_pool2d(stacked, (height, width))
 
 
 def mixed(painted: Image.Image, photo: Image.Image, mask: Map) -> Image.Image:

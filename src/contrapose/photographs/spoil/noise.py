@@ -28,6 +28,7 @@ class Noise:
 
     name: ClassVar[str] = "noise"
     networks: ClassVar[tuple[str, ...]] = ()
+    masks: ClassVar[bool] = False
 
     def spoil(
         self, photos: Sequence[Image.Image], captions: Sequence[str], seeds: Sequence[int], studio: Studio

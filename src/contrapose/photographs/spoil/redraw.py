@@ -28,6 +28,7 @@ class Redraw:
 
     name: ClassVar[str] = "redraw"
     networks: ClassVar[tuple[str, ...]] = ()
+    masks: ClassVar[bool] = False
 
     def spoil(
         self, photos: Sequence[Image.Image], captions: Sequence[str], seeds: Sequence[int], studio: Studio

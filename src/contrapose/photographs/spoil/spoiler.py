@@ -30,6 +30,8 @@ class Spoiler(Protocol):
     """What it is called on the command line, in run files and in `why`."""
     networks: ClassVar[tuple[str, ...]]
     """Its settings that may name the folder of a network."""
+    masks: ClassVar[bool]
+    """Whether it says what was changed."""
 
     def spoil(
         self, photos: Sequence[Image.Image], captions: Sequence[str], seeds: Sequence[int], studio: Studio
