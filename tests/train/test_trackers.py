@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+import tracking
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tracking import asked
 
 from contrapose.cli.main import main
 from contrapose.errors import UserError
@@ -21,40 +21,11 @@ from contrapose.train.settings import Optimisation, Run, Watching
 
 pytestmark = pytest.mark.usefixtures("few_levels")
 
-WANDB = '''
-"""wandb, as far as it is asked."""
-import json
-from pathlib import Path
-LOG = Path(__file__).with_name("asked.jsonl")
-def asked(what, **more):
-    with LOG.open("a") as log:
-        log.write(json.dumps([what, more], default=str) + "\\n")
-class Image:
-    def __init__(self, image): self.size = image.size
-    def __str__(self): return f"image {self.size}"
-class Run:
-    def log(self, values, step=None):
-        if (LOG.parent / "down").exists(): raise ConnectionError("the service is down")
-        asked("log", step=step, values=values)
-    def finish(self): asked("finish")
-def init(**options):
-    if (LOG.parent / "locked").exists(): raise RuntimeError("api_key not configured\\nlog in")
-    asked("init", **options)
-    return Run()
-class config:
-    @staticmethod
-    def update(values, allow_val_change=False): asked("config", values=values)
-'''
-
 
 @pytest.fixture
-def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    folder = tmp_path / "packages"
-    folder.mkdir()
-    (folder / "wandb.py").write_text(WANDB)
-    monkeypatch.syspath_prepend(folder)
-    yield folder
-    sys.modules.pop("wandb", None)
+def wandb(tmp_path: Path) -> Iterator[Path]:
+    with tracking.stand_in(tmp_path / "packages") as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -65,11 +36,6 @@ def run(tiny_model: Path, tiny_pairs: Path) -> Run:
         trackers=("tensorboard", "wandb"), project="foxes",
     )  # fmt: skip
     return Run(str(tiny_model), tiny_pairs, DDSPO(beta=200.0), optimisation=steps, watching=watching)
-
-
-def asked(wandb: Path, what: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (wandb / "asked.jsonl").read_text().splitlines()]
-    return [more for name, more in lines if name == what]
 
 
 def until(states: Iterator[TrainState], step: int) -> None:

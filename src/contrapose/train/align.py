@@ -32,6 +32,7 @@ from contrapose.runs.names import BASE_NOTE, METRICS, RUN_FILE
 from contrapose.runs.origin import public_name
 from contrapose.runs.steps import kept_steps
 from contrapose.runs.training_state import Moments, Scaler, Stateful, Weights
+from contrapose.runs.watched import watched_folder
 from contrapose.store.groups import GroupStore
 from contrapose.store.mixture import Mixture
 from contrapose.train.comparable import comparable
@@ -135,10 +136,11 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
 def _watch_start(watcher: Watcher, start: int, trackers: Trackers | None) -> None:
     """Draw and judge where a run begins or goes on, unless that was done before it was killed."""
     watcher.accelerator.wait_for_everyone()  # until what is not of this step has left the folder
+    is_new = not watched_folder(watcher.out, start).exists()
     judged = watcher(start)
     if trackers:
         note_judged(watcher.out, start, judged)
-        trackers.send(start, judged)
+        trackers.send(start, judged, is_new)
 
 
 def _accelerator(precision: str) -> Accelerator:

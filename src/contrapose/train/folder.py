@@ -78,8 +78,8 @@ def is_watched(step: int, run: Run) -> bool:
     if not run.watching.draws:
         return False
     watching = run.watching
-    is_chosen_from = watching.keep_best is not None and is_due(step, watching.save_every)
-    return is_chosen_from or is_due(step, watching.images_every) or step in (0, run.optimisation.train_steps)
+    may_be_best = watching.keep_best is not None and is_due(step, watching.save_every)
+    return may_be_best or is_due(step, watching.images_every) or step in (0, run.optimisation.train_steps)
 
 
 def settled_stages(run: Run, folder: Path) -> list[Stage]:

@@ -107,11 +107,14 @@ class Trackers:
         for name in list(self._running):
             self._ask(name, self._running[name].finish)
 
-    def send(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Send a step's metrics, and the images that were drawn at it."""
+    def send(self, step: int, metrics: Mapping[str, float], is_new: bool = False) -> None:
+        """Send a step's metrics, and the images that were drawn at it, unless the tracker has had that step.
+
+        `is_new` sends what came to a step later, as the images of a run that is watched from there on.
+        """
         images = list(_images(self._stage.folder, step))
         for name in list(self._running):
-            if step <= self._sent.get(name, -1):
+            if step <= self._sent.get(name, -1) and not is_new:
                 continue
             log_numbers = self._running[name].log
             numbers = dict(metrics)
