@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 import pytest
 import tyro
 
+from contrapose.backbones.kinds import ADAPTER_KINDS
 from contrapose.cli.main import COMMANDS, find
 from contrapose.cli.options import REQUIRED, flags_of
 from contrapose.core.guidance import GUIDANCES
@@ -121,9 +122,10 @@ def spellings(command: str) -> list[list[str]]:
     """A command's name, with every part that can be chosen by name."""
     links = [[name, "--link", link] for name, cls in METHODS.items() for link in LINKS if hasattr(cls(), "link")]
     methods = [[name] for name, cls in METHODS.items() if not hasattr(cls(), "link")]
+    adapters = [["sft", "--lora-kind", kind] for kind in ADAPTER_KINDS]
     guidances = [["--guidance", name] for name in GUIDANCES]
     parts = {
-        "align": links + methods,
+        "align": links + methods + adapters,
         "sample": guidances,
         "sweep": [
             *guidances,

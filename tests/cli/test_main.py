@@ -19,6 +19,7 @@ import torch
 import yaml
 
 from contrapose import __version__
+from contrapose.backbones.settings import Adapters
 from contrapose.cli.main import COMMANDS, main
 from contrapose.degrade.degraders import DEGRADERS
 from contrapose.degrade.llm import LanguageModel
@@ -60,7 +61,7 @@ def _help(capsys: Capture, *arguments: str) -> str:
 
 
 def _flags(*classes: type) -> list[str]:
-    nested = {"method", "optimisation", "watching", "first", "stage1", "loading", "fitting", "guiding"}
+    nested = {"method", "optimisation", "watching", "first", "stage1", "loading", "fitting", "guiding", "adapters"}
     return [f"--{f.name.replace('_', '-')}" for cls in classes for f in fields(cls) if f.name not in nested]
 
 
@@ -71,7 +72,7 @@ def _explained(text: str, flags: list[str]) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_align_explains_every_setting(capsys: Capture, method: str) -> None:
-    _explained(_help(capsys, "align", method), _flags(Run, Optimisation, First, Watching, METHODS[method]))
+    _explained(_help(capsys, "align", method), _flags(Run, Adapters, Optimisation, First, Watching, METHODS[method]))
 
 
 @pytest.mark.parametrize("link", LINKS)

@@ -35,9 +35,12 @@ _LAYOUT_OF = {
     "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
     "stabilityai/stable-diffusion-3-medium-diffusers": "sd3-medium",
     "stabilityai/stable-diffusion-3.5-medium": "sd35-medium",
+    "stabilityai/stable-diffusion-3.5-large": "sd35-large",
     "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers": "sana-1600m",
     "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": "pixart-sigma",
     "black-forest-labs/FLUX.1-dev": "flux-dev",
+    "black-forest-labs/FLUX.2-klein-base-4B": "flux2-klein-base-4b",
+    "Qwen/Qwen-Image": "qwen-image",
     "Tongyi-MAI/Z-Image": "z-image",
 }  # hub ids of the shipped configurations: neither a network nor a login is needed for these
 _TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
