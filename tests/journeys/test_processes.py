@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from launched import Launcher
 from safetensors.torch import load_file
 
 from contrapose.cli.main import main
@@ -18,52 +16,14 @@ pytestmark = pytest.mark.slow
 
 SMALL = ["--train-steps", "3", "--batch-size", "4", "--micro-batch", "2", "--holdout", "2", "--learning-rate", "1e-3"]
 DROPPING = ["--lora-kind", "rslora", "--lora-dropout", "0.3", "--train-text-encoder"]
-COMMAND = "import sys; from contrapose.cli.main import main; sys.exit(main())"
-# The first process is slow to write what the second stage begins with, as gigabytes on a network disk are.
-SLOW = """
-import time
-from contrapose.train import align
-finish = align.finish
-def slowly(*given):
-    time.sleep(3)
-    finish(*given)
-align.finish = slowly
-""" + COMMAND.replace("import sys; ", "import sys\n")
-# the slow script imports libraries before the command can silence them
-ACQUAINTED = {"ACCELERATE_USE_CPU": "true", "TRANSFORMERS_VERBOSITY": "error"}
+ACQUAINTED = {"ACCELERATE_USE_CPU": "true"}
 
 
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
-def _started_twice(arguments: list[object], script: str = COMMAND, **more: str) -> list[subprocess.CompletedProcess]:
-    """Both processes as a launcher starts them, ended."""
-    shared = {
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": _free_port(),
-        "OMP_NUM_THREADS": "1",
-        **more,
-    }
-    line = [sys.executable, "-c", script, *map(str, arguments)]
-    started = [
-        subprocess.Popen(
-            line,
-            env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    ended = []
-    for process in started:
-        out, err = process.communicate(timeout=240)
-        ended.append(subprocess.CompletedProcess(line, process.returncode, out, err))
-    return ended
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[Launcher]:
+    launcher = Launcher()
+    yield launcher
+    launcher.close()
 
 
 def _weights(run: Path) -> dict[str, bytes]:
@@ -77,16 +37,24 @@ def _losses(run: Path) -> list[tuple[int, float]]:
 
 
 @pytest.mark.parametrize(
-    ("method", "script", "options"), [("ddspo", COMMAND, DROPPING), ("realalign", SLOW, [])], ids=["ddspo", "realalign"]
+    ("method", "write_last", "options"),
+    [("ddspo", False, DROPPING), ("realalign", True, ["--rollout-steps", "4"])],
+    ids=["ddspo", "realalign"],
 )
 def test_two_processes_are_one_run(
-    tiny_model: Path, tiny_pairs: Path, tmp_path: Path, method: str, script: str, options: list[str]
+    launcher: Launcher,
+    tiny_model: Path,
+    tiny_pairs: Path,
+    tmp_path: Path,
+    method: str,
+    write_last: bool,
+    options: list[str],
 ) -> None:
     """Two micro-batches a step, so that each process has one and the sum has one order."""
     named: list[object] = ["align", method, "--model", tiny_model, "--pairs", tiny_pairs, *SMALL, *options]
-    ended = _started_twice([*named, "--out", tmp_path / "two"], script, **ACQUAINTED)
-    assert [process.returncode for process in ended] == [0, 0], ended[0].stderr + ended[1].stderr
-    assert "2 processes" in ended[0].stderr and ended[1].stderr == ""
+    ended = launcher.start_two([*named, "--out", tmp_path / "two"], write_last, **ACQUAINTED)
+    assert [process.code for process in ended] == [0, 0], ended[0].err + ended[1].err
+    assert "2 processes" in ended[0].err and ended[1].err == ""
     assert main([str(a) for a in [*named, "--out", tmp_path / "one"]]) == 0
     assert [step for step, _ in _losses(tmp_path / "two")] == [1, 2, 3]
     assert dict(_losses(tmp_path / "two")) == pytest.approx(dict(_losses(tmp_path / "one")))
@@ -94,10 +62,12 @@ def test_two_processes_are_one_run(
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(p.name for p in (tmp_path / "one").iterdir())
 
 
-def test_two_that_do_not_know_of_each_other_are_told_once(tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> None:
+def test_two_that_do_not_know_of_each_other_are_told_once(
+    launcher: Launcher, tiny_model: Path, tiny_pairs: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    ended = _started_twice(["align", "ddspo", "--model", tiny_model, "--pairs", tiny_pairs, *SMALL, "--out", out])
-    assert [process.returncode for process in ended] == [2, 2]
-    assert "2 processes were started that do not know of each other" in ended[0].stderr
-    assert len((ended[0].stderr + ended[1].stderr).splitlines()) == 1
+    ended = launcher.start_two(["align", "ddspo", "--model", tiny_model, "--pairs", tiny_pairs, *SMALL, "--out", out])
+    assert [process.code for process in ended] == [2, 2]
+    assert "2 processes were started that do not know of each other" in ended[0].err
+    assert len((ended[0].err + ended[1].err).splitlines()) == 1
     assert not out.exists()
