@@ -143,6 +143,22 @@ def test_thumbnails_keep_small_images_to_the_pixel() -> None:
     assert large[1:] == (384, 192, False)
 
 
+def test_a_mask_stands_beside_its_images(tmp_path: Path) -> None:
+    records = [(GroupRecord.pair(name, "p", "", 0), (0.1, 0.2)) for name in ("a", "b")]
+    write(tmp_path, records)
+    mask = torch.tensor([[[0, 255], [0, 51]]], dtype=torch.uint8)
+    write_shard(tmp_path, 0, [records[0][0]], torch.zeros(1, 2, 4, 2, 2), mask)
+    store = GroupStore(tmp_path)
+    masked, plain = show_groups(store, grey, 2, 0)
+    assert masked.mask is not None and plain.mask is None
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(masked.mask.image.url.partition(",")[2]))))
+    assert shown.shape == (4, 8, 3), "as large as the images"
+    assert shown[[0, 0, 3, 3], [0, 7, 0, 7], 0].tolist() == [0, 255, 0, 51]
+    html = render_pairs(store, [masked, plain], 0)
+    assert html.count("where they differ</span>") == 1
+    assert "masks: 1 of 2 groups say where they differ" in html
+
+
 def test_every_text_is_escaped(tmp_path: Path) -> None:
     record = GroupRecord(BREAKOUT, f"a {SCRIPT}", f"b {BREAKOUT}", 0, (1.0, 0.0), {SCRIPT: (1.0, 2.0)})
     draw = {"model": SCRIPT, "degrade": {"name": BREAKOUT}}

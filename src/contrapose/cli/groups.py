@@ -14,7 +14,7 @@ _NAMES = {
         """,
     "pairs": "degrade spoil filters captioner near_duplicates ties only_models",
     "method": """
-        method link beta swap caption_dropout distilled_guidance time_density time_shift kl_weight snr_gamma
+        method link beta swap mask_floor caption_dropout distilled_guidance time_density time_shift kl_weight snr_gamma
         """,
     "guidance": """
         positive negative guidance scales most negative_prompt nag_scale nag_tau nag_alpha

@@ -129,3 +129,8 @@ class Composition:
     def fields(self) -> frozenset[str]:
         """The record fields that must be present."""
         return frozenset(pick.field for pick in self.picks)
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether the two samples of one record are compared."""
+        return self.samples == _PAIR and self.on_policy is None and self.apart is None

@@ -171,7 +171,7 @@ def skeleton_of(setup: Setup) -> Skeleton:
     any_method = next(iter(METHODS.values()))()
     of_network = replace(
         setup.run, pairs=(), method=any_method, precision=setup.precision, policies=None, swap=False, seed=0,
-        gradient_checkpointing=False, split_pairs=False, optimisation=Optimisation(), first=First(),
+        mask_floor=None, gradient_checkpointing=False, split_pairs=False, optimisation=Optimisation(), first=First(),
         watching=Watching(), loading=replace(setup.run.loading, quantize="none"),
     )  # fmt: skip
     of_shapes = replace(setup, run=of_network, num_prompts=None, num_pairs=None)

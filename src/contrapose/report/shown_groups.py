@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL.Image import Image
+from PIL.Image import Image, Resampling, fromarray
 from torch import Tensor
 
 from contrapose.judges.judge import Judge
@@ -69,6 +69,8 @@ class ShownGroup(NamedTuple):
     samples: tuple[ShownSample, ...]
     gaps: tuple[Gap, ...]
     """Of a pair that is not tied, one for each score."""
+    mask: ShownSample | None = None
+    """Where the images differ, in white; None where the store does not say."""
 
 
 def show_groups(
@@ -97,7 +99,14 @@ def show_groups(
             answers = judge(images, [Prompt(record.prompt)] * len(images))
             marks = {name: answers[name].values.tolist() for name in judge.higher_is_better}
             better = judge.higher_is_better
-        shown.append(_shown(record, images, {**record.scores, **marks}, better, largest))
+        group = _shown(record, images, {**record.scores, **marks}, better, largest)
+        if store.has_mask(index):
+            # a place of the latent is a square of pixels
+            mask = fromarray((store.mask(index) * 255).round().byte().numpy()).resize(
+                images[0].size, Resampling.NEAREST
+            )
+            group = group._replace(mask=ShownSample("where they differ", thumbnail(mask.convert("RGB"), largest), ()))
+        shown.append(group)
         progress(done)
     return shown
 

@@ -85,7 +85,7 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
     out = stage.folder
     pairs = Mixture(run.pairs)
     if stage.then is not None:
-        comparable(pairs, run, stage.then)  # refused now, and not when this run has been trained for it
+        comparable(pairs, stage.then)  # refused now, and not when this run has been trained for it
     compared = comparable(pairs, run)
     is_first = rank() == 0
     begun = (out / RUN_FILE).exists()
@@ -186,7 +186,9 @@ def _trainer(
     embeddings = prompts or Embeddings(backbone.text, run.cache_limit)
     composition = run.method.composition()
     holdout = run.watching.holdout
-    groups = Groups(store, composition, embeddings, path, run.seed, holdout, run.swap, run.caption_dropout)
+    groups = Groups(
+        store, composition, embeddings, path, run.seed, holdout, run.swap, run.caption_dropout, run.mask_floor
+    )
     needs_encoders = True
     if isinstance(embeddings, Embeddings):
         settled = embeddings.settle(groups.prompts())

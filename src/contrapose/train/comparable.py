@@ -10,7 +10,7 @@ import logging
 
 from contrapose.core.group import Composition
 from contrapose.errors import UserError
-from contrapose.methods import METHODS, Method, name_of
+from contrapose.methods import METHODS, name_of
 from contrapose.store.mixture import Mixture
 from contrapose.store.records import GroupRecord
 from contrapose.train.settings import Run
@@ -18,15 +18,14 @@ from contrapose.train.settings import Run
 log = logging.getLogger(__name__)
 
 
-def comparable(pairs: Mixture, run: Run, method: Method | None = None) -> Mixture:
-    """The groups of a mixture that a run trains on, with its own method or another one that follows it.
+def comparable(pairs: Mixture, run: Run) -> Mixture:
+    """The groups of a mixture that a run trains on.
 
     They are the records' groups, or where the method takes samples apart, one a sample. Groups that lack the only
     sample that is looked at are left out, which is told. Raises `UserError` for a group that lacks one of several,
-    where none is left, and for groups without degraded prompts where those are looked at.
+    where none is left, and for groups without degraded prompts or masks where those are looked at.
     """
-    method = method or run.method
-    composition = method.composition()
+    composition = run.method.composition()
     samples = _samples(composition, run.watching.holdout > 0)
     if composition.apart:
         pairs = pairs.apart(composition.apart.like_share)
@@ -36,7 +35,7 @@ def comparable(pairs: Mixture, run: Run, method: Method | None = None) -> Mixtur
     lacking = [record for record in pairs.records if _missing(record, samples)]
     if lacking and len(samples) > 1:
         reason = _missing(lacking[0], samples)
-        raise UserError(f"{pairs}: {reason}; {name_of(method)} {_need(composition, samples)}")
+        raise UserError(f"{pairs}: {reason}; {name_of(run.method)} {_need(composition, samples)}")
     if lacking:
         taken = pairs.only([index for index, record in enumerate(pairs.records) if not _missing(record, samples)])
         if not len(taken):
@@ -44,6 +43,12 @@ def comparable(pairs: Mixture, run: Run, method: Method | None = None) -> Mixtur
         log.info(f"{pairs}: {len(lacking)} of {len(pairs)} groups have no {samples[0]} and are left out")
     if "degraded" in composition.fields and not all(record.degraded for record in taken.records):
         raise UserError(f"{pairs}: these pairs have no degraded prompts; draw pairs, or use diffusion-dpo")
+    num_bare = sum(not taken.has_mask(index) for index in range(len(taken)))
+    if run.mask_floor is not None and num_bare:
+        raise UserError(
+            f"{pairs}: {num_bare} of {len(taken)} pairs have no mask, which mask_floor needs; take pairs of "
+            "'contrapose pairs real --spoil inpaint' (older ones: delete pairs.yaml and the shards, and run it again)"
+        )
     return taken
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from contrapose.core.compose import OwnState, compose
 from contrapose.core.group import Composition, Condition, Group, Pick
 from contrapose.core.path import Path
+from contrapose.core.reward import element_weights
 from contrapose.errors import UserError
 from contrapose.seeds import generator
 from contrapose.store.groups import stack
@@ -61,7 +62,8 @@ class Groups:
     e_ref(x_t^l, t, c-) better than e_ref(x_t^w, t, c), still under the prompt c.
 
     `caption_dropout` is how often all of a group's slots hold no prompt. With a `replay` buffer, a training position
-    takes its record and the policy's sample from the buffer; held-out groups use their stored loser instead.
+    takes its record and the policy's sample from the buffer; held-out groups use their stored loser instead. With a
+    `mask_floor`, groups have weights by their records' masks.
     """
 
     replay: Replay | None = None
@@ -76,6 +78,7 @@ class Groups:
         holdout: int,
         swap: bool = False,
         caption_dropout: float = 0.0,
+        mask_floor: float | None = None,
     ):
         self.store = store
         self.composition = composition
@@ -84,6 +87,7 @@ class Groups:
         self.seed = seed
         self.swap = swap
         self.caption_dropout = caption_dropout
+        self.mask_floor = mask_floor
         if composition.on_policy:
             self.replay = Replay(composition.on_policy.buffer_size)
         self.held_out, self.training = _split(store, seed, min(holdout, len(store) // 5))
@@ -180,7 +184,9 @@ class Groups:
             blank = [entry.rollout.blank for entry in entries]
         dropped = {slot: self._dropped(slot, streams, blank) for slot in self.composition.prompts}
         stored = _Stored(self, owns, partners, dropped, device)
-        return compose(self.composition, stored, send(times, device), send(noise, device), _states(entries, device))
+        states = _states(entries, device)
+        group = compose(self.composition, stored, send(times, device), send(noise, device), states)
+        return replace(group, weights=stored.weights())
 
     def _stream(self, *parts: object) -> torch.Generator:
         return generator(self.seed, *parts)
@@ -245,6 +251,14 @@ class _Stored:
         for name, value in self.groups.embeddings(texts).items():
             condition[name] = send(value, self.device) if value.is_floating_point() else value
         return condition
+
+    def weights(self) -> Tensor | None:
+        """What each place of the latents counts, [b, 1, h, w]; None where all count alike."""
+        floor = self.groups.mask_floor
+        if floor is None:
+            return None
+        masks = torch.stack([self.groups.store.mask(record) for record in self.owns])
+        return send(element_weights(masks[:, None], floor), self.device)
 
     def _chosen(self, pick: Pick) -> Sequence[int]:
         return self.owns if pick.whose == "own" else self.partners

@@ -214,6 +214,9 @@ class Run:
     """Seed of initialisation, data order, times and noise."""
     foreign_pairs: bool = False
     """Accept pairs that were drawn with another model."""
+    mask_floor: Annotated[float, Range(1e-6, 1)] | None = None
+    """What an error outside of a pair's mask counts for one inside, so that pairs of inpainted photographs are compared
+    where they differ; all count alike when unset."""
     swap: bool = False
     """Exchange winners and losers, which trains the negative policy of Diffusion-NPO; accuracy and margin keep the
     pairs' own sense, and fall."""
@@ -236,6 +239,11 @@ class Run:
         instead = self.method.instead_of_swap
         if self.swap and instead:
             raise UserError(f"swap: {name_of(self.method)} prefers neither side to the other; {instead}")
+        if self.mask_floor is not None and not self.method.composition().is_pair:
+            raise UserError(
+                f"mask_floor: {name_of(self.method)} as it is set does not compare the two images of a pair, and only "
+                "they have a mask; leave the setting out"
+            )
         self._check_first()
         if self.adapters.train_text_encoder:
             self._check_text()

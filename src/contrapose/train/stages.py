@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from contrapose.methods import Method, name_of
+from contrapose.methods import name_of
 from contrapose.train.settings import Run
 
 
@@ -25,8 +25,8 @@ class Stage:
     """Where the trainee and the reference begin."""
     policies: Mapping[str, Path] = field(default_factory=dict)
     """Runs that are asked by name."""
-    then: Method | None = None
-    """The method of the run that builds on this one, if any does."""
+    then: Run | None = None
+    """The run that builds on this one, if any does."""
 
     @property
     def earlier(self) -> bool:
@@ -45,9 +45,9 @@ def stages(run: Run, out: Path) -> list[Stage]:
         return [Stage(run, out, run.start, dict(zip(("winner", "loser"), run.policies, strict=True)))]
     earlier: dict[str, Stage] = {}
     for role, method in run.method.before.items():
-        # swapped is what the last stage compares; what it begins with keeps the pairs' own sense
-        first = replace(run.first.of(run), method=method, swap=False)
-        earlier[role] = Stage(first, out / role, run.start, then=run.method)
+        # swapped, and masked, is what the last stage compares; what it begins with keeps the pairs' own sense
+        first = replace(run.first.of(run), method=method, swap=False, mask_floor=None)
+        earlier[role] = Stage(first, out / role, run.start, then=run)
     folders = {role: stage.folder for role, stage in earlier.items()}
     start = folders.pop("start", run.start)
     return [*earlier.values(), Stage(run, out, start, folders)]
