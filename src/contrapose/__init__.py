@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from contrapose.evaluate.evidence import read_evidence as read_evidence
     from contrapose.evaluate.evidence import read_judged as read_judged
     from contrapose.evaluate.geneval.suite import GenEval as GenEval
+    from contrapose.evaluate.lines import summary_lines as summary_lines
     from contrapose.evaluate.questions.suite import Questions as Questions
     from contrapose.evaluate.run import evaluate_images as evaluate_images
     from contrapose.evaluate.sets.extractors import ClipFeatures as ClipFeatures
@@ -183,6 +184,7 @@ _HOMES = {
     "read_evidence": "evaluate.evidence",
     "read_judged": "evaluate.evidence",
     "GenEval": "evaluate.geneval.suite",
+    "summary_lines": "evaluate.lines",
     "Questions": "evaluate.questions.suite",
     "evaluate_images": "evaluate.run",
     "ClipFeatures": "evaluate.sets.extractors",

@@ -10,7 +10,7 @@ import pytest
 
 from contrapose.errors import UserError
 from contrapose.evaluate.alarm import Alarm, held_out_of, of_trained_judges
-from contrapose.evaluate.lines import lines
+from contrapose.evaluate.lines import summary_lines
 from contrapose.evaluate.rows import EvidenceRow
 from contrapose.evaluate.summary import Summary, read_summary, write_summary
 from contrapose.evaluate.summing import SummarySettings, summarize
@@ -116,7 +116,7 @@ def test_the_words_have_the_numbers_and_reach_the_terminal_and_the_file(tmp_path
         numbers = f"{difference.value:+#.3g} [{difference.low:+#.3g}, {difference.high:+#.3g}]"
         assert f"{numbers}, win rate {100 * compared.win_rate.value:.0f} %" in alarm.text
     assert "but clearly worse by other (" in alarm.text
-    assert alarm.text in list(lines(summary))
+    assert alarm.text in list(summary_lines(summary))
     write_summary(summary, tmp_path / "summary.json")
     assert read_summary(tmp_path / "summary.json") == summary
     (unclear,) = summed({"reward": 1, "other": 0}).alarms

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from contrapose.errors import UserError
-from contrapose.evaluate.lines import lines
+from contrapose.evaluate.lines import summary_lines
 from contrapose.evaluate.rows import EvidenceRow
 from contrapose.evaluate.statistics import Interval, holm
 from contrapose.evaluate.summary import Metric, Summary, is_current, read_summary, write_summary
@@ -212,7 +212,7 @@ def test_every_two_methods_are_compared_with_each_other(pairs):
     p_values = [pair.comparisons[metric].p for pair in summary.pairs for metric in summary.metrics]
     adjusted = [pair.comparisons[metric].p_holm for pair in summary.pairs for metric in summary.metrics]
     assert adjusted == holm(p_values)
-    lines_of_pairs = [line for line in lines(summary) if " against b:" in line or " against c:" in line]
+    lines_of_pairs = [line for line in summary_lines(summary) if " against b:" in line or " against c:" in line]
     assert len(lines_of_pairs) == 3
 
 
@@ -254,7 +254,7 @@ def test_methods_that_do_not_fit_the_models_are_refused(seeded):
 
 
 def test_the_lines_of_a_terminal_combine_runs(seeded):
-    text = list(lines(seeded))
+    text = list(summary_lines(seeded))
     combined = next(line for line in text if line.startswith("ddspo "))
     difference = seeded.methods["ddspo"].comparisons["correct"].difference
     assert f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] against base" in combined

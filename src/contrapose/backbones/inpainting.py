@@ -14,6 +14,7 @@ from contrapose.backbones.coherence import check_tokenizers
 from contrapose.backbones.folders import read_index
 from contrapose.backbones.loading import Source, located, read_networks
 from contrapose.errors import UserError, one_line
+from contrapose.runs.silence import silent_libraries
 
 _UNUSED = {"safety_checker": None, "requires_safety_checker": False}  # black images would be the worst of losers
 
@@ -70,9 +71,10 @@ def open_inpainting(model: str, dtype: torch.dtype, device: str | torch.device) 
     unused = _UNUSED if "safety_checker" in parts else {}
     networks = read_networks(Source(model, folder, ""), {"default": dtype}, tuple(unused))
     try:
-        pipe = AutoPipelineForInpainting.from_pretrained(
-            str(folder), use_safetensors=True, local_files_only=True, trust_remote_code=False, **networks, **unused
-        )
+        with silent_libraries():
+            pipe = AutoPipelineForInpainting.from_pretrained(
+                str(folder), use_safetensors=True, local_files_only=True, trust_remote_code=False, **networks, **unused
+            )
     except Exception as error:  # a broken file makes these libraries raise anything at all
         raise UserError(f"{model}: cannot be loaded for inpainting: {one_line(error)}") from error
     check_tokenizers(model, pipe)

@@ -35,6 +35,7 @@ from contrapose.backbones.folders import INDEX, check_parts, is_absent, networks
 from contrapose.backbones.networks import check_finite, read_network
 from contrapose.backbones.single_file import pipeline_of_checkpoint
 from contrapose.errors import UserError, one_line
+from contrapose.runs.silence import silent_libraries
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _NEEDED_BY: dict[str, str] = {"nf4": "bitsandbytes", "int8": "bitsandbytes", "torchao-int8": "torchao"}
@@ -185,9 +186,10 @@ def open_pipeline(
             pipe = _open_file(source.path, pipeline, wanted, options)
         else:
             networks = read_networks(source, wanted, tuple(options), quantized or {})
-            pipe = pipeline.from_pretrained(
-                str(source.path), use_safetensors=True, local_files_only=True, **networks, **options
-            )
+            with silent_libraries():
+                pipe = pipeline.from_pretrained(
+                    str(source.path), use_safetensors=True, local_files_only=True, **networks, **options
+                )
     except UserError:
         raise
     except Exception as error:  # a broken file makes these libraries raise anything at all
@@ -226,7 +228,8 @@ def _open_file(path: Path, pipeline: Any, dtypes: Mapping[str, torch.dtype], opt
     """diffusers reads a checkpoint file in one precision: the widest that is asked for, before parts are cast."""
     widest = max(dtypes.values(), key=lambda dtype: dtype.itemsize)
     try:
-        pipe = pipeline.from_single_file(str(path), torch_dtype=widest, **options)
+        with silent_libraries():
+            pipe = pipeline.from_single_file(str(path), torch_dtype=widest, **options)
     except NotImplementedError:  # from casting a tensor that has no values
         raise UserError(f"{path}: tensors of its network or autoencoder are missing; download it again") from None
     for name, part in pipe.components.items():

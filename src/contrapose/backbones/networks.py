@@ -12,6 +12,7 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from contrapose.errors import UserError
+from contrapose.runs.silence import silent_libraries
 
 # Of a larger model that holds the text encoder, or of older versions of it; nothing is missing without them.
 _LEFTOVERS = re.compile(
@@ -43,9 +44,10 @@ def read_network(
         options["torch_dtype"] = dtype
     else:  # of all shapes that differ the report is to tell, not an error of the first
         options |= {"dtype": dtype, "trust_remote_code": False, "ignore_mismatched_sizes": True}
-    network, loading = kind.from_pretrained(
-        str(folder), variant=variant, use_safetensors=True, output_loading_info=True, **options
-    )
+    with silent_libraries():
+        network, loading = kind.from_pretrained(
+            str(folder), variant=variant, use_safetensors=True, output_loading_info=True, **options
+        )
     # what a quantiser keeps beside its weights is its own affair
     check_loading(folder, loading, with_leftovers or getattr(network, "hf_quantizer", None) is not None)
     check_finite(folder, network)

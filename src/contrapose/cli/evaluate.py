@@ -38,7 +38,7 @@ def judge(command: Command) -> None:
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import Bar
     from contrapose.evaluate.evidence import named_folders
-    from contrapose.evaluate.lines import lines
+    from contrapose.evaluate.lines import summary_lines
     from contrapose.worlds.evaluation import evaluate_models, lay_out_images
 
     quiet_libraries()
@@ -50,4 +50,4 @@ def judge(command: Command) -> None:
     summary, is_new = evaluate_models(images, judging, command.out, command.on.name, Bar)
     if not is_new:
         print(f"{command.out}: these images were judged already")
-    print(*lines(summary, judging.suite.title), sep="\n")
+    print(*summary_lines(summary, judging.suite.title), sep="\n")

@@ -19,10 +19,9 @@ def quiet_libraries() -> None:
     import huggingface_hub.utils.logging as of_hub
     import transformers.utils.logging as of_transformers
 
-    for library in (of_diffusers, of_transformers):
+    # on the way too, and not only while models are loaded
+    for library in (of_diffusers, of_transformers, of_hub):  # the hub's tells of each of its attempts to reach it
         library.set_verbosity_error()
-        library.disable_progress_bar()
-    of_hub.set_verbosity_error()  # it tells of each of its attempts to reach the hub
 
 
 class _Notes(logging.Handler):

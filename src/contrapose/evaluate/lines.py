@@ -9,7 +9,7 @@ from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.summary import Comparison, Summary
 
 
-def lines(summary: Summary, called: str = "") -> Iterator[str]:
+def summary_lines(summary: Summary, called: str = "") -> Iterator[str]:
     """Scores by the first metric, numbers of sets, how the models draw, and what a reader has to know of them all.
 
     Each method's runs follow it. `called` is what the suite's numbers are called.

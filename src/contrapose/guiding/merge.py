@@ -38,6 +38,7 @@ from contrapose.runs.adapter_layers import LowRank
 from contrapose.runs.fingerprint import weights_fingerprint
 from contrapose.runs.names import BASE_NOTE, MERGE_FILE
 from contrapose.runs.saving import PartAdapters, save_lora, tell_no_folders
+from contrapose.runs.silence import silent_libraries
 
 _ROUNDING = 1e-24  # share of the factors' squared norm that is left where two adapters cancel
 
@@ -282,7 +283,8 @@ def _write_pipeline(folder: Path, settings: Merge, source: Source, part: str) ->
         raise _nothing(settings)
     add_to(base.denoiser.network, layers)
     tell_no_folders(base.sampler.stock, _notes(settings)["base"])
-    base.sampler.stock.save_pretrained(folder)
+    with silent_libraries():
+        base.sampler.stock.save_pretrained(folder)
     return Merged(True, settings.rank, kept)
 
 

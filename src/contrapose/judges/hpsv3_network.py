@@ -18,6 +18,7 @@ from contrapose.errors import UserError
 from contrapose.judges.hpsv3_message import REWARD, message_of
 from contrapose.judges.pretrained import SMALL_FILES, find, reading, ready
 from contrapose.judges.vision_language import load_processor
+from contrapose.runs.silence import silent_libraries
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -118,14 +119,15 @@ def _network_of(where: str, stored: Mapping[str, Tensor], config: Qwen2VLConfig,
     kind: Any = Qwen2VLModel  # whose `from_pretrained` is declared to return the network alone
     text.vocab_size = num_tokens  # the authors cut the vocabulary to what the tokenizer knows
     # without a folder of its own: the weights that are handed over are all that is loaded
-    loaded, loading = kind.from_pretrained(
-        None,
-        config=config,
-        state_dict=body,
-        dtype=next(iter(body.values())).dtype,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-    )
+    with silent_libraries():
+        loaded, loading = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=body,
+            dtype=next(iter(body.values())).dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
     check_loading(where, loading)
     network = HPSv3Network(loaded, text.hidden_size)
     network.head.load_state_dict(head)

@@ -18,6 +18,7 @@ from contrapose.files import replacing
 from contrapose.runs.adapter_files import NUM_LAYERS
 from contrapose.runs.adapter_layers import ENDS
 from contrapose.runs.names import FULL_FOLDER, LORA_FILE, PEFT_CONFIG, PEFT_FILE
+from contrapose.runs.silence import silent_libraries
 from contrapose.tensors import save_tensors
 
 _ENDS = "|".join(map(re.escape, ENDS))
@@ -72,14 +73,15 @@ def save_full(folder: Path, pipe: DiffusionPipeline, part: str, network: nn.Modu
     setattr(pipe, part, network)
     pipe.register_modules(**{part: network})
     tell_no_folders(pipe, base)
-    with replacing(folder / FULL_FOLDER) as aside:
+    with replacing(folder / FULL_FOLDER) as aside, silent_libraries():
         pipe.save_pretrained(aside)
 
 
 def save_network(folder: Path, part: str, network: nn.Module, base: str) -> None:
     """Write this network alone where `save_full` puts it."""
     network.register_to_config(_name_or_path=base)  # type: ignore[operator]
-    network.save_pretrained(folder / FULL_FOLDER / part)  # type: ignore[operator]
+    with silent_libraries():
+        network.save_pretrained(folder / FULL_FOLDER / part)  # type: ignore[operator]
 
 
 def read_saved(folder: Path, part: str, several: bool = False) -> dict[str, Tensor]:
