@@ -79,6 +79,14 @@ def test_align_tells_what_each_method_does(capsys: pytest.CaptureFixture[str]) -
         assert len(line.split()) > 4
 
 
+def test_help_of_the_first_of_two_words_names_its_commands_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pairs", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert [name for name in COMMANDS if f"  {name} " in text] == [
+        name for name in COMMANDS if name.startswith("pairs ")
+    ]
+
+
 def _named(page: Path) -> Iterator[str]:
     """The flags that a page names."""
     for match in FLAG.finditer(page.read_text(encoding="utf-8")):

@@ -132,8 +132,8 @@ def test_version(capsys: Capture) -> None:
     ("arguments", "naming"),
     [
         (["trian"], "trian: no such command (known: quickstart"),
-        (["pairs"], "known: pairs draw, pairs check"),
-        (["pairs", "bake"], "known: pairs draw, pairs check"),
+        (["pairs"], "known: pairs draw, pairs real"),
+        (["pairs", "bake"], "known: pairs draw, pairs real"),
         (["align"], "align needs a method"),
         (["align", "dspo"], "dspo: no such method (known: ddspo"),
         (["align", "ddspo", "--link", "tanh"], "--link tanh: not known (choose from sigmoid"),

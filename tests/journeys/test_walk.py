@@ -13,11 +13,14 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 import tiny_pipelines
 import torch
 import tracking
+from hub_in_memory import Hub
+from huggingface_hub import HfApi
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -35,6 +38,7 @@ TINY = {
     "runs/first@100": "runs/first@2",
     "4": "1",  # images a prompt
     "pickscore": "colourfulness",
+    "user/name": "me/first",
 }
 QUICK = ("--steps", "1", "--device", "cpu")
 MORE = {
@@ -50,6 +54,7 @@ MORE = {
     "report": (),
     "merge": (),
     "export": (),
+    "push": (),
 }  # fmt: skip
 PROMPTS = ("a red circle", "two green squares", "a blue star left of a red square", "three white circles")
 
@@ -73,9 +78,10 @@ UNJUDGED = "evaluate --suite none --images base=images/base best=images/best --o
 
 @dataclass
 class Walk:
-    """Where the lines were walked, and how each ended."""
+    """Where the lines were walked, to which hub, and how each ended."""
 
     folder: Path
+    hub: Hub
     codes: list[tuple[str, int]] = field(default_factory=list)
 
     def pixels(self, images: str) -> list[bytes]:
@@ -97,8 +103,10 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
     (folder / "recipes").symlink_to(ROOT / "recipes")
     before = Path.cwd()
     os.chdir(folder)
-    with tracking.stand_in(folder / "packages") as packages:
-        walk = Walk(folder)
+    api = create_autospec(HfApi, instance=True)
+    with tracking.stand_in(folder / "packages") as packages, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("contrapose.publish.hub.HfApi", lambda: api)
+        walk = Walk(folder, Hub(api, folder))
         for line in [*LINES, UNJUDGED.split()]:
             if "wandb" in line:
                 (packages / "stop").write_text("3 images/01")
@@ -161,3 +169,11 @@ def test_the_pages_show_what_was_done(walk: Walk) -> None:
     assert all(prompt in report for prompt in PROMPTS), "images that were asked for, and watched ones"
     assert "colourfulness" in report and "wooden spoons" in report
     assert "wooden spoons" in (walk.folder / "pairs.html").read_text()
+
+
+def test_the_run_is_on_the_hub_with_what_it_drew(walk: Walk) -> None:
+    files = walk.hub.uploaded("me/first")
+    weights = "pytorch_lora_weights.safetensors"
+    assert files[weights] == (walk.folder / "runs/first" / weights).read_bytes()
+    assert all(prompt in files["README.md"].decode() for prompt in PROMPTS[2:])
+    assert walk.hub.private["me/first"]

@@ -38,18 +38,19 @@ class Adapters:
     """Which adapters are trained, and on which layers."""
 
     lora_kind: AdapterKind = field(default_factory=PlainLora)
-    """Kind of the adapters: lora, rslora, dora, lokr or loha."""
+    """Kind of the adapters: lora, rslora (scaled by the square root of the rank), dora (with magnitudes of their own),
+    lokr and loha (Kronecker and Hadamard products)."""
     lora_targets: tuple[str, ...] | None = None
-    """Layers with adapters: ends of their names, such as to_q or ff.net.2, regular expressions of their whole names, or
-    a word for many, attention (the projections that the family's trainers adapt) and all-linear; attention when unset,
-    or the layers of the run that this one starts at."""
+    """Layers with adapters: attention (the projections that the family's trainers adapt), all-linear, ends of their
+    names, such as to_q or ff.net.2, or regular expressions of their whole names; attention when unset, or the layers of
+    the run that this one starts at."""
     lora_dropout: ShareBelow1 = 0.0
-    """Share of what the denoiser's adapters read that is left out in training, by each position's own seed, so that
-    micro-batch, processes and resume change nothing; lokr and loha have none: peft draws theirs for a whole batch."""
+    """Dropout of the denoiser's adapters in training, as a share of what they read; the same for any micro-batch and
+    number of processes. lokr and loha have none."""
 
     train_text_encoder: bool = False
-    """Put adapters on the text encoders too, those that stock diffusers puts some on (CLIP's), of the same rank and
-    alpha, with lora and rslora; prompts are then read anew at every step, and all text encoders stay in memory."""
+    """Put adapters on the CLIP text encoders too, of the same rank and alpha (lora and rslora alone); prompts are then
+    read anew at every step, and all text encoders stay in memory."""
 
     def __post_init__(self) -> None:
         if self.train_text_encoder and not self.lora_kind.on_text:

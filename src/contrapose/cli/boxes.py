@@ -11,6 +11,7 @@ import tyro
 from contrapose.cli.complaints import in_one_line
 from contrapose.cli.groups import ALONE, GROUPS, group_of
 from contrapose.cli.leaf import Key, Leaf
+from contrapose.cli.metavars import metavar_of
 
 CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitArgPrefixes)
 
@@ -21,8 +22,9 @@ def box(flags: Iterable[Leaf]) -> type:
     fields = []
     for number, leaf in enumerate(flags):
         # what has no flag is called by its name, where its type would tell nothing
-        metavar = leaf.flag.upper() if leaf.is_positional else None
-        named = tyro.conf.arg(name=leaf.flag, help=leaf.help, metavar=metavar)
+        metavar = leaf.flag.upper() if leaf.is_positional else metavar_of(leaf.hint)
+        hint = "(default: none)" if leaf.default == () else None
+        named = tyro.conf.arg(name=leaf.flag, help=leaf.help, metavar=metavar, help_behavior_hint=hint)
         fields.append((f"flag{number}", Annotated[leaf.hint, named], field(default=leaf.default)))
     return make_dataclass("Box", fields, frozen=True)
 

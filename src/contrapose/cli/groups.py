@@ -12,7 +12,7 @@ _NAMES = {
         guidance_scale image_format foreign_pairs device overwrite push_to_hub title label json
         pairs_per_class num_modes neighbours noisy_spread mislabelled carelessness
         """,
-    "pairs": "degrade spoil filters captioner near_duplicates ties only_models",
+    "pairs": "degrade spoil filters captioner near_duplicates ties only_models likes",
     "method": """
         method link beta swap mask_floor caption_dropout distilled_guidance time_density time_shift kl_weight snr_gamma
         """,

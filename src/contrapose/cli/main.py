@@ -8,9 +8,10 @@ import sys
 import threading
 
 from contrapose import __version__
-from contrapose.cli.commands import COMMANDS, find, usage
+from contrapose.cli.commands import COMMANDS, find
 from contrapose.cli.failures import explained, fail, tell_of_thread
 from contrapose.cli.torchvision import check_torchvision
+from contrapose.cli.usage import FIRST_WORDS, usage
 from contrapose.errors import UserError
 from contrapose.processes import num_processes
 
@@ -22,6 +23,9 @@ def run(arguments: list[str]) -> None:
     """Run one command line; errors come out as they are."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
+        return
+    if arguments[0] in FIRST_WORDS and arguments[1:] in (["-h"], ["--help"]):
+        print(usage(f"{arguments[0]} "))
         return
     if arguments[0] == "--version":
         print(__version__)

@@ -27,9 +27,9 @@ class Command:
     out: Path
     """The page (.html)."""
     num_pairs: Count = 24
-    """Pairs that are shown, by lot; all of them where there are fewer."""
+    """Pairs that are shown, chosen by lot; all of them where there are fewer."""
     seed: Seed = 0
-    """Seed of the lot."""
+    """Seed by which the pairs are chosen."""
     model: str | None = None
     """Model whose autoencoder decodes the latents; the one that the pairs were made with when unset."""
     judges: tuple[AnyJudge, ...] = ()

@@ -32,7 +32,7 @@ class Command:
     column: str | None = None
     """Field that holds the prompts; prompt, Prompt, caption and the like when unset."""
     seed: Seed = 0
-    """Another one divides otherwise."""
+    """Seed of the division; another one divides otherwise."""
 
     def __post_init__(self) -> None:
         for name in ("out_test", "out_dev"):

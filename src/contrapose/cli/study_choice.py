@@ -21,9 +21,9 @@ class Command:
     file: Annotated[Path, tyro.conf.Positional]
     """File of the study (.yaml)."""
     model: Annotated[str, tyro.conf.Positional]
-    """base, a method, or a guided model with its strength."""
+    """A model by its name in the study: base, one of its methods, or a guided one with its strength, such as pgd-w2."""
     what: Annotated[Literal["scale", "checkpoint"], tyro.conf.Positional] = "scale"
-    """Which of the two."""
+    """What was chosen of the two: the guidance scale, or the checkpoint."""
     at: FreeScale | None = None
     """The checkpoint at this guidance scale rather than at the model's own."""
 

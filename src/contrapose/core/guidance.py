@@ -49,7 +49,7 @@ class Guidance(ABC):
     schedule: Schedule = "constant"
     """Course of w by noise level l: constant; linear w l; cosine w (1 - cos(pi l)) / 2."""
     interval: Interval = (0.0, 1.0)
-    """Noise levels between which guidance is on; outside, only the base is asked."""
+    """Noise levels, 0 data to 1 noise, between which guidance is on; outside, only the base is asked."""
     rescale: Share = 0.0
     """How far the result is brought back to the base's spread, 0 to 1, so that a large w does not burn the image."""
 
@@ -144,7 +144,7 @@ class CHATSGuidance(DiffusionNPO):
     """
 
     proxy: Strength = 0.5
-    """a: how far the losing policy's prompt lies on the other side of no prompt."""
+    """How far the losing policy's prompt lies on the other side of no prompt, a; 0 leaves it there."""
 
     @property
     def proxy_strength(self) -> float:

@@ -66,7 +66,7 @@ class Sigmoid:
     """
 
     smoothing: Annotated[float, Range(0, 0.5)] = 0.0
-    """e: how far each label is drawn towards the other side's, as if so many labels were wrong."""
+    """How far each label is drawn towards the other side's, as if that share of labels were wrong; 0 to 0.5."""
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
         m = _margin(measured)
@@ -78,13 +78,13 @@ class Sigmoid:
 @dataclass(frozen=True)
 @checked
 class IPO:
-    """loss = p (m - g)^2 + (1 - p) (m + g)^2, m = r_w - r_l: a margin to meet (Azar et al. 2023, eq. 17).
+    """loss = p (m - g)^2 + (1 - p) (m + g)^2, m = r_w - r_l: a margin g to meet (Azar et al. 2023, eq. 17).
 
     With g = 1/2 this is beta^2 times the paper's (h - 1 / (2 beta))^2, since r carries beta already.
     """
 
     margin: Positive = 0.5
-    """g: the difference of rewards that a decided pair is to meet."""
+    """The difference of rewards that a decided pair is to meet."""
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
         m = _margin(measured)
@@ -96,10 +96,10 @@ class IPO:
 @dataclass(frozen=True)
 @checked
 class Hinge:
-    """loss = p max(0, g - m) + (1 - p) max(0, g + m), m = r_w - r_l (SLiC; the form of Diffusion-DRO's stage 1)."""
+    """loss = p max(0, g - m) + (1 - p) max(0, g + m), m = r_w - r_l, g the margin (SLiC; as in Diffusion-DRO)."""
 
     margin: Positive = 1.0
-    """g: the difference of rewards from which on a pair costs nothing."""
+    """The difference of rewards from which on a pair costs nothing."""
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
         m = _margin(measured)

@@ -23,7 +23,8 @@ class Draw:
     prompts: Path
     """Prompts: .txt with one a line, or a column `prompt` of .jsonl, .json, .csv, .tsv or .parquet; hf:// too."""
     degrade: AnyDegrader = field(default_factory=Words)
-    """How prompts are degraded."""
+    """How prompts are degraded: words drops some, swap exchanges some by rule, llm-alignment and llm-aesthetics ask a
+    language model, given reads prompts that were degraded elsewhere from a file."""
     pairs_per_prompt: Few = 1
     """Pairs drawn for each prompt, each with its own seed and variant."""
     steps: Steps | None = None

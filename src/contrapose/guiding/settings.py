@@ -22,11 +22,12 @@ class Guiding:
     """What leads the sampler beside its prompt and its guidance scale."""
 
     positive: Path | None = None
-    """An aligned run that guides the sampler towards what it predicts; RUN@STEP is a kept step of it."""
+    """An aligned run that guides the sampler towards what it predicts; RUN@100, RUN@best: a kept step of it."""
     negative: Path | None = None
     """An aligned run that guides the sampler away from what it predicts."""
     guidance: AnyGuidance = field(default_factory=PGD)
-    """How the runs guide: pgd, cpgd, npo or chats, with strength, schedule and interval."""
+    """How the runs guide: pgd, cpgd (usual where there is a --negative), npo or chats, with strength, schedule and
+    interval."""
     negative_prompt: str | None = None
     """What is not wanted: read in place of no prompt by the guidance scale, and by --nag-scale. "" is an empty text,
     which SDXL's pipeline reads and tells from no prompt."""
@@ -53,8 +54,8 @@ class Sampling:
     prompts: Path
     """Prompts: .txt with one a line, or a column `prompt` of .jsonl (as GenEval's), .json, .csv, .tsv or .parquet."""
     adapter: Path | None = None
-    """An aligned run whose weights go on top (RUN@STEP: a kept step of it), or another tool's LoRA; none samples the
-    model itself."""
+    """An aligned run whose weights go on top (RUN@100, RUN@best: a kept step of it), or another tool's LoRA; none
+    samples the model itself."""
     num_images: Annotated[int, Range(1, 10_000, integer=True)] = 4
     """Images for each prompt, of the seeds 0, 1, ..."""
     steps: Steps | None = None
@@ -79,12 +80,13 @@ class Play:
     model: str
     """Model folder or hub id."""
     positive: tuple[Path, ...] = ()
-    """Aligned runs that guide the sampler towards what they predict (RUN@STEP: a kept step of one); several are a
-    choice on the page."""
+    """Aligned runs that guide the sampler towards what they predict (RUN@100, RUN@best: a kept step of one); several
+    are a choice on the page."""
     negative: Path | None = None
     """An aligned run that guides the sampler away from what it predicts."""
     guidance: AnyGuidance = field(default_factory=PGD)
-    """How the runs guide: pgd, cpgd, npo or chats, with schedule and interval; the page sets the strength."""
+    """How the runs guide: pgd, cpgd (usual where there is a --negative), npo or chats, with schedule and interval; the
+    page sets the strength."""
     steps: Steps | None = None
     """Sampling steps; what is usual for the model when unset."""
     guidance_scale: FreeScale | None = None
@@ -104,7 +106,7 @@ class Merge:
     model: str
     """Model folder, hub id or checkpoint file that the runs were trained on."""
     positive: Path
-    """Folder of the run whose change is added; RUN@STEP is a kept step of it."""
+    """Folder of the run whose change is added; RUN@100, RUN@best: a kept step of it."""
     negative: Path | None = None
     """Folder of the run whose change is taken away; the base itself when unset."""
     scale: Strength = 1.0

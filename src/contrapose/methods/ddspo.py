@@ -46,7 +46,7 @@ class DDSPO(AlignmentMethod):
     """Strength of the pull to the reference, in the unit of Diffusion-DPO's code (half the mean-per-element error)."""
     losers: Losers = "paired"
     """What stands on the loser's side: the pair's own loser (paired), another record's winner (not-paired), or that
-    winner with its own prompt as c- (random-positive); the last two need no loser images (Sec. 4.4, Table 3b)."""
+    winner with its own prompt as c- (random-positive); the last two need no loser images."""
     link: PairLink = field(default_factory=Sigmoid)
     """How a comparison is scored: sigmoid (with label smoothing), ipo or hinge."""
     weighting: Weighting = "none"

@@ -46,7 +46,7 @@ class DiffusionDRO(AlignmentMethod):
     """Real images against the policy's own samples, under a hinge."""
 
     real_margin: Positive = 1e-3
-    """m: how much better, in mean squared error, real images are to be explained than own samples."""
+    """How much better, in mean squared error, real images are to be explained than own samples."""
     samples: Literal["trajectory", "renoised"] = "trajectory"
     """Own samples: states on the policy's trajectory with the prediction made there, or its final images noised again
     and scored by it (the SD3.5 variant; with sync_every 1 that term has no gradient and only gates the hinge)."""

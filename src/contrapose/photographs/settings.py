@@ -30,11 +30,13 @@ class Real:
     split: str | None = None
     """Which of several splits of a Parquet data set, such as train."""
     spoil: AnySpoiler = field(default_factory=Inpaint)
-    """How losers are made."""
+    """How losers are made: inpaint redraws the subject from its caption, redraw the whole photograph from partial
+    noise, noise the same without a caption, generate draws the caption alone, degrade corrupts the pixels."""
     filters: tuple[AnyFilter, ...] = (PhotoSize(), CaptionLength())
     """Filters in the order in which they are applied; losers are made when the first one needs them, or at the end."""
     captioner: Captioner | None = None
-    """What writes captions where there are none; such photographs are left out when unset."""
+    """Model that writes captions where there are none: a folder or hub id, or the usual one where no name follows; such
+    photographs are left out when unset."""
     near_duplicates: Annotated[int, Range(0, 63, integer=True)] | None = 4
     """Photographs are left out whose fingerprint differs from an earlier one's in at most so many of its 64 bits; all
     are kept when unset."""

@@ -57,8 +57,8 @@ class Optimisation:
     micro_batch: Batch = 8
     """Pairs that go through the network at once; does not change the result beyond rounding."""
     optimizer: OptimizerName = "adamw"
-    """AdamW, the same with moments in 8 bits (needs bitsandbytes; paged ones may leave the GPU), or Adafactor as in
-    Diffusion-DPO's runs of SDXL."""
+    """AdamW, the same with moments in 8 bits (which needs bitsandbytes and CUDA; paged ones may leave the GPU), or
+    Adafactor as in Diffusion-DPO's runs of SDXL."""
     beta1: ShareBelow1 = 0.9
     """AdamW's first decay."""
     beta2: ShareBelow1 = 0.999
@@ -84,13 +84,14 @@ class First:
     """How the runs that a method begins with differ: RealAlign's first stage, the two fits of data-driven DDSPO."""
 
     first_learning_rate: Positive | None = None
-    """Learning rate of the runs that the method begins with, constant; the run's own rate and schedule when unset."""
+    """Learning rate of the runs that a method begins with (RealAlign's first stage, data-driven DDSPO's two fits),
+    constant; the run's own rate and schedule when unset."""
     first_train_steps: Count | None = None
-    """Optimiser steps of the runs that the method begins with; as many as the run's own when unset."""
+    """Optimiser steps of these first runs; as many as the run's own when unset."""
     first_ema_decay: ShareBelow1 | None = None
-    """Decay of the average of weights in the runs that the method begins with, 0 for none; the run's own when unset."""
+    """Decay of the average of weights in these first runs, 0 for none; the run's own when unset."""
     first_caption_dropout: ShareBelow1 | None = None
-    """Share of comparisons without the prompt in the runs that the method begins with; the run's own when unset."""
+    """Share of comparisons without the prompt in these first runs; the run's own when unset."""
 
     def of(self, run: Run) -> Run:
         """The run with these settings in place of its own."""
@@ -113,7 +114,7 @@ class Watching:
     save_every: CountOrNone = 50
     """Optimiser steps between checkpoints; 0 is none before the last step, so that a stopped run begins anew."""
     keep: Count = 2
-    """Checkpoints kept."""
+    """Checkpoints that are kept, the latest ones; each draws, merges and exports as RUN@STEP."""
     prompts: tuple[str, ...] = ()
     """Prompts whose images are drawn before the first step, on the way and after the last one: as texts, or files of
     them as `contrapose sample` reads."""
@@ -128,18 +129,19 @@ class Watching:
     image_size: str | None = None
     """Size of these images as WIDTHxHEIGHT; the model's usual size when unset."""
     judges: tuple[WatchingJudge, ...] = ()
-    """Judges of these images, each with a 95 % interval over prompts: --judges pickscore aesthetic ..., or shapes for
-    prompts of the shapes world."""
+    """What scores these images, each with a 95 % interval over prompts: pickscore, aesthetic, ..., or shapes for
+    prompts of the shapes world; options are --judges.0.model and so on."""
     dev_prompts: Path | None = None
-    """File of prompts whose images are judged and not kept; the watched prompts' own are judged when unset."""
+    """File of prompts whose images are judged and not kept; those of --prompts are judged when unset."""
     keep_best: str | None = None
-    """Name of the judge by whose scores the best kept step is kept beside the latest, RUN@best: pickscore, ..."""
+    """Judge, by its name among --judges, by whose scores the best step is kept beside the latest ones, as RUN@best."""
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
-    """Where metrics, images and settings are shown beside metrics.jsonl; all but TensorBoard need their packages."""
+    """Where metrics, images and settings are shown, beside metrics.jsonl, which is always written; each but TensorBoard
+    needs a pip install of its own."""
     project: str = "contrapose"
-    """The project, or experiment, that these trackers count the run to."""
+    """Project of the trackers (MLflow: experiment) under which the run is listed; TensorBoard has none."""
     run_name: str | None = None
-    """What trackers call the run; its folder's name when unset."""
+    """Name of the run in the trackers; its folder's name when unset."""
     max_drift: Positive = 1.0
     """Stop as diverged when the mean squared distance to the reference passes this (the noise has variance 1)."""
 
@@ -183,7 +185,8 @@ class Run:
     method: Method
     """The method and its settings."""
     start: Path | None = None
-    """An earlier run of the same model, where both the trainee and the reference begin; RUN@STEP is a kept step."""
+    """An earlier run of the same model, where both the trainee and the reference begin; RUN@100, RUN@best: a step of
+    it."""
     policies: tuple[Path, Path] | None = None
     """For data-driven DDSPO: runs fitted on winners and on losers; they are trained on the way when unset."""
     full: bool = False
