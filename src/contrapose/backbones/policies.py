@@ -38,6 +38,9 @@ class Policies(Protocol):
     def modules(self) -> list[Network]:
         """The modules that hold the trainable parameters."""
 
+    def networks(self) -> list[Network]:
+        """All modules that predict, of frozen policies too."""
+
     def denoiser(self, policy: str) -> nn.Module:
         """The module that predicts as this policy; valid until the next call."""
 
@@ -187,6 +190,9 @@ class LoraPolicies:
     def modules(self) -> list[Network]:
         return [self._module]
 
+    def networks(self) -> list[Network]:
+        return [self._module, *self._networks.values()]
+
     def denoiser(self, policy: str) -> nn.Module:
         if policy in self._networks:
             return self._networks[policy]
@@ -258,6 +264,9 @@ class FullPolicies:
 
     def modules(self) -> list[Network]:
         return [self._modules[name] for name in self.trained]
+
+    def networks(self) -> list[Network]:
+        return list(self._modules.values())
 
     def denoiser(self, policy: str) -> nn.Module:
         return self._modules[policy]

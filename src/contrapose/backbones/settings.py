@@ -1,4 +1,5 @@
-"""How a model is read, beyond its name, and how adapters are put on it: settings that whatever has a model holds."""
+"""How a model is read, beyond its name, how adapters are put on it, and how fast it is to be: what whatever has a model
+holds."""
 
 from __future__ import annotations
 
@@ -17,6 +18,12 @@ Precision = Literal["fp32", "fp16", "bf16"]
 """Bits of a network's numbers: 32, or 16 in either split between exponent and fraction."""
 Quantisation = Literal["none", "nf4", "int8", "torchao-int8"]
 """Precision of a frozen network's linear layers: none less than its own, or so many bits by which library."""
+AttentionName = Literal[
+    "flash", "flash_varlen", "_flash_3", "_flash_varlen_3", "flex", "native", "_native_cudnn", "_native_efficient",
+    "_native_flash", "_native_math", "sage", "sage_varlen", "_sage_qk_int8_pv_fp8_cuda",
+    "_sage_qk_int8_pv_fp8_cuda_sm90", "_sage_qk_int8_pv_fp16_cuda", "_sage_qk_int8_pv_fp16_triton", "xformers",
+]  # fmt: skip
+"""Diffusers' backends of attention, but those that fetch compiled code from the hub, and those of NPUs and XLA."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +37,26 @@ class Loading:
     """Tokens that the largest text encoder reads, where that is not CLIP; its usual number when unset."""
     quantize: Quantisation = "none"
     """Precision of the frozen network's weights: nf4 and int8 need bitsandbytes, torchao-int8 needs torchao."""
+
+
+@dataclass(frozen=True, kw_only=True)
+@checked
+class Haste:
+    """How the same predictions come sooner, where device and packages have it; results change by rounding alone.
+
+    Practical everywhere, as micro-batches are: a run that moves to another GPU may go on without what is not there.
+    """
+
+    compile: bool = False
+    """Compile the denoiser's network with torch.compile, which takes minutes at each form that it is asked in."""
+    tf32: bool = False
+    """Multiply float32 matrices in TF32, with 10 bits of each number's 23: faster on Ampere and later GPUs, and nothing
+    in bf16 and fp16."""
+    channels_last: bool = False
+    """Keep convolutions with channels innermost in memory, as tensor cores read them; for UNets."""
+    attention: AttentionName | None = None
+    """Kernels of attention by diffusers' names, for FLUX, Qwen-Image and Z-Image; torch's own when unset. SageAttention
+    rounds to 8 bits and is for sampling alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,6 +87,9 @@ class JointPolicies:
     def modules(self) -> list[Network]:
         return self._denoiser.modules()
 
+    def networks(self) -> list[Network]:
+        return self._denoiser.networks()
+
     def denoiser(self, policy: str) -> nn.Module:
         return self._denoiser.denoiser(policy)
 

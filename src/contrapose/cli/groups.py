@@ -23,6 +23,7 @@ _NAMES = {
     "memory": """
         card precision micro_batch gradient_checkpointing split_pairs quantize optimizer peak_tflops utilisation
         """,
+    "speed": "speed",
     "schedule": """
         optimisation first train_steps rate batch learning_rate warmup ema_decay width reference_steps
         vae_steps vae_batch vae_learning_rate

@@ -30,6 +30,7 @@ def main(arguments: list[str], prog: str) -> None:
 def draw(command: Command) -> None:
     from contrapose.backbones.families.table import load_backbone
     from contrapose.backbones.loading import DTYPES
+    from contrapose.backbones.speed import hasten
     from contrapose.cli.cut_prompts import tell_cut
     from contrapose.cli.memory import sampling_memory
     from contrapose.cli.notes import quiet_libraries
@@ -45,6 +46,8 @@ def draw(command: Command) -> None:
         left_out = f"{repeated} repeated prompts and {len(plan.left_out)} that cannot be degraded"
         print(f"{settings.prompts}: left out {left_out}")
     with sampling_memory(settings, next(iter(settings.sizes), None), images=2):
-        backbone = load_backbone(settings.model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
+        dtype = DTYPES[settings.precision]
+        backbone = load_backbone(settings.model, dtype, command.on.name, loading=settings.loading)
+        hasten([backbone.denoiser.network], settings.speed, dtype, backbone.device)
         tell_cut(settings.prompts, plan.prompts, backbone)
         follow("drawing pairs", len(plan.records), draw_pairs(settings, plan, backbone, command.out))

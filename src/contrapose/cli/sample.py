@@ -56,9 +56,11 @@ def load_sampled(settings: Sampling, prompts: Sequence[Prompt], device: str) -> 
     """The model that is to be sampled; prompts that it will not read to their ends are told."""
     from contrapose.backbones.families.table import load_backbone
     from contrapose.backbones.loading import DTYPES
+    from contrapose.backbones.speed import hasten
     from contrapose.cli.cut_prompts import tell_cut
 
     dtype = DTYPES[settings.precision]
     backbone = load_backbone(settings.model, dtype, device, settings.adapter, settings.loading)
+    hasten([backbone.denoiser.network], settings.speed, dtype, backbone.device)
     tell_cut(settings.prompts, prompts, backbone)
     return backbone

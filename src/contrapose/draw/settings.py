@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from contrapose import runfile
-from contrapose.backbones.settings import Loading, Precision
+from contrapose.backbones.settings import Haste, Loading, Precision
 from contrapose.core.guidance import FreeScale
 from contrapose.degrade.degrader import Words
 from contrapose.degrade.degraders import DEGRADERS, AnyDegrader
@@ -42,6 +42,7 @@ class Draw:
     precision: Precision = "fp32"
     """Precision of the sampler."""
     loading: Loading = field(default_factory=Loading)
+    speed: runfile.Practical[Haste] = field(default_factory=Haste)
 
 
 CONVERTER = runfile.converter((AnyDegrader, DEGRADERS))

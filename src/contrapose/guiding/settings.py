@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from contrapose import runfile
-from contrapose.backbones.settings import Loading, Precision
+from contrapose.backbones.settings import Haste, Loading, Precision
 from contrapose.core.guidance import GUIDANCES, PGD, AnyGuidance, AttentionLimit, AttentionScale, FreeScale, Strength
 from contrapose.errors import UserError
 from contrapose.ranges import Batch, Range, Rank, Share, Steps, checked
@@ -70,6 +70,11 @@ class Sampling:
     """Precision of the sampler."""
     guiding: Guiding = field(default_factory=Guiding)
     loading: Loading = field(default_factory=Loading)
+    speed: runfile.Practical[Haste] = field(default_factory=Haste)
+
+    def __post_init__(self) -> None:
+        if self.speed.compile and self.guiding.by_runs:
+            raise UserError("compile: guidance by runs calls the network in its own way; leave one of the two out")
 
 
 @dataclass(frozen=True)

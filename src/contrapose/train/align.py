@@ -20,6 +20,7 @@ from contrapose.backbones.denoiser import Denoiser, Trainable
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
+from contrapose.backbones.speed import hasten
 from contrapose.backbones.trained_text import NumberedPrompts
 from contrapose.errors import UserError
 from contrapose.files import check_folder, one_writer
@@ -201,7 +202,10 @@ def _trainer(
         embeddings(groups.prompts())  # numbered in one order, wherever the run is resumed
         log.info("text encoders are trained: they stay in memory, and embeddings are made at every step")
     backbone.release_encoders(keep_text=needs_encoders, keep_images=watched is not None)
-    return Trainer(run, _trainable(stage, backbone.denoiser, DTYPES[run.computes_in], prompts), groups, accelerator)
+    dtype = DTYPES[run.computes_in]
+    trainable = _trainable(stage, backbone.denoiser, dtype, prompts)
+    hasten(trainable.policies.networks(), run.speed, dtype, backbone.device, trained=True)
+    return Trainer(run, trainable, groups, accelerator)
 
 
 def _trainable(stage: Stage, denoiser: Denoiser, dtype: torch.dtype, prompts: NumberedPrompts | None) -> Trainable:

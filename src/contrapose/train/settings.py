@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from contrapose import runfile
 from contrapose.backbones.kinds import ADAPTER_KINDS, AdapterKind
-from contrapose.backbones.settings import ATTENTION, USUAL_ADAPTERS, Adapters, Loading, Precision
+from contrapose.backbones.settings import ATTENTION, USUAL_ADAPTERS, Adapters, Haste, Loading, Precision
 from contrapose.core.guidance import FreeScale
 from contrapose.core.links import LINKS, PairLink
 from contrapose.errors import UserError
@@ -228,6 +228,7 @@ class Run:
     watching: Watching = field(default_factory=Watching)
     adapters: Adapters = field(default_factory=Adapters)
     loading: Loading = field(default_factory=Loading)
+    speed: runfile.Practical[Haste] = field(default_factory=Haste)
 
     def __post_init__(self) -> None:
         o = self.optimisation
