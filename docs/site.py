@@ -48,6 +48,7 @@ _SHOWN_AMONG = {
     "worlds.evaluation": "evaluate",
     "worlds.settings": "evaluate",
     "studies.sweeping": "guiding",
+    "cli.study_lines": "studies",
     "report.sweep": "guiding",
 }
 """Modules whose names a reader looks for in another room."""

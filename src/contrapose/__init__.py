@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from contrapose.backbones.kinds import RankStabilised as RankStabilised
     from contrapose.backbones.settings import Adapters as Adapters
     from contrapose.backbones.settings import Loading as Loading
+    from contrapose.cli.study_lines import run_study as run_study
     from contrapose.core.guidance import PGD as PGD
     from contrapose.core.guidance import CHATSGuidance as CHATSGuidance
     from contrapose.core.guidance import ContrastivePGD as ContrastivePGD
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from contrapose.draw.pairs import plan_pairs as plan_pairs
     from contrapose.errors import UserError as UserError
     from contrapose.estimate.estimate import estimate_run as estimate_run
+    from contrapose.estimate.fitting import fit_card as fit_card
+    from contrapose.estimate.hours import stage_times as stage_times
     from contrapose.estimate.settings import Setup as Setup
     from contrapose.estimate.settings import Speed as Speed
     from contrapose.evaluate.compbench.suite import CompBench as CompBench
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
     from contrapose.evaluate.taking import Taking as Taking
     from contrapose.exchange.exports import Export as Export
     from contrapose.exchange.exports import export_pairs as export_pairs
+    from contrapose.exchange.exports import is_exported as is_exported
     from contrapose.exchange.imports import Import as Import
     from contrapose.exchange.imports import import_pairs as import_pairs
     from contrapose.exchange.imports import plan_import as plan_import
@@ -106,6 +110,8 @@ if TYPE_CHECKING:
     from contrapose.photographs.spoil.noise import Noise as Noise
     from contrapose.photographs.spoil.redraw import Redraw as Redraw
     from contrapose.publish.card import finish_run as finish_run
+    from contrapose.publish.exports import export_kohya as export_kohya
+    from contrapose.publish.hub import push as push
     from contrapose.report.contact_sheet import write_contact_sheet as write_contact_sheet
     from contrapose.report.forms import write_tables as write_tables
     from contrapose.report.page import Report as Report
@@ -120,11 +126,16 @@ if TYPE_CHECKING:
     from contrapose.store.mixture import Mixture as Mixture
     from contrapose.store.prompts import Prompt as Prompt
     from contrapose.store.prompts import read_prompts as read_prompts
+    from contrapose.store.splits import Splitting as Splitting
+    from contrapose.store.splits import describe_prompts as describe_prompts
+    from contrapose.store.splits import shared_prompts as shared_prompts
+    from contrapose.store.splits import split_prompts as split_prompts
     from contrapose.studies.choosing import DevChoices as DevChoices
     from contrapose.studies.quickstart import Quickstart as Quickstart
     from contrapose.studies.report import write_study_report as write_study_report
     from contrapose.studies.settings import Study as Study
     from contrapose.studies.settings import read_study as read_study
+    from contrapose.studies.shell import plan_study as plan_study
     from contrapose.studies.sweeping import judge_sweep as judge_sweep
     from contrapose.studies.sweeping import plan_sweep as plan_sweep
     from contrapose.studies.sweeping import sample_sweep as sample_sweep
@@ -141,6 +152,7 @@ if TYPE_CHECKING:
     from contrapose.worlds.settings import Sweeping as Sweeping
     from contrapose.worlds.shapes.files import write_shapes_photos as write_shapes_photos
     from contrapose.worlds.shapes.files import write_shapes_prompts as write_shapes_prompts
+    from contrapose.worlds.shapes.pretrain import pretrain_shapes as pretrain_shapes
     from contrapose.worlds.shapes.settings import Pretraining as Pretraining
     from contrapose.worlds.shapes.shipped import shipped_model as shipped_model
     from contrapose.worlds.shapes.suite import Shapes as Shapes
@@ -160,6 +172,7 @@ _HOMES = {
     "LoHa": "backbones.kinds",
     "Adapters": "backbones.settings",
     "Loading": "backbones.settings",
+    "run_study": "cli.study_lines",
     "PGD": "core.guidance",
     "ContrastivePGD": "core.guidance",
     "DiffusionNPO": "core.guidance",
@@ -177,6 +190,8 @@ _HOMES = {
     "plan_pairs": "draw.pairs",
     "UserError": "errors",
     "estimate_run": "estimate.estimate",
+    "fit_card": "estimate.fitting",
+    "stage_times": "estimate.hours",
     "Setup": "estimate.settings",
     "Speed": "estimate.settings",
     "CompBench": "evaluate.compbench.suite",
@@ -201,6 +216,7 @@ _HOMES = {
     "Taking": "evaluate.taking",
     "Export": "exchange.exports",
     "export_pairs": "exchange.exports",
+    "is_exported": "exchange.exports",
     "Import": "exchange.imports",
     "import_pairs": "exchange.imports",
     "plan_import": "exchange.imports",
@@ -250,6 +266,8 @@ _HOMES = {
     "Noise": "photographs.spoil.noise",
     "Redraw": "photographs.spoil.redraw",
     "finish_run": "publish.card",
+    "export_kohya": "publish.exports",
+    "push": "publish.hub",
     "write_contact_sheet": "report.contact_sheet",
     "write_tables": "report.forms",
     "Report": "report.page",
@@ -264,11 +282,16 @@ _HOMES = {
     "Mixture": "store.mixture",
     "Prompt": "store.prompts",
     "read_prompts": "store.prompts",
+    "Splitting": "store.splits",
+    "split_prompts": "store.splits",
+    "shared_prompts": "store.splits",
+    "describe_prompts": "store.splits",
     "DevChoices": "studies.choosing",
     "Quickstart": "studies.quickstart",
     "write_study_report": "studies.report",
     "Study": "studies.settings",
     "read_study": "studies.settings",
+    "plan_study": "studies.shell",
     "plan_sweep": "studies.sweeping",
     "sample_sweep": "studies.sweeping",
     "judge_sweep": "studies.sweeping",
@@ -285,6 +308,7 @@ _HOMES = {
     "Sweeping": "worlds.settings",
     "write_shapes_prompts": "worlds.shapes.files",
     "write_shapes_photos": "worlds.shapes.files",
+    "pretrain_shapes": "worlds.shapes.pretrain",
     "Pretraining": "worlds.shapes.settings",
     "shipped_model": "worlds.shapes.shipped",
     "Shapes": "worlds.shapes.suite",

@@ -22,8 +22,8 @@ from contrapose.cli.main import main
 from contrapose.errors import UserError
 from contrapose.estimate import settings as of_estimates
 from contrapose.estimate.estimate import estimate_run, skeleton_of
-from contrapose.estimate.fitting import fit
-from contrapose.estimate.hours import duration, times_of
+from contrapose.estimate.fitting import fit_card
+from contrapose.estimate.hours import duration, stage_times
 from contrapose.estimate.settings import Setup, Speed, sized
 from contrapose.store.groups import write_shard
 from contrapose.store.manifest import MANIFEST
@@ -71,7 +71,7 @@ def test_a_recipe_is_estimated_as_it_would_run(tmp_path, capsys):
 
 def test_what_a_run_begins_with_takes_its_time():
     run = runfile.read(ROOT / "recipes/sd15-realalign.yaml", Run, CONVERTER)
-    times = times_of(Setup(run, "256x256"), Speed())
+    times = stage_times(Setup(run, "256x256"), Speed())
     assert [(time.folder, time.steps) for time in times] == [("start", 1600), ("", 1000)]
     assert times[0].step_flops > 1.5 * times[1].step_flops  # it draws samples of its own
     assert "1600 steps of start and 1000 steps" in duration(Setup(run), Speed(), times)
@@ -101,7 +101,7 @@ def test_an_average_is_counted():
 
 
 def test_the_roomiest_micro_batch_fits_and_the_next_does_not():
-    fitted = fit(SMALL, 12)
+    fitted = fit_card(SMALL, 12)
     assert fitted.changes == () and fitted.roomiest is not None
     size, needed = fitted.roomiest
     larger = altered(SMALL, micro_batch=2 * size)

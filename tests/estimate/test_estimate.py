@@ -17,7 +17,7 @@ from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.meta import SHIPPED, example, skeleton
 from contrapose.core.moving import Average
 from contrapose.estimate.estimate import estimate_run, once_flops, skeleton_of
-from contrapose.estimate.fitting import bases, fit, ways
+from contrapose.estimate.fitting import bases, fit_card, ways
 from contrapose.estimate.memory import inference_cost, saved_bytes, training_cost
 from contrapose.estimate.standing import state_bytes, weight_bytes
 from contrapose.methods import SFT, DataDrivenDDSPO, DiffusionDPO, DiffusionDRO
@@ -204,12 +204,12 @@ def test_caches():
 
 
 def test_verdicts_are_the_smallest_change_that_fits():
-    verdicts = [fit(altered(SMALL, full=True, micro_batch=8, batch_size=8), card) for card in (12, 24, 48, 80)]
+    verdicts = [fit_card(altered(SMALL, full=True, micro_batch=8, batch_size=8), card) for card in (12, 24, 48, 80)]
     needed = {v.card: v for v in verdicts}
     assert needed[80].changes == ()
     assert all(v.bytes <= v.card * 2**30 for v in verdicts if v.changes is not None)
     assert "--no-full" in (needed[12].changes or ())
-    assert "does not fit" in str(fit(SMALL, 0))
+    assert "does not fit" in str(fit_card(SMALL, 0))
 
 
 def test_ways_and_bases_change_one_thing_after_another():

@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 )  # fmt: skip
 
 from contrapose.errors import UserError
-from contrapose.publish.hub import check_access, publish
+from contrapose.publish.hub import check_access, push
 
 
 @pytest.mark.parametrize("repo", ["me/aligned", "lab/aligned"])
@@ -62,14 +62,14 @@ def test_names_that_are_taken(api: Mock, hub: Hub, finished: Callable[[bool], Pa
     hub.create("me/other", True, True)
     hub.repos["me/other"] |= {"README.md": b"# mine", "model_index.json": b"{}"}
     with pytest.raises(UserError, match=r"me/other: is there already, with a model that is not Contrapose's \(model"):
-        publish(finished(False), "me/other")
-    publish(finished(True), "me/aligned")
+        push(finished(False), "me/other")
+    push(finished(True), "me/aligned")
     count = api.create_commit.call_count
     with pytest.raises(UserError, match="me/aligned: holds a whole model, and this is adapters; choose another name"):
-        publish(finished(False), "me/aligned")
+        push(finished(False), "me/aligned")
     assert api.create_commit.call_count == count
     hub.create("me/empty", False, True)
-    assert publish(finished(False), "me/empty").num_new == 5
+    assert push(finished(False), "me/empty").num_new == 5
 
 
 def _refusal(status: int) -> HfHubHTTPError:
@@ -92,7 +92,7 @@ def test_errors_are_one_line(api: Mock, finished: Callable[[bool], Path], error:
     for call in (api.create_commit, api.create_repo, api.model_info, api.whoami):
         call.side_effect = error
         with pytest.raises(UserError, match=naming) as told:
-            publish(finished(False), "me/aligned")
+            push(finished(False), "me/aligned")
         assert str(told.value).startswith("me/aligned: ")
         assert "\n" not in str(told.value)
 

@@ -25,23 +25,23 @@ from contrapose.errors import UserError
 from contrapose.files import discard
 from contrapose.methods.chats import CHATS
 from contrapose.publish.card import finish_run
-from contrapose.publish.hub import Upload, publish
+from contrapose.publish.hub import Upload, push
 from contrapose.train.settings import CONVERTER, Run
 
 
 def test_adapters(api: Mock, hub: Hub, finished: Callable[[bool], Path]) -> None:
     folder = finished(False)
-    assert publish(folder, "me/aligned") == Upload(ADDRESS, 5, True, False)
+    assert push(folder, "me/aligned") == Upload(ADDRESS, 5, True, False)
     api.create_repo.assert_called_once_with("me/aligned", private=True, exist_ok=True)
     assert set(hub.uploaded()) == ALWAYS | {WEIGHTS}
     assert hub.uploaded()[WEIGHTS] == (folder / WEIGHTS).read_bytes()
-    assert not publish(folder, "me/open", private=False).is_private
+    assert not push(folder, "me/open", private=False).is_private
     assert hub.private == {"me/aligned": True, "me/open": False}
 
 
 def test_a_whole_model(hub: Hub, finished: Callable[[bool], Path]) -> None:
     folder = finished(True)
-    publish(folder, "me/aligned")
+    push(folder, "me/aligned")
     there = {path.relative_to(folder).as_posix() for path in (folder / "model").rglob("*") if path.is_file()}
     assert "model/model_index.json" in there
     assert set(hub.uploaded()) == ALWAYS | there
@@ -49,24 +49,24 @@ def test_a_whole_model(hub: Hub, finished: Callable[[bool], Path]) -> None:
 
 def test_pushed_again_nothing_is_uploaded_but_what_has_changed(api: Mock, hub: Hub, tmp_path: Path) -> None:
     folder = finish(tmp_path, full=False)
-    publish(folder, "me/aligned")
-    assert publish(folder, "me/aligned", private=False) == Upload(ADDRESS, 0, True, False)
+    push(folder, "me/aligned")
+    assert push(folder, "me/aligned", private=False) == Upload(ADDRESS, 0, True, False)
     assert api.create_commit.call_count == 1
     (folder / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
     before = hub.uploaded()
-    assert publish(folder, "me/aligned").num_new == 1
+    assert push(folder, "me/aligned").num_new == 1
     changed = {name for name, content in hub.uploaded().items() if content != before[name]}
     assert changed == {"metrics.jsonl"}
 
 
 def test_a_card_that_was_edited_stays(hub: Hub, tmp_path: Path) -> None:
     folder = finish(tmp_path, full=False)
-    publish(folder, "me/aligned")
+    push(folder, "me/aligned")
     hub.repos["me/aligned"]["README.md"] += b"Thanks to all.\n"
-    assert publish(folder, "me/aligned") == Upload(ADDRESS, 0, True, True)
+    assert push(folder, "me/aligned") == Upload(ADDRESS, 0, True, True)
     assert hub.uploaded()["README.md"].endswith(b"Thanks to all.\n")
     (folder / "README.md").write_text("---\ntags: [contrapose, lora]\n---\nmy own words\n")
-    assert publish(folder, "me/aligned") == Upload(ADDRESS, 1, True, False)
+    assert push(folder, "me/aligned") == Upload(ADDRESS, 1, True, False)
     assert hub.uploaded()["README.md"].endswith(b"my own words\n")
 
 
@@ -79,7 +79,7 @@ def test_no_path_of_this_machine(hub: Hub, finished: Callable[[bool], Path], ful
         before[folder / "model" / "unet" / "config.json"] = b"changed below"
         config["_name_or_path"] = str(folder.parent / "model")
         (folder / "model" / "unet" / "config.json").write_text(json.dumps(config))
-    publish(folder, "me/aligned")
+    push(folder, "me/aligned")
     uploaded = hub.uploaded()
     assert [name for name, content in uploaded.items() if str(folder.parent).encode() in content] == []
     settings = yaml.safe_load(uploaded["run.yaml"])
@@ -102,7 +102,7 @@ def test_publishing_both_policies(api: Mock, hub: Hub, tmp_path: Path, full: boo
     (folder / "metrics.jsonl").write_text("")
     (folder / "lagged").mkdir()
     (folder / "lagged" / "pytorch_lora_weights.safetensors").write_text("of no policy")
-    publish(folder, "me/aligned")
+    push(folder, "me/aligned")
     weights = [path for policy in policies for path in (folder / policy).rglob("*") if path.is_file()]
     uploaded = hub.uploaded()
     assert set(uploaded) == ALWAYS | {path.relative_to(folder).as_posix() for path in weights}
@@ -111,10 +111,10 @@ def test_publishing_both_policies(api: Mock, hub: Hub, tmp_path: Path, full: boo
     for path in weights:
         path.unlink() if path.is_relative_to(folder / "negative") else None
     with pytest.raises(UserError, match="negative: holds no weights to upload"):
-        publish(folder, "me/aligned")
+        push(folder, "me/aligned")
     assert api.create_commit.call_count == 1
     with pytest.raises(UserError, match=r"positive: is one policy of a run; name the run, .*run, which is used whole"):
-        publish(folder / "positive", "me/aligned")
+        push(folder / "positive", "me/aligned")
 
 
 def _as_it_was(folder: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_run_of_an_earlier_version_says_what_its_settings_are_called_now(api: 
     now = (folder / "run.yaml").read_text()
     _as_it_was(folder)
     reasons = []
-    for act in (lambda: finish_run(folder), lambda: publish(folder, "me/aligned")):
+    for act in (lambda: finish_run(folder), lambda: push(folder, "me/aligned")):
         with pytest.raises(UserError, match=r"run.yaml: .*; correct run.yaml; where an earlier Contrapose") as refusal:
             act()
         reasons.append(str(refusal.value))
@@ -144,7 +144,7 @@ def test_a_run_of_an_earlier_version_says_what_its_settings_are_called_now(api: 
     # with the names of today, its other files are read as they are
     (folder / "run.yaml").write_text(now)
     finish_run(folder)
-    publish(folder, "me/aligned")
+    push(folder, "me/aligned")
     assert set(hub.uploaded()) == ALWAYS | {WEIGHTS}
 
 
@@ -152,18 +152,18 @@ def test_what_has_not_finished(api: Mock, tmp_path: Path) -> None:
     folder = finish(tmp_path, full=False)
     (folder / "finished.json").unlink()
     with pytest.raises(UserError, match=r"has not finished; name a kept step of it, such as .*run@1$"):
-        publish(folder, "me/aligned")
+        push(folder, "me/aligned")
     discard(folder / "checkpoints")
     with pytest.raises(UserError, match="has not finished"):
-        publish(folder, "me/aligned")
+        push(folder, "me/aligned")
     (folder / "finished.json").write_text("{}")
     (folder / WEIGHTS).unlink()
     with pytest.raises(UserError, match="holds no weights to upload"):
-        publish(folder, "me/aligned")
+        push(folder, "me/aligned")
     with pytest.raises(UserError, match="nowhere: no such run"):
-        publish(tmp_path / "nowhere", "me/aligned")
+        push(tmp_path / "nowhere", "me/aligned")
     with pytest.raises(UserError, match="model: holds no run of 'contrapose align', no merge and no adapters"):
-        publish(tmp_path / "model", "me/aligned")
+        push(tmp_path / "model", "me/aligned")
     api.whoami.assert_not_called()
     api.create_repo.assert_not_called()
 
@@ -173,7 +173,7 @@ def test_the_card_is_the_repositorys(hub: Hub, tmp_path: Path) -> None:
     finish_run(folder)
     line = {"step": 3, "loss": 0.6, "held_out/accuracy": 0.75, "held_out/accuracy@0.5": 0.8}
     (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
-    publish(folder, "me/aligned")
+    push(folder, "me/aligned")
     card = hub.uploaded()["README.md"].decode()
     assert "load_lora_weights('me/aligned')" in card and "0.75" in card and "0.8" not in card
 
@@ -184,7 +184,7 @@ def test_the_licence_is_the_base_models_as_the_hub_has_it(api: Mock, hub: Hub, t
     (tmp_path / "model" / "model_index.json").write_text(json.dumps({**index, "_name_or_path": "some/model"}))
     hub.repos["some/model"] = {"README.md": b"---\nlicense: mit\n---\n"}
     hub.private["some/model"] = False
-    publish(folder, "me/aligned")
+    push(folder, "me/aligned")
     head = front_matter(hub.uploaded()["README.md"].decode())
     assert (head["base_model"], head["license"]) == ("some/model", "mit")
 

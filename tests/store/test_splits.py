@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from contrapose.store.prompts import Prompt, canonical, read_prompts
-from contrapose.store.splits import as_lines, chosen, described, distinct, split
+from contrapose.store.splits import as_lines, chosen, describe_prompts, distinct, split
 
 PROMPTS = [Prompt(f"prompt number {number}", {"tag": str(number % 3)}) for number in range(2000)]
 
@@ -64,14 +64,15 @@ def test_lines_are_read_back(tmp_path):
 
 
 def test_a_list_is_described():
-    assert described([Prompt("a cat", {"tag": "x"}), Prompt("A  cat"), Prompt("a red dog", {"tag": "x", "n": 1})]) == [
+    prompts = [Prompt("a cat", {"tag": "x"}), Prompt("A  cat"), Prompt("a red dog", {"tag": "x", "n": 1})]
+    assert describe_prompts(prompts) == [
         "3 prompts, 2 of them different",
         "  x: 2",
         "  without a category: 1",
         "words: 2 to 3, half of the prompts up to 2",
         "fields: tag, n",
     ]
-    assert described([Prompt("a cat")]) == [
+    assert describe_prompts([Prompt("a cat")]) == [
         "1 prompts, 1 of them different",
         "words: 2 to 2, half of the prompts up to 2",
     ]

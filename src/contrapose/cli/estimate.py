@@ -48,8 +48,8 @@ def main(arguments: list[str], prog: str) -> None:
 def estimate(command: Command) -> None:
     from contrapose.cli.notes import quiet_libraries
     from contrapose.estimate.estimate import estimate_run
-    from contrapose.estimate.fitting import fit
-    from contrapose.estimate.hours import duration, times_of
+    from contrapose.estimate.fitting import fit_card
+    from contrapose.estimate.hours import duration, stage_times
     from contrapose.estimate.settings import sized
     from contrapose.estimate.tables import as_data, counts, memory
     from contrapose.files import replacing
@@ -59,8 +59,8 @@ def estimate(command: Command) -> None:
         raise UserError(f"{command.json}: its folder does not exist")
     setup = sized(command.setup)
     cost = estimate_run(setup)
-    cards = [fit(setup, card) for card in command.card]
-    times = times_of(setup, command.speed)
+    cards = [fit_card(setup, card) for card in command.card]
+    times = stage_times(setup, command.speed)
     for table in (counts(cost), memory(cost)):
         _print(table)
     for card in cards:

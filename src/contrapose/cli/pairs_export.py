@@ -10,7 +10,6 @@ import tyro
 
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import parse
-from contrapose.errors import UserError
 from contrapose.exchange.settings import Export
 
 
@@ -38,27 +37,17 @@ def hand_out(command: Command) -> None:
     from contrapose.backbones.loading import DTYPES
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import follow
-    from contrapose.exchange.exports import digest_of_export, export_pairs, is_exported
-    from contrapose.files import check_file, one_writer
+    from contrapose.exchange.exports import export_pairs, is_exported
     from contrapose.store.groups import GroupStore
 
+    quiet_libraries()
     settings = command.settings
     out = command.out
-    if out.suffix != ".parquet":
-        raise UserError(f"--out {out}: name a file that ends in .parquet")
-    check_file(out)
     store = GroupStore(command.pairs)
+    if is_exported(settings, store, out, command.overwrite):
+        print(f"{out}: {len(store)} {store.kind}, which were there already")
+        return
     model = store.model_or(settings.model)
-    quiet_libraries()
-    with one_writer(out, beside=True):
-        if out.exists() and not command.overwrite:
-            if is_exported(out, digest_of_export(settings, store, model)):
-                print(f"{out}: {len(store)} {store.kind}, which were there already")
-                return
-            raise UserError(
-                f"--out {out}: is there already, of other pairs or settings; choose another name, or replace it with "
-                "--overwrite"
-            )
-        backbone = load_backbone(model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
-        follow("decoding pairs", len(store), export_pairs(settings, store, backbone, out))
+    backbone = load_backbone(model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
+    follow("decoding pairs", len(store), export_pairs(settings, store, backbone, out))
     print(f"{out}: {len(store)} {store.kind}")

@@ -31,16 +31,14 @@ def main(arguments: list[str], prog: str) -> None:
 
 def look(command: Command) -> None:
     from contrapose.store.prompts import read_prompts
-    from contrapose.store.splits import by_canonical, described
+    from contrapose.store.splits import describe_prompts, shared_prompts
 
     prompts = read_prompts(command.source, command.column)
-    for line in described(prompts):
+    for line in describe_prompts(prompts):
         print(line)
-    by_text = by_canonical(prompts)
     num_shared = 0
     for other in command.against:
-        texts = by_canonical(read_prompts(other))
-        shared = [prompt for text, prompt in by_text.items() if text in texts]
+        shared = shared_prompts(prompts, read_prompts(other))
         num_shared += len(shared)
         example = f", the first {shared[0].text!r}" if shared else ""
         print(f"{other}: has {len(shared)} of them{example}")

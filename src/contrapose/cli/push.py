@@ -37,10 +37,10 @@ def main(arguments: list[str], prog: str) -> None:
 def upload(named: Path, repo: str, public: bool = False, images: Path | None = None) -> None:
     """Upload what a user names, and say where it is and what was left."""
     from contrapose.cli.notes import quiet_libraries
-    from contrapose.publish.hub import publish
+    from contrapose.publish.hub import push
 
     quiet_libraries()
-    published = publish(named, repo, not public, images)
+    published = push(named, repo, not public, images)
     if published.keeps_card:
         print(f"{repo}: its card was edited on the hub, and stays; delete README.md there to have it written anew")
     seen_by = "private" if published.is_private else "public"

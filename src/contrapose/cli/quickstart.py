@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contrapose.cli.options import parse
-from contrapose.files import check_folder, one_writer
 from contrapose.studies.quickstart import Quickstart
 
 
@@ -12,22 +11,6 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def start(settings: Quickstart) -> None:
-    from contrapose.cli.study_lines import check_lines, perform, show_and_run
-    from contrapose.studies.stages import report_line
+    from contrapose.cli.study_lines import run_study
 
-    study = settings.study()
-    check_folder(study.out)
-    if settings.model:
-        _check_model(settings.model)  # before the first command leaves a folder
-    check_lines(study)
-    with one_writer(study.out):
-        perform(study)
-        show_and_run(report_line(study).words)
-
-
-def _check_model(model: str) -> None:
-    """Raise `UserError` for a model that is not there."""
-    from contrapose.backbones.families.table import BY_PIPELINE
-    from contrapose.backbones.loading import find
-
-    find(model, BY_PIPELINE)
+    run_study(settings.study())

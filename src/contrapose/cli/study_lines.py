@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
 from contrapose.cli.reading import settings_of
 from contrapose.errors import UserError
+from contrapose.files import check_folder, one_writer
 from contrapose.studies.choosing import DevChoices, Placeholders
-from contrapose.studies.inputs import inputs_digest
+from contrapose.studies.inputs import check_inputs, inputs_digest
 from contrapose.studies.ledger import Ledger
 from contrapose.studies.settings import Study
-from contrapose.studies.stages import CommandLine, stages
+from contrapose.studies.stages import CommandLine, report_line, stages
 
 
 def check_lines(study: Study) -> None:
@@ -31,7 +33,24 @@ def check_lines(study: Study) -> None:
                     raise UserError(f"choosing: checkpoints {beyond[0]} is beyond the {last} steps of training")
 
 
-def perform(study: Study) -> None:
+def run_study(study: Study, report: Sequence[str] | None = None) -> None:
+    """Run a whole experiment into its folder, each command line shown as it runs; run it again to carry on.
+
+    What is done is left alone. At the end comes `report`, a command line, or else the page of runs and evaluations.
+    Raises `UserError`, before anything is run, for command lines that their commands would refuse, for a model, pairs
+    or prompts that cannot be read, and for a folder that another command is writing.
+    """
+    check_folder(study.out)
+    # all that can be wrong is told before hours of work
+    check_lines(study)
+    for line in check_inputs(study):
+        print(line, file=sys.stderr)
+    with one_writer(study.out):
+        _perform(study)
+        _show_and_run(report_line(study).words if report is None else report)
+
+
+def _perform(study: Study) -> None:
     """Run what is missing, each command line shown as it runs."""
     ledger = Ledger(study.out, inputs_digest(study))
     num_done = 0
@@ -44,13 +63,13 @@ def perform(study: Study) -> None:
             if ledger.has(line):
                 num_done += 1
                 continue
-            show_and_run(line.words)
+            _show_and_run(line.words)
             ledger.note(line)
     if num_done:
         Console(stderr=True, highlight=False).print(f"{num_done} of {len(seen)} command lines were done already")
 
 
-def show_and_run(words: Sequence[str]) -> None:
+def _show_and_run(words: Sequence[str]) -> None:
     """Show a command line as it is typed, and run it."""
     from contrapose.cli.main import run
 

@@ -26,9 +26,9 @@ def main(arguments: list[str], prog: str) -> None:
 def show(command: Command) -> None:
     from contrapose.cli.study_lines import check_lines
     from contrapose.studies.settings import read_study
-    from contrapose.studies.shell import plan
+    from contrapose.studies.shell import plan_study
 
     study = read_study(command.file)
     check_lines(study)
-    for line in plan(study, command.file):
+    for line in plan_study(study, command.file):
         print(line)

@@ -31,10 +31,10 @@ def main(arguments: list[str], prog: str) -> None:
 def tables(command: Command) -> None:
     from contrapose.evaluate.evidence import read_evidence
     from contrapose.files import check_file
-    from contrapose.report.forms import form_of, write_tables
+    from contrapose.report.forms import write_tables
 
     check_file(command.out)
-    form = form_of(command.out) if command.format == "ending" else command.format
+    form = None if command.format == "ending" else command.format
     evidence = [read_evidence(folder) for folder in command.evidence]
     written = write_tables(evidence, command.out, form)
     print(f"{command.out.resolve()}{'' if written else ' (was there already)'}")

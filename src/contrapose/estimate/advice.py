@@ -11,7 +11,7 @@ from contrapose.backbones.loading import DTYPES
 from contrapose.backbones.meta import decoding, example, skeleton
 from contrapose.backbones.settings import Loading, Precision
 from contrapose.errors import UserError
-from contrapose.estimate.fitting import GIB, USABLE, fit, gib, needed_by
+from contrapose.estimate.fitting import GIB, USABLE, fit_card, gib, needed_by
 from contrapose.estimate.memory import inference_cost
 from contrapose.estimate.settings import Setup, sized
 from contrapose.estimate.standing import CONTEXT, weight_bytes
@@ -36,7 +36,7 @@ def warning_before(run: Run, card: float) -> str | None:
     None too for a model whose configuration cannot be read: loading it tells why.
     """
     with suppress(UserError):
-        fitted = fit(sized(Setup(run)), card)
+        fitted = fit_card(sized(Setup(run)), card)
         if fitted.changes == ():
             return None
         return f"this run may not fit the GPU's {card:.1f} GiB by 'contrapose estimate': {fitted}"
@@ -54,7 +54,7 @@ def after_training(run: Run, card: float | None) -> str:
         setup = sized(Setup(run))
         as_it_is = needed_by(setup)
         less = CONTEXT + _LESS * (as_it_is - CONTEXT)
-        fitted = fit(setup, _budget(card, less) / (GIB * USABLE))
+        fitted = fit_card(setup, _budget(card, less) / (GIB * USABLE))
         if not fitted.changes:
             return f"no setting takes less than its {gib(as_it_is)} by 'contrapose estimate'; take a smaller model"
         takes = f"{fitted.flags} would take about {gib(fitted.bytes)} of {gib(as_it_is)} by 'contrapose estimate'"

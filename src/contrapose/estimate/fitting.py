@@ -51,7 +51,7 @@ def gib(count: float) -> str:
     return f"{count / GIB:.1f} GiB"
 
 
-def fit(setup: Setup, card: float) -> CardFit:
+def fit_card(setup: Setup, card: float) -> CardFit:
     """The first way in `ways` that fits on a card of so many GiB."""
     budget = card * GIB * USABLE
     for base_changes, base in bases(setup):

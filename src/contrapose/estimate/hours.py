@@ -24,7 +24,7 @@ class StageTime:
     hours: float
 
 
-def times_of(setup: Setup, speed: Speed) -> list[StageTime]:
+def stage_times(setup: Setup, speed: Speed) -> list[StageTime]:
     """Each stage of a run in its order: steps x FLOPs of a step / (utilisation x peak).
 
     Counted are the optimiser's steps alone; what draws pairs, reads text, measures and saves comes on top.

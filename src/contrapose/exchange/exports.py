@@ -22,9 +22,10 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.digests import model_digest
 from contrapose.containers.images import several
 from contrapose.contents import digest_of_parts
+from contrapose.errors import UserError
 from contrapose.exchange.columns import RowForm, row_form
 from contrapose.exchange.settings import CONVERTER, Export
-from contrapose.files import replacing
+from contrapose.files import check_file, one_writer, replacing
 from contrapose.store.groups import GroupStore, stack
 
 _MADE_OF = b"contrapose"  # in the schema's metadata
@@ -39,8 +40,27 @@ def digest_of_export(settings: Export, store: GroupStore, model: str) -> str:
     return digest_of_parts([store.digest, model_digest(model, settings.loading), sorted(chosen.items())])
 
 
-def is_exported(out: Path, digest: str) -> bool:
-    """Whether a whole file is there that was made of exactly this."""
+def is_exported(settings: Export, store: GroupStore, out: Path, overwrite: bool = False) -> bool:
+    """Whether `out` is there already, whole and of exactly these pairs, settings and model.
+
+    Raises `UserError` for a name that does not end in .parquet, a file that cannot be written, and one that is there
+    and is another, unless it is to be overwritten.
+    """
+    if out.suffix != ".parquet":
+        raise UserError(f"--out {out}: name a file that ends in .parquet")
+    check_file(out)
+    model = store.model_or(settings.model)
+    if not out.exists() or overwrite:
+        return False
+    if _is_made_of(out, digest_of_export(settings, store, model)):
+        return True
+    raise UserError(
+        f"--out {out}: is there already, of other pairs or settings; choose another name, or replace it with "
+        "--overwrite"
+    )
+
+
+def _is_made_of(out: Path, digest: str) -> bool:
     try:
         return (pq.read_schema(out).metadata or {}).get(_MADE_OF) == digest.encode()
     except (OSError, ValueError, pa.ArrowException):
@@ -62,7 +82,7 @@ def export_pairs(settings: Export, store: GroupStore, backbone: Backbone, out: P
     done = 0
     waiting: list[dict[str, Any]] = []
     # rows wait until a group is full, so that memory holds a group of images and a batch
-    with replacing(out) as aside, pq.ParquetWriter(aside, schema) as writer:
+    with one_writer(out, beside=True), replacing(out) as aside, pq.ParquetWriter(aside, schema) as writer:
         # Neighbours of one shape are decoded together.
         for _, same_shape in groupby(range(len(store)), key=store.shape):
             indices = list(same_shape)

@@ -110,7 +110,7 @@ def _check_kind(repo: str, repository: ModelInfo, kind: str) -> None:
         raise UserError(f"{repo}: holds {called[other]}, and this is {called[kind]}; {fix}")
 
 
-def publish(named: Path, repo: str, private: bool = True, images: Path | None = None) -> Upload:
+def push(named: Path, repo: str, private: bool = True, images: Path | None = None) -> Upload:
     """Upload a finished run, a kept step, a merge or a file of adapters in one commit, with a card.
 
     A new repository is private unless told otherwise; one that is there keeps its visibility, its other files, and a

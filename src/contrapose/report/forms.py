@@ -32,14 +32,17 @@ def form_of(out: Path) -> str:
     return _ENDINGS[out.suffix.lower()]
 
 
-def write_tables(evidence: Sequence[Evidence], out: Path, form: str, first: Sequence[Sheet] = ()) -> bool:
-    """Write the tables of evaluations to one file in one of `FORMS`; False where the same were there already.
+def write_tables(evidence: Sequence[Evidence], out: Path, form: str | None = None, first: Sequence[Sheet] = ()) -> bool:
+    """Write the tables of evaluations to one file; False where the same were there already.
 
-    `first` are tables that stand before them, but in CSV, whose lines are measurements alone.
+    The form is one of md, latex, csv and html; the ending of `out` says it where it is left open. `first` are tables
+    that stand before them, but in CSV, whose lines are measurements alone.
 
-    Raises `UserError` naming the folder and the fix for evidence that cannot be read.
+    Raises `UserError` for an ending that is of no form, and naming the folder and the fix for evidence that cannot be
+    read.
     """
     check_file(out)
+    form = form or form_of(out)
     with one_writer(out, beside=True):
         return write_text(out, FORMS[form]([Judged(each) for each in evidence], first))
 

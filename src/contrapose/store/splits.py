@@ -8,11 +8,43 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
+from contrapose.errors import UserError
+from contrapose.files import check_file, one_writer, write_text
+from contrapose.ranges import Count, Seed, Share, checked
 from contrapose.seeds import seed_of
-from contrapose.store.prompts import Prompt, canonical
+from contrapose.store.prompts import Prompt, canonical, read_prompts
+
+
+@dataclass(frozen=True)
+@checked
+class Splitting:
+    """How a list of prompts is divided, and where to."""
+
+    out_test: Path
+    """File to write (.jsonl) with the prompts to report on."""
+    out_dev: Path | None = None
+    """File to write (.jsonl) with the prompts to tune on; when unset, all go to --out-test."""
+    dev_share: Share = 0.2
+    """Chance of each prompt to be in dev; of no use without --out-dev."""
+    num_prompts: Count | None = None
+    """How many prompts to keep of all, chosen by hash and not by their order; all when unset."""
+    column: str | None = None
+    """Field that holds the prompts; prompt, Prompt, caption and the like when unset."""
+    seed: Seed = 0
+    """Seed of the division; another one divides otherwise."""
+
+    def __post_init__(self) -> None:
+        for name in ("out_test", "out_dev"):
+            path = getattr(self, name)
+            if path is not None and path.suffix.lower() != ".jsonl":
+                raise UserError(f"{name} {path}: lines of JSON are written; name it .jsonl")
+        if self.out_dev == self.out_test:
+            raise UserError(f"out_dev {self.out_dev}: is --out-test too; name another file")
 
 
 @dataclass(frozen=True)
@@ -21,6 +53,60 @@ class PromptSplit:
 
     dev: list[Prompt]
     test: list[Prompt]
+
+
+class WrittenPart(NamedTuple):
+    """A file of prompts, and whether it was written; False where the same was there already."""
+
+    num_prompts: int
+    is_new: bool
+
+
+class WrittenSplit(NamedTuple):
+    """What became of a list of prompts."""
+
+    num_read: int
+    num_repeated: int
+    parts: Mapping[Path, WrittenPart]
+
+
+def split_prompts(source: Path, settings: Splitting) -> WrittenSplit:
+    """Write a list's prompts, repeated ones left out, into a file to report on and one to tune on.
+
+    `source` is a file or folder in any form that `read_prompts` takes. Raises `UserError` for one that cannot be read,
+    a file that is, or would be, among what is read, and a part that would hold no prompts; nothing is written then.
+    """
+    outs = [out for out in (settings.out_dev, settings.out_test) if out is not None]
+    for out in outs:
+        check_file(out)
+        if out.resolve().is_relative_to(source.resolve()):
+            raise UserError(f"{out}: is, or would be, among what is read; name a file elsewhere")
+    listed = read_prompts(source, settings.column)
+    prompts = distinct(listed)
+    num_repeated = len(listed) - len(prompts)
+    if settings.num_prompts is not None:
+        prompts = chosen(prompts, settings.num_prompts, settings.seed)
+    divided = split(prompts, settings.dev_share if settings.out_dev else 0.0, settings.seed)
+    to_write = {settings.out_test: divided.test}
+    if settings.out_dev:
+        to_write[settings.out_dev] = divided.dev
+    for out, part in to_write.items():
+        if not part:
+            raise UserError(f"{out}: would hold no prompts; choose another --dev-share, or more prompts")
+    written: dict[Path, WrittenPart] = {}
+    for out, part in to_write.items():
+        with one_writer(out, beside=True):
+            written[out] = WrittenPart(len(part), write_text(out, as_lines(part)))
+    return WrittenSplit(len(listed), num_repeated, written)
+
+
+def shared_prompts(prompts: Iterable[Prompt], reserved: Iterable[Prompt]) -> list[Prompt]:
+    """Those of the prompts that stand among the reserved ones too, the first of each text.
+
+    Capitals and blanks do not count.
+    """
+    texts = by_canonical(reserved)
+    return [prompt for text, prompt in by_canonical(prompts).items() if text in texts]
 
 
 def by_canonical(prompts: Iterable[Prompt]) -> dict[str, Prompt]:
@@ -58,7 +144,7 @@ def as_lines(prompts: Iterable[Prompt]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def described(prompts: Sequence[Prompt]) -> list[str]:
+def describe_prompts(prompts: Sequence[Prompt]) -> list[str]:
     """What a list of prompts holds, in plain lines: how many, how many twice, by category, and how long they are."""
     num_distinct = len(distinct(prompts))
     words = sorted(len(prompt.text.split()) for prompt in prompts)

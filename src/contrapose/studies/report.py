@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from contrapose.evaluate.evidence import read_evidence
-from contrapose.report.forms import form_of, write_tables
+from contrapose.report.forms import write_tables
 from contrapose.report.page import Report, write_report
 from contrapose.studies.choosing import CHOICES, DevChoices, write_choices
 from contrapose.studies.settings import Study
@@ -26,7 +26,7 @@ def write_study_report(study: Study) -> list[Path]:
     sheets = tuple(study_sheets(study))
     for name in ("tables.md", "tables.tex", "tables.csv"):
         path = study.out / name
-        write_tables(evidence, path, form_of(path), sheets)
+        write_tables(evidence, path, first=sheets)
         written.append(path)
     page = study.out / "report.html"
     pairs = pairs_folder(study, next(iter(study.pairs))) if len(study.pairs) == 1 else None

@@ -52,8 +52,11 @@ def shell_line(line: CommandLine) -> str:
     return " ".join(["contrapose", *map(quoted, line.words)])
 
 
-def plan(study: Study, file: Path) -> list[str]:
-    """The whole study as lines of a shell script, its stages as comments."""
+def plan_study(study: Study, file: Path) -> list[str]:
+    """The whole study as lines of a shell script, its stages as comments; `file` is where the study stands.
+
+    What is chosen on the way, such as a guidance scale, is asked for in the lines by `contrapose study choice`.
+    """
     lines: list[str] = []
     for number, stage in enumerate(stages(study, Asked(study, file)), start=1):
         lines += [f"# {number}. {stage.title}"]

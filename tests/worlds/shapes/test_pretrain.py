@@ -11,10 +11,16 @@ from safetensors.torch import load_file
 
 from contrapose import runfile
 from contrapose.cli.main import main
-from contrapose.cli.shapes_pretrain import SETTINGS
 from contrapose.worlds.shapes.blueprint import build_tokenizer
 from contrapose.worlds.shapes.grammar import TAGS, canonical_meanings
-from contrapose.worlds.shapes.pretrain import Pretraining, draw_example, encode_dataset, train_denoiser, train_vae
+from contrapose.worlds.shapes.pretrain import (
+    SETTINGS,
+    Pretraining,
+    draw_example,
+    encode_dataset,
+    train_denoiser,
+    train_vae,
+)
 
 TINY = Pretraining(num_images=100, vae_steps=2, vae_batch=2, train_steps=3, batch=4, warmup=1, save_every=1)
 PHASES = (train_vae, encode_dataset, train_denoiser)

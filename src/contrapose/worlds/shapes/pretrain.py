@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from contrapose import runfile
+from contrapose.files import one_writer
 from contrapose.pixels import to_tensor
 from contrapose.runs.training_state import Moments, Stateful, Weights, load_training, save_training
 from contrapose.tensors import save_tensors
@@ -30,6 +33,8 @@ from contrapose.worlds.shapes.render import render
 from contrapose.worlds.shapes.scenes import caption, scene_of, training_meaning
 from contrapose.worlds.shapes.settings import Pretraining
 
+SETTINGS = "pretraining.yaml"
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -37,6 +42,27 @@ class Progress:
 
     step: int
     metrics: dict[str, float]
+
+
+class Phase(NamedTuple):
+    """A part of the pretraining, which goes on as its states are asked for."""
+
+    title: str
+    total: int
+    states: Iterator[Progress]
+
+
+def pretrain_shapes(settings: Pretraining, out: Path) -> Iterator[Phase]:
+    """The three phases of training the shapes model from nothing, each to be run through before the next is asked for.
+
+    Run it again to carry on. `out/model` is a stock pipeline folder at each save. Raises `UserError` for a folder of
+    other settings, or that another command is writing.
+    """
+    with one_writer(out):
+        runfile.claim(out / SETTINGS, settings, runfile.converter(), free=["save_every"])
+        yield Phase("training the autoencoder", settings.vae_steps, train_vae(settings, out))
+        yield Phase("rendering and encoding", settings.num_images, encode_dataset(settings, out))
+        yield Phase("training the denoiser", settings.train_steps, train_denoiser(settings, out))
 
 
 def _schedule(step: int, total: int, warmup: int) -> float:
