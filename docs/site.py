@@ -53,6 +53,38 @@ _SHOWN_AMONG = {
 }
 """Modules whose names a reader looks for in another room."""
 
+BY_COMMAND = {
+    "quickstart": "Quickstart run_study",
+    "estimate": "Setup estimate_run fit_card stage_times",
+    "prompts check": "read_prompts describe_prompts shared_prompts",
+    "prompts split": "Splitting split_prompts",
+    "pairs draw": "Draw plan_pairs draw_pairs",
+    "pairs real": "Real make_pairs",
+    "pairs import": "Import read_listing plan_import import_pairs",
+    "pairs show": "GroupStore Decoder write_pairs_page",
+    "pairs check": "GroupStore prompt_reader check_pairs",
+    "pairs export": "Export is_exported export_pairs",
+    "align": "Run align finish_run",
+    "sample": "Sampling sample_images write_contact_sheet",
+    "sweep": "Sweeping plan_sweep sample_sweep judge_sweep read_sweep write_sweep_page",
+    "play": "Play Player",
+    "evaluate": "Judging evaluate_models lay_out_images summary_lines",
+    "report": "read_evidence Report write_report",
+    "tables": "read_evidence write_tables",
+    "merge": "Merge merge",
+    "export": "export_kohya",
+    "push": "push",
+    "study run": "read_study run_study",
+    "study plan": "read_study plan_study",
+    "study choice": "read_study DevChoices",
+    "study report": "read_study write_study_report",
+    "toy": "Toy run_toy",
+    "shapes prompts": "write_shapes_prompts",
+    "shapes photos": "write_shapes_photos",
+    "shapes pretrain": "Pretraining pretrain_shapes",
+}
+"""The names that do what each command does, in the order in which they are used."""
+
 _INTRODUCTION = """\
 # Python
 
@@ -84,12 +116,21 @@ def python_page() -> str:
     rooms: dict[str, list[str]] = {room: [] for room in _TITLES}
     for name, home in contrapose._HOMES.items():
         rooms[_SHOWN_AMONG.get(home, home.partition(".")[0])].append(name)
-    sections = [_INTRODUCTION]
+    sections = [_INTRODUCTION, _by_command()]
     for room, names in rooms.items():
         if names:
             entries = "\n\n".join(f"::: contrapose.{name}" for name in names)
             sections.append(f"## {_TITLES[room]}\n\n{entries}\n")
     return "\n".join(sections)
+
+
+def _by_command() -> str:
+    """A table of the commands, each with its names."""
+    lines = ["| command | in Python |", "|---|---|"]
+    for command, names in BY_COMMAND.items():
+        links = ", ".join(f"[`{name}`](#contrapose.{name})" for name in names.split())
+        lines.append(f"| `{command}` | {links} |")
+    return "\n".join(lines) + "\n"
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:

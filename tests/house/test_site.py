@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 import contrapose
+from contrapose.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,6 +70,12 @@ def test_code_keeps_what_looks_like_a_link() -> None:
 def test_the_page_of_python_names_has_all_of_them() -> None:
     named = re.findall(r"^::: contrapose\.(\w+)$", site.python_page(), re.MULTILINE)
     assert sorted(named) == sorted(contrapose.__all__)
+
+
+def test_every_command_has_its_names_on_the_page() -> None:
+    assert set(site.BY_COMMAND) == set(COMMANDS)
+    names = {name for of_command in site.BY_COMMAND.values() for name in of_command.split()}
+    assert names <= set(contrapose.__all__)
 
 
 def test_the_page_of_papers_is_true() -> None:
