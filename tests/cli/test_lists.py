@@ -10,6 +10,7 @@ from declared import read_into, spellings
 from contrapose.cli.leaf import Leaf
 from contrapose.cli.main import COMMANDS, main
 from contrapose.cli.options import flags_of
+from contrapose.estimate.settings import UNCOUNTED
 
 
 def _lists() -> list[tuple[list[str], Leaf]]:
@@ -19,7 +20,9 @@ def _lists() -> list[tuple[list[str], Leaf]]:
         for arguments in spellings(command):
             cls, rest, template, unions = read_into(arguments)
             for leaf in flags_of(cls, rest, "x", template, unions)[1]:
-                if leaf.is_list and f"--{leaf.flag}" not in arguments:
+                # estimate has no flag for what costs nothing
+                has_flag = command != "estimate" or leaf.name not in UNCOUNTED
+                if leaf.is_list and has_flag and f"--{leaf.flag}" not in arguments:
                     lists.setdefault((command, leaf.flag), (arguments, leaf))
     return list(lists.values())
 
