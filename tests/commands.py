@@ -97,6 +97,14 @@ LINES = (
 BY_NAME = {line.name: line for line in LINES}
 
 
+# One page of all takes long to draw: what reads a part of it reads the same from these.
+PAGES = {
+    "evidence": _line("page", "report --evidence evidence", out="page.html"),
+    "lora": _line("page", "report --run lora", out="page.html"),
+    "pairs": _line("page", "report --images base=images --pairs pairs", out="page.html"),
+}
+
+
 def write_inputs(folder: Path) -> None:
     """What no command makes: a random model, a file of a study, two folders of images with captions, and likes."""
     with torch.random.fork_rng(devices=[]):

@@ -159,7 +159,8 @@ def test_a_broken_file_is_named_by_what_reads_it_or_does_not_matter(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], writer: str, reader: str
 ) -> None:
     """Each file is broken in one of the ways, in turns, and the command that reads it is to write elsewhere."""
-    written, line = Path(commands.BY_NAME[writer].out), commands.BY_NAME[reader]
+    written = Path(commands.BY_NAME[writer].out)
+    line = commands.PAGES[writer] if reader == "page" else commands.BY_NAME[reader]
     out, wrong = f"other-{line.out}", []
     expected = ended(line, out, capsys).files
     for file, how in zip(kinds_of(written), cycle(BREAKING), strict=False):

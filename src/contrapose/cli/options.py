@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterator, Sequence
 from inspect import cleandoc
 from typing import Any, TypeVar
 
-from contrapose.cli.boxes import peek, read
+from contrapose.cli.boxes import peek
 from contrapose.cli.choices import Choice, ModelChoice, Unions
 from contrapose.cli.leaf import REQUIRED, Key, Leaf, apart
 from contrapose.cli.leaves import Blueprint
 from contrapose.cli.mistakes import refuse_lists_in_pieces, refuse_old_names
 from contrapose.cli.reading import whole
+from contrapose.cli.shortcut import read
 
 __all__ = ["REQUIRED", "Choice", "ModelChoice", "Unions", "flags_of", "parse"]
 T = TypeVar("T")
