@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,7 +75,8 @@ def begin(
     digests = {**(inputs or {}), **dict.fromkeys([*sources, "groups_digest"], digest)}  # told in this order
     free = ["num_groups", *(f"{name}.batch_size" for name in settings)]  # other pairs are told by what they come from
     for name, section in settings.items():
-        free += runfile.practical_names(section, f"{name}.")
+        if is_dataclass(section):  # the counts of the stages of photographs are none
+            free += runfile.practical_names(section, f"{name}.")
     # the plan is claimed before the first shard, so that a killed run is carried on with the same groups alone
     runfile.claim(out / MANIFEST, manifest, conv, free, digests)
     noted = read_manifest(out)["num_groups"]
