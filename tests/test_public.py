@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -63,6 +64,21 @@ def test_no_folder_hides_a_public_name() -> None:
 def test_an_unknown_name_is_none() -> None:
     with pytest.raises(AttributeError, match="aligned"):
         contrapose.aligned  # noqa: B018
+
+
+def test_a_first_use_prints_nothing_and_leaves_the_libraries_as_they_come() -> None:
+    program = """
+import os
+import contrapose
+contrapose.load_backbone
+import transformers.utils.logging as of_transformers
+assert of_transformers.get_verbosity() == of_transformers.WARNING
+assert "TRANSFORMERS_VERBOSITY" not in os.environ
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TRANSFORMERS_VERBOSITY"}
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("module", ["contrapose", "contrapose.cli.main"])

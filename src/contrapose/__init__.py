@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -317,9 +321,31 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
+_VERBOSITY = "TRANSFORMERS_VERBOSITY"  # read when transformers is first imported
+
+
+@contextmanager
+def _unwarned_of_torchvision() -> Iterator[None]:
+    """Where transformers is imported here for the first time, without its warnings of a torchvision that nobody needs.
+
+    What it tells afterwards is as if nothing had been set.
+    """
+    if _VERBOSITY in os.environ or "transformers" in sys.modules:
+        yield
+        return
+    os.environ[_VERBOSITY] = "error"
+    try:
+        yield
+    finally:
+        del os.environ[_VERBOSITY]
+        if "transformers" in sys.modules:
+            import_module("transformers.utils.logging").set_verbosity_warning()
+
+
 def __getattr__(name: str) -> object:
     if name in _HOMES:
-        return getattr(import_module(f"contrapose.{_HOMES[name]}"), name)
+        with _unwarned_of_torchvision():
+            return getattr(import_module(f"contrapose.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'contrapose' has no attribute {name!r}")
 
 
