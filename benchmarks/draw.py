@@ -89,7 +89,9 @@ def measure(work: Path, args: Namespace) -> dict[str, list[Turn]]:
     """All turns of both sides, after one short turn each to warm up."""
     source = work / "prompts.txt"
     source.write_text("\n".join(prompts(args.pairs)), encoding="utf-8")
-    draw = Draw(str(work / "model"), source, steps=args.steps, batch_size=args.batch_size, precision=args.precision)
+    draw = Draw(
+        str(work / "model"), (str(source),), steps=args.steps, batch_size=args.batch_size, precision=args.precision
+    )
     backbone = load_backbone(draw.model, DTYPES[args.precision], args.device)
     draw = backbone.sampler.with_usual(draw)
     backbone.sampler.stock.to(args.device)

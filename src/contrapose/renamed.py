@@ -16,6 +16,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "sampling_steps": ("steps",),
     "first_steps": ("first_train_steps",),
     "whole": ("full",),
+    "prompt": ("prompts",),
     "prompts": ("num_prompts",),
     "pairs": ("num_pairs",),
     "num": ("num_photos",),

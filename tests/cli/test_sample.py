@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import aligned
@@ -52,6 +53,19 @@ def test_guided(
     before = image.stat().st_mtime_ns
     assert _sample(tiny_model, tmp_path, *flags) == 0
     assert image.stat().st_mtime_ns == before
+
+
+def test_prompts_typed_in_place_of_a_file(tiny_model: Path, tmp_path: Path, capsys: Capture) -> None:
+    words = ["sample", "--model", str(tiny_model), "--num-images", "1", "--steps", "1", "--device", "cpu"]
+    out = ["--out", str(tmp_path / "out")]
+    assert main([*words, "--prompts", "a cat", "a dog", *out]) == 0
+    said = [json.loads(path.read_text())["prompt"] for path in sorted((tmp_path / "out").glob("*/metadata.jsonl"))]
+    assert said == ["a cat", "a dog"]
+    assert len(list((tmp_path / "out").glob("*/samples/0000.png"))) == 2
+    assert main([*words, "--prompts", "a cat", *out]) == 2
+    assert "prompts" in capsys.readouterr().err
+    assert main([*words, "--prompt", "a cat", *out]) == 2
+    assert "--prompt is now --prompts" in capsys.readouterr().err
 
 
 def test_negative_prompt_and_attention(tiny_model: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_ddspos_own_files_are_taken(tmp_path):
     assert got[:2] == [("cats",), ("a dog", "red", "dog")]
     assert got[2] == LeftOut("nice", "not degraded", "no degraded prompt is given")
     assert got[3] == LeftOut("a kite", "not degraded", "the file of degraded prompts does not have it")
-    plan = plan_pairs(Draw("a model", file, Given(file), pairs_per_prompt=2))
+    plan = plan_pairs(Draw("a model", (str(file),), Given(file), pairs_per_prompt=2))
     assert {record.degraded for record in plan.records if record.prompt == "two cats"} == {"cats"}
     assert [entry.name for entry in plan.left_out] == ["nice"]
 
@@ -67,7 +67,7 @@ def test_no_file_is_told():
 def test_pairs_are_not_mixed_with_those_of_another_content(tmp_path, tiny_model):
     file = listed(tmp_path / "prompts.jsonl", {"prompt": "a red dog", "neg_prompts": ["a dog"]})
     backbone = load_backbone(tiny_model)
-    draw = Draw(str(tiny_model), listed(tmp_path / "p.jsonl", {"prompt": "a red dog"}), Given(file), steps=1)
+    draw = Draw(str(tiny_model), (str(listed(tmp_path / "p.jsonl", {"prompt": "a red dog"})),), Given(file), steps=1)
     assert list(draw_pairs(draw, plan_pairs(draw), backbone, tmp_path / "out"))[-1] == 1
     copy = replace(draw, degrade=Given(tmp_path / "copy.jsonl"))
     (tmp_path / "copy.jsonl").write_bytes(file.read_bytes())

@@ -33,7 +33,7 @@ def backbone(tiny_model: Path) -> Backbone:
 
 @pytest.fixture
 def draw(tiny_model: Path, prompts_file: Path) -> Draw:
-    return Draw(str(tiny_model), prompts_file, steps=2, shard_size=5, batch_size=2)
+    return Draw(str(tiny_model), (str(prompts_file),), steps=2, shard_size=5, batch_size=2)
 
 
 def _drawn(draw: Draw, backbone: Backbone, out: Path, plan: DrawPlan | None = None) -> GroupStore:
@@ -61,10 +61,10 @@ def test_pairs_do_not_depend_on_the_batch(
 
 
 def test_pairs_do_not_depend_on_other_prompts(draw: Draw, backbone: Backbone, tiny_pairs: Path, tmp_path: Path) -> None:
-    lines = draw.prompts.read_text().splitlines()
+    lines = Path(draw.prompts[0]).read_text().splitlines()
     (tmp_path / "few.txt").write_text("\n".join(lines[7:3:-1]))
     ours, theirs = (
-        _drawn(replace(draw, prompts=tmp_path / "few.txt"), backbone, tmp_path / "out"),
+        _drawn(replace(draw, prompts=(str(tmp_path / "few.txt"),)), backbone, tmp_path / "out"),
         GroupStore(tiny_pairs),
     )
     assert ours.records == theirs.records[7:3:-1]
@@ -166,20 +166,20 @@ def test_changed_settings_are_refused(draw: Draw, backbone: Backbone, tmp_path: 
 def test_an_edited_prompt_file_is_refused(draw: Draw, backbone: Backbone, tmp_path: Path) -> None:
     """The path is the same and so is the count, but half of the pairs would be of other prompts."""
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text(draw.prompts.read_text())
-    mine = replace(draw, prompts=prompts)
+    prompts.write_text(Path(draw.prompts[0]).read_text())
+    mine = replace(draw, prompts=(str(prompts),))
     _interrupt(draw_pairs(mine, plan_pairs(mine), backbone, tmp_path / "out"), 4)
-    prompts.write_text(draw.prompts.read_text().replace("three blue triangles", "three red triangles"))
+    prompts.write_text(Path(draw.prompts[0]).read_text().replace("three blue triangles", "three red triangles"))
     with pytest.raises(UserError, match=r"another content of draw\.prompts"):
         _drawn(mine, backbone, tmp_path / "out")
 
 
 def test_a_prompt_more_is_told_as_another_content(draw: Draw, backbone: Backbone, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text(draw.prompts.read_text())
-    mine = replace(draw, prompts=prompts)
+    prompts.write_text(Path(draw.prompts[0]).read_text())
+    mine = replace(draw, prompts=(str(prompts),))
     _drawn(mine, backbone, tmp_path / "out")
-    prompts.write_text(draw.prompts.read_text() + "a red star above a blue star\n")
+    prompts.write_text(Path(draw.prompts[0]).read_text() + "a red star above a blue star\n")
     with pytest.raises(UserError, match=r"another content of draw\.prompts"):
         _drawn(mine, backbone, tmp_path / "out")
 
@@ -198,10 +198,10 @@ def test_another_number_in_the_manifest_is_told(
 def test_the_same_prompts_by_another_path_carry_on(
     draw: Draw, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "prompts.txt").write_bytes(draw.prompts.read_bytes())
+    (tmp_path / "prompts.txt").write_bytes(Path(draw.prompts[0]).read_bytes())
     _interrupt(draw_pairs(draw, plan_pairs(draw), backbone, tmp_path / "cut"), 4)
     monkeypatch.chdir(tmp_path)
-    mine = replace(draw, prompts=Path("prompts.txt"))
+    mine = replace(draw, prompts=("prompts.txt",))
     assert list(draw_pairs(mine, plan_pairs(mine), backbone, Path("cut")))[-1] == 12
 
 
@@ -265,7 +265,7 @@ def test_a_shard_that_was_cut_or_exchanged_is_named(
 
 def test_prompts_that_cannot_be_degraded_are_told(draw: Draw, backbone: Backbone, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("cat\na red circle\na red circle\n猫 と 犬\n")
-    store = _drawn(replace(draw, prompts=tmp_path / "p.txt"), backbone, tmp_path / "out")
+    store = _drawn(replace(draw, prompts=(str(tmp_path / "p.txt"),)), backbone, tmp_path / "out")
     assert [r.prompt for r in store.records] == ["a red circle", "猫 と 犬"]
     assert '"name": "cat"' in (tmp_path / "out" / "skipped.jsonl").read_text()
 
@@ -281,7 +281,7 @@ def test_prompts_that_are_not_drawn_are_counted(
 
 def test_the_plan_keeps_the_prompts_as_they_were_read(draw: Draw, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("cat\na red circle\na red circle\n")
-    plan = plan_pairs(replace(draw, prompts=tmp_path / "p.txt"))
+    plan = plan_pairs(replace(draw, prompts=(str(tmp_path / "p.txt"),)))
     assert [(prompt.text, prompt.place) for prompt in plan.prompts] == [
         ("cat", "line 1"),
         ("a red circle", "line 2"),
@@ -292,7 +292,7 @@ def test_the_plan_keeps_the_prompts_as_they_were_read(draw: Draw, tmp_path: Path
 def test_nothing_to_draw(draw: Draw, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("cat\ndog\n")
     with pytest.raises(UserError, match="none of its 2 prompts could be degraded"):
-        plan_pairs(replace(draw, prompts=tmp_path / "p.txt"))
+        plan_pairs(replace(draw, prompts=(str(tmp_path / "p.txt"),)))
 
 
 def test_several_sizes(draw: Draw, backbone: Backbone, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def evaluation(folder: Path) -> list[str]:
 def write_sweep(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patched:  # neither the model nor the run is there
         patched.setattr(sweep, "inputs_of", lambda _: {})
-        sweep.claim(folder, Sampling("m", Path("p.txt"), steps=1, guiding=Guiding(positive=Path("run"))))
+        sweep.claim(folder, Sampling("m", ("p.txt",), steps=1, guiding=Guiding(positive=Path("run"))))
     for scale in (0.0, 1.0):
         write_images(sweep.folder_of(folder, scale), 2)
     judge = PerImage(lambda image, _: [Measure("correct", float(image.mean() > 0))])

@@ -34,7 +34,7 @@ def backbone(tiny_model: Path) -> Backbone:
 @pytest.fixture
 def settings(tiny_model: Path, tmp_path: Path) -> Sampling:
     (tmp_path / "prompts.txt").write_text(PROMPT)
-    return Sampling(str(tiny_model), tmp_path / "prompts.txt", num_images=1, steps=2)
+    return Sampling(str(tiny_model), (str(tmp_path / "prompts.txt"),), num_images=1, steps=2)
 
 
 def _sampled(settings: Sampling, backbone: Backbone, out: Path) -> Image.Image:

@@ -54,7 +54,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 def test_layout(settings: Sampling, backbone: Backbone, tmp_path: Path) -> None:
     lines = [{"prompt": text, "tag": f"tag-{i}", "include": [{"class": "猫"}]} for i, text in enumerate(PROMPTS)]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = _sampled(changed(settings, prompts=tmp_path / "p.jsonl"), backbone, tmp_path / "out")
+    found = _sampled(changed(settings, prompts=(str(tmp_path / "p.jsonl"),)), backbone, tmp_path / "out")
     assert set(found) == {(prompt, seed) for prompt in PROMPTS for seed in (0, 1)}
     assert all(image.shape == (16, 16, 3) for image in found.values())
     for number, line in enumerate(lines):
@@ -72,7 +72,7 @@ def test_an_image_does_not_depend_on_the_others(
 ) -> None:
     (tmp_path / "reversed.txt").write_text("\n".join([*PROMPTS[::-1], "a purple star"]))
     ours = _sampled(settings, backbone, tmp_path / "ours")
-    smaller = changed(settings, prompts=tmp_path / "reversed.txt", batch_size=batch_size, num_images=3)
+    smaller = changed(settings, prompts=(str(tmp_path / "reversed.txt"),), batch_size=batch_size, num_images=3)
     theirs = _sampled(smaller, backbone, tmp_path / "theirs")
     assert len(theirs) == 12
     for job, image in ours.items():
@@ -131,7 +131,7 @@ def test_an_edited_prompt_file_is_refused(
     """Or old images would stand under new prompts, and be judged by them."""
     _sampled(settings, backbone, tmp_path / "out")
     before = _bytes(tmp_path / "out")
-    settings.prompts.write_text("\n".join(lines))
+    Path(settings.prompts[0]).write_text("\n".join(lines))
     with pytest.raises(UserError, match="another content of prompts"):
         _sampled(settings, backbone, tmp_path / "out")
     assert _bytes(tmp_path / "out") == before
@@ -141,7 +141,7 @@ def test_an_edited_file_of_the_same_prompts_is_refused_before_anything_is_drawn(
     settings: Sampling, backbone: Backbone, tmp_path: Path
 ) -> None:
     _sampled(settings, backbone, tmp_path / "out")
-    settings.prompts.write_text("\n".join(PROMPTS) + "\n\n")
+    Path(settings.prompts[0]).write_text("\n".join(PROMPTS) + "\n\n")
     with pytest.raises(UserError, match="another content of prompts"):
         next(sample_images(settings, backbone, tmp_path / "out"))
 
@@ -150,9 +150,9 @@ def test_the_same_prompts_elsewhere_carry_on(
     settings: Sampling, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _sampled(settings, backbone, tmp_path / "out")
-    settings.prompts.rename(tmp_path / "moved.txt")
+    Path(settings.prompts[0]).rename(tmp_path / "moved.txt")
     monkeypatch.chdir(tmp_path)
-    assert list(sample_images(changed(settings, prompts=Path("moved.txt")), backbone, Path("out"))) == [4, 6]
+    assert list(sample_images(changed(settings, prompts=("moved.txt",)), backbone, Path("out"))) == [4, 6]
 
 
 @pytest.mark.parametrize("name", ["unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"])

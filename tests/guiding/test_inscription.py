@@ -20,7 +20,7 @@ from contrapose.core.guidance import PGD
 from contrapose.evaluate.images import digest_of_images
 from contrapose.guiding.images import Sampling, sample_images
 from contrapose.guiding.inscription import Inscription
-from contrapose.guiding.play import Player
+from contrapose.guiding.play import Player, Wish
 from contrapose.guiding.settings import Play
 
 PROMPTS = ["a red circle", "zwei Füße, rot: 猫"]
@@ -89,7 +89,7 @@ def test_how_the_work_was_cut_is_not_said(
 ) -> None:
     first = {path.relative_to(tmp_path / "a"): texts(path) for path in sampled(settings, backbone, tmp_path / "a")}
     (tmp_path / "more.txt").write_text("\n".join([*PROMPTS, "a third"]))
-    other = changed(settings, prompts=tmp_path / "more.txt", **change)
+    other = changed(settings, prompts=(str(tmp_path / "more.txt"),), **change)
     second = {path.relative_to(tmp_path / "b"): texts(path) for path in sampled(other, backbone, tmp_path / "b")}
     assert first.items() <= second.items()
 
@@ -132,8 +132,8 @@ def test_images_without_texts_are_the_same_to_a_judge(settings: Sampling, backbo
 def test_what_is_saved_from_the_page_says_it_too(tiny_model: Path, backbone: Backbone, tmp_path: Path) -> None:
     run = aligned.write_run(backbone, "lora", 0, tmp_path / "secret" / "run")
     player = Player(Play(str(tiny_model), (run,), steps=1), backbone)
-    folder = player.save(player.draw("a red circle", 7, next(iter(player.runs)), 2.0), tmp_path / "out")
-    own = {name: json.loads(texts(folder / f"{name}.png")["contrapose"]) for name in ("base", "guided")}
+    folder = player.save(player.draw(Wish("a red circle", tuple(player.runs), 2.0, 7)), tmp_path / "out")
+    own = {name: json.loads(texts(folder / f"{name}-7.png")["contrapose"]) for name in ("base", "guided")}
     assert all((said["prompt"], said["seed"]) == ("a red circle", 7) for said in own.values())
     assert own["guided"]["settings"]["positive"] == ["run"]
     assert not {"positive", "guidance"} & set(own["base"]["settings"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +21,9 @@ from contrapose.backbones.families.table import load_backbone
 from contrapose.core.guidance import PGD
 from contrapose.errors import UserError
 from contrapose.guiding.images import Sampling, sample_images
-from contrapose.guiding.play import Play, Player
+from contrapose.guiding.play import Drawn, Play, Player, Wish
+from contrapose.worlds.examples import example_prompts
+from contrapose.worlds.shapes.shipped import shipped_model
 
 
 @pytest.fixture(scope="module")
@@ -54,49 +58,91 @@ def calls(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
     return made
 
 
-def test_shows_what_sample_makes(player: Player, backbone: Backbone, tmp_path: Path) -> None:
-    drawn = player.draw("a red circle", 0, "1/run", 2.0)
-    (tmp_path / "p.txt").write_text("a red circle\n")
-    plain = Sampling(player.settings.model, tmp_path / "p.txt", num_images=1, steps=2)
-    guided = changed(plain, positive=player.runs["1/run"], guidance=PGD(2.0, interval=(0.2, 1.0)))
-    for name, settings, image in (("base", plain, drawn.base), ("guided", guided, drawn.guided)):
-        list(sample_images(settings, backbone, tmp_path / name))
-        there = Image.open(tmp_path / name / "00000/samples/0000.png")
-        assert np.array_equal(np.asarray(image), np.asarray(there))
-    assert not np.array_equal(np.asarray(drawn.base), np.asarray(drawn.guided))
+RED = "a red circle"
+
+
+def _same(one: Image.Image, other: Image.Image) -> bool:
+    return np.array_equal(np.asarray(one), np.asarray(other))
+
+
+@pytest.mark.parametrize("negative_prompt", ["", "a blue star"])
+def test_shows_what_sample_makes(player: Player, backbone: Backbone, tmp_path: Path, negative_prompt: str) -> None:
+    """Of the base and of two runs side by side, at settings other than the page began with."""
+    wish = Wish(RED, ("1/run", "0/run"), 2.0, 0, 2, steps=3, guidance_scale=2.0, negative_prompt=negative_prompt)
+    drawn = player.draw(wish)
+    plain = Sampling(player.settings.model, (RED,), num_images=2, steps=3, guidance_scale=2.0, batch_size=1)
+    plain = changed(plain, negative_prompt=negative_prompt or None)
+    columns = {"base": drawn.base, **drawn.guided}
+    assert list(columns) == ["base", "1/run", "0/run"]
+    for number, (name, images) in enumerate(columns.items()):
+        settings = plain
+        if name != "base":
+            settings = changed(plain, positive=player.runs[name], guidance=PGD(2.0, interval=(0.2, 1.0)))
+        list(sample_images(settings, backbone, tmp_path / str(number)))
+        for seed, image in enumerate(images):
+            assert _same(image, Image.open(tmp_path / str(number) / f"00000/samples/{seed:04d}.png"))
+    first = [images[0] for images in columns.values()]
+    assert not _same(first[0], first[1]) and not _same(first[1], first[2])
 
 
 def test_each_base_image_is_drawn_once(player: Player, calls: list[int]) -> None:
-    first = player.draw("a red circle", 0, "0/run", 1.0)
+    first = player.draw(Wish(RED, ("0/run",)))
     assert len(calls) == 2
-    assert player.draw("a red circle", 0, "1/run", 3.0).base is first.base
+    assert player.draw(Wish(RED, ("1/run",), 3.0)).base == first.base
     assert len(calls) == 3
-    off = player.draw("a red circle", 0, "1/run", 0.0)
-    assert off.guided is off.base is first.base
+    off = player.draw(Wish(RED, ("1/run",), 0.0))
+    assert off.guided["1/run"] == off.base == first.base
     assert len(calls) == 3
-    player.draw("a red circle", 1, "0/run", 1.0)
+    player.draw(Wish(RED, ("0/run",), seed=1))
     assert len(calls) == 5
+    for other in (
+        Wish(RED, steps=3),
+        Wish(RED, size="8x8"),
+        Wish(RED, guidance_scale=3.0),
+        Wish(RED, negative_prompt="x"),
+    ):
+        before = len(calls)
+        player.draw(replace(other, runs=("0/run",)))
+        assert len(calls) == before + 2, "another base image"
+
+
+def test_progress_is_told_before_each_image(player: Player) -> None:
+    told: list[tuple[int, int, str]] = []
+    player.draw(Wish("a green star", ("0/run", "1/run"), num_images=2), lambda *now: told.append(now))
+    assert told == [
+        (0, 6, "0/run, seed 0"), (1, 6, "0/run, seed 1"), (2, 6, "1/run, seed 0"), (3, 6, "1/run, seed 1"),
+        (4, 6, "base, seed 0"), (5, 6, "base, seed 1"),
+    ]  # fmt: skip
+    told.clear()
+    player.draw(Wish("a green star", ("0/run",), num_images=2), lambda *now: told.append(now))
+    assert [total for _, total, _ in told] == [2, 2], "the base's are there"
+
+
+def _drawn(player: Player) -> Drawn:
+    return player.draw(Wish(RED, ("0/run", "1/run"), 2.0, 7, negative_prompt="a star"))
 
 
 def test_saving_never_overwrites(player: Player, tmp_path: Path) -> None:
-    drawn = player.draw("a red circle", 7, "0/run", 2.0)
+    drawn = _drawn(player)
     (tmp_path / "play/00004").mkdir(parents=True)
     (tmp_path / "play/notes.txt").write_text("mine")
     folders = [player.save(drawn, tmp_path / "play") for _ in range(2)]
     assert [folder.name for folder in folders] == ["00005", "00006"]
-    assert {path.name for path in folders[0].iterdir()} == {"base.png", "guided.png", "settings.yaml"}
+    assert {path.name for path in folders[0].iterdir()} == {
+        "base-7.png", "guided-7.png", "guided-2-7.png", "settings.yaml",
+    }  # fmt: skip
     settings = yaml.safe_load((folders[0] / "settings.yaml").read_text())
-    assert settings["prompt"] == "a red circle"
-    assert settings["seed"] == 7
+    told = {"prompt": RED, "seed": 7, "num_images": 1, "negative_prompt": "a star", "steps": 2}
+    assert told.items() <= settings.items()
     assert settings["guidance"] == {
         "name": "pgd", "scale": 2.0, "schedule": "constant", "interval": [0.2, 1.0], "rescale": 0.0,
     }  # fmt: skip
-    assert settings["positive"] == [str(player.runs["0/run"])]
-    assert np.array_equal(np.asarray(Image.open(folders[0] / "guided.png")), np.asarray(drawn.guided))
+    assert settings["positive"] == [str(player.runs["0/run"]), str(player.runs["1/run"])]
+    assert _same(Image.open(folders[0] / "guided-2-7.png"), drawn.guided["1/run"][0])
 
 
 def test_no_more_than_so_many_are_saved(player: Player, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = player.draw("a red circle", 7, "0/run", 2.0)
+    drawn = _drawn(player)
     monkeypatch.setattr("contrapose.guiding.play.MOST_SAVED", 2)
     for _ in range(2):
         player.save(drawn, tmp_path / "play")
@@ -124,19 +170,56 @@ def test_an_open_address_is_warned_of(
 
 
 @pytest.mark.parametrize(
-    ("prompt", "run", "scale", "naming"),
+    ("wish", "naming"),
     [
-        ("  ", "0/run", 1.0, "the prompt is empty"),
-        ("a star", "2/run", 1.0, "no such run"),
-        ("a star", "0/run", float("nan"), "scale nan"),
+        (lambda: Wish("  ", ("0/run",)), "the prompt is empty"),
+        (lambda: Wish(RED, ("2/run",)), "no such run"),
+        (lambda: Wish(RED), "no run is chosen"),
+        (lambda: Wish(RED, ("0/run", "1/run", "0/run")), "3 runs: 2 are drawn side by side at most"),
+        (lambda: Wish(RED, ("0/run",), float("nan")), "scale nan"),
+        (lambda: Wish(RED, ("0/run",), num_images=9), "num_images 9"),
+        (lambda: Wish(RED, ("0/run",), size="9x9"), "size 9x9"),
+        (lambda: Wish(RED, ("0/run",), guidance_scale=1.0, negative_prompt="a star"), "negative_prompt: nothing reads"),
     ],
 )
-def test_what_cannot_be_drawn(
-    player: Player, calls: list[int], prompt: str, run: str, scale: float, naming: str
-) -> None:
+def test_what_cannot_be_drawn(player: Player, calls: list[int], wish: Callable[[], Wish], naming: str) -> None:
     with pytest.raises(UserError, match=naming):
-        player.draw(prompt, 0, run, scale)
+        player.draw(wish())
     assert calls == []
+
+
+def test_examples_are_of_the_words_that_a_model_knows(tiny_model: Path) -> None:
+    of_shapes = example_prompts(str(shipped_model()))
+    assert len(of_shapes) == 6 and any("ring" in text or "circle" in text for text in of_shapes)
+    assert not set(example_prompts(str(tiny_model))) & set(of_shapes)
+
+
+def test_the_page(player: Player, tmp_path: Path) -> None:
+    """Its two endpoints by name, what they draw and save, and what they refuse."""
+    pytest.importorskip("gradio")
+    from contrapose.guiding.play_page import build, gradio_module
+
+    gradio = gradio_module()
+    page = build(gradio, player, tmp_path / "play", 4.0, ["a red circle", "a star"])
+    endpoints = page.get_api_info()["named_endpoints"]
+    assert set(endpoints) == {"/draw", "/save"}
+    assert [entry["parameter_name"] for entry in endpoints["/draw"]["parameters"]] == [
+        "prompt", "negative_prompt", "towards", "scale", "seed", "num_images", "steps", "guidance_scale", "size",
+    ]  # fmt: skip
+    words = json.dumps(page.get_config_file(), default=str)
+    assert player.settings.model.rpartition("/")[2] in words and "a star" in words
+    functions = {function.api_name: function.fn for function in page.fns.values()}
+    draw = functions["draw"]
+    *columns, shown, history, past, message = draw(RED, "", ["0/run"], 2.0, 3, 2, 2, 1.0, "", [])
+    assert [column.get("visible") for column in columns] == [None, True, False]
+    assert [caption for _, caption in columns[0]["value"]] == ["seed 3", "seed 4"]
+    assert history == [shown] and len(past) == 1 and message == ""
+    assert "00001" in functions["save"](shown)
+    for asked in (("", "", ["0/run"]), (RED, "", [])):
+        with pytest.raises(gradio.Error):
+            draw(*asked, 2.0, 3, 2, 2, 1.0, "", [])
+    with pytest.raises(gradio.Error, match="nothing is shown yet"):
+        functions["save"](None)
 
 
 def test_without_gradio_one_line(
@@ -148,4 +231,4 @@ def test_without_gradio_one_line(
 
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["play", "--model", str(tiny_model), "--positive", str(runs[0]), str(runs[1])]) == 2
-    assert "play needs gradio; run 'pip install gradio'" in capsys.readouterr().err
+    assert "play needs gradio; run 'pip install contrapose[play]'" in capsys.readouterr().err

@@ -111,7 +111,7 @@ def _metrics(step: int) -> dict[str, float]:
 def write_pairs(folder: Path) -> Path:
     records = [GroupRecord.pair(str(i), prompt, prompt[:4], i) for i, prompt in enumerate(PROMPTS)]
     write_shard(folder, 0, records, torch.zeros(len(records), 2, 4, 2, 2))
-    settings = draw.CONVERTER.unstructure(draw.Draw("shapes", Path("prompts.txt")))
+    settings = draw.CONVERTER.unstructure(draw.Draw("shapes", ("prompts.txt",)))
     manifest = {
         "format": 3,
         "fingerprint": "f00",
@@ -133,7 +133,7 @@ def write_images(folder: Path, wrong: float, size: int = 16) -> Path:
             right = np.random.default_rng([number, seed]).random() > wrong
             grey = np.full((size, size, 3), 200 if right else 50, dtype=np.uint8)
             Image.fromarray(grey).save(place / "samples" / f"{seed:04d}.png")
-    settings = images.Sampling("shapes", Path("p.txt"), steps=17, guidance_scale=7.5)
+    settings = images.Sampling("shapes", ("p.txt",), steps=17, guidance_scale=7.5)
     runfile.claim(folder / "images.yaml", settings, images.CONVERTER)
     return folder
 

@@ -47,7 +47,7 @@ def test_the_page_shows_the_folders_own_images_and_escapes_prompts(tmp_path: Pat
     for job in todo:
         job.path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 8)).save(job.path)
-    runfile.claim(tmp_path / SETTINGS, Sampling(SCRIPT, Path("p.txt")), CONVERTER)
+    runfile.claim(tmp_path / SETTINGS, Sampling(SCRIPT, ("p.txt",)), CONVERTER)
     html = write_contact_sheet(tmp_path, todo).read_text()
     assert "<script" not in html
     assert html.count("&lt;script&gt;") >= 7

@@ -36,7 +36,7 @@ def write_sweep(
     scales: tuple[float, ...] = (0.0, 1.0, 4.0),
 ) -> Path:
     """A sweep whose images are right the more often, the stronger it is."""
-    settings = Sampling(SCRIPT, Path("p.txt"), steps=17, guiding=Guiding(positive=Path("run")))
+    settings = Sampling(SCRIPT, ("p.txt",), steps=17, guiding=Guiding(positive=Path("run")))
     with pytest.MonkeyPatch.context() as patched:  # neither the model nor the run is there
         patched.setattr("contrapose.evaluate.sweep.inputs_of", lambda _: {})
         claim(folder, settings)

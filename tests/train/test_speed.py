@@ -126,7 +126,7 @@ def test_a_missing_compiler_is_told_in_one_line(tiny_model: Path, monkeypatch: p
 def test_what_guides_is_not_compiled() -> None:
     guiding = Guiding(positive=Path("run"))
     with pytest.raises(UserError, match="compile: guidance by runs calls the network in its own way"):
-        Sampling("model", Path("prompts.txt"), guiding=guiding, speed=Haste(compile=True))
+        Sampling("model", ("prompts.txt",), guiding=guiding, speed=Haste(compile=True))
 
 
 # Runs
@@ -182,7 +182,7 @@ def test_a_run_goes_on_in_another_layout(run: Run, full: bool, tmp_path: Path) -
 
 def test_pairs_are_carried_on_at_another_speed(tiny_model: Path, prompts_file: Path, tmp_path: Path) -> None:
     backbone = load_backbone(tiny_model)
-    draw = Draw(str(tiny_model), prompts_file, steps=1, shard_size=2)
+    draw = Draw(str(tiny_model), (str(prompts_file),), steps=1, shard_size=2)
     states = draw_pairs(draw, plan_pairs(draw), backbone, tmp_path / "pairs")
     next(states)
     states.close()

@@ -36,6 +36,7 @@ def draw(command: Command) -> None:
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import follow
     from contrapose.draw.pairs import draw_pairs, plan_pairs
+    from contrapose.store.named_prompts import title_of
     from contrapose.store.prompts import num_duplicates
 
     quiet_libraries()
@@ -44,7 +45,7 @@ def draw(command: Command) -> None:
     repeated = num_duplicates(plan.prompts)
     if repeated or plan.left_out:
         left_out = f"{repeated} repeated prompts and {len(plan.left_out)} that cannot be degraded"
-        print(f"{settings.prompts}: left out {left_out}")
+        print(f"{title_of(settings.prompts)}: left out {left_out}")
     with sampling_memory(settings, next(iter(settings.sizes), None), images=2):
         dtype = DTYPES[settings.precision]
         backbone = load_backbone(settings.model, dtype, command.on.name, loading=settings.loading)

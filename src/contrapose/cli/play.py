@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 @checked
 class Command:
-    """Open a local page: a prompt, a seed, a run and its strength, with the base's image beside the guided one."""
+    """Open a local page: prompts, runs and their strength, with the base's images beside the guided ones."""
 
     play: Play
     out: Path = Path("play")
@@ -47,6 +47,8 @@ def play(command: Command) -> None:
     from contrapose.cli.notes import quiet_libraries
     from contrapose.guiding.play import Player
     from contrapose.guiding.play_page import build, gradio_module
+    from contrapose.store.named_prompts import named_prompts
+    from contrapose.worlds.examples import example_prompts
 
     quiet_libraries()
     check_folder(command.out)
@@ -54,10 +56,12 @@ def play(command: Command) -> None:
     gradio = gradio_module()  # before the model is loaded, since it may not be installed
     if not (settings.positive or settings.negative):
         raise UserError("there is nothing to play with: name a run with --positive")
+    listed = settings.prompts or example_prompts(settings.model)
+    examples = [prompt.text for prompt in named_prompts(listed)]
     backbone = load_backbone(settings.model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
     if not _is_this_machine(command.host):
         log.warning(f"--host {command.host}: anybody who reaches this address can draw and save; there is no login")
-    page = build(gradio, Player(settings, backbone), command.out, command.most)
+    page = build(gradio, Player(settings, backbone), command.out, command.most, examples)
     page.launch(server_name=command.host, server_port=command.port, share=False)
 
 

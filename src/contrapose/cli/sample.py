@@ -39,12 +39,12 @@ def sample(command: Command) -> None:
     from contrapose.cli.progress import follow
     from contrapose.guiding.images import jobs, sample_images
     from contrapose.report.contact_sheet import write_contact_sheet
-    from contrapose.store.prompts import read_prompts
+    from contrapose.store.named_prompts import named_prompts
 
     quiet_libraries()
     settings = command.sampling
     out = command.out
-    prompts = read_prompts(settings.prompts)
+    prompts = named_prompts(settings.prompts)
     backbone = load_sampled(settings, prompts, command.on.name)
     images = jobs(prompts, settings.num_images, out)
     with sampling_memory(settings, settings.size):

@@ -25,7 +25,8 @@ from contrapose.draw.settings import CONVERTER, Draw
 from contrapose.errors import UserError
 from contrapose.files import one_writer
 from contrapose.seeds import generator, seed_of, starting_noise
-from contrapose.store.prompts import Prompt, prompt_id, read_prompts
+from contrapose.store.named_prompts import digest_of_named, named_prompts, title_of
+from contrapose.store.prompts import Prompt, prompt_id
 from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin, by_size, fill
 
@@ -42,7 +43,7 @@ class DrawPlan:
 
 def plan_pairs(draw: Draw) -> DrawPlan:
     """Read and degrade the prompts; `UserError` when nothing is left to draw."""
-    prompts = read_prompts(draw.prompts)
+    prompts = named_prompts(draw.prompts)
     # each text once, where it first stands
     texts = list(dict.fromkeys(prompt.text for prompt in prompts))
     variants = draw.degrade.variants(texts, draw.seed)
@@ -57,7 +58,9 @@ def plan_pairs(draw: Draw) -> DrawPlan:
             seed = seed_of(draw.seed, number)
             records.append(GroupRecord.pair(f"{prompt_id(text)}-{number}", text, choose(options, seed, text), seed))
     if not records:
-        raise UserError(f"{draw.prompts}: none of its {len(texts)} prompts could be degraded ({left_out[0].reason})")
+        raise UserError(
+            f"{title_of(draw.prompts)}: none of its {len(texts)} prompts could be degraded ({left_out[0].reason})"
+        )
     return DrawPlan(records, left_out, prompts)
 
 
@@ -80,7 +83,7 @@ def draw_pairs(draw: Draw, plan: DrawPlan, backbone: Backbone, out: Path) -> Ite
 
     # the folder is claimed last, so that what is refused above leaves none
     with one_writer(out):
-        inputs = {"draw.model": model_digest(draw.model, draw.loading), "draw.prompts": digest_at(draw.prompts)}
+        inputs = {"draw.model": model_digest(draw.model, draw.loading), "draw.prompts": digest_of_named(draw.prompts)}
         if isinstance(draw.degrade, Given) and draw.degrade.file is not None:
             inputs["draw.degrade.file"] = digest_at(draw.degrade.file)
         begin(out, {"draw": draw}, CONVERTER, backbone.fingerprint, records, plan.left_out, inputs)

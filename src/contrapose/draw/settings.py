@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from contrapose import runfile
 from contrapose.backbones.settings import Haste, Loading, Precision
@@ -20,8 +19,9 @@ class Draw:
 
     model: str
     """Model folder or hub id."""
-    prompts: Path
-    """Prompts: .txt with one a line, or a column `prompt` of .jsonl, .json, .csv, .tsv or .parquet; hf:// too."""
+    prompts: tuple[str, ...]
+    """Prompts, each typed as it is, or files: .txt with one a line, or a column `prompt` of .jsonl, .json, .csv, .tsv
+    or .parquet; folders and hf:// too."""
     degrade: AnyDegrader = field(default_factory=Words)
     """How prompts are degraded: words drops some, swap exchanges some by rule, llm-alignment and llm-aesthetics ask a
     language model, given reads prompts that were degraded elsewhere from a file."""

@@ -19,7 +19,6 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.digests import model_digest
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.generation import Generation
-from contrapose.containers.places import digest_at
 from contrapose.core.group import Condition
 from contrapose.errors import UserError
 from contrapose.files import one_writer, replacing
@@ -28,7 +27,8 @@ from contrapose.guiding.inscription import Inscription
 from contrapose.guiding.settings import CONVERTER, Sampling
 from contrapose.runs.folder import RunFolder
 from contrapose.seeds import generator, starting_noise
-from contrapose.store.prompts import Prompt, read_prompts
+from contrapose.store.named_prompts import digest_of_named, named_prompts
+from contrapose.store.prompts import Prompt
 
 SETTINGS = "images.yaml"
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator
     """
     settings = settled(settings, backbone)
     shape = backbone.images.shape_for(settings.size)
-    prompts = read_prompts(settings.prompts)
+    prompts = named_prompts(settings.prompts)
     embeddings = Embeddings(backbone.text)
     # the folder is claimed last, so that settings that are refused leave no folder behind
     with one_writer(out), guided(settings.guiding, backbone, embeddings):
@@ -86,7 +86,7 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator
 
 def inputs_of(settings: Sampling) -> dict[str, str]:
     """Digests of the files and folders that the settings name, by setting; `UserError` for one that is missing."""
-    inputs = {"model": model_digest(settings.model, settings.loading), "prompts": digest_at(settings.prompts)}
+    inputs = {"model": model_digest(settings.model, settings.loading), "prompts": digest_of_named(settings.prompts)}
     guiding = settings.guiding
     runs = {"adapter": settings.adapter, "guiding.positive": guiding.positive, "guiding.negative": guiding.negative}
     for name, run in runs.items():

@@ -1,48 +1,76 @@
-"""Playing with guidance: images of one prompt and seed with and without a run's guidance, and saving them.
+"""Playing with guidance: images of a prompt with and without runs' guidance from the same noise, and saving them.
 
-The images are the ones that `contrapose sample` makes of the same prompt, seed and settings.
+The images are the ones that `contrapose sample` makes of the same prompt, seeds and settings.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from PIL import Image
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.generation import Generation
+from contrapose.core.guidance import FreeScale, Strength
 from contrapose.documents import dump_yaml
 from contrapose.errors import UserError
 from contrapose.files import one_writer, replacing
-from contrapose.guiding.guide import guide
+from contrapose.guiding.guided import guided, settled, unprompted
 from contrapose.guiding.inscription import Inscription
-from contrapose.guiding.settings import CONVERTER, Play
+from contrapose.guiding.settings import CONVERTER, Guiding, Play, Sampling
+from contrapose.ranges import Range, Seed, Steps, checked
 from contrapose.seeds import generator, starting_noise
 
-KEPT = 64  # base images that are kept, so that moving the slider draws one image and not two
+KEPT = 64  # base images that are kept, so that moving the slider draws the guided images alone
 MOST_SAVED = 10_000
+MOST_IMAGES = 8  # of one column
+MOST_RUNS = 2  # side by side
 _SHOWN = 384  # pixels: images whose longer side is at most half of it are enlarged on the page
-BASE = "base.png"
-GUIDED = "guided.png"
 SETTINGS = "settings.yaml"
+Progress = Callable[[int, int, str], None]
+"""Told before each image: how many are done, of how many, and what is drawn now."""
+
+
+@dataclass(frozen=True)
+@checked
+class Wish:
+    """What is to be drawn: a column of the base, and one of each run, all with the same seeds."""
+
+    prompt: str
+    runs: tuple[str, ...] = ()
+    """Names among the player's `runs`, two at most; none where a negative run guides alone."""
+    scale: Strength = 1.0
+    seed: Seed = 0
+    """Of the first image; the others have those that follow."""
+    num_images: Annotated[int, Range(1, MOST_IMAGES, integer=True)] = 1
+    steps: Steps | None = None
+    guidance_scale: FreeScale | None = None
+    size: str | None = None
+    negative_prompt: str = ""
+
+    @property
+    def seeds(self) -> range:
+        return range(self.seed, self.seed + self.num_images)
 
 
 class Drawn(NamedTuple):
-    """The two images of one draw, and the settings that made them."""
+    """The images of one wish: those of the base and of each run by seed, and the settings that made them."""
 
-    base: Image.Image
-    guided: Image.Image
+    base: tuple[Image.Image, ...]
+    guided: dict[str, tuple[Image.Image, ...]]
+    """By the run's name; of a negative run alone, by no name."""
+    wish: Wish
     settings: Mapping[str, Any]
 
 
 class Player:
-    """Draws a base image and a guided one at a time, however many pages ask.
+    """Draws base images and guided ones, one wish at a time, however many pages ask.
 
     Raises `UserError` for a size that the model cannot make.
     """
@@ -50,9 +78,9 @@ class Player:
     def __init__(self, settings: Play, backbone: Backbone):
         self.settings = backbone.sampler.with_usual(settings)
         self.backbone = backbone
-        self._shape = backbone.images.shape_for(settings.size)
+        backbone.images.shape_for(settings.size)
         self._embeddings = Embeddings(backbone.text)
-        self._bases: OrderedDict[tuple[str, int], Image.Image] = OrderedDict()
+        self._bases: OrderedDict[tuple[object, ...], Image.Image] = OrderedDict()
         self._lock = Lock()  # guiding changes the pipeline for a while
         self._saving = Lock()
 
@@ -65,24 +93,88 @@ class Player:
             depth += 1
         return {str(Path(*path.parts[-depth:])): path for path in paths}
 
-    def draw(self, prompt: str, seed: int, positive: str | None, scale: float) -> Drawn:
-        """The base image and the guided image from the same noise; `positive` names one of `runs`.
+    @property
+    def usual_size(self) -> str:
+        """The size of an image where none is asked for, as WIDTHxHEIGHT."""
+        if self.settings.size is not None:
+            return self.settings.size
+        _, height, width = self.backbone.images.latent_shape
+        unit = self.backbone.images.unit
+        return f"{width * unit}x{height * unit}"
 
-        Raises `UserError` for an empty prompt, an unknown run, and settings that the guidance refuses.
+    def draw(self, wish: Wish, progress: Progress = lambda done, total, now: None) -> Drawn:
+        """The base's images and the guided ones from the same noise.
+
+        Raises `UserError` for an empty prompt, an unknown run, and settings that the guidance or the model refuses.
         """
-        if not prompt.strip():
+        if not wish.prompt.strip():
             raise UserError("the prompt is empty; write what is to be seen")
-        if positive is not None and positive not in self.runs:
-            raise UserError(f"{positive}: no such run (known: {', '.join(self.runs)})")
-        run = self.runs.get(positive or "")
-        guidance = replace(self.settings.guidance, scale=scale)
+        unknown = [name for name in wish.runs if name not in self.runs]
+        if unknown:
+            raise UserError(f"{unknown[0]}: no such run (known: {', '.join(self.runs)})")
+        if len(wish.runs) > MOST_RUNS:
+            raise UserError(f"{len(wish.runs)} runs: {MOST_RUNS} are drawn side by side at most")
+        names = wish.runs or (("",) if self.settings.negative is not None else ())
+        if not names:
+            raise UserError("no run is chosen; choose one to guide towards")
+        total = wish.num_images * (len(names) if wish.scale else 0)
+        total += sum(self._key(wish, seed) not in self._bases for seed in wish.seeds)
+        done = 0
+
+        def tell(column: str, seed: int) -> None:
+            nonlocal done
+            progress(done, total, f"{column}, seed {seed}")
+            done += 1
+
+        columns: dict[str, tuple[Image.Image, ...]] = {}
         with self._lock:
-            # guided before base: settings that the guidance refuses cost no image
-            with guide(self.backbone.sampler.stock, run, self.settings.negative, guidance):
-                guided = self._image(prompt, seed) if scale else None
-            base = self._base(prompt, seed)
-        settings = replace(self.settings, positive=(run,) if run else (), guidance=guidance)
-        return Drawn(base, guided or base, {"prompt": prompt, "seed": seed, **CONVERTER.unstructure(settings)})
+            # all settings first, and guided before base: what is refused costs no image
+            asked = {name: settled(self._sampling(wish, name), self.backbone) for name in names}
+            plain = settled(self._sampling(wish), self.backbone)
+            for name, sampling in asked.items():
+                with guided(sampling.guiding, self.backbone, self._embeddings):
+                    if wish.scale:
+                        columns[name] = tuple(self._images(sampling, wish, name or "guided", tell))
+            base = tuple(self._bases_of(plain, wish, tell))
+        guided_columns = {name: columns.get(name, base) for name in names}
+        return Drawn(base, guided_columns, wish, self._told(wish, plain))
+
+    def _sampling(self, wish: Wish, run: str | None = None) -> Sampling:
+        """The settings of `contrapose sample` for the images of a run, or of the base."""
+        own = self.settings
+        guiding = Guiding(negative_prompt=wish.negative_prompt or None)
+        if run is not None:
+            guidance = replace(own.guidance, scale=wish.scale)
+            guiding = replace(guiding, positive=self.runs.get(run), negative=own.negative, guidance=guidance)
+        return Sampling(
+            own.model,
+            (wish.prompt,),
+            num_images=wish.num_images,
+            steps=wish.steps or own.steps,
+            guidance_scale=own.guidance_scale if wish.guidance_scale is None else wish.guidance_scale,
+            size=wish.size or own.size,
+            precision=own.precision,
+            guiding=guiding,
+            loading=own.loading,
+        )
+
+    def _told(self, wish: Wish, plain: Sampling) -> dict[str, Any]:
+        """What is written beside saved images."""
+        settings = replace(
+            self.settings,
+            prompts=(),
+            positive=tuple(self.runs[name] for name in wish.runs),
+            guidance=replace(self.settings.guidance, scale=wish.scale),
+            steps=plain.steps,
+            guidance_scale=plain.guidance_scale,
+            size=plain.size,
+        )
+        own = {"prompt": wish.prompt, "seed": wish.seed, "num_images": wish.num_images}
+        if wish.negative_prompt:
+            own["negative_prompt"] = wish.negative_prompt
+        written = CONVERTER.unstructure(settings)
+        del written["prompts"]
+        return {**own, **written}
 
     def save(self, drawn: Drawn, out: Path) -> Path:
         """Write both images and their settings into a new folder `out/00001`, `out/00002`, ...; return the folder.
@@ -101,36 +193,66 @@ class Player:
         return folder
 
     def _write(self, drawn: Drawn, folder: Path) -> None:
-        """Write both images, each with what it says of itself; the base image is nobody's to guide."""
-        settings = {key: value for key, value in drawn.settings.items() if key not in ("prompt", "seed")}
+        """Write all images, each with what it says of itself; the base image is nobody's to guide."""
+        of_the_page = ("prompt", "seed", "num_images")
+        settings = {key: value for key, value in drawn.settings.items() if key not in of_the_page}
         alone = {key: value for key, value in settings.items() if key not in ("positive", "negative")}
-        for name, image, said in ((BASE, drawn.base, alone), (GUIDED, drawn.guided, settings)):
-            inscription = Inscription(said, self.backbone.sampler.scheduler)
-            chunks = inscription.of(drawn.settings["prompt"], drawn.settings["seed"], image.size)
-            image.save(folder / name, pnginfo=chunks)
+        self._write_column(drawn, drawn.base, folder / "base", alone)
+        for number, (name, images) in enumerate(drawn.guided.items(), start=1):
+            towards = [str(self.runs[name])] if name else []
+            column = "guided" if number == 1 else f"guided-{number}"
+            self._write_column(drawn, images, folder / column, {**settings, "positive": towards})
 
-    def _base(self, prompt: str, seed: int) -> Image.Image:
-        """The base image, drawn once for each prompt and seed while it is among the last `KEPT`."""
-        key = (prompt, seed)
-        if key not in self._bases:
-            self._bases[key] = self._image(prompt, seed)
-        self._bases.move_to_end(key)
-        while len(self._bases) > KEPT:
-            self._bases.popitem(last=False)
-        return self._bases[key]
+    def _write_column(
+        self, drawn: Drawn, images: tuple[Image.Image, ...], stem: Path, settings: Mapping[str, Any]
+    ) -> None:
+        """Write the images of one column as STEM-SEED.png."""
+        inscription = Inscription(settings, self.backbone.sampler.scheduler)
+        for seed, image in zip(drawn.wish.seeds, images, strict=True):
+            chunks = inscription.of(drawn.wish.prompt, seed, image.size)
+            image.save(stem.with_name(f"{stem.name}-{seed}.png"), pnginfo=chunks)
 
-    def _image(self, prompt: str, seed: int) -> Image.Image:
+    def _key(self, wish: Wish, seed: int) -> tuple[object, ...]:
+        """All that decides a base image."""
+        own = self.settings
+        scale = own.guidance_scale if wish.guidance_scale is None else wish.guidance_scale
+        return wish.prompt, seed, wish.steps or own.steps, scale, wish.size or own.size, wish.negative_prompt
+
+    def _bases_of(self, sampling: Sampling, wish: Wish, tell: Callable[[str, int], None]) -> Iterator[Image.Image]:
+        """The base images, each drawn once while it is among the last `KEPT`."""
+        for seed in wish.seeds:
+            key = self._key(wish, seed)
+            if key not in self._bases:
+                tell("base", seed)
+                self._bases[key] = self._image(sampling, seed)
+            self._bases.move_to_end(key)
+            while len(self._bases) > KEPT:
+                self._bases.popitem(last=False)
+            yield self._bases[key]
+
+    def _images(
+        self, sampling: Sampling, wish: Wish, name: str, tell: Callable[[str, int], None]
+    ) -> Iterator[Image.Image]:
+        for seed in wish.seeds:
+            tell(name, seed)
+            yield self._image(sampling, seed)
+
+    def _image(self, sampling: Sampling, seed: int) -> Image.Image:
         """The image that the pipeline makes as it is now, guided or not."""
-        steps = self.settings.steps
-        scale = self.settings.guidance_scale
-        assert steps is not None and scale is not None, "filled in by `with_usual`"
+        assert sampling.steps is not None and sampling.guidance_scale is not None, "`settled` has filled them in"
+        [prompt] = sampling.prompts
         streams = [generator(prompt, seed)]
-        noise = starting_noise(streams, self._shape)
-        condition = self._embeddings([prompt])
-        unconditional = self._embeddings.unconditional()
-        return self.backbone.sampler.generate(
-            Generation(condition, unconditional, noise, streams, steps, scale), "pil"
-        )[0]
+        generation = Generation(
+            self._embeddings([prompt]),
+            unprompted(sampling.guiding, self.backbone, self._embeddings),
+            starting_noise(streams, self.backbone.images.shape_for(sampling.size)),
+            streams,
+            sampling.steps,
+            sampling.guidance_scale,
+        )
+        [image] = self.backbone.sampler.generate(generation, "pil")
+        assert isinstance(image, Image.Image)
+        return image
 
 
 def enlarged(image: Image.Image) -> Image.Image:

@@ -51,8 +51,9 @@ class Sampling:
 
     model: str
     """Model folder or hub id."""
-    prompts: Path
-    """Prompts: .txt with one a line, or a column `prompt` of .jsonl (as GenEval's), .json, .csv, .tsv or .parquet."""
+    prompts: tuple[str, ...]
+    """Prompts, each typed as it is, or files: .txt with one a line, or a column `prompt` of .jsonl (as GenEval's),
+    .json, .csv, .tsv or .parquet; folders and hf:// too."""
     adapter: Path | None = None
     """An aligned run whose weights go on top (RUN@100, RUN@best: a kept step of it), or another tool's LoRA; none
     samples the model itself."""
@@ -80,7 +81,7 @@ class Sampling:
 @dataclass(frozen=True)
 @checked
 class Play:
-    """What is shown on the page, beside prompt, seed, run and strength."""
+    """What the page shows, and what it begins with."""
 
     model: str
     """Model folder or hub id."""
@@ -92,8 +93,10 @@ class Play:
     guidance: AnyGuidance = field(default_factory=PGD)
     """How the runs guide: pgd, cpgd (usual where there is a --negative), npo or chats, with schedule and interval; the
     page sets the strength."""
+    prompts: tuple[str, ...] = ()
+    """Prompts that the page offers, typed or files of them; the shapes world's own for its models when unset."""
     steps: Steps | None = None
-    """Sampling steps; what is usual for the model when unset."""
+    """Sampling steps that the page begins with; what is usual for the model when unset."""
     guidance_scale: FreeScale | None = None
     """Guidance scale, 1 is off; what is usual for the model when unset."""
     size: str | None = None

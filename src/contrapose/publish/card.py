@@ -182,7 +182,11 @@ def _pair_facts(folder: Path) -> list[tuple[str, str]]:
         return []
     settings = {key: value for key, value in _flat(store.settings) if key.rpartition(".")[2] not in _UNTOLD}
     # a name such as "prompts.txt" may be a file of this machine although it does not look like a path
-    files = {str(value) for key, value in settings.items() if key in _FILES and not hub_id(str(value))}
+    files: set[str] = set()
+    for key, value in settings.items():
+        named = value if isinstance(value, list) else [value]
+        if key in _FILES:
+            files |= {str(name) for name in named if not hub_id(str(name))}
     return [("number", f"{len(store):,}"), *_rows(without_folders(settings, files))]
 
 

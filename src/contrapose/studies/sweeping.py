@@ -17,7 +17,8 @@ from contrapose.files import check_folder, one_writer
 from contrapose.guiding.images import jobs, sample_images
 from contrapose.guiding.settings import Sampling
 from contrapose.report.contact_sheet import write_contact_sheet
-from contrapose.store.prompts import Prompt, read_prompts
+from contrapose.store.named_prompts import named_prompts
+from contrapose.store.prompts import Prompt
 from contrapose.worlds.settings import Sweeping
 from contrapose.worlds.suites import as_settings, suite_of
 
@@ -47,7 +48,7 @@ def plan_sweep(settings: Sweeping, device: str | None = None) -> SweepPlan:
     are missing or that cannot judge images of these prompts.
     """
     device = device or best_device()
-    prompts = read_prompts(settings.sampling.prompts)
+    prompts = named_prompts(settings.sampling.prompts)
     guided = at_strengths(settings.sampling, settings.scales)
     suite = suite_of(prompts, settings.suite)
     by = JudgedBy(suite, as_settings(suite), looking_of(suite, settings.features))

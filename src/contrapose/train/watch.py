@@ -19,12 +19,10 @@ from PIL import Image
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.generation import Generation
-from contrapose.containers.readers import READERS
 from contrapose.contents import digest_of_parts
 from contrapose.core.group import Condition
-from contrapose.errors import UserError
 from contrapose.evaluate.run import tag_of
-from contrapose.files import is_writable, replacing
+from contrapose.files import replacing
 from contrapose.guiding.images import describe, jobs
 from contrapose.guiding.inscription import Inscription
 from contrapose.judges.judge import Judge, Jury
@@ -33,6 +31,7 @@ from contrapose.pixels import to_pixels
 from contrapose.runs.metrics import JUDGED
 from contrapose.runs.watched import About, Scored, read_about, watched_folder, write_about
 from contrapose.seeds import generator, starting_noise
+from contrapose.store.named_prompts import named_prompts
 from contrapose.store.prompts import Prompt, read_prompts
 from contrapose.train.best import means_of, spread
 from contrapose.train.loop import Trainer
@@ -69,7 +68,11 @@ class Watched:
     """
 
     def __init__(self, watching: Watching, backbone: Backbone):
-        self.prompts = _named(watching.prompts)
+        named = named_prompts(watching.prompts) if watching.prompts else []
+        once: dict[str, Prompt] = {}
+        for prompt in named:
+            once.setdefault(prompt.text, prompt)
+        self.prompts = list(once.values())
         self.dev_prompts = read_prompts(watching.dev_prompts) if watching.dev_prompts else self.prompts
         self.judges = watching.jury
         for judge in self.judges:
@@ -117,19 +120,6 @@ def jury_of(watching: Watching, device: str) -> Judge | None:
     if not watching.jury:
         return None
     return Jury([settings.load(device) for settings in watching.jury])
-
-
-def _named(entries: Sequence[str]) -> list[Prompt]:
-    """Prompts as they are typed, and those of files; each once."""
-    prompts: dict[str, Prompt] = {}
-    for entry in entries:
-        if not entry.strip() or not is_writable(entry):
-            raise UserError(f"prompts: {entry!r} is no prompt; write a text, or the name of a file of prompts")
-        is_file = Path(entry).suffix.lower() in (".txt", *READERS)
-        listed = read_prompts(entry) if is_file else [Prompt(entry)]
-        for prompt in listed:
-            prompts.setdefault(prompt.text, prompt)
-    return list(prompts.values())
 
 
 class Watcher:
