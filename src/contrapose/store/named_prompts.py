@@ -44,7 +44,9 @@ def names_file(entry: str) -> bool:
 
 def digest_of_named(entries: Sequence[str]) -> str:
     """A digest of the files' contents and of the texts: of one file alone, its own."""
-    digests = [digest_at(Path(entry)) if names_file(entry) else digest_of_parts([entry]) for entry in entries]
+    digests: list[str] = []
+    for entry in entries:
+        digests.append(digest_at(Path(entry)) if names_file(entry) else digest_of_parts([entry]))
     return digests[0] if len(entries) == 1 else digest_of_parts(digests)
 
 
