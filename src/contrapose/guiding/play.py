@@ -133,29 +133,33 @@ class Player:
             plain = settled(self._sampling(wish), self.backbone)
             for name, sampling in asked.items():
                 with guided(sampling.guiding, self.backbone, self._embeddings):
-                    if wish.scale:
-                        columns[name] = tuple(self._images(sampling, wish, name or "guided", tell))
+                    images: list[Image.Image] = []
+                    for seed in wish.seeds if wish.scale else ():
+                        tell(name or "guided", seed)
+                        images.append(self._image(sampling, seed))
+                    columns[name] = tuple(images)
             base = tuple(self._bases_of(plain, wish, tell))
-        guided_columns = {name: columns.get(name, base) for name in names}
+        # at strength 0 they are the base's
+        guided_columns = {name: columns[name] or base for name in names}
         return Drawn(base, guided_columns, wish, self._told(wish, plain))
 
     def _sampling(self, wish: Wish, run: str | None = None) -> Sampling:
         """The settings of `contrapose sample` for the images of a run, or of the base."""
-        own = self.settings
+        usual = self.settings
         guiding = Guiding(negative_prompt=wish.negative_prompt or None)
         if run is not None:
-            guidance = replace(own.guidance, scale=wish.scale)
-            guiding = replace(guiding, positive=self.runs.get(run), negative=own.negative, guidance=guidance)
+            guidance = replace(usual.guidance, scale=wish.scale)
+            guiding = replace(guiding, positive=self.runs.get(run), negative=usual.negative, guidance=guidance)
         return Sampling(
-            own.model,
+            usual.model,
             (wish.prompt,),
             num_images=wish.num_images,
-            steps=wish.steps or own.steps,
-            guidance_scale=own.guidance_scale if wish.guidance_scale is None else wish.guidance_scale,
-            size=wish.size or own.size,
-            precision=own.precision,
+            steps=wish.steps or usual.steps,
+            guidance_scale=usual.guidance_scale if wish.guidance_scale is None else wish.guidance_scale,
+            size=wish.size or usual.size,
+            precision=usual.precision,
             guiding=guiding,
-            loading=own.loading,
+            loading=usual.loading,
         )
 
     def _told(self, wish: Wish, plain: Sampling) -> dict[str, Any]:
@@ -169,12 +173,12 @@ class Player:
             guidance_scale=plain.guidance_scale,
             size=plain.size,
         )
-        own = {"prompt": wish.prompt, "seed": wish.seed, "num_images": wish.num_images}
+        wished = {"prompt": wish.prompt, "seed": wish.seed, "num_images": wish.num_images}
         if wish.negative_prompt:
-            own["negative_prompt"] = wish.negative_prompt
+            wished["negative_prompt"] = wish.negative_prompt
         written = CONVERTER.unstructure(settings)
         del written["prompts"]
-        return {**own, **written}
+        return {**wished, **written}
 
     def save(self, drawn: Drawn, out: Path) -> Path:
         """Write both images and their settings into a new folder `out/00001`, `out/00002`, ...; return the folder.
@@ -214,9 +218,9 @@ class Player:
 
     def _key(self, wish: Wish, seed: int) -> tuple[object, ...]:
         """All that decides a base image."""
-        own = self.settings
-        scale = own.guidance_scale if wish.guidance_scale is None else wish.guidance_scale
-        return wish.prompt, seed, wish.steps or own.steps, scale, wish.size or own.size, wish.negative_prompt
+        usual = self.settings
+        scale = usual.guidance_scale if wish.guidance_scale is None else wish.guidance_scale
+        return wish.prompt, seed, wish.steps or usual.steps, scale, wish.size or usual.size, wish.negative_prompt
 
     def _bases_of(self, sampling: Sampling, wish: Wish, tell: Callable[[str, int], None]) -> Iterator[Image.Image]:
         """The base images, each drawn once while it is among the last `KEPT`."""
@@ -229,13 +233,6 @@ class Player:
             while len(self._bases) > KEPT:
                 self._bases.popitem(last=False)
             yield self._bases[key]
-
-    def _images(
-        self, sampling: Sampling, wish: Wish, name: str, tell: Callable[[str, int], None]
-    ) -> Iterator[Image.Image]:
-        for seed in wish.seeds:
-            tell(name, seed)
-            yield self._image(sampling, seed)
 
     def _image(self, sampling: Sampling, seed: int) -> Image.Image:
         """The image that the pipeline makes as it is now, guided or not."""

@@ -52,7 +52,9 @@ class _Controls(NamedTuple):
 
 def build(gradio: Any, player: Player, out: Path, most: float, examples: Sequence[str] = ()) -> Any:
     """The page, not yet served; it saves to `out`, and its slider goes up to `most`."""
-    name = _title(player.settings.model)
+    name = public_name(player.settings.model)
+    if name == FULL_FOLDER:  # as the whole model in every run's folder is called
+        name = f"{Path(player.settings.model).resolve().parent.name}/{name}"
     is_new = int(gradio.__version__.split(".")[0]) >= 6
     # From version 6 on there is a button that shares images on the hub unless the buttons are named.
     buttons = {"buttons": ["download", "fullscreen"]} if is_new else {}
@@ -88,12 +90,6 @@ def build(gradio: Any, player: Player, out: Path, most: float, examples: Sequenc
         hidden: dict[str, Any] = {"api_visibility": "private"} if is_new else {"api_name": False}
         past.select(_showing_again(gradio), [history], [*columns, shown, *asked], **hidden)
     return page
-
-
-def _title(model: str) -> str:
-    """The model's name; of a folder that is called as every run's whole model is, the one that it lies in too."""
-    name = public_name(model)
-    return f"{Path(model).resolve().parent.name}/{name}" if name == FULL_FOLDER else name
 
 
 def _controls(gradio: Any, player: Player, most: float, examples: Sequence[str]) -> _Controls:
