@@ -89,7 +89,7 @@ LINES = (
     _line("file", "export --run lora", out="lora.safetensors"),
     _line(
         "toy",
-        "toy --seeds 0 --pairs-per-class 1 --shown 1 --width 8 --reference-steps 5 --train-steps 3 --batch 8 "
+        "toy --seeds 0 --pairs-per-class 1 --shown 1 --width 8 --reference-steps 5 --train-steps 3 --batch-size 8 "
         "--samples-per-class 20",
     ),
     Line("study", ("study", "run", "study.yaml"), "study"),

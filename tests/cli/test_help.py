@@ -105,7 +105,9 @@ def test_every_flag_of_the_documents_is_one() -> None:
     [
         ("toy --num-seeds 3", "--num-seeds is now --seeds"),
         ("toy --num-steps=3", "--num-steps is now --train-steps"),
+        ("toy --rate 1e-5", "--rate is now --learning-rate"),
         ("shapes pretrain --steps 3", "--steps is now --train-steps"),
+        ("shapes pretrain --vae-batch 3", "--vae-batch is now --vae-batch-size"),
         ("merge --base m", "--base is now --model"),
         ("estimate --pairs 9", "--pairs is now --num-pairs"),
         ("shapes photos --num 9", "--num is now --num-photos"),

@@ -13,7 +13,7 @@ from contrapose.cli.main import main
 from contrapose.files import one_writer
 
 TOY = ["toy", "--seeds", "0", "--reference-steps", "3", "--train-steps", "2", "--pairs-per-class", "1", "2"]
-SMALL = [*TOY, "--samples-per-class", "4", "--batch", "4"]
+SMALL = [*TOY, "--samples-per-class", "4", "--batch-size", "4"]
 OF_FILES = {
     "prompts": ["shapes", "prompts", "{out}", "--per-tag", "2"],
     "show": ["pairs", "show", "nowhere", "--out", "{out}"],

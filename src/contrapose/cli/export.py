@@ -19,8 +19,8 @@ class Command:
     """
 
     run: Path
-    """Folder of a run, or of one of its policies where it trained several, RUN@STEP being a kept step of it; stock
-    diffusers' or peft's adapters too, a folder or a file."""
+    """Folder of a run (RUN@100, RUN@best: a kept step of it), of a merge, or of one policy where a run trained several;
+    stock diffusers' or peft's adapters too, a folder or a file."""
     out: Path
     """File to write, ending in .safetensors."""
     format: Literal["kohya"] = "kohya"

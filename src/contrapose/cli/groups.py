@@ -25,8 +25,8 @@ _NAMES = {
         """,
     "speed": "speed",
     "schedule": """
-        optimisation first train_steps rate batch learning_rate warmup ema_decay width reference_steps
-        vae_steps vae_batch vae_learning_rate
+        optimisation first train_steps learning_rate warmup ema_decay width reference_steps
+        vae_steps vae_batch_size vae_learning_rate
         """,
     "fitting": "fitting",
     "judging": "suite judges features base allow_missing skip_broken compare shown samples_per_class",

@@ -23,6 +23,8 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def compare(command: SweepComparison) -> None:
+    from contrapose.files import check_folder
     from contrapose.report.sweep import read_sweeps, write_sweep_page
 
+    check_folder(command.out)
     print(write_sweep_page(read_sweeps(command.compare), command.out).resolve())

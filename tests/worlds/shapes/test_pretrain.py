@@ -22,7 +22,7 @@ from contrapose.worlds.shapes.pretrain import (
     train_vae,
 )
 
-TINY = Pretraining(num_images=100, vae_steps=2, vae_batch=2, train_steps=3, batch=4, warmup=1, save_every=1)
+TINY = Pretraining(num_images=100, vae_steps=2, vae_batch_size=2, train_steps=3, batch_size=4, warmup=1, save_every=1)
 PHASES = (train_vae, encode_dataset, train_denoiser)
 
 

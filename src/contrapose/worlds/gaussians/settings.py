@@ -41,11 +41,11 @@ class Toy:
     """Adam steps of the reference, on fresh batches of 512 and a rate of 2e-3 that falls to zero."""
     beta: Positive = 25.0
     """Strength of the pull to the reference, for both methods."""
-    rate: Positive = 1e-5
+    learning_rate: Positive = 1e-5
     """Learning rate of the alignment, for both methods."""
     train_steps: Count = 300
     """Optimiser steps of the alignment."""
-    batch: Batch = 128
+    batch_size: Batch = 128
     """Pairs a step, drawn with repetition, each with its own time and noise."""
     samples_per_class: Batch = 300
     """Points drawn of each condition for the measures."""

@@ -127,8 +127,8 @@ def run_seed(settings: Toy, seed: int) -> tuple[dict[Key, ModeScores], dict[str,
                 method,
                 pairs,
                 num_steps=settings.train_steps,
-                batch=settings.batch,
-                rate=settings.rate,
+                batch=settings.batch_size,
+                rate=settings.learning_rate,
                 seed=seed_of("toy", seed, "align", num_pairs),
             ).policies["trainee"]
             drawn[name, num_pairs] = sample(trainee, labels, stream("samples"))

@@ -107,7 +107,7 @@ def train_vae(settings: Pretraining, out: Path) -> Iterator[Progress]:
     for step in range(start, settings.vae_steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.vae_learning_rate * _schedule(step, settings.vae_steps, 50)
-        indices = range(step * settings.vae_batch, (step + 1) * settings.vae_batch)
+        indices = range(step * settings.vae_batch_size, (step + 1) * settings.vae_batch_size)
         # never the same render twice, and none of the denoiser's, which are drawn by the seed itself
         images = np.stack([draw_example(settings.seed + 1, i, 0.0)[0] for i in indices])
         pixels = _channels_last(images)
@@ -226,11 +226,11 @@ def _denoiser_loss(
 ) -> Tensor:
     """Noise-prediction error with Min-SNR weights; every random choice depends on (seed, step) alone."""
     random = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-    rows = torch.randint(len(data["latents"]), (settings.batch,), generator=random)
+    rows = torch.randint(len(data["latents"]), (settings.batch_size,), generator=random)
     x0 = data["latents"][rows].float()
     tokens = data["tokens"][rows].clone()
-    tokens[torch.rand(settings.batch, generator=random) < settings.caption_dropout] = empty
-    t = torch.randint(len(abar), (settings.batch,), generator=random)
+    tokens[torch.rand(settings.batch_size, generator=random) < settings.caption_dropout] = empty
+    t = torch.randint(len(abar), (settings.batch_size,), generator=random)
     eps = torch.randn(x0.shape, generator=random)
     a = abar[t].view(-1, 1, 1, 1)
     x_t = (a.sqrt() * x0 + (1 - a).sqrt() * eps).contiguous(memory_format=torch.channels_last)

@@ -21,7 +21,7 @@ class Pretraining:
     """Share of captions that are wrong or incomplete."""
     vae_steps: Count = 1500
     """Optimiser steps of the autoencoder."""
-    vae_batch: Batch = 32
+    vae_batch_size: Batch = 32
     """Images for each step of the autoencoder."""
     vae_learning_rate: Positive = 2e-3
     """Peak learning rate of the autoencoder."""
@@ -29,7 +29,7 @@ class Pretraining:
     """Weight of the latents' divergence from a standard normal, per latent element."""
     train_steps: Count = 9000
     """Optimiser steps of the denoiser and the text encoder."""
-    batch: Batch = 64
+    batch_size: Batch = 64
     """Images for each step of the denoiser."""
     learning_rate: Positive = 1.5e-3
     """Peak learning rate of the denoiser."""
