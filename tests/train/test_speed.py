@@ -1,4 +1,4 @@
-"""Haste: compiled, with other kernels and memory layouts, the same numbers but for rounding; or one clear line."""
+"""Speed: compiled, with other kernels and memory layouts, the same numbers but for rounding; or one clear line."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class LookAhead(Generic[T]):
     def __init__(self, num_ahead: int):
         self.num_ahead = num_ahead
         self.waited = 0.0
-        """Seconds for which items were not there yet when they were asked for."""
+        """Seconds for which items were not there yet when they were asked for, or the thread was not at rest."""
         self._pending: deque[Future[T | _End]] = deque()
         gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None
 
@@ -62,4 +62,6 @@ class LookAhead(Generic[T]):
 
     def rest(self) -> None:
         """Wait until the thread has nothing to do, which lasts until the next item is asked for."""
+        begun = time.perf_counter()
         wait(self._pending)
+        self.waited += time.perf_counter() - begun
