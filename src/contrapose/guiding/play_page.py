@@ -23,7 +23,7 @@ _TOWARDS = "The sampler is led from what the base predicts towards what this run
 _STRENGTH = "base + w (run - base): 0 is the base, 1 the run itself, more goes beyond it"
 
 # one image alone would fill the row otherwise
-_STYLE = ".contrapose-past .grid-container { grid-template-columns: repeat(6, minmax(0, 1fr)) !important; }"
+_STYLE = ".contrapose-past .grid-container { grid-template-columns: repeat(auto-fill, minmax(96px, 1fr)) !important; }"
 
 
 def gradio_module() -> Any:
