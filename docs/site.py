@@ -65,7 +65,7 @@ BY_COMMAND = {
     "pairs check": "GroupStore prompt_reader check_pairs",
     "pairs export": "Export is_exported export_pairs",
     "align": "Run align finish_run",
-    "sample": "Sampling sample_images write_contact_sheet",
+    "sample": "Sampling named_prompts load_backbone hasten sample_images write_contact_sheet",
     "sweep": "Sweeping plan_sweep sample_sweep judge_sweep read_sweep write_sweep_page",
     "play": "Play Player",
     "evaluate": "Judging evaluate_models lay_out_images summary_lines",

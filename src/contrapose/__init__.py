@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from contrapose.backbones.kinds import PlainLora as PlainLora
     from contrapose.backbones.kinds import RankStabilised as RankStabilised
     from contrapose.backbones.settings import Adapters as Adapters
+    from contrapose.backbones.settings import Haste as Haste
     from contrapose.backbones.settings import Loading as Loading
+    from contrapose.backbones.speed import hasten as hasten
     from contrapose.cli.study_lines import run_study as run_study
     from contrapose.core.guidance import PGD as PGD
     from contrapose.core.guidance import CHATSGuidance as CHATSGuidance
@@ -128,6 +130,7 @@ if TYPE_CHECKING:
     from contrapose.store.check import check_pairs as check_pairs
     from contrapose.store.groups import GroupStore as GroupStore
     from contrapose.store.mixture import Mixture as Mixture
+    from contrapose.store.named_prompts import named_prompts as named_prompts
     from contrapose.store.prompts import Prompt as Prompt
     from contrapose.store.prompts import read_prompts as read_prompts
     from contrapose.store.splits import Splitting as Splitting
@@ -176,6 +179,8 @@ _HOMES = {
     "LoHa": "backbones.kinds",
     "Adapters": "backbones.settings",
     "Loading": "backbones.settings",
+    "Haste": "backbones.settings",
+    "hasten": "backbones.speed",
     "run_study": "cli.study_lines",
     "PGD": "core.guidance",
     "ContrastivePGD": "core.guidance",
@@ -284,6 +289,7 @@ _HOMES = {
     "check_pairs": "store.check",
     "GroupStore": "store.groups",
     "Mixture": "store.mixture",
+    "named_prompts": "store.named_prompts",
     "Prompt": "store.prompts",
     "read_prompts": "store.prompts",
     "Splitting": "store.splits",
