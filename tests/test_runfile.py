@@ -100,8 +100,9 @@ def test_claim_names_what_differs(tmp_path: Path) -> None:
 def test_claim_lets_free_settings_differ_and_no_others(tmp_path: Path) -> None:
     runfile.claim(tmp_path / "run.yaml", Outer(), CONVERTER, free=["inner.batch"])
     assert runfile.claim(tmp_path / "run.yaml", Outer(inner=Inner(batch=4)), CONVERTER, free=["inner.batch"])
+    assert runfile.claim(tmp_path / "run.yaml", Outer(inner=Inner(batch=4)), CONVERTER, free=["inner"])
     with pytest.raises(UserError, match=r"inner\.batch"):
-        runfile.claim(tmp_path / "run.yaml", Outer(inner=Inner(batch=4)), CONVERTER, free=["inner"])
+        runfile.claim(tmp_path / "run.yaml", Outer(inner=Inner(batch=4)), CONVERTER, free=["inn", "batch"])
 
 
 def test_a_setting_that_one_side_lacks_is_a_difference() -> None:

@@ -216,9 +216,8 @@ def claim(
     """Write the settings beside a result, or check that those already there are the same; True when they were there.
 
     Settings that are `Practical`, or named in `free` (dotted) or below such a name, decide no result and may differ.
-    `inputs` gives settings
-    that name what is read, with the digest of what lies there: that must be the same, and its name may differ. Raises
-    `UserError` naming what differs.
+    `inputs` gives settings that name what is read, with the digest of what lies there: that must be the same, and its
+    name may differ. Raises `UserError` naming what differs.
     """
     mine = yaml.safe_load(to_yaml(settings, conv))  # as a file gives it back: tuples become lists
     note = path.parent / INPUTS

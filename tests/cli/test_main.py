@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from contrapose import __version__
-from contrapose.backbones.settings import Adapters
+from contrapose.backbones.settings import Adapters, Haste
 from contrapose.cli.main import COMMANDS, main
 from contrapose.degrade.degraders import DEGRADERS
 from contrapose.degrade.llm import LanguageModel
@@ -61,7 +61,18 @@ def _help(capsys: Capture, *arguments: str) -> str:
 
 
 def _flags(*classes: type) -> list[str]:
-    nested = {"method", "optimisation", "watching", "first", "stage1", "loading", "fitting", "guiding", "adapters"}
+    nested = {
+        "method",
+        "optimisation",
+        "watching",
+        "first",
+        "stage1",
+        "loading",
+        "fitting",
+        "guiding",
+        "adapters",
+        "speed",
+    }
     return [f"--{f.name.replace('_', '-')}" for cls in classes for f in fields(cls) if f.name not in nested]
 
 
@@ -72,7 +83,9 @@ def _explained(text: str, flags: list[str]) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_align_explains_every_setting(capsys: Capture, method: str) -> None:
-    _explained(_help(capsys, "align", method), _flags(Run, Adapters, Optimisation, First, Watching, METHODS[method]))
+    _explained(
+        _help(capsys, "align", method), _flags(Run, Adapters, Optimisation, First, Watching, Haste, METHODS[method])
+    )
 
 
 @pytest.mark.parametrize("link", LINKS)
@@ -99,7 +112,7 @@ def test_real_explains_every_setting(capsys: Capture, spoiler: str) -> None:
 
 
 def test_sample_explains_every_setting(capsys: Capture) -> None:
-    _explained(_help(capsys, "sample"), [*_flags(Sampling), "--out"])
+    _explained(_help(capsys, "sample"), [*_flags(Sampling, Haste), "--out"])
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "align"])

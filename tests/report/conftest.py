@@ -70,7 +70,7 @@ def html(shared: Project) -> str:
 
 def write_project(tmp_path: Path) -> Project:
     pairs = write_pairs(tmp_path / "pairs")
-    run = write_run(tmp_path / "ddspo", training.Run("shapes", pairs, DDSPO(), optimisation=steps()))
+    run = write_run(tmp_path / "ddspo", training.Run("shapes", pairs, DDSPO(), precision="fp32", optimisation=steps()))
     unfinished = write_run(tmp_path / "sft", training.Run(SCRIPT, pairs, SFT(), optimisation=steps()), finished=False)
     return Project(run, unfinished, pairs, write_evidence(tmp_path))
 

@@ -110,8 +110,8 @@ def test_images_of_earlier_settings_are_shown(project):
 
 
 @pytest.mark.parametrize(("cls", "names"), [
-    (Draw, {"loading"}),
-    (Sampling, {"loading", "guiding"}),
+    (Draw, {"loading", "speed"}),
+    (Sampling, {"loading", "speed", "guiding"}),
     (Import, {"loading", "reading", "fitting"}),
     (Real, {"loading", "fitting"}),  # its spoiler is a choice, and its captioner may be none
 ])  # fmt: skip
