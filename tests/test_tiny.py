@@ -62,8 +62,8 @@ def test_reacts_to_the_prompt_and_to_guidance(name: str, load: Callable[[str], D
     plain = _draw(name, pipe, output_type="latent")
     others = {
         "prompt": _draw(name, pipe, ("a blue square", "a red circle"), output_type="latent"),
-        "guidance": _draw(name, pipe, output_type="latent", **_guided(name, 5.0)),
-        "more guidance": _draw(name, pipe, output_type="latent", **_guided(name, 8.0)),
+        "guidance": _draw(name, pipe, output_type="latent", **_guided(name, 6.0)),
+        "more guidance": _draw(name, pipe, output_type="latent", **_guided(name, 9.0)),
     }
     for what, other in others.items():
         assert torch.isfinite(other).all(), what

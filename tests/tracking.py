@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,9 +48,11 @@ def stand_in(folder: Path) -> Iterator[Path]:
     """A new folder with the stand-in's package, which is imported as wandb while the block lasts."""
     folder.mkdir()
     (folder / "wandb.py").write_text(WANDB)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         yield folder
+    signal.signal(signal.SIGINT, before)
     sys.modules.pop("wandb", None)
 
 

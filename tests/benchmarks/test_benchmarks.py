@@ -112,7 +112,8 @@ def test_intervals_over_seeds_are_compared(benchmark, capsys):
     assert 0.85 < shares.satterthwaite < shares.used < 1
     assert shares.sum_alone <= shares.used and shares.p < 0.05
     benchmark.main(["--experiments", "2"])
-    assert len(capsys.readouterr().out.splitlines()) == 1 + 3 * len(benchmark.DEVIATIONS)
+    rows = [3 * len(deviations) for deviations in (benchmark.DEVIATIONS, benchmark.OF_TWO)]
+    assert len(capsys.readouterr().out.splitlines()) == 2 + sum(rows)
 
 
 @pytest.mark.parametrize("benchmark", ["many_rows"], indirect=True)

@@ -293,6 +293,7 @@ def test_judges_score_images_of_any_prompts(
     assert "judged already" in capsys.readouterr().out
     refused(capsys, judging(*flags, "--judges.1.batch-size", "2"), "(suite.judges.1.batch_size differ)")
     tiny_vision.save_clip(tmp_path / "clip", seed=1)
+    capsys.readouterr()  # the bar of what has just been saved
     refused(capsys, judging(*flags), "another content of judge.jury")
     assert main(["report", "--evidence", "out", "--out", "page.html"]) == 0
     page = (tmp_path / "page.html").read_text()

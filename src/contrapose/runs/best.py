@@ -6,8 +6,6 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cattrs
-
 from contrapose.documents import load_json
 from contrapose.errors import UserError
 from contrapose.files import write_text
@@ -79,6 +77,8 @@ def read_best(run: Path) -> BestStep | None:
     path = run / BEST
     if not path.is_file():
         return None
+    import cattrs
+
     try:
         return cattrs.structure(load_json(path, _FIX), BestStep)
     except (cattrs.BaseValidationError, TypeError, ValueError):
