@@ -1,16 +1,14 @@
-"""Every command explains itself, and every bad input is one line and exit code 2."""
+"""Every bad input is one line and exit code 2."""
 
 from __future__ import annotations
 
 import io
 import os
-import re
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +16,7 @@ import pytest
 import torch
 import yaml
 
-from contrapose import __version__
-from contrapose.backbones.settings import Adapters, Haste
-from contrapose.cli.main import COMMANDS, main
-from contrapose.degrade.degraders import DEGRADERS
-from contrapose.degrade.llm import LanguageModel
-from contrapose.draw.pairs import Draw
-from contrapose.guiding.images import Sampling
-from contrapose.methods import METHODS
-from contrapose.photographs.captions import Captioner
-from contrapose.photographs.filters import FILTERS
-from contrapose.photographs.real import Real
-from contrapose.photographs.spoil import SPOILERS
-from contrapose.train.settings import LINKS, First, Optimisation, Run, Watching
+from contrapose.cli.main import main
 
 Capture = pytest.CaptureFixture[str]
 Told = Callable[..., str]
@@ -48,97 +34,6 @@ def told(capsys: Capture) -> Told:
         return lines[0]
 
     return run
-
-
-# Help
-
-
-def _help(capsys: Capture, *arguments: str) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        main([*arguments, "--help"])
-    assert stopped.value.code == 0
-    return capsys.readouterr().out
-
-
-def _flags(*classes: type) -> list[str]:
-    nested = {
-        "method",
-        "optimisation",
-        "watching",
-        "first",
-        "stage1",
-        "loading",
-        "fitting",
-        "guiding",
-        "adapters",
-        "speed",
-    }
-    return [f"--{f.name.replace('_', '-')}" for cls in classes for f in fields(cls) if f.name not in nested]
-
-
-def _explained(text: str, flags: list[str]) -> None:
-    missing = [flag for flag in flags if not re.search(rf"{flag}\b", text)]
-    assert missing == []
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_align_explains_every_setting(capsys: Capture, method: str) -> None:
-    _explained(
-        _help(capsys, "align", method), _flags(Run, Adapters, Optimisation, First, Watching, Haste, METHODS[method])
-    )
-
-
-@pytest.mark.parametrize("link", LINKS)
-def test_align_explains_the_link(capsys: Capture, link: str) -> None:
-    _explained(_help(capsys, "align", "ddspo", "--link", link), _flags(LINKS[link]))
-
-
-@pytest.mark.parametrize("degrader", DEGRADERS)
-def test_draw_explains_every_setting(capsys: Capture, degrader: str) -> None:
-    text = _help(capsys, "pairs", "draw", "--degrade", degrader)
-    names = [f"degrade.{f.name}" for f in fields(DEGRADERS[degrader]) if f.name != "llm"]
-    if degrader.startswith("llm-"):
-        names += [f"degrade.llm.{f.name}" for f in fields(LanguageModel)]
-    _explained(text, [*_flags(Draw), *(f"--{name.replace('_', '-')}" for name in names)])
-
-
-@pytest.mark.parametrize("spoiler", SPOILERS)
-def test_real_explains_every_setting(capsys: Capture, spoiler: str) -> None:
-    text = _help(capsys, "pairs", "real", "--spoil", spoiler, "--captioner", "model", "--filters", *FILTERS)
-    parts = [("spoil", SPOILERS[spoiler]), ("captioner", Captioner)]
-    parts += [(f"filters.{number}", cls) for number, cls in enumerate(FILTERS.values())]
-    nested = [f"--{part}.{f.name.replace('_', '-')}" for part, cls in parts for f in fields(cls) if f.name != "scorer"]
-    _explained(text, [*_flags(Real), *nested])
-
-
-def test_sample_explains_every_setting(capsys: Capture) -> None:
-    _explained(_help(capsys, "sample"), [*_flags(Sampling, Haste), "--out"])
-
-
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "align"])
-def test_every_command_has_help(capsys: Capture, name: str) -> None:
-    assert f"contrapose {name}" in _help(capsys, *name.split())
-
-
-def test_align_without_a_method_has_help(capsys: Capture) -> None:
-    assert main(["align", "--help"]) == 0
-    text = capsys.readouterr().out
-    assert all(name in text for name in METHODS)
-
-
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
-def test_usage_names_every_command(capsys: Capture, arguments: list[str]) -> None:
-    assert main(arguments) == 0
-    text = capsys.readouterr().out
-    assert all(name in text for name in COMMANDS)
-
-
-def test_version(capsys: Capture) -> None:
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out.strip() == __version__
-
-
-# What is typed wrongly
 
 
 @pytest.mark.parametrize(
