@@ -105,6 +105,7 @@ COMPARED = "comparisons__ddspo__correct"
 BROKEN: dict[str, dict[str, Change]] = {
     "run.yaml": CONTENTS
     | {
+        "cut": write(b"model: 'sha"),
         "folder": folder,
         "link to itself": loop,
         "aliases": write(BOMB),
