@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,36 @@ def test_every_dependency_has_a_reason_and_every_reason_a_dependency(kind):
 def test_unwanted_packages_are_in_neither_list():
     for names in (*listed_in_pyproject().values(), *listed_in_document().values()):
         assert not UNWANTED & set(names)
+
+
+def imported(body: list[ast.stmt]) -> Iterator[str]:
+    """Packages that a module imports as it runs, not those for type checkers alone."""
+    for node in body:
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield (node.module or "").partition(".")[0]
+        for block in ("body", "orelse", "handlers", "finalbody"):
+            yield from imported(getattr(node, block, []))
+
+
+def test_sources_run_without_what_developers_need():
+    development = {name.replace("-", "_") for name in listed_in_pyproject()["development"]}
+    for path in (ROOT / "src").rglob("*.py"):
+        assert not set(imported(ast.parse(path.read_text(encoding="utf-8")).body)) & development, path
+
+
+def test_an_import_for_type_checkers_alone_is_none():
+    source = """
+if TYPE_CHECKING:
+    import a
+def f():
+    import b.c
+try:
+    from d import e
+except E:
+    import g
+"""
+    assert set(imported(ast.parse(source).body)) == {"b", "d", "g"}

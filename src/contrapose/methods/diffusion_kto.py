@@ -22,8 +22,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from jaxtyping import Float
-
 from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import LONE, Apart, Composition, Pick
 from contrapose.core.measured import Measured
@@ -32,6 +30,7 @@ from contrapose.methods.method import AlignmentMethod
 from contrapose.ranges import AtLeast0, Positive, Share, ShareBelow1, checked
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
     from contrapose.core.objective import Objective
