@@ -1,6 +1,6 @@
 # Contrapose with CUDA; written by the book and not built by us yet.
 #   docker build -t contrapose .
-#   docker run --rm --gpus all -v "$PWD":/work -v "$HOME/.cache/huggingface":/root/.cache/huggingface contrapose align recipes/x.yaml --out runs/a
+#   docker run --rm --gpus all -v "$PWD":/data -v "$HOME/.cache/huggingface":/cache/huggingface contrapose align recipes/x.yaml --out runs/a
 FROM nvidia/cuda:12.8.1-runtime-ubuntu24.04
 
 # a C compiler and Python's headers are for torch.compile alone
@@ -18,6 +18,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN pip install --no-cache-dir ".[low-memory,play]"
 
-WORKDIR /work
+ENV HF_HOME=/cache/huggingface
+WORKDIR /data
 ENTRYPOINT ["contrapose"]
 CMD ["--help"]
