@@ -40,6 +40,8 @@ METHODS: dict[str, list[str]] = {
     "diffusion-dro": ["diffusion-dro"],
     "chats": ["chats"],
     "diffusion-kto": ["diffusion-kto"],
+    "dspo": ["dspo"],
+    "dspo-squared": ["dspo", "--form", "squared", "--beta", "5000"],
 }
 CLOCKS = ("seconds",)
 

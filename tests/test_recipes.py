@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from contrapose import runfile
-from contrapose.methods import DDSPO, DataDrivenDDSPO, DiffusionDPO, DiffusionKTO
+from contrapose.methods import DDSPO, DSPO, DataDrivenDDSPO, DiffusionDPO, DiffusionKTO
 from contrapose.photographs.real import CONVERTER as OF_PAIRS
 from contrapose.photographs.real import Real
 from contrapose.train.settings import CONVERTER, Run
@@ -69,6 +69,17 @@ def test_diffusion_kto_is_as_published():
     assert run.method == DiffusionKTO(beta=2 * 1000, like_share=0.8) and run.full and run.caption_dropout == 0.2
     assert (o.batch_size, o.train_steps, o.warmup, o.schedule) == (2048, 20000, 200, "constant")
     assert (o.learning_rate, o.optimizer) == (1e-7, "adamw-8bit"), "its script is not given --scale_lr"
+
+
+@pytest.mark.parametrize(
+    ("name", "beta", "form", "warmup"), [("sd15-dspo", 1e-3, "residual", 500), ("sdxl-dspo", 5000, "squared", 200)]
+)
+def test_dspo_is_as_published(name, beta, form, warmup):
+    run = recipe(f"{name}.yaml")
+    o = run.optimisation
+    assert run.method == DSPO(beta=beta, form=form) and run.full and run.caption_dropout == 0.2
+    assert (o.batch_size, o.train_steps, o.warmup, o.schedule) == (2048, 2000, warmup, "constant")
+    assert (o.optimizer, o.max_grad_norm) == (("adamw", 1.0) if name == "sd15-dspo" else ("adafactor", 0.0))
 
 
 def test_sdxl_is_as_published():
@@ -151,6 +162,8 @@ BASE_RATES = {
     "sd15-ddspo-data": 2.5e-9,
     "sd15-diffusion-dpo": 1e-8,
     "sd15-diffusion-kto": 1e-7 / 2048,
+    "sd15-dspo": 1e-8,
+    "sdxl-dspo": 1e-8,
     "sd15-realalign": 1e-8,
     "sd35-realalign": 1e-8,
 }

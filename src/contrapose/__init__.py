@@ -94,6 +94,7 @@ if TYPE_CHECKING:
     from contrapose.judges.yes_no import YesNo as YesNo
     from contrapose.methods import CHATS as CHATS
     from contrapose.methods import DDSPO as DDSPO
+    from contrapose.methods import DSPO as DSPO
     from contrapose.methods import SFT as SFT
     from contrapose.methods import DataDrivenDDSPO as DataDrivenDDSPO
     from contrapose.methods import DiffusionDPO as DiffusionDPO
@@ -253,6 +254,7 @@ _HOMES = {
     "YesNo": "judges.yes_no",
     "CHATS": "methods",
     "DDSPO": "methods",
+    "DSPO": "methods",
     "DataDrivenDDSPO": "methods",
     "DiffusionDPO": "methods",
     "DiffusionDRO": "methods",

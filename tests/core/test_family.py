@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contrapose.core.group import Group
-from contrapose.core.links import IPO, Guarded, Link, Sigmoid, weighted_sum
+from contrapose.core.links import IPO, Guarded, Link, Sigmoid
 from contrapose.core.measured import Measured
 from contrapose.core.moving import Average
 from contrapose.core.objective import Objective, Side
@@ -35,17 +35,6 @@ PAIR = (Side("winner"), Side("loser"))
 
 
 # The links
-
-
-@dataclass(frozen=True)
-class DSPO:
-    """mse(th_w - y - k (th_w - ref_w)) = (1 - k) T + k R - k (1 - k) D of the winner, k = B (1 - sigmoid(m))."""
-
-    strength: float
-
-    def __call__(self, seen: Measured) -> Tensor:
-        k = self.strength * (1 - torch.sigmoid(weighted_sum(seen.rewards, (1.0, -1.0))))
-        return (1 - k) * seen.T[:, 0] + k * seen.R[:, 0] - k * (1 - k) * seen.D[:, 0]
 
 
 @dataclass(frozen=True)
@@ -144,12 +133,6 @@ def predictions(group: Group, policies: Policies) -> Predictions:
     return Predictions(noise, th, ref, old)
 
 
-def dspo(group: Group, seen: Predictions, beta: float, strength: float) -> Tensor:
-    k = strength * (1 - torch.sigmoid(seen.inside(beta))).view(-1, 1, 1, 1)
-    th, ref, noise = (values["winner"] for values in (seen.th, seen.ref, seen.noise))
-    return ((th - noise) - k * (th - ref)).square().flatten(1).mean(1)
-
-
 def sdpo(seen: Predictions, beta: float, mu: float, link: Callable[[Tensor], Tensor]) -> Tensor:
     """The loser's error keeps its value, and of its gradient what the angle of both errors' gradients allows."""
     of_winner = torch.autograd.grad(seen.T("winner").sum(), seen.th["winner"], retain_graph=True)[0].flatten(1)
@@ -215,14 +198,6 @@ def assert_one(objective: Objective, group: Group, formula: Callable[[Prediction
 
 def singles(likes: list[float]) -> Group:
     return a_group("single", labels={"single": torch.tensor(likes)}, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("strength", [0.001, 0.7])
-def test_dspo_is_a_link(strength: float, split: bool) -> None:
-    """Its factor is not detached; the link's slopes in r, T and D carry it."""
-    group, beta = a_group(dtype=torch.float64), 3.0
-    objective = Objective(PAIR, DSPO(strength), beta)
-    assert_one(objective, group, lambda seen: dspo(group, seen, beta, strength), split)
 
 
 @pytest.mark.parametrize("mu", [0.1, 0.6])

@@ -36,9 +36,12 @@ LINKS = [
     Identity(), Sigmoid(), Sigmoid(smoothing=0.2), IPO(), Hinge(), Signed((1.0, 1.0)), Signed((0.3, -2.0)),
     Guarded(Sigmoid(), half_of_the_loser), Guarded(IPO(), half_of_the_loser),
 ]  # fmt: skip
-OF_METHODS = {name: cls().objective().sides for name, cls in METHODS.items()}
-SIDES = KINDS | {name: sides for name, sides in OF_METHODS.items() if name != "chats"}  # two trainees are always split
-
+SIDES = dict(KINDS)
+for name, cls in METHODS.items():
+    sides = cls().objective().sides
+    # several methods have sides of one kind; and two trainees are always split
+    if sides not in SIDES.values() and name != "chats":
+        SIDES[name] = sides
 
 # one side alone has nothing to be compared with; links are told by number, since a guard's name holds an address
 CASES = [

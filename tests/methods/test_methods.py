@@ -6,7 +6,7 @@ A new method is tested by a line in METHODS.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pytest
@@ -25,6 +25,7 @@ from contrapose.errors import UserError
 from contrapose.methods import (
     CHATS,
     DDSPO,
+    DSPO,
     METHODS,
     SFT,
     DataDrivenDDSPO,
@@ -114,6 +115,24 @@ def dro(i: int, m: float, renoised: bool) -> Tensor:
     return F.relu(m + real - own)
 
 
+def dspo(i: int, strength: float) -> Tensor:
+    """mean ((th_w - n) - k (th_w - ref_w))^2, k = B (1 - sigmoid(inside)), as SD1.5's code has it on predictions"""
+    x_w, c = RECORDS["winner"][i], RECORDS["prompt"][i]
+    theta, reference = (noised_prediction(policy, i, x_w, c) for policy in ("trainee", "reference"))
+    k = strength * (1 - logistic(dpo_margin(i)))
+    return ((theta - NOISE[i] - k * (theta - reference)) ** 2).mean()
+
+
+def squared_dspo(i: int, limit: float) -> Tensor:
+    """((1 - sigmoid(inside)) (th_w - ref_w))^2 where it has gone far, else (1 - sigmoid(inside))^2, as SDXL's code"""
+    x_w, c = RECORDS["winner"][i], RECORDS["prompt"][i]
+    gone = noised_prediction("trainee", i, x_w, c) - noised_prediction("reference", i, x_w, c)
+    wrong = 1 - logistic(dpo_margin(i))
+    if (gone**2).mean() >= limit:
+        return ((wrong * gone) ** 2).mean()
+    return wrong**2
+
+
 def chats(i: int, paper_beta: float) -> Tensor:
     """-B [ (mse_w^+ - mse_w^ref) + (mse_l^- - mse_l^ref) ], without the half of the DPO family"""
     gains = [
@@ -172,6 +191,8 @@ METHOD_TABLE = [
         1,
     ),
     (DiffusionKTO(beta=2 * BETA, utility="risk-seeking"), lambda i: kto(i, BETA, lambda x: nll(-x)), 1, 1),
+    (DSPO(beta=BETA), lambda i: dspo(i, BETA), 2, 2),
+    (DSPO(beta=BETA, form="squared"), lambda i: squared_dspo(i, 0.1), 2, 2),
     (SFT(side="loser"), lambda i: error("trainee", i, RECORDS["loser"][i], NOISE[i]), 1, 0),
 ]
 each_method = pytest.mark.parametrize(
@@ -276,6 +297,7 @@ def test_losers_made_without_loser_images_need_none():
 def test_published_strengths():
     assert (DDSPO().beta, DiffusionDPO().beta) == (16000.0, 5000.0)
     assert (DataDrivenDDSPO().beta, RealAlign().beta, DiffusionDRO().real_margin) == (8000.0, 2000.0, 1e-3)
+    assert (DSPO().beta, DSPO().form) == (0.001, "residual")
     assert CHATS().beta == DiffusionKTO().beta == 2 * 1000.0, "their papers' losses have no factor of a half"
 
 
@@ -332,6 +354,26 @@ def test_with_the_policy_up_to_date_the_renoised_variant_has_no_gradient_from_it
     assert gradient(dro) == pytest.approx(gradient(SFT().objective()), rel=1e-10)
 
 
+def gradient_of(losses: Iterable[Tensor]) -> float:
+    return float(torch.autograd.grad(sum(loss.sum() for loss in losses), TRAINED["trainee"])[0])
+
+
+def test_squared_dspo_pulls_back_a_winner_that_has_gone_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of these pairs two are beyond the limit, each of which is decided alone."""
+    monkeypatch.setattr("contrapose.methods.dspo._GROSS_DRIFT", 0.02)
+    method = DSPO(beta=BETA, form="squared")
+    outcome, _ = evaluate(method)
+    assert outcome.measured.D[:, 0].gt(0.02).tolist() == [True, True, False, False]
+    expected = [squared_dspo(i, 0.02) for i in range(B)]
+    assert outcome.loss.tolist() == pytest.approx([loss.item() for loss in expected], rel=1e-12)
+    assert gradient_of(evaluate(method, split=True)[0].parts) == pytest.approx(gradient_of(expected), rel=1e-11)
+
+
+def test_published_dspo_is_fine_tuning_on_winners_to_about_three_digits() -> None:
+    """On SD1.5: B is .001."""
+    assert gradient_of(evaluate(DSPO())[0].parts) == pytest.approx(gradient_of(evaluate(SFT())[0].parts), rel=3e-3)
+
+
 @pytest.mark.parametrize("baseline", [-0.4, 0.0, 0.3])
 @pytest.mark.parametrize("split", [False, True])
 def test_likes_and_dislikes_are_against_a_baseline_that_is_never_below_zero(baseline: float, split: bool) -> None:
@@ -339,9 +381,7 @@ def test_likes_and_dislikes_are_against_a_baseline_that_is_never_below_zero(base
     outcome, _ = evaluate(DiffusionKTO(beta=2 * BETA), split, {"baseline": BETA * baseline})
     expected = [kto(i, BETA, logistic, baseline) for i in range(B)]
     assert outcome.loss.tolist() == pytest.approx([loss.item() for loss in expected], rel=1e-12)
-    ours = torch.autograd.grad(sum(part.sum() for part in outcome.parts), TRAINED["trainee"])
-    theirs = torch.autograd.grad(sum(expected), TRAINED["trainee"])
-    assert float(ours[0]) == pytest.approx(float(theirs[0]), rel=1e-11)
+    assert gradient_of(outcome.parts) == pytest.approx(gradient_of(expected), rel=1e-11)
 
 
 def test_the_baseline_follows_the_rewards() -> None:

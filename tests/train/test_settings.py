@@ -18,6 +18,7 @@ from contrapose.errors import UserError
 from contrapose.methods import (
     CHATS,
     DDSPO,
+    DSPO,
     METHODS,
     SFT,
     DataDrivenDDSPO,
@@ -37,6 +38,7 @@ METHODS_WITH_LINKS = [
         for link in (IPO(0.2), Hinge(2.0))
     ),
     DDSPO(link=Sigmoid(0.1), losers="random-positive", space="x0"),
+    DSPO(beta=12.5, form="squared"),
     SFT("loser"),
     CHATS(beta=12.5, dropout=0.2, space="x0"),
     DiffusionDRO(real_margin=0.1, samples="renoised"),

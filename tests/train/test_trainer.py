@@ -23,7 +23,7 @@ from contrapose.core.moving import Average, Every
 from contrapose.core.path import DiffusionPath
 from contrapose.core.running import Running, RunningNumbers
 from contrapose.errors import UserError
-from contrapose.methods import DDSPO
+from contrapose.methods import DDSPO, DSPO, Method
 from contrapose.runs.training_state import Weights, load_training, save_training
 from contrapose.train.align import _parts
 from contrapose.train.diagnostics import LEVELS
@@ -132,6 +132,24 @@ def test_latents_of_several_sizes_make_one_batch(size: int) -> None:
     ours, our_metrics = gradients(trainer)
     torch.testing.assert_close(ours, whole, rtol=1e-4, atol=1e-6)
     assert our_metrics == pytest.approx(metrics, rel=1e-4, abs=1e-6)
+
+
+# losses that are no functions of a margin alone, too
+METHODS = [DSPO(beta=2.0), DSPO(beta=200.0, form="squared")]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_how_the_work_is_cut_changes_no_methods_gradient(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over micro-batches, over a pair's sides, and over processes."""
+    run = replace(RUN, method=method)
+    whole, metrics = gradients(a_trainer(run))
+    assert whole.norm() > 1e-3
+    for cut in (replace(run, split_pairs=True), replace(run, optimisation=replace(run.optimisation, micro_batch=1))):
+        torch.testing.assert_close(gradients(a_trainer(cut))[0], whole, rtol=1e-3, atol=1e-6)
+    monkeypatch.setattr(Trainer, "_sum_over_processes", lambda self, sums: None)
+    shares = [gradients(a_trainer(run, process_index=i, num_processes=2)) for i in range(2)]
+    torch.testing.assert_close(shares[0][0] + shares[1][0], whole, rtol=1e-3, atol=1e-6)
+    assert {n: shares[0][1][n] + shares[1][1][n] for n in metrics} == pytest.approx(metrics, rel=1e-3, abs=1e-6)
 
 
 def test_processes_share_the_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:

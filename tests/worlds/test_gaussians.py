@@ -15,6 +15,7 @@ from contrapose.cli.main import main
 from contrapose.errors import UserError
 from contrapose.methods import (
     DDSPO,
+    DSPO,
     METHODS,
     SFT,
     DataDrivenDDSPO,
@@ -60,6 +61,8 @@ RIGHT_WAY = [
     (DiffusionDRO(real_margin=0.1), 2e-4),
     (DiffusionDRO(real_margin=0.1, samples="renoised", sync_every=1), 2e-4),
     (DiffusionKTO(beta=50.0), 2e-5),
+    (DSPO(), 2e-4),
+    (DSPO(beta=25.0, form="squared"), 2e-5),
     (RealAlign(beta=25.0, stage1=DiffusionDRO(real_margin=0.1)), 2e-5),
 ]
 

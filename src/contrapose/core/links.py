@@ -38,8 +38,8 @@ def weighted_sum(rewards: Float[Tensor, "b n"], weights: Sequence[float]) -> Flo
     return (rewards * rewards.new_tensor(weights)).sum(1)
 
 
-def _margin(measured: Measured) -> Float[Tensor, " b"]:
-    # by place, winner then loser; which of them is preferred stands in the labels
+def pair_margin(measured: Measured) -> Float[Tensor, " b"]:
+    """A pair's m = r_w - r_l: by place, winner then loser; which of them is preferred stands in the labels."""
     return weighted_sum(measured.rewards, (1.0, -1.0))
 
 
@@ -69,7 +69,7 @@ class Sigmoid:
     """How far each label is drawn towards the other side's, as if that share of labels were wrong; 0 to 0.5."""
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
-        m = _margin(measured)
+        m = pair_margin(measured)
         # a pair's labels add up to 1, so that 1 - p is the loser's, drawn the same way
         p = (1 - self.smoothing) * measured.labels[:, 0] + self.smoothing * measured.labels[:, 1]
         return -p * _log_sigmoid(m) - (1 - p) * _log_sigmoid(-m)
@@ -87,7 +87,7 @@ class IPO:
     """The difference of rewards that a decided pair is to meet."""
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
-        m = _margin(measured)
+        m = pair_margin(measured)
         # a tie, halves, has its least loss at m = 0: both margins pull alike
         winner, loser = measured.labels.unbind(1)
         return winner * (m - self.margin).square() + loser * (m + self.margin).square()
@@ -102,7 +102,7 @@ class Hinge:
     """The difference of rewards from which on a pair costs nothing."""
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
-        m = _margin(measured)
+        m = pair_margin(measured)
         winner, loser = measured.labels.unbind(1)
         return winner * (self.margin - m).relu() + loser * (self.margin + m).relu()
 

@@ -8,10 +8,11 @@ from contrapose.methods.ddspo_data import DataDrivenDDSPO
 from contrapose.methods.diffusion_dpo import DiffusionDPO
 from contrapose.methods.diffusion_dro import DiffusionDRO
 from contrapose.methods.diffusion_kto import DiffusionKTO
+from contrapose.methods.dspo import DSPO
 from contrapose.methods.realalign import RealAlign
 from contrapose.methods.sft import SFT
 
-Method = DDSPO | DataDrivenDDSPO | DiffusionDPO | DiffusionDRO | RealAlign | SFT | CHATS | DiffusionKTO
+Method = DDSPO | DataDrivenDDSPO | DiffusionDPO | DiffusionDRO | RealAlign | SFT | CHATS | DiffusionKTO | DSPO
 
 METHODS: dict[str, type[Method]] = {
     "ddspo": DDSPO,
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Method]] = {
     "sft": SFT,
     "chats": CHATS,
     "diffusion-kto": DiffusionKTO,
+    "dspo": DSPO,
 }
 
 
