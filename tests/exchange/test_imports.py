@@ -375,7 +375,8 @@ def test_a_report_of_imported_pairs(imported: Path, settings: Import, monkeypatc
     monkeypatch.setattr(pairs_import, "bring_in", parsed.append)
     assert main(shlex.split(line)[1:]) == 0
     assert parsed[0].out == imported
-    assert parsed[0].settings == changed(settings, crop="center", flip=False, shard_size=64, batch_size=4)
+    usual = {"crop": "center", "flip": False, "shard_size": 64, "batch_size": 4, "precision": "fp32"}
+    assert parsed[0].settings == changed(settings, **usual)
 
 
 def test_imported_pairs_align(imported: Path, settings: Import, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from torch import Tensor
 from contrapose.backbones.denoiser import Denoiser
 from contrapose.backbones.generation import Generation
 from contrapose.backbones.pipeline import LoadedPipeline, cast
+from contrapose.backbones.precision import precision_of
 from contrapose.core.group import Condition, join
 from contrapose.errors import UserError
 
-Settings = TypeVar("Settings", bound=Any)  # a dataclass with `steps` and `guidance_scale`
+Settings = TypeVar("Settings", bound=Any)  # a dataclass with `steps`, `guidance_scale` and `precision`
 
 
 class Sampler:
@@ -46,7 +47,7 @@ class Sampler:
         return self._pipeline.family.guidance_scale
 
     def with_usual(self, settings: Settings) -> Settings:
-        """The settings of a sampler with steps and guidance scale spelled out where they are left to the model.
+        """The settings of a sampler with steps, guidance scale and precision, the model's own where they are unset.
 
         Raises `UserError` for one step of a scheduler that has to end at a time of its own.
         """
@@ -55,7 +56,8 @@ class Sampler:
         if steps == 1 and self._pipeline.stock.scheduler.config.get("shift_terminal"):
             # times are stretched by the way from the first to the last, which is no way at all
             raise UserError(f"steps 1: {self._pipeline.source.model} has a scheduler that needs two steps or more")
-        return replace(settings, steps=steps, guidance_scale=scale)
+        precision = settings.precision or precision_of(self._pipeline.dtype)
+        return replace(settings, steps=steps, guidance_scale=scale, precision=precision)
 
     def generate(self, generation: Generation, output: Literal["latent", "pil", "np"] = "latent") -> Any:
         """What the stock pipeline makes of this noise: latents [b, c, h, w] in the denoiser's scale, or images."""

@@ -12,6 +12,7 @@ from contrapose.errors import UserError
 from contrapose.processes import rank
 
 if TYPE_CHECKING:
+    from contrapose.backbones.settings import Precision
     from contrapose.draw.settings import Draw
     from contrapose.guiding.settings import Sampling
     from contrapose.train.loop import TrainState
@@ -66,10 +67,12 @@ def follow_stage(stage: Stage, states: Iterable[TrainState]) -> None:
 
 
 @contextmanager
-def sampling_memory(settings: Draw | Sampling, size: str | None, images: int = 1) -> Iterator[None]:
+def sampling_memory(
+    settings: Draw | Sampling, precision: Precision, size: str | None, images: int = 1
+) -> Iterator[None]:
     """Tell how many at once would fit when memory runs out while samples, each of so many images, are made."""
     from contrapose.estimate.advice import after_sampling
 
     batch = images * settings.batch_size
-    with advised(lambda card: after_sampling(settings.model, settings.precision, settings.loading, size, batch, card)):
+    with advised(lambda card: after_sampling(settings.model, precision, settings.loading, size, batch, card)):
         yield

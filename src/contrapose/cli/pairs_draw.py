@@ -30,12 +30,14 @@ def main(arguments: list[str], prog: str) -> None:
 def draw(command: Command) -> None:
     from contrapose.backbones.families.table import load_backbone
     from contrapose.backbones.loading import DTYPES
+    from contrapose.backbones.precision import usual_precision
     from contrapose.backbones.speed import hasten
     from contrapose.cli.cut_prompts import tell_cut
     from contrapose.cli.memory import sampling_memory
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import follow
     from contrapose.draw.pairs import draw_pairs, plan_pairs
+    from contrapose.store.manifest import MANIFEST
     from contrapose.store.named_prompts import title_of
     from contrapose.store.prompts import num_duplicates
 
@@ -46,9 +48,11 @@ def draw(command: Command) -> None:
     if repeated or plan.left_out:
         left_out = f"{repeated} repeated prompts and {len(plan.left_out)} that cannot be degraded"
         print(f"{title_of(settings.prompts)}: left out {left_out}")
-    with sampling_memory(settings, next(iter(settings.sizes), None), images=2):
-        dtype = DTYPES[settings.precision]
-        backbone = load_backbone(settings.model, dtype, command.on.name, loading=settings.loading)
+    device = command.on.name
+    precision = settings.precision or usual_precision(device, command.out / MANIFEST, "draw")
+    with sampling_memory(settings, precision, next(iter(settings.sizes), None), images=2):
+        dtype = DTYPES[precision]
+        backbone = load_backbone(settings.model, dtype, device, loading=settings.loading)
         hasten([backbone.denoiser.network], settings.speed, dtype, backbone.device)
         tell_cut(settings.prompts, plan.prompts, backbone)
         follow("drawing pairs", len(plan.records), draw_pairs(settings, plan, backbone, command.out))

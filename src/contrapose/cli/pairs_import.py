@@ -30,16 +30,20 @@ def main(arguments: list[str], prog: str) -> None:
 def bring_in(command: Command) -> None:
     from contrapose.backbones.families.table import load_backbone
     from contrapose.backbones.loading import DTYPES
+    from contrapose.backbones.precision import usual_precision
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import Bar, follow
     from contrapose.containers.left_out import SKIPPED, told_counts
     from contrapose.exchange.imports import import_pairs, plan_import, read_listing
+    from contrapose.store.manifest import MANIFEST
 
     quiet_libraries()
     settings = command.settings
     out = command.out
     listing = read_listing(settings)
-    backbone = load_backbone(settings.model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
+    device = command.on.name
+    precision = settings.precision or usual_precision(device, out / MANIFEST, "import")
+    backbone = load_backbone(settings.model, DTYPES[precision], device, loading=settings.loading)
     with Bar("looking at images", len(listing.pairs)) as bar:
         plan = plan_import(settings, listing, backbone, bar)
     if plan.left_out:

@@ -46,16 +46,19 @@ def main(arguments: list[str], prog: str) -> None:
 def make(command: Command) -> None:
     from contrapose.backbones.families.table import load_backbone
     from contrapose.backbones.loading import DTYPES
+    from contrapose.backbones.precision import usual_precision
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import Bar
     from contrapose.containers.left_out import SKIPPED, count_left_out, told_counts
-    from contrapose.photographs.real import make_pairs
+    from contrapose.photographs.real import SETTINGS, make_pairs
     from contrapose.store.manifest import read_manifest
 
     quiet_libraries()
     settings = command.settings
     out = command.out
-    backbone = load_backbone(settings.model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
+    device = command.on.name
+    precision = settings.precision or usual_precision(device, out / SETTINGS)
+    backbone = load_backbone(settings.model, DTYPES[precision], device, loading=settings.loading)
     # One bar a stage: the states come in the order of the stages, and tell theirs.
     for stage, states in groupby(make_pairs(settings, backbone, out), lambda state: state.stage):
         with Bar(stage) as bar:

@@ -44,6 +44,7 @@ def main(arguments: list[str], prog: str) -> None:
 def play(command: Command) -> None:
     from contrapose.backbones.families.table import load_backbone
     from contrapose.backbones.loading import DTYPES
+    from contrapose.backbones.precision import usual_precision
     from contrapose.cli.notes import quiet_libraries
     from contrapose.guiding.play import Player
     from contrapose.guiding.play_page import build, gradio_module
@@ -58,7 +59,9 @@ def play(command: Command) -> None:
         raise UserError("there is nothing to play with: name a run with --positive")
     listed = settings.prompts or example_prompts(settings.model)
     examples = [prompt.text for prompt in named_prompts(listed)]
-    backbone = load_backbone(settings.model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
+    device = command.on.name
+    precision = settings.precision or usual_precision(device)
+    backbone = load_backbone(settings.model, DTYPES[precision], device, loading=settings.loading)
     if not _is_this_machine(command.host):
         log.warning(f"--host {command.host}: anybody who reaches this address can draw and save; there is no login")
     page = build(gradio, Player(settings, backbone), command.out, command.most, examples)

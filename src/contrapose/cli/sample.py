@@ -14,6 +14,7 @@ from contrapose.guiding.settings import Sampling
 
 if TYPE_CHECKING:
     from contrapose.backbones.base import Backbone
+    from contrapose.backbones.settings import Precision
     from contrapose.store.prompts import Prompt
 
 UNIONS = {"guidance": Choice(GUIDANCES, unless=("negative", "cpgd"))}
@@ -34,10 +35,11 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def sample(command: Command) -> None:
+    from contrapose.backbones.precision import usual_precision
     from contrapose.cli.memory import sampling_memory
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import follow
-    from contrapose.guiding.images import jobs, sample_images
+    from contrapose.guiding.images import SETTINGS, jobs, sample_images
     from contrapose.report.contact_sheet import write_contact_sheet
     from contrapose.store.named_prompts import named_prompts
 
@@ -45,21 +47,22 @@ def sample(command: Command) -> None:
     settings = command.sampling
     out = command.out
     prompts = named_prompts(settings.prompts)
-    backbone = load_sampled(settings, prompts, command.on.name)
     images = jobs(prompts, settings.num_images, out)
-    with sampling_memory(settings, settings.size):
+    precision = settings.precision or usual_precision(command.on.name, out / SETTINGS)
+    with sampling_memory(settings, precision, settings.size):
+        backbone = load_sampled(settings, precision, prompts, command.on.name)
         follow(f"sampling {out.name}", len(images), sample_images(settings, backbone, out))
     print(write_contact_sheet(out, images).resolve())
 
 
-def load_sampled(settings: Sampling, prompts: Sequence[Prompt], device: str) -> Backbone:
+def load_sampled(settings: Sampling, precision: Precision, prompts: Sequence[Prompt], device: str) -> Backbone:
     """The model that is to be sampled; prompts that it will not read to their ends are told."""
     from contrapose.backbones.families.table import load_backbone
     from contrapose.backbones.loading import DTYPES
     from contrapose.backbones.speed import hasten
     from contrapose.cli.cut_prompts import tell_cut
 
-    dtype = DTYPES[settings.precision]
+    dtype = DTYPES[precision]
     backbone = load_backbone(settings.model, dtype, device, settings.adapter, settings.loading)
     hasten([backbone.denoiser.network], settings.speed, dtype, backbone.device)
     tell_cut(settings.prompts, prompts, backbone)

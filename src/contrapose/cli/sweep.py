@@ -39,10 +39,12 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def sweep(command: Command) -> None:
+    from contrapose.backbones.precision import usual_precision
     from contrapose.cli.memory import sampling_memory
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import Bar
     from contrapose.files import check_folder
+    from contrapose.guiding.images import SETTINGS
     from contrapose.report.sweep import read_sweep, write_sweep_page
     from contrapose.studies.sweeping import judge_sweep, plan_sweep, sample_sweep
 
@@ -51,8 +53,9 @@ def sweep(command: Command) -> None:
     check_folder(out)
     sampling = command.settings.sampling
     plan = plan_sweep(command.settings, command.on.name)
-    backbone = load_sampled(sampling, plan.prompts, command.on.name)
-    with sampling_memory(sampling, sampling.size):
+    precision = sampling.precision or usual_precision(command.on.name, out / SETTINGS)
+    with sampling_memory(sampling, precision, sampling.size):
+        backbone = load_sampled(sampling, precision, plan.prompts, command.on.name)
         for scale, states in groupby(sample_sweep(plan, backbone, out), lambda state: state.scale):
             with Bar(f"sampling at w = {scale:g}") as bar:
                 for state in states:

@@ -39,8 +39,9 @@ class Draw:
     """Pairs in one file, the unit that a killed run repeats."""
     batch_size: Batch = 16
     """Pairs drawn at once (each is two images); does not change the pairs beyond rounding."""
-    precision: Precision = "fp32"
-    """Precision of the sampler."""
+    precision: Precision | None = None
+    """Precision of the sampler. When unset, bf16 on a GPU that has it and fp32 elsewhere; pairs that were begun keep
+    theirs."""
     loading: Loading = field(default_factory=Loading)
     speed: runfile.Practical[Haste] = field(default_factory=Haste)
 

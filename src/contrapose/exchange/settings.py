@@ -41,8 +41,9 @@ class Import:
     """Pairs in one file, the unit that a killed run repeats."""
     batch_size: Batch = 4
     """Pairs encoded at once (each is two images)."""
-    precision: Precision = "fp32"
-    """Precision of the autoencoder."""
+    precision: Precision | None = None
+    """Precision of the autoencoder. When unset, bf16 on a GPU that has it and fp32 elsewhere; pairs that were begun
+    keep theirs."""
     reading: Reading = field(default_factory=Reading)
     fitting: Fitting = field(default_factory=Fitting)
     loading: Loading = field(default_factory=Loading)

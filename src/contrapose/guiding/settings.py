@@ -67,8 +67,9 @@ class Sampling:
     """Image size as WIDTHxHEIGHT; the model's usual size when unset."""
     batch_size: Batch = 16
     """Images sampled at once; does not change the images, but for a level in a few pixels by rounding."""
-    precision: Precision = "fp32"
-    """Precision of the sampler."""
+    precision: Precision | None = None
+    """Precision of the sampler. When unset, bf16 on a GPU that has it and fp32 elsewhere; images that were begun keep
+    theirs."""
     guiding: Guiding = field(default_factory=Guiding)
     loading: Loading = field(default_factory=Loading)
     speed: runfile.Practical[Haste] = field(default_factory=Haste)
@@ -101,8 +102,8 @@ class Play:
     """Guidance scale, 1 is off; what is usual for the model when unset."""
     size: str | None = None
     """Image size as WIDTHxHEIGHT; the model's usual size when unset."""
-    precision: Precision = "fp32"
-    """Precision of the sampler."""
+    precision: Precision | None = None
+    """Precision of the sampler; bf16 on a GPU that has it and fp32 elsewhere when unset."""
     loading: Loading = field(default_factory=Loading)
 
 

@@ -50,8 +50,9 @@ class Real:
     """Pairs in one file, the unit of encoding that a killed run repeats."""
     batch_size: Batch = 4
     """Photographs spoiled, scored or encoded at once; does not change the pairs."""
-    precision: Precision = "fp32"
-    """Precision of the model."""
+    precision: Precision | None = None
+    """Precision of the model. When unset, bf16 on a GPU that has it and fp32 elsewhere; pairs that were begun keep
+    theirs."""
     limit: Count | None = None
     """Photographs that are looked at, at most, of the first ones listed; all when unset."""
     fitting: Fitting = field(default_factory=Fitting)

@@ -10,15 +10,15 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
-import torch
 from accelerate.utils import parse_flag_from_env
 from safetensors import SafetensorError, safe_open
 
 from contrapose import runfile
 from contrapose.backbones.digests import model_digest
-from contrapose.backbones.settings import Precision
+from contrapose.backbones.loading import best_device
+from contrapose.backbones.precision import usual_precision
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.files import discard, replacing, write_text
@@ -84,21 +84,8 @@ def is_watched(step: int, run: Run) -> bool:
 
 def settled_stages(run: Run, folder: Path) -> list[Stage]:
     """The stages of a run in a folder, with every default spelled out."""
-    return stages(run.resolved(usual_precision(folder)), folder)
-
-
-def usual_precision(folder: Path) -> Precision:
-    """The precision of a run that leaves it open: what the folder's run began with, or bf16 on a GPU that has it.
-
-    fp32 elsewhere: on CPUs low precision is slower, and what they computed before stays the same to the last bit.
-    """
-    path = folder / RUN_FILE
-    recorded = runfile.claimed(path).get("precision") if path.exists() else None
-    for precision in get_args(Precision):
-        if precision == recorded:
-            return cast(Precision, precision)
-    on_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
-    return "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    device = "cpu" if parse_flag_from_env("ACCELERATE_USE_CPU") else best_device()
+    return stages(run.resolved(usual_precision(device, folder / RUN_FILE)), folder)
 
 
 # Whose folder it is
