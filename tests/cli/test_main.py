@@ -110,7 +110,7 @@ def test_memory_that_runs_out_is_one_line(told: Told, monkeypatch, work) -> None
         raise work()
 
     monkeypatch.setattr("contrapose.cli.main.run", fail)
-    assert "out of memory; take a smaller --batch-size" in told("sample")
+    assert "out of memory; close what else uses it" in told("sample")
 
 
 @pytest.mark.parametrize(("error", "told"), [(OSError(28, "No space"), False), (ValueError("ours"), True)])

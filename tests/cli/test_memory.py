@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+import tiny_vision
 import torch
 
 from contrapose.backbones.families import table
+from contrapose.backbones.families.table import load_backbone
+from contrapose.backbones.images import Autoencoder
 from contrapose.backbones.sampler import Sampler
+from contrapose.backbones.settings import Loading
 from contrapose.cli.main import main
+from contrapose.cli.memory import OutOfMemory, advised
 from contrapose.estimate import advice
+from contrapose.guiding.play import Play, Player, Wish
 from contrapose.methods import DDSPO
 from contrapose.runs.folder import RunFolder
 from contrapose.train.loop import Trainer
@@ -82,6 +89,65 @@ def test_while_sampling(work, tmp_path, monkeypatch, capsys):
     sample = ["sample", "--model", str(work / "model"), "--prompts", str(work / "prompts.txt"), "--steps", "1"]
     assert main([*sample, "--out", str(tmp_path / "images")]) == 2
     assert "images at once instead of 16 would take about" in _only_line(capsys)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two captioned photographs."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(2):
+        tiny_vision.noise_image(number, (32, 32)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a photo of {number} small cats")
+    return folder
+
+
+FITTING = ["--resolution", "32", "--max-scale-up", "8"]
+
+
+def test_while_images_are_encoded_or_decoded(work, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Autoencoder, "encode", _raise)
+    monkeypatch.setattr(Autoencoder, "decode", _raise)
+    model = ["--model", str(work / "model")]
+    others = tmp_path / "others"
+    shutil.copytree(photos, others)
+    tiny_vision.noise_image(7, (32, 32)).save(others / "0.png")
+    tiny_vision.noise_image(8, (32, 32)).save(others / "1.png")
+    sides = ["--winners", str(photos), "--losers", str(others)]
+    assert main(["pairs", "import", *model, *sides, *FITTING, "--out", str(tmp_path / "pairs")]) == 2
+    assert "images at once instead of 8 would take about" in _only_line(capsys)
+    assert main(["pairs", "export", str(work / "pairs"), "--out", str(tmp_path / "pairs.parquet")]) == 2
+    assert "images at once instead of 8 would take about" in _only_line(capsys)
+    assert main(["pairs", "real", *model, "--photos", str(photos), *FITTING, "--out", str(tmp_path / "real")]) == 2
+    assert "images at once instead of 4 would take about" in _only_line(capsys)
+
+
+def test_while_images_are_judged(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("contrapose.worlds.evaluation.evaluate", _raise)
+    line = ["evaluate", "--images", f"base={photos}", "--out", str(tmp_path / "evidence"), "--suite", "scores"]
+    assert main([*line, "--judges", "colourfulness", "pickscore", "--features", "clip"]) == 2
+    assert "take --judges.1.batch-size 8 --features.batch-size 16, or --device cpu" in _only_line(capsys)
+    assert main([*line, "--judges", "colourfulness"]) == 2
+    assert "take a smaller network to judge by, or --device cpu" in _only_line(capsys)
+
+
+def test_on_the_page_of_play(work, monkeypatch):
+    backbone = load_backbone(work / "model")
+    at_once = advice.Images(str(work / "model"), "fp32", Loading())
+    player = Player(Play(str(work / "model"), (work,), steps=1), backbone, lambda: advised(at_once.after))
+    monkeypatch.setattr(Player, "_image", _raise)
+    with pytest.raises(OutOfMemory, match="take smaller images or less precision"):
+        player.draw(Wish("a cat", (work.name,), scale=0.0))
+
+
+def test_a_card_that_is_too_small_for_an_image_is_told_of_before(work, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Sampler, "generate", _raise)
+    monkeypatch.setattr(advice, "card_size", lambda: 0.5)
+    assert main(_draw(work, tmp_path / "pairs")) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "one image may not fit the GPU's 0.5 GiB: about" in told and "out of memory; take a smaller --batch" in told
+    monkeypatch.setattr(advice, "card_size", lambda: 80.0)
+    assert main(_draw(work, tmp_path / "pairs")) == 2
+    assert "may not fit" not in capsys.readouterr().err
 
 
 def test_other_errors_come_out_as_they_are(work, tmp_path, monkeypatch):

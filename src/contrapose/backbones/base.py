@@ -13,8 +13,9 @@ from contrapose.backbones.family import Family
 from contrapose.backbones.images import Autoencoder
 from contrapose.backbones.loading import Source
 from contrapose.backbones.pipeline import LoadedPipeline
+from contrapose.backbones.precision import precision_of
 from contrapose.backbones.sampler import Sampler
-from contrapose.backbones.settings import Loading
+from contrapose.backbones.settings import Loading, Precision
 from contrapose.backbones.text import TextReader
 
 
@@ -56,6 +57,11 @@ class Backbone:
     def device(self) -> torch.device:
         """Where its parts compute."""
         return self.pipeline.device
+
+    @property
+    def precision(self) -> Precision:
+        """What settings call the denoiser's type as it was loaded; `UserError` for one that they have no name for."""
+        return precision_of(self.pipeline.dtype)
 
     @property
     def fingerprint(self) -> str:

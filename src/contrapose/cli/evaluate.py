@@ -35,8 +35,10 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def judge(command: Command) -> None:
+    from contrapose.cli.memory import advised
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import Bar
+    from contrapose.estimate.advice import after_judging
     from contrapose.evaluate.evidence import named_folders
     from contrapose.evaluate.lines import summary_lines
     from contrapose.worlds.evaluation import evaluate_models, lay_out_images
@@ -47,7 +49,8 @@ def judge(command: Command) -> None:
     if isinstance(judging.suite, Unjudged):
         print(lay_out_images(images, judging, command.out))
         return
-    summary, is_new = evaluate_models(images, judging, command.out, command.on.name, Bar)
+    with advised(lambda card: after_judging(judging.suite, judging.features)):
+        summary, is_new = evaluate_models(images, judging, command.out, command.on.name, Bar)
     if not is_new:
         print(f"{command.out}: these images were judged already")
     print(*summary_lines(summary, judging.suite.title), sep="\n")

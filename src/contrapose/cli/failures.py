@@ -33,7 +33,7 @@ def explained(error: Exception) -> int:
     if isinstance(error, OSError):
         message = _fixable(error)
     if not isinstance(error, UserError) and ran_out(error):
-        message = "out of memory; take a smaller --batch-size, smaller images or less precision; what is saved stays"
+        message = "out of memory; close what else uses it, or take less at once, or less precision; what is saved stays"
     if message is None:
         raise error
     if rank() > 0 and isinstance(error, OutOfMemory):  # one process may be alone with it, and then tells of it itself

@@ -12,9 +12,7 @@ from contrapose.errors import UserError
 from contrapose.processes import rank
 
 if TYPE_CHECKING:
-    from contrapose.backbones.settings import Precision
-    from contrapose.draw.settings import Draw
-    from contrapose.guiding.settings import Sampling
+    from contrapose.estimate.advice import Images
     from contrapose.train.loop import TrainState
     from contrapose.train.stages import Stage
 
@@ -67,12 +65,13 @@ def follow_stage(stage: Stage, states: Iterable[TrainState]) -> None:
 
 
 @contextmanager
-def sampling_memory(
-    settings: Draw | Sampling, precision: Precision, size: str | None, images: int = 1
-) -> Iterator[None]:
-    """Tell how many at once would fit when memory runs out while samples, each of so many images, are made."""
-    from contrapose.estimate.advice import after_sampling
+def image_memory(images: Images) -> Iterator[None]:
+    """Tell of a GPU that is too small for an image before it is made or read, and how many fit when memory runs out."""
+    from contrapose.estimate.advice import card_size
 
-    batch = images * settings.batch_size
-    with advised(lambda card: after_sampling(settings.model, precision, settings.loading, size, batch, card)):
+    card = card_size()
+    warning = None if card is None else images.warning_before(card)
+    if warning:
+        log.warning(warning)
+    with advised(images.after):
         yield

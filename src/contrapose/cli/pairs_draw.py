@@ -33,10 +33,11 @@ def draw(command: Command) -> None:
     from contrapose.backbones.precision import usual_precision
     from contrapose.backbones.speed import hasten
     from contrapose.cli.cut_prompts import tell_cut
-    from contrapose.cli.memory import sampling_memory
+    from contrapose.cli.memory import image_memory
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import follow
     from contrapose.draw.pairs import draw_pairs, plan_pairs
+    from contrapose.estimate.advice import Images
     from contrapose.store.manifest import MANIFEST
     from contrapose.store.named_prompts import title_of
     from contrapose.store.prompts import num_duplicates
@@ -50,7 +51,8 @@ def draw(command: Command) -> None:
         print(f"{title_of(settings.prompts)}: left out {left_out}")
     device = command.on.name
     precision = settings.precision or usual_precision(device, command.out / MANIFEST, "draw")
-    with sampling_memory(settings, precision, next(iter(settings.sizes), None), images=2):
+    size = next(iter(settings.sizes), None)
+    with image_memory(Images(settings.model, precision, settings.loading, size, 2 * settings.batch_size)):
         dtype = DTYPES[precision]
         backbone = load_backbone(settings.model, dtype, device, loading=settings.loading)
         hasten([backbone.denoiser.network], settings.speed, dtype, backbone.device)

@@ -35,8 +35,10 @@ def main(arguments: list[str], prog: str) -> None:
 def hand_out(command: Command) -> None:
     from contrapose.backbones.families.table import load_backbone
     from contrapose.backbones.loading import DTYPES
+    from contrapose.cli.memory import image_memory
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import follow
+    from contrapose.estimate.advice import Images
     from contrapose.exchange.exports import export_pairs, is_exported
     from contrapose.store.groups import GroupStore
 
@@ -48,6 +50,8 @@ def hand_out(command: Command) -> None:
         print(f"{out}: {len(store)} {store.kind}, which were there already")
         return
     model = store.model_or(settings.model)
-    backbone = load_backbone(model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
-    follow("decoding pairs", len(store), export_pairs(settings, store, backbone, out))
+    at_once = Images(model, settings.precision, settings.loading, None, 2 * settings.batch_size, coded=True)
+    with image_memory(at_once):
+        backbone = load_backbone(model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
+        follow("decoding pairs", len(store), export_pairs(settings, store, backbone, out))
     print(f"{out}: {len(store)} {store.kind}")

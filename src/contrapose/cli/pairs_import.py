@@ -31,9 +31,11 @@ def bring_in(command: Command) -> None:
     from contrapose.backbones.families.table import load_backbone
     from contrapose.backbones.loading import DTYPES
     from contrapose.backbones.precision import usual_precision
+    from contrapose.cli.memory import image_memory
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import Bar, follow
     from contrapose.containers.left_out import SKIPPED, told_counts
+    from contrapose.estimate.advice import Images
     from contrapose.exchange.imports import import_pairs, plan_import, read_listing
     from contrapose.store.manifest import MANIFEST
 
@@ -43,11 +45,14 @@ def bring_in(command: Command) -> None:
     listing = read_listing(settings)
     device = command.on.name
     precision = settings.precision or usual_precision(device, out / MANIFEST, "import")
-    backbone = load_backbone(settings.model, DTYPES[precision], device, loading=settings.loading)
-    with Bar("looking at images", len(listing.pairs)) as bar:
-        plan = plan_import(settings, listing, backbone, bar)
-    if plan.left_out:
-        total = len(plan.left_out) + len(plan.pairs)
-        counts = told_counts(Counter(entry.kind for entry in plan.left_out))
-        print(f"left out {len(plan.left_out)} of {total} pairs ({counts}); the reasons are in {out / SKIPPED}")
-    follow("encoding pairs", len(plan.pairs), import_pairs(settings, plan, backbone, out))
+    size = settings.fitting.square
+    at_once = Images(settings.model, precision, settings.loading, size, 2 * settings.batch_size, coded=True)
+    with image_memory(at_once):
+        backbone = load_backbone(settings.model, DTYPES[precision], device, loading=settings.loading)
+        with Bar("looking at images", len(listing.pairs)) as bar:
+            plan = plan_import(settings, listing, backbone, bar)
+        if plan.left_out:
+            total = len(plan.left_out) + len(plan.pairs)
+            counts = told_counts(Counter(entry.kind for entry in plan.left_out))
+            print(f"left out {len(plan.left_out)} of {total} pairs ({counts}); the reasons are in {out / SKIPPED}")
+        follow("encoding pairs", len(plan.pairs), import_pairs(settings, plan, backbone, out))

@@ -47,9 +47,11 @@ def make(command: Command) -> None:
     from contrapose.backbones.families.table import load_backbone
     from contrapose.backbones.loading import DTYPES
     from contrapose.backbones.precision import usual_precision
+    from contrapose.cli.memory import image_memory
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import Bar
     from contrapose.containers.left_out import SKIPPED, count_left_out, told_counts
+    from contrapose.estimate.advice import Images
     from contrapose.photographs.real import SETTINGS, make_pairs
     from contrapose.store.manifest import read_manifest
 
@@ -58,12 +60,14 @@ def make(command: Command) -> None:
     out = command.out
     device = command.on.name
     precision = settings.precision or usual_precision(device, out / SETTINGS)
-    backbone = load_backbone(settings.model, DTYPES[precision], device, loading=settings.loading)
-    # One bar a stage: the states come in the order of the stages, and tell theirs.
-    for stage, states in groupby(make_pairs(settings, backbone, out), lambda state: state.stage):
-        with Bar(stage) as bar:
-            for state in states:
-                bar(state.done, state.total)
+    size = settings.fitting.square
+    with image_memory(Images(settings.model, precision, settings.loading, size, settings.batch_size)):
+        backbone = load_backbone(settings.model, DTYPES[precision], device, loading=settings.loading)
+        # One bar a stage: the states come in the order of the stages, and tell theirs.
+        for stage, states in groupby(make_pairs(settings, backbone, out), lambda state: state.stage):
+            with Bar(stage) as bar:
+                for state in states:
+                    bar(state.done, state.total)
     counts = told_counts(count_left_out(out))
     left_out = f"; left out {counts}: the reasons are in {out / SKIPPED}" if counts else ""
     print(f"{out}: {read_manifest(out)['num_groups']} pairs{left_out}")

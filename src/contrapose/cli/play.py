@@ -45,7 +45,9 @@ def play(command: Command) -> None:
     from contrapose.backbones.families.table import load_backbone
     from contrapose.backbones.loading import DTYPES
     from contrapose.backbones.precision import usual_precision
+    from contrapose.cli.memory import advised, image_memory
     from contrapose.cli.notes import quiet_libraries
+    from contrapose.estimate.advice import Images
     from contrapose.guiding.play import Player
     from contrapose.guiding.play_page import build, gradio_module
     from contrapose.store.named_prompts import named_prompts
@@ -59,12 +61,14 @@ def play(command: Command) -> None:
         raise UserError("there is nothing to play with: name a run with --positive")
     listed = settings.prompts or example_prompts(settings.model)
     examples = [prompt.text for prompt in named_prompts(listed)]
-    device = command.on.name
-    precision = settings.precision or usual_precision(device)
-    backbone = load_backbone(settings.model, DTYPES[precision], device, loading=settings.loading)
+    precision = settings.precision or usual_precision(command.on.name)
+    at_once = Images(settings.model, precision, settings.loading, settings.size)
+    with image_memory(at_once):
+        backbone = load_backbone(settings.model, DTYPES[precision], command.on.name, loading=settings.loading)
     if not _is_this_machine(command.host):
         log.warning(f"--host {command.host}: anybody who reaches this address can draw and save; there is no login")
-    page = build(gradio, Player(settings, backbone), command.out, command.most, examples)
+    player = Player(settings, backbone, lambda: advised(at_once.after))
+    page = build(gradio, player, command.out, command.most, examples)
     page.launch(server_name=command.host, server_port=command.port, share=False)
 
 

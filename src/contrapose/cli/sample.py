@@ -36,9 +36,10 @@ def main(arguments: list[str], prog: str) -> None:
 
 def sample(command: Command) -> None:
     from contrapose.backbones.precision import usual_precision
-    from contrapose.cli.memory import sampling_memory
+    from contrapose.cli.memory import image_memory
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import follow
+    from contrapose.estimate.advice import Images
     from contrapose.guiding.images import SETTINGS, jobs, sample_images
     from contrapose.report.contact_sheet import write_contact_sheet
     from contrapose.store.named_prompts import named_prompts
@@ -49,7 +50,8 @@ def sample(command: Command) -> None:
     prompts = named_prompts(settings.prompts)
     images = jobs(prompts, settings.num_images, out)
     precision = settings.precision or usual_precision(command.on.name, out / SETTINGS)
-    with sampling_memory(settings, precision, settings.size):
+    at_once = Images(settings.model, precision, settings.loading, settings.size, settings.batch_size)
+    with image_memory(at_once):
         backbone = load_sampled(settings, precision, prompts, command.on.name)
         follow(f"sampling {out.name}", len(images), sample_images(settings, backbone, out))
     print(write_contact_sheet(out, images).resolve())

@@ -40,9 +40,10 @@ def main(arguments: list[str], prog: str) -> None:
 
 def sweep(command: Command) -> None:
     from contrapose.backbones.precision import usual_precision
-    from contrapose.cli.memory import sampling_memory
+    from contrapose.cli.memory import advised, image_memory
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import Bar
+    from contrapose.estimate.advice import Images, after_judging
     from contrapose.files import check_folder
     from contrapose.guiding.images import SETTINGS
     from contrapose.report.sweep import read_sweep, write_sweep_page
@@ -54,12 +55,15 @@ def sweep(command: Command) -> None:
     sampling = command.settings.sampling
     plan = plan_sweep(command.settings, command.on.name)
     precision = sampling.precision or usual_precision(command.on.name, out / SETTINGS)
-    with sampling_memory(sampling, precision, sampling.size):
+    at_once = Images(sampling.model, precision, sampling.loading, sampling.size, sampling.batch_size)
+    with image_memory(at_once):
         backbone = load_sampled(sampling, precision, plan.prompts, command.on.name)
         for scale, states in groupby(sample_sweep(plan, backbone, out), lambda state: state.scale):
             with Bar(f"sampling at w = {scale:g}") as bar:
                 for state in states:
                     bar(state.done, state.total)
-    if not judge_sweep(plan, out, Bar):
+    with advised(lambda card: after_judging(plan.by.suite, command.settings.features)):
+        is_new = judge_sweep(plan, out, Bar)
+    if not is_new:
         print(f"{out}: this sweep was finished already")
     print(write_sweep_page([read_sweep(out)], out).resolve())

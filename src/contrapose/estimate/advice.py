@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from contrapose.backbones.loading import DTYPES
-from contrapose.backbones.meta import decoding, example, skeleton
+from contrapose.backbones.meta import decoding, encoding, example, skeleton
 from contrapose.backbones.settings import Loading, Precision
 from contrapose.errors import UserError
 from contrapose.estimate.fitting import GIB, USABLE, fit_card, gib, needed_by
@@ -21,6 +22,7 @@ _LESS = 0.9  # of what was too much, where the estimate took it for enough
 _HALF = 0.5  # of the images at once, likewise
 _PRACTICAL = ("--gradient-checkpointing", "--micro-batch", "--split-pairs")
 """Options that a run may be carried on with."""
+_SMALLER = "smaller images or less precision"
 
 
 def card_size() -> float | None:
@@ -64,36 +66,78 @@ def after_training(run: Run, card: float | None) -> str:
     return generic
 
 
-def after_sampling(
-    model: str, precision: Precision, loading: Loading, size: str | None, batch: int, card: float | None
-) -> str:
-    """What to change when memory ran out while images, so many at once, were sampled: the number that would fit."""
-    with suppress(UserError):
-        standing, image = sampling_bytes(model, precision, loading, size)
-        as_it_is = standing + batch * image
-        smaller = int((_budget(card, standing + _HALF * batch * image) - standing) // image)
-        if smaller >= 1:
-            takes = f"{gib(standing + smaller * image)} of {gib(as_it_is)}"
-            return f"{smaller} images at once instead of {batch} would take about {takes} by the estimate's sums"
-    return "take a smaller --batch-size, smaller images or less precision"
+@dataclass(frozen=True)
+class Images:
+    """Images that a model makes or reads, so many at once."""
+
+    model: str
+    precision: Precision
+    loading: Loading
+    size: str | None = None
+    """As WIDTHxHEIGHT; the model's usual one when unset."""
+    batch: int = 1
+    coded: bool = False
+    """Whether they pass through the autoencoder alone."""
+
+    def warning_before(self, card: float) -> str | None:
+        """One line where a card of so many GiB is too small for one image; None where it is not.
+
+        None too for a model whose configuration cannot be read: loading it tells why.
+        """
+        with suppress(UserError):
+            standing, image = self.bytes
+            if standing + image <= card * GIB * USABLE:
+                return None
+            needed = gib(standing + image)
+            return f"one image may not fit the GPU's {card:.1f} GiB: about {needed} by the estimate's sums; {_SMALLER}"
+        return None
+
+    def after(self, card: float | None) -> str:
+        """What to change when memory ran out: how many images at once would fit."""
+        with suppress(UserError):
+            standing, image = self.bytes
+            as_it_is = standing + self.batch * image
+            budget = _budget(card, standing + _HALF * self.batch * image)
+            fewer = int((budget - standing) // image)
+            if fewer >= 1:
+                takes = f"{gib(standing + fewer * image)} of {gib(as_it_is)}"
+                return f"{fewer} images at once instead of {self.batch} would take about {takes} by the estimate's sums"
+        return f"take a smaller --batch-size, {_SMALLER}" if self.batch > 1 else f"take {_SMALLER}"
+
+    @property
+    def bytes(self) -> tuple[int, int]:
+        """Bytes that stay on the GPU meanwhile, and the most that one image takes on top.
+
+        A sampled image is two rows of the denoiser with classifier-free guidance, and then the decoder's; all networks
+        stay. One that is only coded is the encoder's or the decoder's, whichever takes more.
+        """
+        backbone = skeleton(self.model, DTYPES[self.precision], self.loading)
+        network = backbone.denoiser.network
+        shape = backbone.images.shape_for(self.size)
+        most = inference_cost(decoding(backbone, shape)).peak
+        if self.coded:
+            encode, _ = encoding(backbone, shape)
+            return CONTEXT + weight_bytes(backbone.sampler.stock.vae, "none"), max(most, inference_cost(encode).peak)
+        row = example(backbone, 1, shape, backbone.text.rows)
+        denoised = inference_cost(lambda: backbone.denoiser.denoise(network, *row))
+        standing = CONTEXT
+        for part in backbone.sampler.stock.components.values():
+            if isinstance(part, nn.Module):
+                standing += weight_bytes(part, self.loading.quantize if part is network else "none")
+        return standing, max(2 * denoised.peak, most)
 
 
-def sampling_bytes(model: str, precision: Precision, loading: Loading, size: str | None) -> tuple[int, int]:
-    """Bytes that stay on the GPU while images are sampled, and the most that one image takes on top.
-
-    An image is two rows of the denoiser with classifier-free guidance, and then the decoder's; all networks stay.
-    """
-    backbone = skeleton(model, DTYPES[precision], loading)
-    network = backbone.denoiser.network
-    shape = backbone.images.shape_for(size)
-    row = example(backbone, 1, shape, backbone.text.rows)
-    denoised = inference_cost(lambda: backbone.denoiser.denoise(network, *row))
-    decoded = inference_cost(decoding(backbone, shape))
-    standing = CONTEXT
-    for part in backbone.sampler.stock.components.values():
-        if isinstance(part, nn.Module):
-            standing += weight_bytes(part, loading.quantize if part is network else "none")
-    return standing, max(2 * denoised.peak, decoded.peak)
+def after_judging(suite: object, features: object) -> str:
+    """What to change when memory ran out while images were judged: what is looked at at once, or where."""
+    readers = {f"judges.{number}": judge for number, judge in enumerate(getattr(suite, "judges", ()))}
+    flags: list[str] = []
+    for name, settings in (readers | {"features": features}).items():
+        at_once = getattr(settings, "batch_size", 1)
+        is_here = not getattr(settings, "address", None)
+        if at_once > 1 and is_here:
+            flags.append(f"--{name}.batch-size {at_once // 2}")
+    less = " ".join(flags) or "a smaller network to judge by"
+    return f"take {less}, or --device cpu"
 
 
 def _budget(card: float | None, less: float) -> float:

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.digests import model_digest
-from contrapose.backbones.precision import precision_of
 from contrapose.containers.images import NUM_THREADS, Seen, look_at, read_image
 from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.containers.places import place_of
@@ -108,7 +107,7 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) ->
     """
     # noted as it was told from the first row, so that a source of another format is refused later
     settings = replace(settings, format=plan.format if settings.source else "auto")
-    settings = replace(settings, precision=settings.precision or precision_of(backbone.pipeline.dtype))
+    settings = replace(settings, precision=settings.precision or backbone.precision)
     by_id: dict[str, Any] = {pair.record.id: pair for pair in plan.pairs}
     notes: dict[str, Any] = {}
     sizes: Sequence[Any]

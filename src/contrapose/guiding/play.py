@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -72,13 +73,17 @@ class Drawn(NamedTuple):
 class Player:
     """Draws base images and guided ones, one wish at a time, however many pages ask.
 
-    Raises `UserError` for a size that the model cannot make.
+    Each wish is drawn within what `memory` gives, which may tell what to do when it runs out. Raises `UserError` for a
+    size that the model cannot make.
     """
 
-    def __init__(self, settings: Play, backbone: Backbone):
+    def __init__(
+        self, settings: Play, backbone: Backbone, memory: Callable[[], AbstractContextManager[None]] = nullcontext
+    ):
         self.settings = backbone.sampler.with_usual(settings)
         self.backbone = backbone
         backbone.images.shape_for(settings.size)
+        self._memory = memory
         self._embeddings = Embeddings(backbone.text)
         self._bases: OrderedDict[tuple[object, ...], Image.Image] = OrderedDict()
         self._lock = Lock()  # guiding changes the pipeline for a while
@@ -127,7 +132,7 @@ class Player:
             done += 1
 
         columns: dict[str, tuple[Image.Image, ...]] = {}
-        with self._lock:
+        with self._lock, self._memory():
             # all settings first, and guided before base: what is refused costs no image
             asked = {name: settled(self._sampling(wish, name), self.backbone) for name in names}
             plain = settled(self._sampling(wish), self.backbone)

@@ -46,6 +46,11 @@ class Fitting:
     max_scale_up: Positive = 1.25
     """An image is left out when it would have to be scaled up by more than this."""
 
+    @property
+    def square(self) -> str | None:
+        """The size of a square image as WIDTHxHEIGHT; None where the model's usual one is left to it."""
+        return None if self.resolution is None else f"{self.resolution}x{self.resolution}"
+
     def resolution_for(self, canvas: Canvas) -> int:
         """The resolution, or the model's usual one."""
         usual: int = canvas.latent_shape[-1] * canvas.unit
