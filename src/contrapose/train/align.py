@@ -291,8 +291,9 @@ def _recorded(
         if trackers:
             # the time of the held-out measurement counts, the caller's between two steps does too
             timed = metrics | {CLOCK: now - clock}
-            add_metrics(out / METRICS, state.step, timed)
+            # sent first: of what is not in the file, no tracker is taken to know when the run goes on
             trackers.send(state.step, timed)
+            add_metrics(out / METRICS, state.step, timed)
         clock = now
         if main and (is_due(state.step, run.watching.save_every) or state.step == run.optimisation.train_steps):
             save_step(out, state.step, run.watching, trained, parts)
