@@ -160,6 +160,22 @@ def test_processes_share_the_micro_batches(monkeypatch: pytest.MonkeyPatch) -> N
     assert {n: shares[0][1][n] + shares[1][1][n] for n in metrics} == pytest.approx(metrics, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_parameter_without_a_gradient_does_not_decay(processes: int) -> None:
+    """In several processes as in one: a gradient of zeros would count as one."""
+    trainer = a_trainer(RUN)
+    unused = nn.Parameter(torch.ones(3))
+    trainer.parameters.append(unused)
+    trainer.optimizer.add_param_group({"params": [unused]})
+    trainer._accumulate(trainer.prepared([1]))
+    before = trainer.parameters[0].detach().clone()
+    if processes > 1:
+        trainer._sum_over_processes({})
+    trainer.optimizer.step()
+    assert unused.grad is None
+    assert torch.equal(unused, torch.ones(3)) and not torch.equal(trainer.parameters[0], before)
+
+
 def test_a_process_without_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Accelerator, "num_processes", 4)
     with pytest.raises(UserError, match="batch_size 6 leaves some of 4 processes without work"):

@@ -220,7 +220,12 @@ class Trainer:
         return sums
 
     def _sum_over_processes(self, sums: dict[str, Tensor]) -> None:
-        for parameter in self.parameters:
+        """Make gradients and metrics those of all processes; a parameter that has no gradient in any keeps none."""
+        have_gradients = torch.tensor([p.grad is not None for p in self.parameters], device=self.accelerator.device)
+        nums_of_gradients = self.accelerator.reduce(have_gradients.float(), "sum").tolist()
+        for parameter, number in zip(self.parameters, nums_of_gradients, strict=True):
+            if number == 0:  # a gradient of zeros would let the optimiser's weight decay change it
+                continue
             if parameter.grad is None:  # a process with fewer micro-batches than others has none
                 parameter.grad = torch.zeros_like(parameter)
             parameter.grad.copy_(self.accelerator.reduce(parameter.grad, "sum"))
