@@ -80,3 +80,20 @@ except E:
     import g
 """
     assert set(imported(ast.parse(source).body)) == {"b", "d", "g"}
+
+
+def test_the_container_is_made_of_files_that_are_there_and_of_what_pyproject_names() -> None:
+    container = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    copied = {name for line in re.findall(r"^COPY (.+)$", container, re.MULTILINE) for name in line.split()[:-1]}
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    assert not copied & set((ROOT / ".dockerignore").read_text(encoding="utf-8").split())
+    readme = re.findall(r'^readme = "(.+)"$', pyproject, re.MULTILINE)
+    licences = re.findall(r'^license-files = \["(.+)"\]$', pyproject, re.MULTILINE)
+    assert copied >= {"pyproject.toml", "src", *readme, *licences}, "what a build reads"
+    [extras] = re.findall(r'pip install .*"\.\[(.+)\]"', container)
+    assert all(f"\n{extra} = [" in pyproject for extra in extras.split(","))
+    [torch] = re.findall(r'"(torch.*?)"', container)
+    assert f'"{torch}"' in pyproject
+    assert re.search(r'^ENTRYPOINT \["contrapose"\]$', container, re.MULTILINE)
+    assert "\n[project.scripts]\ncontrapose = " in pyproject
