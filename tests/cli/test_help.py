@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -27,6 +28,8 @@ PROSE = re.compile(r"Differs from|authors' code:|\bself\.\w|TODO")
 # Flags of other programs, which the documents name too.
 FOREIGN = {"help", "version", "scale_lr", "include", "exclude", "local-dir", "no-deps"}
 FOREIGN |= {"nproc-per-node", "nnodes", "rdzv-backend", "rdzv-endpoint", "multi-gpu", "num-processes"}  # of launchers
+FOREIGN |= {"sort", "number", "numeric-suffixes", "additional-suffix"}  # of tar and split
+FOREIGN |= {"no"}  # what a switch's name is put behind
 
 
 @cache
@@ -88,15 +91,20 @@ def test_help_of_the_first_of_two_words_names_its_commands_alone(capsys: pytest.
 
 
 def _named(page: Path) -> Iterator[str]:
-    """The flags that a page names."""
-    for match in FLAG.finditer(page.read_text(encoding="utf-8")):
+    """The flags that a page names, or the texts of a module."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".py":
+        constants = [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
+        text = "\n".join(str(value) for value in constants).replace("var(--", "")  # CSS
+    for match in FLAG.finditer(text):
         yield match[1]
 
 
-def test_every_flag_of_the_documents_is_one() -> None:
+def test_every_flag_of_documents_and_messages_is_one() -> None:
     known = {leaf.flag for command in COMMANDS for leaf in flags(command)} | FOREIGN
     known |= {flag.partition(".")[0] for flag in known} | {f"no-{flag}" for flag in known}
     pages = [page for page in PAGES if page.is_file()]
+    pages += sorted((ROOT / "src").rglob("*.py"))
     assert [f"{page.name}: --{flag}" for page in pages for flag in _named(page) if flag not in known] == []
 
 

@@ -112,5 +112,5 @@ def test_text_encoders_are_trained_alone(settings: dict[str, Any]) -> None:
     method = METHODS[settings.pop("method", "ddspo")]()
     with pytest.raises(UserError, match=r"^train_text_encoder: "):
         Run("m", Path("p"), method, adapters=Adapters(train_text_encoder=True), **settings)
-    with pytest.raises(UserError, match="train_text_encoder is unused with full"):
+    with pytest.raises(UserError, match="train_text_encoder: unused with full"):
         Run("m", Path("p"), DDSPO(), adapters=Adapters(train_text_encoder=True), full=True)

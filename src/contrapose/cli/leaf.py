@@ -46,7 +46,7 @@ class Leaf(NamedTuple):
 
 
 def apart(leaves: Iterable[Leaf]) -> Iterator[Leaf]:
-    """The leaves; one whose flag an earlier one has takes the way to it for its flag, as --suite.precision."""
+    """The leaves; one whose flag an earlier one has takes the way to it for its flag, as --spoil.steps."""
     taken: set[str] = set()
     for leaf in leaves:
         way = ".".join(map(str, leaf.key)).replace("_", "-")

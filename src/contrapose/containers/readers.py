@@ -55,7 +55,7 @@ def files_of(source: Place, split: str | None = None) -> list[Place]:
     """
     with readable(source):
         if not source.exists():
-            raise UserError(f"{source}: no such file or folder; check the path")
+            raise nothing_at(source)
         if not source.is_dir():
             return _of_split(source, [source], split)
         metadata = metadata_of(source)
@@ -65,6 +65,13 @@ def files_of(source: Place, split: str | None = None) -> list[Place]:
     if not files:
         raise UserError(f"{source}: holds no {METADATA[0]}, .parquet or .tar files; name the file that lists its rows")
     return _of_split(source, files, split)
+
+
+def nothing_at(source: Place) -> UserError:
+    """The error for a path where nothing is; what may be a data set of the hub is told how that is named."""
+    may_be_of_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not source.parent.exists()
+    of_hub = f"; a data set of the hub is named hf://datasets/{source}" if may_be_of_hub else ""
+    return UserError(f"{source}: no such file or folder; check the path{of_hub}")
 
 
 def metadata_of(folder: Place) -> Place | None:

@@ -49,7 +49,7 @@ class DiffusionDRO(AlignmentMethod):
     """How much better, in mean squared error, real images are to be explained than own samples."""
     samples: Literal["trajectory", "renoised"] = "trajectory"
     """Own samples: states on the policy's trajectory with the prediction made there, or its final images noised again
-    and scored by it (the SD3.5 variant; with sync_every 1 that term has no gradient and only gates the hinge)."""
+    and scored by it (the SD3.5 variant; with --sync-every 1 that term has no gradient and only gates the hinge)."""
     rollout_steps: Steps = 20
     """Sampling steps of a trajectory."""
     sync_every: Count = 16

@@ -82,7 +82,7 @@ class DiffusionKTO(AlignmentMethod):
     dislike_weight: AtLeast0 = 1.0
     """Weight of dislikes in the loss."""
     like_share: Share | None = 0.8
-    """Share of likes in what is drawn; as they come when none, or where all are of one kind."""
+    """Share of likes in what is drawn; with None, and where all are of one kind, they are drawn as they come."""
     baseline_decay: ShareBelow1 = 0.9
     """What is kept of the baseline at each step: it is the mean reward of about the last 1 / (1 - decay) steps."""
     weighting: Weighting = "none"

@@ -64,7 +64,7 @@ def convert(folder: Path, out: Path, layouts: Iterable[Layout], dtype: torch.dty
                 # float32 for alpha whatever the weights are: 5.3 is no fp16
                 cast = value if end == "alpha" else value.to(dtype)
                 if not cast.isfinite().all():
-                    raise UserError(f"{folder}: {name} has weights that {dtype} cannot hold; use another --dtype")
+                    raise UserError(f"{folder}: {name} has weights that {dtype} cannot hold; use another --precision")
                 tensors[f"{stem}.{end}"] = cast
             count += 1
     save_tensors(out, tensors, _header(stored, out.stem, layout))

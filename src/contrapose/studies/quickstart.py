@@ -30,7 +30,7 @@ _STEPS = _number(_STUDY.sampling, "steps")
 @dataclass(frozen=True)
 @checked
 class Quickstart:
-    """Prompts to an aligned model, with evidence: about seven minutes on two CPU cores. Run it again to carry on."""
+    """Prompts to an aligned model, with evidence: about eight minutes on two CPU cores. Run it again to carry on."""
 
     out: Path = _STUDY.out
     """Folder that receives everything."""

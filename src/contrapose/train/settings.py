@@ -87,11 +87,11 @@ class First:
     """Learning rate of the runs that a method begins with (RealAlign's first stage, data-driven DDSPO's two fits),
     constant; the run's own rate and schedule when unset."""
     first_train_steps: Count | None = None
-    """Optimiser steps of these first runs; as many as the run's own when unset."""
+    """Optimiser steps of the runs that a method begins with; as many as the run's own when unset."""
     first_ema_decay: ShareBelow1 | None = None
-    """Decay of the average of weights in these first runs, 0 for none; the run's own when unset."""
+    """Decay of the average of weights in the runs that a method begins with, 0 for none; the run's own when unset."""
     first_caption_dropout: ShareBelow1 | None = None
-    """Share of comparisons without the prompt in these first runs; the run's own when unset."""
+    """Share of comparisons without the prompt in the runs that a method begins with; the run's own when unset."""
 
     def of(self, run: Run) -> Run:
         """The run with these settings in place of its own."""
@@ -237,9 +237,12 @@ class Run:
         of_adapters = {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}
         # of the others, those that are not as they are when unset
         of_adapters |= {n: v for n, v in vars(self.adapters).items() if v != getattr(USUAL_ADAPTERS, n)}
-        for name, setting in of_adapters.items():
-            if self.full and setting is not None:
-                raise UserError(f"{name} is unused with full fine-tuning; leave one of the two out")
+        unused = [name for name, setting in of_adapters.items() if setting is not None]
+        if self.full and unused:
+            raise UserError(
+                f"{', '.join(unused)}: unused with full fine-tuning; leave one of the two out (--lora-rank None and so "
+                "on undo what a file says)"
+            )
         instead = self.method.instead_of_swap
         if self.swap and instead:
             raise UserError(f"swap: {name_of(self.method)} prefers neither side to the other; {instead}")

@@ -2,8 +2,8 @@
 
 `metrics.jsonl` is what a run measured; trackers get the same numbers, the images and the settings. A run that goes on
 continues what it began with each service (`trackers.json` keeps the keys), and what was sent of steps that are trained
-again after a kill is not sent twice, but for the one that was being sent. A tracker that fails on the way is told of and
-left out, and training goes on.
+again after a kill is not sent twice, but for the one that was being sent. A tracker that fails on the way is told of
+and left out, and training goes on.
 """
 
 from __future__ import annotations

@@ -78,6 +78,11 @@ def test_what_tells_nothing(tmp_path: Path, name: str, text: str | None, told: s
     assert f"{tmp_path / name}: {told}" in str(error.value)
 
 
+def test_a_data_set_of_the_hub_is_told_how_it_is_named() -> None:
+    with pytest.raises(UserError, match=r"no such file or folder; .* is named hf://datasets/someone/pairs$"):
+        detect(Path("someone/pairs"))
+
+
 def test_a_folder_that_holds_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no metadata\.jsonl, \.parquet or \.tar files"):
         detect(tmp_path)

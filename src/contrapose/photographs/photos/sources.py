@@ -15,7 +15,7 @@ from contrapose.containers.folders import image_row, sidecars
 from contrapose.containers.images import IMAGES, UNREAD
 from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.containers.places import Entry, Place, entries, inside, name_below, place_of
-from contrapose.containers.readers import METADATA, READERS, file_rows, files_of, metadata_of, split_of
+from contrapose.containers.readers import METADATA, READERS, file_rows, files_of, metadata_of, nothing_at, split_of
 from contrapose.containers.tars import check_uncompressed
 from contrapose.errors import UserError
 from contrapose.photographs.photos.photo import Photo, photos_of
@@ -58,7 +58,7 @@ def _of_source(source: Place, skip: Path | None) -> Photos:
         return
     check_uncompressed(source)
     if not source.exists():
-        raise UserError(f"{source}: no such file or folder; check the path")
+        raise nothing_at(source)
     if source.suffix.lower() not in READERS:
         raise UserError(f"{source}: is not a source of photographs; {_READ}")
     yield from _of_file(source, source.name)
