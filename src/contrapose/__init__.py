@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from contrapose.degrade.given import Given as Given
     from contrapose.degrade.llm import LlmAesthetics as LlmAesthetics
     from contrapose.degrade.llm import LlmAlignment as LlmAlignment
+    from contrapose.degrade.quality import Quality as Quality
     from contrapose.draw.pairs import Draw as Draw
     from contrapose.draw.pairs import draw_pairs as draw_pairs
     from contrapose.draw.pairs import plan_pairs as plan_pairs
@@ -195,6 +196,7 @@ _HOMES = {
     "Given": "degrade.given",
     "LlmAlignment": "degrade.llm",
     "LlmAesthetics": "degrade.llm",
+    "Quality": "degrade.quality",
     "Draw": "draw.pairs",
     "draw_pairs": "draw.pairs",
     "plan_pairs": "draw.pairs",

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from contrapose.containers.left_out import LeftOut
 from contrapose.degrade.degrader import Swap, Words, choose
 from contrapose.degrade.degraders import DEGRADERS
+from contrapose.degrade.quality import Quality
 from contrapose.errors import UserError
 
 WORDS = st.lists(st.text(st.characters(exclude_categories=["Cs", "Zs", "Cc", "Zl", "Zp"]), min_size=1), min_size=2)
@@ -73,7 +74,7 @@ def test_two_equal_words_leave_one():
     assert Words().variants(["cat cat"], 0) == [("cat",)]
 
 
-@pytest.mark.parametrize("degrader", [Words(), Swap()])
+@pytest.mark.parametrize("degrader", [Words(), Swap(), Quality()])
 def test_odd_prompts_never_raise(degrader):
     for variants, prompt in zip(degrader.variants([*ODD, LONG], 3), [*ODD, LONG], strict=True):
         if isinstance(variants, LeftOut):

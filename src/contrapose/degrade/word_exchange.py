@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
@@ -88,8 +88,13 @@ def exchanges(prompt: str, rng: random.Random) -> Iterator[str]:
 
 def _phrases(*phrases: str) -> re.Pattern[str]:
     """A pattern that finds each phrase as whole words, the longest that fits."""
+    return re.compile(rf"(?<![\w-])(?:{either_of(phrases)})(?![\w-])", re.IGNORECASE)
+
+
+def either_of(phrases: Iterable[str]) -> str:
+    """A pattern's alternatives, the longest first, so that none is cut short by another that it begins with."""
     longest_first = sorted(phrases, key=len, reverse=True)
-    return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, longest_first))})(?![\w-])", re.IGNORECASE)
+    return "|".join(map(re.escape, longest_first))
 
 
 _OPPOSITE = _phrases(*OPPOSITES)
@@ -201,7 +206,7 @@ def _edited(prompt: str, edit: Edit) -> str:
     done = 0
     for span, word in sorted(edit):
         new = _cased(word, prompt[span.start : span.end])
-        edited = _with_article(edited + prompt[done : span.start], new) + new
+        edited = with_article(edited + prompt[done : span.start], new) + new
         done = span.end
     return edited + prompt[done:]
 
@@ -219,7 +224,7 @@ def _cased(new: str, old: str) -> str:
     return new
 
 
-def _with_article(before: str, word: str) -> str:
+def with_article(before: str, word: str) -> str:
     """What stands before a word; an article at its end becomes "a" or "an" as the word asks for it."""
     article = _ARTICLE_AT_THE_END.search(before)
     if article is None:

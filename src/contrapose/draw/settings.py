@@ -23,8 +23,8 @@ class Draw:
     """Prompts, each typed as it is, or files: .txt with one a line, or a column `prompt` of .jsonl, .json, .csv, .tsv
     or .parquet; folders and hf:// too."""
     degrade: AnyDegrader = field(default_factory=Words)
-    """How prompts are degraded: words drops some, swap exchanges some by rule, llm-alignment and llm-aesthetics ask a
-    language model, given reads prompts that were degraded elsewhere from a file."""
+    """How prompts are degraded: words drops some, swap exchanges some by rule, quality asks for worse looks by rule,
+    llm-alignment and llm-aesthetics ask a language model, given reads prompts that were degraded elsewhere."""
     pairs_per_prompt: Few = 1
     """Pairs drawn for each prompt, each with its own seed and variant."""
     steps: Steps | None = None
