@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
 import numpy as np
@@ -88,10 +89,13 @@ def mean_of_tags(means: PromptMeans) -> float:
     return float(np.mean([values.mean() for values in _by_tag(means).values()]))
 
 
-def tag_weights(tags: Sequence[str]) -> NDArray[np.float64]:
-    """Each prompt's weight in the mean of the tags' means, w_p = 1/(G n_g); they sum to 1."""
+@lru_cache(maxsize=64)
+def tag_weights(tags: tuple[str, ...]) -> NDArray[np.float64]:
+    """Each prompt's weight in the mean of the tags' means, w_p = 1/(G n_g); they sum to 1, and are read only."""
     sizes = Counter(tags)
-    return np.array([1 / (len(sizes) * sizes[tag]) for tag in tags])
+    weights = np.array([1 / (len(sizes) * sizes[tag]) for tag in tags])
+    weights.flags.writeable = False
+    return weights
 
 
 def sign_flip(differences: PromptMeans, *, flips: int = REPLICATES, seed: int = 0) -> float:

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -210,7 +211,7 @@ def variances(means: SeedMeans) -> Variances:
 
 
 def _by_seeds(
-    means: Float[NDArray[np.float64], "s p"], weights: NDArray[np.float64], strata: list[NDArray[np.intp]]
+    means: Float[NDArray[np.float64], "s p"], weights: NDArray[np.float64], strata: Sequence[NDArray[np.intp]]
 ) -> tuple[float, float]:
     """`Variances.seeds` and `Variances.together` of one method; none of one seed."""
     num_seeds = len(means)
@@ -235,7 +236,8 @@ def _welch(parts: Sequence[float], freedoms: Sequence[int]) -> float:
     return total**2 / sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True) if part)
 
 
-def _strata(tags: tuple[str, ...]) -> list[NDArray[np.intp]]:
+@lru_cache(maxsize=64)  # every metric of every method has the same prompts
+def _strata(tags: tuple[str, ...]) -> tuple[NDArray[np.intp], ...]:
     """The places of each tag's prompts; tags of one prompt are joined, whose variance is then too large, not too small.
 
     One such tag alone joins the tag with the fewest prompts.
@@ -245,4 +247,6 @@ def _strata(tags: tuple[str, ...]) -> list[NDArray[np.intp]]:
     single = [group for group in places if len(group) == 1]
     if len(single) == 1:
         single.append(several.pop(0))
-    return several + ([np.concatenate(single)] if single else [])
+    if single:
+        several.append(np.concatenate(single))
+    return tuple(several)
