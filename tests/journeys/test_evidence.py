@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from contrapose.cli.main import main
-from contrapose.worlds.shapes import blueprint
 
 pytestmark = pytest.mark.slow
 
@@ -17,19 +15,9 @@ SMALL = ["--per-tag", "2", "--train-per-tag", "2", "--train-steps", "1", "--step
 
 
 @pytest.fixture(scope="module")
-def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    tokenizer = blueprint.build_tokenizer()
-    parts = blueprint.build_vae(), blueprint.build_unet(), blueprint.build_text_encoder(tokenizer)
-    folder = tmp_path_factory.mktemp("untrained") / "model"
-    blueprint.assemble(*parts, tokenizer).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def quickstart(untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quickstart(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("quick") / "start"
-    assert main(["quickstart", "--model", str(untrained), "--out", str(out), *SMALL]) == 0
+    assert main(["quickstart", "--model", str(tiny_model), "--out", str(out), *SMALL]) == 0
     return out
 
 
@@ -44,14 +32,14 @@ def test_the_quickstart_ends_in_a_page_with_every_model_floor_and_ceiling(quicks
 
 
 def test_the_quickstart_again_makes_nothing_new_but_the_page(
-    quickstart: Path, untrained: Path, capsys: pytest.CaptureFixture[str]
+    quickstart: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = [p for p in quickstart.rglob("*") if p.suffix in (".png", ".safetensors")]
     before = {path: path.stat().st_mtime_ns for path in kept}
     images = next(p for p in kept if p.suffix == ".png" and "base" in p.parts)
     lost = images.read_bytes()
     images.unlink()  # as if killed there
-    assert main(["quickstart", "--model", str(untrained), "--out", str(quickstart), *SMALL]) == 0
+    assert main(["quickstart", "--model", str(tiny_model), "--out", str(quickstart), *SMALL]) == 0
     assert images.read_bytes() == lost
     batch = {p for p in kept if p.parts[:-2] != images.parts[:-2]}
     others = {p for p in batch if "scale-1" not in p.parts or "base" not in p.parts}
