@@ -13,6 +13,7 @@ from xml.sax.saxutils import quoteattr
 import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from contrapose.report.numbers import MINUS
@@ -35,6 +36,9 @@ _STYLE: dict[RcKeyType, Any] = {
     "svg.hashsalt": "contrapose",  # the same plot is the same text
     "text.parse_math": False,  # a model's name may hold dollars
     "axes.unicode_minus": True,
+    "figure.facecolor": "none",  # the page's own shows
+    "figure.edgecolor": "none",
+    "axes.facecolor": "none",
     "font.size": 11,
     "axes.titlesize": 12,
     "text.color": TEXT,
@@ -79,7 +83,8 @@ def drawing(key: str, label: str, width: float, height: float) -> Iterator[Drawi
         drawn.axes.yaxis.set_major_formatter(lambda value, _: short(value))
         yield drawn
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        # as figure.savefig does, which draws everything once more beforehand
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     drawn.svg = _inline(buffer.getvalue(), key, label)
 
 
