@@ -100,8 +100,8 @@ def test_images_are_those_of_the_saved_weights(run: Run, tmp_path: Path, kind: s
             drawn = np.asarray(Image.open(tmp_path / f"run/images/step-00000{step}" / name), dtype=int)
             sampled = np.asarray(Image.open(out / name), dtype=int)
             assert np.abs(drawn - sampled).max() <= 1
-    first, *_, last = film(tmp_path / "run")[0].frames
-    assert first.path.read_bytes() != last.path.read_bytes()
+    first, *_, last = film(tmp_path / "run")[0].paths.values()
+    assert first.read_bytes() != last.read_bytes()
 
 
 @pytest.mark.parametrize("killed_after", [0, 1, 2])

@@ -49,16 +49,16 @@ def gallery_of_run(run: Path, step: int | None = None) -> CardImages:
     Empty for a run that drew nothing. Raises `UserError` naming the file for a broken line beside the images.
     """
     strips = film(run)
-    drawn = {frame.step for strip in strips for frame in strip.frames if step is None or frame.step <= step}
+    drawn = {number for strip in strips for number in strip.paths if step is None or number <= step}
     newest = max(drawn, default=0)
     images: dict[str, GalleryImage] = {}
     for strip in strips:
-        frames = {frame.step: frame.path for frame in strip.frames}
+        paths = strip.paths
         # of the base alone there is nothing to show
-        if newest == 0 or newest not in frames or strip.prompt in images:
+        if newest == 0 or newest not in paths or strip.prompt in images:
             continue
-        before = (_below(frames[0], run), frames[0]) if 0 in frames else None
-        path = frames[newest]
+        before = (_below(paths[0], run), paths[0]) if 0 in paths else None
+        path = paths[newest]
         images[strip.prompt] = GalleryImage(strip.prompt, strip.seed, _below(path, run), path, before)
     return CardImages(tuple(images.values())[:_MOST], newest)
 

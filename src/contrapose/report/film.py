@@ -41,7 +41,7 @@ def shown_film(run: Path) -> Film | None:
     for strip in every:
         strips.setdefault(strip.prompt, strip)
     shown = list(strips.values())[:_PROMPTS]
-    steps = sorted({frame.step for strip in shown for frame in strip.frames})
+    steps = sorted({step for strip in shown for step in strip.paths})
     if not steps:
         return None
     columns = min(_STEPS, len(steps))
@@ -56,8 +56,7 @@ def shown_film(run: Path) -> Film | None:
 
 
 def _images(strip: Strip, steps: tuple[int, ...]) -> tuple[Thumbnail | None, ...]:
-    paths = {frame.step: frame.path for frame in strip.frames}
     images: list[Thumbnail | None] = []
     for step in steps:
-        images.append(thumbnail(read_image(paths[step]), _LARGEST) if step in paths else None)
+        images.append(thumbnail(read_image(strip.paths[step]), _LARGEST) if step in strip.paths else None)
     return tuple(images)

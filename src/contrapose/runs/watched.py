@@ -51,19 +51,13 @@ class About:
     """By metric, the first judge's first."""
 
 
-class Frame(NamedTuple):
-    """One image of a run, by the step at which it was drawn."""
-
-    step: int
-    path: Path
-
-
 class Strip(NamedTuple):
-    """What a run made of one prompt and seed as it went on, the earliest step first."""
+    """What a run made of one prompt and seed as it went on."""
 
     prompt: str
     seed: int
-    frames: tuple[Frame, ...]
+    paths: dict[int, Path]
+    """Its image by step, the earliest first."""
 
 
 def watched_folder(run: Path, step: int) -> Path:
@@ -81,11 +75,12 @@ def film(run: Path) -> list[Strip]:
 
     Raises `UserError` naming the file for a line beside the images that is broken.
     """
-    frames: dict[tuple[str, int], list[Frame]] = {}
+    strips: dict[tuple[str, int], Strip] = {}
     for step, folder in watched_steps(run).items():
         for prompt, seed, path in images_in(folder):
-            frames.setdefault((prompt, seed), []).append(Frame(step, path))
-    return [Strip(prompt, seed, tuple(strip)) for (prompt, seed), strip in frames.items()]
+            strip = strips.setdefault((prompt, seed), Strip(prompt, seed, {}))
+            strip.paths[step] = path
+    return list(strips.values())
 
 
 def images_in(folder: Path) -> Iterator[tuple[str, int, Path]]:

@@ -27,7 +27,7 @@ from contrapose.errors import UserError, one_line
 from contrapose.evaluate.images import read_image
 from contrapose.files import write_text
 from contrapose.runs.names import RUN_FILE, TRACKERS
-from contrapose.runs.watched import film
+from contrapose.runs.watched import film, watched_folder
 from contrapose.train.settings import CONVERTER
 from contrapose.train.stages import Stage
 
@@ -181,10 +181,14 @@ def _send_image(name: str, tracker: GeneralTracker, title: str, image: Image.Ima
 
 def _images(run: Path, step: int) -> Iterator[tuple[str, Image.Image]]:
     """The images that a run drew at a step, with what they are called."""
+    # at most steps nothing is drawn, and no folder of an earlier one is to be read for that
+    if not watched_folder(run, step).is_dir():
+        return
+    # numbered over all steps, so that an image keeps its name where prompts were added or left out on the way
     for number, strip in enumerate(film(run)):
-        for frame in strip.frames:
-            if frame.step == step:
-                yield f"images/{number:02d} {strip.prompt[:_LONGEST]} (seed {strip.seed})", read_image(frame.path)
+        if step in strip.paths:
+            title = f"images/{number:02d} {strip.prompt[:_LONGEST]} (seed {strip.seed})"
+            yield title, read_image(strip.paths[step])
 
 
 def _keys(run: Path) -> dict[str, str]:
