@@ -60,7 +60,7 @@ def test_how_a_step_was_watched_is_read_as_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"watched.json: has more or fewer scores than prompts"):
         read_about(tmp_path)
     (tmp_path / "watched.json").write_text('{"drawn": 3}')
-    with pytest.raises(UserError, match=r"watched.json: does not tell how its images were drawn"):
+    with pytest.raises(UserError, match=r"watched.json: .*setting prompts is missing .*remove the step's folder"):
         read_about(tmp_path)
 
 

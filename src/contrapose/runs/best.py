@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from contrapose import runfile
 from contrapose.documents import load_json
-from contrapose.errors import UserError
 from contrapose.files import write_text
 from contrapose.runs.names import BEST
 
@@ -77,9 +77,4 @@ def read_best(run: Path) -> BestStep | None:
     path = run / BEST
     if not path.is_file():
         return None
-    import cattrs
-
-    try:
-        return cattrs.structure(load_json(path, _FIX), BestStep)
-    except (cattrs.BaseValidationError, TypeError, ValueError):
-        raise UserError(f"{path}: does not tell a best step; {_FIX}") from None
+    return runfile.structured(path, load_json(path, _FIX), BestStep, runfile.converter(), _FIX)

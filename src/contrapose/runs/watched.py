@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cattrs
-
+from contrapose import runfile
 from contrapose.documents import json_lines, load_json
 from contrapose.errors import UserError
 from contrapose.files import discard
@@ -25,6 +24,7 @@ from contrapose.runs.steps import numbered, step_name
 METADATA = "metadata.jsonl"
 _ABOUT = "watched.json"
 _FIX = "remove the step's folder; 'contrapose align' goes on without it"
+_CONVERTER = runfile.converter()
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,7 @@ def read_about(folder: Path) -> About | None:
     path = folder / _ABOUT
     if not path.is_file():
         return None
-    try:
-        about = cattrs.structure(load_json(path, _FIX), About)
-    except (cattrs.BaseValidationError, TypeError, ValueError):
-        raise UserError(f"{path}: does not tell how its images were drawn; {_FIX}") from None
+    about = runfile.structured(path, load_json(path, _FIX), About, _CONVERTER, _FIX)
     if any(len(scored.values) != len(about.prompts) for scored in about.scores.values()):
         raise UserError(f"{path}: has more or fewer scores than prompts; {_FIX}")
     return about
