@@ -32,7 +32,7 @@ class _Practical:
 
 
 Practical = Annotated[T, _Practical]
-"""A setting that decides no result, such as where a server is, or where weights are whose content is noted."""
+"""A setting that decides no result: where a server is, where weights are whose content is noted, what is watched."""
 
 
 def converter(*unions: tuple[Any, Names]) -> cattrs.Converter:

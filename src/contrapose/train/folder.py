@@ -46,13 +46,6 @@ from contrapose.train.settings import CONVERTER, Run, Watching
 from contrapose.train.stages import Stage, stages
 from contrapose.train.trained import Trained
 
-# Settings that do not decide the outcome, and may change when a run is resumed.
-_FREE = [
-    "watching.save_every", "watching.keep", "optimisation.micro_batch", "gradient_checkpointing", "split_pairs",
-    "cache_limit", "watching.prompts", "watching.images_every", "watching.num_images", "watching.image_steps",
-    "watching.image_guidance_scale", "watching.image_size", "watching.judges", "watching.dev_prompts",
-    "watching.keep_best", "watching.trackers", "watching.project", "watching.run_name",
-]  # fmt: skip
 _STEPS = "optimisation.train_steps"
 log = logging.getLogger(__name__)
 
@@ -112,7 +105,7 @@ def claim(stage: Stage, inputs: Mapping[str, str]) -> bool:
     path = stage.folder / RUN_FILE
     recorded = runfile.claimed(path) if path.exists() else {}
     steps = _mapping(recorded.get("optimisation")).get("train_steps", run.optimisation.train_steps)
-    free = list(_FREE)
+    free: list[str] = []
     if steps != run.optimisation.train_steps:
         free.append(_STEPS)
     if _mapping(recorded.get("first")).get("first_train_steps") is None and run.first.first_train_steps == steps:

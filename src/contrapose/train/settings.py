@@ -28,6 +28,7 @@ from contrapose.ranges import (
     Steps,
     checked,
 )
+from contrapose.runfile import Practical
 from contrapose.worlds.shapes.suite import Shapes
 
 DEFAULT_RANK = 16
@@ -54,7 +55,7 @@ class Optimisation:
     """Optimiser steps; a finished run on a constant schedule is lengthened by more of them, and cut by fewer."""
     batch_size: Batch = 32
     """Pairs for each optimiser step, over all processes and micro-batches."""
-    micro_batch: Batch = 8
+    micro_batch: Practical[Batch] = 8
     """Pairs that go through the network at once; does not change the result beyond rounding."""
     optimizer: OptimizerName = "adamw"
     """AdamW, the same with moments in 8 bits (which needs bitsandbytes and CUDA; paged ones may leave the GPU), or
@@ -111,36 +112,36 @@ class Watching:
     """Pairs kept out of training for diagnostics (at most a fifth of the store)."""
     evaluate_every: CountOrNone = 25
     """Optimiser steps between measurements on the held-out pairs; 0 is at the first and the last alone."""
-    save_every: CountOrNone = 50
+    save_every: Practical[CountOrNone] = 50
     """Optimiser steps between checkpoints; 0 is none before the last step, so that a stopped run begins anew."""
-    keep: Count = 2
+    keep: Practical[Count] = 2
     """Checkpoints that are kept, the latest ones; each draws, merges and exports as RUN@STEP."""
-    prompts: tuple[str, ...] = ()
+    prompts: Practical[tuple[str, ...]] = ()
     """Prompts whose images are drawn before the first step, on the way and after the last one: as texts, or files of
     them as `contrapose sample` reads."""
-    images_every: CountOrNone = 50
+    images_every: Practical[CountOrNone] = 50
     """Optimiser steps between these images; 0 is before the first step and after the last one alone."""
-    num_images: Few = 1
+    num_images: Practical[Few] = 1
     """Images for each watched prompt, of the seeds 0, 1, ..."""
-    image_steps: Steps | None = None
+    image_steps: Practical[Steps | None] = None
     """Sampling steps of these images; what is usual for the model when unset."""
-    image_guidance_scale: FreeScale | None = None
+    image_guidance_scale: Practical[FreeScale | None] = None
     """Guidance scale of these images, 1 is off; what is usual for the model when unset."""
-    image_size: str | None = None
+    image_size: Practical[str | None] = None
     """Size of these images as WIDTHxHEIGHT; the model's usual size when unset."""
-    judges: tuple[WatchingJudge, ...] = ()
+    judges: Practical[tuple[WatchingJudge, ...]] = ()
     """What scores these images, each with a 95 % interval over prompts: pickscore, aesthetic, ..., or shapes for
     prompts of the shapes world; options are --judges.0.model and so on."""
-    dev_prompts: Path | None = None
+    dev_prompts: Practical[Path | None] = None
     """File of prompts whose images are judged and not kept; those of --prompts are judged when unset."""
-    keep_best: str | None = None
+    keep_best: Practical[str | None] = None
     """Judge, by its name among --judges, by whose scores the best step is kept beside the latest ones, as RUN@best."""
-    trackers: tuple[TrackerName, ...] = ("tensorboard",)
+    trackers: Practical[tuple[TrackerName, ...]] = ("tensorboard",)
     """Where metrics, images and settings are shown, beside metrics.jsonl, which is always written; each but TensorBoard
     needs a pip install of its own."""
-    project: str = "contrapose"
+    project: Practical[str] = "contrapose"
     """Project of the trackers (MLflow: experiment) under which the run is listed; TensorBoard has none."""
-    run_name: str | None = None
+    run_name: Practical[str | None] = None
     """Name of the run in the trackers; its folder's name when unset."""
     max_drift: Positive = 1.0
     """Stop as diverged when the mean squared distance to the reference passes this (the noise has variance 1)."""
@@ -198,9 +199,9 @@ class Run:
     precision: Precision | None = None
     """Precision of the networks; trained weights stay in fp32. When unset, bf16 on a GPU that has it and fp32
     elsewhere; a run that is carried on keeps what it began with."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Practical[bool] = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    split_pairs: bool = False
+    split_pairs: Practical[bool] = False
     """Backward pass of winner and loser one after the other: half the activations, the same gradient, one more forward
     of the trained network."""
     time_density: Literal["uniform", "logit-normal"] | None = None
@@ -211,7 +212,7 @@ class Run:
     """The guidance that a network with guidance as an input (FLUX.1-dev) is fed in training; 3.5 when unset."""
     caption_dropout: ShareBelow1 = 0.0
     """Share of comparisons that are made without the prompt, which keeps classifier-free guidance alive."""
-    cache_limit: Positive = 50.0
+    cache_limit: Practical[Positive] = 50.0
     """Gigabytes of text embeddings that may be kept on disk."""
     seed: Seed = 0
     """Seed of initialisation, data order, times and noise."""
@@ -228,7 +229,7 @@ class Run:
     watching: Watching = field(default_factory=Watching)
     adapters: Adapters = field(default_factory=Adapters)
     loading: Loading = field(default_factory=Loading)
-    speed: runfile.Practical[Haste] = field(default_factory=Haste)
+    speed: Practical[Haste] = field(default_factory=Haste)
 
     def __post_init__(self) -> None:
         o = self.optimisation
