@@ -15,7 +15,9 @@ from training import with_full, with_lora
 
 from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.meta import SHIPPED, example, skeleton
+from contrapose.backbones.settings import Loading
 from contrapose.core.moving import Average
+from contrapose.estimate.advice import sampling_bytes
 from contrapose.estimate.estimate import estimate_run, once_flops, skeleton_of
 from contrapose.estimate.fitting import bases, fit_card, ways
 from contrapose.estimate.memory import inference_cost, saved_bytes, training_cost
@@ -117,6 +119,13 @@ def test_bytes_kept_are_nearly_those_of_a_real_network(folders, family):
     """Attention's normalisers are padded on a GPU and not on a CPU."""
     folder = folders[family]
     assert kept_without_values(folder, 32) == pytest.approx(kept_for_real(folder, 32), rel=0.03)
+
+
+@pytest.mark.parametrize("family", families.DISTINCT)
+def test_what_sampling_takes_is_told_of_every_family(folders, family):
+    """Of autoencoders of videos and of patches as well, which the error of memory that runs out counts."""
+    standing, image = sampling_bytes(str(folders[family]), "fp32", Loading(), None)
+    assert standing > 0 and image > 0
 
 
 @pytest.mark.parametrize("tokens", [40, 64])

@@ -115,7 +115,8 @@ def encoding(backbone: Backbone, shape: tuple[int, ...]) -> tuple[Callable[[], o
 def decoding(backbone: Backbone, shape: tuple[int, ...]) -> Callable[[], object]:
     """A call without values that decodes one image from a latent of this shape."""
     vae = backbone.pipeline.stock.vae
-    return partial(vae.decode, torch.empty(1, *shape, dtype=vae.dtype, device=_META))
+    latent = torch.empty(1, *shape, dtype=vae.dtype, device=_META)
+    return partial(backbone.family.decode, vae, latent)
 
 
 def num_parameters(backbone: Backbone) -> dict[str, int]:
