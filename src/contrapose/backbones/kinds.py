@@ -25,6 +25,11 @@ def _of_lora(rank: int, alpha: float, options: Mapping[str, Any], **kind: bool) 
     return LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", **options, **kind)  # type: ignore[arg-type]
 
 
+def _by_rank(kind: object, scale: float, rank: int) -> float:
+    """The alpha that gives this factor of the product, which is alpha / rank."""
+    return scale * rank
+
+
 @dataclass(frozen=True)
 @checked
 class PlainLora:
@@ -39,9 +44,7 @@ class PlainLora:
         """In peft's words; `options` are those that all kinds have."""
         return _of_lora(rank, alpha, options)
 
-    def alpha(self, scale: float, rank: int) -> float:
-        """The alpha that gives this factor of the product."""
-        return scale * rank
+    alpha = _by_rank
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class RankStabilised:
         return _of_lora(rank, alpha, options, use_rslora=True)
 
     def alpha(self, scale: float, rank: int) -> float:
-        """As `PlainLora.alpha`."""
+        """The alpha that gives this factor of the product, which is alpha / sqrt(rank)."""
         return float(f"{scale * math.sqrt(rank):.12g}")  # the number that was divided by an irrational one
 
 
@@ -77,9 +80,7 @@ class Decomposed:
         """As `PlainLora.config`."""
         return _of_lora(rank, alpha, options, use_dora=True)
 
-    def alpha(self, scale: float, rank: int) -> float:
-        """As `PlainLora.alpha`."""
-        return scale * rank
+    alpha = _by_rank
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,7 @@ class LoKr:
         both = self.lokr_decompose_both
         return LoKrConfig(r=rank, alpha=alpha, decompose_factor=factor, decompose_both=both, **options)  # type: ignore[arg-type]
 
-    def alpha(self, scale: float, rank: int) -> float:
-        """As `PlainLora.alpha`."""
-        return scale * rank
+    alpha = _by_rank
 
 
 @dataclass(frozen=True)
@@ -127,9 +126,7 @@ class LoHa:
 
         return LoHaConfig(r=rank, alpha=alpha, **options)  # type: ignore[arg-type]
 
-    def alpha(self, scale: float, rank: int) -> float:
-        """As `PlainLora.alpha`."""
-        return scale * rank
+    alpha = _by_rank
 
 
 AdapterKind = PlainLora | RankStabilised | Decomposed | LoKr | LoHa
