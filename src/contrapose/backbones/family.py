@@ -61,7 +61,7 @@ def _images_of(vae: Network, latents: Tensor) -> Tensor:
     return vae.decode(latents).sample
 
 
-def _extrapolated(pipe: Any, unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
+def extrapolated(pipe: Any, unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
     """u + s (c - u)."""
     return unconditional + scale * (conditional - unconditional)
 
@@ -178,7 +178,7 @@ class Family:
 
     None where the guidance scale makes no second prediction, which the stock pipeline makes as true CFG alone.
     """
-    combine: Callable[[Any, Tensor, Tensor, float], Tensor] = _extrapolated
+    combine: Callable[[Any, Tensor, Tensor, float], Tensor] = extrapolated
     """The guided prediction, (pipe, unconditional, conditional, guidance scale), all [b, c, h, w]."""
     rowless: tuple[str, ...] = ()
     """Inputs of the network of which the stock pipeline hands over one for the whole batch."""

@@ -13,6 +13,12 @@ from contrapose.backbones.times import FLOW_STEPS, flow_path, shift_of, why_no_f
 from contrapose.core.choices import Space
 from contrapose.core.path import Density, Path
 
+JOINT_PROJECTIONS = (
+    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+)  # fmt: skip
+"""Layers of attention where image and text attend to each other, each by projections of its own."""
+
 
 @dataclass(frozen=True)
 class Flow:
@@ -51,3 +57,8 @@ def timestep(t: Tensor, x_t: Tensor) -> Tensor:
 def level_of(time: float, config: Any) -> float:
     """The noise level of a time as schedulers count it."""
     return time / FLOW_STEPS
+
+
+def same_level(time: float, config: Any) -> float:
+    """That of a network that counts from data, 0, to noise, 1."""
+    return time

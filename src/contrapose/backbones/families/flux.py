@@ -14,7 +14,7 @@ from diffusers import FluxPipeline
 from torch import Tensor
 
 from contrapose.backbones.family import Family
-from contrapose.backbones.flow import Flow, projected_width, shifted_scale, timestep
+from contrapose.backbones.flow import JOINT_PROJECTIONS, Flow, projected_width, same_level, shifted_scale, timestep
 from contrapose.backbones.networks import Network
 from contrapose.core.group import Condition
 from contrapose.runs.kohya import Layout
@@ -83,12 +83,9 @@ FLUX = Family(
     process=Flow(),
     density="logit-normal",
     denoise=_denoise,
-    level_of=lambda time, config: time,
+    level_of=same_level,
     takes_guidance=_takes_guidance,
-    lora_targets=(
-        "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-        "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-    ),
+    lora_targets=JOINT_PROJECTIONS,
     kohya=(
         Layout(
             r"single_transformer_blocks\.\d+\.(attn\.to_[qkv]\b|proj_|norm\.)",
@@ -104,4 +101,4 @@ FLUX = Family(
     call_arguments=_call_arguments,
     pack=_pack,
     unpack=_unpack,
-)  # fmt: skip
+)

@@ -17,8 +17,8 @@ from diffusers import Flux2KleinPipeline
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 
-from contrapose.backbones.family import Family, plain_count
-from contrapose.backbones.flow import Flow, timestep
+from contrapose.backbones.family import Family, extrapolated, plain_count
+from contrapose.backbones.flow import JOINT_PROJECTIONS, Flow, same_level, timestep
 from contrapose.backbones.networks import Network
 from contrapose.core.group import Condition
 
@@ -92,7 +92,7 @@ def _combine(pipe: Any, unconditional: Tensor, conditional: Tensor, scale: float
     """u + s (c - u), or c where the model is distilled."""
     if pipe.config.is_distilled:
         return conditional
-    return unconditional + scale * (conditional - unconditional)
+    return extrapolated(pipe, unconditional, conditional, scale)
 
 
 def _call_arguments(condition: Condition, unconditional: Condition, scale: float, tokens: int) -> dict[str, Any]:
@@ -127,11 +127,8 @@ FLUX_2_KLEIN = Family(
     process=Flow(_shift),
     density="logit-normal",
     denoise=_denoise,
-    level_of=lambda time, config: time,
-    lora_targets=(
-        "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-        "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out", "attn.to_qkv_mlp_proj",
-    ),
+    level_of=same_level,
+    lora_targets=(*JOINT_PROJECTIONS, "attn.to_qkv_mlp_proj"),
     attention=None,
     steps=_STEPS,
     guidance_scale=4.0,
@@ -140,4 +137,4 @@ FLUX_2_KLEIN = Family(
     rowless=("img_ids", "txt_ids"),
     call_arguments=_call_arguments,
     unpack=_unpack,
-)  # fmt: skip
+)

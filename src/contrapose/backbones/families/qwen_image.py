@@ -16,8 +16,8 @@ import torch
 from diffusers import QwenImagePipeline
 from torch import Tensor
 
-from contrapose.backbones.family import Family, plain_count
-from contrapose.backbones.flow import Flow, timestep
+from contrapose.backbones.family import Family, extrapolated, plain_count
+from contrapose.backbones.flow import JOINT_PROJECTIONS, Flow, same_level, timestep
 from contrapose.backbones.masked_text import mask_of, trimmed
 from contrapose.backbones.networks import Network
 from contrapose.core.group import Condition
@@ -87,14 +87,9 @@ def _denoise(pipe: Any, network: Network, x_t: Tensor, t: Tensor, condition: Con
     return _unpack(pipe, answer, height, width)
 
 
-def _level_of(time: float, config: Any) -> float:
-    """The network counts from data, 0, to noise, 1."""
-    return time
-
-
 def _combine(pipe: Any, unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
     """u + s (c - u), each patch of it as long as that of c."""
-    guided = unconditional + scale * (conditional - unconditional)
+    guided = extrapolated(pipe, unconditional, conditional, scale)
     patches = _packed(pipe, guided)
     wanted = _packed(pipe, conditional).norm(dim=-1, keepdim=True)
     return _unpack(pipe, patches * (wanted / patches.norm(dim=-1, keepdim=True)), *guided.shape[-2:])
@@ -148,11 +143,8 @@ QWEN_IMAGE = Family(
     process=Flow(),
     density="logit-normal",
     denoise=_denoise,
-    level_of=_level_of,
-    lora_targets=(
-        "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-        "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-    ),
+    level_of=same_level,
+    lora_targets=JOINT_PROJECTIONS,
     # Narrower networks of such layers are Stable Diffusion 3's, and FLUX has 19 of these blocks.
     kohya=(Layout(r"transformer_blocks\.(19|[2-5]\d)\.", {}, width=3072, stem="diffusion_model."),),
     attention="streams",
@@ -164,4 +156,4 @@ QWEN_IMAGE = Family(
     call_arguments=_call_arguments,
     pack=_pack,
     unpack=_unpack,
-)  # fmt: skip
+)
