@@ -12,7 +12,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from contrapose import __version__, runfile
+from contrapose import runfile
 from contrapose.documents import load_yaml
 from contrapose.errors import UserError
 from contrapose.files import write_text
@@ -23,7 +23,7 @@ from contrapose.publish.markdown import head, plain, rendered
 from contrapose.runs.adapter_files import read_file
 from contrapose.runs.best import read_best
 from contrapose.runs.folder import RunFolder
-from contrapose.runs.names import CARD, FULL_FOLDER, PEFT_FILE, RUN_FILE
+from contrapose.runs.names import CARD, PEFT_FILE, RUN_FILE
 from contrapose.runs.origin import hub_id, last_name, public_name
 from contrapose.runs.steps import step_folder
 from contrapose.store.groups import GroupStore
@@ -110,13 +110,11 @@ def run_card(
         base=public_name(run.model),
         source=hub_id(run.model) or f"path/to/{last_name(run.model)}",
         where=repo or f"path/to/{folder.resolve().name}",
-        on_hub=repo is not None,
         repo=repo,
         kind=kind,
         part=part,
         file="",
         policies=policies,
-        full_folder=FULL_FOLDER,
         gallery=gallery,
         run=run.resolved(),
         step=step,
@@ -126,7 +124,6 @@ def run_card(
         settings=list(_rows(published(run.resolved()))),
         metrics=measured,
         best=read_best(folder),
-        version=__version__,
     )
 
 

@@ -6,13 +6,16 @@ import hashlib
 import html
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from contrapose import __version__
 from contrapose.publish.base import Base
 from contrapose.publish.gallery import CardImages
+from contrapose.runs.names import FULL_FOLDER
 
 _MARKUP = re.compile(r"[\\`*\[\]|~#$!]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word marks nothing
 _SEAL = re.compile(r"\n<!-- contrapose ([0-9a-f]{16}) -->\n")
@@ -27,16 +30,23 @@ def plain(text: object) -> str:
 
 def rendered(template: str, **values: Any) -> str:
     """A card by its template, sealed."""
-    environment = Environment(
+    text = _templates().get_template(template).render(**values).rstrip("\n") + "\n"
+    return f"{text}\n<!-- contrapose {_digest(text)} -->\n"
+
+
+@cache
+def _templates() -> Environment:
+    """The templates of this folder, each compiled once a process, and what all of them may name."""
+    templates = Environment(
         loader=PackageLoader("contrapose.publish", "."),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"plain": plain, "literal": repr}
-    text = environment.get_template(template).render(**values).rstrip("\n") + "\n"
-    return f"{text}\n<!-- contrapose {_digest(text)} -->\n"
+    templates.filters |= {"plain": plain, "literal": repr}
+    templates.globals |= {"version": __version__, "full_folder": FULL_FOLDER}
+    return templates
 
 
 def is_edited(card: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from contrapose import __version__, runfile
+from contrapose import runfile
 from contrapose.documents import load_yaml
 from contrapose.errors import UserError
 from contrapose.publish.base import Base
@@ -206,15 +206,12 @@ def _weights_card(
             facts=list(facts.items()),
             source=source,
             where=repo,
-            on_hub=True,
             repo=repo,
             kind=kind,
             part=part,
             file=file,
             policies=[],
-            full_folder=FULL_FOLDER,
             gallery=gallery,
-            version=__version__,
         )
 
     return write_card
