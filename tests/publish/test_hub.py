@@ -68,6 +68,10 @@ def test_a_card_that_was_edited_stays(hub: Hub, tmp_path: Path) -> None:
     (folder / "README.md").write_text("---\ntags: [contrapose, lora]\n---\nmy own words\n")
     assert push(folder, "me/aligned") == Upload(ADDRESS, 1, True, False)
     assert hub.uploaded()["README.md"].endswith(b"my own words\n")
+    # by an editor of another encoding
+    (folder / "README.md").write_bytes(b"---\ntags: [contrapose, lora]\n---\ncr\xe8me\n")
+    assert push(folder, "me/aligned") == Upload(ADDRESS, 1, True, False)
+    assert hub.uploaded()["README.md"].endswith(b"cr\xe8me\n")
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from unittest.mock import Mock
@@ -49,6 +50,16 @@ def test_a_kept_step_of_a_run_in_full_has_no_pipeline(api: Mock, tmp_path: Path)
     folder = finish(tmp_path, full=True)
     with pytest.raises(UserError, match=r"run@1: a kept step .* 'contrapose merge --model .* --positive .*run@1 --out"):
         push(tmp_path / f"{folder.name}@1", "me/aligned")
+    api.whoami.assert_not_called()
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_broken_configuration_is_named(api: Mock, tmp_path: Path, content: str) -> None:
+    folder = finish(tmp_path, full=True)
+    config = folder / "model" / "unet" / "config.json"
+    config.write_text(content)
+    with pytest.raises(UserError, match=re.escape(str(config))):
+        push(folder, "me/aligned")
     api.whoami.assert_not_called()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from contrapose import runfile
-from contrapose.documents import load_yaml
+from contrapose.documents import load_json, load_yaml
 from contrapose.errors import UserError
 from contrapose.publish.base import Base
 from contrapose.publish.card import finished_run, kind_of, published, run_card, run_of, without_folders
@@ -133,7 +133,7 @@ def _of_finished(run: RunFolder, gallery: CardImages) -> Parcel:
         return run_card(folder, settings, measured, base, gallery, repo)
 
     card = folder / CARD
-    own_card = card.read_text(encoding="utf-8") if card.is_file() else None
+    own_card = card.read_text(encoding="utf-8", errors="surrogateescape") if card.is_file() else None
     if own_card is not None and not is_edited(own_card):
         own_card = None
     return Parcel(kind_of(settings), settings.model, files, write_card, own_card)
@@ -246,7 +246,9 @@ def _weights(folder: Path) -> dict[str, Path | bytes]:
 def _content(path: Path) -> Path | bytes:
     """What is uploaded for a file: the file, or its text without the folders that it names."""
     if path.name == INDEX or path.name.endswith("config.json"):
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = load_json(path)
+        if not isinstance(config, dict):
+            raise UserError(f"{path}: a mapping of settings was expected")
         origins = {key: value for key, value in config.items() if key.endswith("name_or_path")}
         if without_folders(origins) != origins:
             return json.dumps(config | without_folders(origins), indent=2).encode()
