@@ -85,7 +85,7 @@ class Player:
         backbone.images.shape_for(settings.size)
         self._memory = memory
         self._embeddings = Embeddings(backbone.text)
-        self._bases: OrderedDict[tuple[object, ...], Image.Image] = OrderedDict()
+        self._bases: OrderedDict[tuple[Sampling, int], Image.Image] = OrderedDict()
         self._lock = Lock()  # guiding changes the pipeline for a while
         self._saving = Lock()
 
@@ -123,7 +123,6 @@ class Player:
         if not names:
             raise UserError("no run is chosen; choose one to guide towards")
         total = wish.num_images * (len(names) if wish.scale else 0)
-        total += sum(self._key(wish, seed) not in self._bases for seed in wish.seeds)
         done = 0
 
         def tell(column: str, seed: int) -> None:
@@ -136,6 +135,7 @@ class Player:
             # all settings first, and guided before base: what is refused costs no image
             asked = {name: settled(self._sampling(wish, name), self.backbone) for name in names}
             plain = settled(self._sampling(wish), self.backbone)
+            total += sum((plain, seed) not in self._bases for seed in wish.seeds)
             for name, sampling in asked.items():
                 with guided(sampling.guiding, self.backbone, self._embeddings):
                     images: list[Image.Image] = []
@@ -143,13 +143,13 @@ class Player:
                         tell(name or "guided", seed)
                         images.append(self._image(sampling, seed))
                     columns[name] = tuple(images)
-            base = tuple(self._bases_of(plain, wish, tell))
+            base = tuple(self._bases_of(plain, wish.seeds, tell))
         # at strength 0 they are the base's
         guided_columns = {name: columns[name] or base for name in names}
         return Drawn(base, guided_columns, wish, self._told(wish, plain))
 
     def _sampling(self, wish: Wish, run: str | None = None) -> Sampling:
-        """The settings of `contrapose sample` for the images of a run, or of the base."""
+        """The settings of `contrapose sample` for an image of a run, or of the base; all but its seed."""
         usual = self.settings
         guiding = Guiding(negative_prompt=wish.negative_prompt or None)
         if run is not None:
@@ -158,7 +158,6 @@ class Player:
         return Sampling(
             usual.model,
             (wish.prompt,),
-            num_images=wish.num_images,
             steps=wish.steps or usual.steps,
             guidance_scale=usual.guidance_scale if wish.guidance_scale is None else wish.guidance_scale,
             size=wish.size or usual.size,
@@ -221,16 +220,10 @@ class Player:
             chunks = inscription.of(drawn.wish.prompt, seed, image.size)
             image.save(stem.with_name(f"{stem.name}-{seed}.png"), pnginfo=chunks)
 
-    def _key(self, wish: Wish, seed: int) -> tuple[object, ...]:
-        """All that decides a base image."""
-        usual = self.settings
-        scale = usual.guidance_scale if wish.guidance_scale is None else wish.guidance_scale
-        return wish.prompt, seed, wish.steps or usual.steps, scale, wish.size or usual.size, wish.negative_prompt
-
-    def _bases_of(self, sampling: Sampling, wish: Wish, tell: Callable[[str, int], None]) -> Iterator[Image.Image]:
+    def _bases_of(self, sampling: Sampling, seeds: range, tell: Callable[[str, int], None]) -> Iterator[Image.Image]:
         """The base images, each drawn once while it is among the last `KEPT`."""
-        for seed in wish.seeds:
-            key = self._key(wish, seed)
+        for seed in seeds:
+            key = (sampling, seed)
             if key not in self._bases:
                 tell("base", seed)
                 self._bases[key] = self._image(sampling, seed)
