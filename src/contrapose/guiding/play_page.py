@@ -123,15 +123,15 @@ def _drawing(gradio: Any, player: Player) -> Callable[..., list[Any]]:
     """What draws; its parameters are those of the endpoint."""
 
     def draw(
-        prompt: str,
-        negative_prompt: str,
+        prompt: str | None,
+        negative_prompt: str | None,
         towards: list[str] | None,
         scale: float,
         seed: float | None,
         num_images: float,
         steps: float,
         guidance_scale: float,
-        size: str,
+        size: str | None,
         history: list[Drawn],
         progress: Any = gradio.Progress(),  # noqa: B008 - gradio looks for it among the defaults
     ) -> list[Any]:
@@ -140,15 +140,15 @@ def _drawing(gradio: Any, player: Player) -> Callable[..., list[Any]]:
 
         try:
             wish = Wish(
-                prompt,
+                prompt or "",
                 tuple(towards or ()),
                 scale,
                 int(seed or 0),
                 int(num_images),
                 int(steps),
                 guidance_scale,
-                size.strip() or None,
-                negative_prompt,
+                (size or "").strip() or None,
+                negative_prompt or "",
             )
             drawn = player.draw(wish, tell)
         except UserError as error:
