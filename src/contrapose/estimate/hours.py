@@ -34,8 +34,7 @@ def stage_times(setup: Setup, speed: Speed) -> list[StageTime]:
     for stage in stages(setup.run, Path()):
         steps = stage.run.optimisation.train_steps
         flops = estimate_run(replace(setup, run=stage.run)).flops.step
-        folder = "" if stage.folder == Path() else stage.folder.name
-        times.append(StageTime(folder, steps, flops, steps * flops / flops_a_second / _HOUR))
+        times.append(StageTime(stage.folder.name, steps, flops, steps * flops / flops_a_second / _HOUR))
     return times
 
 
