@@ -170,6 +170,7 @@ def test_again_does_nothing_and_carries_on(
     drawn = [path for path in after if path.endswith(".png") and after[path][0] != before[path][0]]
     assert str(lost) in drawn
     assert all("scale-1" in path for path in drawn)
+    assert main([*line, "--batch-size", "8", "--channels-last"]) == 0  # how images are drawn, not which
     assert main([*start, "--scales", "0", "1", "4"]) == 0  # more strengths may come later
     assert json.loads((out / "summary.json").read_text())["sweep"]["scales"] == [0.0, 1.0, 4.0]
 

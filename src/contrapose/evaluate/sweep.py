@@ -136,7 +136,8 @@ def claim(out: Path, settings: Sampling) -> None:
     """Write what all strengths share into the sweep's folder; `UserError` when it holds a sweep of other settings."""
     shared = CONVERTER.unstructure(settings)
     del shared["guiding"]["guidance"]["scale"]
-    runfile.claim(out / OF_IMAGES, shared, CONVERTER, free=["batch_size"], inputs=inputs_of(settings))
+    free = list(runfile.practical_names(settings))
+    runfile.claim(out / OF_IMAGES, shared, CONVERTER, free=free, inputs=inputs_of(settings))
 
 
 def sum_up(

@@ -63,7 +63,7 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator
     # the folder is claimed last, so that settings that are refused leave no folder behind
     with one_writer(out), guided(settings.guiding, backbone, embeddings):
         inputs = inputs_of(settings)
-        runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"], inputs=inputs)
+        runfile.claim(out / SETTINGS, settings, CONVERTER, inputs=inputs)
         inscription = Inscription(CONVERTER.unstructure(settings), backbone.sampler.scheduler, inputs)
         describe(prompts, out)
         todo = jobs(prompts, settings.num_images, out)

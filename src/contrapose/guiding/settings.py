@@ -65,7 +65,7 @@ class Sampling:
     """Guidance scale, 1 is off; what is usual for the model when unset."""
     size: str | None = None
     """Image size as WIDTHxHEIGHT; the model's usual size when unset."""
-    batch_size: Batch = 16
+    batch_size: runfile.Practical[Batch] = 16
     """Images sampled at once; does not change the images, but for a level in a few pixels by rounding."""
     precision: Precision | None = None
     """Precision of the sampler. When unset, bf16 on a GPU that has it and fp32 elsewhere; images that were begun keep
