@@ -29,11 +29,9 @@ class Hub:
     """What a hub has: repositories by name, each with its files."""
 
     def __init__(self, api: Mock, folder: Path):
-        self.api = api
         self.folder = folder
         self.repos: dict[str, dict[str, bytes]] = {}
         self.private: dict[str, bool] = {}
-        self.cards: dict[str, dict[str, Any]] = {}
         api.whoami.return_value = USER
         api.model_info.side_effect = self.info
         api.create_repo.side_effect = self.create

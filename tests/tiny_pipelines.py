@@ -42,36 +42,29 @@ LAST_BETA = 0.002
 
 def build_sd(widths: tuple[int, int] = (16, 32), prediction_type: str = "epsilon") -> StableDiffusionPipeline:
     """A StableDiffusionPipeline of latents [4, 8, 8] from torch's generator as it stands."""
-    tokenizer = tiny_text.clip_tokenizer()
-    text_encoder, vae = tiny_text.clip_encoder(tokenizer, 32), _kl_autoencoder(4)
-    unet = UNet2DConditionModel(
-        sample_size=8,
+    pipe = _with_unet(
         block_out_channels=widths,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=32,
-        attention_head_dim=2,
-        **GROUPS,
     )
-    pipe = assemble(vae, unet, text_encoder, tokenizer)
-    pipe.scheduler.register_to_config(prediction_type=prediction_type, beta_end=LAST_BETA)
+    pipe.scheduler.register_to_config(prediction_type=prediction_type)
     return pipe
 
 
 def build_smallest() -> StableDiffusionPipeline:
     """The same with a UNet of one level and no middle, for tests that train or draw and ask nothing of its layers."""
-    tokenizer = tiny_text.clip_tokenizer()
-    text_encoder, vae = tiny_text.clip_encoder(tokenizer, 32), _kl_autoencoder(4)
-    unet = UNet2DConditionModel(
-        sample_size=8,
+    return _with_unet(
         block_out_channels=(16,),
         down_block_types=("CrossAttnDownBlock2D",),
         mid_block_type=None,
         up_block_types=("CrossAttnUpBlock2D",),
-        cross_attention_dim=32,
-        attention_head_dim=2,
-        **GROUPS,
     )
+
+
+def _with_unet(**config: Any) -> StableDiffusionPipeline:
+    tokenizer = tiny_text.clip_tokenizer()
+    text_encoder, vae = tiny_text.clip_encoder(tokenizer, 32), _kl_autoencoder(4)
+    unet = UNet2DConditionModel(sample_size=8, cross_attention_dim=32, attention_head_dim=2, **GROUPS, **config)
     pipe = assemble(vae, unet, text_encoder, tokenizer)
     pipe.scheduler.register_to_config(beta_end=LAST_BETA)
     return pipe
@@ -297,14 +290,7 @@ def build_qwen_image() -> QwenImagePipeline:
 
 def build_flux_2() -> Flux2KleinPipeline:
     tokenizer = tiny_text.qwen_tokenizer()
-    vae = AutoencoderKLFlux2(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 16),
-        latent_channels=4,
-        sample_size=16,
-        **GROUPS,
-    )
+    vae = _kl_autoencoder(4, AutoencoderKLFlux2)
     torch.nn.init.normal_(vae.bn.running_mean)
     torch.nn.init.uniform_(vae.bn.running_var, 0.3, 3.0)
     transformer = Flux2Transformer2DModel(
@@ -334,9 +320,9 @@ def _attentive(transformer: torch.nn.Module) -> Any:
     return transformer
 
 
-def _kl_autoencoder(channels: int, **config: Any) -> AutoencoderKL:
+def _kl_autoencoder(channels: int, cls: type = AutoencoderKL, **config: Any) -> Any:
     """An autoencoder that halves the image."""
-    return AutoencoderKL(
+    return cls(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(8, 16),

@@ -49,11 +49,13 @@ def stand_in(folder: Path) -> Iterator[Path]:
     folder.mkdir()
     (folder / "wandb.py").write_text(WANDB)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        yield folder
-    signal.signal(signal.SIGINT, before)
-    sys.modules.pop("wandb", None)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(folder)
+            yield folder
+    finally:
+        signal.signal(signal.SIGINT, before)
+        sys.modules.pop("wandb", None)
 
 
 def asked(wandb: Path, what: str) -> list[dict[str, Any]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import pytest
 import stock
 import torch
 from torch import Tensor
-from training import Training, with_lora
+from training import Training, with_lora, with_own_network
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.dropout import DropoutByPosition, SeededRows, words_of
@@ -71,9 +70,10 @@ def test_a_layer_that_mixes_rows_is_named() -> None:
         DropoutByPosition(0.5, "mid.to_q", rows)(torch.ones(40, 8))
 
 
-def _training(backbone: Backbone, kind: str = "lora") -> Training:
+def _training(backbone: Backbone) -> Training:
     torch.manual_seed(0)
-    trained = with_lora(copy.deepcopy(backbone), 2, 2.0, frozen={"lagged": None}, adapters=Adapters(lora_dropout=0.5))
+    adapters = Adapters(lora_dropout=0.5)
+    trained = with_lora(with_own_network(backbone), 2, 2.0, frozen={"lagged": None}, adapters=adapters)
     with torch.no_grad():
         for parameter in trained.policies.parameters():
             parameter.add_(0.1)

@@ -12,7 +12,7 @@ import stock
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
-from training import Training, with_lora
+from training import Training, with_lora, with_own_network
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.settings import Adapters
@@ -22,7 +22,7 @@ Loaded = Callable[[str], Backbone]
 
 
 def _on(backbone: Backbone, *targets: str) -> Training:
-    return with_lora(copy.deepcopy(backbone), 2, 2.0, adapters=Adapters(lora_targets=targets))
+    return with_lora(with_own_network(backbone), 2, 2.0, adapters=Adapters(lora_targets=targets))
 
 
 def _adapted(backbone: Backbone) -> set[str]:
@@ -52,7 +52,7 @@ def test_patterns_are_of_whole_names(loaded: Loaded) -> None:
 def test_words(loaded: Loaded) -> None:
     plain = loaded("sd")
     assert _adapted(_on(plain, "all-linear")) == _linear(plain.denoiser.network)
-    usual = _adapted(with_lora(copy.deepcopy(plain), 2, 2.0))
+    usual = _adapted(with_lora(with_own_network(plain), 2, 2.0))
     assert _adapted(_on(plain, "attention")) == usual
     assert _adapted(_on(plain, "attention", "ff.net.2")) > usual
 
@@ -97,8 +97,8 @@ def test_what_can_be_none_is_refused_at_once(targets: tuple[str, ...], reason: s
 
 def test_a_start_keeps_its_layers(loaded: Loaded, tmp_path: Path) -> None:
     _on(loaded("sd"), "to_q").save(tmp_path)
-    kept = with_lora(copy.deepcopy(loaded("sd")), None, None, start=tmp_path)
+    kept = with_lora(with_own_network(loaded("sd")), None, None, start=tmp_path)
     assert all(name.endswith("to_q") for name in _adapted(kept))
     adapters = replace(Adapters(), lora_targets=("to_k",))
     with pytest.raises(UserError, match="has layers of its own, which are kept"):
-        with_lora(copy.deepcopy(loaded("sd")), None, None, start=tmp_path, adapters=adapters)
+        with_lora(with_own_network(loaded("sd")), None, None, start=tmp_path, adapters=adapters)

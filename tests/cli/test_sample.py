@@ -63,7 +63,7 @@ def test_prompts_typed_in_place_of_a_file(tiny_model: Path, tmp_path: Path, caps
     assert said == ["a cat", "a dog"]
     assert len(list((tmp_path / "out").glob("*/samples/0000.png"))) == 2
     assert main([*words, "--prompts", "a cat", *out]) == 2
-    assert "prompts" in capsys.readouterr().err
+    assert "another content of prompts" in capsys.readouterr().err
     assert main([*words, "--prompt", "a cat", *out]) == 2
     assert "--prompt is now --prompts" in capsys.readouterr().err
 

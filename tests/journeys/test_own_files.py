@@ -115,10 +115,8 @@ def broken(file: Path, how: str) -> None:
 
 def complaint(result: Ended, written: Path, file: Path) -> str | None:
     """What is wrong with how a command refused a broken file, if it did."""
-    if result.code == 2:
-        named = [message for message in result.messages if file.name in message or str(written) in message]
-        if len(result.messages) != 1 or not named:
-            return f"{file}: told {result.messages}"
+    if result.code == 2 and (len(result.messages) != 1 or file.name not in result.messages[0]):
+        return f"{file}: told {result.messages}"
     return None
 
 

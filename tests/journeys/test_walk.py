@@ -7,7 +7,6 @@ what they say, and `MORE` what is added so that a line takes no time.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -101,10 +100,9 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
     (folder / "test.txt").write_text("\n".join(PROMPTS[:2]))
     (folder / "watch.txt").write_text("\n".join(PROMPTS[2:]))
     (folder / "recipes").symlink_to(ROOT / "recipes")
-    before = Path.cwd()
-    os.chdir(folder)
     api = create_autospec(HfApi, instance=True)
     with tracking.stand_in(folder / "packages") as packages, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         patch.setattr("contrapose.publish.hub.HfApi", lambda: api)
         walk = Walk(folder, Hub(api, folder))
         for line in [*LINES, UNJUDGED.split()]:
@@ -113,7 +111,6 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
                 _go(walk, line)
             _go(walk, line)
         yield walk
-    os.chdir(before)
 
 
 def _go(walk: Walk, line: list[str]) -> None:

@@ -10,11 +10,7 @@ from unittest.mock import Mock
 import pytest
 from hub_in_memory import USER, Hub
 from huggingface_hub import HfApi
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-)  # fmt: skip
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from contrapose.errors import UserError
 from contrapose.publish.hub import check_access, push

@@ -13,8 +13,8 @@ import pytest
 import tiny
 import torch
 import yaml
-from PIL import Image
 from training import with_full, with_lora
+from watching import draw_step
 
 from contrapose import runfile
 from contrapose.backbones.families.table import load_backbone
@@ -211,19 +211,10 @@ def test_the_head_names_the_base_of_a_folder_and_its_licence(tmp_path: Path) -> 
 # The gallery
 
 
-def _watched(run: Path, steps: tuple[int, ...], prompts: tuple[str, ...] = ("a red fox", "a <b>|</b>")) -> None:
-    for step in steps:
-        for number, prompt in enumerate(prompts):
-            folder = run / "images" / f"step-{step:06d}" / f"{number:05d}"
-            (folder / "samples").mkdir(parents=True)
-            (folder / "metadata.jsonl").write_text(json.dumps({"prompt": prompt}) + "\n")
-            for seed in (0, 1):
-                Image.new("RGB", (4, 4), (step % 256, number, seed)).save(folder / "samples" / f"{seed:04d}.png")
-
-
 def test_the_gallery_shows_what_was_drawn_last_beside_the_base(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    _watched(run, (0, 50, 100))
+    for step in (0, 50, 100):
+        draw_step(run, step, ("a red fox", "a <b>|</b>"), seeds=2)
     card = _card(run, _run(), repo="me/aligned")
     last = "images/step-000100/00000/samples/0000.png"
     assert _front(card)["widget"] == [

@@ -12,9 +12,7 @@ import tiny
 import torch
 import yaml
 from hub_in_memory import ADDRESS, ALWAYS, WEIGHTS, Hub, finish
-from huggingface_hub.errors import (
-    LocalTokenNotFoundError,
-)  # fmt: skip
+from huggingface_hub.errors import LocalTokenNotFoundError
 from training import with_full, with_lora
 
 from contrapose import runfile

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from watching import draw_step
 
 from contrapose.errors import UserError
 from contrapose.report.film import shown_film
@@ -17,19 +16,9 @@ from contrapose.runs.best import read_best
 from contrapose.runs.watched import About, Scored, film, read_about, watched_folder, write_about
 
 
-def draw(run: Path, step: int, prompts: list[str], seeds: int = 1) -> None:
-    for number, prompt in enumerate(prompts):
-        folder = watched_folder(run, step) / f"{number:05d}"
-        (folder / "samples").mkdir(parents=True)
-        (folder / "metadata.jsonl").write_text(f'{{"prompt": "{prompt}"}}\n')
-        for seed in range(seeds):
-            colour = np.full((8, 8, 3), 10 * step + seed, dtype=np.uint8)
-            Image.fromarray(colour).save(folder / f"samples/{seed:04d}.png")
-
-
 def test_strips_go_by_prompt_and_seed(tmp_path: Path) -> None:
-    draw(tmp_path, 0, ["a cat", "a dog"], seeds=2)
-    draw(tmp_path, 9, ["a dog"])
+    draw_step(tmp_path, 0, ["a cat", "a dog"], seeds=2)
+    draw_step(tmp_path, 9, ["a dog"])
     told = [(strip.prompt, strip.seed, list(strip.paths)) for strip in film(tmp_path)]
     assert told == [("a cat", 0, [0]), ("a cat", 1, [0]), ("a dog", 0, [0, 9]), ("a dog", 1, [0])]
 
@@ -37,7 +26,7 @@ def test_strips_go_by_prompt_and_seed(tmp_path: Path) -> None:
 def test_a_strip_shows_both_ends_and_leaves_room_for_what_is_missing(tmp_path: Path) -> None:
     assert shown_film(tmp_path) is None
     for step in range(0, 21, 2):
-        draw(tmp_path, step, ["a cat"] if step == 4 else ["a cat", "a dog"])
+        draw_step(tmp_path, step, ["a cat"] if step == 4 else ["a cat", "a dog"])
     shown = shown_film(tmp_path)
     assert shown is not None
     assert (len(shown.steps), shown.steps[0], shown.steps[-1]) == (8, 0, 20)
@@ -46,7 +35,7 @@ def test_a_strip_shows_both_ends_and_leaves_room_for_what_is_missing(tmp_path: P
 
 
 def test_of_many_prompts_the_first_are_shown(tmp_path: Path) -> None:
-    draw(tmp_path, 0, [f"cat {number}" for number in range(9)])
+    draw_step(tmp_path, 0, [f"cat {number}" for number in range(9)])
     shown = shown_film(tmp_path)
     assert shown is not None and shown.about == "6 of 9 prompts"
     assert [row.prompt for row in shown.rows] == [f"cat {number}" for number in range(6)]
@@ -83,7 +72,7 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_broken_is_named(tmp_path: Path, name: str) -> None:
     file, content, told = BROKEN[name]
-    draw(tmp_path, 0, ["a cat"])
+    draw_step(tmp_path, 0, ["a cat"])
     (watched_folder(tmp_path, 0) / "00000" / file).write_bytes(content)
     with pytest.raises(UserError, match=told) as caught:
         shown_film(tmp_path)

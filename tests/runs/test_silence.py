@@ -8,7 +8,7 @@ from pathlib import Path
 import diffusers.utils.logging as of_diffusers
 import pytest
 import transformers.utils.logging as of_transformers
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 import contrapose as cp
 from contrapose.runs.saving import save_full
@@ -20,6 +20,7 @@ LIBRARIES = (of_diffusers, of_transformers)
 @pytest.fixture
 def as_imported() -> Iterator[None]:
     """Bars and warnings of the libraries, as somebody has them who sets nothing; put back to what they were."""
+    hub_had_bars = not are_progress_bars_disabled()
     before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in LIBRARIES]
     for library in LIBRARIES:
         library.set_verbosity_warning()
@@ -29,6 +30,7 @@ def as_imported() -> Iterator[None]:
         library.set_verbosity(verbosity)
         if not has_bars:
             library.disable_progress_bar()
+    (enable_progress_bars if hub_had_bars else disable_progress_bars)()
 
 
 @pytest.mark.usefixtures("as_imported")

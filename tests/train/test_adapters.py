@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
-from torch import Tensor
+from trained import until, weights_of
 
 from contrapose.backbones.kinds import ADAPTER_KINDS, LoKr
 from contrapose.backbones.settings import Adapters
 from contrapose.errors import UserError
 from contrapose.methods import DDSPO, METHODS
 from contrapose.train.align import align
-from contrapose.train.loop import TrainState
 from contrapose.train.settings import Optimisation, Run, Watching
 
 pytestmark = pytest.mark.usefixtures("few_levels")
@@ -34,21 +31,8 @@ def run(tiny_model: Path, tiny_pairs: Path) -> Run:
     return Run(str(tiny_model), tiny_pairs, DDSPO(beta=200.0), optimisation=FAST, watching=WATCH, lora_rank=2)
 
 
-def _weights(out: Path) -> dict[str, Tensor]:
-    [file] = out.glob("*.safetensors")
-    return load_file(file)
-
-
 def _losses(out: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-def _until(states: Iterator[TrainState], step: int) -> None:
-    """As a kill just after this step."""
-    for state in states:
-        if state.step == step:
-            break
-    states.close()
 
 
 def test_dropout_is_the_same_however_the_batch_is_split(run: Run, tmp_path: Path) -> None:
@@ -63,7 +47,7 @@ def test_dropout_is_the_same_however_the_batch_is_split(run: Run, tmp_path: Path
     assert _losses(tmp_path / "one") == pytest.approx(whole, rel=1e-4)
     assert _losses(tmp_path / "split") == pytest.approx(whole, rel=1e-4)
     assert _losses(tmp_path / "without")[1:] != pytest.approx(whole[1:], rel=1e-4), "the test must see it"
-    first, second = _weights(tmp_path / "whole"), _weights(tmp_path / "one")
+    first, second = weights_of(tmp_path / "whole"), weights_of(tmp_path / "one")
     assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-5
 
 
@@ -76,10 +60,10 @@ def test_dropout_is_the_same_however_the_batch_is_split(run: Run, tmp_path: Path
 def test_killed_and_resumed_is_uninterrupted(adapters: Adapters, run: Run, tmp_path: Path) -> None:
     run = replace(run, adapters=adapters, optimisation=replace(FAST, ema_decay=0.9))
     list(align(run, tmp_path / "whole"))
-    _until(align(run, tmp_path / "cut"), 2)
+    until(align(run, tmp_path / "cut"), 2)
     states = list(align(run, tmp_path / "cut"))
     assert states[0].step == 2
-    ours, theirs = _weights(tmp_path / "cut"), _weights(tmp_path / "whole")
+    ours, theirs = weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     told = yaml.safe_load((tmp_path / "whole" / "run.yaml").read_text())["adapters"]
@@ -99,7 +83,7 @@ def test_text_encoders_learn_the_same_however_the_batch_is_split(run: Run, tmp_p
     for way, size in {"whole": 4, "one": 1}.items():
         list(align(replace(run, optimisation=replace(FAST, micro_batch=size)), tmp_path / way))
     assert _losses(tmp_path / "one") == pytest.approx(_losses(tmp_path / "whole"), rel=1e-4)
-    whole, one = _weights(tmp_path / "whole"), _weights(tmp_path / "one")
+    whole, one = weights_of(tmp_path / "whole"), weights_of(tmp_path / "one")
     assert max(float(value.abs().max()) for name, value in whole.items() if name.startswith("text_encoder.")) > 0
     assert max(float((whole[name] - one[name]).abs().max()) for name in whole) < 1e-5
     split = replace(run, split_pairs=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from trained import metrics_of
 
 from contrapose.core.path import DiffusionPath
 from contrapose.methods import DiffusionKTO
@@ -120,11 +120,6 @@ def run(tiny_model: Path, tiny_pairs: Path) -> Run:
     return Run(str(tiny_model), tiny_pairs, METHOD, optimisation=optimisation, watching=watching, lora_rank=4)
 
 
-def metrics(out: Path) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_levels")
 def test_killed_and_resumed_is_uninterrupted(run: Run, tmp_path: Path) -> None:
@@ -135,10 +130,10 @@ def test_killed_and_resumed_is_uninterrupted(run: Run, tmp_path: Path) -> None:
         next(state for state in states if state.step == killed_after)
         states.close()
     assert [state.step for state in align(run, tmp_path / "cut")] == [2, 3, 4, 5]
-    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    assert metrics_of(tmp_path / "cut") == metrics_of(tmp_path / "whole")
     ours, theirs = (load_file(tmp_path / name / "pytorch_lora_weights.safetensors") for name in ("cut", "whole"))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-    assert metrics(tmp_path / "whole")[-1]["mean/baseline"] != 0
+    assert metrics_of(tmp_path / "whole")[-1]["mean/baseline"] != 0
 
 
 @pytest.mark.slow
@@ -149,7 +144,7 @@ def test_micro_batches_change_nothing(run: Run, tmp_path: Path) -> None:
     for size in (1, 4):
         changed = replace(run, optimisation=replace(run.optimisation, train_steps=3, micro_batch=size))
         list(align(changed, tmp_path / str(size)))
-        lines.append(metrics(tmp_path / str(size)))
+        lines.append(metrics_of(tmp_path / str(size)))
     assert {"winner_error_gain", "accuracy", "margin", "drift", "held_out/margin"} <= lines[0][1].keys()
     for ours, theirs in zip(*lines, strict=True):
         del ours["accuracy"], theirs["accuracy"]  # before the first update every reward is zero but for rounding

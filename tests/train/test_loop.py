@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
+from trained import metrics_of, until, weights_of
 
 from contrapose.backbones.families.table import load_backbone
 from contrapose.core.links import Hinge
@@ -40,27 +40,8 @@ def run(tiny_model: Path, tiny_pairs: Path) -> Run:
     return Run(str(tiny_model), tiny_pairs, DDSPO(beta=200.0), optimisation=FAST, watching=WATCH)
 
 
-def _weights(out: Path) -> dict[str, Tensor]:
-    full = out / "model/unet/diffusion_pytorch_model.safetensors"
-    return load_file(full if full.exists() else out / "pytorch_lora_weights.safetensors")
-
-
-def _metrics(out: Path) -> list[dict[str, float]]:
-    """All but the clock, which no two runs share."""
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
-
-
 def _checkpoints(out: Path) -> list[str]:
     return sorted(path.name for path in (out / "checkpoints").iterdir())
-
-
-def _until(states: Iterator[TrainState], step: int) -> None:
-    """As a kill just after this step."""
-    for state in states:
-        if state.step == step:
-            break
-    states.close()
 
 
 def _same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
@@ -80,7 +61,7 @@ def test_accumulation_is_the_whole_batch(run: Run, tmp_path: Path) -> None:
     for size in (1, 8):
         changed = _changed(run, train_steps=3, batch_size=8, micro_batch=size, learning_rate=1e-2, epsilon=1e-2)
         list(align(replace(changed, lora_rank=4), tmp_path / str(size)))
-        results.append((_weights(tmp_path / str(size)), _metrics(tmp_path / str(size))))
+        results.append((weights_of(tmp_path / str(size)), metrics_of(tmp_path / str(size))))
     (ours, our_lines), (theirs, their_lines) = results
     assert max(value.abs().max().item() for name, value in ours.items() if "lora_B" in name) > 1e-3  # it did train
     assert max((value - theirs[name]).abs().max().item() for name, value in ours.items()) < 1e-6
@@ -108,20 +89,20 @@ def test_killed_and_resumed_is_uninterrupted(run: Run, kind: str, tmp_path: Path
     run = replace(_changed(run, ema_decay=0.9, warmup=2, schedule="cosine"), full=kind == "full")
     list(align(run, tmp_path / "whole"))
     for killed_after in (1, 3, 4):
-        _until(align(run, tmp_path / "cut"), killed_after)
+        until(align(run, tmp_path / "cut"), killed_after)
         with (tmp_path / "cut/metrics.jsonl").open("a") as lines:
             lines.write('{"step": 9, "lo')  # the line that the kill cut short
         assert next(align(run, tmp_path / "cut")).step == killed_after // 2 * 2
     states = list(align(run, tmp_path / "cut"))
     assert states[-1].step == 5
-    assert _same(_weights(tmp_path / "cut"), _weights(tmp_path / "whole"))
-    assert _metrics(tmp_path / "cut") == _metrics(tmp_path / "whole")
-    assert [line["step"] for line in _metrics(tmp_path / "cut")] == [1, 2, 3, 4, 5]
+    assert _same(weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole"))
+    assert metrics_of(tmp_path / "cut") == metrics_of(tmp_path / "whole")
+    assert [line["step"] for line in metrics_of(tmp_path / "cut")] == [1, 2, 3, 4, 5]
     assert _checkpoints(tmp_path / "cut") == _checkpoints(tmp_path / "whole")
 
 
 def test_half_a_checkpoint_is_not_resumed_from(run: Run, tmp_path: Path) -> None:
-    _until(align(run, tmp_path), 3)
+    until(align(run, tmp_path), 3)
     half = aside_of(tmp_path / "checkpoints/step-000004", NO_PROCESS)
     half.mkdir()
     (half / "pytorch_lora_weights.safetensors").write_bytes(b"half")
@@ -130,10 +111,10 @@ def test_half_a_checkpoint_is_not_resumed_from(run: Run, tmp_path: Path) -> None
 
 def test_killed_between_the_last_step_and_the_end(run: Run, tmp_path: Path) -> None:
     list(align(run, tmp_path / "whole"))
-    _until(align(run, tmp_path / "cut"), 5)
+    until(align(run, tmp_path / "cut"), 5)
     assert not (tmp_path / "cut/finished.json").exists()
     assert [state.step for state in align(run, tmp_path / "cut")] == [5]
-    assert _same(_weights(tmp_path / "cut"), _weights(tmp_path / "whole"))
+    assert _same(weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole"))
 
 
 def test_a_finished_run_does_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,22 +133,22 @@ def test_checkpoints_are_pruned(run: Run, tmp_path: Path) -> None:
 def test_every_0_steps_is_never(run: Run, tmp_path: Path) -> None:
     never = replace(run, watching=replace(WATCH, evaluate_every=0, save_every=0))
     list(align(run, tmp_path / "usual"))
-    _until(align(never, tmp_path / "never"), 4)
+    until(align(never, tmp_path / "never"), 4)
     assert not (tmp_path / "never/checkpoints").exists()
     assert [state.step for state in align(never, tmp_path / "never")] == [0, 1, 2, 3, 4, 5]  # begun anew
     assert _checkpoints(tmp_path / "never") == ["step-000005"]
-    assert [line["step"] for line in _metrics(tmp_path / "never") if "held_out/loss" in line] == [1, 5]
-    assert _same(_weights(tmp_path / "never"), _weights(tmp_path / "usual"))
+    assert [line["step"] for line in metrics_of(tmp_path / "never") if "held_out/loss" in line] == [1, 5]
+    assert _same(weights_of(tmp_path / "never"), weights_of(tmp_path / "usual"))
 
 
 def test_a_largest_norm_of_0_leaves_gradients_as_they_are(run: Run, tmp_path: Path) -> None:
     for most in (0.0, 1e9, 1e-3):
         list(align(_changed(run, max_grad_norm=most, epsilon=1e-2), tmp_path / str(most)))
-    free, never_reached, scaled = (_weights(tmp_path / str(most)) for most in (0.0, 1e9, 1e-3))
+    free, never_reached, scaled = (weights_of(tmp_path / str(most)) for most in (0.0, 1e9, 1e-3))
     assert _same(free, never_reached)
     assert not _same(free, scaled)
-    assert _metrics(tmp_path / "0.0") == _metrics(tmp_path / "1000000000.0")  # the norm among them
-    assert all(line["grad_norm"] > 0 for line in _metrics(tmp_path / "0.0"))
+    assert metrics_of(tmp_path / "0.0") == metrics_of(tmp_path / "1000000000.0")  # the norm among them
+    assert all(line["grad_norm"] > 0 for line in metrics_of(tmp_path / "0.0"))
 
 
 def test_what_a_run_leaves(run: Run, tmp_path: Path) -> None:
@@ -175,16 +156,16 @@ def test_what_a_run_leaves(run: Run, tmp_path: Path) -> None:
     finished = json.loads((tmp_path / "finished.json").read_text())
     assert (finished["steps"], finished["training_pairs"], finished["held_out_pairs"]) == (5, 10, 2)
     assert finished["base_fingerprint"] == RunFolder(tmp_path).fingerprint == load_backbone(run.model).fingerprint
-    assert finished["trained_parameters"] == sum(value.numel() for value in _weights(tmp_path).values())
+    assert finished["trained_parameters"] == sum(value.numel() for value in weights_of(tmp_path).values())
     assert list((tmp_path / "tensorboard").iterdir())
-    assert [line["step"] for line in _metrics(tmp_path) if "held_out/loss" in line] == [1, 2, 4, 5]
+    assert [line["step"] for line in metrics_of(tmp_path) if "held_out/loss" in line] == [1, 2, 4, 5]
 
 
 # Settings and pairs that do not fit
 
 
 def test_other_settings_are_refused(run: Run, tmp_path: Path) -> None:
-    _until(align(run, tmp_path), 2)
+    until(align(run, tmp_path), 2)
     for changed, naming in (
         (_changed(run, train_steps=6, schedule="linear"), "optimisation.schedule"),
         (replace(run, method=DDSPO(beta=3.0)), "method.beta"),
@@ -196,7 +177,7 @@ def test_other_settings_are_refused(run: Run, tmp_path: Path) -> None:
 
 
 def test_settings_that_decide_nothing_may_change(run: Run, tmp_path: Path) -> None:
-    _until(align(run, tmp_path), 2)
+    until(align(run, tmp_path), 2)
     changed = replace(_changed(run, micro_batch=2), watching=replace(WATCH, save_every=1, keep=9))
     assert next(align(changed, tmp_path)).step == 2
 
@@ -320,10 +301,10 @@ def test_label_smoothing_of_one_half_teaches_nothing(run: Run, tmp_path: Path) -
 def test_the_average_is_what_is_saved(run: Run, tmp_path: Path) -> None:
     list(align(run, tmp_path / "plain"))
     list(align(_changed(run, ema_decay=0.9), tmp_path / "average"))
-    plain, average = _weights(tmp_path / "plain"), _weights(tmp_path / "average")
+    plain, average = weights_of(tmp_path / "plain"), weights_of(tmp_path / "average")
     assert not _same(plain, average)
     step = tmp_path / "average/checkpoints/step-000005"
-    assert _same(average, _weights(step))
+    assert _same(average, weights_of(step))
     trainee = {k: v for k, v in load_file(step / "training.safetensors").items() if k.startswith("trainee/")}
     assert len(trainee) == len(average)
     sums = [sorted(value.sum().item() for value in weights.values()) for weights in (trainee, average, plain)]
@@ -336,15 +317,15 @@ def test_two_runs_are_one(run: Run, tmp_path: Path) -> None:
     list(align(run, tmp_path / "a"))
     torch.manual_seed(2)  # whatever the caller drew before
     list(align(run, tmp_path / "b"))
-    assert _same(_weights(tmp_path / "a"), _weights(tmp_path / "b"))
+    assert _same(weights_of(tmp_path / "a"), weights_of(tmp_path / "b"))
     list(align(replace(run, seed=1), tmp_path / "c"))
-    assert not _same(_weights(tmp_path / "a"), _weights(tmp_path / "c"))
+    assert not _same(weights_of(tmp_path / "a"), weights_of(tmp_path / "c"))
 
 
 def test_gradient_checkpointing_changes_nothing(run: Run, tmp_path: Path) -> None:
     list(align(run, tmp_path / "plain"))
     list(align(replace(run, gradient_checkpointing=True), tmp_path / "checkpointed"))
-    ours, theirs = _weights(tmp_path / "plain"), _weights(tmp_path / "checkpointed")
+    ours, theirs = weights_of(tmp_path / "plain"), weights_of(tmp_path / "checkpointed")
     assert max((value - theirs[name]).abs().max().item() for name, value in ours.items()) < 1e-6
 
 

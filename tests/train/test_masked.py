@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
+from trained import metrics_of, weights_of
 
 from contrapose.core.path import DiffusionPath
 from contrapose.errors import UserError
@@ -64,19 +64,9 @@ def run(tiny_model: Path, where_they_differ: Path) -> Run:
     )
 
 
-def _numbers(out: Path) -> list[dict[str, float]]:
-    """Metrics, all but the clock, which no two runs share."""
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
-
-
-def _weights(out: Path) -> dict[str, Tensor]:
-    return load_file(out / "pytorch_lora_weights.safetensors")
-
-
 def _same_weights(ours: Path, theirs: Path) -> bool:
-    others = _weights(theirs)
-    return all(torch.equal(value, others[name]) for name, value in _weights(ours).items())
+    others = weights_of(theirs)
+    return all(torch.equal(value, others[name]) for name, value in weights_of(ours).items())
 
 
 # What groups carry
@@ -127,24 +117,24 @@ def test_masked_runs(run: Run, tiny_pairs: Path, tmp_path: Path) -> None:
     }
     for name, settings in runs.items():
         list(align(settings, tmp_path / name))
-    assert _numbers(tmp_path / "ones") == _numbers(tmp_path / "plain")
+    assert metrics_of(tmp_path / "ones") == metrics_of(tmp_path / "plain")
     assert _same_weights(tmp_path / "ones", tmp_path / "plain")
 
     assert yaml.safe_load((tmp_path / "masked/run.yaml").read_text())["mask_floor"] == FLOOR
     assert not _same_weights(tmp_path / "masked", tmp_path / "plain")
-    held_out = [name for name in _numbers(tmp_path / "masked")[-1] if name.endswith("drift@0.5")]
+    held_out = [name for name in metrics_of(tmp_path / "masked")[-1] if name.endswith("drift@0.5")]
     assert held_out, "held-out pairs were measured"
-    assert _numbers(tmp_path / "masked")[-1][held_out[0]] != _numbers(tmp_path / "plain")[-1][held_out[0]]
+    assert metrics_of(tmp_path / "masked")[-1][held_out[0]] != metrics_of(tmp_path / "plain")[-1][held_out[0]]
 
-    others = _weights(tmp_path / "small")
-    assert max((value - others[name]).abs().max() for name, value in _weights(tmp_path / "masked").items()) < 1e-6
+    others = weights_of(tmp_path / "small")
+    assert max((value - others[name]).abs().max() for name, value in weights_of(tmp_path / "masked").items()) < 1e-6
 
     states = align(run, tmp_path / "cut")
     while next(states).step < 2:
         pass
     states.close()
     list(align(run, tmp_path / "cut"))
-    assert _numbers(tmp_path / "cut") == _numbers(tmp_path / "masked")
+    assert metrics_of(tmp_path / "cut") == metrics_of(tmp_path / "masked")
     assert _same_weights(tmp_path / "cut", tmp_path / "masked")
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
+from trained import metrics_of, weights_of
 
 from contrapose.errors import UserError
 from contrapose.methods import DiffusionDRO
@@ -39,15 +38,6 @@ def _trainer_of(run: Run, out: Path) -> Trainer:
     stage = stages(run.resolved(), out)[-1]
     accelerator = Accelerator()
     return _trainer(stage, Mixture(run.pairs), accelerator, _backbone(stage.run, accelerator), None)
-
-
-def _metrics(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) | {"seconds": 0.0} for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-def _weights(out: Path) -> dict[str, torch.Tensor]:
-    full = out / "model/unet/diffusion_pytorch_model.safetensors"
-    return load_file(full if full.exists() else out / "pytorch_lora_weights.safetensors")
 
 
 def test_a_state_is_what_the_policy_predicted_where_it_passed(run: Run, tmp_path: Path) -> None:
@@ -124,9 +114,9 @@ def test_a_killed_run_ends_the_same(run: Run, tmp_path: Path, kill: int) -> None
     states.close()
     resumed = list(align(run, tmp_path / "killed"))
     assert resumed[0].step == 2
-    ours, theirs = _weights(tmp_path / "killed"), _weights(tmp_path / "whole")
+    ours, theirs = weights_of(tmp_path / "killed"), weights_of(tmp_path / "whole")
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-    assert _metrics(tmp_path / "killed") == _metrics(tmp_path / "whole")
+    assert metrics_of(tmp_path / "killed") == metrics_of(tmp_path / "whole")
 
 
 def test_micro_batches_change_nothing(run: Run, tmp_path: Path) -> None:
@@ -136,7 +126,7 @@ def test_micro_batches_change_nothing(run: Run, tmp_path: Path) -> None:
             run, optimisation=replace(FAST, micro_batch=size, train_steps=3, learning_rate=1e-3, epsilon=1e-2)
         )
         list(align(changed, tmp_path / str(size)))
-        lines.append([line["loss"] for line in _metrics(tmp_path / str(size))])
+        lines.append([line["loss"] for line in metrics_of(tmp_path / str(size))])
     assert lines[0] == pytest.approx(lines[1], rel=1e-2)
 
 

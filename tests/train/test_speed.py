@@ -10,8 +10,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
-from safetensors.torch import load_file
-from torch import Tensor
+from trained import weights_of
 
 from contrapose.backbones import speed
 from contrapose.backbones.families.table import load_backbone
@@ -139,11 +138,6 @@ def run(tiny_model: Path, tiny_pairs: Path) -> Run:
     return Run(str(tiny_model), tiny_pairs, DDSPO(beta=200.0), optimisation=optimisation, watching=watching)
 
 
-def _weights(out: Path) -> dict[str, Tensor]:
-    full = out / "model/unet/diffusion_pytorch_model.safetensors"
-    return load_file(full if full.exists() else out / "pytorch_lora_weights.safetensors")
-
-
 def _losses(run: Run, out: Path) -> list[float]:
     return [state.metrics["loss"] for state in align(run, out) if state.metrics]
 
@@ -158,8 +152,8 @@ def test_a_compiled_run_is_the_same_run(run: Run, full: bool, tmp_path: Path, gr
     compiled = replace(run, speed=Haste(compile=True))
     assert _losses(compiled, tmp_path / "compiled") == pytest.approx(usual, rel=1e-5)
     assert len(graphs) == 2
-    expected = _weights(tmp_path / "usual")
-    saved = _weights(tmp_path / "compiled")
+    expected = weights_of(tmp_path / "usual")
+    saved = weights_of(tmp_path / "compiled")
     assert saved.keys() == expected.keys() and not any("_orig_mod" in name for name in saved)
     assert all(torch.allclose(value, expected[name], atol=1e-5) for name, value in saved.items())
 
@@ -176,8 +170,8 @@ def test_a_run_goes_on_in_another_layout(run: Run, full: bool, tmp_path: Path) -
     assert "channels_last: true" in (tmp_path / "fast/run.yaml").read_text()
     losses += _losses(run, tmp_path / "fast")
     assert losses == pytest.approx(usual, rel=1e-5)
-    expected = _weights(tmp_path / "usual")
-    assert all(torch.allclose(value, expected[n], atol=1e-5) for n, value in _weights(tmp_path / "fast").items())
+    expected = weights_of(tmp_path / "usual")
+    assert all(torch.allclose(value, expected[n], atol=1e-5) for n, value in weights_of(tmp_path / "fast").items())
 
 
 def test_pairs_are_carried_on_at_another_speed(tiny_model: Path, prompts_file: Path, tmp_path: Path) -> None:

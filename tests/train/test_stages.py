@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from trained import weights_of
 
 from contrapose.backbones.families.table import load_backbone
 from contrapose.core.links import Hinge
@@ -36,11 +36,6 @@ def run(request: pytest.FixtureRequest, tiny_model: Path, tiny_pairs: Path) -> R
 
 def _first_line(out: Path) -> dict[str, float]:
     return json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
-
-
-def _weights(out: Path) -> dict[str, torch.Tensor]:
-    full = out / "model/unet/diffusion_pytorch_model.safetensors"
-    return load_file(full if full.exists() else out / "pytorch_lora_weights.safetensors")
 
 
 def _answer(model: str, adapter: Path | None) -> torch.Tensor:
@@ -115,7 +110,7 @@ def test_a_run_killed_in_either_stage_ends_the_same(run: Run, tmp_path: Path) ->
             next(states)
         states.close()
         list(align(run, tmp_path / str(num)))
-        ours, theirs = _weights(tmp_path / str(num)), _weights(tmp_path / "whole")
+        ours, theirs = weights_of(tmp_path / str(num)), weights_of(tmp_path / "whole")
         assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     assert [state.step for state in align(run, tmp_path / "whole")] == [2, 3], "nothing is done twice"
 
@@ -131,7 +126,7 @@ def test_fits_on_the_way_are_those_that_one_could_name(run: Run, tmp_path: Path)
     apart = replace(run, policies=(named[0], named[1]), first=First())
     assert len(stages(apart, tmp_path / "apart")) == 1
     list(align(apart, tmp_path / "apart"))
-    ours, theirs = _weights(tmp_path / "apart"), _weights(tmp_path / "whole")
+    ours, theirs = weights_of(tmp_path / "apart"), weights_of(tmp_path / "whole")
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     assert _first_line(tmp_path / "whole")["loss"] == pytest.approx(math.log(2), abs=1e-5)
 

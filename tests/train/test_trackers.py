@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import tracking
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tracking import asked
+from trained import until
 
 from contrapose.cli.main import main
 from contrapose.errors import UserError
@@ -77,8 +79,9 @@ def test_a_resumed_run_is_continued_without_a_step_twice(run: Run, wandb: Path, 
 
 
 def test_what_is_not_installed_is_told_with_its_command(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(sys.modules, "comet_ml", None)  # where it is installed
     settings = ["--model", run.model, "--pairs", str(run.pairs), "--out", str(tmp_path / "fox")]
     assert main(["align", "ddspo", *settings, "--trackers", "comet"]) == 2
     told = "trackers: comet is not installed; run 'pip install comet_ml', or leave it out"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from trained import metrics_of, until
 
 from contrapose.backbones.settings import Adapters
 from contrapose.cli.main import main
@@ -25,7 +25,6 @@ from contrapose.runs.watched import About, Scored, film, watched_folder, watched
 from contrapose.store.prompts import Prompt
 from contrapose.train.align import align
 from contrapose.train.best import best_of
-from contrapose.train.loop import TrainState
 from contrapose.train.settings import Optimisation, Run, Watching
 from contrapose.worlds.shapes.suite import Shapes
 
@@ -42,25 +41,17 @@ def run(tiny_model: Path, tiny_pairs: Path) -> Run:
     return Run(str(tiny_model), tiny_pairs, DDSPO(beta=200.0), optimisation=FAST, watching=WATCH)
 
 
-def until(states: Iterator[TrainState], step: int) -> None:
-    for state in states:
-        if state.step == step:
-            break
-    states.close()  # type: ignore[attr-defined]
-
-
 def files(out: Path, below: str = "images") -> dict[str, bytes]:
     paths = [path for path in (out / below).rglob("*") if path.is_file()]
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
 
 
 def lines(out: Path) -> list[str]:
-    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [json.dumps({name: value for name, value in line.items() if name != "seconds"}) for line in metrics]
+    return [json.dumps(line) for line in metrics_of(out)]
 
 
 def without_judges(out: Path) -> list[dict[str, float]]:
-    left = [{name: v for name, v in json.loads(line).items() if not name.startswith("judged/")} for line in lines(out)]
+    left = [{name: v for name, v in line.items() if not name.startswith("judged/")} for line in metrics_of(out)]
     return [line for line in left if line["step"]]
 
 
