@@ -29,5 +29,4 @@ def metrics_of(out: Path) -> list[dict[str, float]]:
 def weights_of(out: Path) -> dict[str, Tensor]:
     """Those of the network in full, or of its adapters."""
     full = out / "model/unet/diffusion_pytorch_model.safetensors"
-    [path] = [full] if full.exists() else out.glob("*.safetensors")
-    return load_file(path)
+    return load_file(full if full.exists() else out / "pytorch_lora_weights.safetensors")
