@@ -12,7 +12,6 @@ import pytest
 import tracking
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tracking import asked
-from trained import until
 
 from contrapose.cli.main import main
 from contrapose.errors import UserError
