@@ -108,6 +108,32 @@ def test_logit_normal_times_stand_in_the_middle():
         assert ((drawn > witness[0]) & (drawn < witness[1])).float().mean() == pytest.approx(0.6827, abs=0.01)
 
 
+def of_authors(density: str) -> torch.Tensor:
+    """DDSPO's chances of its 1000 times, as its code writes them."""
+    if density == "linear":
+        chances = torch.linspace(1.0, 0.0, 1000)
+    else:
+        chances = 1 / (1 + torch.exp(-20 * (torch.arange(1000) / 1000 - 0.7)))
+    return chances / chances.sum()
+
+
+@pytest.mark.parametrize("density", ["linear", "sigmoid"])
+def test_ddspos_densities_are_its_codes(density):
+    """Of any tenth of the way, the share of draws is the sum of its code's chances there; a table is counted from 0."""
+    chances = of_authors(density).view(10, 100).sum(1)
+    count = 40_000
+    random = torch.Generator()
+    steps = DiffusionPath(ABAR, density).draw_times(count, random.manual_seed(0))
+    drawn = torch.bincount(steps // 100, minlength=10) / count
+    torch.testing.assert_close(drawn, chances, atol=0.006, rtol=0)
+    share = FlowPath(density).draw_times(count, random.manual_seed(0))
+    assert torch.equal((share * 1000).long(), steps)
+    table = shifted_table(3.0)
+    shifted = FlowPath(density, table).draw_times(count, random.manual_seed(0))
+    late = (shifted > table[500]).float().mean()
+    assert late == pytest.approx(float(chances[5:].sum()), abs=0.006)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_drawn_times_are_reproducible_and_lie_on_the_path(path):
     first, again = (path.draw_times(500, torch.Generator().manual_seed(7)) for _ in range(2))

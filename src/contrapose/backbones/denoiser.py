@@ -20,8 +20,9 @@ from contrapose.backbones.policies import ENCODER_PROJECTIONS, FullPolicies, Lor
 from contrapose.backbones.settings import ATTENTION, USUAL_ADAPTERS, Adapters
 from contrapose.backbones.targets import chosen
 from contrapose.backbones.trained_text import PROMPT, JointPolicies, NumberedPrompts, TrainedText
+from contrapose.core.choices import Density
 from contrapose.core.group import Condition
-from contrapose.core.path import Density, Path
+from contrapose.core.path import Path
 from contrapose.errors import UserError
 from contrapose.runs import saving
 from contrapose.runs.folder import RunFolder

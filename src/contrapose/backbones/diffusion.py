@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from contrapose.backbones.times import diffusion_path, diffusion_space, why_no_diffusion
-from contrapose.core.choices import Space
-from contrapose.core.path import Density, Path
+from contrapose.core.choices import Density, Space
+from contrapose.core.path import Path
 
 NUM_STEPS = 1000  # of every published model of these families
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from contrapose.backbones.networks import Network
 from contrapose.backbones.policies import ATTENTION_PROJECTIONS
-from contrapose.core.choices import Space
+from contrapose.core.choices import Density, Space
 from contrapose.core.group import Condition
-from contrapose.core.path import Density, Path
+from contrapose.core.path import Path
 from contrapose.runs.kohya import Layout
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from contrapose.backbones.times import FLOW_STEPS, flow_path, shift_of, why_no_flow
-from contrapose.core.choices import Space
-from contrapose.core.path import Density, Path
+from contrapose.core.choices import Density, Space
+from contrapose.core.path import Path
 
 JOINT_PROJECTIONS = (
     "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",

@@ -9,8 +9,8 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from contrapose.core.choices import Space
-from contrapose.core.path import Density, DiffusionPath, FlowPath, shifted_table
+from contrapose.core.choices import Density, Space
+from contrapose.core.path import DiffusionPath, FlowPath, shifted_table
 
 FLOW_STEPS = 1000  # that every published flow-matching network counts its time in
 _TRIED = 4  # steps: more than the highest order of a solver

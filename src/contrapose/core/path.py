@@ -12,17 +12,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from contrapose.core.choices import Space
+from contrapose.core.choices import Density, Space
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Num
 
-Density = Literal["uniform", "logit-normal"]
 Mix = tuple[Tensor, Tensor]  # the shares of x0 and of eps
 
 
@@ -115,10 +114,32 @@ class Path(ABC):
 
 
 def _draw_share(density: Density, count: int, generator: torch.Generator | None) -> Float[Tensor, " count"]:
-    """u in 0..1, uniform or logit-normal(0, 1) (Esser et al. 2024, eq. 19)."""
-    if density == "uniform":
-        return torch.rand(count, generator=generator)
-    return torch.randn(count, generator=generator).sigmoid()
+    """A share u of the way from data (0) to noise (1), by a density.
+
+    uniform; logit-normal(0, 1) (Esser et al. 2024, eq. 19); linear, p(u) = 2 (1 - u), mostly near the data; sigmoid,
+    p(u) ~ sigma(20 (u - 0.7)), mostly near the noise (both in DDSPO's code).
+    """
+    if density == "logit-normal":
+        return torch.randn(count, generator=generator).sigmoid()
+    r = torch.rand(count, generator=generator)
+    if density == "linear":
+        return 1 - (1 - r).sqrt()
+    if density == "sigmoid":
+        return _sigmoid_quantile(r)
+    return r
+
+
+def _sigmoid_quantile(r: Float[Tensor, " count"]) -> Float[Tensor, " count"]:
+    """The u below which a share r of p(u) ~ sigma(k (u - c)) lies, k = 20 and c = 0.7.
+
+    The integral of p is softplus(k (u - c)) / k, and the inverse of softplus is log(exp(y) - 1).
+    """
+    steepness, centre = 20.0, 0.7
+    softplus = torch.nn.functional.softplus
+    ends = steepness * (torch.tensor([0.0, 1.0], dtype=torch.float64) - centre)
+    below, above = softplus(ends)
+    integral = torch.lerp(below, above, r.double())
+    return (centre + integral.expm1().log() / steepness).clamp(0, 1).float()
 
 
 def shifted_table(shift: float, steps: int = 1000) -> Float[Tensor, " steps"]:
@@ -154,7 +175,7 @@ class DiffusionPath(Path):
         return (shares * steps).long().clamp(max=steps - 1)
 
     def draw_times(self, count: int, generator: torch.Generator | None = None) -> Num[Tensor, " count"]:
-        """Integers in 0..T-1, uniform in all code of the DPO family."""
+        """Integers in 0..T-1, uniform in all published runs of the DPO family."""
         if self.density == "uniform":
             return torch.randint(len(self.alphas_cumprod), (count,), generator=generator)
         return self.times(_draw_share(self.density, count, generator))
@@ -165,7 +186,8 @@ class FlowPath(Path):
     """Rectified flow: a = 1 - t, s = t, real t in 0..1.
 
     Times are drawn by `density`; with a `table` (a scheduler's own times, from noise to data) the draw u picks the
-    entry floor(u T), as the authors' trainers do, and without one it is the time itself.
+    entry floor(u T), as the authors' trainers do, and without one it is the time itself. Densities that tell data from
+    noise count the table's entries from the data.
     """
 
     density: Density = "uniform"
@@ -186,7 +208,10 @@ class FlowPath(Path):
 
     def draw_times(self, count: int, generator: torch.Generator | None = None) -> Num[Tensor, " count"]:
         u = _draw_share(self.density, count, generator)
-        return u if self.table is None else self._entry(u)
+        if self.table is None:
+            return u
+        is_symmetric = self.density in ("uniform", "logit-normal")
+        return self._entry(u) if is_symmetric else self.times(u)
 
     def _entry(self, u: Float[Tensor, "*grid"]) -> Float[Tensor, "*grid"]:
         """The table's entry floor(u T)."""

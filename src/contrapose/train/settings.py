@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from contrapose import runfile
 from contrapose.backbones.kinds import ADAPTER_KINDS, AdapterKind
 from contrapose.backbones.settings import ATTENTION, USUAL_ADAPTERS, Adapters, Haste, Loading, Precision
+from contrapose.core.choices import Density
 from contrapose.core.guidance import FreeScale
 from contrapose.core.links import LINKS, PairLink
 from contrapose.errors import UserError
@@ -204,8 +205,9 @@ class Run:
     split_pairs: Practical[bool] = False
     """Backward pass of winner and loser one after the other: half the activations, the same gradient, one more forward
     of the trained network."""
-    time_density: Literal["uniform", "logit-normal"] | None = None
-    """Density of training times; the family's usual one when unset."""
+    time_density: Density | None = None
+    """Density of training times; the family's usual one when unset, uniform or logit-normal. linear falls from the data
+    to the noise, sigmoid keeps to the noise (DDSPO's options)."""
     time_shift: Literal["scheduler", "none"] = "scheduler"
     """Flow models: times from the scheduler's own shifted table, or unshifted."""
     distilled_guidance: AtLeast0 | None = None
