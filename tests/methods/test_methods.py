@@ -47,6 +47,10 @@ RECORDS = {
 NOISE = torch.randn(B, D, generator=torch.Generator().manual_seed(21), dtype=torch.float64)
 T = torch.tensor([5, 300, 600, 990])
 OTHER = [1, 2, 3, 0]
+OWN_NOISE = {
+    name: torch.randn(B, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    for seed, name in enumerate(("winner", "loser"), 31)
+}
 LIKED = torch.tensor([1.0, 0.0, 0.25, 1.0], dtype=torch.float64)  # of lone samples; the third is one by a share
 TRAINED = {
     name: torch.tensor(strength, dtype=torch.float64, requires_grad=True)
@@ -99,6 +103,16 @@ def not_paired(i: int) -> Tensor:
 def random_positive(i: int) -> Tensor:
     """Another record's winner with its own prompt, strictly paired (Sec. 4.4)."""
     return ddspo_margin(i, RECORDS["winner"][OTHER[i]], RECORDS["prompt"][OTHER[i]])
+
+
+def of_own_noise(i: int) -> Tensor:
+    """DDSPO's margin where each side has noise of its own."""
+    gains = []
+    for side, prompt in (("winner", "prompt"), ("loser", "degraded")):
+        x0, noise = RECORDS[side][i], OWN_NOISE[side]
+        target = noised_prediction("reference", i, x0, RECORDS[prompt][i], noise)
+        gains.append(error("trainee", i, x0, target, noise) - error("reference", i, x0, target, noise))
+    return -0.5 * BETA * (gains[0] - gains[1])
 
 
 def data_driven(i: int) -> Tensor:
@@ -168,6 +182,7 @@ METHOD_TABLE = [
     (DDSPO(beta=BETA, losers="not-paired"), lambda i: nll(not_paired(i)), 2, 3),
     (DDSPO(beta=BETA, losers="random-positive"), lambda i: nll(random_positive(i)), 2, 3),
     (DDSPO(beta=BETA, weighting="linear"), lambda i: nll(paired(i)) * (T[i].float() / 999), 2, 3),
+    (DDSPO(beta=BETA, noise="own"), lambda i: nll(of_own_noise(i)), 2, 3),
     (DDSPO(beta=BETA, link=Hinge(margin=0.4)), lambda i: F.relu(0.4 - paired(i)), 2, 3),
     (DiffusionDPO(beta=BETA), lambda i: nll(dpo_margin(i)), 2, 2),
     (DiffusionDPO(beta=BETA, link=IPO()), lambda i: (dpo_margin(i) - 0.5) ** 2, 2, 2),
@@ -222,7 +237,7 @@ class Stored:
 def a_group(method: Method) -> Group:
     composition = method.composition()
     drawn = OwnState(T, RECORDS["own x0"], RECORDS["own eps"]) if composition.on_policy else None
-    return compose(composition, Stored(), T, NOISE, drawn)
+    return compose(composition, Stored(), T, NOISE, drawn, OWN_NOISE if composition.own_noise else None)
 
 
 def evaluate(

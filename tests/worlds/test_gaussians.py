@@ -55,6 +55,7 @@ def measured(denoiser):
 RIGHT_WAY = [
     (DDSPO(beta=25.0), 2e-5),
     (DDSPO(beta=25.0, losers="not-paired"), 2e-5),
+    (DDSPO(beta=25.0, noise="own", random_conditioning="sigmoid"), 2e-5),
     (DiffusionDPO(beta=25.0), 2e-5),
     (SFT(), 2e-4),
     (DataDrivenDDSPO(beta=25.0), 2e-5),

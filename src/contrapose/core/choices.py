@@ -1,4 +1,4 @@
-"""What settings choose by name: where errors are measured, and how noise levels are drawn and weighted."""
+"""What settings choose by name: where errors are measured, and what goes by noise level."""
 
 from __future__ import annotations
 
@@ -6,4 +6,5 @@ from typing import Literal
 
 Space = Literal["eps", "v", "x0", "velocity"]
 Density = Literal["uniform", "logit-normal", "linear", "sigmoid"]
+RandomCourse = Literal["sigmoid", "exponential", "always"]
 Weighting = Literal["none", "linear", "sigmoid"]

@@ -47,15 +47,18 @@ def compose(
     t: Num[Tensor, " b"],
     noise: Float[Tensor, "b ..."],
     drawn: OwnState | None = None,
+    own_noise: Mapping[str, Float[Tensor, "b ..."]] | None = None,
 ) -> Group:
     """The groups that a composition makes of these records, at times `t` and under noise that their samples share.
 
-    A composition with samples of the policy's own takes them from `drawn`, and from the records without it.
+    A composition with samples of the policy's own takes them from `drawn`, and from the records without it. One whose
+    samples do not share their noise takes each one's from `own_noise`, by the sample's name.
     """
-    samples = {
-        name: Sample(fields.latent(pick), noise, fields.label(name), fields.scores(pick))
-        for name, pick in composition.samples.items()
-    }
+    noises = own_noise or {}
+    samples = {}
+    for name, pick in composition.samples.items():
+        of_sample = noises.get(name, noise)
+        samples[name] = Sample(fields.latent(pick), of_sample, fields.label(name), fields.scores(pick))
     on_policy = composition.on_policy
     if on_policy and drawn:
         # the records' samples are better than what the policy drew, whatever they were compared with when stored

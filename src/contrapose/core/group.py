@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from contrapose.core.choices import RandomCourse
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Num
@@ -110,6 +114,29 @@ class Apart:
 
 
 @dataclass(frozen=True)
+class RandomPrompts:
+    """Prompts of no relation to a group's samples, which take the place of its own by a chance at each noise level.
+
+    Random conditioning (Kim et al. 2025, and DDSPO's code): near the noise a sample tells little of its prompt, so that
+    other prompts are learnt there without samples of theirs.
+    """
+
+    course: RandomCourse
+    rate: float
+    """k in the course of the chance."""
+    file: Path | None = None
+    """Where the prompts are listed, with degraded ones; the other records' where it is None."""
+
+    def chance(self, level: float) -> float:
+        """p(l) at noise level l: sigmoid 1 / (1 + exp(-k (l - 0.7))), exponential exp(-k (1 - l)), always 1."""
+        if self.course == "sigmoid":
+            return 1 / (1 + math.exp(-self.rate * (level - 0.7)))
+        if self.course == "exponential":
+            return math.exp(-self.rate * (1 - level))
+        return 1.0
+
+
+@dataclass(frozen=True)
 class Composition:
     """What a group is made of: its samples and its prompt slots, by name."""
 
@@ -119,6 +146,9 @@ class Composition:
     """How often a slot holds no prompt."""
     on_policy: OnPolicy | None = None
     apart: Apart | None = None
+    own_noise: bool = False
+    """Whether each sample has noise of its own; else all of a group share theirs."""
+    random_prompts: RandomPrompts | None = None
 
     @property
     def picks(self) -> tuple[Pick, ...]:

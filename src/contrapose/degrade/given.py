@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from contrapose.containers.left_out import LeftOut
 from contrapose.degrade.degrader import Degraded, not_degraded
 from contrapose.errors import UserError
 from contrapose.store.prompts import Prompt, read_prompts
@@ -25,10 +26,26 @@ class Given:
         """Return what the file has for each prompt; `UserError` for one that cannot be read or says something else."""
         if self.file is None:
             raise UserError("degrade.file is not set; name the .jsonl with the degraded prompts")
-        by_prompt: dict[str, dict[str, None]] = {}  # the inner ones as sets that keep their order
-        for line in read_prompts(self.file):
-            by_prompt.setdefault(line.text, {}).update(dict.fromkeys(_texts(line, self.file)))
+        by_prompt = _listed(self.file)
         return [_usable(prompt, by_prompt.get(prompt)) for prompt in prompts]
+
+
+def degraded_prompts(file: Path) -> dict[str, tuple[str, ...]]:
+    """The degraded variants of every prompt of such a file that has one; `UserError` for one that cannot be read."""
+    usable: dict[str, tuple[str, ...]] = {}
+    for prompt, listed in _listed(file).items():
+        variants = _usable(prompt, listed)
+        if not isinstance(variants, LeftOut):
+            usable[prompt] = variants
+    return usable
+
+
+def _listed(file: Path) -> dict[str, dict[str, None]]:
+    """What each prompt's lines list, as sets that keep their order."""
+    by_prompt: dict[str, dict[str, None]] = {}
+    for line in read_prompts(file):
+        by_prompt.setdefault(line.text, {}).update(dict.fromkeys(_texts(line, file)))
+    return by_prompt
 
 
 def _texts(line: Prompt, file: Path) -> list[str]:

@@ -8,19 +8,24 @@ classifier-free guidance; the winner term is an anchor.
 
 Published with SD1.4/1.5: beta 16000, batch 2048, 200 steps, warm-up 100, effective learning rate 5.12e-6, full UNet;
 SDXL the same with linear weights and 500 steps; SANA and SD3 beta 2000, LoRA rank 128, effective learning rate 8.2e-5.
+Options that no published script switches on: noise of each side's own (`noise = own`); random conditioning, which puts
+c and c- of no relation to the images in their place, by a chance at noise level l, 1 / (1 + exp(-k (l - 0.7))) with
+k = 20, or exp(-k (1 - l)), or 1; densities of time (`time_density`), linear and sigmoid.
 Differs from the authors' code: 3 reference predictions a pair instead of 4 (the winner's own target is its reference).
-Its options that no published script switches on (random conditioning, other densities of time, noise of each side's
-own) are not here.
+Its noise level is t / T where ours is t / (T - 1). Random conditioning takes the other pairs' prompts where no file of
+further ones is named, and a held-out pair keeps its own. Densities are continuous ones, rounded down to its T times.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from contrapose.core.choices import Space, Weighting
-from contrapose.core.group import Composition, Pick
+from contrapose.core.choices import RandomCourse, Space, Weighting
+from contrapose.core.group import Composition, Pick, RandomPrompts
 from contrapose.core.links import PairLink, Sigmoid
+from contrapose.errors import UserError
 from contrapose.methods.method import AlignmentMethod
 from contrapose.ranges import Positive, checked
 
@@ -53,6 +58,25 @@ class DDSPO(AlignmentMethod):
     """Loss weight by noise level: linear t / (T - 1) is the published choice for SDXL."""
     space: Space | None = None
     """Where errors are measured; the model's own prediction space when unset."""
+    noise: Literal["shared", "own"] = "shared"
+    """Whether winner and loser are looked at under one noise (shared, as published) or each under its own."""
+    random_conditioning: RandomCourse | None = None
+    """Chance by noise level with which a pair is looked at under prompts of no relation to it: sigmoid, exponential or
+    always; never when unset."""
+    random_rate: Positive = 20.0
+    """How steeply that chance rises towards the noise."""
+    random_prompts: Path | None = None
+    """File of the prompts for it, a .jsonl or .json of `prompt` and `degraded_prompts` (or `neg_prompts`), a list each;
+    the other pairs' prompts when unset."""
+
+    def __post_init__(self) -> None:
+        if self.random_prompts is not None and self.random_conditioning is None:
+            raise UserError("random_prompts is unused without random_conditioning; set both, or neither")
+        if self.random_conditioning is not None and self.losers == "random-positive":
+            raise UserError(
+                "random_conditioning: with losers random-positive the degraded prompt is the other winner's own, of "
+                "which a random pair of prompts has none; take paired or not-paired"
+            )
 
     def objective(self) -> Objective:
         from contrapose.core.objective import Objective, Row, Side
@@ -68,4 +92,12 @@ class DDSPO(AlignmentMethod):
         return Composition(
             samples={"winner": Pick("own", "winner"), "loser": loser},
             prompts={"prompt": Pick("own", "prompt"), "degraded": degraded},
+            own_noise=self.noise == "own",
+            random_prompts=self._random_prompts,
         )
+
+    @property
+    def _random_prompts(self) -> RandomPrompts | None:
+        if self.random_conditioning is None:
+            return None
+        return RandomPrompts(self.random_conditioning, self.random_rate, self.random_prompts)

@@ -7,7 +7,7 @@ count change nothing, and resuming needs no more than the step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from contrapose.errors import UserError
 from contrapose.seeds import generator
 from contrapose.store.groups import stack
 from contrapose.store.mixture import Mixture
+from contrapose.train.random_prompts import PromptPairs, of_file, of_records
 from contrapose.train.replay import KeptState, Replay
 
 
@@ -95,6 +96,7 @@ class Groups:
         self._pairs_up = any(pick.whose == "other" for pick in composition.picks)
         if self._pairs_up:
             self._check_partners()
+        self._random_prompts = self._listed_prompts()
         self._own = Order(store, self.training, seed, "epoch")
         self._rolled_out = Order(store, self.training, seed, "rollout epoch")
 
@@ -109,10 +111,20 @@ class Groups:
                 f"{self.store}: this kind of loser needs training pairs of at least two prompts of each size"
             )
 
+    def _listed_prompts(self) -> PromptPairs | None:
+        """What random conditioning draws from; None where each group keeps its prompts."""
+        settings = self.composition.random_prompts
+        if settings is None:
+            return None
+        return of_records(self.store, self.training) if settings.file is None else of_file(settings.file, self.store)
+
     def prompts(self) -> list[str]:
         """Every distinct prompt that a group can hold."""
         fields = sorted({pick.field for pick in self.composition.prompts.values()})
-        return list(dict.fromkeys(getattr(record, field) for record in self.store.records for field in fields))
+        texts = [getattr(record, field) for record in self.store.records for field in fields]
+        if self._random_prompts is not None:
+            texts += self._random_prompts.texts()
+        return list(dict.fromkeys(texts))
 
     def micro_batches(self, positions: Sequence[int], size: int) -> list[list[int]]:
         """The positions in lists of at most `size` whose latents have one shape, so that they stack."""
@@ -138,7 +150,7 @@ class Groups:
         entries = [entry for _, entry in places if entry is not None]
         blank = [self._blank("caption", position) for position in positions]
         streams = [self._stream("position", position) for position in positions]
-        return self._compose([record for record, _ in places], streams, blank, device, entries)
+        return self._compose([record for record, _ in places], streams, blank, device, entries, is_training=True)
 
     def held_out_batch(self, level: float, device: torch.device, owns: Sequence[int]) -> Group:
         """Held-out pairs at one noise level, always with the same noise."""
@@ -174,8 +186,13 @@ class Groups:
         blank: Sequence[bool],
         device: torch.device,
         entries: Sequence[KeptState],
+        is_training: bool = False,
     ) -> Group:
-        """One group a stream, whose numbers are drawn in a fixed order: partner, time, noise, dropped prompts."""
+        """One group a stream, whose numbers are drawn in a fixed order: partner, time, noise, dropped prompts, ...
+
+        Further ones, each sample's own noise and then random prompts, are drawn after these, so that a composition
+        which asks for none sees what it saw before.
+        """
         partners = [self._partner(record, stream) for record, stream in zip(owns, streams, strict=True)]
         times = torch.cat([self.path.draw_times(1, stream) for stream in streams])
         shape = self.store.shape(owns[0])
@@ -183,9 +200,11 @@ class Groups:
         if entries:
             blank = [entry.rollout.blank for entry in entries]
         dropped = {slot: self._dropped(slot, streams, blank) for slot in self.composition.prompts}
-        stored = _Stored(self, owns, partners, dropped, device)
+        own_noise = self._own_noise(streams, shape, device)
+        exchanged = self._exchanged(times, streams) if is_training else {}
+        stored = _Stored(self, owns, partners, dropped, device, exchanged)
         states = _states(entries, device)
-        group = compose(self.composition, stored, send(times, device), send(noise, device), states)
+        group = compose(self.composition, stored, send(times, device), send(noise, device), states, own_noise)
         return replace(group, weights=stored.weights())
 
     def _stream(self, *parts: object) -> torch.Generator:
@@ -200,6 +219,26 @@ class Groups:
             partner = same[int(torch.randint(len(same), (), generator=stream))]
             if self.store.records[partner].prompt != self.store.records[record].prompt:
                 return partner
+
+    def _own_noise(
+        self, streams: Sequence[torch.Generator], shape: Sequence[int], device: torch.device
+    ) -> dict[str, Tensor]:
+        """Noise by sample, where samples do not share theirs."""
+        noises: dict[str, Tensor] = {}
+        for sample in self.composition.samples if self.composition.own_noise else ():
+            noises[sample] = send(torch.stack([torch.randn(shape, generator=stream) for stream in streams]), device)
+        return noises
+
+    def _exchanged(self, times: Tensor, streams: Sequence[torch.Generator]) -> dict[int, dict[str, str]]:
+        """The random prompts of those groups, by their place, that do not keep their own."""
+        settings = self.composition.random_prompts
+        if settings is None or self._random_prompts is None:
+            return {}
+        exchanged: dict[int, dict[str, str]] = {}
+        for place, (level, stream) in enumerate(zip(self.path.level(times).tolist(), streams, strict=True)):
+            if float(torch.rand((), generator=stream)) < settings.chance(level):
+                exchanged[place] = self._random_prompts.draw(stream)
+        return exchanged
 
     def _dropped(self, slot: str, streams: Sequence[torch.Generator], blank: Sequence[bool]) -> list[bool]:
         """Which groups' slot holds no prompt."""
@@ -220,6 +259,8 @@ class _Stored:
     dropped: Mapping[str, Sequence[bool]]
     """For each slot, which of the groups' prompts are left out."""
     device: torch.device
+    exchanged: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    """By a group's place, the random prompts that stand in for its records'."""
 
     def latent(self, pick: Pick) -> Tensor:
         return send(stack(self.groups.store, pick.field, self._chosen(pick)).float(), self.device)
@@ -245,8 +286,10 @@ class _Stored:
 
     def condition(self, slot: str, pick: Pick) -> Condition:
         texts: list[str | None] = []
-        for record, is_dropped in zip(self._chosen(pick), self.dropped[slot], strict=True):
-            texts.append(None if is_dropped else getattr(self.groups.store.records[record], pick.field))
+        for place, (record, is_dropped) in enumerate(zip(self._chosen(pick), self.dropped[slot], strict=True)):
+            of_record = getattr(self.groups.store.records[record], pick.field)
+            text = self.exchanged[place][pick.field] if place in self.exchanged else of_record
+            texts.append(None if is_dropped else text)
         condition: dict[str, Tensor] = {}
         for name, value in self.groups.embeddings(texts).items():
             condition[name] = send(value, self.device) if value.is_floating_point() else value

@@ -19,7 +19,7 @@ from contrapose import runfile
 from contrapose.backbones.digests import model_digest
 from contrapose.backbones.loading import best_device
 from contrapose.backbones.precision import usual_precision
-from contrapose.contents import digest_of_parts
+from contrapose.contents import digest_of, digest_of_parts
 from contrapose.errors import UserError
 from contrapose.files import discard, replacing, write_text
 from contrapose.runs.best import write_best
@@ -87,6 +87,9 @@ def settled_stages(run: Run, folder: Path) -> list[Stage]:
 def inputs_of(stage: Stage, pairs: Mixture) -> dict[str, str]:
     """Digests of all that a run's settings name."""
     inputs = {"model": model_digest(stage.run.model, stage.run.loading), "pairs": pairs.digest}
+    random_prompts = stage.run.method.composition().random_prompts
+    if random_prompts is not None and random_prompts.file is not None:
+        inputs["random_prompts"] = digest_of(random_prompts.file)
     if stage.start is not None:
         inputs["start"] = RunFolder(stage.start).digest
     if stage.policies:

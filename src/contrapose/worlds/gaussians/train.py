@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contrapose.core.compose import OwnState, compose
-from contrapose.core.group import Apart, Condition, OnPolicy, Pick
+from contrapose.core.group import Apart, Composition, Condition, OnPolicy, Pick
 from contrapose.core.running import RunningNumbers
 from contrapose.core.solver import grid, trajectory
 from contrapose.methods import Method
@@ -52,6 +52,8 @@ class _PairFields:
     """Of each group's own pair, and of another one."""
     liked: Tensor | None
     """Where samples are groups of their own, whether each is its pair's winner."""
+    prompts_of: Tensor
+    """The places of the pairs whose prompts the groups have: their own, or others by random conditioning."""
 
     def latent(self, pick: Pick) -> Points:
         if self.liked is None:
@@ -69,11 +71,15 @@ class _PairFields:
         return {}
 
     def condition(self, slot: str, pick: Pick) -> Condition:
-        return {"label": self._field(pick)}
+        places = self.prompts_of if pick.whose == "own" else self.places["other"]
+        return {"label": self._values(pick)[places]}
 
     def _field(self, pick: Pick) -> Tensor:
+        return self._values(pick)[self.places[pick.whose]]
+
+    def _values(self, pick: Pick) -> Tensor:
         values: Tensor = getattr(self.pairs, pick.field)
-        return values[self.places[pick.whose]]
+        return values
 
 
 def draw_places(pairs: ModePairs, places: Tensor, random: torch.Generator) -> dict[str, Tensor]:
@@ -90,6 +96,18 @@ def draw_liked(apart: Apart | None, count: int, random: torch.Generator) -> Tens
         return None
     share = 0.5 if apart.like_share is None else apart.like_share  # a pair has one of each
     return torch.rand(count, generator=random) < share
+
+
+def draw_prompts(
+    composition: Composition, pairs: ModePairs, places: Tensor, level: Tensor, random: torch.Generator
+) -> Tensor:
+    """The places of the pairs whose prompts these groups have: their own, or by random conditioning any pair's."""
+    if composition.random_prompts is None:
+        return places
+    chances = torch.tensor([composition.random_prompts.chance(of_group) for of_group in level.tolist()])
+    others = torch.randint(len(pairs.prompt), places.shape, generator=random)
+    is_exchanged = torch.rand(len(places), generator=random) < chances
+    return torch.where(is_exchanged, others, places)
 
 
 def own_samples(backbone: ToyBackbone, settings: OnPolicy, labels: Tensor, random: torch.Generator) -> OwnState:
@@ -135,13 +153,18 @@ def align(
         t = backbone.path.draw_times(batch, random)
         noise = torch.randn(batch, 2, generator=random)
         places_by_owner = draw_places(pairs, places, random)
-        fields = _PairFields(pairs, places_by_owner, draw_liked(composition.apart, batch, random))
+        liked = draw_liked(composition.apart, batch, random)
+        own_noise: dict[str, Tensor] = {}
+        for sample in composition.samples if composition.own_noise else ():
+            own_noise[sample] = torch.randn(batch, 2, generator=random)
+        prompts_of = draw_prompts(composition, pairs, places, backbone.path.level(t), random)
+        fields = _PairFields(pairs, places_by_owner, liked, prompts_of)
         # before the first step a moving policy is a copy of the trainee
         for policy, following in objective.moving.items():
             backbone.follow(policy, following(step) if step else 0.0)
         on_policy = composition.on_policy
         drawn = own_samples(backbone, on_policy, pairs.prompt[places], random) if on_policy else None
-        group = compose(composition, fields, t, noise, drawn)
+        group = compose(composition, fields, t, noise, drawn, own_noise)
         outcome = objective(group, backbone.path, backbone.space, backbone.predict, running.values)
         optimizer.zero_grad()
         outcome.loss.mean().backward()
