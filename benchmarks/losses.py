@@ -42,6 +42,8 @@ METHODS: dict[str, list[str]] = {
     "diffusion-kto": ["diffusion-kto"],
     "dspo": ["dspo"],
     "dspo-squared": ["dspo", "--form", "squared", "--beta", "5000"],
+    "inpo": ["inpo", "--inversion-steps", "2"],
+    "smpo": ["smpo", "--inversion-steps", "2"],
 }
 CLOCKS = ("seconds",)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from contrapose import runfile
-from contrapose.methods import DDSPO, DSPO, DataDrivenDDSPO, DiffusionDPO, DiffusionKTO
+from contrapose.methods import DDSPO, DSPO, DataDrivenDDSPO, DiffusionDPO, DiffusionKTO, InPO, SmPO
 from contrapose.photographs.real import CONVERTER as OF_PAIRS
 from contrapose.photographs.real import Real
 from contrapose.train.settings import CONVERTER, Run
@@ -80,6 +80,21 @@ def test_dspo_is_as_published(name, beta, form, warmup):
     assert run.method == DSPO(beta=beta, form=form) and run.full and run.caption_dropout == 0.2
     assert (o.batch_size, o.train_steps, o.warmup, o.schedule) == (2048, 2000, warmup, "constant")
     assert (o.optimizer, o.max_grad_norm) == (("adamw", 1.0) if name == "sd15-dspo" else ("adafactor", 0.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "steps", "warmup"),
+    [
+        ("sd15-inpo.yaml", InPO(2000.0, inversion_steps=10, inversion_eta=0.1), 400, 200),
+        ("sd15-smpo.yaml", SmPO(2000.0, inversion_steps=5, judge="pickscore"), 200, 100),
+    ],
+)
+def test_inverted_noise_is_as_published(name, method, steps, warmup):
+    run = recipe(name)
+    o = run.optimisation
+    assert run.method == method and run.full and run.start is not None and run.caption_dropout == 0
+    assert (o.batch_size, o.train_steps, o.warmup, o.schedule) == (1024, steps, warmup, "constant")
+    assert SmPO().score_range == pytest.approx(100 * (0.28201571 - 0.11543527), rel=2e-3)
 
 
 def test_sdxl_is_as_published():
@@ -164,6 +179,8 @@ BASE_RATES = {
     "sd15-diffusion-kto": 1e-7 / 2048,
     "sd15-dspo": 1e-8,
     "sdxl-dspo": 1e-8,
+    "sd15-inpo": 1e-8,
+    "sd15-smpo": 1e-8,
     "sd15-realalign": 1e-8,
     "sd35-realalign": 1e-8,
 }

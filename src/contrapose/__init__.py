@@ -101,7 +101,9 @@ if TYPE_CHECKING:
     from contrapose.methods import DiffusionDPO as DiffusionDPO
     from contrapose.methods import DiffusionDRO as DiffusionDRO
     from contrapose.methods import DiffusionKTO as DiffusionKTO
+    from contrapose.methods import InPO as InPO
     from contrapose.methods import RealAlign as RealAlign
+    from contrapose.methods import SmPO as SmPO
     from contrapose.photographs.captions import Captioner as Captioner
     from contrapose.photographs.filters import AestheticScore as AestheticScore
     from contrapose.photographs.filters import CaptionLength as CaptionLength
@@ -261,6 +263,8 @@ _HOMES = {
     "DiffusionDPO": "methods",
     "DiffusionDRO": "methods",
     "DiffusionKTO": "methods",
+    "InPO": "methods",
+    "SmPO": "methods",
     "RealAlign": "methods",
     "SFT": "methods",
     "Captioner": "photographs.captions",

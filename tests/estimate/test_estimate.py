@@ -22,7 +22,7 @@ from contrapose.estimate.estimate import estimate_run, once_flops, skeleton_of
 from contrapose.estimate.fitting import bases, fit_card, ways
 from contrapose.estimate.memory import inference_cost, saved_bytes, training_cost
 from contrapose.estimate.standing import state_bytes, weight_bytes
-from contrapose.methods import SFT, DataDrivenDDSPO, DiffusionDPO, DiffusionDRO
+from contrapose.methods import SFT, DataDrivenDDSPO, DiffusionDPO, DiffusionDRO, InPO, SmPO
 
 pytestmark = pytest.mark.slow
 
@@ -247,6 +247,16 @@ def test_further_policies_and_rollouts_cost_what_they_are(full: bool) -> None:
     assert fits.memory.reference - usual.memory.reference == 2 * copy
     drawn = DiffusionDRO().rollouts * DiffusionDRO().rollout_steps * usual.flops.forward
     assert own.flops.step == SMALL.run.optimisation.batch_size * own.flops.pair + drawn
+
+
+def test_a_walk_costs_its_forwards() -> None:
+    """10 steps for each of two images, and twice that where every step asks twice."""
+    plain, inverted, twice = (
+        estimate_run(altered(SMALL, method=method)).flops
+        for method in (DiffusionDPO(), InPO(), SmPO(inversion_steps=10))
+    )
+    assert inverted.pair - plain.pair == 2 * 10 * plain.forward
+    assert twice.pair - plain.pair == 2 * 2 * 10 * plain.forward
 
 
 @pytest.mark.parametrize(("precision", "full"), [("bf16", True), ("fp32", True), ("bf16", False)])

@@ -5,12 +5,41 @@ A new method is tested by a line in METHODS.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
 import torch
+from formulas import (
+    ABAR,
+    BETA,
+    DRAWS,
+    LIKED,
+    NOISE,
+    OTHER,
+    RECORDS,
+    SCORES,
+    TRAINED,
+    B,
+    T,
+    chats,
+    data_driven,
+    dpo_margin,
+    dro,
+    dspo,
+    error,
+    inversion_margin,
+    kto,
+    logistic,
+    network,
+    nll,
+    not_paired,
+    of_own_noise,
+    paired,
+    random_positive,
+    squared_dspo,
+    sureness,
+)
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,149 +61,12 @@ from contrapose.methods import (
     DiffusionDPO,
     DiffusionDRO,
     DiffusionKTO,
+    InPO,
     Method,
     RealAlign,
+    SmPO,
     name_of,
 )
-
-BETA, B, D = 6.0, 4, 12  # B pairs of D numbers each
-ABAR = torch.linspace(0.99, 0.02, 1000, dtype=torch.float64)
-FIELDS = ("winner", "loser", "prompt", "degraded", "own x0", "own eps", "sample 1")
-RECORDS = {
-    name: torch.randn(B, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    for seed, name in enumerate(FIELDS)
-}
-NOISE = torch.randn(B, D, generator=torch.Generator().manual_seed(21), dtype=torch.float64)
-T = torch.tensor([5, 300, 600, 990])
-OTHER = [1, 2, 3, 0]
-OWN_NOISE = {
-    name: torch.randn(B, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    for seed, name in enumerate(("winner", "loser"), 31)
-}
-LIKED = torch.tensor([1.0, 0.0, 0.25, 1.0], dtype=torch.float64)  # of lone samples; the third is one by a share
-TRAINED = {
-    name: torch.tensor(strength, dtype=torch.float64, requires_grad=True)
-    for name, strength in {"trainee": 0.9, "positive": 0.7, "negative": 0.8}.items()
-}
-FROZEN = {"reference": 0.5, "lagged": 0.6, "winner": 0.55, "loser": 0.45}
-
-
-def network(policy: str, x_t: Tensor, t: Tensor, prompt: Tensor) -> Tensor:
-    return torch.tanh((TRAINED | FROZEN)[policy] * x_t + prompt) + t[:, None].double() / 1000
-
-
-def error(policy: str, i: int, x0: Tensor, target: Tensor, noise: Tensor = NOISE) -> Tensor:
-    """mse of one pair's prediction under its own prompt."""
-    prediction = noised_prediction(policy, i, x0, RECORDS["prompt"][i], noise)
-    return sum((a - b) ** 2 for a, b in zip(target, prediction, strict=True)) / D
-
-
-def noised_prediction(policy: str, i: int, x0: Tensor, prompt: Tensor, noise: Tensor = NOISE) -> Tensor:
-    abar = float(ABAR[T[i]])
-    x_t = math.sqrt(abar) * x0 + math.sqrt(1 - abar) * noise[i]
-    return network(policy, x_t[None], T[i : i + 1], prompt[None])[0]
-
-
-def margin(i: int, x_w: Tensor, x_l: Tensor, e_w: Tensor, e_l: Tensor) -> Tensor:
-    """-(beta / 2) [ (mse_w - mse_l)_theta - (mse_w - mse_l)_ref ]"""
-    of_trainee = error("trainee", i, x_w, e_w) - error("trainee", i, x_l, e_l)
-    of_reference = error("reference", i, x_w, e_w) - error("reference", i, x_l, e_l)
-    return -0.5 * BETA * (of_trainee - of_reference)
-
-
-def dpo_margin(i: int) -> Tensor:
-    return margin(i, RECORDS["winner"][i], RECORDS["loser"][i], NOISE[i], NOISE[i])
-
-
-def ddspo_margin(i: int, x_l: Tensor, degraded: Tensor) -> Tensor:
-    x_w = RECORDS["winner"][i]
-    e_w = noised_prediction("reference", i, x_w, RECORDS["prompt"][i])
-    return margin(i, x_w, x_l, e_w, noised_prediction("reference", i, x_l, degraded))
-
-
-def paired(i: int) -> Tensor:
-    return ddspo_margin(i, RECORDS["loser"][i], RECORDS["degraded"][i])
-
-
-def not_paired(i: int) -> Tensor:
-    return ddspo_margin(i, RECORDS["winner"][OTHER[i]], RECORDS["degraded"][i])
-
-
-def random_positive(i: int) -> Tensor:
-    """Another record's winner with its own prompt, strictly paired (Sec. 4.4)."""
-    return ddspo_margin(i, RECORDS["winner"][OTHER[i]], RECORDS["prompt"][OTHER[i]])
-
-
-def of_own_noise(i: int) -> Tensor:
-    """DDSPO's margin where each side has noise of its own."""
-    gains = []
-    for side, prompt in (("winner", "prompt"), ("loser", "degraded")):
-        x0, noise = RECORDS[side][i], OWN_NOISE[side]
-        target = noised_prediction("reference", i, x0, RECORDS[prompt][i], noise)
-        gains.append(error("trainee", i, x0, target, noise) - error("reference", i, x0, target, noise))
-    return -0.5 * BETA * (gains[0] - gains[1])
-
-
-def data_driven(i: int) -> Tensor:
-    x_w, x_l, c = RECORDS["winner"][i], RECORDS["loser"][i], RECORDS["prompt"][i]
-    return margin(i, x_w, x_l, noised_prediction("winner", i, x_w, c), noised_prediction("loser", i, x_l, c))
-
-
-def dro(i: int, m: float, renoised: bool) -> Tensor:
-    """max(0, m + [mse(n, theta(xr)) - mse(n, ref(xr))] - [mse(e_pol, theta(xp)) - mse(e_pol, ref(xp))])"""
-    x_r, x_p, noise = RECORDS["winner"][i], RECORDS["own x0"][i], NOISE if renoised else RECORDS["own eps"]
-    e_pol = noised_prediction("lagged", i, x_p, RECORDS["prompt"][i]) if renoised else noise[i]
-    real = error("trainee", i, x_r, NOISE[i]) - error("reference", i, x_r, NOISE[i])
-    own = error("trainee", i, x_p, e_pol, noise) - error("reference", i, x_p, e_pol, noise)
-    return F.relu(m + real - own)
-
-
-def dspo(i: int, strength: float) -> Tensor:
-    """mean ((th_w - n) - k (th_w - ref_w))^2, k = B (1 - sigmoid(inside)), as SD1.5's code has it on predictions"""
-    x_w, c = RECORDS["winner"][i], RECORDS["prompt"][i]
-    theta, reference = (noised_prediction(policy, i, x_w, c) for policy in ("trainee", "reference"))
-    k = strength * (1 - logistic(dpo_margin(i)))
-    return ((theta - NOISE[i] - k * (theta - reference)) ** 2).mean()
-
-
-def squared_dspo(i: int, limit: float) -> Tensor:
-    """((1 - sigmoid(inside)) (th_w - ref_w))^2 where it has gone far, else (1 - sigmoid(inside))^2, as SDXL's code"""
-    x_w, c = RECORDS["winner"][i], RECORDS["prompt"][i]
-    gone = noised_prediction("trainee", i, x_w, c) - noised_prediction("reference", i, x_w, c)
-    wrong = 1 - logistic(dpo_margin(i))
-    if (gone**2).mean() >= limit:
-        return ((wrong * gone) ** 2).mean()
-    return wrong**2
-
-
-def chats(i: int, paper_beta: float) -> Tensor:
-    """-B [ (mse_w^+ - mse_w^ref) + (mse_l^- - mse_l^ref) ], without the half of the DPO family"""
-    gains = [
-        error(policy, i, RECORDS[side][i], NOISE[i]) - error("reference", i, RECORDS[side][i], NOISE[i])
-        for policy, side in (("positive", "winner"), ("negative", "loser"))
-    ]
-    return -paper_beta * sum(gains)
-
-
-def kto(i: int, paper_beta: float, utility: Callable[[Tensor], Tensor], baseline: float = 0.0,
-        weights: tuple[float, float] = (1.0, 1.0)) -> Tensor:  # fmt: skip
-    """w_y (1 - U(s_y B (g - z))), g = mse_ref - mse_theta without a half, z the baseline where it is above 0"""
-    x0 = RECORDS["sample 1"][i]
-    gain = error("reference", i, x0, NOISE[i]) - error("trainee", i, x0, NOISE[i])
-    losses = [
-        weight * (1 - utility(sign * paper_beta * (gain - max(baseline, 0.0))))
-        for sign, weight in zip((1, -1), weights, strict=True)
-    ]
-    return LIKED[i] * losses[0] + (1 - LIKED[i]) * losses[1]
-
-
-def logistic(x: Tensor) -> Tensor:
-    return 1 / (1 + torch.exp(-x))
-
-
-def nll(m: Tensor) -> Tensor:
-    return torch.log1p(torch.exp(-m))
-
 
 # method, loss of pair i by the paper, rows a pair of trainee and of reference
 METHOD_TABLE = [
@@ -195,6 +87,15 @@ METHOD_TABLE = [
     (SFT(), lambda i: error("trainee", i, RECORDS["winner"][i], NOISE[i]), 1, 0),
     (CHATS(beta=2 * BETA), lambda i: nll(chats(i, paper_beta=BETA)), 2, 2),
     (DataDrivenDDSPO(beta=BETA), lambda i: nll(data_driven(i)), 2, 2),
+    (InPO(beta=BETA, inversion_steps=3), lambda i: nll(inversion_margin(i, 3, eta=0.1)), 2, 2),
+    (InPO(beta=BETA, inversion_steps=4, inversion_eta=0.0), lambda i: nll(inversion_margin(i, 4)), 2, 2),
+    (SmPO(beta=BETA, inversion_steps=2), lambda i: nll(10 * inversion_margin(i, 2, renoise=True)), 2, 2),
+    (
+        SmPO(beta=BETA, inversion_steps=2, judge="taste", score_range=2.5),
+        lambda i: nll(sureness(i) * inversion_margin(i, 2, renoise=True)),
+        2,
+        2,
+    ),
     (DiffusionDRO(real_margin=0.3), lambda i: dro(i, 0.3, False), 2, 2),
     (DiffusionDRO(real_margin=0.3, samples="renoised"), lambda i: dro(i, 0.3, True), 2, 2),
     (RealAlign(beta=BETA), lambda i: nll(dpo_margin(i)), 2, 2),
@@ -228,7 +129,7 @@ class Stored:
         return torch.full((B,), float(sample == "winner"), dtype=torch.float64)
 
     def scores(self, pick: Pick) -> dict[str, Tensor]:
-        return {}
+        return {"taste": torch.tensor(SCORES[pick.field], dtype=torch.float64)} if pick.field in SCORES else {}
 
     def condition(self, slot: str, pick: Pick) -> dict[str, Tensor]:
         return {"embedding": self.latent(pick)}
@@ -237,7 +138,9 @@ class Stored:
 def a_group(method: Method) -> Group:
     composition = method.composition()
     drawn = OwnState(T, RECORDS["own x0"], RECORDS["own eps"]) if composition.on_policy else None
-    return compose(composition, Stored(), T, NOISE, drawn, OWN_NOISE if composition.own_noise else None)
+    num = composition.num_own_draws
+    draws = {name: values[:, :num] for name, values in DRAWS.items()} if num else None
+    return compose(composition, Stored(), T, NOISE, drawn, draws)
 
 
 def evaluate(
@@ -278,6 +181,10 @@ def test_gradient_is_that_of_the_papers_formula(method, formula, num_trainee, nu
 @each_method
 def test_predictions_are_asked_for_once_in_one_stacked_call_a_policy(method, formula, num_trainee, num_reference):
     _, calls = evaluate(method)
+    walk = method.objective().walk
+    if walk is not None:
+        walking, calls = calls[: walk.num_calls], calls[walk.num_calls :]
+        assert walking == [(walk.policy, len(method.composition().samples) * B)] * walk.num_calls
     plan, trained = method.objective().plan(), method.objective().trained
     frozen = [policy for policy in plan if policy not in trained]
     assert calls == [(policy, len(plan[policy]) * B) for policy in [*frozen, *trained]]
@@ -291,6 +198,8 @@ def test_composition_offers_what_the_objective_looks_at(method, formula, num_tra
     rows = [row for rows in plan.values() for row in rows]
     assert {row.sample for row in rows} == {*composition.samples, *(["own"] if composition.on_policy else [])}
     assert {row.slot for row in rows} == set(composition.prompts)
+    walk = method.objective().walk
+    assert composition.num_draws == (walk.num_draws if walk is not None else 0)
 
 
 @each_method
@@ -332,7 +241,7 @@ def test_what_a_method_needs_first():
 
 def test_methods_say_why_they_are_not_swapped():
     """What a method declares is none of its settings."""
-    assert {cls for cls in METHODS.values() if cls.instead_of_swap} == {SFT, CHATS, DiffusionDRO}
+    assert {cls for cls in METHODS.values() if cls.instead_of_swap} == {SFT, CHATS, DiffusionDRO, SmPO}
     assert not any("instead_of_swap" in vars(cls()) for cls in METHODS.values())
 
 

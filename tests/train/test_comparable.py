@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from contrapose.errors import UserError
-from contrapose.methods import CHATS, DDSPO, SFT, DataDrivenDDSPO, DiffusionDPO, DiffusionDRO, Method, RealAlign
+from contrapose.methods import CHATS, DDSPO, SFT, DataDrivenDDSPO, DiffusionDPO, DiffusionDRO, Method, RealAlign, SmPO
 from contrapose.store.mixture import Mixture
 from contrapose.store.records import GroupRecord
 from contrapose.train.align import align
@@ -94,3 +94,13 @@ def test_pairs_beside_likes(write: Callable[..., Path], write_store: Callable[..
     ]  # fmt: skip
     with pytest.raises(UserError, match="record id-0: is a like"):
         comparable(Mixture(settings.pairs), replace(settings, method=DiffusionDPO()))
+
+
+def test_pairs_without_the_scores_that_are_gone_by(tmp_path: Path, write_store: Callable[..., Path]) -> None:
+    """Told before a model is loaded; without a judge the labels are gone by."""
+    scores = [{"pickscore": (21.0, 20.0)}, {}, {"taste": (1.0, 0.0)}]
+    records = [GroupRecord(f"id-{n}", f"of {n}", "", n, (1.0, 0.0), of_pair) for n, of_pair in enumerate(scores)]
+    folder = write_store(tmp_path / "pairs", records, torch.zeros(3, 2, 4, 8, 8))
+    with pytest.raises(UserError, match="2 of 3 pairs have no scores by pickscore, which smpo goes by"):
+        comparable(Mixture(folder), run(folder, SmPO(judge="pickscore")))
+    assert len(comparable(Mixture(folder), run(folder, SmPO()))) == 3

@@ -25,8 +25,10 @@ from contrapose.methods import (
     DiffusionDPO,
     DiffusionDRO,
     DiffusionKTO,
+    InPO,
     Method,
     RealAlign,
+    SmPO,
 )
 from contrapose.train.settings import CONVERTER, LINKS, Optimisation, Run, Watching
 
@@ -43,6 +45,8 @@ METHODS_WITH_LINKS = [
     CHATS(beta=12.5, dropout=0.2, space="x0"),
     DiffusionDRO(real_margin=0.1, samples="renoised"),
     DiffusionKTO(beta=12.5, utility="loss-averse", like_share=None),
+    InPO(beta=12.5, inversion_steps=3, inversion_eta=0.0),
+    SmPO(beta=12.5, judge="pickscore", sureness=3.0),
     RealAlign(beta=12.5, link=IPO(0.2), stage1=DiffusionDRO(real_margin=0.1, rollout_steps=7)),
 ]
 

@@ -22,7 +22,9 @@ from contrapose.methods import (
     DiffusionDPO,
     DiffusionDRO,
     DiffusionKTO,
+    InPO,
     RealAlign,
+    SmPO,
 )
 from contrapose.worlds.gaussians.denoiser import diffusion_path, sample
 from contrapose.worlds.gaussians.measure import energy_distance, score
@@ -64,6 +66,8 @@ RIGHT_WAY = [
     (DiffusionKTO(beta=50.0), 2e-5),
     (DSPO(), 2e-4),
     (DSPO(beta=25.0, form="squared"), 2e-5),
+    (InPO(beta=25.0, inversion_steps=3), 2e-5),
+    (SmPO(beta=5.0, inversion_steps=2), 2e-5),
     (RealAlign(beta=25.0, stage1=DiffusionDRO(real_margin=0.1)), 2e-5),
 ]
 

@@ -47,18 +47,22 @@ def compose(
     t: Num[Tensor, " b"],
     noise: Float[Tensor, "b ..."],
     drawn: OwnState | None = None,
-    own_noise: Mapping[str, Float[Tensor, "b ..."]] | None = None,
+    draws: Mapping[str, Float[Tensor, "b k ..."]] | None = None,
 ) -> Group:
     """The groups that a composition makes of these records, at times `t` and under noise that their samples share.
 
-    A composition with samples of the policy's own takes them from `drawn`, and from the records without it. One whose
-    samples do not share their noise takes each one's from `own_noise`, by the sample's name.
+    A composition with samples of the policy's own takes them from `drawn`, and from the records without it. `draws` are
+    the k normal draws that it asks for of each sample's own, by the sample's name: its noise, if that is not shared,
+    and then further ones.
     """
-    noises = own_noise or {}
     samples = {}
     for name, pick in composition.samples.items():
-        of_sample = noises.get(name, noise)
-        samples[name] = Sample(fields.latent(pick), of_sample, fields.label(name), fields.scores(pick))
+        of_sample = noise
+        further = draws[name] if draws else None
+        if composition.own_noise:
+            assert further is not None, "a draw for the noise of each sample"
+            of_sample, further = further[:, 0], further[:, 1:]
+        samples[name] = Sample(fields.latent(pick), of_sample, fields.label(name), fields.scores(pick), further)
     on_policy = composition.on_policy
     if on_policy and drawn:
         # the records' samples are better than what the policy drew, whatever they were compared with when stored

@@ -50,6 +50,8 @@ class Sample:
     """Its share of preference: 1 and 0 for a decided pair, halves for a tie; 1 or 0 for a like or a dislike."""
     scores: Mapping[str, Float[Tensor, " b"]] = field(default_factory=dict)
     """What judges say of it, by name."""
+    draws: Float[Tensor, "b k ..."] | None = None
+    """Further normal draws of its own, for what goes on by chance (`walks.py`); None where there are none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +150,11 @@ class Composition:
     apart: Apart | None = None
     own_noise: bool = False
     """Whether each sample has noise of its own; else all of a group share theirs."""
+    num_draws: int = 0
+    """Normal draws of each sample's own beside its noise."""
     random_prompts: RandomPrompts | None = None
+    judges: frozenset[str] = frozenset()
+    """Judges whose scores of all samples must be there."""
 
     @property
     def picks(self) -> tuple[Pick, ...]:
@@ -159,6 +165,11 @@ class Composition:
     def fields(self) -> frozenset[str]:
         """The record fields that must be present."""
         return frozenset(pick.field for pick in self.picks)
+
+    @property
+    def num_own_draws(self) -> int:
+        """Normal draws of each sample's own, its noise among them where that is not shared."""
+        return self.own_noise + self.num_draws
 
     @property
     def is_pair(self) -> bool:

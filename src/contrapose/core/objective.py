@@ -1,5 +1,6 @@
 """THE page: a group of samples -> the predictions it needs -> what they measure -> a loss.
 
+    walk          where a method has one, a policy makes other states of the samples first                  walks.py
     sides         what is compared: on each side a trained policy, a sample, a prompt slot, and the truth for it
     predictions   every (policy, sample, slot) that the sides ask for, once, in one stacked call a policy
     (1) noising   x_t = a(t) x0 + s(t) eps                                                                 path.py
@@ -34,6 +35,7 @@ from contrapose.core.path import Path
 from contrapose.core.reward import at_least_single, implicit_reward, mean_square
 from contrapose.core.running import Running
 from contrapose.core.shares import Shares, mix
+from contrapose.core.walks import Walk
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -154,7 +156,7 @@ class Objective:
     policy that follows the trainee, and its drift is taken from the fixed `reference`. `space` is where errors are
     measured; None is the backbone's own. `split` takes the gradient one side at a time: one side's activations in
     memory, one forward of the trainee more, the same gradient. `moving` are frozen policies that follow the trainee,
-    and `running` numbers that follow a batch's means, for the link to read.
+    `running` numbers that follow a batch's means, for the link to read, and `walk` is what goes before the comparison.
     """
 
     sides: tuple[Side, ...]
@@ -167,6 +169,7 @@ class Objective:
     split: bool = False
     moving: Mapping[str, Following] = field(default_factory=dict)
     running: Mapping[str, Running] = field(default_factory=dict)
+    walk: Walk | None = None
 
     def __post_init__(self) -> None:
         # a truth has no gradient: asked of the trainee, it would move with what it is to correct
@@ -187,7 +190,8 @@ class Objective:
     @property
     def frozen(self) -> tuple[str, ...]:
         """The further policies that are asked or that follow the trainee, neither trained nor the reference."""
-        policies = dict.fromkeys([*self.plan(), *self.moving])
+        walking = () if self.walk is None else (self.walk.policy,)
+        policies = dict.fromkeys([*self.plan(), *walking, *self.moving])
         return tuple(policy for policy in policies if policy not in (*self.trained, self.reference))
 
     def plan(self) -> dict[str, tuple[Row, ...]]:
@@ -211,6 +215,9 @@ class Objective:
 
         `running` holds the objective's running numbers as they stand; without it they are where they start.
         """
+        if self.walk is not None:
+            with torch.no_grad():
+                group = self.walk(group, path, space, predict)
         scene = Scene(group, path, space, self.space or space, predict)
         if running is None:
             running = {name: mean.start for name, mean in self.running.items()}

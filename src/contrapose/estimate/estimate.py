@@ -149,7 +149,7 @@ class Skeleton:
         num_frozen, num_trained = setup.rows
         micro_batch = setup.run.optimisation.micro_batch
         with_gradient = num_trained * micro_batch
-        without_gradient = num_frozen * micro_batch
+        without_gradient = max(num_frozen, setup.walking_rows) * micro_batch
         if setup.run.split_pairs:
             # every trained row is predicted once without gradient, then half of them at a time with it
             without_gradient = max(without_gradient, with_gradient)
@@ -205,7 +205,7 @@ def estimate_run(setup: Setup) -> RunCost:
 def _flops(setup: Setup, bones: Skeleton) -> Flops:
     num_frozen, num_trained = setup.rows
     cost = bones.trainee(setup.run.gradient_checkpointing)
-    pair = num_frozen * bones.reference.total + num_trained * cost.total
+    pair = (num_frozen + setup.walked) * bones.reference.total + num_trained * cost.total
     if setup.run.split_pairs:
         pair += num_trained * cost.forward  # predicted once more, without gradient
     step = pair * setup.run.optimisation.batch_size

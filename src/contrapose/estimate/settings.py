@@ -79,6 +79,16 @@ class Setup:
         return num_frozen, num_trained
 
     @property
+    def walking_rows(self) -> int:
+        """Rows of a pair that a walk takes through the network at once, without gradient; 0 without a walk."""
+        return 0 if self.objective.walk is None else len(self.run.method.composition().samples)
+
+    @property
+    def walked(self) -> int:
+        """Predictions without gradient that a pair's walk takes."""
+        return 0 if self.objective.walk is None else self.objective.walk.num_calls * self.walking_rows
+
+    @property
     def objective(self) -> Objective:
         """What the method computes."""
         return self.run.method.objective()

@@ -9,10 +9,14 @@ from contrapose.methods.diffusion_dpo import DiffusionDPO
 from contrapose.methods.diffusion_dro import DiffusionDRO
 from contrapose.methods.diffusion_kto import DiffusionKTO
 from contrapose.methods.dspo import DSPO
+from contrapose.methods.inpo import InPO
 from contrapose.methods.realalign import RealAlign
 from contrapose.methods.sft import SFT
+from contrapose.methods.smpo import SmPO
 
-Method = DDSPO | DataDrivenDDSPO | DiffusionDPO | DiffusionDRO | RealAlign | SFT | CHATS | DiffusionKTO | DSPO
+Method = (
+    DDSPO | DataDrivenDDSPO | DiffusionDPO | DiffusionDRO | RealAlign | SFT | CHATS | DiffusionKTO | DSPO | InPO | SmPO
+)
 
 METHODS: dict[str, type[Method]] = {
     "ddspo": DDSPO,
@@ -24,6 +28,8 @@ METHODS: dict[str, type[Method]] = {
     "chats": CHATS,
     "diffusion-kto": DiffusionKTO,
     "dspo": DSPO,
+    "inpo": InPO,
+    "smpo": SmPO,
 }
 
 

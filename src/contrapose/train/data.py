@@ -190,7 +190,7 @@ class Groups:
     ) -> Group:
         """One group a stream, whose numbers are drawn in a fixed order: partner, time, noise, dropped prompts, ...
 
-        Further ones, each sample's own noise and then random prompts, are drawn after these, so that a composition
+        Further ones, each sample's own draws and then random prompts, are drawn after these, so that a composition
         which asks for none sees what it saw before.
         """
         partners = [self._partner(record, stream) for record, stream in zip(owns, streams, strict=True)]
@@ -200,11 +200,11 @@ class Groups:
         if entries:
             blank = [entry.rollout.blank for entry in entries]
         dropped = {slot: self._dropped(slot, streams, blank) for slot in self.composition.prompts}
-        own_noise = self._own_noise(streams, shape, device)
+        draws = self._draws(streams, shape, device)
         exchanged = self._exchanged(times, streams) if is_training else {}
         stored = _Stored(self, owns, partners, dropped, device, exchanged)
         states = _states(entries, device)
-        group = compose(self.composition, stored, send(times, device), send(noise, device), states, own_noise)
+        group = compose(self.composition, stored, send(times, device), send(noise, device), states, draws)
         return replace(group, weights=stored.weights())
 
     def _stream(self, *parts: object) -> torch.Generator:
@@ -220,14 +220,16 @@ class Groups:
             if self.store.records[partner].prompt != self.store.records[record].prompt:
                 return partner
 
-    def _own_noise(
+    def _draws(
         self, streams: Sequence[torch.Generator], shape: Sequence[int], device: torch.device
     ) -> dict[str, Tensor]:
-        """Noise by sample, where samples do not share theirs."""
-        noises: dict[str, Tensor] = {}
-        for sample in self.composition.samples if self.composition.own_noise else ():
-            noises[sample] = send(torch.stack([torch.randn(shape, generator=stream) for stream in streams]), device)
-        return noises
+        """By sample, the normal draws [b, k, ...] of its own that the composition asks for; none where k is 0."""
+        num = self.composition.num_own_draws
+        draws: dict[str, Tensor] = {}
+        for sample in self.composition.samples if num else ():
+            of_groups = [torch.randn((num, *shape), generator=stream) for stream in streams]
+            draws[sample] = send(torch.stack(of_groups), device)
+        return draws
 
     def _exchanged(self, times: Tensor, streams: Sequence[torch.Generator]) -> dict[int, dict[str, str]]:
         """The random prompts of those groups, by their place, that do not keep their own."""

@@ -154,9 +154,9 @@ def align(
         noise = torch.randn(batch, 2, generator=random)
         places_by_owner = draw_places(pairs, places, random)
         liked = draw_liked(composition.apart, batch, random)
-        own_noise: dict[str, Tensor] = {}
-        for sample in composition.samples if composition.own_noise else ():
-            own_noise[sample] = torch.randn(batch, 2, generator=random)
+        draws: dict[str, Tensor] = {}
+        for sample in composition.samples if composition.num_own_draws else ():
+            draws[sample] = torch.randn(batch, composition.num_own_draws, 2, generator=random)
         prompts_of = draw_prompts(composition, pairs, places, backbone.path.level(t), random)
         fields = _PairFields(pairs, places_by_owner, liked, prompts_of)
         # before the first step a moving policy is a copy of the trainee
@@ -164,7 +164,7 @@ def align(
             backbone.follow(policy, following(step) if step else 0.0)
         on_policy = composition.on_policy
         drawn = own_samples(backbone, on_policy, pairs.prompt[places], random) if on_policy else None
-        group = compose(composition, fields, t, noise, drawn, own_noise)
+        group = compose(composition, fields, t, noise, drawn, draws)
         outcome = objective(group, backbone.path, backbone.space, backbone.predict, running.values)
         optimizer.zero_grad()
         outcome.loss.mean().backward()

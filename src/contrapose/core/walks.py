@@ -1,0 +1,161 @@
+"""Walks: what a policy makes of a group's samples before anything is compared.
+
+A walk asks its policy without gradient, step after step, and gives the group back with other states of its samples. It
+needs no randomness but the normal numbers that come with each sample, so that it goes the same way however the work
+is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from contrapose.core.choices import Space
+from contrapose.core.group import Condition, Group, Sample, join
+from contrapose.core.path import Path
+from contrapose.core.reward import at_least_single
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Num
+
+PolicyCall = Callable[[str, Tensor, Tensor, Condition], Tensor]  # policy, x_t, t, condition -> its prediction
+
+
+@runtime_checkable
+class Walk(Protocol):
+    """Other states of a group's samples, by a policy's own predictions."""
+
+    @property
+    def policy(self) -> str:
+        """The policy that is asked."""
+
+    @property
+    def num_calls(self) -> int:
+        """Predictions that it takes for each sample."""
+
+    @property
+    def num_draws(self) -> int:
+        """Normal draws of each sample's own that it takes."""
+
+    def __call__(self, group: Group, path: Path, space: Space, predict: PolicyCall) -> Group:
+        """The group with these states in place of those that it had; predictions are in `space`."""
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """Noise by inversion of DDIM (Song et al. 2020, eq. 13): where the policy itself would have begun each sample.
+
+    From data to the group's time t in n equal steps, each from time s to time u:
+
+        e = eps(x_s, told u, c)     x_u = a(u) (x_s - s(s) e) / a(s) + s(u) e     noise = (x_t - a(t) x0) / s(t) at last
+
+    `renoise` asks once more at the x_u that was reached and takes the mean of both e (ReNoise, Garibi et al. 2024).
+    `eta` adds eta sigma z to every x_u, sigma being the deviation of DDPM's step to u from one step beyond it. At
+    t = 0, where nothing has been added, a sample keeps the noise that it came with.
+
+    Samples have noise of their own in this way, and are still at one time.
+    """
+
+    num_steps: int
+    eta: float = 0.0
+    renoise: bool = False
+    policy: str = "trainee"
+
+    @property
+    def num_calls(self) -> int:
+        return self.num_steps * (2 if self.renoise else 1)
+
+    @property
+    def num_draws(self) -> int:
+        return self.num_steps if self.eta else 0
+
+    def __call__(self, group: Group, path: Path, space: Space, predict: PolicyCall) -> Group:
+        samples = list(group.samples.values())
+        rows = Stacked.of(group, samples, path, space, predict)
+        x0 = torch.cat([sample.latent for sample in samples])
+        x = x0
+        here = torch.zeros_like(rows.t)
+        for number in range(1, self.num_steps + 1):
+            there = _part(rows.t, number, self.num_steps)
+            x = self._step(rows, x, here, there)
+            if self.eta:
+                deviation = self._deviation(rows, there, number)
+                x = x + _wide(deviation, x) * torch.cat([_drawn(sample, number - 1) for sample in samples])
+            here = there
+        a, s = rows.path.coefficients(rows.t)
+        inverted = (x - _wide(a, x) * x0) / _wide(s, x)
+        came_with = torch.cat([sample.noise for sample in samples])
+        noise = torch.where(_wide(rows.t, x) == 0, came_with, inverted)
+        chunks = noise.chunk(len(samples))
+        moved = {}
+        for (name, sample), of_sample in zip(group.samples.items(), chunks, strict=True):
+            moved[name] = replace(sample, noise=of_sample)
+        return replace(group, samples=moved)
+
+    def _step(self, rows: Stacked, x: Tensor, here: Tensor, there: Tensor) -> Float[Tensor, "b ..."]:
+        """x_u from x_s."""
+        eps = rows.eps(self.policy, x, here, told=there)
+        reached = rows.carried(x, eps, here, there)
+        if not self.renoise:
+            return reached
+        again = rows.eps(self.policy, reached, there, told=there)
+        return rows.carried(x, (eps + again) / 2, here, there)
+
+    def _deviation(self, rows: Stacked, there: Tensor, number: int) -> Float[Tensor, " b"]:
+        """sigma of DDPM's step to u from v beyond: sigma^2 = s_u^2 / s_v^2 (s_v^2 - (a_v / a_u)^2 s_u^2)."""
+        end = rows.path.at_level(1.0, len(there)).to(there)
+        beyond = torch.minimum(_part(rows.t, number + 1, self.num_steps), end)
+        a_u, s_u = rows.path.coefficients(there)
+        a_v, s_v = rows.path.coefficients(beyond)
+        variance = (s_u / s_v).square() * (s_v.square() - (a_v / a_u * s_u).square())
+        # of a step that has no length, rounding may leave less than nothing, and at t = 0 there is nothing to divide by
+        return self.eta * variance.nan_to_num(0.0).clamp_min(0).sqrt()
+
+
+@dataclass(frozen=True, eq=False)
+class Stacked:
+    """Several samples of each group, one after the other, as one batch that is asked step after step."""
+
+    path: Path
+    space: Space
+    predict: PolicyCall
+    t: Num[Tensor, " b"]
+    """The groups' time, once for each sample."""
+    condition: Condition
+
+    @staticmethod
+    def of(
+        group: Group, samples: Sequence[Sample], path: Path, space: Space, predict: PolicyCall, slot: str = "prompt"
+    ) -> Stacked:
+        """These samples of the groups, under this prompt slot."""
+        condition = join([group.prompts[slot]] * len(samples))
+        return Stacked(path, space, predict, group.t.repeat(len(samples)), condition)
+
+    def eps(self, policy: str, x: Tensor, at: Tensor, told: Tensor) -> Float[Tensor, "b ..."]:
+        """The noise that a policy predicts at states of these times, where it is told these."""
+        answer = at_least_single(self.predict(policy, x, told, self.condition))
+        return self.path.convert(answer, x, at, self.space, "eps")
+
+    def carried(self, x: Tensor, eps: Tensor, here: Tensor, there: Tensor) -> Float[Tensor, "b ..."]:
+        """DDIM's step without chance: the same data and noise at another time."""
+        x0 = self.path.convert(eps, x, here, "eps", "x0")
+        return self.path.add_noise(x0, eps, there)
+
+
+def _part(t: Num[Tensor, " b"], number: int, of: int) -> Num[Tensor, " b"]:
+    """number / of of the way from data to t; whole where t is."""
+    return t * number / of if t.is_floating_point() else t * number // of
+
+
+def _drawn(sample: Sample, place: int) -> Float[Tensor, "b ..."]:
+    """One of the sample's own draws."""
+    assert sample.draws is not None, "a composition with so many draws"
+    return sample.draws[:, place]
+
+
+def _wide(value: Tensor, like: Tensor) -> Tensor:
+    return value.view(-1, *[1] * (like.ndim - 1))

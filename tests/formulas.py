@@ -1,0 +1,199 @@
+"""Each paper's formula, written out for one record in double precision, on a network of one number a policy.
+
+What `test_methods.py` compares the methods with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+BETA, B, D = 6.0, 4, 12  # B pairs of D numbers each
+ABAR = torch.linspace(0.99, 0.02, 1000, dtype=torch.float64)
+FIELDS = ("winner", "loser", "prompt", "degraded", "own x0", "own eps", "sample 1")
+RECORDS = {
+    name: torch.randn(B, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    for seed, name in enumerate(FIELDS)
+}
+NOISE = torch.randn(B, D, generator=torch.Generator().manual_seed(21), dtype=torch.float64)
+T = torch.tensor([5, 300, 600, 990])
+OTHER = [1, 2, 3, 0]
+DRAWS = {  # of each sample's own
+    name: torch.randn(B, 4, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    for seed, name in enumerate(("winner", "loser"), 31)
+}
+SCORES = {"winner": [21.0, 19.5, 22.0, 20.0], "loser": [20.0, 20.5, 15.0, 20.0]}  # of a judge
+LIKED = torch.tensor([1.0, 0.0, 0.25, 1.0], dtype=torch.float64)  # of lone samples; the third is one by a share
+TRAINED = {
+    name: torch.tensor(strength, dtype=torch.float64, requires_grad=True)
+    for name, strength in {"trainee": 0.9, "positive": 0.7, "negative": 0.8}.items()
+}
+FROZEN = {"reference": 0.5, "lagged": 0.6, "winner": 0.55, "loser": 0.45}
+
+
+def network(policy: str, x_t: Tensor, t: Tensor, prompt: Tensor) -> Tensor:
+    return torch.tanh((TRAINED | FROZEN)[policy] * x_t + prompt) + t[:, None].double() / 1000
+
+
+def error(policy: str, i: int, x0: Tensor, target: Tensor, noise: Tensor = NOISE) -> Tensor:
+    """mse of one pair's prediction under its own prompt."""
+    prediction = noised_prediction(policy, i, x0, RECORDS["prompt"][i], noise)
+    return sum((a - b) ** 2 for a, b in zip(target, prediction, strict=True)) / D
+
+
+def noised_prediction(policy: str, i: int, x0: Tensor, prompt: Tensor, noise: Tensor = NOISE) -> Tensor:
+    abar = float(ABAR[T[i]])
+    x_t = math.sqrt(abar) * x0 + math.sqrt(1 - abar) * noise[i]
+    return network(policy, x_t[None], T[i : i + 1], prompt[None])[0]
+
+
+def margin(i: int, x_w: Tensor, x_l: Tensor, e_w: Tensor, e_l: Tensor) -> Tensor:
+    """-(beta / 2) [ (mse_w - mse_l)_theta - (mse_w - mse_l)_ref ]"""
+    of_trainee = error("trainee", i, x_w, e_w) - error("trainee", i, x_l, e_l)
+    of_reference = error("reference", i, x_w, e_w) - error("reference", i, x_l, e_l)
+    return -0.5 * BETA * (of_trainee - of_reference)
+
+
+def dpo_margin(i: int) -> Tensor:
+    return margin(i, RECORDS["winner"][i], RECORDS["loser"][i], NOISE[i], NOISE[i])
+
+
+def ddspo_margin(i: int, x_l: Tensor, degraded: Tensor) -> Tensor:
+    x_w = RECORDS["winner"][i]
+    e_w = noised_prediction("reference", i, x_w, RECORDS["prompt"][i])
+    return margin(i, x_w, x_l, e_w, noised_prediction("reference", i, x_l, degraded))
+
+
+def paired(i: int) -> Tensor:
+    return ddspo_margin(i, RECORDS["loser"][i], RECORDS["degraded"][i])
+
+
+def not_paired(i: int) -> Tensor:
+    return ddspo_margin(i, RECORDS["winner"][OTHER[i]], RECORDS["degraded"][i])
+
+
+def random_positive(i: int) -> Tensor:
+    """Another record's winner with its own prompt, strictly paired (Sec. 4.4)."""
+    return ddspo_margin(i, RECORDS["winner"][OTHER[i]], RECORDS["prompt"][OTHER[i]])
+
+
+def of_own_noise(i: int) -> Tensor:
+    """DDSPO's margin where each side has noise of its own."""
+    gains = []
+    for side, prompt in (("winner", "prompt"), ("loser", "degraded")):
+        x0, noise = RECORDS[side][i], DRAWS[side][:, 0]
+        target = noised_prediction("reference", i, x0, RECORDS[prompt][i], noise)
+        gains.append(error("trainee", i, x0, target, noise) - error("reference", i, x0, target, noise))
+    return -0.5 * BETA * (gains[0] - gains[1])
+
+
+def level(t: int) -> tuple[float, float]:
+    """Shares of data and noise at a time, t being one of a pair's."""
+    return math.sqrt(float(ABAR[t])), math.sqrt(1 - float(ABAR[t]))
+
+
+def inverted(i: int, side: str, steps: int, eta: float, renoise: bool) -> Tensor:
+    """The noise that DDIM's inversion finds for an image, as InPO and SmPO walk, in equal steps to the pair's time."""
+    x0, prompt, t = RECORDS[side][i], RECORDS["prompt"][i], int(T[i])
+
+    def told(x: Tensor, time: int) -> Tensor:
+        return network("trainee", x[None], torch.tensor([time]), prompt[None])[0].detach()
+
+    def stepped(x: Tensor, e: Tensor, here: int, there: int) -> Tensor:
+        (a, s), (a_next, s_next) = level(here), level(there)
+        return a_next * (x - s * e) / a + s_next * e
+
+    x, here = x0, 0
+    for number in range(1, steps + 1):
+        there, beyond = t * number // steps, min(t * (number + 1) // steps, 999)
+        e = told(x, there)
+        if renoise:
+            e = (e + told(stepped(x, e, here, there), there)) / 2
+        x = stepped(x, e, here, there)
+        of_there, of_beyond = float(ABAR[there]), float(ABAR[beyond])
+        variance = (1 - of_there) / (1 - of_beyond) * (1 - of_beyond / of_there)
+        x = x + eta * math.sqrt(variance) * DRAWS[side][i, number - 1]
+        here = there
+    a, s = level(t)
+    return (x - a * x0) / s
+
+
+def inversion_margin(i: int, steps: int, eta: float = 0.0, renoise: bool = False) -> Tensor:
+    gains = []
+    for side in ("winner", "loser"):
+        noise = NOISE.clone()
+        noise[i] = inverted(i, side, steps, eta, renoise)
+        x0 = RECORDS[side][i]
+        gains.append(error("trainee", i, x0, noise[i], noise) - error("reference", i, x0, noise[i], noise))
+    return -0.5 * BETA * (gains[0] - gains[1])
+
+
+def sureness(i: int) -> float:
+    """10 (2 p - 1) of the released code, scores over their range of 2.5."""
+    winner, loser = (math.exp(SCORES[side][i] / 2.5) for side in ("winner", "loser"))
+    return 10 * (2 * winner / (winner + loser) - 1)
+
+
+def data_driven(i: int) -> Tensor:
+    x_w, x_l, c = RECORDS["winner"][i], RECORDS["loser"][i], RECORDS["prompt"][i]
+    return margin(i, x_w, x_l, noised_prediction("winner", i, x_w, c), noised_prediction("loser", i, x_l, c))
+
+
+def dro(i: int, m: float, renoised: bool) -> Tensor:
+    """max(0, m + [mse(n, theta(xr)) - mse(n, ref(xr))] - [mse(e_pol, theta(xp)) - mse(e_pol, ref(xp))])"""
+    x_r, x_p, noise = RECORDS["winner"][i], RECORDS["own x0"][i], NOISE if renoised else RECORDS["own eps"]
+    e_pol = noised_prediction("lagged", i, x_p, RECORDS["prompt"][i]) if renoised else noise[i]
+    real = error("trainee", i, x_r, NOISE[i]) - error("reference", i, x_r, NOISE[i])
+    own = error("trainee", i, x_p, e_pol, noise) - error("reference", i, x_p, e_pol, noise)
+    return F.relu(m + real - own)
+
+
+def dspo(i: int, strength: float) -> Tensor:
+    """mean ((th_w - n) - k (th_w - ref_w))^2, k = B (1 - sigmoid(inside)), as SD1.5's code has it on predictions"""
+    x_w, c = RECORDS["winner"][i], RECORDS["prompt"][i]
+    theta, reference = (noised_prediction(policy, i, x_w, c) for policy in ("trainee", "reference"))
+    k = strength * (1 - logistic(dpo_margin(i)))
+    return ((theta - NOISE[i] - k * (theta - reference)) ** 2).mean()
+
+
+def squared_dspo(i: int, limit: float) -> Tensor:
+    """((1 - sigmoid(inside)) (th_w - ref_w))^2 where it has gone far, else (1 - sigmoid(inside))^2, as SDXL's code"""
+    x_w, c = RECORDS["winner"][i], RECORDS["prompt"][i]
+    gone = noised_prediction("trainee", i, x_w, c) - noised_prediction("reference", i, x_w, c)
+    wrong = 1 - logistic(dpo_margin(i))
+    if (gone**2).mean() >= limit:
+        return ((wrong * gone) ** 2).mean()
+    return wrong**2
+
+
+def chats(i: int, paper_beta: float) -> Tensor:
+    """-B [ (mse_w^+ - mse_w^ref) + (mse_l^- - mse_l^ref) ], without the half of the DPO family"""
+    gains = [
+        error(policy, i, RECORDS[side][i], NOISE[i]) - error("reference", i, RECORDS[side][i], NOISE[i])
+        for policy, side in (("positive", "winner"), ("negative", "loser"))
+    ]
+    return -paper_beta * sum(gains)
+
+
+def kto(i: int, paper_beta: float, utility: Callable[[Tensor], Tensor], baseline: float = 0.0,
+        weights: tuple[float, float] = (1.0, 1.0)) -> Tensor:  # fmt: skip
+    """w_y (1 - U(s_y B (g - z))), g = mse_ref - mse_theta without a half, z the baseline where it is above 0"""
+    x0 = RECORDS["sample 1"][i]
+    gain = error("reference", i, x0, NOISE[i]) - error("trainee", i, x0, NOISE[i])
+    losses = [
+        weight * (1 - utility(sign * paper_beta * (gain - max(baseline, 0.0))))
+        for sign, weight in zip((1, -1), weights, strict=True)
+    ]
+    return LIKED[i] * losses[0] + (1 - LIKED[i]) * losses[1]
+
+
+def logistic(x: Tensor) -> Tensor:
+    return 1 / (1 + torch.exp(-x))
+
+
+def nll(m: Tensor) -> Tensor:
+    return torch.log1p(torch.exp(-m))
