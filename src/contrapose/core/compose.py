@@ -61,7 +61,8 @@ def compose(
         further = draws[name] if draws else None
         if composition.own_noise:
             assert further is not None, "a draw for the noise of each sample"
-            of_sample, further = further[:, 0], further[:, 1:]
+            of_sample = further[:, 0]
+            further = further[:, 1:]
         samples[name] = Sample(fields.latent(pick), of_sample, fields.label(name), fields.scores(pick), further)
     on_policy = composition.on_policy
     if on_policy and drawn:

@@ -53,6 +53,11 @@ class Sample:
     draws: Float[Tensor, "b k ..."] | None = None
     """Further normal draws of its own, for what goes on by chance (`walks.py`); None where there are none."""
 
+    def draw(self, place: int) -> Float[Tensor, "b ..."]:
+        """One of its own draws; the composition has asked for so many."""
+        assert self.draws is not None
+        return self.draws[:, place]
+
 
 @dataclass(frozen=True, eq=False)
 class Group:

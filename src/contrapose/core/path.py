@@ -134,7 +134,8 @@ def _sigmoid_quantile(r: Float[Tensor, " count"]) -> Float[Tensor, " count"]:
 
     The integral of p is softplus(k (u - c)) / k, and the inverse of softplus is log(exp(y) - 1).
     """
-    steepness, centre = 20.0, 0.7
+    steepness = 20.0
+    centre = 0.7
     softplus = torch.nn.functional.softplus
     ends = steepness * (torch.tensor([0.0, 1.0], dtype=torch.float64) - centre)
     below, above = softplus(ends)

@@ -80,12 +80,12 @@ class Inversion:
         x = x0
         here = torch.zeros_like(rows.t)
         for number in range(1, self.num_steps + 1):
-            there = _part(rows.t, number, self.num_steps)
-            x = self._step(rows, x, here, there)
+            after = _part(rows.t, number, self.num_steps)
+            x = self._step(rows, x, here, after)
             if self.eta:
-                deviation = self._deviation(rows, there, number)
-                x = x + _wide(deviation, x) * torch.cat([_drawn(sample, number - 1) for sample in samples])
-            here = there
+                deviation = self._deviation(rows, after, number)
+                x = x + _wide(deviation, x) * torch.cat([sample.draw(number - 1) for sample in samples])
+            here = after
         a, s = rows.path.coefficients(rows.t)
         inverted = (x - _wide(a, x) * x0) / _wide(s, x)
         came_with = torch.cat([sample.noise for sample in samples])
@@ -96,20 +96,20 @@ class Inversion:
             moved[name] = replace(sample, noise=of_sample)
         return replace(group, samples=moved)
 
-    def _step(self, rows: Stacked, x: Tensor, here: Tensor, there: Tensor) -> Float[Tensor, "b ..."]:
+    def _step(self, rows: Stacked, x: Tensor, here: Tensor, after: Tensor) -> Float[Tensor, "b ..."]:
         """x_u from x_s."""
-        eps = rows.eps(self.policy, x, here, told=there)
-        reached = rows.carried(x, eps, here, there)
+        eps = rows.eps(self.policy, x, here, asked_at=after)
+        reached = rows.carried(x, eps, here, after)
         if not self.renoise:
             return reached
-        again = rows.eps(self.policy, reached, there, told=there)
-        return rows.carried(x, (eps + again) / 2, here, there)
+        again = rows.eps(self.policy, reached, after, asked_at=after)
+        return rows.carried(x, (eps + again) / 2, here, after)
 
-    def _deviation(self, rows: Stacked, there: Tensor, number: int) -> Float[Tensor, " b"]:
+    def _deviation(self, rows: Stacked, after: Tensor, number: int) -> Float[Tensor, " b"]:
         """sigma of DDPM's step to u from v beyond: sigma^2 = s_u^2 / s_v^2 (s_v^2 - (a_v / a_u)^2 s_u^2)."""
-        end = rows.path.at_level(1.0, len(there)).to(there)
+        end = rows.path.at_level(1.0, len(after)).to(after)
         beyond = torch.minimum(_part(rows.t, number + 1, self.num_steps), end)
-        a_u, s_u = rows.path.coefficients(there)
+        a_u, s_u = rows.path.coefficients(after)
         a_v, s_v = rows.path.coefficients(beyond)
         variance = (s_u / s_v).square() * (s_v.square() - (a_v / a_u * s_u).square())
         # of a step that has no length, rounding may leave less than nothing, and at t = 0 there is nothing to divide by
@@ -135,26 +135,20 @@ class Stacked:
         condition = join([group.prompts[slot]] * len(samples))
         return Stacked(path, space, predict, group.t.repeat(len(samples)), condition)
 
-    def eps(self, policy: str, x: Tensor, at: Tensor, told: Tensor) -> Float[Tensor, "b ..."]:
-        """The noise that a policy predicts at states of these times, where it is told these."""
-        answer = at_least_single(self.predict(policy, x, told, self.condition))
+    def eps(self, policy: str, x: Tensor, at: Tensor, asked_at: Tensor) -> Float[Tensor, "b ..."]:
+        """The noise that a policy predicts in states of the times `at`, where it is told other ones."""
+        answer = at_least_single(self.predict(policy, x, asked_at, self.condition))
         return self.path.convert(answer, x, at, self.space, "eps")
 
-    def carried(self, x: Tensor, eps: Tensor, here: Tensor, there: Tensor) -> Float[Tensor, "b ..."]:
+    def carried(self, x: Tensor, eps: Tensor, here: Tensor, after: Tensor) -> Float[Tensor, "b ..."]:
         """DDIM's step without chance: the same data and noise at another time."""
         x0 = self.path.convert(eps, x, here, "eps", "x0")
-        return self.path.add_noise(x0, eps, there)
+        return self.path.add_noise(x0, eps, after)
 
 
 def _part(t: Num[Tensor, " b"], number: int, of: int) -> Num[Tensor, " b"]:
     """number / of of the way from data to t; whole where t is."""
     return t * number / of if t.is_floating_point() else t * number // of
-
-
-def _drawn(sample: Sample, place: int) -> Float[Tensor, "b ..."]:
-    """One of the sample's own draws."""
-    assert sample.draws is not None, "a composition with so many draws"
-    return sample.draws[:, place]
 
 
 def _wide(value: Tensor, like: Tensor) -> Tensor:

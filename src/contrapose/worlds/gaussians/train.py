@@ -105,9 +105,9 @@ def draw_prompts(
     if composition.random_prompts is None:
         return places
     chances = torch.tensor([composition.random_prompts.chance(of_group) for of_group in level.tolist()])
-    others = torch.randint(len(pairs.prompt), places.shape, generator=random)
+    any_pairs = torch.randint(len(pairs.prompt), places.shape, generator=random)
     is_exchanged = torch.rand(len(places), generator=random) < chances
-    return torch.where(is_exchanged, others, places)
+    return torch.where(is_exchanged, any_pairs, places)
 
 
 def own_samples(backbone: ToyBackbone, settings: OnPolicy, labels: Tensor, random: torch.Generator) -> OwnState:
