@@ -1,12 +1,14 @@
-"""Judges for tests: what a function says of one image and its GenEval line, as a judge of batches."""
+"""Judges for tests: what a function says of one image and its GenEval line, as a judge of batches; and weights."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from PIL.Image import Image
 
 from contrapose.evaluate.images import metadata_of
@@ -46,6 +48,15 @@ class PerImage:
             metric: Marks(np.array([one.value for one in ones]), [one.reason for one in ones])
             for metric, ones in marks.items()
         }
+
+
+def convert(*arguments: str) -> None:
+    """`python -c CODE ARGUMENTS`, which converts weights, in this process: one of its own would load torch anew."""
+    script, code, *_ = arguments
+    assert script == "-c"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *arguments[2:]])
+        exec(code, {"__name__": "__main__"})
 
 
 def as_prompt(line: Mapping[str, Any]) -> Prompt:

@@ -6,8 +6,6 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pytest
 import tiny_vision
 import torch
 from huggingface_hub import constants
+from judging import convert
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPModel
@@ -141,7 +140,7 @@ def test_the_authors_head_is_converted_as_one_is_told(clip, head, tmp_path):
         Aesthetic(str(clip), published).load("cpu")
     python, *arguments = shlex.split(str(refused.value).partition("convert it once: ")[2])
     assert python == "python" and "\n" not in str(refused.value)
-    subprocess.run([sys.executable, *arguments], check=True)
+    convert(*arguments)
     one, other = (Aesthetic(str(clip), path).load("cpu") for path in (head, published.with_suffix(".safetensors")))
     assert (score(one, IMAGES, PROMPTS) == score(other, IMAGES, PROMPTS)).all() and one.version == other.version
 

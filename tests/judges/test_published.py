@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_vision
 import torch
+from judging import convert
 from PIL import Image
 from published_layouts import ImageRewardNetwork, OpenCLIP
 from safetensors.torch import load_file, save_file
@@ -158,7 +157,7 @@ def test_what_gets_the_weights_is_told_and_converts_them(name: str, cases: dict[
     torch.save(state if name == "imagereward" else {"state_dict": state}, published)
     python, script, code, *_ = shlex.split(str(told.value).partition("run once: ")[2])
     assert python == "python" and "\n" not in str(told.value)
-    subprocess.run([sys.executable, script, code, str(published), str(missing)], check=True)
+    convert(script, code, str(published), str(missing))
     judge = JUDGES[name](missing, str(folder)).load("cpu")
     assert judge.name == name and np.isfinite(score(judge, IMAGES, prompts(PROMPTS))).all()
 

@@ -376,7 +376,7 @@ def _peak(source: Path, num: int) -> int:
 def test_memory_is_flat(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without asking the disk for every file, which takes most of the time, and more when memory is traced."""
     monkeypatch.setattr(row, "inside", lambda folder, name: folder / name)
-    few, many = (_peak(_listing(tmp_path / f"{num}.{kind}", num), num) for num in (2_000, 20_000))
+    few, many = (_peak(_listing(tmp_path / f"{num}.{kind}", num), num) for num in (1_000, 8_000))
     assert many < 1.1 * few + 20_000
     assert many < 1_000_000
 
