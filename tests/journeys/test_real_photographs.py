@@ -11,9 +11,7 @@ from PIL import Image
 
 from contrapose.cli.main import main
 from contrapose.photographs.spoil import SPOILERS
-from contrapose.worlds.shapes import blueprint
 
-MODEL = Path(blueprint.__file__).with_name("model")
 QUICK = ["--steps", "2", "--batch-size", "3", "--device", "cpu"]
 
 
@@ -38,24 +36,24 @@ def test_photographs_are_written_once(photos: Path) -> None:
 
 @pytest.mark.parametrize("kind", SPOILERS)
 def test_every_spoiling_kind_to_a_step_of_training(
-    photos: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+    photos: Path, tiny_model: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pairs, run = tmp_path / "pairs", tmp_path / "run"
-    _run("pairs", "real", "--model", MODEL, "--photos", photos, "--spoil", kind, "--out", pairs, *QUICK)
+    _run("pairs", "real", "--model", tiny_model, "--photos", photos, "--spoil", kind, "--out", pairs, *QUICK)
     assert f"{pairs}: 6 pairs" in capsys.readouterr().out
     _run("pairs", "check", pairs)
     assert "6 pairs of 6 prompts in 1 shards" in capsys.readouterr().out
     for path in (pairs / "images").glob("*.winner.png"):
         winner, loser = (Image.open(path.with_suffix("").with_suffix(f".{side}.png")) for side in ("winner", "loser"))
-        assert winner.size == loser.size == (64, 64) and winner.tobytes() != loser.tobytes()
+        assert winner.size == loser.size == (16, 16) and winner.tobytes() != loser.tobytes()
     small = ["--train-steps", 1, "--batch-size", 2, "--micro-batch", 2, "--holdout", 2]
-    _run("align", "diffusion-dpo", "--model", MODEL, "--pairs", pairs, "--out", run, *small)
+    _run("align", "diffusion-dpo", "--model", tiny_model, "--pairs", pairs, "--out", run, *small)
     assert json.loads((run / "finished.json").read_text())["steps"] == 1
 
 
-def test_a_settings_file_is_the_whole_run(photos: Path, tmp_path: Path) -> None:
+def test_a_settings_file_is_the_whole_run(photos: Path, tiny_model: Path, tmp_path: Path) -> None:
     chosen = ["--spoil", "degrade", "--filters", "colourfulness", "size", "--filters.1.max-aspect", "2"]
-    _run("pairs", "real", *chosen, "--model", MODEL, "--photos", photos, "--out", tmp_path / "a", *QUICK)
+    _run("pairs", "real", *chosen, "--model", tiny_model, "--photos", photos, "--out", tmp_path / "a", *QUICK)
     _run("pairs", "real", tmp_path / "a/real.yaml", "--out", tmp_path / "b", "--device", "cpu")
     for name in ("real.yaml", "pairs.yaml", "skipped.jsonl", "shard-00000.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -78,9 +76,9 @@ def test_a_settings_file_is_the_whole_run(photos: Path, tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], told: str
+    photos: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], told: str
 ) -> None:
-    where = ["--model", MODEL, "--photos", photos, "--out", tmp_path / "out", *options]
+    where = ["--model", tiny_model, "--photos", photos, "--out", tmp_path / "out", *options]
     assert main(["pairs", "real", *map(str, where)]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("contrapose: ")]
     assert len(lines) == 1 and told in lines[0]
