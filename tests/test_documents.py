@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
-from contrapose.documents import MOST_BYTES, dump_yaml, json_lines, load_json, load_yaml
+from contrapose.documents import MOST_BYTES, as_read, dump_yaml, json_lines, load_json, load_yaml
 from contrapose.errors import UserError
 
 # what a file holds, and a word of what is said about it
@@ -52,6 +53,15 @@ def test_plain_yaml_is_read_as_it_was_written(tmp_path: Path) -> None:
     path.write_text(dump_yaml(values), encoding="utf-8")
     assert load_yaml(path) == values
     assert "&" not in path.read_text(encoding="utf-8")
+
+
+def test_tuples_are_told_as_the_lists_that_a_file_gives_back(tmp_path: Path) -> None:
+    values = {"sizes": (1, (2.5, "a")), "parts": [{"x": ()}], "rate": 1e-5, "name": "no", "none": None}
+    path = tmp_path / "settings.yaml"
+    path.write_text(yaml.safe_dump(as_read(values)), encoding="utf-8")
+    assert load_yaml(path) == as_read(values) != values
+    path.write_text(dump_yaml(values), encoding="utf-8")
+    assert load_yaml(path) == as_read(values)
 
 
 NOT_JSON = {"empty": b"", "cut off": b'{"a": [1,', "deep": b"[" * 100_000, "not UTF-8": b'{"a": "\xff"}', "text": b"a"}

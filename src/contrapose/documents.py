@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from functools import lru_cache
@@ -67,6 +67,15 @@ class _PlainDumper(yaml.SafeDumper):
 def dump_yaml(values: Any) -> str:
     """YAML that `load_yaml` reads back, in the order of the keys."""
     return yaml.dump(values, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
+
+
+def as_read(values: Any) -> Any:
+    """The values as `load_yaml` reads them from a file that `dump_yaml` wrote: tuples are lists there."""
+    if isinstance(values, Mapping):
+        return {name: as_read(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [as_read(value) for value in values]
+    return values
 
 
 def load_yaml(path: Path, fix: str = "") -> Any:

@@ -8,9 +8,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-import yaml
-
-from contrapose.documents import dump_yaml, load_yaml
+from contrapose.documents import as_read, dump_yaml, load_yaml
 from contrapose.errors import UserError
 from contrapose.files import write_text
 from contrapose.renamed import new_name
@@ -219,7 +217,7 @@ def claim(
     `inputs` gives settings that name what is read, with the digest of what lies there: that must be the same, and its
     name may differ. Raises `UserError` naming what differs.
     """
-    mine = yaml.safe_load(to_yaml(settings, conv))  # as a file gives it back: tuples become lists
+    mine = as_read(conv.unstructure(settings))
     note = path.parent / INPUTS
     digests = dict(inputs or {})
     if not path.exists():

@@ -17,12 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from contrapose import runfile
 from contrapose.backbones.base import Backbone
 from contrapose.core.guidance import Strength
-from contrapose.documents import dump_yaml, load_json, load_yaml
+from contrapose.documents import as_read, dump_yaml, load_json, load_yaml
 from contrapose.errors import UserError
 from contrapose.evaluate.evidence import FEATURES, ROWS, SUMMARY
 from contrapose.evaluate.images import digest_of_images
@@ -200,9 +198,8 @@ def _is_summed_up(out: Path, record: SweepRecord, digests: Mapping[str, str], fr
     """
     if not (out / SUMMARY).is_file() or not (out / JUDGED).is_file():
         return False
-    # through YAML, as the summary was: tuples are lists there
-    now = yaml.safe_load(runfile.to_yaml(record, _CONVERTER))
-    before = yaml.safe_load(runfile.to_yaml(read_record(out), _CONVERTER))
+    now = as_read(_CONVERTER.unstructure(record))
+    before = as_read(_CONVERTER.unstructure(read_record(out)))
     if any(name not in free for name in runfile.differences(before, now)):
         return False
     if record.judged and not is_current(out / SUMMARY):
