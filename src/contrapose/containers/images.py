@@ -10,7 +10,7 @@ import threading
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import NamedTuple, TypeVar
@@ -115,9 +115,15 @@ class Seen(NamedTuple):
     digests: tuple[str, ...]
 
 
-def look_at(groups: Iterable[Sequence[Place | Stored]]) -> Iterator[Seen | Skip]:
-    """The sizes and digests of each group's images, or why one cannot be read, in order; groups are taken as needed."""
-    return several(_look, groups)
+def look(places: Iterable[Place | Stored]) -> Seen:
+    """The sizes and digests of a group's images; raises `Skip` for the first one that cannot be read."""
+    sizes: list[Size] = []
+    digests: list[str] = []
+    for place in places:
+        image = read_image(place)
+        sizes.append(Size(*image.size))
+        digests.append(digest(image))
+    return Seen(tuple(sizes), tuple(digests))
 
 
 def several(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -133,16 +139,3 @@ def several(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _look(places: Sequence[Place | Stored]) -> Seen | Skip:
-    sizes = []
-    digests = []
-    for place in places:
-        try:
-            image = read_image(place)
-        except Skip as skip:
-            return skip
-        sizes.append(Size(*image.size))
-        digests.append(digest(image))
-    return Seen(tuple(sizes), tuple(digests))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from contrapose.errors import UserError
 from contrapose.exchange.listings.kto import IMAGE, LABEL, PROMPT
+from contrapose.exchange.listings.listed import MASK
 from contrapose.exchange.listings.pick_a_pic import CAPTION, DEGRADED, IMAGE_0, IMAGE_1, LABEL_0, LABEL_1
 from contrapose.seeds import seed_of
 from contrapose.store.groups import GroupStore
@@ -36,7 +37,7 @@ def row_form(store: GroupStore) -> RowForm:
     """
     kinds = {record.num_samples for record in store.records}
     if kinds == {2}:
-        return RowForm(_pair_schema(store.records), ("winner", "loser"), _pair)
+        return RowForm(_pair_schema(store), ("winner", "loser"), _pair)
     if kinds != {1}:
         raise UserError(
             f"{store.folder}: holds other groups than pairs alone, or likes and dislikes alone, which these formats "
@@ -54,13 +55,15 @@ def row_form(store: GroupStore) -> RowForm:
 # A pair
 
 
-def _pair_schema(records: Iterable[GroupRecord]) -> pa.Schema:
+def _pair_schema(store: GroupStore) -> pa.Schema:
     fields: list[tuple[str, pa.DataType]] = [
         ("uid", pa.string()), (IMAGE_0, pa.binary()), (IMAGE_1, pa.binary()), (LABEL_0, pa.float64()),
         (LABEL_1, pa.float64()), (CAPTION, pa.string()),
     ]  # fmt: skip
-    if any(record.degraded for record in records):
+    if any(record.degraded for record in store.records):
         fields.append((DEGRADED, pa.string()))
+    if any(store.has_mask(index) for index in range(len(store))):
+        fields.append((MASK, pa.binary()))
     return pa.schema(fields)
 
 

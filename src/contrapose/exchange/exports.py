@@ -24,6 +24,7 @@ from contrapose.containers.images import several
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.exchange.columns import RowForm, row_form
+from contrapose.exchange.listings.listed import MASK
 from contrapose.exchange.settings import CONVERTER, Export
 from contrapose.files import check_file, one_writer, replacing
 from contrapose.store.groups import GroupStore, stack
@@ -37,7 +38,10 @@ def digest_of_export(settings: Export, store: GroupStore, model: str) -> str:
     """A digest of all that decides an export: the pairs, the model's files and the settings."""
     written = CONVERTER.unstructure(settings)
     chosen = {name: value for name, value in written.items() if name not in ("model", "batch_size")}
-    return digest_of_parts([store.digest, model_digest(model, settings.loading), sorted(chosen.items())])
+    parts = [store.digest, model_digest(model, settings.loading), sorted(chosen.items())]
+    if any(store.has_mask(index) for index in range(len(store))):
+        parts.append(MASK)  # which files of before did not hold
+    return digest_of_parts(parts)
 
 
 def is_exported(settings: Export, store: GroupStore, out: Path, overwrite: bool = False) -> bool:
@@ -71,9 +75,9 @@ def export_pairs(settings: Export, store: GroupStore, backbone: Backbone, out: P
     """Write all groups to `out`, yielding the number done so far; the file is whole or absent.
 
     Pairs have the columns uid, jpg_0, jpg_1 (image files), label_0, label_1 (the winner's preference and what is left
-    of 1), caption, and degraded_prompt where any pair has one; likes and dislikes have prompt, completion (the image)
-    and label (whether it is liked). The schema's metadata tell `digest_of_export`. Raises `UserError` for pairs of
-    another model, and for groups that neither form has a place for.
+    of 1), caption, and where any pair has one degraded_prompt and mask (an image of the latents' size); likes and
+    dislikes have prompt, completion (the image) and label (whether it is liked). The schema's metadata tell
+    `digest_of_export`. Raises `UserError` for pairs of another model, and for groups that neither form has a place for.
     """
     store.check_maker(str(backbone.source.model), backbone.fingerprint)
     form = row_form(store)
@@ -103,12 +107,18 @@ def _rows(
     pixels = (backbone.images.decode(latents).float().cpu() / 2 + 0.5).clamp(0, 1) * 255
     arrays = pixels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
-    def image_file(array: np.ndarray) -> bytes:
+    def image_file(array: np.ndarray, saving: dict[str, Any] = _SAVING[settings.image_format]) -> bytes:
         file = io.BytesIO()
-        Image.fromarray(array).save(file, **_SAVING[settings.image_format])
+        Image.fromarray(array).save(file, **saving)
         return file.getvalue()
 
     images = list(several(image_file, arrays))
-    # the latents went through the decoder as all winners, then all losers
-    count = len(indices)
-    return [form.row(store.records[index], images[number::count]) for number, index in enumerate(indices)]
+    rows: list[dict[str, Any]] = []
+    for number, index in enumerate(indices):
+        # the latents went through the decoder as all winners, then all losers
+        row = form.row(store.records[index], images[number :: len(indices)])
+        if store.has_mask(index):
+            levels = (store.mask(index) * 255).round().to(torch.uint8)
+            row[MASK] = image_file(levels.numpy(), _SAVING["png"])
+        rows.append(row)
+    return rows

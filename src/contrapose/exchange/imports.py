@@ -11,21 +11,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.digests import model_digest
-from contrapose.containers.images import NUM_THREADS, Seen, look_at, read_image
+from contrapose.containers.images import NUM_THREADS, Seen, look, read_image, several
 from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.containers.places import place_of
-from contrapose.containers.stored import Stored
+from contrapose.containers.stored import InParquet, Stored
 from contrapose.errors import UserError
 from contrapose.exchange.latents import NOTE, Ready, plan_latents, read_pairs
 from contrapose.exchange.listings import FormatName, Listed, Listing, folder_pairs, source_pairs
@@ -35,6 +39,7 @@ from contrapose.pixels import Size, to_tensor
 from contrapose.seeds import seed_of
 from contrapose.store.buckets import Fit, apply, cover, nearest, plan_fit
 from contrapose.store.fitting import Fitting
+from contrapose.store.masks import levels_in_latents
 from contrapose.store.prompts import prompt_id
 from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin, by_size, fill
@@ -49,6 +54,23 @@ class Planned(NamedTuple):
     images: tuple[Stored, ...]
     size: Size
     fits: tuple[Fit, ...]
+    mask: Mask | None = None
+
+
+class Mask(NamedTuple):
+    """Where a group's images differ, cut as its winner is."""
+
+    image: Stored
+    winner: Size
+    """The winner's size, which the mask is spread over where it is of its latent's."""
+    fit: Fit
+
+
+class _Looked(NamedTuple):
+    """What a group's images were seen to be, and its mask, if it has one."""
+
+    images: Seen
+    mask: Seen | None
 
 
 @dataclass(frozen=True)
@@ -121,21 +143,31 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) ->
         latents = partial(_encode, backbone)
         settings = replace(settings, fitting=settings.fitting.resolved(backbone.images))
     # a shard stacks, so that it holds one size; sizes come in a fixed order, whatever order the source has
-    shards = by_size(((pair.size, pair.record) for pair in plan.pairs), sizes, settings.shard_size)
+    # and groups with masks alone or without any
+    keys = list(product(sizes, (False, True)))
+    keyed = (((pair.size, pair.mask is not None), pair.record) for pair in plan.pairs)
+    shards = by_size(keyed, keys, settings.shard_size)
     records = (record for _, shard in shards for record in shard)
 
     def make(_: Any, batch: Sequence[GroupRecord]) -> Tensor:
         return latents([by_id[record.id] for record in batch])
+
+    def masks(key: tuple[Any, bool], shard: Sequence[GroupRecord]) -> Tensor | None:
+        _, masked = key
+        if not masked:
+            return None
+        pixels = several(_mask_pixels, (by_id[record.id].mask for record in shard))
+        return levels_in_latents(list(pixels), backbone.images.unit)
 
     with one_writer(out):
         model = {"import.model": model_digest(settings.model, settings.loading)}
         sources = [f"import.{name}" for name in _SOURCES if getattr(settings, name) is not None]
         if settings.reading.image_folder is not None:
             sources.append("import.reading.image_folder")
-        begin(
-            out, {"import": settings, **notes}, CONVERTER, backbone.fingerprint, records, plan.left_out, model, sources
-        )
-        yield from fill(out, shards, settings.batch_size, make)
+        written = {"import": settings, **notes}
+        masked = any(pair.mask is not None for pair in plan.pairs)
+        begin(out, written, CONVERTER, backbone.fingerprint, records, plan.left_out, model, sources, masked)
+        yield from fill(out, shards, settings.batch_size, make, masks)
 
 
 def _check_images_settings(settings: Import) -> None:
@@ -153,10 +185,10 @@ def _plan_images(
     pairs: list[Planned] = []
     left_out: list[LeftOut] = []
     repeats: Counter[str] = Counter()
+    plan = partial(_planned, settings, among, backbone.images.unit, repeats)
     # several images are looked at at a time, and come back in order
-    seen_pairs = look_at(pair.images for pair in listed)
-    for number, (pair, seen) in enumerate(zip(listed, seen_pairs, strict=True), 1):
-        planned = attempt(pair.name, _planned, settings, pair, seen, among, repeats)
+    for number, (pair, looked) in enumerate(zip(listed, several(_look, listed), strict=True), 1):
+        planned = attempt(pair.name, plan, pair, looked)
         if isinstance(planned, LeftOut):
             left_out.append(planned)
         else:
@@ -165,16 +197,37 @@ def _plan_images(
     return pairs, left_out
 
 
+def _look(listed: Listed) -> _Looked | Skip:
+    is_blank = listed.mask is None
+    if isinstance(listed.mask, InParquet):
+        with suppress(OSError):  # which looking at it tells of
+            is_blank = not listed.mask.read()  # a row without a mask, where others have one
+    try:
+        images = look(listed.images)
+        if listed.mask is None or is_blank:
+            return _Looked(images, None)
+        return _Looked(images, look([listed.mask]))
+    except Skip as skip:
+        return skip
+
+
 def _planned(
-    settings: Import, listed: Listed, seen: Seen | Skip, among: Sequence[Size], repeats: Counter[str]
+    settings: Import,
+    among: Sequence[Size],
+    unit: int,
+    repeats: Counter[str],
+    listed: Listed,
+    looked: _Looked | Skip,
 ) -> Planned:
-    if isinstance(seen, Skip):
-        raise seen
+    if isinstance(looked, Skip):
+        raise looked
+    seen = looked.images
     is_pair = len(listed.images) == 2
     if len(set(seen.digests)) < len(seen.digests):
         raise Skip(f"{'winner and loser' if is_pair else 'two of its images'} are the same image", "same image")
     # one bucket for both, since a crop of its own would tell which is the loser
-    bucket = nearest(seen.sizes[listed.images.index(listed.winner)], among)
+    winner = listed.images.index(listed.winner)
+    bucket = nearest(seen.sizes[winner], among)
     for image, size in zip(listed.images, seen.sizes, strict=True):
         scale = cover(size, bucket)
         if scale > settings.fitting.max_scale_up:
@@ -185,28 +238,54 @@ def _planned(
             )
     degraded = (listed.degraded,) if listed.degraded else ()
     labels = listed.preference if is_pair else listed.labels  # a pair is known by its winner's share alone
+    mask_digests = () if looked.mask is None else looked.mask.digests
     # known by what it holds, so that a pair keeps its crop and flip when the listing is sorted or added to
-    name = prompt_id("\0".join((listed.prompt, *seen.digests, repr(labels), *degraded)))
+    name = prompt_id("\0".join((listed.prompt, *seen.digests, repr(labels), *degraded, *mask_digests)))
     seed = seed_of(settings.seed, name)
     fits = plan_fit(seen.sizes, bucket, settings.fitting.flips(seed), settings.fitting.position(seed))
     # a pair that is listed twice is two records
     record = GroupRecord(f"{name}-{repeats[name]}", listed.prompt, listed.degraded, seed, listed.labels)
     repeats[name] += 1
-    return Planned(record, listed.images, bucket, fits)
+    mask = None
+    if listed.mask is not None and looked.mask is not None:
+        _check_mask(listed.mask, looked.mask.sizes[0], seen.sizes[winner], unit)
+        mask = Mask(listed.mask, seen.sizes[winner], fits[winner])
+    return Planned(record, listed.images, bucket, fits, mask)
+
+
+def _check_mask(mask: Stored, size: Size, winner: Size, unit: int) -> None:
+    """Raise `Skip` for a mask that is neither as large as the winner nor as its latent."""
+    if size not in (winner, (winner.width / unit, winner.height / unit)):
+        raise Skip(
+            f"{mask.name}: is a mask of {size} pixels for a winner of {winner}; save it as large as the winner, or as "
+            f"its latent, 1/{unit} of that",
+            "mask",
+        )
 
 
 def _encode(backbone: Backbone, pairs: Sequence[Planned]) -> Tensor:
     """Latents [b, n, ...] of groups of one n: their images side by side in one call of the autoencoder."""
     jobs = [job for pair in pairs for job in zip(pair.images, pair.fits, strict=True)]
+
+    def pixels(job: tuple[Stored, Fit]) -> Tensor:
+        where, fit = job
+        return to_tensor(np.array(apply(_read(where), fit)))  # a copy, since an image's own pixels are read-only
+
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        images = list(pool.map(lambda job: _pixels(*job), jobs))
+        images = list(pool.map(pixels, jobs))
     return backbone.images.encode(torch.stack(images)).float().cpu().unflatten(0, (len(pairs), len(pairs[0].images)))
 
 
-def _pixels(where: Stored, fit: Fit) -> Tensor:
-    """The fitted image [3, H, W] in -1..1."""
+def _read(where: Stored) -> Image.Image:
     try:
-        image = apply(read_image(where), fit)
+        return read_image(where)
     except Skip as skip:  # it could be read a moment ago
         raise UserError(f"{where.path.parent}: {skip}; run the same command again") from None
-    return to_tensor(np.array(image))  # a copy, since an image's own pixels are read-only
+
+
+def _mask_pixels(mask: Mask) -> NDArray[np.float64]:
+    """The fitted mask [H, W], from 0 to 255; one of the latent's size comes out as it is where the image is not cut."""
+    image = _read(mask.image).convert("L")
+    if image.size != mask.winner:
+        image = image.resize(mask.winner, Image.Resampling.NEAREST)
+    return np.asarray(apply(image, mask.fit), dtype=np.float64)

@@ -36,6 +36,8 @@ class Ready(NamedTuple):
     record: GroupRecord
     files: tuple[Stored, Stored]
     size: Shape
+    mask: None = None
+    """Latents come without."""
 
 
 def plan_latents(

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from contrapose import runfile
@@ -38,12 +37,12 @@ from contrapose.photographs.gallery import Gallery
 from contrapose.photographs.looking import LookAtPhotos
 from contrapose.photographs.photos import Photo, count_and_digest, list_photos
 from contrapose.photographs.settings import CONVERTER, Real
-from contrapose.photographs.spoil.inpaint import in_latents
 from contrapose.photographs.spoil.studio import Studio
 from contrapose.photographs.stages import MakeLosers, PhotoStage, Sift, WriteCaptions, batches_of
 from contrapose.photographs.table import AGAIN, TABLE, PhotoTable
 from contrapose.pixels import Size
 from contrapose.store.manifest import MANIFEST
+from contrapose.store.masks import levels_in_latents
 from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin, fill
 
@@ -217,9 +216,5 @@ class _Run:
 
     def _masks(self, size: Size, records: Sequence[GroupRecord]) -> Tensor:
         """Masks [b, h, w] over the latents, from 0 to 255."""
-        unit = self.backbone.images.unit
-        masks = []
-        for record in records:
-            pixels = np.asarray(self.gallery.mask(record.id, size), dtype=np.float64)
-            masks.append(in_latents([pixels], size.height // unit, size.width // unit)[0, 0])
-        return torch.stack(masks).round().to(torch.uint8)
+        masks = [np.asarray(self.gallery.mask(record.id, size), dtype=np.float64) for record in records]
+        return levels_in_latents(masks, self.backbone.images.unit)

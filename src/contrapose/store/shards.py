@@ -92,11 +92,11 @@ def fill(
     shards: Iterable[tuple[S, list[GroupRecord]]],
     batch_size: int,
     make: Callable[[S, list[GroupRecord]], Tensor],
-    masks: Callable[[S, list[GroupRecord]], Tensor] | None = None,
+    masks: Callable[[S, list[GroupRecord]], Tensor | None] | None = None,
 ) -> Iterator[int]:
     """Write every shard that is missing, yielding the number of groups done; `make` gives latents [b, n, ...].
 
-    `masks` gives what `write_shard` takes beside them, of a whole shard.
+    `masks` gives what `write_shard` takes beside them, of a whole shard, or None where its groups have none.
 
     Raises `UserError` naming a shard that is there and broken, or holds groups that were not planned.
     """

@@ -20,4 +20,4 @@ def _pair(row: ContainerRow, reading: Reading) -> Listed:
     return Listed.pair(row.name, row.caption("prompt"), winner, loser, degraded=degraded)
 
 
-DDSPO = Format(("pos_file",), each(_pair, COLUMNS), COLUMNS, latents=True)
+DDSPO = Format(("pos_file",), each(_pair, COLUMNS, masked=False), COLUMNS, latents=True)

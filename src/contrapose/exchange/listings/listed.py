@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,8 @@ from contrapose.errors import UserError
 
 Ties = Literal["drop", "half"]
 Likes = Literal["paired", "single"]
+MASK = "mask"
+MASKS = (MASK, "mask_path")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Listed:
     images: tuple[Stored, ...]
     labels: tuple[float, ...]
     degraded: str = ""
+    mask: Stored | None = None
+    """An image of where the group's images differ; none, or an empty cell of a table, where nothing says so."""
 
     @classmethod
     def pair(
@@ -100,20 +104,32 @@ class Format:
         return any(names.issuperset(fields) for fields in (self.told_by, *self.or_told_by))
 
 
-def each(pair: Callable[[ContainerRow, Reading], Listed], needs: Iterable[str]) -> Pairs:
-    """The pairs of a format in which a row of these fields is a pair, or is left out where `pair` raises `Skip`."""
+def each(pair: Callable[[ContainerRow, Reading], Listed], needs: Iterable[str], masked: bool = True) -> Pairs:
+    """The pairs of a format in which a row of these fields is a pair, or is left out where `pair` raises `Skip`.
+
+    Unless `masked` is False, a row may say where its images differ.
+    """
     fields = tuple(needs)
 
     def complete(row: ContainerRow, reading: Reading) -> Listed:
         for key in fields:
             row.check(key)
-        return pair(row, reading)
+        listed = pair(row, reading)
+        return replace(listed, mask=_mask(row, reading)) if masked else listed
 
     def pairs(rows: Iterable[ContainerRow], reading: Reading) -> Iterator[Listed | LeftOut]:
         for row in rows:
             yield attempt(row.name, complete, row, reading)
 
     return pairs
+
+
+def _mask(row: ContainerRow, reading: Reading) -> Stored | None:
+    """The image of where a row's images differ: in `mask`, or a file that this or `mask_path` names."""
+    for key in MASKS:
+        if row.fields.get(key) not in (None, ""):
+            return row.image(key, reading.folder(row))
+    return None
 
 
 def judged(

@@ -89,6 +89,8 @@ class Inpaint:
         self, photos: Sequence[Image.Image], masks: list[Map], captions: Sequence[str], streams: Streams, studio: Studio
     ) -> list[Image.Image]:
         """The pairs' own model, whose view of the data is amended at every step."""
+        from contrapose.store.masks import in_latents
+
         kept = studio.encode(photos)
         mask = in_latents(masks, *kept.shape[-2:]).to(kept.device)
         begin = kept * (1 - mask) if self.strength == 1 else kept  # a schedule's last noise is not quite noise alone
@@ -111,14 +113,6 @@ class Inpaint:
         scale = GUIDANCE_SCALE if self.guidance_scale is None else self.guidance_scale
         white = [_as_image(mask) for mask in masks]
         return inpainting.paint(photos, white, captions, streams, steps, scale, self.strength)
-
-
-def in_latents(masks: Sequence[Map], height: int, width: int) -> Tensor:
-    """The mean of each mask over a latent's pixels, [b, 1, h, w]."""
-    import torch
-
-    stacked = torch.from_numpy(np.stack(masks)).float()[:, None]
-    return torch.nn.functional.adaptive_avg_pool2d(stacked, (height, width))
 
 
 def mixed(painted: Image.Image, photo: Image.Image, mask: Map) -> Image.Image:
