@@ -71,10 +71,12 @@ class Cost:
     megabytes: float
 
 
-def build_trainer(work: Path, method: str, full: bool, args: Namespace) -> Trainer:
+def build_trainer(
+    work: Path, method: str, full: bool, args: Namespace, learning_rate: float = LEARNING_RATE
+) -> Trainer:
     """The real thing, put together as `contrapose align` does it."""
     optimisation = Optimisation(
-        learning_rate=LEARNING_RATE, train_steps=1_000_000, batch_size=args.pairs, micro_batch=args.pairs
+        learning_rate=learning_rate, train_steps=1_000_000, batch_size=args.pairs, micro_batch=args.pairs
     )
     run = Run(
         str(work / "model"),
@@ -92,7 +94,7 @@ def build_trainer(work: Path, method: str, full: bool, args: Namespace) -> Train
     backbone = load_backbone(run.model, torch.float32 if full else dtype, accelerator.device)
     denoiser = backbone.denoiser
     trainable = denoiser.full(dtype) if full else denoiser.lora(RANK, RANK)
-    store = Mixture(run.pairs if run.pairs.exists() else save_pairs(run.pairs, backbone))
+    store = Mixture(run.pairs if run.pairs.exists() else save_pairs(run.pairs, backbone, max(16, args.pairs)))
     groups = Groups(
         store, run.method.composition(), Embeddings(backbone.text, folder=work / "cache"), backbone.denoiser.path, 0, 0
     )

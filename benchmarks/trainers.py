@@ -1,16 +1,21 @@
-"""A training step of DDSPO with and without the look-ahead, and beside a plain loop; and what a step waits for data.
+"""A training step of DDSPO with and without the look-ahead, beside a plain loop and the authors' own trainer.
 
     ours      the real Trainer, which prepares two micro-batches while the network works
     in turn   the same, each micro-batch made when it is asked for
     plain     written out here of diffusers, peft and torch as the authors' trainer works: the text encoder reads the
               prompts at every step, and the reference is asked four times a pair, since what it says of the winner is
-              target and reference; it is not their code, which is not at hand
+              target and reference
+    authors   their own step, out of a clone of github.com/KU-MIIL/DDSPO that --authors names; full training alone
 
-All three train LoRA on one network, and take turns; a ratio is the median over the turns. Wall time is that of a
-machine that may have other work, CPU time is this process's, all threads of it together. The host's waiting is at
-least that of a GPU, which still has work queued.
+All train one network on the same pairs, and take turns; a ratio is the median over the turns, and its spread the least
+and the most. Wall time is that of a machine that may have other work, CPU time is this process's, all threads of it
+together. The host's waiting is at least that of a GPU, which still has work queued.
+
+With --authors, both trainers also take the same steps, of the same pairs, times and noise, and their losses and
+weights are compared.
 
     OMP_NUM_THREADS=1 python benchmarks/trainers.py                    the shapes model and a tiny pipeline
+    OMP_NUM_THREADS=1 python benchmarks/trainers.py --authors DDSPO    with the authors' own trainer
     python benchmarks/trainers.py --device cuda --precision bf16       the same on a GPU
     python benchmarks/trainers.py --tiny                               the tiny pipeline alone, for the tests
 """
@@ -20,13 +25,15 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from authors import NEEDED, Authors, save_as_theirs
 from narrow import options, print_table, save_pipeline, synchronise
 from step import LEARNING_RATE, build_trainer
 from torch import Tensor, nn
@@ -39,7 +46,8 @@ from contrapose.store.mixture import Mixture
 from contrapose.train.loop import Trainer
 from contrapose.worlds.shapes.shipped import shipped_model
 
-BETA = 5000.0
+AGREEING_RATE = 1e-5  # at which weights move far enough to be compared
+AGREEING_STEPS = 10
 
 
 class Turn(NamedTuple):
@@ -65,14 +73,22 @@ def trainer_step(trainer: Trainer) -> Step:
     return step
 
 
+def authors_step(authors: Authors) -> Step:
+    def step() -> float:
+        authors.step()
+        return 0.0
+
+    return step
+
+
 def plain_step(trainer: Trainer, model: Path, args: Namespace) -> Step:
     """A step of a loop that does nothing ahead of its time and keeps nothing from one step to the next."""
     device = torch.device(args.device)
-    network = trainer.trainable.policies.modules()[0]
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(model / "text_encoder").requires_grad_(False).to(device)
     alphas = trainer.groups.path.alphas_cumprod.to(device)
     optimizer = torch.optim.AdamW(trainer.parameters, LEARNING_RATE)
+    beta = vars(trainer.run.method)["beta"]
     batches = _batches(trainer.groups.store, args.pairs)
     autocast = torch.autocast(args.device, DTYPES[args.precision]) if args.precision != "fp32" else nullcontext()
 
@@ -82,7 +98,7 @@ def plain_step(trainer: Trainer, model: Path, args: Namespace) -> Step:
         return encoder(tokens.to(device))[0]
 
     def predict(policy: str, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        return _asked(trainer, policy, network)(x, t, text, return_dict=False)[0].float()
+        return trainer.trainable.policies.denoiser(policy)(x, t, text, return_dict=False)[0].float()
 
     def step() -> float:
         batch = next(batches)
@@ -99,7 +115,7 @@ def plain_step(trainer: Trainer, model: Path, args: Namespace) -> Step:
                 reference = predict("reference", x_t, t, own.repeat(2, 1, 1))
             predicted = predict("trainee", x_t, t, own.repeat(2, 1, 1))
             gain = (target - reference).square().mean((1, 2, 3)) - (target - predicted).square().mean((1, 2, 3))
-            loss = -nn.functional.logsigmoid(0.5 * BETA * (gain[:half] - gain[half:])).mean()
+            loss = -nn.functional.logsigmoid(0.5 * beta * (gain[:half] - gain[half:])).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trainer.parameters, 1.0)
         optimizer.step()
@@ -108,13 +124,6 @@ def plain_step(trainer: Trainer, model: Path, args: Namespace) -> Step:
         return 0.0
 
     return step
-
-
-def _asked(trainer: Trainer, policy: str, network: nn.Module) -> nn.Module:
-    """The network with its adapters on or off."""
-    asked = trainer.trainable.policies.denoiser(policy)
-    assert asked is network
-    return asked
 
 
 def _batches(store: Mixture, size: int) -> Iterator[dict[str, list]]:
@@ -142,15 +151,17 @@ def measured(step: Step, waited_before: float, device: str) -> Turn:
     return Turn(time.perf_counter() - wall, time.process_time() - cpu, waited - waited_before)
 
 
-def compare(work: Path, args: Namespace) -> dict[str, list[Turn]]:
+def compare(work: Path, full: bool, args: Namespace) -> dict[str, list[Turn]]:
     """The turns of each side on the model in a folder."""
-    ours = build_trainer(work, "ddspo", False, args)
+    ours = build_trainer(work, "ddspo", full, args)
     in_turn = Trainer(ours.run, ours.trainable, ours.groups, ours.accelerator, num_ahead=0)
     steps = {
         "ours": trainer_step(ours),
         "in turn": trainer_step(in_turn),
         "plain": plain_step(ours, work / "model", args),
     }
+    if full and args.authors:
+        steps["authors"] = authors_step(Authors(args.authors, work / "model", ours, work / "theirs"))
     waited = {side: step() for side, step in steps.items()}  # and the warm-up
     turns: dict[str, list[Turn]] = {side: [] for side in steps}
     for number in range(args.repeats):
@@ -161,24 +172,74 @@ def compare(work: Path, args: Namespace) -> dict[str, list[Turn]]:
     return turns
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """How near our trainer and the authors' stay to each other over some steps on the same pairs, times and noise."""
+
+    losses: list[tuple[float, float]]
+    """Ours and theirs, step by step."""
+    apart: float
+    """Distance of the two networks' weights at the end, as a share of how far ours have moved."""
+
+    @property
+    def line(self) -> str:
+        """The agreement in words."""
+        most = max(abs(ours - theirs) for ours, theirs in self.losses)
+        first = self.losses[0][0]
+        last = self.losses[-1][0]
+        return (
+            f"ours and authors on the same pairs, times and noise: in {len(self.losses)} steps the loss goes from "
+            f"{first:.6f} (log 2 for any pairs) to {last:.6f} and differs by {most:.1e} at most; at the end the "
+            f"weights are apart by {self.apart:.1e} of how far they moved"
+        )
+
+
+def agree(work: Path, args: Namespace) -> Agreement:
+    """Full training by both, at a rate that moves the weights."""
+    ours = build_trainer(work, "ddspo", True, args, AGREEING_RATE)
+    theirs = Authors(args.authors, work / "model", ours, save_as_theirs(work / "theirs", ours.groups.store))
+    begin = theirs.weights()
+    losses: list[tuple[float, float]] = []
+    states = ours.steps()
+    for step in range(AGREEING_STEPS):
+        loss = next(states).metrics["loss"]
+        losses.append((loss, theirs.take_ours(ours, range(step * args.pairs, (step + 1) * args.pairs))))
+    weights = torch.cat([weight.detach().flatten() for weight in ours.parameters])
+    return Agreement(losses, float((weights - theirs.weights()).norm() / (weights - begin).norm()))
+
+
 def cells(turns: dict[str, list[Turn]], side: str) -> list[str]:
-    """A side's row: its times, their ratios to ours, and its share of waiting."""
+    """A side's row: its times, their ratios to ours with the spread, and its share of waiting."""
     pairs = list(zip(turns[side], turns["ours"], strict=True))
-    wall = statistics.median(turn.wall / ours.wall for turn, ours in pairs)
-    cpu = statistics.median(turn.cpu / ours.cpu for turn, ours in pairs)
+    wall = [turn.wall / ours.wall for turn, ours in pairs]
+    cpu = [turn.cpu / ours.cpu for turn, ours in pairs]
     waited = sum(turn.waited for turn in turns[side]) / sum(turn.wall for turn in turns[side])
     seconds = statistics.median(turn.cpu for turn in turns[side])
-    share = "-" if side == "plain" else f"{100 * waited:.2f} %"
-    return [side, f"{seconds:.3f}", f"{cpu:.3f}", f"{wall:.3f}", share]
+    share = f"{100 * waited:.2f} %" if side in ("ours", "in turn") else "-"
+    return [side, f"{seconds:.3f}", _spread(cpu), _spread(wall), share]
 
 
-def main(arguments: list[str] | None = None) -> dict[str, dict[str, list[Turn]]]:
+def _spread(ratios: list[float]) -> str:
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def authors_clone(text: str) -> Path:
+    """The folder that --authors names."""
+    folder = Path(text)
+    missing = [name for name in NEEDED if not (folder / name).is_file()]
+    if missing:
+        raise ArgumentTypeError(f"{folder} is no clone of github.com/KU-MIIL/DDSPO: it has no {missing[0]}")
+    return folder
+
+
+def main(arguments: list[str] | None = None) -> dict[tuple[str, str], dict[str, list[Turn]]]:
     parser = options(__doc__ or "")
     parser.add_argument("--pairs", type=int, default=8, help="pairs in one step")
+    parser.add_argument("--authors", type=authors_clone, metavar="FOLDER", help="a clone of KU-MIIL/DDSPO")
     args = parser.parse_args(arguments)
     quiet_libraries()
-    results: dict[str, dict[str, list[Turn]]] = {}
-    lines = []
+    results: dict[tuple[str, str], dict[str, list[Turn]]] = {}
+    lines, agreements = [], []
     with tempfile.TemporaryDirectory() as folder:
         for name in ("tiny",) if args.tiny else ("shapes", "tiny"):
             work = Path(folder) / name
@@ -187,9 +248,15 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, list[Turn]]]
                 (work / "model").symlink_to(shipped_model())
             else:
                 save_pipeline(work / "model", tiny=True)
-            results[name] = compare(work, args)
-            lines += [[name, *cells(results[name], side)] for side in results[name]]
-    print_table(["model", "side", "CPU s a step", "CPU, to ours", "wall, to ours", "waits for data"], lines)
+            if args.authors:
+                agreements.append(f"{name}: {agree(work, args).line}")
+            for trainee in ("LoRA", "full"):
+                turns = compare(work, trainee == "full", args)
+                results[name, trainee] = turns
+                lines += [[name, trainee, *cells(turns, side)] for side in turns]
+    header = ["model", "trainee", "side", "CPU s a step", "CPU, to ours", "wall, to ours", "waits for data"]
+    print_table(header, lines)
+    print("\n".join(agreements) or "authors: left out, since --authors names no clone of their code")
     return results
 
 

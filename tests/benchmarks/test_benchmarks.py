@@ -42,16 +42,6 @@ def test_a_side_tells_its_peak_memory(benchmark, side, tmp_path):
     assert benchmark.peak_here(tmp_path, side, "ddspo", False, args) > 10
 
 
-@pytest.mark.parametrize("benchmark", ["trainers"], indirect=True)
-def test_the_trainer_is_measured_beside_a_plain_loop(benchmark, capsys):
-    results = benchmark.main(["--tiny", "--repeats", "1", "--pairs", "2"])
-    assert list(results["tiny"]) == ["ours", "in turn", "plain"]
-    for side, [turn] in results["tiny"].items():
-        assert turn.wall > 0 and turn.cpu > 0 and 0 <= turn.waited < turn.wall
-        assert (turn.waited > 0) == (side != "plain")
-    assert "waits for data" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("benchmark", ["draw"], indirect=True)
 def test_drawing_is_measured_on_both_sides(benchmark, capsys):
     turns = benchmark.main(["--tiny", "--repeats", "1", "--pairs", "3", "--steps", "2"])
