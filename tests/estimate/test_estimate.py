@@ -22,7 +22,7 @@ from contrapose.estimate.estimate import estimate_run, once_flops, skeleton_of
 from contrapose.estimate.fitting import bases, fit_card, ways
 from contrapose.estimate.memory import inference_cost, saved_bytes, training_cost
 from contrapose.estimate.standing import state_bytes, weight_bytes
-from contrapose.methods import SFT, DataDrivenDDSPO, DiffusionDPO, DiffusionDRO, InPO, SmPO
+from contrapose.methods import DDSPO, SFT, DataDrivenDDSPO, DiffusionDPO, DiffusionDRO, InPO, SmPO
 
 pytestmark = pytest.mark.slow
 
@@ -247,6 +247,18 @@ def test_further_policies_and_rollouts_cost_what_they_are(full: bool) -> None:
     assert fits.memory.reference - usual.memory.reference == 2 * copy
     drawn = DiffusionDRO().rollouts * DiffusionDRO().rollout_steps * usual.flops.forward
     assert own.flops.step == SMALL.run.optimisation.batch_size * own.flops.pair + drawn
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_reference_that_follows_is_a_copy_of_its_own(full: bool) -> None:
+    """In full it takes the reference's place, unless that is asked for truths too; beside a base it is an adapter."""
+    changes = {"full": full, "reference_decay": 0.0}
+    plain, moving, asked = (
+        estimate_run(altered(SMALL, method=method, **more)).memory.reference
+        for method, more in ((DiffusionDPO(), {"full": full}), (DiffusionDPO(), changes), (DDSPO(), changes))
+    )
+    adapter = estimate_run(altered(SMALL, method=DiffusionDPO())).memory.trained
+    assert (plain, moving, asked) == ((plain, plain, 2 * plain) if full else (0, adapter, adapter))
 
 
 def test_a_walk_costs_its_forwards() -> None:

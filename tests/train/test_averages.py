@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,7 +11,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from contrapose.backbones.policies import FullPolicies
-from contrapose.core.moving import Average
 from contrapose.methods import DiffusionDPO
 from contrapose.train.align import align
 from contrapose.train.loop import TrainState
@@ -71,19 +68,13 @@ def test_no_float32_is_held_of_what_is_float32() -> None:
 
 
 @pytest.fixture
-def run(tiny_model: Path, tiny_pairs: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """In full and in bfloat16, against an average of the trainee, as no method is yet."""
-    stated = DiffusionDPO.objective
-
-    def against_average(self: DiffusionDPO) -> Any:
-        return replace(stated(self), reference="old", moving={"old": Average(0.99)})
-
-    monkeypatch.setattr(DiffusionDPO, "objective", against_average)
+def run(tiny_model: Path, tiny_pairs: Path) -> Run:
+    """In full and in bfloat16, against a reference that is an average of the trainee."""
     optimisation = Optimisation(learning_rate=1e-3, train_steps=5, batch_size=2, micro_batch=2)
     watching = Watching(holdout=0, save_every=2)
     return Run(
         str(tiny_model), tiny_pairs, DiffusionDPO(beta=200.0),
-        full=True, precision="bf16", optimisation=optimisation, watching=watching,
+        full=True, precision="bf16", reference_decay=0.99, optimisation=optimisation, watching=watching,
     )  # fmt: skip
 
 
@@ -107,4 +98,4 @@ def test_killed_and_resumed_is_uninterrupted(run: Run, tmp_path: Path) -> None:
     whole, cut = load_file(tmp_path / "whole" / last), load_file(tmp_path / "cut" / last)
     assert whole.keys() == cut.keys()
     assert all(torch.equal(value, cut[name]) for name, value in whole.items())
-    assert {value.dtype for name, value in whole.items() if name.startswith("old.average/")} == {torch.float32}
+    assert {value.dtype for name, value in whole.items() if name.startswith("following.average/")} == {torch.float32}

@@ -14,7 +14,8 @@ _NAMES = {
         """,
     "pairs": "degrade spoil filters captioner near_duplicates ties only_models likes",
     "method": """
-        method link beta swap mask_floor caption_dropout distilled_guidance time_density time_shift kl_weight snr_gamma
+        method link beta swap reference_decay reference_every mask_floor caption_dropout distilled_guidance time_density
+        time_shift kl_weight snr_gamma
         """,
     "guidance": """
         positive negative guidance scales most negative_prompt nag_scale nag_tau nag_alpha

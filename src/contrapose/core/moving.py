@@ -16,15 +16,27 @@ class Following(Protocol):
 
     def __call__(self, step: int) -> float: ...
 
+    @property
+    def mixes(self) -> bool:
+        """Whether it ever keeps a part of its weights, so that none of its small steps is to be rounded away."""
+
 
 @dataclass(frozen=True)
 class Every:
-    """A copy of the trainee, taken every `num_steps` optimiser steps."""
+    """A move every `num_steps` optimiser steps, to the trainee or, with a share `kept`, part of the way.
+
+    Rethinking-DPO's reference (Kang et al. 2025, arXiv 2505.18736) moves part of the way: ref' = (1 - a) ref + a theta.
+    """
 
     num_steps: int
+    kept: float = 0.0
 
     def __call__(self, step: int) -> float:
-        return 0.0 if step % self.num_steps == 0 else 1.0
+        return self.kept if step % self.num_steps == 0 else 1.0
+
+    @property
+    def mixes(self) -> bool:
+        return self.kept > 0
 
 
 @dataclass(frozen=True)
@@ -42,3 +54,7 @@ class Average:
         if self.growth is None:
             return self.decay
         return min(self.decay, self.growth * max(0, step - self.delay))
+
+    @property
+    def mixes(self) -> bool:
+        return True

@@ -133,7 +133,7 @@ class Skeleton:
         if setup.run.full:
             weights = 0
             frozen = self.trainable.policies.denoiser("reference") if self.needs_reference else None
-            copies = module_bytes(frozen) * (1 + setup.num_others) if frozen else 0
+            copies = module_bytes(frozen) * (setup.needs_reference + setup.num_others) if frozen else 0
             # an average goes on from its weights in float32, beside those that predict
             copies += float32_bytes(frozen) * setup.num_averages if frozen else 0
         else:
@@ -171,11 +171,13 @@ def skeleton_of(setup: Setup) -> Skeleton:
     any_method = next(iter(METHODS.values()))()
     of_network = replace(
         setup.run, pairs=(), method=any_method, precision=setup.precision, policies=None, swap=False, seed=0,
-        mask_floor=None, gradient_checkpointing=False, split_pairs=False, optimisation=Optimisation(), first=First(),
+        mask_floor=None, reference_decay=None, reference_every=None, gradient_checkpointing=False, split_pairs=False,
+        optimisation=Optimisation(), first=First(),
         watching=Watching(), loading=replace(setup.run.loading, quantize="none"),
     )  # fmt: skip
     of_shapes = replace(setup, run=of_network, num_prompts=None, num_pairs=None)
-    return _skeleton(of_shapes, bool(setup.rows[0]), setup.objective.trained)
+    has_copies = setup.needs_reference or setup.num_others > 0
+    return _skeleton(of_shapes, has_copies, setup.objective.trained)
 
 
 def estimate_run(setup: Setup) -> RunCost:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contrapose.backbones.settings import Loading, Precision
-from contrapose.core.moving import Average
 from contrapose.errors import UserError
 from contrapose.ranges import Count, Pixels, Positive, ShareAbove0, Tokens, checked
 from contrapose.train.settings import DEFAULT_RANK, First, Optimisation, Run, Watching
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
 # Of a run's settings, those that its cost depends on; its method and its adapters have theirs, which all count.
 _COUNTED = {
     "model", "full", "lora_rank", "precision", "gradient_checkpointing", "split_pairs", "train_steps",
-    "first_train_steps", "batch_size", "micro_batch", "optimizer", "ema_decay", "text_length", "quantize",
+    "reference_decay", "first_train_steps", "batch_size", "micro_batch", "optimizer", "ema_decay", "text_length",
+    "quantize",
 }  # fmt: skip
 _SECTIONS = (Run, Optimisation, First, Watching, Loading)
 UNCOUNTED = {setting.name for section in _SECTIONS for setting in fields(section)} - _COUNTED | {"latent"}
@@ -91,7 +91,7 @@ class Setup:
     @property
     def objective(self) -> Objective:
         """What the method computes."""
-        return self.run.method.objective()
+        return self.run.objective()
 
     @property
     def on_policy(self) -> OnPolicy | None:
@@ -99,14 +99,20 @@ class Setup:
         return self.run.method.composition().on_policy
 
     @property
+    def needs_reference(self) -> bool:
+        """Whether the model that the run begins with is asked."""
+        return "reference" in self.objective.plan()
+
+    @property
     def num_others(self) -> int:
-        """Policies beside the trained ones and the reference."""
-        return len(self.objective.frozen)
+        """Policies beside the trained ones and the model that the run begins with."""
+        objective = self.objective
+        return len({*objective.frozen, *objective.moving} - {"reference"})
 
     @property
     def num_averages(self) -> int:
         """Policies that are an average of the trainee."""
-        return sum(isinstance(following, Average) for following in self.objective.moving.values())
+        return sum(following.mixes for following in self.objective.moving.values())
 
 
 @dataclass(frozen=True)

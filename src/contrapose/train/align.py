@@ -211,7 +211,7 @@ def _trainer(
 def _trainable(stage: Stage, denoiser: Denoiser, dtype: torch.dtype, prompts: NumberedPrompts | None) -> Trainable:
     """The policies that the method trains, and those that it asks."""
     run = stage.run
-    objective = run.method.objective()
+    objective = run.objective()
     frozen: dict[str, Path | None] = dict(stage.policies)
     frozen.update(dict.fromkeys(objective.moving))
     if run.full:

@@ -18,7 +18,6 @@ from torch import Tensor
 from contrapose.backbones.denoiser import Trainable
 from contrapose.backbones.dropout import words_of
 from contrapose.core.group import Condition, Group
-from contrapose.core.moving import Average
 from contrapose.core.objective import Outcome
 from contrapose.core.running import RunningNumbers
 from contrapose.errors import UserError
@@ -92,7 +91,7 @@ class Trainer:
         self.accelerator = accelerator
         self.num_ahead = num_ahead
         o = run.optimisation
-        self.objective = replace(run.method.objective(), split=run.split_pairs)
+        self.objective = replace(run.objective(), split=run.split_pairs)
         self.running = RunningNumbers(self.objective.running)
         if o.batch_size < o.micro_batch * accelerator.num_processes:
             raise UserError(
@@ -108,7 +107,7 @@ class Trainer:
         self.policy_averages: dict[str, list[Tensor]] = {}
         for policy, following in self.objective.moving.items():
             # now, while every moving policy is the trainee: what was rounded of its weights is still to be had
-            in_float32 = trainable.policies.average(policy) if isinstance(following, Average) else {}
+            in_float32 = trainable.policies.average(policy) if following.mixes else {}
             if in_float32:
                 self.policy_averages[policy] = list(in_float32.values())
         self.average: list[Tensor] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from contrapose import runfile
 from contrapose.backbones.kinds import ADAPTER_KINDS, AdapterKind
@@ -32,7 +32,12 @@ from contrapose.ranges import (
 from contrapose.runfile import Practical
 from contrapose.worlds.shapes.suite import Shapes
 
+if TYPE_CHECKING:
+    from contrapose.core.objective import Objective
+
 DEFAULT_RANK = 16
+FOLLOWING = "following"
+"""The reference, where it follows the trainee."""
 OptimizerName = Literal["adamw", "adamw-8bit", "adamw-paged-8bit", "adafactor"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "comet", "swanlab"]
 WatchingJudge = AnyJudge | Shapes
@@ -226,6 +231,11 @@ class Run:
     swap: bool = False
     """Exchange winners and losers, which trains the negative policy of Diffusion-NPO; accuracy and margin keep the
     pairs' own sense, and fall."""
+    reference_decay: ShareBelow1 | None = None
+    """What the reference keeps of its weights when it moves towards the trainee, 0 being a copy of it (Rethinking-DPO);
+    it stays where the run begins when unset."""
+    reference_every: Count | None = None
+    """Optimiser steps between two such moves; each step when unset."""
     optimisation: Optimisation = field(default_factory=Optimisation)
     first: First = field(default_factory=First)
     watching: Watching = field(default_factory=Watching)
@@ -254,6 +264,7 @@ class Run:
                 f"mask_floor: {name_of(self.method)} as it is set does not compare the two images of a pair, and only "
                 "they have a mask; leave the setting out"
             )
+        self._check_reference()
         self._check_first()
         if self.adapters.train_text_encoder:
             self._check_text()
@@ -264,6 +275,18 @@ class Run:
             raise UserError(
                 f"quantize nf4: peft puts no {kind.title} on layers of four bits; take int8, or another kind"
             )
+
+    def _check_reference(self) -> None:
+        """A reference moves where there is one, towards the one policy that is trained."""
+        if self.reference_decay is None:
+            if self.reference_every is not None:
+                raise UserError("reference_every is unused without reference_decay; set both, or neither")
+            return
+        objective = self.method.objective()
+        if objective.reference is None:
+            raise UserError(f"reference_decay: {name_of(self.method)} has no reference to move; leave the setting out")
+        if len(objective.trained) > 1:
+            raise UserError(f"reference_decay: {name_of(self.method)} trains several policies; leave the setting out")
 
     def _check_text(self) -> None:
         """Text encoders are trained where nothing else is asked that would have some of its own."""
@@ -284,6 +307,19 @@ class Run:
             raise UserError(f"{', '.join(unused)}: {name} begins with no other run here; leave this out")
         if self.policies and set(wanted) != {"winner", "loser"}:
             raise UserError(f"policies: {name} asks no policies of other runs; leave the setting out")
+
+    def objective(self) -> Objective:
+        """What is computed: the method's objective, with a reference that follows the trainee where that is asked.
+
+        Truths stay those of the method: where it asks the reference for one, it asks the model that the run began with.
+        """
+        from contrapose.core.moving import Every
+
+        objective = self.method.objective()
+        if self.reference_decay is None:
+            return objective
+        following = Every(self.reference_every or 1, self.reference_decay)
+        return replace(objective, reference=FOLLOWING, moving={**objective.moving, FOLLOWING: following})
 
     @property
     def computes_in(self) -> Precision:

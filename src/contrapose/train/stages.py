@@ -45,8 +45,11 @@ def stages(run: Run, out: Path) -> list[Stage]:
         return [Stage(run, out, run.start, dict(zip(("winner", "loser"), run.policies, strict=True)))]
     earlier: dict[str, Stage] = {}
     for role, method in run.method.before.items():
-        # swapped, and masked, is what the last stage compares; what it begins with keeps the pairs' own sense
-        first = replace(run.first.of(run), method=method, swap=False, mask_floor=None)
+        # swapped, masked and against a moving reference is what the last stage compares; what it begins with keeps the
+        # pairs' own sense, and its reference
+        first = replace(
+            run.first.of(run), method=method, swap=False, mask_floor=None, reference_decay=None, reference_every=None
+        )
         earlier[role] = Stage(first, out / role, run.start, then=run)
     folders = {role: stage.folder for role, stage in earlier.items()}
     start = folders.pop("start", run.start)
