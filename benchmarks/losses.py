@@ -44,6 +44,7 @@ METHODS: dict[str, list[str]] = {
     "dspo-squared": ["dspo", "--form", "squared", "--beta", "5000"],
     "inpo": ["inpo", "--inversion-steps", "2"],
     "smpo": ["smpo", "--inversion-steps", "2"],
+    "self-npo": ["self-npo"],
 }
 CLOCKS = ("seconds",)
 

@@ -32,7 +32,7 @@ TRAINED = {
     name: torch.tensor(strength, dtype=torch.float64, requires_grad=True)
     for name, strength in {"trainee": 0.9, "positive": 0.7, "negative": 0.8}.items()
 }
-FROZEN = {"reference": 0.5, "lagged": 0.6, "winner": 0.55, "loser": 0.45}
+FROZEN = {"reference": 0.5, "teacher": 0.65, "lagged": 0.6, "winner": 0.55, "loser": 0.45}
 
 
 def network(policy: str, x_t: Tensor, t: Tensor, prompt: Tensor) -> Tensor:
@@ -130,6 +130,32 @@ def inversion_margin(i: int, steps: int, eta: float = 0.0, renoise: bool = False
         x0 = RECORDS[side][i]
         gains.append(error("trainee", i, x0, noise[i], noise) - error("reference", i, x0, noise[i], noise))
     return -0.5 * BETA * (gains[0] - gains[1])
+
+
+def self_npo(i: int, steps: int, stride: int, scale: float) -> Tensor:
+    """Self-NPO's code: the teacher walks without a prompt, and its answer is learnt from a noisier state."""
+    x0, noise, blank = RECORDS["winner"][i], NOISE[i], RECORDS["prompt"][i]
+    here = (int(T[i]) // stride + 1) * stride - 1
+    a, s = level(here)
+    x = a * x0 + s * noise
+    for walked in range(steps + 1):
+        a, s = level(here)
+        e = network("teacher", x[None], torch.tensor([here]), blank[None])[0]
+        predicted = (x - s * e) / a
+        if walked == steps:
+            break
+        there = max(here - stride, 0)
+        a_next, s_next = level(there)
+        x = a_next * predicted + s_next * e
+        here = there
+    uniform = 0.5 * (1 + math.erf(float(DRAWS["winner"][i, 1, 0]) / math.sqrt(2)))
+    later = here + 1 + int(uniform * (999 - here))
+    a_later, s_later = level(later)
+    nsr, nsr_later = s / a, s_later / a_later
+    sampled = (x / a + math.sqrt(nsr_later**2 - nsr**2) * DRAWS["winner"][i, 0]) * a_later
+    answer = network("trainee", sampled[None], torch.tensor([later]), blank[None])[0]
+    difference = (sampled - s_later * answer) / a_later - predicted
+    return ((difference**2 + scale**2).sqrt() - scale).mean()
 
 
 def sureness(i: int) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from contrapose import runfile
-from contrapose.methods import DDSPO, DSPO, DataDrivenDDSPO, DiffusionDPO, DiffusionKTO, InPO, SmPO
+from contrapose.methods import DDSPO, DSPO, DataDrivenDDSPO, DiffusionDPO, DiffusionKTO, InPO, SelfNPO, SmPO
 from contrapose.photographs.real import CONVERTER as OF_PAIRS
 from contrapose.photographs.real import Real
 from contrapose.train.settings import CONVERTER, Run
@@ -97,6 +97,23 @@ def test_inverted_noise_is_as_published(name, method, steps, warmup):
     assert SmPO().score_range == pytest.approx(100 * (0.28201571 - 0.11543527), rel=2e-3)
 
 
+def test_negative_policies_are_as_published():
+    npo, self_npo = recipe("sd15-diffusion-npo.yaml"), recipe("sd15-self-npo.yaml")
+    o = npo.optimisation
+    assert npo.method == DiffusionDPO(beta=2 * 500) and npo.swap and (npo.lora_rank, npo.lora_alpha) == (8, 8)
+    assert (o.batch_size, o.train_steps, o.learning_rate, o.optimizer) == (64, 5000, 5e-6, "adamw-8bit")
+    o = self_npo.optimisation
+    assert self_npo.method == SelfNPO() and self_npo.full and o.weight_decay == 1e-3
+    assert (o.batch_size, o.train_steps, o.learning_rate, o.optimizer) == (20, 1000, 1e-6, "adamw-8bit")
+
+
+def test_spin_is_as_published():
+    run = recipe("sd15-spin.yaml")
+    o = run.optimisation
+    assert isinstance(run.method, DiffusionDPO) and run.full
+    assert (o.batch_size, o.train_steps, o.warmup, o.learning_rate) == (2048, 500, 200, 2e-5)
+
+
 def test_sdxl_is_as_published():
     run = recipe("sdxl-ddspo.yaml")
     o = run.optimisation
@@ -179,6 +196,9 @@ BASE_RATES = {
     "sd15-diffusion-kto": 1e-7 / 2048,
     "sd15-dspo": 1e-8,
     "sdxl-dspo": 1e-8,
+    "sd15-diffusion-npo": 5e-6 / 64,
+    "sd15-self-npo": 1e-6 / 20,
+    "sd15-spin": 2e-5 / 2048,
     "sd15-inpo": 1e-8,
     "sd15-smpo": 1e-8,
     "sd15-realalign": 1e-8,

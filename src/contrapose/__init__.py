@@ -103,6 +103,7 @@ if TYPE_CHECKING:
     from contrapose.methods import DiffusionKTO as DiffusionKTO
     from contrapose.methods import InPO as InPO
     from contrapose.methods import RealAlign as RealAlign
+    from contrapose.methods import SelfNPO as SelfNPO
     from contrapose.methods import SmPO as SmPO
     from contrapose.photographs.captions import Captioner as Captioner
     from contrapose.photographs.filters import AestheticScore as AestheticScore
@@ -265,6 +266,7 @@ _HOMES = {
     "DiffusionKTO": "methods",
     "InPO": "methods",
     "SmPO": "methods",
+    "SelfNPO": "methods",
     "RealAlign": "methods",
     "SFT": "methods",
     "Captioner": "photographs.captions",

@@ -12,7 +12,7 @@ from contrapose.core.choices import Space
 from contrapose.core.group import Group, Sample
 from contrapose.core.objective import Scene
 from contrapose.core.path import DiffusionPath, FlowPath, Path
-from contrapose.core.walks import Inversion, Walk
+from contrapose.core.walks import Descent, Inversion, Walk
 
 ABAR = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()).cumprod(0)
 SHAPE = (2, 3, 3)
@@ -150,3 +150,32 @@ def test_chance_adds_as_much_as_eta_says() -> None:
     deviation = ((1 - of_500) / (1 - of_999) * (1 - of_999 / of_500)) ** 0.5
     drawn = scene.group.samples["winner"].draws
     torch.testing.assert_close(moved - plain, deviation / (1 - of_500) ** 0.5 * drawn[:, 0], rtol=1e-9, atol=1e-9)
+
+
+# Down a policy's own way
+
+
+@pytest.mark.parametrize("path", [DiffusionPath(ABAR), FlowPath()])
+def test_a_descent_ends_where_the_trainee_is_to_begin(path: Path) -> None:
+    """Of a network that knows the data, these are found, and the state that is told has them and unit noise."""
+    data = normal(1, 1, *SHAPE)
+
+    def predict(policy: str, x: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
+        assert policy == "teacher"
+        if isinstance(path, DiffusionPath):
+            return data.expand_as(x)
+        return (x - data) / t.clamp_min(1e-9).view(-1, 1, 1, 1)
+
+    space: Space = "x0" if isinstance(path, DiffusionPath) else "velocity"
+    b = 400
+    u = torch.rand(b, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    t = (u * 1000).long() if isinstance(path, DiffusionPath) else u
+    sample = Sample(data.expand(b, *SHAPE), normal(2, b, *SHAPE), torch.ones(b), draws=normal(4, b, 2, *SHAPE))
+    group = Group({"winner": sample}, {"blank": {"text": torch.zeros(b, 1, dtype=torch.float64)}}, t)
+    moved = Descent(5, 25, "teacher", "blank")(group, path, space, predict)
+    winner = moved.samples["winner"]
+    torch.testing.assert_close(winner.latent, sample.latent, rtol=1e-9, atol=1e-9)
+    assert winner.noise.mean() == pytest.approx(0, abs=0.03) and winner.noise.std() == pytest.approx(1, abs=0.03)
+    end = 999 if isinstance(path, DiffusionPath) else 1
+    reached = path.level(t) - 5 / 25  # about, since the grid lies up to a step above t
+    assert (path.level(moved.t) > reached).all() and moved.t.max() <= end and moved.t.dtype == t.dtype

@@ -37,6 +37,7 @@ from formulas import (
     of_own_noise,
     paired,
     random_positive,
+    self_npo,
     squared_dspo,
     sureness,
 )
@@ -64,6 +65,7 @@ from contrapose.methods import (
     InPO,
     Method,
     RealAlign,
+    SelfNPO,
     SmPO,
     name_of,
 )
@@ -96,6 +98,8 @@ METHOD_TABLE = [
         2,
         2,
     ),
+    (SelfNPO(huber_scale=0.1), lambda i: self_npo(i, 5, 40, 0.1), 1, 0),
+    (SelfNPO(descent_steps=2, descent_grid=10), lambda i: self_npo(i, 2, 100, 1e-3), 1, 0),
     (DiffusionDRO(real_margin=0.3), lambda i: dro(i, 0.3, False), 2, 2),
     (DiffusionDRO(real_margin=0.3, samples="renoised"), lambda i: dro(i, 0.3, True), 2, 2),
     (RealAlign(beta=BETA), lambda i: nll(dpo_margin(i)), 2, 2),
@@ -197,8 +201,9 @@ def test_composition_offers_what_the_objective_looks_at(method, formula, num_tra
     composition, plan = method.composition(), method.objective().plan()
     rows = [row for rows in plan.values() for row in rows]
     assert {row.sample for row in rows} == {*composition.samples, *(["own"] if composition.on_policy else [])}
-    assert {row.slot for row in rows} == set(composition.prompts)
     walk = method.objective().walk
+    walked_under = {getattr(walk, "slot", "prompt")}
+    assert {row.slot for row in rows} | walked_under == set(composition.prompts)
     assert composition.num_draws == (walk.num_draws if walk is not None else 0)
 
 
@@ -241,7 +246,7 @@ def test_what_a_method_needs_first():
 
 def test_methods_say_why_they_are_not_swapped():
     """What a method declares is none of its settings."""
-    assert {cls for cls in METHODS.values() if cls.instead_of_swap} == {SFT, CHATS, DiffusionDRO, SmPO}
+    assert {cls for cls in METHODS.values() if cls.instead_of_swap} == {SFT, CHATS, DiffusionDRO, SmPO, SelfNPO}
     assert not any("instead_of_swap" in vars(cls()) for cls in METHODS.values())
 
 

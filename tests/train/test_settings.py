@@ -28,6 +28,7 @@ from contrapose.methods import (
     InPO,
     Method,
     RealAlign,
+    SelfNPO,
     SmPO,
 )
 from contrapose.train.settings import CONVERTER, LINKS, Optimisation, Run, Watching
@@ -46,6 +47,7 @@ METHODS_WITH_LINKS = [
     DiffusionDRO(real_margin=0.1, samples="renoised"),
     DiffusionKTO(beta=12.5, utility="loss-averse", like_share=None),
     InPO(beta=12.5, inversion_steps=3, inversion_eta=0.0),
+    SelfNPO(descent_steps=3, teacher_decay=0.9),
     SmPO(beta=12.5, judge="pickscore", sureness=3.0),
     RealAlign(beta=12.5, link=IPO(0.2), stage1=DiffusionDRO(real_margin=0.1, rollout_steps=7)),
 ]

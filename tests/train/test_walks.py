@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from contrapose.methods import InPO, Method
+from contrapose.methods import InPO, Method, SelfNPO
 from contrapose.train.align import align
 from contrapose.train.settings import Optimisation, Run, Watching
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_levels")]
-METHODS = [InPO(beta=200.0, inversion_steps=2, inversion_eta=0.3)]
+METHODS = [InPO(beta=200.0, inversion_steps=2, inversion_eta=0.3), SelfNPO()]
 
 
 @pytest.fixture(params=METHODS, ids=lambda method: type(method).__name__)

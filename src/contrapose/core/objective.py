@@ -32,7 +32,7 @@ from contrapose.core.links import Link
 from contrapose.core.measured import Measured
 from contrapose.core.moving import Following
 from contrapose.core.path import Path
-from contrapose.core.reward import at_least_single, implicit_reward, mean_square
+from contrapose.core.reward import at_least_single, implicit_reward, mean_huber, mean_square
 from contrapose.core.running import Running
 from contrapose.core.shares import Shares, mix
 from contrapose.core.walks import Walk
@@ -157,6 +157,7 @@ class Objective:
     measured; None is the backbone's own. `split` takes the gradient one side at a time: one side's activations in
     memory, one forward of the trainee more, the same gradient. `moving` are frozen policies that follow the trainee,
     `running` numbers that follow a batch's means, for the link to read, and `walk` is what goes before the comparison.
+    Where `huber` is a scale, T, R and D are means of Huber's distance instead of squares.
     """
 
     sides: tuple[Side, ...]
@@ -170,6 +171,7 @@ class Objective:
     moving: Mapping[str, Following] = field(default_factory=dict)
     running: Mapping[str, Running] = field(default_factory=dict)
     walk: Walk | None = None
+    huber: float | None = None
 
     def __post_init__(self) -> None:
         # a truth has no gradient: asked of the trainee, it would move with what it is to correct
@@ -272,16 +274,16 @@ class Objective:
         truths = [fixed.truths[place] for place in places]
         weights = scene.group.weights
         # (3): from [b, ...] a side to [b, n], n the number of these places
-        trainee_error = _errors(truths, predictions, weights)
+        trainee_error = _errors(truths, predictions, weights, self.huber)
         reference_error = drift = None
         if fixed.references is not None:
             references = [fixed.references[place] for place in places]
-            reference_error = _errors(truths, references, weights)
-            drift = _errors(predictions, references, weights)
+            reference_error = _errors(truths, references, weights, self.huber)
+            drift = _errors(predictions, references, weights, self.huber)
         drift_from: dict[str, Tensor] = {}
         # further anchors have no part in the reward: a penalty may hold the trainee near a policy that r does not know
         for policy, anchors in fixed.anchors.items():
-            drift_from[policy] = _errors(predictions, [anchors[place] for place in places], weights)
+            drift_from[policy] = _errors(predictions, [anchors[place] for place in places], weights, self.huber)
         return Measured(
             rewards=implicit_reward(self.beta, trainee_error, reference_error),
             T=trainee_error,
@@ -334,9 +336,15 @@ def _errors(
     truths: Sequence[Float[Tensor, "b ..."]],
     answers: Sequence[Float[Tensor, "b ..."]],
     weights: Float[Tensor, "b ..."] | None,
+    huber: float | None,
 ) -> Float[Tensor, "b n"]:
-    """mse(truth, answer), side by side."""
-    return torch.stack([mean_square(truth - answer, weights) for truth, answer in zip(truths, answers, strict=True)], 1)
+    """mse(truth, answer), or Huber's distance where it has a scale, side by side."""
+    errors = []
+    for truth, answer in zip(truths, answers, strict=True):
+        difference = truth - answer
+        error = mean_square(difference, weights) if huber is None else mean_huber(difference, huber, weights)
+        errors.append(error)
+    return torch.stack(errors, 1)
 
 
 # Without gradient: the overlap couples two sides' predictions, so that a gradient through it could not be taken one

@@ -24,6 +24,16 @@ def mean_square(
     return squares.flatten(1).mean(1)
 
 
+def mean_huber(
+    difference: Float[Tensor, "b ..."], scale: float, weights: Float[Tensor, "b ..."] | None = None
+) -> Float[Tensor, " b"]:
+    """Mean of sqrt(d^2 + c^2) - c over all elements of a sample: |d|, but d^2 / (2 c) where it is below a scale c."""
+    values = (at_least_single(difference).square() + scale**2).sqrt() - scale
+    if weights is not None:
+        values = values * weights
+    return values.flatten(1).mean(1)
+
+
 def element_weights(mask: Float[Tensor, "b ..."], floor: float) -> Float[Tensor, "b ..."]:
     """w = (floor + (1 - floor) mask) / its mean: what each element counts where a mask, 0 to 1, says what matters.
 

@@ -116,6 +116,84 @@ class Inversion:
         return self.eta * variance.nan_to_num(0.0).clamp_min(0).sqrt()
 
 
+@dataclass(frozen=True)
+class Descent:
+    """Data as a policy predicts them some steps down its own way, to be predicted from a noisier state (Self-NPO).
+
+    From the next of `num_grid` equally spaced times at or above t, `num_steps` steps of DDIM lead downwards, at most to
+    the data. The state x' reached there, at time t', is noised to a later time u, uniform in (t', 1]:
+
+        x_u = a(u) / a(t') x' + sqrt(s(u)^2 - (a(u) s(t') / a(t'))^2) z
+
+    The group is at u then, with x0(x', t') for its data and the noise that makes x_u of them.
+    """
+
+    num_steps: int
+    num_grid: int
+    policy: str
+    slot: str = "prompt"
+    """The prompt that is walked under."""
+
+    @property
+    def num_calls(self) -> int:
+        return self.num_steps + 1  # and what is predicted at the end
+
+    @property
+    def num_draws(self) -> int:
+        return 2  # z, and a number that says u
+
+    def __call__(self, group: Group, path: Path, space: Space, predict: PolicyCall) -> Group:
+        samples = list(group.samples.values())
+        end = path.at_level(1.0, len(group.t)).to(group.t)
+        start, stride = self._grid(group.t, end)
+        rows = Stacked.of(replace(group, t=start), samples, path, space, predict, self.slot)
+        latents = torch.cat([sample.latent for sample in samples])
+        x = path.add_noise(latents, torch.cat([sample.noise for sample in samples]), rows.t)
+        here = rows.t
+        strides = stride.repeat(len(samples))
+        for _ in range(self.num_steps):
+            after = (here - strides).clamp_min(0)
+            x = path.add_noise(*rows.seen(self.policy, x, here), after)
+            here = after
+        x0, _ = rows.seen(self.policy, x, here)
+        later = self._later(here[: len(end)], end, samples[0].draw(1))
+        noise = self._noise(path, x, x0, here, later.repeat(len(samples)), [sample.draw(0) for sample in samples])
+        moved = {}
+        chunks = zip(group.samples.items(), x0.chunk(len(samples)), noise.chunk(len(samples)), strict=True)
+        for (name, sample), latent, of_sample in chunks:
+            moved[name] = replace(sample, latent=latent, noise=of_sample)
+        return replace(group, samples=moved, t=later)
+
+    def _grid(self, t: Num[Tensor, " b"], end: Num[Tensor, " b"]) -> tuple[Num[Tensor, " b"], Num[Tensor, " b"]]:
+        """The grid's time at or above t, and the length of its steps; whole times are the last of each step's."""
+        if t.is_floating_point():
+            stride = end / self.num_grid
+            return torch.minimum(((t / stride).floor() + 1) * stride, end), stride
+        stride = (end + 1) // self.num_grid
+        return torch.minimum((t // stride + 1) * stride - 1, end), stride
+
+    @staticmethod
+    def _later(here: Num[Tensor, " b"], end: Num[Tensor, " b"], draw: Float[Tensor, "b ..."]) -> Num[Tensor, " b"]:
+        """A time after this one, uniformly; the draw is normal, and Phi of a normal number is uniform."""
+        share: Tensor = torch.special.ndtr(draw.flatten(1)[:, 0])
+        beyond = share * (end - here)
+        if here.is_floating_point():
+            return here + beyond.to(here)
+        return torch.minimum(here + 1 + beyond.long(), end)
+
+    @staticmethod
+    def _noise(
+        path: Path, x: Tensor, x0: Tensor, here: Tensor, later: Tensor, draws: Sequence[Tensor]
+    ) -> Float[Tensor, "b ..."]:
+        """The noise that makes x_u of the data."""
+        a_here, s_here = path.coefficients(here)
+        a, s = path.coefficients(later)
+        kept = a / a_here
+        added = (s.square() - (kept * s_here).square()).sqrt()
+        noisier = _wide(kept, x) * x + _wide(added, x) * torch.cat(list(draws))
+        return (noisier - _wide(a, x) * x0) / _wide(s, x)
+
+
 @dataclass(frozen=True, eq=False)
 class Stacked:
     """Several samples of each group, one after the other, as one batch that is asked step after step."""
@@ -139,6 +217,12 @@ class Stacked:
         """The noise that a policy predicts in states of the times `at`, where it is told other ones."""
         answer = at_least_single(self.predict(policy, x, asked_at, self.condition))
         return self.path.convert(answer, x, at, self.space, "eps")
+
+    def seen(self, policy: str, x: Tensor, at: Tensor) -> tuple[Float[Tensor, "b ..."], Float[Tensor, "b ..."]]:
+        """Data and noise as a policy predicts them at states of these times."""
+        answer = at_least_single(self.predict(policy, x, at, self.condition))
+        x0 = self.path.convert(answer, x, at, self.space, "x0")
+        return x0, self.path.convert(answer, x, at, self.space, "eps")
 
     def carried(self, x: Tensor, eps: Tensor, here: Tensor, after: Tensor) -> Float[Tensor, "b ..."]:
         """DDIM's step without chance: the same data and noise at another time."""

@@ -11,11 +11,23 @@ from contrapose.methods.diffusion_kto import DiffusionKTO
 from contrapose.methods.dspo import DSPO
 from contrapose.methods.inpo import InPO
 from contrapose.methods.realalign import RealAlign
+from contrapose.methods.self_npo import SelfNPO
 from contrapose.methods.sft import SFT
 from contrapose.methods.smpo import SmPO
 
 Method = (
-    DDSPO | DataDrivenDDSPO | DiffusionDPO | DiffusionDRO | RealAlign | SFT | CHATS | DiffusionKTO | DSPO | InPO | SmPO
+    DDSPO
+    | DataDrivenDDSPO
+    | DiffusionDPO
+    | DiffusionDRO
+    | RealAlign
+    | SFT
+    | CHATS
+    | DiffusionKTO
+    | DSPO
+    | InPO
+    | SmPO
+    | SelfNPO
 )
 
 METHODS: dict[str, type[Method]] = {
@@ -30,6 +42,7 @@ METHODS: dict[str, type[Method]] = {
     "dspo": DSPO,
     "inpo": InPO,
     "smpo": SmPO,
+    "self-npo": SelfNPO,
 }
 
 
