@@ -120,7 +120,7 @@ def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def smallest_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random StableDiffusionPipeline: latents [4, 8, 8], images 16x16, the shapes world's words."""
     import tiny_pipelines
 
@@ -128,6 +128,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "sd"
     tiny_pipelines.build_smallest().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(smallest_model: Path) -> Path:
+    """The model of most tests; rooms that name a UNet's layers have a larger one by this name."""
+    return smallest_model
 
 
 @pytest.fixture(scope="session")

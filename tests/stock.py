@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,14 @@ def denoiser_of(pipe: DiffusionPipeline) -> nn.Module:
 def rest_of(pipe: DiffusionPipeline) -> dict[str, Any]:
     """All parts but the denoiser: where `load` is given them, it reads the denoiser alone."""
     return {name: part for name, part in pipe.components.items() if part is not denoiser_of(pipe)}
+
+
+def with_own_denoiser(pipe: DiffusionPipeline) -> DiffusionPipeline:
+    """A pipeline whose denoiser is a copy, over the other one's further parts."""
+    [part] = {"unet", "transformer"} & pipe.components.keys()
+    fresh = copy.copy(pipe)
+    setattr(fresh, part, copy.deepcopy(getattr(pipe, part)))
+    return fresh
 
 
 def size(name: str) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 import contrapose
 from contrapose.backbones.base import Backbone
+from contrapose.backbones.families.table import load_backbone
 from contrapose.errors import UserError
 
 IMAGE = 1e-4  # of the largest value, after two steps
@@ -34,14 +35,22 @@ Draw = Callable[[DiffusionPipeline], Tensor]
 
 
 @pytest.fixture
-def fresh(tiny_family: Callable[[str], Path]) -> DiffusionPipeline:
+def fresh(stocked: Callable[[str], DiffusionPipeline]) -> DiffusionPipeline:
     """A pipeline that the test may change."""
-    return stock.load("sd", tiny_family("sd"))
+    return stock.with_own_denoiser(stocked("sd"))
 
 
 @pytest.fixture
 def runs(aligned_runs: Callable[[str, str], Any]) -> tuple[Path, Path]:
     return aligned_runs("sd", "lora")[:2]
+
+
+@pytest.fixture(scope="module")
+def smallest(smallest_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DiffusionPipeline, Path, Path]:
+    """A pipeline and two runs of few layers, since compilers go through each of them at every change."""
+    plain, folder = load_backbone(smallest_model), tmp_path_factory.mktemp("smallest")
+    positive, negative = (aligned.write_run(plain, "lora", seed, folder / str(seed)) for seed in (0, 1))
+    return stock.load("sd", smallest_model), positive, negative
 
 
 def _draw(pipe: DiffusionPipeline, **options: Any) -> Tensor:
@@ -101,11 +110,13 @@ def test_a_picture_to_begin_with(
 
 
 @pytest.mark.parametrize("how", ["whole", "in place", "blocks"])
-def test_torch_compile(fresh: DiffusionPipeline, runs: tuple[Path, Path], how: str) -> None:
+def test_torch_compile(smallest: tuple[DiffusionPipeline, Path, Path], how: str) -> None:
     """What was compiled before the block does not know its adapters, and what is compiled in it must forget them."""
     torch.compiler.reset()
+    stocked, positive, negative = smallest
+    fresh = stock.with_own_denoiser(stocked)
     base = _draw(fresh)
-    guidance = {"positive": runs[0], "negative": runs[1], "scale": 3.0, "batched": False}
+    guidance = {"positive": positive, "negative": negative, "scale": 3.0, "batched": False}
     with contrapose.guide(fresh, **guidance):
         expected = _draw(fresh)
     if how == "whole":
@@ -124,11 +135,13 @@ def test_torch_compile(fresh: DiffusionPipeline, runs: tuple[Path, Path], how: s
     assert fresh.unet._compiled_call_impl is compiled
 
 
-def test_compiled_within_the_block(fresh: DiffusionPipeline, runs: tuple[Path, Path]) -> None:
+def test_compiled_within_the_block(smallest: tuple[DiffusionPipeline, Path, Path]) -> None:
     torch.compiler.reset()
+    stocked, positive, _ = smallest
+    fresh = stock.with_own_denoiser(stocked)
     base = _draw(fresh)
     fresh.unet.compile_repeated_blocks(backend="eager")
-    with contrapose.guide(fresh, runs[0], scale=3.0, interval=(0.0, 0.6)):  # the first step is the base's, compiled
+    with contrapose.guide(fresh, positive, scale=3.0, interval=(0.0, 0.6)):  # the first step is the base's, compiled
         assert apart(_draw(fresh), base) > 10 * IMAGE
     assert torch.equal(_draw(fresh), base)
 

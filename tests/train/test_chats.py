@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
+from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
 from contrapose.core.path import DiffusionPath
 from contrapose.methods import CHATS
@@ -18,40 +20,55 @@ from contrapose.train.align import align
 from contrapose.train.data import Groups
 from contrapose.train.settings import Optimisation, Run, Watching
 
+pytestmark = pytest.mark.usefixtures("few_levels")
 
-def _run(model: Path, pairs: Path, out: Path, **settings: object) -> list[dict[str, float]]:
-    optimisation = Optimisation(learning_rate=1e-2, train_steps=4, batch_size=4, micro_batch=2)
-    run = Run(str(model), pairs, CHATS(beta=100.0), optimisation=optimisation, watching=Watching(holdout=2), **settings)
-    for _ in align(run, out):
-        pass
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+@pytest.fixture(scope="module")
+def run_of(tiny_model: Path, tiny_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A finished run's folder, of LoRA or full, with gradient checkpointing or without."""
+
+    @cache
+    def finished(kind: str, checkpointing: bool) -> Path:
+        optimisation = Optimisation(learning_rate=1e-2, train_steps=4, batch_size=4, micro_batch=2)
+        run = Run(
+            str(tiny_model), tiny_pairs, CHATS(beta=100.0), optimisation=optimisation, watching=Watching(holdout=2),
+            full=kind == "full", gradient_checkpointing=checkpointing,
+        )  # fmt: skip
+        folder = tmp_path_factory.mktemp("chats")
+        for _ in align(run, folder):
+            pass
+        return folder
+
+    return finished
+
+
+def _metrics(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def _answer(backbone: Backbone) -> torch.Tensor:
+    x_t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    condition = backbone.text.embed(["a red circle"])
+    with torch.no_grad():
+        return backbone.denoiser.denoise(backbone.denoiser.network, x_t, torch.tensor([500]), condition)
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 def test_both_policies_learn_and_are_saved(
-    tiny_model: Path, tiny_pairs: Path, tmp_path: Path, kind: str, checkpointing: bool
+    tiny_model: Path, run_of: Callable[..., Path], kind: str, checkpointing: bool
 ) -> None:
-    metrics = _run(tiny_model, tiny_pairs, tmp_path, full=kind == "full", gradient_checkpointing=checkpointing)
-    assert metrics[-1]["winner_error_gain"] > 0 and metrics[-1]["loser_error_gain"] > 0
-    x_t, t = torch.randn(1, 4, 8, 8), torch.tensor([500])
-    answers = []
-    for policy in ("positive", "negative"):
-        backbone = load_backbone(tiny_model, adapter=tmp_path / policy)
-        with torch.no_grad():
-            answers.append(
-                backbone.denoiser.denoise(backbone.denoiser.network, x_t, t, backbone.text.embed(["a red circle"]))
-            )
-    base = load_backbone(tiny_model)
-    with torch.no_grad():
-        answers.append(base.denoiser.denoise(base.denoiser.network, x_t, t, base.text.embed(["a red circle"])))
-    first, second, reference = answers
+    run = run_of(kind, checkpointing)
+    last = _metrics(run)[-1]
+    assert last["winner_error_gain"] > 0 and last["loser_error_gain"] > 0
+    first, second = (_answer(load_backbone(tiny_model, adapter=run / policy)) for policy in ("positive", "negative"))
+    reference = _answer(load_backbone(tiny_model))
     assert min((a - b).abs().max() for a, b in ((first, second), (first, reference), (second, reference))) > 1e-5
 
 
-def test_checkpointing_changes_nothing(tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> None:
+def test_checkpointing_changes_nothing(run_of: Callable[..., Path]) -> None:
     """The recomputed forward of one policy must not be another's: adapters are switched on one module."""
-    runs = [_run(tiny_model, tiny_pairs, tmp_path / str(on), gradient_checkpointing=on) for on in (False, True)]
+    runs = [_metrics(run_of("lora", checkpointing)) for checkpointing in (False, True)]
     for plain, recomputed in zip(*runs, strict=True):
         assert recomputed["loss"] == pytest.approx(plain["loss"], rel=1e-5)
         assert recomputed["grad_norm"] == pytest.approx(plain["grad_norm"], rel=1e-4)
