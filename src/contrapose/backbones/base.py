@@ -11,7 +11,7 @@ from contrapose.backbones.coherence import check_fit
 from contrapose.backbones.denoiser import Denoiser
 from contrapose.backbones.family import Family
 from contrapose.backbones.images import Autoencoder
-from contrapose.backbones.loading import Source
+from contrapose.backbones.loading import Source, free_memory
 from contrapose.backbones.pipeline import LoadedPipeline
 from contrapose.backbones.precision import precision_of
 from contrapose.backbones.sampler import Sampler
@@ -74,3 +74,4 @@ class Backbone:
             self.text.release()
         if not keep_images:
             self.images.release()
+        free_memory()

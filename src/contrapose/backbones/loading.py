@@ -293,10 +293,8 @@ def quantization(kind: str, dtype: torch.dtype) -> Any:
     return TorchAoConfig(Int8WeightOnlyConfig())
 
 
-def release(pipe: DiffusionPipeline, parts: Iterable[str]) -> None:
-    """Drop parts of a pipeline from memory."""
-    for part in parts:
-        setattr(pipe, part, None)
+def free_memory() -> None:
+    """Give back the memory of what nobody holds any more; looking through all objects for it takes a while."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

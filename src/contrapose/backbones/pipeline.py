@@ -10,7 +10,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 
 from contrapose.backbones.family import Family
-from contrapose.backbones.loading import Source, release
+from contrapose.backbones.loading import Source
 from contrapose.backbones.networks import Network
 from contrapose.backbones.settings import Loading
 from contrapose.core.group import Condition
@@ -91,8 +91,9 @@ class LoadedPipeline:
             torch.cuda.empty_cache()
 
     def release(self, *parts: str) -> None:
-        """Drop parts from memory."""
-        release(self.stock, parts)
+        """Hold parts no longer; `free_memory` gives their memory back at once."""
+        for part in parts:
+            setattr(self.stock, part, None)
 
 
 def cast(condition: Condition, dtype: torch.dtype, device: torch.device | None = None) -> Condition:

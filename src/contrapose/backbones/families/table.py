@@ -76,10 +76,11 @@ def load_backbone(
     if loading.quantize != "none" and source.path.is_file():
         raise UserError(f"quantize: {model} is one file, which diffusers does not quantise; use a model folder")
     quantized = {} if loading.quantize == "none" else {part: quantization(loading.quantize, dtype)}
-    pipe = open_pipeline(source, pipeline_of(source), dtypes, family.unused_parts, quantized)
-    if adapter is not None:
-        run = RunFolder(adapter)
+    run = None if adapter is None else RunFolder(adapter)
+    if run is not None:  # before gigabytes are read for a run that is not there, or another model's
         run.check(part, source)
+    pipe = open_pipeline(source, pipeline_of(source), dtypes, family.unused_parts, quantized)
+    if run is not None:
         apply_adapter(pipe, part, run)
     return Backbone.over(family, source, pipe, device, loading)
 
