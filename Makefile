@@ -14,7 +14,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
-# Files go to the workers in the order that tests/conftest.py gives them: slow ones first.
+# Files go to the workers in the order that tests/conftest.py gives them: slow ones first. Bytecode is kept, whatever
+# the shell says: without it each worker compiles hundreds of files anew, and pytest rewrites their asserts.
+test fast: export PYTHONDONTWRITEBYTECODE =
+
 test: install lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
