@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from changing import changed
 
 from contrapose.errors import UserError
 from contrapose.methods import CHATS, DDSPO, DiffusionDRO, RealAlign
@@ -23,13 +27,34 @@ WATCH = Watching(holdout=2, evaluate_every=3, save_every=2, keep=3)
 CLOCK = re.compile(rb'"seconds": [^,}\n]*|<!-- contrapose [0-9a-f]+ -->')  # and the card's digest, its name included
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(tiny_model: Path, tiny_pairs: Path) -> Run:
     return Run(str(tiny_model), tiny_pairs, DDSPO(beta=200.0), optimisation=FAST, watching=WATCH)
 
 
+@pytest.fixture(scope="module")
+def finished(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A finished run of a variant and so many steps: look at it, or copy it to go on from it."""
+
+    @cache
+    def folder(variant: str, steps: int, **changes: object) -> Path:
+        out = tmp_path_factory.mktemp("finished") / "run-whole"
+        trained(of(changed(run, **VARIANTS[variant]), steps, **changes), out)
+        return out
+
+    return folder
+
+
 def of(run: Run, steps: int, **changes: object) -> Run:
     return replace(run, optimisation=replace(run.optimisation, train_steps=steps, **changes))  # type: ignore[arg-type]
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "full": {"full": True},
+    "average": {"ema_decay": 0.9},
+    "policies": {"method": CHATS()},
+}
 
 
 def trained(run: Run, out: Path, until: int | None = None) -> list[int]:
@@ -61,47 +86,38 @@ def same(one: Path, other: Path) -> bool:
     return True
 
 
-VARIANTS = {"lora": {}, "full": {"full": True}, "average": {"ema": 0.9}, "policies": {"method": CHATS()}}
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_longer_is_as_long_from_the_start(run: Run, tmp_path: Path, variant: str) -> None:
-    changes = dict(VARIANTS[variant])
-    run = of(run, 3, ema_decay=changes.pop("ema", 0.0))
-    run = replace(run, **changes)  # type: ignore[arg-type]
-    trained(run, tmp_path / "run-grown")
-    assert trained(of(run, 5), tmp_path / "run-grown") == [3, 4, 5]
-    assert trained(of(run, 5), tmp_path / "run-whole") == [0, 1, 2, 3, 4, 5]
-    assert same(tmp_path / "run-grown", tmp_path / "run-whole")
-    assert RunFolder(tmp_path / "run-grown").steps == (2, 4, 5), "3 was the last step, and is not due"
+def test_longer_is_as_long_from_the_start(
+    run: Run, finished: Callable[..., Path], tmp_path: Path, variant: str
+) -> None:
+    grown = shutil.copytree(finished(variant, 3), tmp_path / "run-grown")
+    assert trained(of(changed(run, **VARIANTS[variant]), 5), grown) == [3, 4, 5]
+    assert same(grown, finished(variant, 5))
+    assert RunFolder(grown).steps == (2, 4, 5), "3 was the last step, and is not due"
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_shorter_is_as_short_from_the_start(run: Run, tmp_path: Path, kind: str) -> None:
-    run = replace(run, full=kind == "full")
-    trained(of(run, 5), tmp_path / "run-cut")
-    assert trained(of(run, 4), tmp_path / "run-cut") == [4]
-    assert trained(of(run, 4), tmp_path / "run-whole") == [0, 1, 2, 3, 4]
-    assert same(tmp_path / "run-cut", tmp_path / "run-whole")
+def test_shorter_is_as_short_from_the_start(run: Run, finished: Callable[..., Path], tmp_path: Path, kind: str) -> None:
+    cut = shutil.copytree(finished(kind, 5), tmp_path / "run-cut")
+    assert trained(of(changed(run, **VARIANTS[kind]), 4), cut) == [4]
+    assert same(cut, finished(kind, 4))
 
 
 @pytest.mark.parametrize("until", [3, 4, 5])
-def test_killed_while_it_is_lengthened(run: Run, tmp_path: Path, until: int) -> None:
-    trained(of(run, 3), tmp_path / "run-grown")
-    trained(of(run, 5), tmp_path / "run-grown", until)
-    assert not RunFolder(tmp_path / "run-grown").finished
-    assert RunFolder(tmp_path / "run-grown").weights.parent.name == "checkpoints", "no weights of an end that is none"
-    assert not (tmp_path / "run-grown/README.md").exists()
-    trained(of(run, 5), tmp_path / "run-grown")
-    trained(of(run, 5), tmp_path / "run-whole")
-    assert same(tmp_path / "run-grown", tmp_path / "run-whole")
+def test_killed_while_it_is_lengthened(run: Run, finished: Callable[..., Path], tmp_path: Path, until: int) -> None:
+    grown = shutil.copytree(finished("lora", 3), tmp_path / "run-grown")
+    trained(of(run, 5), grown, until)
+    assert not RunFolder(grown).finished
+    assert RunFolder(grown).weights.parent.name == "checkpoints", "no weights of an end that is none"
+    assert not (grown / "README.md").exists()
+    trained(of(run, 5), grown)
+    assert same(grown, finished("lora", 5))
 
 
-def test_an_unfinished_run_may_be_of_any_length(run: Run, tmp_path: Path) -> None:
-    trained(of(run, 5), tmp_path / "run-cut", 3)
+def test_an_unfinished_run_may_be_of_any_length(run: Run, finished: Callable[..., Path], tmp_path: Path) -> None:
+    assert trained(of(run, 5), tmp_path / "run-cut", 3) == [0, 1, 2, 3]
     trained(of(run, 3), tmp_path / "run-cut")
-    trained(of(run, 3), tmp_path / "run-whole")
-    assert same(tmp_path / "run-cut", tmp_path / "run-whole")
+    assert same(tmp_path / "run-cut", finished("lora", 3))
 
 
 REFUSED = {
@@ -112,16 +128,16 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_is_refused(run: Run, tmp_path: Path, name: str) -> None:
+def test_what_cannot_be_is_refused(run: Run, finished: Callable[..., Path], tmp_path: Path, name: str) -> None:
     changes, steps, told = REFUSED[name]
-    trained(of(run, 4, **changes), tmp_path)
-    before = content(tmp_path)
+    out = shutil.copytree(finished("lora", 4, **changes), tmp_path / "run")
+    before = content(out)
     with pytest.raises(UserError, match=told) as caught:
-        next(align(of(run, steps, **changes), tmp_path))
+        next(align(of(run, steps, **changes), out))
     assert "\n" not in str(caught.value)
-    assert content(tmp_path) == before
+    assert content(out) == before
     with pytest.raises(UserError, match=r"\(optimisation.learning_rate differ\)"):
-        next(align(of(run, steps, learning_rate=1.0, **changes), tmp_path))
+        next(align(of(run, steps, learning_rate=1.0, **changes), out))
 
 
 def test_without_checkpoints_nothing_goes_on(run: Run, tmp_path: Path) -> None:

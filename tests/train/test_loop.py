@@ -32,12 +32,21 @@ pytestmark = pytest.mark.usefixtures("few_levels")
 
 FAST = Optimisation(learning_rate=1e-3, train_steps=5, batch_size=4, micro_batch=4)
 WATCH = Watching(holdout=2, evaluate_every=2, save_every=2)
+UNWATCHED = Watching(holdout=0, evaluate_every=0, save_every=0, trackers=())
 NO_PROCESS = 2**22 + 1  # beyond the largest number that Linux gives a process
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(tiny_model: Path, tiny_pairs: Path) -> Run:
     return Run(str(tiny_model), tiny_pairs, DDSPO(beta=200.0), optimisation=FAST, watching=WATCH)
+
+
+@pytest.fixture(scope="module")
+def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That run from its start to its end, uninterrupted: look at it, and leave it as it is."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    list(align(run, folder))
+    return folder
 
 
 def _checkpoints(out: Path) -> list[str]:
@@ -76,7 +85,7 @@ def test_batches_are_read_no_matter_how_they_are_split(run: Run, method: Any, tm
     """The loss of the first step, before any update, is the same to rounding."""
     losses = []
     for size in (1, 2, 4):
-        changed = replace(_changed(run, micro_batch=size, train_steps=1), method=method)
+        changed = replace(_changed(run, micro_batch=size, train_steps=1), method=method, watching=UNWATCHED)
         losses.append(list(align(changed, tmp_path / str(size)))[-1].metrics["loss"])
     assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
 
@@ -109,20 +118,18 @@ def test_half_a_checkpoint_is_not_resumed_from(run: Run, tmp_path: Path) -> None
     assert next(align(run, tmp_path)).step == 2
 
 
-def test_killed_between_the_last_step_and_the_end(run: Run, tmp_path: Path) -> None:
-    list(align(run, tmp_path / "whole"))
+def test_killed_between_the_last_step_and_the_end(run: Run, whole: Path, tmp_path: Path) -> None:
     until(align(run, tmp_path / "cut"), 5)
     assert not (tmp_path / "cut/finished.json").exists()
     assert [state.step for state in align(run, tmp_path / "cut")] == [5]
-    assert _same(weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole"))
+    assert _same(weights_of(tmp_path / "cut"), weights_of(whole))
 
 
-def test_a_finished_run_does_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    list(align(run, tmp_path))
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+def test_a_finished_run_does_nothing(run: Run, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     monkeypatch.setattr("contrapose.train.align._trainer", None)
-    assert list(align(run, tmp_path)) == [TrainState(5, {})]
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert list(align(run, whole)) == [TrainState(5, {})]
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
 def test_checkpoints_are_pruned(run: Run, tmp_path: Path) -> None:
@@ -130,15 +137,14 @@ def test_checkpoints_are_pruned(run: Run, tmp_path: Path) -> None:
     assert _checkpoints(tmp_path) == ["step-000004", "step-000005"]
 
 
-def test_every_0_steps_is_never(run: Run, tmp_path: Path) -> None:
+def test_every_0_steps_is_never(run: Run, whole: Path, tmp_path: Path) -> None:
     never = replace(run, watching=replace(WATCH, evaluate_every=0, save_every=0))
-    list(align(run, tmp_path / "usual"))
     until(align(never, tmp_path / "never"), 4)
     assert not (tmp_path / "never/checkpoints").exists()
     assert [state.step for state in align(never, tmp_path / "never")] == [0, 1, 2, 3, 4, 5]  # begun anew
     assert _checkpoints(tmp_path / "never") == ["step-000005"]
     assert [line["step"] for line in metrics_of(tmp_path / "never") if "held_out/loss" in line] == [1, 5]
-    assert _same(weights_of(tmp_path / "never"), weights_of(tmp_path / "usual"))
+    assert _same(weights_of(tmp_path / "never"), weights_of(whole))
 
 
 def test_a_largest_norm_of_0_leaves_gradients_as_they_are(run: Run, tmp_path: Path) -> None:
@@ -151,14 +157,13 @@ def test_a_largest_norm_of_0_leaves_gradients_as_they_are(run: Run, tmp_path: Pa
     assert all(line["grad_norm"] > 0 for line in metrics_of(tmp_path / "0.0"))
 
 
-def test_what_a_run_leaves(run: Run, tmp_path: Path) -> None:
-    list(align(run, tmp_path))
-    finished = json.loads((tmp_path / "finished.json").read_text())
+def test_what_a_run_leaves(run: Run, whole: Path) -> None:
+    finished = json.loads((whole / "finished.json").read_text())
     assert (finished["steps"], finished["training_pairs"], finished["held_out_pairs"]) == (5, 10, 2)
-    assert finished["base_fingerprint"] == RunFolder(tmp_path).fingerprint == load_backbone(run.model).fingerprint
-    assert finished["trained_parameters"] == sum(value.numel() for value in weights_of(tmp_path).values())
-    assert list((tmp_path / "tensorboard").iterdir())
-    assert [line["step"] for line in metrics_of(tmp_path) if "held_out/loss" in line] == [1, 2, 4, 5]
+    assert finished["base_fingerprint"] == RunFolder(whole).fingerprint == load_backbone(run.model).fingerprint
+    assert finished["trained_parameters"] == sum(value.numel() for value in weights_of(whole).values())
+    assert list((whole / "tensorboard").iterdir())
+    assert [line["step"] for line in metrics_of(whole) if "held_out/loss" in line] == [1, 2, 4, 5]
 
 
 # Settings and pairs that do not fit
@@ -298,12 +303,11 @@ def test_label_smoothing_of_one_half_teaches_nothing(run: Run, tmp_path: Path) -
     assert list(align(run, tmp_path))[1].metrics["grad_norm"] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_the_average_is_what_is_saved(run: Run, tmp_path: Path) -> None:
-    list(align(run, tmp_path / "plain"))
-    list(align(_changed(run, ema_decay=0.9), tmp_path / "average"))
-    plain, average = weights_of(tmp_path / "plain"), weights_of(tmp_path / "average")
+def test_the_average_is_what_is_saved(run: Run, whole: Path, tmp_path: Path) -> None:
+    list(align(_changed(run, ema_decay=0.9), tmp_path))
+    plain, average = weights_of(whole), weights_of(tmp_path)
     assert not _same(plain, average)
-    step = tmp_path / "average/checkpoints/step-000005"
+    step = tmp_path / "checkpoints/step-000005"
     assert _same(average, weights_of(step))
     trainee = {k: v for k, v in load_file(step / "training.safetensors").items() if k.startswith("trainee/")}
     assert len(trainee) == len(average)
@@ -312,20 +316,17 @@ def test_the_average_is_what_is_saved(run: Run, tmp_path: Path) -> None:
     assert sums[0] != pytest.approx(sums[1], abs=1e-6)
 
 
-def test_two_runs_are_one(run: Run, tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    list(align(run, tmp_path / "a"))
+def test_two_runs_are_one(run: Run, whole: Path, tmp_path: Path) -> None:
     torch.manual_seed(2)  # whatever the caller drew before
-    list(align(run, tmp_path / "b"))
-    assert _same(weights_of(tmp_path / "a"), weights_of(tmp_path / "b"))
-    list(align(replace(run, seed=1), tmp_path / "c"))
-    assert not _same(weights_of(tmp_path / "a"), weights_of(tmp_path / "c"))
+    list(align(run, tmp_path / "again"))
+    assert _same(weights_of(tmp_path / "again"), weights_of(whole))
+    list(align(replace(run, seed=1), tmp_path / "other"))
+    assert not _same(weights_of(tmp_path / "other"), weights_of(whole))
 
 
-def test_gradient_checkpointing_changes_nothing(run: Run, tmp_path: Path) -> None:
-    list(align(run, tmp_path / "plain"))
-    list(align(replace(run, gradient_checkpointing=True), tmp_path / "checkpointed"))
-    ours, theirs = weights_of(tmp_path / "plain"), weights_of(tmp_path / "checkpointed")
+def test_gradient_checkpointing_changes_nothing(run: Run, whole: Path, tmp_path: Path) -> None:
+    list(align(replace(run, gradient_checkpointing=True), tmp_path))
+    ours, theirs = weights_of(whole), weights_of(tmp_path)
     assert max((value - theirs[name]).abs().max().item() for name, value in ours.items()) < 1e-6
 
 

@@ -105,6 +105,7 @@ def test_without_a_floor_masks_are_not_looked_at(where_they_differ: Path, tiny_p
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_levels")
 def test_masked_runs(run: Run, tiny_pairs: Path, tmp_path: Path) -> None:
     """Masks that say nothing change no bit, others do; kills and micro-batches change nothing."""
     pairs_of_ones = masked(tiny_pairs, tmp_path / "pairs-of-ones", torch.ones_like)

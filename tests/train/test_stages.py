@@ -26,12 +26,19 @@ WATCH = Watching(holdout=2, evaluate_every=2, save_every=2)
 REAL = RealAlign(beta=50.0, stage1=DiffusionDRO(rollout_steps=2, states=1, rollouts=2, buffer=2))
 
 
-@pytest.fixture(params=["lora", "full"])
+@pytest.fixture(scope="module", params=["lora", "full"])
 def run(request: pytest.FixtureRequest, tiny_model: Path, tiny_pairs: Path) -> Run:
     return Run(
         str(tiny_model), tiny_pairs, REAL, full=request.param == "full", optimisation=FAST, watching=WATCH,
         first=First(first_learning_rate=5e-3, first_train_steps=2),
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
+    """The folder of that run, uninterrupted, and the steps that it told of; left as it is."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return folder, [state.step for state in align(run, folder)]
 
 
 def _first_line(out: Path) -> dict[str, float]:
@@ -50,14 +57,16 @@ def _answer(model: str, adapter: Path | None) -> torch.Tensor:
         )
 
 
-def test_the_second_stage_begins_where_the_first_one_ended(run: Run, tmp_path: Path) -> None:
+def test_the_second_stage_begins_where_the_first_one_ended(
+    run: Run, whole: tuple[Path, list[int]], tmp_path: Path
+) -> None:
     first, second = stages(run, tmp_path)
     assert (first.run.method, second.run) == (REAL.stage1, run)
     assert first.run.optimisation == replace(FAST, train_steps=2, learning_rate=5e-3, schedule="constant", warmup=0)
     assert (first.folder, second.start, second.policies) == (tmp_path / "start", tmp_path / "start", {})
-    states = list(align(run, tmp_path))
-    assert [state.step for state in states] == [0, 1, 2, 0, 1, 2, 3]
-    found = _first_line(tmp_path)
+    folder, steps = whole
+    assert steps == [0, 1, 2, 0, 1, 2, 3]
+    found = _first_line(folder)
     assert found["loss"] == pytest.approx(math.log(2), abs=1e-5), "trainee and reference are one there"
     assert found["drift"] == pytest.approx(0.0, abs=1e-10)
 
@@ -91,28 +100,30 @@ def test_settings_of_the_first_stage_have_their_ranges(wrong: dict[str, float]) 
         First(**wrong)  # type: ignore[arg-type]
 
 
-def test_its_result_is_one_adapter_or_model_on_the_original_base(run: Run, tmp_path: Path) -> None:
-    list(align(run, tmp_path / "run"))
-    start = _answer(run.model, tmp_path / "run" / "start")
-    still = replace(run, start=tmp_path / "run" / "start", method=DiffusionDPO(beta=50.0), first=First())
+def test_its_result_is_one_adapter_or_model_on_the_original_base(
+    run: Run, whole: tuple[Path, list[int]], tmp_path: Path
+) -> None:
+    folder, _ = whole
+    start = _answer(run.model, folder / "start")
+    still = replace(run, start=folder / "start", method=DiffusionDPO(beta=50.0), first=First())
     still = replace(still, optimisation=replace(FAST, learning_rate=1e-12))
     list(align(still, tmp_path / "still"))
     torch.testing.assert_close(_answer(run.model, tmp_path / "still"), start, atol=1e-5, rtol=1e-4)
-    assert (_answer(run.model, tmp_path / "run") - start).abs().max() > 1e-5
+    assert (_answer(run.model, folder) - start).abs().max() > 1e-5
     assert (start - _answer(run.model, None)).abs().max() > 1e-5
 
 
-def test_a_run_killed_in_either_stage_ends_the_same(run: Run, tmp_path: Path) -> None:
-    list(align(run, tmp_path / "whole"))
+def test_a_run_killed_in_either_stage_ends_the_same(run: Run, whole: tuple[Path, list[int]], tmp_path: Path) -> None:
+    folder, _ = whole
     for num in (2, 5):
         states = align(run, tmp_path / str(num))
         for _ in range(num):
             next(states)
         states.close()
         list(align(run, tmp_path / str(num)))
-        ours, theirs = weights_of(tmp_path / str(num)), weights_of(tmp_path / "whole")
+        ours, theirs = weights_of(tmp_path / str(num)), weights_of(folder)
         assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-    assert [state.step for state in align(run, tmp_path / "whole")] == [2, 3], "nothing is done twice"
+    assert [state.step for state in align(run, folder)] == [2, 3], "nothing is done twice"
 
 
 def test_fits_on_the_way_are_those_that_one_could_name(run: Run, tmp_path: Path) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from changing import changed
 from PIL import Image
 from trained import metrics_of, until
 
@@ -36,9 +41,22 @@ PROMPTS = ("a red circle", "two green triangles")
 WATCH = replace(PLAIN, prompts=PROMPTS, images_every=2, image_steps=3, num_images=2, judges=(Colours(),))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(tiny_model: Path, tiny_pairs: Path) -> Run:
     return Run(str(tiny_model), tiny_pairs, DDSPO(beta=200.0), optimisation=FAST, watching=WATCH)
+
+
+@pytest.fixture(scope="module")
+def finished(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a finished run with these changes: look at it, or copy it to go on from it."""
+
+    @cache
+    def folder(**changes: Any) -> Path:
+        out = tmp_path_factory.mktemp("finished") / "run"
+        list(align(changed(run, **changes), out))
+        return out
+
+    return folder
 
 
 def files(out: Path, below: str = "images") -> dict[str, bytes]:
@@ -55,67 +73,66 @@ def without_judges(out: Path) -> list[dict[str, float]]:
     return [line for line in left if line["step"]]
 
 
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
     "full": {"full": True},
-    "average": {"ema": 0.9},
+    "average": {"ema_decay": 0.9},
     "policies": {"method": CHATS()},
     "text": {"adapters": Adapters(train_text_encoder=True)},
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_does_not_notice(run: Run, tmp_path: Path, kind: str) -> None:
-    changes = dict(KINDS[kind])
-    run = replace(run, optimisation=replace(FAST, ema_decay=changes.pop("ema", 0.0)))
-    run = replace(run, **changes)  # type: ignore[arg-type]
-    list(align(run, tmp_path / "watched"))
-    list(align(replace(run, watching=PLAIN), tmp_path / "plain"))
-    assert without_judges(tmp_path / "watched") == without_judges(tmp_path / "plain")
-    assert files(tmp_path / "watched", "checkpoints") == files(tmp_path / "plain", "checkpoints")
-    assert list(watched_steps(tmp_path / "watched")) == [0, 2, 3]
+def test_training_does_not_notice(run: Run, finished: Callable[..., Path], tmp_path: Path, kind: str) -> None:
+    watched = finished(**KINDS[kind])
+    list(align(changed(run, watching=PLAIN, **KINDS[kind]), tmp_path))
+    assert without_judges(watched) == without_judges(tmp_path)
+    assert files(watched, "checkpoints") == files(tmp_path, "checkpoints")
+    assert list(watched_steps(watched)) == [0, 2, 3]
 
 
 @pytest.mark.parametrize("kind", ["lora", "full", "average", "text"])
-def test_images_are_those_of_the_saved_weights(run: Run, tmp_path: Path, kind: str) -> None:
-    changes = dict(KINDS[kind])
-    run = replace(run, optimisation=replace(FAST, ema_decay=changes.pop("ema", 0.0)))
-    list(align(replace(run, **changes), tmp_path / "run"))  # type: ignore[arg-type]
+def test_images_are_those_of_the_saved_weights(
+    run: Run, finished: Callable[..., Path], tmp_path: Path, kind: str
+) -> None:
+    trained = finished(**KINDS[kind])
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
     shared = ["--prompts", str(tmp_path / "prompts.txt"), "--num-images", "2", "--steps", "3", "--batch-size", "1"]
     for step in (0, 2, 3):
-        adapter = ["--adapter", f"{tmp_path}/run@{step}"] if step else []
+        adapter = ["--adapter", f"{trained}@{step}"] if step else []
         out = tmp_path / f"sampled-{step}"
         assert main(["sample", "--model", run.model, *shared, *adapter, "--out", str(out)]) == 0
         for name in ("00000/samples/0001.png", "00001/samples/0000.png"):
-            drawn = np.asarray(Image.open(tmp_path / f"run/images/step-00000{step}" / name), dtype=int)
+            drawn = np.asarray(Image.open(trained / f"images/step-00000{step}" / name), dtype=int)
             sampled = np.asarray(Image.open(out / name), dtype=int)
             assert np.abs(drawn - sampled).max() <= 1
-    first, *_, last = film(tmp_path / "run")[0].paths.values()
+    first, *_, last = film(trained)[0].paths.values()
     assert first.read_bytes() != last.read_bytes()
 
 
 @pytest.mark.parametrize("killed_after", [0, 1, 2])
-def test_killed_and_resumed_is_uninterrupted(run: Run, tmp_path: Path, killed_after: int) -> None:
-    run = replace(run, watching=replace(WATCH, save_every=2))
-    list(align(run, tmp_path / "whole"))
-    until(align(run, tmp_path / "cut"), killed_after)
-    list(align(run, tmp_path / "cut"))
-    assert files(tmp_path / "cut") == files(tmp_path / "whole")
-    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+def test_killed_and_resumed_is_uninterrupted(
+    run: Run, finished: Callable[..., Path], tmp_path: Path, killed_after: int
+) -> None:
+    run = changed(run, save_every=2)
+    whole = finished(save_every=2)
+    until(align(run, tmp_path), killed_after)
+    list(align(run, tmp_path))
+    assert files(tmp_path) == files(whole)
+    assert lines(tmp_path) == lines(whole)
 
 
-def test_lengthened_and_cut_have_the_images_of_their_length(run: Run, tmp_path: Path) -> None:
-    longer = replace(run, optimisation=replace(FAST, train_steps=4))
-    list(align(run, tmp_path / "grown"))
-    list(align(longer, tmp_path / "grown"))
-    list(align(longer, tmp_path / "whole"))
-    assert files(tmp_path / "grown") == files(tmp_path / "whole")
-    assert lines(tmp_path / "grown") == lines(tmp_path / "whole")
-    list(align(run, tmp_path / "grown"))
-    list(align(run, tmp_path / "short"))
-    assert files(tmp_path / "grown") == files(tmp_path / "short")
-    assert lines(tmp_path / "grown") == lines(tmp_path / "short")
+def test_lengthened_and_cut_have_the_images_of_their_length(
+    run: Run, finished: Callable[..., Path], tmp_path: Path
+) -> None:
+    grown = shutil.copytree(finished(), tmp_path / "grown")
+    list(align(changed(run, train_steps=4), grown))
+    whole = finished(train_steps=4)
+    assert files(grown) == files(whole)
+    assert lines(grown) == lines(whole)
+    list(align(run, grown))
+    assert files(grown) == files(finished())
+    assert lines(grown) == lines(finished())
 
 
 def test_an_image_depends_on_its_prompt_and_seed_alone(run: Run, tmp_path: Path) -> None:
@@ -127,9 +144,8 @@ def test_an_image_depends_on_its_prompt_and_seed_alone(run: Run, tmp_path: Path)
     assert alone == (tmp_path / "both/images/step-000000/00001/samples/0000.png").read_bytes()
 
 
-def test_judges_give_intervals_from_the_base_on(run: Run, tmp_path: Path) -> None:
-    list(align(run, tmp_path))
-    judged = {step: line for line in RunFolder(tmp_path).metrics() if "judged/colourfulness" in line
+def test_judges_give_intervals_from_the_base_on(finished: Callable[..., Path]) -> None:
+    judged = {step: line for line in RunFolder(finished()).metrics() if "judged/colourfulness" in line
               for step in [line["step"]]}  # fmt: skip
     assert list(judged) == [0, 2, 3]
     for line in judged.values():
@@ -249,13 +265,16 @@ def test_a_difference_that_may_be_chance_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("killed_after", [1, 3])
-def test_the_best_step_survives_kills(run: Run, tmp_path: Path, killed_after: int) -> None:
-    run = replace(run, watching=replace(WATCH, keep_best="colourfulness", save_every=1, keep=1))
-    list(align(run, tmp_path / "whole"))
-    until(align(run, tmp_path / "cut"), killed_after)
-    list(align(run, tmp_path / "cut"))
-    assert (tmp_path / "cut/best.json").read_bytes() == (tmp_path / "whole/best.json").read_bytes()
-    assert files(tmp_path / "cut", "checkpoints") == files(tmp_path / "whole", "checkpoints")
+def test_the_best_step_survives_kills(
+    run: Run, finished: Callable[..., Path], tmp_path: Path, killed_after: int
+) -> None:
+    changes = {"keep_best": "colourfulness", "keep": 1}
+    run = changed(run, **changes)
+    whole = finished(**changes)
+    until(align(run, tmp_path), killed_after)
+    list(align(run, tmp_path))
+    assert (tmp_path / "best.json").read_bytes() == (whole / "best.json").read_bytes()
+    assert files(tmp_path, "checkpoints") == files(whole, "checkpoints")
 
 
 def test_a_best_step_needs_a_judge_that_is_there_and_images() -> None:
