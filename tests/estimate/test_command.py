@@ -69,9 +69,9 @@ def test_a_recipe_is_estimated_as_it_would_run(tmp_path, capsys):
     assert "100 steps on one GPU that reaches 50% of 100 TFLOP/s" in told
 
 
-def test_what_a_run_begins_with_takes_its_time():
-    run = runfile.read(ROOT / "recipes/sd15-realalign.yaml", Run, CONVERTER)
-    times = stage_times(Setup(run, "256x256"), Speed())
+def test_what_a_run_begins_with_takes_its_time(tiny_model):
+    run = changed(runfile.read(ROOT / "recipes/sd15-realalign.yaml", Run, CONVERTER), model=str(tiny_model))
+    times = stage_times(Setup(run), Speed())
     assert [(time.folder, time.steps) for time in times] == [("start", 1600), ("", 1000)]
     assert times[0].step_flops > 1.5 * times[1].step_flops  # it draws samples of its own
     assert "1600 steps of start and 1000 steps" in duration(Setup(run), Speed(), times)
@@ -88,9 +88,10 @@ def test_size_and_number_are_those_of_the_pairs(folders, tmp_path):
     assert sized(altered(setup, pairs=tmp_path / "later")).latent is None
 
 
-def test_adapters_on_more_layers_train_more():
-    every = altered(SMALL, lora_targets=("all-linear",))
-    assert estimate_run(every).trainable > 1.5 * estimate_run(SMALL).trainable
+def test_adapters_on_more_layers_train_more(folders):
+    usual = setup_of(str(folders["sd"]))
+    every = altered(usual, lora_targets=("all-linear",))
+    assert estimate_run(every).trainable > 1.5 * estimate_run(usual).trainable
 
 
 def test_an_average_is_counted():
