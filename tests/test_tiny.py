@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,20 @@ STRANGE = ("", "Été à l'œuvre: 一只红色的猫 🦊 \n\t <s>", "word " * 
 
 
 @pytest.fixture(scope="module")
-def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], DiffusionPipeline]:
-    """Load a family's pipeline from its folder, which is saved once."""
-    folders: dict[str, Path] = {}
+def load(tiny_family: Callable[[str], Path]) -> Callable[[str], DiffusionPipeline]:
+    """A family's pipeline out of its folder, which all tests draw with and none changes."""
 
     def load(name: str) -> DiffusionPipeline:
-        if name not in folders:
-            folders[name] = tiny.save(name, tmp_path_factory.mktemp("families") / name)
-        pipe = DiffusionPipeline.from_pretrained(folders[name], use_safetensors=True, **families.of(name).load)
+        pipe = DiffusionPipeline.from_pretrained(tiny_family(name), use_safetensors=True, **families.of(name).load)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    return load
+    return cache(load)
+
+
+@cache
+def _built(name: str) -> DiffusionPipeline:
+    return families.of(name).build()
 
 
 def _draw(name: str, pipe: DiffusionPipeline, prompts: tuple[str, ...] = PROMPTS, **options: Any) -> Any:
@@ -46,7 +50,7 @@ def _guided(name: str, scale: float) -> dict[str, Any]:
 @pytest.mark.parametrize("name", families.NAMES)
 def test_draws(name: str, load: Callable[[str], DiffusionPipeline]) -> None:
     pipe = load(name)
-    assert type(pipe) is type(families.of(name).build())
+    assert type(pipe) is type(_built(name))
     images = _draw(name, pipe)
     side = families.of(name).call.get("height", 16)
     assert images.shape == (2, side, side, 3)
@@ -75,7 +79,7 @@ def test_reacts_to_the_prompt_and_to_guidance(name: str, load: Callable[[str], D
 def test_reads_any_text(name: str, load: Callable[[str], DiffusionPipeline]) -> None:
     pipe = load(name)
     assert np.isfinite(_draw(name, pipe, STRANGE, num_inference_steps=1)).all()
-    built = families.of(name).build()
+    built = _built(name)
     for part, tokenizer in pipe.components.items():
         if part.startswith("tokenizer") and tokenizer is not None:
             options = {"padding": "max_length", "max_length": 20, "truncation": True}
@@ -91,9 +95,10 @@ def test_reads_any_text(name: str, load: Callable[[str], DiffusionPipeline]) -> 
 @pytest.mark.parametrize("name", families.NAMES)
 def test_gradients_are_the_same_when_checkpointed(name: str, load: Callable[[str], DiffusionPipeline]) -> None:
     pipe = load(name)
-    denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+    drawing = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+    denoiser = copy.deepcopy(drawing)
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    hook = denoiser.register_forward_pre_hook(lambda _, args, options: seen.append((args, options)), with_kwargs=True)
+    hook = drawing.register_forward_pre_hook(lambda _, args, options: seen.append((args, options)), with_kwargs=True)
     _draw(name, pipe, num_inference_steps=1)
     hook.remove()
 
@@ -115,7 +120,7 @@ def test_gradients_are_the_same_when_checkpointed(name: str, load: Callable[[str
 def test_builds_the_same_weights_each_time_and_leaves_the_generator_alone() -> None:
     before = torch.get_rng_state()
     for family in families.FAMILIES:
-        weights, again = _weights(family.build()), _weights(family.build())
+        weights, again = _weights(_built(family.name)), _weights(family.build())
         assert weights.keys() == again.keys()
         assert all(torch.equal(weights[name], again[name]) for name in weights), family.name
     assert torch.equal(torch.get_rng_state(), before)
@@ -132,9 +137,9 @@ def test_the_chat_template_can_leave_thinking_out(load: Callable[[str], Diffusio
     assert len(tokenizer("<|im_start|><|im_end|>").input_ids) == 2
 
 
-def test_a_folder_is_small(tmp_path: Path) -> None:
+def test_a_folder_is_small(tiny_family: Callable[[str], Path]) -> None:
     for name in families.NAMES:
-        folder = tiny.save(name, tmp_path / name)
+        folder = tiny_family(name)
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 2e6, name
 
 
