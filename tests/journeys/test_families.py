@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import families
@@ -13,7 +14,9 @@ from PIL import Image
 
 from contrapose.cli.main import main
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_levels")]
+
+PROMPTS = ("a red circle", "two blue squares above a green star", "a star", "three squares", "two stars", "a cat")
 
 
 def _run(*arguments: object) -> None:
@@ -25,38 +28,59 @@ def _pixels(folder: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def drawn(tiny_family: Callable[[str], Path], prompts_file: Path, tmp_path_factory: pytest.TempPathFactory) -> object:
+def drawn(tiny_family: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> object:
     """A family's model and pairs, drawn once."""
     work = tmp_path_factory.mktemp("drawn")
+    prompts = work / "prompts.txt"
+    prompts.write_text("\n".join(PROMPTS))
 
     def draw(name: str) -> tuple[Path, Path]:
         model, pairs = tiny_family(name), work / name
         if not pairs.exists():
             size = ["--sizes", families.of(name).size] if families.of(name).size else []
-            _run("pairs", "draw", "--model", model, "--prompts", prompts_file, "--out", pairs, "--steps", 2, *size)
+            _run("pairs", "draw", "--model", model, "--prompts", prompts, "--out", pairs, "--steps", 2, *size)
             _run("pairs", "check", pairs)
         return model, pairs
 
     return draw
 
 
+@pytest.fixture(scope="module")
+def of_base(
+    tiny_family: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], np.ndarray]:
+    """What a family's own model makes of two prompts, sampled once."""
+    work = tmp_path_factory.mktemp("base")
+    return cache(lambda name: _sampled(name, tiny_family(name), work / name))
+
+
+def _sampled(name: str, model: Path, out: Path, *adapter: object) -> np.ndarray:
+    prompts = out.with_suffix(".txt")
+    prompts.write_text("\n".join(PROMPTS[:2]))
+    size = ["--size", families.of(name).size] if families.of(name).size else []
+    options = ["--out", out, "--num-images", 1, "--steps", 2, *size]
+    _run("sample", "--model", model, "--prompts", prompts, *adapter, *options)
+    return _pixels(out)
+
+
 @pytest.mark.parametrize("kind", ["lora", "full"])
 @pytest.mark.parametrize("name", families.NAMES)
-def test_draw_align_sample(drawn: Callable[[str], tuple[Path, Path]], name: str, kind: str, tmp_path: Path) -> None:
+def test_draw_align_sample(
+    drawn: Callable[[str], tuple[Path, Path]],
+    of_base: Callable[[str], np.ndarray],
+    name: str,
+    kind: str,
+    tmp_path: Path,
+) -> None:
     model, pairs = drawn(name)
-    run, prompts = tmp_path / "run", tmp_path / "test.txt"
-    prompts.write_text("a red circle\ntwo blue squares above a green star\n")
-    training = ["--train-steps", 2, "--batch-size", 4, "--micro-batch", 2, "--learning-rate", 1e-2, "--holdout", 2]
-    rank = ["--full"] if kind == "full" else ["--lora-rank", 4]
-    _run("align", "ddspo", "--beta", 100, "--model", model, "--pairs", pairs, "--out", run, *rank, *training)
+    run = tmp_path / "run"
+    training = ["--train-steps", 2, "--batch-size", 4, "--micro-batch", 2, "--holdout", 2]
+    training += ["--full", "--learning-rate", 1e-3] if kind == "full" else ["--lora-rank", 4, "--learning-rate", 1e-2]
+    _run("align", "ddspo", "--beta", 100, "--model", model, "--pairs", pairs, "--out", run, *training)
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert metrics[0]["loss"] == pytest.approx(np.log(2), abs=1e-6), "trainee and reference start alike"
     assert metrics[1]["drift"] > 0
-    size = ["--size", families.of(name).size] if families.of(name).size else []
-    for folder, adapter in (("base", []), ("aligned", ["--adapter", run])):
-        out = ["--out", tmp_path / folder, "--num-images", 1, "--steps", 2, *size]
-        _run("sample", "--model", model, "--prompts", prompts, *adapter, *out)
-    base, aligned = _pixels(tmp_path / "base"), _pixels(tmp_path / "aligned")
+    base, aligned = of_base(name), _sampled(name, model, tmp_path / "aligned", "--adapter", run)
     assert len(base) == 2 and base.shape == aligned.shape
     assert np.abs(base - aligned).max() > 0, "the aligned model's images are its own"
 
