@@ -197,6 +197,14 @@ def few_levels() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Plots are empty, which take most of the time of a page; tests/report draws them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("contrapose.report.drawing.FigureCanvasSVG.print_svg", lambda _, file, **__: file.write("<svg>"))
+        yield
+
+
 @pytest.fixture
 def write_store() -> Callable[..., Path]:
     """Write records and latents, [k, n, ...] or those of winners and losers, as a folder of groups without a model."""

@@ -21,7 +21,7 @@ import pytest
 
 from contrapose.cli.main import find, main
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_levels")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_levels", "undrawn")]
 
 BREAKING: dict[str, Callable[[bytes], bytes]] = {
     "cut": lambda content: content[: len(content) // 2],
@@ -52,16 +52,15 @@ class Ended(NamedTuple):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def undrawn() -> Iterator[None]:
-    """Plots are of no command's concern, and take most of the time of what shows them."""
+def no_picture() -> Iterator[None]:
+    """The toy's picture takes longer than its seed, and nothing reads it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("contrapose.report.drawing.FigureCanvasSVG.print_svg", lambda _, file, **__: file.write("<svg>"))
         patch.setattr("contrapose.worlds.gaussians.toy.save_picture", lambda *_: None)
         yield
 
 
 @pytest.fixture(scope="module")
-def whole(undrawn: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def whole(undrawn: None, no_picture: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder in which every command was run once; the working folder of this module."""
     folder = tmp_path_factory.mktemp("own") / "work"
     folder.mkdir()

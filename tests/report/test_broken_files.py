@@ -44,7 +44,7 @@ def say(**changes: object) -> Change:
     """Set keys of a YAML or JSON file, dotted by `__`; `...` deletes one."""
 
     def change(path: Path) -> None:
-        values = yaml.safe_load(path.read_text())
+        values = json.loads(path.read_text()) if path.suffix == ".json" else yaml.safe_load(path.read_text())
         for name, value in changes.items():
             *outer, last = name.split("__")
             inner = values

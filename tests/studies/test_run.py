@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
 import re
@@ -21,7 +22,7 @@ import yaml
 
 from contrapose.cli.main import main
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 
 STUDY = """
 version: 1
@@ -57,7 +58,7 @@ _LOOSE = ("events.out", ".")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+def finished(undrawn: None, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """A folder with a study that was run to its end, and what it said."""
     folder = tmp_path_factory.mktemp("study")
     shutil.copytree(tiny_model, folder / "model")
@@ -108,7 +109,7 @@ def test_the_report_tells_what_was_chosen_and_what_was_published(finished: Path)
 def test_every_figure_of_the_choice_is_the_evaluations_own(finished: Path) -> None:
     choices = yaml.safe_load((finished / "out" / "choices.yaml").read_text())
     for one in choices["candidates"]:
-        summary = yaml.safe_load((finished / f"out/evidence/dev/scale-{one['scale']:g}/summary.json").read_text())
+        summary = json.loads((finished / f"out/evidence/dev/scale-{one['scale']:g}/summary.json").read_text())
         step = one.get("checkpoint")
         names = ["base"] if step is None else [f"{one['model']}@{step}/{seed}" for seed in (0, 1)]
         scores = [summary["models"][name]["metrics"]["artefact_rate"]["overall"]["value"] for name in names]
