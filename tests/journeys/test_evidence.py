@@ -9,13 +9,13 @@ import pytest
 
 from contrapose.cli.main import main
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 
 SMALL = ["--per-tag", "2", "--train-per-tag", "2", "--train-steps", "1", "--steps", "1"]
 
 
 @pytest.fixture(scope="module")
-def quickstart(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quickstart(undrawn: None, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("quick") / "start"
     assert main(["quickstart", "--model", str(tiny_model), "--out", str(out), *SMALL]) == 0
     return out

@@ -26,7 +26,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from contrapose.cli.main import main
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_levels")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_levels", "undrawn")]
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -41,7 +41,7 @@ TINY = {
 }
 QUICK = ("--steps", "1", "--device", "cpu")
 MORE = {
-    "estimate": (),
+    "estimate": ("--model", "model"),
     "pairs draw": QUICK,
     "pairs show": ("--device", "cpu"),
     "align": (
@@ -90,7 +90,7 @@ class Walk:
 
 
 @pytest.fixture(scope="module")
-def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
+def walk(undrawn: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
     """Every line run in a folder of its own, the watched one stopped by Ctrl-C and given again."""
     folder = tmp_path_factory.mktemp("walk")
     with torch.random.fork_rng(devices=[]):
