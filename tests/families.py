@@ -132,7 +132,7 @@ _SD3 = partial(
 FAMILIES = (
     _UNET("sd", _seeded(0, tiny_pipelines.build_sd), text_adapters=1),
     _UNET(
-        "sd-v", _seeded(1, tiny_pipelines.build_sd, prediction_type="v_prediction"), variant_of="sd", space="v",
+        "sd-v", _seeded(1, tiny_pipelines.build_smallest, prediction_type="v_prediction"), variant_of="sd", space="v",
         load={"safety_checker": None},
     ),
     _UNET("sdxl", _seeded(2, tiny_pipelines.build_sdxl), text_adapters=2, empty_is_none=False),

@@ -38,27 +38,29 @@ from contrapose.worlds.shapes.blueprint import assemble
 GROUPS = {"norm_num_groups": 8, "layers_per_block": 1}
 # An untrained network's latents come out as large as 1 / a(T): with few betas they stay near 1.
 LAST_BETA = 0.002
+ONE_LEVEL: dict[str, Any] = {
+    "block_out_channels": (16,),
+    "down_block_types": ("CrossAttnDownBlock2D",),
+    "mid_block_type": None,
+    "up_block_types": ("CrossAttnUpBlock2D",),
+}
+"""Of a UNet that is asked for nothing which only a deeper one has."""
 
 
-def build_sd(widths: tuple[int, int] = (16, 32), prediction_type: str = "epsilon") -> StableDiffusionPipeline:
+def build_sd(widths: tuple[int, int] = (16, 32)) -> StableDiffusionPipeline:
     """A StableDiffusionPipeline of latents [4, 8, 8] from torch's generator as it stands."""
-    pipe = _with_unet(
+    return _with_unet(
         block_out_channels=widths,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )
+
+
+def build_smallest(prediction_type: str = "epsilon") -> StableDiffusionPipeline:
+    """The same with a UNet of one level and no middle, for tests that train or draw and ask nothing of its layers."""
+    pipe = _with_unet(**ONE_LEVEL)
     pipe.scheduler.register_to_config(prediction_type=prediction_type)
     return pipe
-
-
-def build_smallest() -> StableDiffusionPipeline:
-    """The same with a UNet of one level and no middle, for tests that train or draw and ask nothing of its layers."""
-    return _with_unet(
-        block_out_channels=(16,),
-        down_block_types=("CrossAttnDownBlock2D",),
-        mid_block_type=None,
-        up_block_types=("CrossAttnUpBlock2D",),
-    )
 
 
 def _with_unet(**config: Any) -> StableDiffusionPipeline:
@@ -74,16 +76,14 @@ def build_sdxl() -> StableDiffusionXLPipeline:
     first, second = tiny_text.clip_tokenizer(), tiny_text.clip_tokenizer(pad_token="!")
     unet = UNet2DConditionModel(
         sample_size=8,
-        block_out_channels=(16, 32),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2),
+        transformer_layers_per_block=2,
         cross_attention_dim=16 + 24,
-        attention_head_dim=(2, 4),
+        attention_head_dim=2,
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=6 * 8 + 24,  # six sizes and the second encoder's pooled text
+        **ONE_LEVEL,
         **GROUPS,
     )
     scheduler = EulerDiscreteScheduler(

@@ -161,23 +161,23 @@ def qwen_tokenizer(template: str = "") -> Qwen2Tokenizer:
 
 
 def qwen_encoder(tokenizer: Qwen2Tokenizer, width: int) -> Qwen3Model:
-    return Qwen3Model(_qwen_config(tokenizer, width, layers=3))
+    return Qwen3Model(_qwen_config(tokenizer, width, layers=3, heads=2))
 
 
 def qwen_writer(tokenizer: Qwen2Tokenizer, width: int) -> Qwen3ForCausalLM:
-    """One of as many layers as FLUX.2's pipeline looks into."""
-    return Qwen3ForCausalLM(_qwen_config(tokenizer, width, layers=27))
+    """One of as many layers as FLUX.2's pipeline looks into; one head each, since they read hundreds of pads."""
+    return Qwen3ForCausalLM(_qwen_config(tokenizer, width, layers=27, heads=1))
 
 
-def _qwen_config(tokenizer: Qwen2Tokenizer, width: int, layers: int) -> Qwen3Config:
+def _qwen_config(tokenizer: Qwen2Tokenizer, width: int, layers: int, heads: int) -> Qwen3Config:
     return Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=2 * width,
         num_hidden_layers=layers,
-        num_attention_heads=2,
+        num_attention_heads=heads,
         num_key_value_heads=1,
-        head_dim=width // 2,
+        head_dim=width // heads,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )

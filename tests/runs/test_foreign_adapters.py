@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from adapting import COMMANDS, SETTINGS, Tensors, refused
 from diffusers import DiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from training import with_full, with_lora
+from training import with_full, with_lora, with_own_network
 
 import contrapose
 from contrapose.backbones.base import Backbone
@@ -52,44 +52,74 @@ def _plain(run: Path, out: Path) -> Path:
     return out
 
 
-def _drawn(run: Path, model: Path, command: str) -> torch.Tensor:
+Loaded = Callable[[str], Backbone]
+Stocked = Callable[[str], DiffusionPipeline]
+Drawn = Callable[[Path, str], torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def drawn(tiny_model: Path, loaded: Loaded, stocked: Stocked, tmp_path_factory: pytest.TempPathFactory) -> Drawn:
     """What a stock pipeline draws with a run as a command puts it to use."""
-    pipe = stock.load("sd", model)
-    if command == "positive":
-        with contrapose.guide(pipe, run):
-            return stock.draw("sd", pipe)
-    if command == "merge":
-        out = run.parent / f"merged-{run.stem}"
-        merge(Merge(str(model), run, full=True), out)
-        return stock.draw("sd", stock.load("sd", out))
-    backbone: Backbone = load_backbone(model, adapter=run if command == "adapter" else None)
-    if command == "start":
-        with_lora(backbone, None, None, start=run).policies.denoiser("trainee")
-    if command == "full-start":
-        backbone = with_full(backbone, torch.float32, start=run)
-    return stock.draw("sd", backbone.sampler.stock)
+
+    def draw(run: Path, command: str) -> torch.Tensor:
+        if command == "positive":
+            with contrapose.guide(stocked("sd"), run):
+                return stock.draw("sd", stocked("sd"))
+        if command == "merge":
+            out = tmp_path_factory.mktemp("merged") / "out"
+            merge(Merge(str(tiny_model), run, full=True), out)
+            return stock.draw("sd", stock.load("sd", out))
+        if command == "adapter":
+            return stock.draw("sd", load_backbone(tiny_model, adapter=run).sampler.stock)
+        backbone = with_own_network(loaded("sd"))
+        if command == "start":
+            with_lora(backbone, None, None, start=run).policies.denoiser("trainee")
+        if command == "full-start":
+            backbone = with_full(backbone, torch.float32, start=run)
+        return stock.draw("sd", backbone.sampler.stock)
+
+    return draw
+
+
+@pytest.fixture(scope="module")
+def drawn_by(whole_adapter: Path, drawn: Drawn) -> Callable[[str], torch.Tensor]:
+    """What a command draws with the run as `align` leaves it."""
+    return cache(lambda command: drawn(whole_adapter, command))
+
+
+@pytest.fixture(scope="module")
+def base(stocked: Stocked) -> torch.Tensor:
+    """What is drawn without a run."""
+    return stock.draw("sd", stocked("sd"))
 
 
 @pytest.mark.parametrize("command", ["adapter", "positive", "start", "full-start", "merge"])
 @pytest.mark.parametrize("where", ["file", "folder"])
 @pytest.mark.parametrize("form", [_kohya, _plain], ids=lambda form: form.__name__.strip("_"))
 def test_other_tools_adapters_do_the_same(
-    form: Callable[[Path, Path], Path], where: str, command: str, adapter_run: Path, tiny_model: Path, tmp_path: Path
+    form: Callable[[Path, Path], Path],
+    where: str,
+    command: str,
+    adapter_run: Path,
+    drawn: Drawn,
+    drawn_by: Callable[[str], torch.Tensor],
+    base: torch.Tensor,
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "theirs").mkdir()
     theirs = form(adapter_run, tmp_path / "theirs" / "my lora.safetensors")
     given = theirs if where == "file" else theirs.parent
-    expected = _drawn(adapter_run, tiny_model, command)
-    assert aligned.apart(_drawn(given, tiny_model, command), expected) < 1e-4
-    assert aligned.apart(stock.draw("sd", stock.load("sd", tiny_model)), expected) > 1e-2, "the test must see it"
+    expected = drawn_by(command)
+    assert aligned.apart(drawn(given, command), expected) < 1e-4
+    assert aligned.apart(base, expected) > 1e-2, "the test must see it"
 
 
-def test_stock_adapters_are_exported(adapter_run: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_stock_adapters_are_exported(adapter_run: Path, drawn: Drawn, tmp_path: Path) -> None:
     plain = _plain(adapter_run, tmp_path / "plain.safetensors")
     export(Command(plain, tmp_path / "theirs.safetensors", precision="fp32"))
     export(Command(adapter_run, tmp_path / "ours.safetensors", precision="fp32"))
-    drawn = [_drawn(tmp_path / f"{name}.safetensors", tiny_model, "adapter") for name in ("theirs", "ours")]
-    assert aligned.apart(*drawn) < 1e-4
+    theirs, ours = (drawn(tmp_path / f"{name}.safetensors", "adapter") for name in ("theirs", "ours"))
+    assert aligned.apart(theirs, ours) < 1e-4
 
 
 def _of_two_ranks(tensors: Tensors) -> None:
@@ -113,13 +143,15 @@ def _by_hand(pipe: DiffusionPipeline, file: Path) -> DiffusionPipeline:
 
 
 @pytest.mark.parametrize("command", ["adapter", "positive", "start", "full-start", "merge"])
-def test_ranks_and_alphas_by_layer(command: str, adapter_run: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_ranks_and_alphas_by_layer(
+    command: str, adapter_run: Path, drawn: Drawn, loaded: Loaded, stocked: Stocked, tmp_path: Path
+) -> None:
     theirs = _kohya(adapter_run, tmp_path / "theirs.safetensors", _of_two_ranks)
-    expected = stock.draw("sd", _by_hand(stock.load("sd", tiny_model), theirs))
-    assert aligned.apart(_drawn(theirs, tiny_model, command), expected) < 1e-4
+    expected = stock.draw("sd", _by_hand(stock.with_own_denoiser(stocked("sd")), theirs))
+    assert aligned.apart(drawn(theirs, command), expected) < 1e-4
     if command == "start":  # and they are kept by what it saves
-        with_lora(load_backbone(tiny_model), None, None, start=theirs).save(tmp_path / "saved")
-        assert aligned.apart(_drawn(tmp_path / "saved", tiny_model, "adapter"), expected) < 1e-4
+        with_lora(with_own_network(loaded("sd")), None, None, start=theirs).save(tmp_path / "saved")
+        assert aligned.apart(drawn(tmp_path / "saved", "adapter"), expected) < 1e-4
 
 
 def _with_convolutions(tensors: Tensors) -> None:
@@ -135,10 +167,10 @@ def _with_convolutions(tensors: Tensors) -> None:
 
 
 @pytest.mark.parametrize("command", ["adapter", "positive", "start", "full-start", "merge"])
-def test_convolutions(command: str, adapter_run: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_convolutions(command: str, adapter_run: Path, drawn: Drawn, stocked: Stocked, tmp_path: Path) -> None:
     theirs = _kohya(adapter_run, tmp_path / "theirs.safetensors", _with_convolutions)
-    expected = stock.draw("sd", _by_hand(stock.load("sd", tiny_model), theirs))
-    assert aligned.apart(_drawn(theirs, tiny_model, command), expected) < 1e-4
+    expected = stock.draw("sd", _by_hand(stock.with_own_denoiser(stocked("sd")), theirs))
+    assert aligned.apart(drawn(theirs, command), expected) < 1e-4
 
 
 def _for_the_text(tensors: Tensors) -> None:
@@ -173,10 +205,8 @@ def test_a_lora_of_the_text_encoder_alone(command: str, tiny_model: Path, tmp_pa
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "export"])
-def test_a_lora_of_another_family(
-    command: str, loaded: Callable[[str], Backbone], tiny_model: Path, tmp_path: Path
-) -> None:
-    with_lora(copy.deepcopy(loaded("flux")), 2, 2.0).save(tmp_path / "run")
+def test_a_lora_of_another_family(command: str, loaded: Loaded, tiny_model: Path, tmp_path: Path) -> None:
+    with_lora(with_own_network(loaded("flux")), 2, 2.0).save(tmp_path / "run")
     refused(command, tmp_path / "run", tiny_model, "holds no adapters of this model's unet, but of transformer")
 
 
@@ -186,8 +216,8 @@ def test_kohyas_names_of_two_text_encoders(folder: Path, tmp_path: Path) -> None
     random = torch.Generator().manual_seed(3)
     tensors: Tensors = {}
     for stem, width in (
-        ("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q", 32),
-        ("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_out_0", 32),
+        ("lora_unet_down_blocks_0_attentions_0_transformer_blocks_1_attn1_to_q", 16),
+        ("lora_unet_down_blocks_0_attentions_0_transformer_blocks_1_attn1_to_out_0", 16),
         ("lora_te1_text_model_encoder_layers_0_self_attn_q_proj", 16),
         ("lora_te1_text_model_encoder_layers_0_self_attn_out_proj", 16),
         ("lora_te2_text_model_encoder_layers_0_self_attn_k_proj", 24),
