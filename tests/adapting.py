@@ -30,10 +30,6 @@ _shared = lru_cache(maxsize=2)(load_backbone)
 _piped = lru_cache(maxsize=2)(stock.load)
 
 
-def _own(model: Path) -> Backbone:
-    return with_own_network(_shared(model))
-
-
 def _adapter(run: Path, model: Path) -> None:
     load_backbone(model, adapter=run)
 
@@ -43,16 +39,16 @@ def _positive(run: Path, model: Path) -> None:
         pass
 
 
-def _start(run: Path, model: Path) -> None:
-    with_lora(_own(model), None, None, start=run)
+def _start(run: Path, backbone: Backbone) -> None:
+    with_lora(backbone, None, None, start=run)
 
 
-def _frozen(run: Path, model: Path) -> None:
-    with_lora(_own(model), 2, 2.0, frozen={"other": run})
+def _frozen(run: Path, backbone: Backbone) -> None:
+    with_lora(backbone, 2, 2.0, frozen={"other": run})
 
 
-def _full_start(run: Path, model: Path) -> None:
-    with_full(_own(model), torch.float32, start=run)
+def _full_start(run: Path, backbone: Backbone) -> None:
+    with_full(backbone, torch.float32, start=run)
 
 
 def _merge(run: Path, model: Path) -> None:
@@ -63,15 +59,17 @@ def _export(run: Path, model: Path) -> None:
     export(Command(run, run.parent / "exported.safetensors"))
 
 
-COMMANDS = {
-    "adapter": _adapter,
-    "positive": _positive,
-    "start": _start,
-    "policies": _frozen,
-    "full-start": _full_start,
-    "merge": _merge,
-    "export": _export,
-}
+IN_USE = {"adapter": _adapter, "positive": _positive, "merge": _merge, "export": _export}
+IN_TRAINING = {"start": _start, "policies": _frozen, "full-start": _full_start}
+COMMANDS = (*IN_USE, *IN_TRAINING)
+
+
+def use(command: str, run: Path, model: Path) -> None:
+    """Put the run to use on the model as the command does."""
+    if command in IN_TRAINING:
+        IN_TRAINING[command](run, with_own_network(_shared(model)))
+    else:
+        IN_USE[command](run, model)
 
 
 def rewrite(path: Path, change: Callable[[Tensors, Notes], Any]) -> None:
@@ -84,12 +82,26 @@ def rewrite(path: Path, change: Callable[[Tensors, Notes], Any]) -> None:
 
 
 def refused(command: str, run: Path, model: Path, line: str) -> None:
-    """The command refuses a run in one line, and writes nothing."""
+    """The command refuses a run in one line, writes nothing, and leaves the network as it was."""
     before = sorted(run.parent.rglob("*"))
     with pytest.raises(UserError) as caught:
-        COMMANDS[command](run, model)
+        if command in IN_TRAINING:
+            _on_shared(command, run, _shared(model))
+        else:
+            use(command, run, model)
     message = str(caught.value)
     assert re.search(line, message), message
     assert str(run) in message
     assert "\n" not in message
     assert sorted(run.parent.rglob("*")) == before, "nothing is written"
+
+
+def _on_shared(command: str, run: Path, backbone: Backbone) -> None:
+    """On the network that all refusals share, since a copy for each takes longer than to refuse."""
+    before = [name for name, _ in backbone.denoiser.network.named_parameters()]
+    try:
+        IN_TRAINING[command](run, backbone)
+    finally:
+        if [name for name, _ in backbone.denoiser.network.named_parameters()] != before:
+            _shared.cache_clear()
+            raise AssertionError("something was put on the network")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import aligned
@@ -51,13 +51,24 @@ def folder(name: str, tiny_family: Callable[[str], Path]) -> Path:
 @pytest.fixture(scope="session")
 def loaded(tiny_family: Callable[[str], Path]) -> Callable[[str], Backbone]:
     """A family's backbone as loaded, shared by all tests: look at it, and leave it as it is."""
-    return lru_cache(lambda name: load_backbone(tiny_family(name)))
+    return cache(lambda name: load_backbone(tiny_family(name)))
+
+
+@pytest.fixture(scope="session")
+def halved(tiny_family: Callable[[str], Path]) -> Callable[[str, bool], Backbone]:
+    """As `loaded`, in bf16 but for the network of a run in full, with float32 weights to train."""
+
+    @cache
+    def read(name: str, full: bool) -> Backbone:
+        return load_backbone(tiny_family(name), torch.bfloat16, network_dtype=torch.float32 if full else torch.bfloat16)
+
+    return read
 
 
 @pytest.fixture(scope="session")
 def stocked(tiny_family: Callable[[str], Path]) -> Callable[[str], DiffusionPipeline]:
     """A family's stock pipeline, shared by all tests: look at it, and leave it as it is."""
-    return lru_cache(lambda name: stock.load(name, tiny_family(name)))
+    return cache(lambda name: stock.remembering(stock.load(name, tiny_family(name))))
 
 
 @pytest.fixture
@@ -101,7 +112,7 @@ def aligned_runs(
 ) -> Callable[[str, str], Aligned]:
     """A family's positive and negative run, of adapters or whole, and the networks that they are."""
 
-    @lru_cache
+    @cache
     def written(name: str, kind: str) -> Aligned:
         folder, base, part = tmp_path_factory.mktemp("aligned"), stocked(name), loaded(name).denoiser.part
         runs = [

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,37 @@ def with_own_denoiser(pipe: DiffusionPipeline) -> DiffusionPipeline:
     fresh = copy.copy(pipe)
     setattr(fresh, part, copy.deepcopy(getattr(pipe, part)))
     return fresh
+
+
+def remembering(pipe: DiffusionPipeline) -> DiffusionPipeline:
+    """The pipeline, with text encoders that read a text once: reading takes half of a tiny call's time.
+
+    Of a pipeline whose encoders stay as they are; a copy of an encoder would answer as the first one.
+    """
+    for name, part in pipe.components.items():
+        if name.startswith("text_encoder") and part is not None:
+            part.forward = _remembered(part.forward)
+    return pipe
+
+
+def _remembered(forward: Callable[..., Any]) -> Callable[..., Any]:
+    answers: dict[Any, Any] = {}
+
+    @functools.wraps(forward)
+    def answer(*inputs: Any, **named: Any) -> Any:
+        key = tuple(_content(value) for value in (*inputs, *sorted(named.items())))
+        if key not in answers:
+            answers[key] = forward(*inputs, **named)
+        return answers[key]
+
+    return answer
+
+
+def _content(value: Any) -> Any:
+    """What tells one argument from another: a tensor's numbers, or the name and value of a named one."""
+    if isinstance(value, tuple):
+        return tuple(_content(part) for part in value)
+    return (value.shape, value.dtype, value.numpy().tobytes()) if isinstance(value, Tensor) else value
 
 
 def size(name: str) -> tuple[int, int]:

@@ -32,10 +32,11 @@ class Training(Backbone):
         self.trainable.save(folder, notes, whole)
 
 
-def with_own_network(backbone: Backbone) -> Backbone:
-    """A backbone whose denoiser is a copy, which is all that training changes, over the other one's further parts."""
+def with_own_network(backbone: Backbone, *others: str) -> Backbone:
+    """A backbone whose denoiser is a copy, and other parts by name; the further ones are those of the first."""
     pipe = copy.copy(backbone.sampler.stock)
-    setattr(pipe, backbone.denoiser.part, copy.deepcopy(backbone.denoiser.network))
+    for part in (backbone.denoiser.part, *others):
+        setattr(pipe, part, copy.deepcopy(getattr(pipe, part)))
     return Backbone.over(backbone.family, backbone.source, pipe, backbone.device, backbone.pipeline.loading)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import stock
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
-from training import with_full, with_lora
+from training import with_full, with_lora, with_own_network
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
@@ -25,10 +27,15 @@ def _inputs(name: str, backbone: Backbone) -> dict[str, Any]:
     return {"x_t": x_t, "t": t, "condition": backbone.text.embed(stock.PROMPTS)}
 
 
+@pytest.fixture(scope="module")
+def inputs_of(loaded: Callable[[str], Backbone]) -> Callable[[str], dict[str, Any]]:
+    return cache(lambda name: _inputs(name, loaded(name)))
+
+
 @pytest.fixture
-def inputs(name: str, plain: Backbone) -> dict[str, Any]:
-    """Two latents that are not square, with times and texts."""
-    return _inputs(name, plain)
+def inputs(name: str, inputs_of: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """Two latents that are not square, with times and texts; shared, so they stay as they are."""
+    return inputs_of(name)
 
 
 @torch.no_grad()
@@ -49,9 +56,11 @@ def test_the_trainee_starts_as_the_reference(backbone: Backbone, inputs: dict[st
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
-def test_the_trainee_starts_as_the_reference_in_bf16(full: bool, folder: Path, inputs: dict[str, Any]) -> None:
+def test_the_trainee_starts_as_the_reference_in_bf16(
+    name: str, full: bool, halved: Callable[[str, bool], Backbone], inputs: dict[str, Any]
+) -> None:
     """In the layout of a run: adapters on a bf16 base, or float32 weights beside a frozen copy that is bf16."""
-    backbone = load_backbone(folder, torch.bfloat16, network_dtype=torch.float32 if full else torch.bfloat16)
+    backbone = with_own_network(halved(name, full))
     with torch.no_grad():  # no weight that is one or zero, which have no digits to lose
         for parameter in backbone.denoiser.network.parameters():
             parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(6)))

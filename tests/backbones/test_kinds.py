@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from diffusers import DiffusionPipeline
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
-from training import Training, with_full, with_lora
+from training import Training, with_full, with_lora, with_own_network
 
 import contrapose
 from contrapose.backbones.base import Backbone
@@ -33,6 +32,8 @@ KINDS["lokr-4-both"] = LoKr(4, lokr_decompose_both=True)
 TARGETS = ("attn1.to_q", "attn2.to_k", "proj_in", "conv1")  # convolutions of one pixel and of nine among them
 RANK, ALPHA = 2, 3.0
 Trained = Callable[[str], tuple[Training, Path, Tensor]]
+Loaded = Callable[[str], Backbone]
+Stocked = Callable[[str], DiffusionPipeline]
 
 
 def _adapters(kind: str) -> Adapters:
@@ -48,14 +49,14 @@ def _move(backbone: Training) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """What was trained, the run that it was saved as, and what it draws."""
     made: dict[str, tuple[Training, Path, Tensor]] = {}
 
     def of_kind(kind: str) -> tuple[Training, Path, Tensor]:
         if kind not in made:
             torch.manual_seed(0)
-            backbone = with_lora(load_backbone(tiny_model), RANK, ALPHA, adapters=_adapters(kind))
+            backbone = with_lora(with_own_network(loaded("sd")), RANK, ALPHA, adapters=_adapters(kind))
             _move(backbone)
             backbone.policies.denoiser("trainee")
             folder = tmp_path_factory.mktemp(kind)
@@ -64,6 +65,12 @@ def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
         return made[kind]
 
     return of_kind
+
+
+@pytest.fixture(scope="module")
+def of_the_base(stocked: Stocked) -> Tensor:
+    """What is drawn without a run."""
+    return stock.draw("sd", stocked("sd"))
 
 
 @pytest.fixture(params=KINDS)
@@ -106,35 +113,39 @@ def test_it_begins_as_the_base_and_is_trained(kind: str, dtype: torch.dtype, tin
     assert torch.equal(answer("lagged"), moved)
 
 
-def test_stock_libraries_load_what_is_saved(kind: str, trained: Trained, tiny_model: Path) -> None:
+def test_stock_libraries_load_what_is_saved(kind: str, trained: Trained, stocked: Stocked, of_the_base: Tensor) -> None:
     """diffusers LoRA, rsLoRA and DoRA; peft the others."""
     _, run, drawn = trained(kind)
-    pipe = stock.load("sd", tiny_model)
-    before = stock.draw("sd", pipe)
+    pipe = stock.with_own_denoiser(stocked("sd"))
     if kind.startswith(("lokr", "loha")):
         pipe.unet = PeftModel.from_pretrained(pipe.unet, run).get_base_model()
     else:
         pipe.load_lora_weights(run)
     assert aligned.apart(stock.draw("sd", pipe), drawn) < 1e-5
-    assert aligned.apart(before, drawn) > 1e-3, "the test must see training"
+    assert aligned.apart(of_the_base, drawn) > 1e-3, "the test must see training"
 
 
 @pytest.mark.parametrize("use", ["adapter", "start", "full-start", "positive", "merge", "export"])
-def test_every_use_is_what_was_trained(use: str, kind: str, trained: Trained, tiny_model: Path, tmp_path: Path) -> None:
+def test_every_use_is_what_was_trained(
+    use: str, kind: str, trained: Trained, loaded: Loaded, stocked: Stocked, tiny_model: Path, tmp_path: Path
+) -> None:
     _, run, drawn = trained(kind)
     if use == "positive":
-        pipe = stock.load("sd", tiny_model)
-        with contrapose.guide(pipe, run, scale=1.0):
-            assert aligned.apart(stock.draw("sd", pipe), drawn) < 1e-4
+        with contrapose.guide(stocked("sd"), run, scale=1.0):
+            assert aligned.apart(stock.draw("sd", stocked("sd")), drawn) < 1e-4
         return
     if use == "merge":
         merge(Merge(str(tiny_model), run, scale=1.0, full=True), tmp_path / "merged")
-        assert aligned.apart(stock.draw("sd", stock.load("sd", tmp_path / "merged")), drawn) < 1e-4
+        pipe = stock.load("sd", tmp_path / "merged", **stock.rest_of(stocked("sd")))
+        assert aligned.apart(stock.draw("sd", pipe), drawn) < 1e-4
         return
     if use == "export":
         export(Command(run, tmp_path / "theirs.safetensors", precision="fp32"))
         run = tmp_path / "theirs.safetensors"
-    backbone = load_backbone(tiny_model, adapter=run if use in ("adapter", "export") else None)
+    if use in ("adapter", "export"):
+        backbone = load_backbone(tiny_model, adapter=run)
+    else:
+        backbone = with_own_network(loaded("sd"))
     if use == "start":
         backbone = with_lora(backbone, None, None, start=run)
         assert type(backbone.policies.config) is type(KINDS[kind].config(RANK, ALPHA, {}))
@@ -145,9 +156,9 @@ def test_every_use_is_what_was_trained(use: str, kind: str, trained: Trained, ti
     assert aligned.apart(stock.draw("sd", backbone.sampler.stock), drawn) < 1e-4
 
 
-def test_what_is_saved_comes_back_to_the_bit(kind: str, trained: Trained, tiny_model: Path, tmp_path: Path) -> None:
+def test_what_is_saved_comes_back_to_the_bit(kind: str, trained: Trained, loaded: Loaded, tmp_path: Path) -> None:
     _, run, _ = trained(kind)
-    again = with_lora(load_backbone(tiny_model), None, None, start=run)
+    again = with_lora(with_own_network(loaded("sd")), None, None, start=run)
     again.save(tmp_path, {"base_fingerprint": again.fingerprint})
     for path in run.iterdir():
         if path.suffix == ".safetensors":
@@ -160,21 +171,19 @@ def test_what_is_saved_comes_back_to_the_bit(kind: str, trained: Trained, tiny_m
     assert all(torch.equal(value, again.policies.state()[name]) for name, value in state.items())
 
 
-def test_a_start_keeps_its_kind(trained: Trained, tiny_model: Path) -> None:
+def test_a_start_keeps_its_kind(trained: Trained, loaded: Loaded) -> None:
     _, run, _ = trained("dora")
     with pytest.raises(UserError, match=r"lora_kind loha: .* is dora, which is kept; leave the setting out"):
-        with_lora(load_backbone(tiny_model), None, None, start=run, adapters=Adapters(lora_kind=KINDS["loha"]))
+        with_lora(with_own_network(loaded("sd")), None, None, start=run, adapters=Adapters(lora_kind=KINDS["loha"]))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("start", ["lora", "loha"])
-def test_policies_of_every_kind_beside_each_other(
-    start: str, trained: Trained, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_policies_of_every_kind_beside_each_other(start: str, trained: Trained, loaded: Loaded, tmp_path: Path) -> None:
     """Each predicts as its run, and what is saved has the names of its own kind."""
     kinds = ["rslora", "dora", "lokr", "loha"]
     runs = {kind: trained(kind)[1] for kind in kinds}
-    backbone = with_lora(load_backbone(tiny_model), None, None, start=trained(start)[1], frozen=runs)
+    backbone = with_lora(with_own_network(loaded("sd")), None, None, start=trained(start)[1], frozen=runs)
     inputs = _asked(backbone)
     for kind in kinds:
         alone = trained(kind)[0]
@@ -185,7 +194,7 @@ def test_policies_of_every_kind_beside_each_other(
 
 
 @pytest.mark.parametrize("kind", ["dora", "lokr", "loha"])
-def test_merges_of_other_kinds(kind: str, trained: Trained, tiny_model: Path, tmp_path: Path) -> None:
+def test_merges_of_other_kinds(kind: str, trained: Trained, stocked: Stocked, tiny_model: Path, tmp_path: Path) -> None:
     """As adapters they are the nearest LoRA; at a rank that is large enough, the very change."""
     _, run, drawn = trained(kind)
     with pytest.raises(UserError, match=f"another kind than LoRA \\({kind}\\).*--rank.*--full"):
@@ -194,17 +203,17 @@ def test_merges_of_other_kinds(kind: str, trained: Trained, tiny_model: Path, tm
     merged = merge(Merge(str(tiny_model), run, scale=1.0, rank=32), tmp_path / "merged")
     assert merged.rank == 32
     assert merged.kept > 0.9
-    pipe = stock.load("sd", tiny_model)
+    pipe = stock.with_own_denoiser(stocked("sd"))
     pipe.load_lora_weights(tmp_path / "merged")
     assert aligned.apart(stock.draw("sd", pipe), drawn) < 0.2
 
 
-def test_by_row_with_another(trained: Trained, tiny_model: Path, stocked: Callable[[str], DiffusionPipeline]) -> None:
+def test_by_row_with_another(trained: Trained, stocked: Stocked) -> None:
     """A DoRA and a LoHa in one forward, each on its own rows, as by a call for each."""
     runs = (trained("dora")[1], trained("loha")[1])
     images = []
     for batched in (True, False):
-        pipe = copy.deepcopy(stocked("sd"))
+        pipe = stock.with_own_denoiser(stocked("sd"))
         with contrapose.guide(pipe, *runs, scale=2.0, batched=batched):
             images.append(stock.draw("sd", pipe))
     assert aligned.apart(*images) < 1e-4
@@ -212,7 +221,7 @@ def test_by_row_with_another(trained: Trained, tiny_model: Path, stocked: Callab
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["dora", "lokr", "lokr-4-both", "loha"])
-def test_other_tools_find_their_names(kind: str, trained: Trained, tiny_model: Path, tmp_path: Path) -> None:
+def test_other_tools_find_their_names(kind: str, trained: Trained, stocked: Stocked, tmp_path: Path) -> None:
     """What LyCORIS's readers do with a layer, written out."""
     backbone, run, _ = trained(kind)
     export(Command(run, tmp_path / "theirs.safetensors", precision="fp32"))
@@ -220,7 +229,7 @@ def test_other_tools_find_their_names(kind: str, trained: Trained, tiny_model: P
     layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     stem = "lora_unet_" + layer.replace(".", "_")
     own = {name.removeprefix(f"{stem}."): value for name, value in tensors.items() if name.startswith(f"{stem}.")}
-    weight = stock.load("sd", tiny_model).unet.get_submodule(layer).weight
+    weight = stocked("sd").unet.get_submodule(layer).weight
     scale = float(own["alpha"]) / RANK
     if kind == "dora":
         direction = weight + scale * own["lora_up.weight"] @ own["lora_down.weight"]

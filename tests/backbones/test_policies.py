@@ -152,10 +152,12 @@ def _header(run: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", families.DISTINCT)
 @pytest.mark.parametrize(("kind", "begin"), [("lora", "lora"), ("full", "lora"), ("full", "full")])
-def test_they_begin_alike_in_bf16(name: str, kind: str, begin: str, folder: Path, run_of: Runs, witness: Any) -> None:
+def test_they_begin_alike_in_bf16(
+    name: str, kind: str, begin: str, halved: Callable[[str, bool], Backbone], run_of: Runs, witness: Any
+) -> None:
     """In the layout of a run, a copy as well: adapters on a bf16 base, or float32 weights beside bf16 ones."""
     full, options = kind == "full", {"start": run_of(name, begin, 0), "frozen": {"lagged": None}}
-    backbone = load_backbone(folder, torch.bfloat16, network_dtype=torch.float32 if full else torch.bfloat16)
+    backbone = with_own_network(halved(name, full))
     made = with_full(backbone, torch.bfloat16, **options) if full else with_lora(backbone, None, None, **options)
     calls = witness(name, options["start"])
     first, *others = _half_answers(made, ("trainee", "reference", "lagged"), calls)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,12 +117,14 @@ def test_the_cache_outlives_the_encoders(folder: Path, plain: Backbone, tmp_path
     _same(cache.unconditional(), none)
 
 
-def test_settings_that_decide_the_text(name: str, folder: Path, plain: Backbone, loaded: Any) -> None:
+def test_settings_that_decide_the_text(
+    name: str, folder: Path, plain: Backbone, loaded: Any, halved: Callable[[str, bool], Backbone]
+) -> None:
     """Two models with the same encoders share embeddings; another length, precision or model does not."""
     others = {n: loaded(n).text.settings for n in families.NAMES}
     assert [n for n in others if others[n] == plain.text.settings] == [name]
     assert load_backbone(folder, network_dtype=torch.bfloat16).text.settings == plain.text.settings
-    assert load_backbone(folder, torch.bfloat16).text.settings != plain.text.settings
+    assert halved(name, False).text.settings != plain.text.settings
     if not families.of(name).fixed_text:
         shorter = load_backbone(folder, loading=Loading(text_length=40))
         assert shorter.text.settings != plain.text.settings
@@ -155,11 +158,14 @@ def _last_word_is_read(plain: Backbone, words: int) -> bool:
 def test_the_reader_tells_what_is_cut(folder: Path, plain: Backbone) -> None:
     """Found by the words that make no difference any more."""
     too_long = prompt_reader(folder)
-    rows = [" ".join(["red"] * words) for words in range(1, 550)]
-    cut = too_long(rows)
-    fits = len(rows) - len(cut)
-    assert cut == rows[fits:]
+
+    def of(words: int) -> str:
+        return " ".join(["red"] * words)
+
+    fits = bisect_left(range(1, 550), True, key=lambda words: bool(too_long([of(words)])))
     assert 15 < fits < 520
+    lengths = sorted({*range(1, 550, 40), fits, fits + 1})
+    assert too_long([of(words) for words in lengths]) == [of(words) for words in lengths if words > fits]
     assert _last_word_is_read(plain, fits)
     assert not _last_word_is_read(plain, fits + 1)
 

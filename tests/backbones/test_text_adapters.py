@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import families
@@ -15,6 +15,7 @@ from diffusers import DiffusionPipeline
 from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
 from torch import Tensor
+from training import with_own_network
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.embeddings import Embeddings
@@ -47,9 +48,15 @@ def _text_lora(name: str, pipe: DiffusionPipeline, folder: Path, with_network: b
 
 
 @pytest.fixture(scope="module")
-def made(tiny_family: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def made(loaded: Callable[[str], Backbone], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     folder = tmp_path_factory.mktemp("text-lora")
-    return lru_cache(lambda name: _text_lora(name, stock.load(name, tiny_family(name)), folder / name))
+
+    @cache
+    def written(name: str) -> Path:
+        backbone = with_own_network(loaded(name), *loaded(name).text.encoder_parts)
+        return _text_lora(name, backbone.sampler.stock, folder / name)
+
+    return written
 
 
 @pytest.fixture
@@ -112,13 +119,12 @@ WAYS = (_loaded, _fused, _weaker, _disabled, _another_encoder)
 def test_what_is_embedded_is_of_the_encoders_as_they_are(
     way: Callable[..., contextlib.AbstractContextManager[None]],
     first: str,
-    folder: Path,
     plain: Backbone,
     text_lora: Path,
     tmp_path: Path,
 ) -> None:
     """With one cache for all, open all the while or opened anew, whichever is asked first."""
-    backbone = load_backbone(folder)
+    backbone = with_own_network(plain, *plain.text.encoder_parts)
     pipe, cache = backbone.sampler.stock, tmp_path / "cache"
     open_all_along = Embeddings(backbone.text, folder=cache)
 

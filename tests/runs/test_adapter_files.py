@@ -12,7 +12,7 @@ from typing import Any
 import aligned
 import pytest
 import torch
-from adapting import COMMANDS, SETTINGS, Notes, Tensors, refused, rewrite
+from adapting import COMMANDS, SETTINGS, Notes, Tensors, refused, rewrite, use
 from safetensors.torch import load_file, save_file
 
 from contrapose.backbones.base import Backbone
@@ -126,7 +126,7 @@ BROKEN: dict[str, tuple[Callable[[Tensors, Notes], Any], str]] = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_whole_one_is_taken(command: str, adapter_run: Path, tiny_model: Path) -> None:
-    COMMANDS[command](adapter_run, tiny_model)
+    use(command, adapter_run, tiny_model)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapting import COMMANDS
+from adapting import COMMANDS, use
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
@@ -23,6 +23,8 @@ from contrapose.runs.names import LORA_FILE
 from contrapose.runs.steps import kept_steps, prune, step_folder
 from contrapose.train.align import align
 from contrapose.train.settings import Optimisation, Run, Watching
+
+pytestmark = pytest.mark.usefixtures("few_levels")
 
 FAST = Optimisation(learning_rate=1e-2, train_steps=3, batch_size=2, micro_batch=2)
 WATCH = Watching(holdout=2, evaluate_every=0, save_every=1, keep=2)
@@ -108,9 +110,9 @@ def test_no_weight_is_written_twice(trained: Path) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_step_is_named_wherever_a_run_is(command: str, trained: Path, tiny_model: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained / "lora", tmp_path / "run")
-    COMMANDS[command](Path(f"{run}@2"), tiny_model)
+    use(command, Path(f"{run}@2"), tiny_model)
     with pytest.raises(UserError, match=r"run@1: step 1 is not kept \(those that are: 2, 3\)"):
-        COMMANDS[command](Path(f"{run}@1"), tiny_model)
+        use(command, Path(f"{run}@1"), tiny_model)
 
 
 def test_an_interrupted_run_is_told_of_once(cut: Path, tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:

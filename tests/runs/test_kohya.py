@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import families
 import pytest
-import tiny
+import stock
 import torch
 from diffusers import DiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from training import with_lora
+from training import with_lora, with_own_network
 
+from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import KOHYA_LAYOUTS, load_backbone
 from contrapose.errors import UserError
 from contrapose.runs import kohya
@@ -27,6 +29,9 @@ from contrapose.runs.names import LORA_FILE
 convert = partial(kohya.convert, layouts=KOHYA_LAYOUTS)
 RANK, ALPHA = 4, 5.3  # no float16, and no power of two away from the rank
 NOTES = {"base": "tiny", "method": "ddspo"}
+
+
+Stocked = Callable[[str], DiffusionPipeline]
 
 
 @dataclass(frozen=True)
@@ -40,16 +45,6 @@ class Aligned:
     aligned: Tensor
 
 
-def _load(model: Path, name: str) -> DiffusionPipeline:
-    pipe = DiffusionPipeline.from_pretrained(model, use_safetensors=True, **families.of(name).load)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def _network(pipe: DiffusionPipeline) -> nn.Module:
-    return pipe.unet if hasattr(pipe, "unet") else pipe.transformer
-
-
 def _draw(pipe: DiffusionPipeline, name: str) -> Tensor:
     call = {"num_inference_steps": 2, "output_type": "latent", **families.of(name).call}
     return pipe(prompt=["a red circle"], generator=torch.Generator().manual_seed(0), **call).images
@@ -61,31 +56,31 @@ def _answer(network: nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any]
     return torch.stack(answer) if isinstance(answer, (list, tuple)) else answer
 
 
-def _align(name: str, folder: Path) -> Aligned:
-    pipe, calls = _load(tiny.save(name, folder / "model"), name), []
-    network = _network(pipe)
-    network.register_forward_pre_hook(lambda _, *given: calls.append(given), with_kwargs=True)
-    _draw(pipe, name)
-    backbone = with_lora(load_backbone(folder / "model"), RANK, ALPHA)
-    stream = torch.Generator().manual_seed(1)
-    for parameter in backbone.policies.parameters():
-        parameter.data = 0.2 * torch.randn(parameter.shape, generator=stream)
-    backbone.save(folder / "run", NOTES)
-    aligned = _answer(backbone.policies.denoiser("trainee"), calls[0])
-    return Aligned(folder / "model", folder / "run", calls[0], _answer(network, calls[0]), aligned)
-
-
 @pytest.fixture(scope="module")
-def align(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Aligned]:
+def align(
+    tiny_family: Callable[[str], Path],
+    loaded: Callable[[str], Backbone],
+    stocked: Stocked,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], Aligned]:
     """A family's model with random adapters, made once."""
-    made: dict[str, Aligned] = {}
 
-    def align(name: str) -> Aligned:
-        if name not in made:
-            made[name] = _align(name, tmp_path_factory.mktemp("kohya") / name)
-        return made[name]
+    @cache
+    def made(name: str) -> Aligned:
+        network, run = stock.denoiser_of(stocked(name)), tmp_path_factory.mktemp("kohya")
+        calls: list[Any] = []
+        hook = network.register_forward_pre_hook(lambda _, *given: calls.append(given), with_kwargs=True)
+        _draw(stocked(name), name)
+        hook.remove()
+        backbone = with_lora(with_own_network(loaded(name)), RANK, ALPHA)
+        stream = torch.Generator().manual_seed(1)
+        for parameter in backbone.policies.parameters():
+            parameter.data = 0.2 * torch.randn(parameter.shape, generator=stream)
+        backbone.save(run, NOTES)
+        aligned = _answer(backbone.policies.denoiser("trainee"), calls[0])
+        return Aligned(tiny_family(name), run, calls[0], _answer(network, calls[0]), aligned)
 
-    return align
+    return made
 
 
 def _merge(path: Path, network: nn.Module, prefix: str) -> None:
@@ -105,29 +100,31 @@ def _header(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", families.DISTINCT)
-def test_another_reader_gets_the_trained_network(name: str, align: Callable[[str], Aligned], tmp_path: Path) -> None:
+def test_another_reader_gets_the_trained_network(
+    name: str, align: Callable[[str], Aligned], stocked: Stocked, tmp_path: Path
+) -> None:
     made, out = align(name), tmp_path / "lora.safetensors"
     num_layers = convert(made.run, out, dtype=torch.float32)
     assert len(load_file(out)) == 3 * num_layers > 0
-    pipe = _load(made.model, name)
-    _merge(out, _network(pipe), families.of(name).kohya)
-    difference = (_answer(_network(pipe), made.arguments) - made.aligned).abs().max()
+    network = copy.deepcopy(stock.denoiser_of(stocked(name)))
+    _merge(out, network, families.of(name).kohya)
+    difference = (_answer(network, made.arguments) - made.aligned).abs().max()
     assert difference < 1e-5 * made.aligned.abs().max().clamp(min=1)
     assert (made.aligned - made.base).abs().max() > 1e-2, "the test must see the adapters"
 
 
 @pytest.mark.parametrize("name", families.names(kohya_read=True, variant_of=None))
 def test_stock_diffusers_draws_the_same_with_either_file(
-    name: str, align: Callable[[str], Aligned], tmp_path: Path
+    name: str, align: Callable[[str], Aligned], stocked: Stocked, tmp_path: Path
 ) -> None:
     made, out = align(name), tmp_path / "lora.safetensors"
     convert(made.run, out, dtype=torch.float32)
-    ours, theirs = _load(made.model, name), _load(made.model, name)
+    ours, theirs = (stock.with_own_denoiser(stocked(name)) for _ in range(2))
     ours.load_lora_weights(made.run)
     theirs.load_lora_weights(out)
     expected = _draw(ours, name)
     assert (_draw(theirs, name) - expected).abs().max() < 2e-5
-    assert (_draw(_load(made.model, name), name) - expected).abs().max() > 1e-2
+    assert (_draw(stocked(name), name) - expected).abs().max() > 1e-2
 
 
 def test_the_weights_are_rounded_once_and_alpha_never(align: Callable[[str], Aligned], tmp_path: Path) -> None:
@@ -197,12 +194,14 @@ def test_the_names_are_the_models_own_where_the_layers_tell(tmp_path: Path, laye
     assert {key.rpartition(".lora_")[0] or stem for key in load_file(tmp_path / "a.safetensors")} == {stem}
 
 
-def test_stock_diffusers_reads_names_as_they_are(align: Callable[[str], Aligned], tmp_path: Path) -> None:
+def test_stock_diffusers_reads_names_as_they_are(
+    align: Callable[[str], Aligned], stocked: Stocked, tmp_path: Path
+) -> None:
     """In a large enough Qwen-Image, which a tiny one is not."""
     [layout] = [layout for layout in KOHYA_LAYOUTS if layout.stem]
     made, out = align("qwen-image"), tmp_path / "lora.safetensors"
     kohya.convert(made.run, out, [replace(layout, layer="transformer_blocks", width=None)], torch.float32)
-    pipe = _load(made.model, "qwen-image")
+    pipe = stock.with_own_denoiser(stocked("qwen-image"))
     pipe.load_lora_weights(out)
     difference = (_answer(pipe.transformer, made.arguments) - made.aligned).abs().max()
     assert difference < 1e-5 * made.aligned.abs().max().clamp(min=1)
@@ -267,7 +266,7 @@ def test_text_encoders_layers_are_written_too(tiny_model: Path, tmp_path: Path) 
     assert convert(tmp_path / "stock", tmp_path / "lora.safetensors", dtype=torch.float32) == 3
     texts = []
     for adapter in (tmp_path / "stock", tmp_path / "lora.safetensors"):
-        pipe = _load(tiny_model, "sd")
+        pipe = stock.load("sd", tiny_model)
         pipe.load_lora_weights(adapter)
         texts.append(pipe.encode_prompt("a red circle", "cpu", 1, False)[0])
         assert torch.allclose(
