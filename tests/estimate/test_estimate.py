@@ -17,7 +17,7 @@ from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.meta import SHIPPED, example, skeleton
 from contrapose.backbones.settings import Loading
 from contrapose.core.moving import Average
-from contrapose.estimate.advice import sampling_bytes
+from contrapose.estimate.advice import Images
 from contrapose.estimate.estimate import estimate_run, once_flops, skeleton_of
 from contrapose.estimate.fitting import bases, fit_card, ways
 from contrapose.estimate.memory import inference_cost, saved_bytes, training_cost
@@ -124,7 +124,7 @@ def test_bytes_kept_are_nearly_those_of_a_real_network(folders, family):
 @pytest.mark.parametrize("family", families.DISTINCT)
 def test_what_sampling_takes_is_told_of_every_family(folders, family):
     """Of autoencoders of videos and of patches as well, which the error of memory that runs out counts."""
-    standing, image = sampling_bytes(str(folders[family]), "fp32", Loading(), None)
+    standing, image = Images(str(folders[family]), "fp32", Loading()).bytes
     assert standing > 0 and image > 0
 
 

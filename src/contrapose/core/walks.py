@@ -169,7 +169,7 @@ class Descent:
         if t.is_floating_point():
             stride = end / self.num_grid
             return torch.minimum(((t / stride).floor() + 1) * stride, end), stride
-        stride = (end + 1) // self.num_grid
+        stride = ((end + 1) // self.num_grid).clamp_min(1)
         return torch.minimum((t // stride + 1) * stride - 1, end), stride
 
     @staticmethod
@@ -189,7 +189,8 @@ class Descent:
         a_here, s_here = path.coefficients(here)
         a, s = path.coefficients(later)
         kept = a / a_here
-        added = (s.square() - (kept * s_here).square()).sqrt()
+        # where the time is hardly later, rounding may leave less than nothing
+        added = (s.square() - (kept * s_here).square()).clamp_min(0).sqrt()
         noisier = _wide(kept, x) * x + _wide(added, x) * torch.cat(list(draws))
         return (noisier - _wide(a, x) * x0) / _wide(s, x)
 
