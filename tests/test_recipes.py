@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from contrapose import runfile
+from contrapose.cli.main import main
 from contrapose.methods import DDSPO, DSPO, DataDrivenDDSPO, DiffusionDPO, DiffusionKTO, InPO, SelfNPO, SmPO
 from contrapose.photographs.real import CONVERTER as OF_PAIRS
 from contrapose.photographs.real import Real
+from contrapose.recipes import recipe_names, settings_file
 from contrapose.train.settings import CONVERTER, Run
 from contrapose.train.stages import stages as of_stages
 
@@ -36,6 +38,32 @@ def test_a_recipe_of_pairs_loads_and_is_listed(path):
     settings = runfile.read(path, Real, OF_PAIRS)
     assert OF_PAIRS.structure(OF_PAIRS.unstructure(settings), Real) == settings
     assert path.name in (RECIPES / "README.md").read_text(encoding="utf-8")
+
+
+def test_they_go_by_name_and_a_file_that_is_there_goes_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sorted(RECIPES / f"{name}.yaml" for name in recipe_names()) == FILES
+    assert [RECIPES / f"{name}.yaml" for name in recipe_names(of_pairs=True)] == PAIRS
+    for name in ("sd15-ddspo", "sd15-ddspo.yaml", "recipes/sd15-ddspo.yaml"):
+        assert settings_file(name) == RECIPES / "sd15-ddspo.yaml"
+    for name in ("ddspo", "", ".", "README", "runs/sd15-ddspo", "../recipes/sd15-ddspo", "--model"):
+        assert settings_file(name) is None
+    assert settings_file("runs/sd15-ddspo.yaml") == Path("runs/sd15-ddspo.yaml")
+    Path("sd15-ddspo.yaml").write_text("model: mine")
+    assert settings_file("sd15-ddspo.yaml") == Path("sd15-ddspo.yaml")
+
+
+def test_align_lists_them_and_begins_at_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["align", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in recipe_names())
+    assert main(["align", "sd15-dspo-like"]) == 2
+    assert "no such method or recipe (methods: ddspo, " in capsys.readouterr().err
+    assert main(["align", "sd15-ddspo", "--pairs", "nowhere", "--out", "run"]) == 2
+    assert "nowhere: no pairs.yaml" in capsys.readouterr().err
+    assert main(["align", "recipes/none.yaml", "--out", "run"]) == 2
+    assert "recipes/none.yaml" in capsys.readouterr().err
 
 
 def test_realaligns_pairs_are_as_published():

@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from contrapose.guiding.merge import merge as merge
     from contrapose.guiding.nag import nag as nag
     from contrapose.guiding.play import Player as Player
+    from contrapose.guiding.play_page import build_play_page as build_play_page
     from contrapose.guiding.settings import Guiding as Guiding
     from contrapose.guiding.settings import Play as Play
     from contrapose.judges.aesthetic import Aesthetic as Aesthetic
@@ -156,6 +157,7 @@ if TYPE_CHECKING:
     from contrapose.train.settings import Optimisation as Optimisation
     from contrapose.train.settings import Run as Run
     from contrapose.train.settings import Watching as Watching
+    from contrapose.train.settings import read_run as read_run
     from contrapose.worlds.evaluation import evaluate_models as evaluate_models
     from contrapose.worlds.evaluation import lay_out_images as lay_out_images
     from contrapose.worlds.gaussians.settings import Toy as Toy
@@ -243,6 +245,7 @@ _HOMES = {
     "merge": "guiding.merge",
     "nag": "guiding.nag",
     "Player": "guiding.play",
+    "build_play_page": "guiding.play_page",
     "Guiding": "guiding.settings",
     "Play": "guiding.settings",
     "Aesthetic": "judges.aesthetic",
@@ -319,6 +322,7 @@ _HOMES = {
     "First": "train.settings",
     "Optimisation": "train.settings",
     "Run": "train.settings",
+    "read_run": "train.settings",
     "Watching": "train.settings",
     "evaluate_models": "worlds.evaluation",
     "lay_out_images": "worlds.evaluation",

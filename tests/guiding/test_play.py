@@ -164,7 +164,9 @@ def test_an_open_address_is_warned_of(
     monkeypatch.setattr("contrapose.guiding.play_page.gradio_module", lambda: None)
     monkeypatch.setattr("contrapose.backbones.families.table.load_backbone", lambda *_, **__: None)
     monkeypatch.setattr("contrapose.guiding.play.Player", lambda *_: None)
-    monkeypatch.setattr("contrapose.guiding.play_page.build", lambda *_: SimpleNamespace(launch=lambda **_: None))
+    monkeypatch.setattr(
+        "contrapose.guiding.play_page.build_play_page", lambda *_: SimpleNamespace(launch=lambda **_: None)
+    )
     play.main(["--model", str(tiny_model), "--positive", str(runs[0]), "--host", host], "contrapose play")
     assert ("there is no login" in capsys.readouterr().err) is warned
 
@@ -196,11 +198,10 @@ def test_examples_are_of_the_words_that_a_model_knows(tiny_model: Path) -> None:
 
 def test_the_page(player: Player, tmp_path: Path) -> None:
     """Its two endpoints by name, what they draw and save, and what they refuse."""
-    pytest.importorskip("gradio")
-    from contrapose.guiding.play_page import build, gradio_module
+    gradio = pytest.importorskip("gradio")
+    from contrapose.guiding.play_page import build_play_page
 
-    gradio = gradio_module()
-    page = build(gradio, player, tmp_path / "play", 4.0, ["a red circle", "a star"])
+    page = build_play_page(player, tmp_path / "play", 4.0, ["a red circle", "a star"])
     endpoints = page.get_api_info()["named_endpoints"]
     assert set(endpoints) == {"/draw", "/save"}
     assert [entry["parameter_name"] for entry in endpoints["/draw"]["parameters"]] == [

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from contrapose import runfile
-from contrapose.cli.docstrings import first_sentence
+from contrapose.cli.align_usage import usage
 from contrapose.cli.options import REQUIRED, Choice, parse
 from contrapose.cli.push import upload
 from contrapose.errors import UserError
 from contrapose.methods import METHODS
-from contrapose.train.settings import ADAPTER_KINDS, CONVERTER, LINKS, WATCHING_JUDGES, Run
+from contrapose.recipes import recipe_names, settings_file
+from contrapose.train.settings import ADAPTER_KINDS, LINKS, WATCHING_JUDGES, Run, read_run
 
 UNIONS = {"link": Choice(LINKS), "lora_kind": Choice(ADAPTER_KINDS), "judges": Choice(WATCHING_JUDGES, prefixed=True)}
 
@@ -36,28 +36,22 @@ def main(arguments: list[str], prog: str) -> None:
         print(usage(prog))
         return
     if not arguments or arguments[0].startswith("-"):
-        raise UserError(f"align needs a method ({', '.join(METHODS)}) or a run.yaml first")
+        raise UserError(f"align needs a method ({', '.join(METHODS)}), a run.yaml or a recipe first")
     method, *rest = arguments
     template = Command(begun(method), out=REQUIRED)  # its values are what the help shows as defaults
     align(parse(Command, rest, f"{prog} {method}", template, UNIONS))
 
 
-def usage(prog: str) -> str:
-    width = max(map(len, METHODS))
-    lines = [f"usage: {prog} METHOD|run.yaml [options]\n"]
-    lines += [f"  {name:<{width}}  {first_sentence(method)}" for name, method in METHODS.items()]
-    lines.append(f"  {'run.yaml':<{width}}  Repeat a run, or begin at a recipe; options override what it says")
-    lines.append(f"\n'{prog} METHOD --help' explains every option with its unit and default.")
-    return "\n".join(lines)
-
-
 def begun(name: str) -> Run:
-    """The run that a file describes, or one of a method that lacks its model and pairs."""
-    if name.endswith((".yaml", ".yml")):
-        return runfile.read(Path(name), Run, CONVERTER)
-    if name not in METHODS:
-        raise UserError(f"{name}: no such method (known: {', '.join(METHODS)})")
-    return Run(model=REQUIRED, pairs=REQUIRED, method=METHODS[name]())
+    """The run that a file or a recipe describes, or one of a method that lacks its model and pairs."""
+    if name in METHODS:
+        return Run(model=REQUIRED, pairs=REQUIRED, method=METHODS[name]())
+    file = settings_file(name)
+    if file is None:
+        raise UserError(
+            f"{name}: no such method or recipe (methods: {', '.join(METHODS)}; recipes: {', '.join(recipe_names())})"
+        )
+    return read_run(file)
 
 
 def align(command: Command) -> None:

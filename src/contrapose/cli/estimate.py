@@ -1,4 +1,4 @@
-"""`contrapose estimate [METHOD|run.yaml]`."""
+"""`contrapose estimate [METHOD|run.yaml|recipe]`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from contrapose.cli.align import UNIONS, begun
 from contrapose.cli.options import parse
 from contrapose.errors import UserError
 from contrapose.estimate.settings import UNCOUNTED, Setup, Speed
+from contrapose.methods import METHODS
 from contrapose.ranges import Positive, checked
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 class Command:
     """What a run would cost, from the model's configuration alone: parameters, GPU memory, FLOPs, hours and cards.
 
-    A recipe or a run.yaml may be named first, or a method (ddspo when neither is); options override what it says. The
-    model may also be one of the shipped configurations that docs/estimate.md lists, such as sd15 or sdxl.
+    A recipe, by its name or file, or a run.yaml may be named first, or a method (ddspo when neither is); options
+    override what it says. The model may also be one of the shipped configurations that docs/estimate.md lists, such as
+    sd15 or sdxl.
     """
 
     setup: Setup
@@ -40,7 +42,7 @@ class Command:
 def main(arguments: list[str], prog: str) -> None:
     named = bool(arguments) and not arguments[0].startswith("-")
     run = begun(arguments[0] if named else "ddspo")
-    run = run if named and arguments[0].endswith((".yaml", ".yml")) else replace(run, pairs=())
+    run = replace(run, pairs=()) if not named or arguments[0] in METHODS else run
     template = Command(Setup(run))
     estimate(parse(Command, arguments[named:], prog, template, UNIONS, UNCOUNTED))
 

@@ -13,6 +13,7 @@ from contrapose.photographs.captions import Captioner
 from contrapose.photographs.filters import FILTERS
 from contrapose.photographs.settings import CONVERTER, Real
 from contrapose.photographs.spoil import SPOILERS
+from contrapose.recipes import settings_file
 
 UNIONS: Unions = {
     "spoil": Choice(SPOILERS, prefixed=True),
@@ -37,9 +38,10 @@ class Command:
 
 def main(arguments: list[str], prog: str) -> None:
     template = None
-    if arguments and arguments[0].endswith((".yaml", ".yml")):
-        path, *arguments = arguments
-        template = Command(runfile.read(Path(path), Real, CONVERTER), out=REQUIRED)
+    file = settings_file(arguments[0]) if arguments else None
+    if file is not None:
+        template = Command(runfile.read(file, Real, CONVERTER), out=REQUIRED)
+        arguments = arguments[1:]
     make(parse(Command, arguments, prog, template, UNIONS))
 
 

@@ -49,14 +49,14 @@ def play(command: Command) -> None:
     from contrapose.cli.notes import quiet_libraries
     from contrapose.estimate.advice import Images
     from contrapose.guiding.play import Player
-    from contrapose.guiding.play_page import build, gradio_module
+    from contrapose.guiding.play_page import build_play_page, gradio_module
     from contrapose.store.named_prompts import named_prompts
     from contrapose.worlds.examples import example_prompts
 
     quiet_libraries()
     check_folder(command.out)
     settings = command.play
-    gradio = gradio_module()  # before the model is loaded, since it may not be installed
+    gradio_module()  # before the model is loaded, since it may not be installed
     if not (settings.positive or settings.negative):
         raise UserError("there is nothing to play with: name a run with --positive")
     listed = settings.prompts or example_prompts(settings.model)
@@ -68,7 +68,7 @@ def play(command: Command) -> None:
     if not _is_this_machine(command.host):
         log.warning(f"--host {command.host}: anybody who reaches this address can draw and save; there is no login")
     player = Player(settings, backbone, lambda: advised(at_once.after))
-    page = build(gradio, player, command.out, command.most, examples)
+    page = build_play_page(player, command.out, command.most, examples)
     page.launch(server_name=command.host, server_port=command.port, share=False)
 
 

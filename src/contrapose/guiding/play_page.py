@@ -50,8 +50,13 @@ class _Controls(NamedTuple):
     size: Any
 
 
-def build(gradio: Any, player: Player, out: Path, most: float, examples: Sequence[str] = ()) -> Any:
-    """The page, not yet served; it saves to `out`, and its slider goes up to `most`."""
+def build_play_page(player: Player, out: Path, most: float = 8.0, examples: Sequence[str] = ()) -> Any:
+    """The page as gradio's blocks, not yet served: `launch` does that.
+
+    It saves to `out`, its slider goes up to `most`, and it offers the examples as prompts. Raises `UserError` where
+    gradio is not installed.
+    """
+    gradio = gradio_module()
     name = public_name(player.settings.model)
     if name == FULL_FOLDER:  # as the whole model in every run's folder is called
         name = f"{Path(player.settings.model).resolve().parent.name}/{name}"

@@ -351,3 +351,8 @@ CONVERTER = runfile.converter(
     (PairLink, LINKS), (Method, METHODS), (AdapterKind, ADAPTER_KINDS), (WatchingJudge, WATCHING_JUDGES)
 )
 CONVERTER.register_structure_hook_func(lambda kind: kind == Folders, _folders)
+
+
+def read_run(file: Path) -> Run:
+    """The run that a run.yaml or a recipe describes; `UserError` naming the file and the setting that is wrong."""
+    return runfile.read(file, Run, CONVERTER)
