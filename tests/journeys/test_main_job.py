@@ -61,16 +61,21 @@ def test_drawing_again_does_nothing(folder: Path, tiny_model: Path) -> None:
     assert {path: path.read_bytes() for path in (folder / "pairs").iterdir()} == before
 
 
+@pytest.fixture(scope="module")
+def plain(folder: Path, tiny_model: Path) -> list[np.ndarray]:
+    """What the model itself makes of the prompts."""
+    return _sample(tiny_model, folder, folder / "plain")
+
+
 @pytest.mark.parametrize(
     "method", [["ddspo"], ["ddspo", "--link", "ipo"], ["diffusion-dpo"], ["sft", "--full"]], ids=str
 )
-def test_align_and_sample(folder: Path, tiny_model: Path, tmp_path: Path, method: list[str]) -> None:
+def test_align_and_sample(
+    folder: Path, tiny_model: Path, plain: list[np.ndarray], tmp_path: Path, method: list[str]
+) -> None:
     _run("align", *method, "--model", tiny_model, "--pairs", folder / "pairs", "--out", tmp_path / "run", *SMALL)
     assert json.loads((tmp_path / "run/finished.json").read_text())["steps"] == 3
-    plain, aligned = (
-        _sample(tiny_model, folder, tmp_path / name, *more)
-        for name, more in (("plain", []), ("aligned", ["--adapter", tmp_path / "run"]))
-    )
+    aligned = _sample(tiny_model, folder, tmp_path / "aligned", "--adapter", tmp_path / "run")
     assert len(plain) == len(aligned) == 12
     assert any((a != b).any() for a, b in zip(plain, aligned, strict=True)), "training shows"
 
@@ -89,7 +94,7 @@ def _lora(run: Path) -> dict[str, bytes]:
 
 
 def test_kill_9_and_again(folder: Path, tiny_model: Path, tmp_path: Path) -> None:
-    where = ["--model", tiny_model, "--pairs", folder / "pairs", *SMALL, "--save-every", "1", "--train-steps", "30"]
+    where = ["--model", tiny_model, "--pairs", folder / "pairs", *SMALL, "--save-every", "1", "--train-steps", "16"]
     command = ["align", "ddspo", *map(str, where)]
     begin = [sys.executable, "-c", "import sys; from contrapose.cli.main import main; sys.exit(main())", *command]
     with subprocess.Popen([*begin, "--out", str(tmp_path / "cut")], stderr=subprocess.DEVNULL) as process:
