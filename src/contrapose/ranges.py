@@ -113,13 +113,13 @@ def checked(cls: type[T]) -> type[T]:
 def check_ranges(settings: object) -> None:
     """Raise `UserError` for the first number of these settings that is not in its declared range."""
     cls = cast(Hashable, type(settings))  # mypy takes a class's __hash__ for that of its instances
-    for name, hint in _ranged(cls).items():
+    for name, hint in field_types(cls).items():
         check(name, getattr(settings, name), hint)
 
 
 @cache
-def _ranged(cls: type) -> dict[str, Any]:
-    """The fields' types by name, with what they are annotated with."""
+def field_types(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields by name, with what they are annotated with."""
     hints = get_type_hints(cls, include_extras=True)
     return {name: hints[name] for name in cls.__dataclass_fields__}  # type: ignore[attr-defined]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, ge
 from contrapose.documents import as_read, dump_yaml, load_yaml
 from contrapose.errors import UserError
 from contrapose.files import write_text
+from contrapose.ranges import field_types
 from contrapose.renamed import new_name
 
 if TYPE_CHECKING:
@@ -191,10 +192,10 @@ def differences(left: Any, right: Any, prefix: str = "") -> list[str]:
 
 def practical_names(settings: Any, prefix: str = "") -> Iterator[str]:
     """The dotted names of a dataclass's settings that are declared as `Practical`, at any depth."""
-    hints = get_type_hints(type(settings), include_extras=True)
-    for name in settings.__dataclass_fields__:
+    cls: type = type(settings)
+    for name, hint in field_types(cls).items():
         value = getattr(settings, name)
-        if _Practical in getattr(hints[name], "__metadata__", ()):
+        if _Practical in getattr(hint, "__metadata__", ()):
             yield f"{prefix}{name}"
         elif is_dataclass(value):
             yield from practical_names(value, f"{prefix}{name}.")

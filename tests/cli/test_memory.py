@@ -172,12 +172,12 @@ def test_a_card_that_is_too_small_is_told_of_before_loading(work, tmp_path, monk
 
 @pytest.mark.slow
 def test_advice_is_of_the_card_and_less_than_what_was_too_much():
-    """SDXL as the recipe has it, but for what the recipe says of memory."""
-    sdxl = Run("sdxl", (), DDSPO(), lora_rank=64, optimisation=Optimisation(batch_size=8), precision="bf16")
-    told = advice.after_training(sdxl, 24.0)
-    assert told.startswith("--gradient-checkpointing would take about 19.3 GiB of ") and "carries on" in told
-    assert "--quantize" in advice.after_training(sdxl, 5.0)
-    assert "another --out" in advice.after_training(sdxl, 5.0)
-    assert "no setting takes less" in advice.after_training(sdxl, 1.0)
-    assert "--gradient-checkpointing" in str(advice.warning_before(sdxl, 24.0))
-    assert advice.warning_before(sdxl, 200.0) is None
+    """Stable Diffusion 1.5 as its recipe has it, but for what the recipe says of memory."""
+    run = Run("sd15", (), DDSPO(), lora_rank=64, optimisation=Optimisation(batch_size=8), precision="bf16")
+    told = advice.after_training(run, 8.0)
+    assert told.startswith("--gradient-checkpointing would take about 6.9 GiB of ") and "carries on" in told
+    assert "--quantize" in advice.after_training(run, 2.5)
+    assert "another --out" in advice.after_training(run, 2.5)
+    assert "no setting takes less" in advice.after_training(run, 1.0)
+    assert "--gradient-checkpointing" in str(advice.warning_before(run, 8.0))
+    assert advice.warning_before(run, 50.0) is None

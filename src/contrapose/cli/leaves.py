@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 from contrapose.cli.choices import Unions
 from contrapose.cli.docstrings import field_docs
 from contrapose.cli.leaf import REQUIRED, Key, Leaf
+from contrapose.ranges import field_types
 
 
 class Blueprint(NamedTuple):
@@ -21,7 +22,7 @@ class Blueprint(NamedTuple):
 
     def fields(self, key: Key) -> Iterator[tuple[str, Any, Any]]:
         """Name, type and value before any flag of each field."""
-        hints = get_type_hints(self.cls, include_extras=True)
+        hints = field_types(self.cls)
         for field in dataclasses.fields(self.cls):
             at = (*key, field.name)
             value = self.chosen[at] if at in self.chosen else self._default(field)
