@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from contrapose.containers.images import Seen, look_at, read_image, several
+from contrapose.containers.images import look, read_image, several
 from contrapose.containers.left_out import Skip
 from contrapose.containers.stored import InFile, InParquet, InTar
 
@@ -238,8 +238,8 @@ def test_places(tmp_path: Path, put: Callable[[Path, bytes], InFile]) -> None:
     (tmp_path / "bad").mkdir()
     stored = put(tmp_path / "good", _bytes(_picture()))
     assert _corners(read_image(stored)) == UPRIGHT
-    (seen,) = look_at([(stored, stored)])
-    assert isinstance(seen, Seen) and seen.sizes[0] == (40, 30) and seen.digests[0] == seen.digests[1]
+    seen = look((stored, stored))
+    assert seen.sizes[0] == (40, 30) and seen.digests[0] == seen.digests[1]
     with pytest.raises(Skip, match=r"^(key\.png|some\.tar:key\.png|some\.parquet:0\.0\.image): is empty$"):
         read_image(put(tmp_path / "bad", b""))
 
