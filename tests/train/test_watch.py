@@ -171,6 +171,7 @@ def test_the_suite_of_the_shapes_world_judges_its_own_prompts(run: Run, tmp_path
     first = RunFolder(tmp_path / "run").metrics()[0]
     assert [name for name in first if not name.endswith(("/low", "/high"))] == [
         "step", "judged/correct", "judged/shape_fidelity", "judged/artefact_rate",
+        "judged/roughness", "judged/tint", "judged/gradient", "judged/specks",
     ]  # fmt: skip
     with pytest.raises(UserError, match="'a red circle': its metadata is not of the shapes world"):
         next(align(replace(run, watching=replace(WATCH, judges=(Shapes(),))), tmp_path / "none"))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
+from transformers import CLIPTokenizer
 
 from contrapose import runfile
 from contrapose.cli.main import main
-from contrapose.worlds.shapes.blueprint import build_tokenizer
+from contrapose.pixels import to_tensor
+from contrapose.worlds.shapes.blueprint import build_tokenizer, build_vae
 from contrapose.worlds.shapes.grammar import TAGS, canonical_meanings
 from contrapose.worlds.shapes.pretrain import (
     SETTINGS,
@@ -20,6 +23,7 @@ from contrapose.worlds.shapes.pretrain import (
     encode_dataset,
     train_denoiser,
     train_vae,
+    whiten,
 )
 
 TINY = Pretraining(num_images=100, vae_steps=2, vae_batch_size=2, train_steps=3, batch_size=4, warmup=1, save_every=1)
@@ -101,3 +105,32 @@ def test_every_word_of_the_grammar_is_one_token_and_any_text_is_known() -> None:
     assert build_tokenizer().get_vocab() == tokenizer.get_vocab()
     strange = tokenizer("naïve 北京 🦄").input_ids[1:-1]
     assert tokenizer.unk_token_id not in strange
+
+
+def test_the_model_ships_the_tokenizer_whose_numbers_it_learnt(pretrained: tuple[Path, dict]) -> None:
+    out, _ = pretrained
+    tokens = load_file(out / "work" / "dataset.safetensors")["tokens"]
+    shipped = CLIPTokenizer.from_pretrained(out / "model" / "tokenizer")
+    texts = [draw_example(TINY.seed, index, TINY.carelessness)[1] for index in range(TINY.num_images)]
+    again = shipped(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    assert torch.equal(again, tokens)
+    assert any(" an " in text for text in texts)
+
+
+@torch.no_grad()
+def test_whitened_latents_have_unit_covariance_and_decode_to_the_same_images() -> None:
+    torch.manual_seed(0)
+    vae = build_vae().eval()
+    vae.quant_conv.weight *= 30  # untrained latents are faint beside the posterior's noise
+    images = np.stack([draw_example(1, index, 0.0)[0] for index in range(30)])
+    pixels = to_tensor(images)
+    decoded = vae.decode(vae.encode(pixels).latent_dist.mean).sample
+    whiten(vae, images)
+    posterior = vae.encode(pixels).latent_dist
+    assert torch.allclose(vae.decode(posterior.mean).sample, decoded, atol=1e-4)
+    assert posterior.mean.mean(dim=(0, 2, 3)).abs().max() < 1e-3
+    covariance = torch.cov(posterior.mean.transpose(0, 1).flatten(1))
+    noise = posterior.var.mean(dim=(0, 2, 3)).diag()
+    assert noise.max() < 0.5
+    assert torch.allclose((covariance + noise).diagonal(), torch.ones(8), atol=0.02)
+    assert (covariance - covariance.diagonal().diag()).abs().max() < 0.5

@@ -50,10 +50,13 @@ def test_other_worlds_metadata_is_refused(include):
         judge(np.full((IMAGE_SIZE, IMAGE_SIZE, 3), 235, np.uint8), Prompt("p", {"tag": "x", "include": include}))
 
 
-def test_the_judge_measures_three_things():
+def test_the_judge_measures_prompt_following_and_looks():
     (_, _, image) = next(ceiling_images(PROMPTS, [0]))
     marks = judge(image, PROMPTS[0])
-    assert list(marks) == list(ShapesJudge.higher_is_better) == ["correct", "shape_fidelity", "artefact_rate"]
+    looks = ["roughness", "tint", "gradient", "specks"]
+    assert list(marks) == list(ShapesJudge.higher_is_better)
+    assert list(marks) == ["correct", "shape_fidelity", "artefact_rate", *looks]
+    assert [marks[name].values[0] for name in looks] == pytest.approx([0.0] * 4, abs=1e-6)
     assert marks["correct"].values == [1.0] and marks["correct"].reason(0) is None
     assert marks["shape_fidelity"].values[0] > 0.85 and marks["artefact_rate"].values[0] < 0.02
     blank = judge(np.full_like(image, 235), PROMPTS[0])["correct"]

@@ -13,19 +13,19 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from contrapose.worlds.shapes.grammar import TAGS, canonical_meanings
+from contrapose.worlds.shapes.grammar import BAD_LOOKS, GOOD_LOOKS, TAGS, canonical_meanings
 from contrapose.worlds.shapes.render import IMAGE_SIZE
 
 LATENT_CHANNELS = 8
 TEXT_WIDTH = 96
-TEXT_LENGTH = 24  # tokens the encoder reads; the longest prompt of the grammar takes 13
+TEXT_LENGTH = 24  # tokens the encoder reads; the longest caption of the grammar takes 16
 START = "<|startoftext|>"
 END = "<|endoftext|>"
 
 
 def build_tokenizer() -> CLIPTokenizer:
     """A CLIP tokenizer whose every grammar word is one token; any other text falls back to characters."""
-    words: set[str] = set()
+    words = {*GOOD_LOOKS, *BAD_LOOKS}
     for tag in TAGS:
         for meaning in canonical_meanings(tag):
             words.update(" ".join(meaning.wordings()).split())

@@ -1,8 +1,8 @@
 """Find the shapes of an image by analysis: what Mask2Former and CLIP are to GenEval, this is to the shapes world.
 
 Pixels unlike the background (in Lab) form components; a component's colour is the palette's nearest; how far each pixel
-lies from the background towards that colour is its soft coverage; and the coverage inside its own box, resampled to a
-24 x 24 grid, is compared with the renderer's outlines, sharp and blurred.
+lies from the background around it towards that colour is its soft coverage; and the coverage inside its own box,
+resampled to a 24 x 24 grid, is compared with the renderer's outlines, sharp and blurred.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _WRONG_COLOR = 35.0  # Lab distance to the palette beyond which a thing is no ob
 _SHARE = 0.22  # of a component's core that a second colour needs for the component to be two things
 _LEAST_PIXELS = 12
 _LEAST_CORE = 6
+_EDGE = 3  # pixels, which a thing's soft edge is narrower than, and in which its background is looked for
 _SMOOTHING = 0.6  # pixels; tames noise, and the blurred templates expect soft edges anyway
 _GRID = 24
 _TEMPLATE_BLURS = (0.3, 0.6, 0.9, 1.3, 1.8)  # pixels, at a radius of 11
@@ -44,13 +45,18 @@ class ShapesDetector:
         detections: dict[str, list[Detection]] = {name: [] for name in SHAPES}
         smooth = _smoothed(image)
         colors = lab(smooth)
+        # the soft edges of things are theirs, not the background's
+        behind = ~ndimage.binary_dilation(_unlike_background(colors), _EIGHT, iterations=_EDGE)
         for piece, around in _pieces(colors):
             color = np.median(smooth[_core(piece)], axis=0)
             if _nearest(lab(color))[1] > _WRONG_COLOR:
                 continue
+            # the background near the thing: a tint, taken for coverage, would blur a pale thing's outline
+            near = behind & ndimage.binary_dilation(around, _EIGHT, iterations=_EDGE)
+            background = np.median(smooth[near], axis=0) if near.any() else np.array(BACKGROUND, dtype=np.float64)
             # soft coverage: the share of the way from background b to colour c, <p - b, c - b> / ||c - b||^2
-            direction = color - np.array(BACKGROUND)
-            way = (smooth - np.array(BACKGROUND)) @ direction / (direction @ direction)
+            direction = color - background
+            way = (smooth - background) @ direction / (direction @ direction)
             soft = np.where(around, np.clip(way, 0.0, 1.0), 0.0)
             for outline in _outlines(soft):
                 shape, detection = _recognised(outline, soft)

@@ -7,7 +7,7 @@ wordings, are dealt to `train`, `dev` or `test`; so no prompt of one side says w
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, get_args
@@ -22,6 +22,9 @@ TAGS: tuple[Tag, ...] = get_args(Tag)
 RELATIONS = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 LEAD_INS = ("", "a photo of ", "a picture of ", "a drawing of ")
+# What a caption may call an image that looks good, or bad; prompts of dev and test name neither.
+GOOD_LOOKS = ("clean", "neat", "spotless")
+BAD_LOOKS = ("dusty", "stained", "dirty")
 
 # Colour-shape bindings that no training image or training prompt shows; the test asks for them.
 UNSEEN_BINDINGS = frozenset(
@@ -88,9 +91,9 @@ class Meaning:
         kinds = [f"{kind.color or ''} {kind.shape}".strip() for kind in canonical.kinds]
         return "|".join([*kinds, str(canonical.count), canonical.relation or ""])
 
-    def wordings(self) -> Iterator[str]:
+    def wordings(self, lead_ins: Iterable[str] = LEAD_INS) -> Iterator[str]:
         """Every way in which the grammar says this, in a fixed order."""
-        for lead_in in LEAD_INS:
+        for lead_in in lead_ins:
             if self.count > 1:
                 for number in (NUMBERS[self.count], str(self.count)):
                     yield f"{lead_in}{number} {self.kinds[0].plural}"
@@ -123,6 +126,13 @@ class Meaning:
             # `include` is met by more objects than it counts; one too many must fail
             line["exclude"] = [{"class": self.kinds[0].shape, "count": self.count + 1}]
         return line
+
+
+def lead_ins_of(words: Sequence[str]) -> list[str]:
+    """Every lead-in that names looks by one or two of the words, as in "a dusty, stained photo of "."""
+    named = [*words, *(", ".join(pair) for pair in itertools.permutations(words, 2))]
+    articled = [lead_in.removeprefix("a ") for lead_in in LEAD_INS if lead_in]
+    return [f"a {looks} {noun}" for looks in named for noun in articled]
 
 
 def is_seen(meaning: Meaning) -> bool:

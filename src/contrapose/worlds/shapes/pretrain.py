@@ -1,8 +1,9 @@
 """Train the shapes model from nothing: an autoencoder on renders, a denoiser on careless captions.
 
 About a quarter of the captions are wrong or incomplete, as captions of web images are, so that the finished model knows
-more than it shows: its score rises with classifier-free guidance, and alignment has something to amplify. Every phase
-saves itself and carries on where it was stopped.
+more than it shows: its score rises with classifier-free guidance, and alignment has something to amplify. Most images
+look mediocre or bad, and most captions do not say so; guidance leaves that as it is. Every phase saves itself and
+carries on where it was stopped.
 """
 
 from __future__ import annotations
@@ -29,11 +30,19 @@ from contrapose.pixels import to_tensor
 from contrapose.runs.training_state import Moments, Stateful, Weights, load_training, save_training
 from contrapose.tensors import save_tensors
 from contrapose.worlds.shapes import blueprint
+from contrapose.worlds.shapes.looks import backdrop, draw_lead_ins, draw_looks, draw_quality
 from contrapose.worlds.shapes.render import render
-from contrapose.worlds.shapes.scenes import caption, scene_of, training_meaning
+from contrapose.worlds.shapes.scenes import PRETRAINED, caption, scene_of, training_meaning
 from contrapose.worlds.shapes.settings import Pretraining
 
 SETTINGS = "pretraining.yaml"
+TOKENIZER = "tokenizer"
+# Standard deviation of the posterior, by which the decoder learns to bear a denoiser's small errors. A learnt one hid
+# faint backgrounds: the encoder would have had to raise them above the noise before the decoder could see them.
+LATENT_NOISE = 0.05
+
+_LEAST_SNR = 0.003
+_DECAY = 0.2  # of the denoiser's steps
 
 
 @dataclass(frozen=True)
@@ -73,12 +82,15 @@ def _schedule(step: int, total: int, warmup: int) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
 
-def draw_example(seed: int, index: int, carelessness: float) -> tuple[np.ndarray, str]:
-    """Training image number `index`, [64, 64, 3], and its caption."""
+def draw_example(seed: int, index: int, carelessness: float, exaggeration: float = 1.0) -> tuple[np.ndarray, str]:
+    """Training image number `index`, [64, 64, 3], and its caption; what spoils its looks can be exaggerated."""
     rng = np.random.default_rng([seed, index])
-    meaning = training_meaning(rng)
-    image = render(scene_of(meaning, rng))
-    return image, caption(meaning, rng, carelessness)
+    meaning = training_meaning(rng, PRETRAINED)
+    scene = scene_of(meaning, rng)
+    quality = draw_quality(rng)
+    looks = draw_looks(1.0 - exaggeration * (1.0 - quality), scene, rng)
+    image = render(scene, backdrop=backdrop(looks))
+    return image, caption(meaning, rng, carelessness, draw_lead_ins(quality, rng))
 
 
 def _channels_last(images: np.ndarray) -> Tensor:
@@ -109,18 +121,20 @@ def train_vae(settings: Pretraining, out: Path) -> Iterator[Progress]:
             group["lr"] = settings.vae_learning_rate * _schedule(step, settings.vae_steps, 50)
         indices = range(step * settings.vae_batch_size, (step + 1) * settings.vae_batch_size)
         # never the same render twice, and none of the denoiser's, which are drawn by the seed itself
-        images = np.stack([draw_example(settings.seed + 1, i, 0.0)[0] for i in indices])
+        # every other one exaggerated, since faint tints alone would long be overlooked
+        images = np.stack([draw_example(settings.seed + 1, i, 0.0, 1.0 + 2.0 * (i % 2))[0] for i in indices])
         pixels = _channels_last(images)
         # by seed and step alone, so that a run that was stopped goes on with the noise it would have had
         noise = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-        with torch.autocast("cpu", torch.bfloat16):
-            posterior = vae.encode(pixels).latent_dist
-            recon = vae.decode(posterior.sample(generator=noise)).sample.float()
+        latents = vae.encode(pixels).latent_dist.mean
+        recon = vae.decode(latents + LATENT_NOISE * torch.randn(latents.shape, generator=noise)).sample
         mse = F.mse_loss(recon, pixels)
-        # kl() sums over a latent's elements, while the weight is stated for one
-        divergence = settings.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
-        # squared errors alone leave edges soft; the absolute ones pull at small errors too
-        loss = mse + 0.1 * F.l1_loss(recon, pixels) + divergence
+        # the divergence of a normal of this variance from the standard one, but for what does not change
+        divergence = settings.kl_weight * 0.5 * latents.pow(2).mean()
+        # squared errors alone leave edges soft: the absolute ones pull at small errors too; and they long overlook a
+        # faint background, whose error is what is left when edges are averaged away
+        coarse = F.mse_loss(F.avg_pool2d(recon, 8), F.avg_pool2d(pixels, 8))
+        loss = mse + 0.1 * F.l1_loss(recon, pixels) + 8.0 * coarse + divergence
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -133,15 +147,48 @@ def train_vae(settings: Pretraining, out: Path) -> Iterator[Progress]:
 
 
 def _save_vae(vae: AutoencoderKL, settings: Pretraining, folder: Path) -> None:
-    """Record the latents' scale (1 / standard deviation, as Stable Diffusion does) and write the folder at once."""
-    images = np.stack([draw_example(settings.seed + 2, i, 0.0)[0] for i in range(256)])
-    with torch.no_grad():
-        deviation = vae.encode(_channels_last(images)).latent_dist.mean.std().item()
-    vae.register_to_config(scaling_factor=round(1 / deviation, 5))
+    """Whiten the latents, so that a stock pipeline need not scale them, and write the folder at once."""
+    images = np.stack([draw_example(settings.seed + 2, i, 0.0)[0] for i in range(1000)])
+    whiten(vae, images)
+    vae.register_to_config(scaling_factor=1.0)
     # a folder of this name is a finished phase, so it appears only when all of it is written
     aside = folder.with_name("vae.partial")
     vae.save_pretrained(aside)
     aside.rename(folder)
+
+
+@torch.no_grad()
+def whiten(vae: AutoencoderKL, images: np.ndarray) -> None:
+    """Give the latents of such images mean 0 and covariance 1 over channels, decoded images staying as they are.
+
+    z' = W (z - m) with W = C^(-1/2), C the covariance of sampled latents: it counts the posterior's variance too, so
+    that a direction that carries nothing is not blown up. W and m are folded into the autoencoder's two convolutions of
+    1 x 1 at its latents. Of the posterior's variance, which a channel has to itself, the diagonal is kept.
+    """
+    parts = np.array_split(images, len(images) // 50 + 1)
+    means = torch.cat([vae.encode(_channels_last(part)).latent_dist.mean for part in parts])
+    means = means.transpose(0, 1).flatten(1)
+    center = means.mean(dim=1)
+    levels, directions = torch.linalg.eigh(torch.cov(means) + LATENT_NOISE**2 * torch.eye(len(center)))
+    forward = directions @ levels.rsqrt().diag() @ directions.T
+    backward = directions @ levels.sqrt().diag() @ directions.T
+    channels = len(center)
+    weight, bias = _parameters(vae.quant_conv)
+    weight[:channels] = torch.einsum("oc,cihw->oihw", forward, weight[:channels])
+    bias[:channels] = forward @ (bias[:channels] - center)
+    # the other half of this convolution gives the logarithm of the posterior's variance
+    weight[channels:] = 0.0
+    bias[channels:] = (LATENT_NOISE**2 * forward @ forward.T).diagonal().log()
+    # what was decoded from z is now decoded from z' by way of z = W^(-1) z' + m; the bias first, by the old weights
+    weight, bias = _parameters(vae.post_quant_conv)
+    bias += weight.flatten(1) @ center
+    weight.copy_(torch.einsum("ocij,cd->odij", weight, backward))
+
+
+def _parameters(convolution: nn.Conv2d | None) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution; diffusers declares both it and its bias as optional."""
+    assert convolution is not None and convolution.bias is not None
+    return convolution.weight, convolution.bias
 
 
 def encode_dataset(settings: Pretraining, out: Path) -> Iterator[Progress]:
@@ -158,14 +205,21 @@ def encode_dataset(settings: Pretraining, out: Path) -> Iterator[Progress]:
     size = 100
     for first in range(0, settings.num_images, size):
         examples = [draw_example(settings.seed, i, settings.carelessness) for i in range(first, first + size)]
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
             # the mean, not a sample: one latent an image serves all steps
             mean = vae.encode(_channels_last(np.stack([image for image, _ in examples]))).latent_dist.mean
-        latents.append((mean.float() * vae.config.scaling_factor).half())
+        latents.append((mean * vae.config.scaling_factor).half())
         tokens.append(_tokenise(tokenizer, [text for _, text in examples]))
         if first % 1000 == 0:
             yield Progress(first + size, {})
+    tokenizer.save_pretrained(out / TOKENIZER)
     save_tensors(path, {"latents": torch.cat(latents), "tokens": torch.cat(tokens)})
+
+
+def _tokenizer(out: Path) -> CLIPTokenizer:
+    """The tokenizer by whose numbers the training captions were written."""
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(out / TOKENIZER)
+    return tokenizer
 
 
 def _tokenise(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
@@ -182,7 +236,7 @@ def _average(ema: nn.Module, live: nn.Module, decay: float) -> None:
 def train_denoiser(settings: Pretraining, out: Path) -> Iterator[Progress]:
     """Fit UNet and text encoder together on the careless captions; writes the pipeline at every save."""
     torch.manual_seed(settings.seed)
-    tokenizer = blueprint.build_tokenizer()
+    tokenizer = _tokenizer(out)
     unet = blueprint.build_unet()
     text_encoder = blueprint.build_text_encoder(tokenizer)
     # Twice as fast as fused attention here: its backward is slow for 64 tokens on a CPU.
@@ -205,8 +259,11 @@ def train_denoiser(settings: Pretraining, out: Path) -> Iterator[Progress]:
     abar = blueprint.build_scheduler().alphas_cumprod
     empty = _tokenise(tokenizer, [""])[0]
     for step in range(start, settings.train_steps):
+        # up, level, and down over the last fifth, before which a run of more steps is the same and goes on from here
+        left = (settings.train_steps - step) / (_DECAY * settings.train_steps)
+        share = min(1.0, (step + 1) / max(settings.warmup, 1), left)
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * _schedule(step, settings.train_steps, settings.warmup)
+            group["lr"] = settings.learning_rate * share
         loss = _denoiser_loss(model, data, empty, abar, settings, step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -224,29 +281,35 @@ def train_denoiser(settings: Pretraining, out: Path) -> Iterator[Progress]:
 def _denoiser_loss(
     model: nn.ModuleDict, data: dict[str, Tensor], empty: Tensor, abar: Tensor, settings: Pretraining, step: int
 ) -> Tensor:
-    """Noise-prediction error with Min-SNR weights; every random choice depends on (seed, step) alone."""
+    """The velocity's squared error at noise levels of normal logarithms (EDM, Karras et al. 2022, section 5).
+
+    The model predicts the noise, whose error times (1 + snr) / snr is the velocity's. At times drawn evenly, as DDPM's
+    are, half of all steps would show the model noise in which nothing of the scene can be seen. Every random choice
+    depends on (seed, step) alone.
+    """
     random = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
     rows = torch.randint(len(data["latents"]), (settings.batch_size,), generator=random)
     x0 = data["latents"][rows].float()
     tokens = data["tokens"][rows].clone()
     tokens[torch.rand(settings.batch_size, generator=random) < settings.caption_dropout] = empty
-    t = torch.randint(len(abar), (settings.batch_size,), generator=random)
+    levels = settings.log_snr_mean + settings.log_snr_spread * torch.randn(settings.batch_size, generator=random)
+    # the schedule's times whose levels lie nearest
+    t = (torch.logit(abar) - levels[:, None]).abs().argmin(dim=1)
     eps = torch.randn(x0.shape, generator=random)
     a = abar[t].view(-1, 1, 1, 1)
     x_t = (a.sqrt() * x0 + (1 - a).sqrt() * eps).contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16):
-        condition = model["text_encoder"](tokens).last_hidden_state
-        predicted = model["unet"](x_t, t, condition).sample
-    # weights below 1 damp nearly clean steps, where a large error of the noise is a small one of the image
+    condition = model["text_encoder"](tokens).last_hidden_state
+    predicted = model["unet"](x_t, t, condition).sample
     snr = abar[t] / (1 - abar[t])
-    weight = snr.clamp(max=settings.snr_gamma) / snr
-    return (weight * (predicted.float() - eps).pow(2).mean(dim=(1, 2, 3))).mean()
+    # where next to no signal is left, the smallest error of the noise would outweigh all else
+    weight = 1 + 1 / snr.clamp(min=_LEAST_SNR)
+    return (weight * (predicted - eps).pow(2).mean(dim=(1, 2, 3))).mean()
 
 
 def publish(out: Path, ema: nn.ModuleDict) -> None:
     """Write the averaged weights as a half-precision pipeline folder, `out/model`."""
     # fresh parts: the pipeline is cast in place, and training goes on with the average as it is
-    tokenizer = blueprint.build_tokenizer()
+    tokenizer = _tokenizer(out)
     unet = blueprint.build_unet()
     text_encoder = blueprint.build_text_encoder(tokenizer)
     unet.load_state_dict(ema["unet"].state_dict())

@@ -97,9 +97,10 @@ def coverage(shape: str, x: float, y: float, radius: float, size: int = IMAGE_SI
     return np.clip(0.5 - distance, 0.0, 1.0)
 
 
-def render(scene: Scene, size: int = IMAGE_SIZE) -> NDArray[np.uint8]:
-    """The scene as an RGB image, [size, size, 3]."""
-    canvas = np.broadcast_to(np.array(BACKGROUND, dtype=np.float64), (size, size, 3)).copy()
+def render(scene: Scene, size: int = IMAGE_SIZE, backdrop: NDArray[np.float64] | None = None) -> NDArray[np.uint8]:
+    """The scene as an RGB image, [size, size, 3], on the neutral background or on a backdrop of that shape."""
+    behind = np.array(BACKGROUND, dtype=np.float64) if backdrop is None else backdrop
+    canvas = np.broadcast_to(behind, (size, size, 3)).copy()
     for item in scene:
         alpha = coverage(item.shape, item.x, item.y, item.radius, size)[..., None]
         canvas += alpha * (np.array(PALETTE[item.color]) - canvas)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from contrapose.worlds.shapes.grammar import (
+    LEAD_INS,
     NUMBERS,
     RELATIONS,
     UNSEEN_BINDINGS,
@@ -65,9 +67,27 @@ def scene_of(meaning: Meaning, rng: np.random.Generator) -> Scene:
             return scene
 
 
-def _draw_meaning(rng: np.random.Generator) -> Meaning:
+@dataclass(frozen=True)
+class SceneMix:
+    """Shares of what scenes show."""
+
+    single: float
+    """A single object; the rest are pairs."""
+    count: float
+    """Two to four of a kind."""
+    related: float
+    """Of the pairs, those in a relation."""
+
+
+PHOTOGRAPHED = SceneMix(single=0.18, count=0.27, related=0.5)
+# More of what is hard to learn, which counts and relations are.
+PRETRAINED = SceneMix(single=0.12, count=0.33, related=0.65)
+
+
+def _draw_meaning(rng: np.random.Generator, mixture: SceneMix) -> Meaning:
     """A meaning from a mixture over the grammar: GenEval's six categories, and coloured counts and relations."""
-    form = rng.choice(["one", "count", "two"], p=[0.18, 0.27, 0.55])
+    shares = [mixture.single, mixture.count, 1 - mixture.single - mixture.count]
+    form = rng.choice(["one", "count", "two"], p=shares)
     # both are drawn for every form: an example's number stands for this order of draws
     shapes = [str(s) for s in rng.permutation(SHAPES)[:2]]
     colors: list[str | None] = [_color(rng, s) for s in shapes]
@@ -81,15 +101,15 @@ def _draw_meaning(rng: np.random.Generator) -> Meaning:
         colors = [None, None]
     elif bare < 0.45:
         colors[int(rng.integers(2))] = None
-    relation = str(rng.choice(list(RELATIONS))) if rng.random() < 0.5 else None
+    relation = str(rng.choice(list(RELATIONS))) if rng.random() < mixture.related else None
     kinds = tuple(Kind(shape, color) for shape, color in zip(shapes, colors, strict=True))
     return Meaning(kinds, relation=relation)
 
 
-def training_meaning(rng: np.random.Generator) -> Meaning:
+def training_meaning(rng: np.random.Generator, mixture: SceneMix = PHOTOGRAPHED) -> Meaning:
     """A meaning of the training side: never one that dev or test asks for, never an unseen binding."""
     while True:
-        meaning = _draw_meaning(rng)
+        meaning = _draw_meaning(rng, mixture)
         if is_seen(meaning) and split_of(meaning) == "train":
             return meaning
 
@@ -136,7 +156,9 @@ def _incomplete(meaning: Meaning, rng: np.random.Generator) -> Meaning:
     return Meaning((Kind(meaning.kinds[0].shape),))
 
 
-def caption(meaning: Meaning, rng: np.random.Generator, carelessness: float = 0.25) -> str:
+def caption(
+    meaning: Meaning, rng: np.random.Generator, carelessness: float = 0.25, lead_ins: Sequence[str] = LEAD_INS
+) -> str:
     """A wording of the meaning; with probability `carelessness` of a wrong or incomplete one, as captions on the web.
 
     A careless caption, too, never says what dev or test ask for.
@@ -150,4 +172,4 @@ def caption(meaning: Meaning, rng: np.random.Generator, carelessness: float = 0.
             if candidate != meaning and is_seen(candidate) and split_of(candidate) == "train":
                 spoken = candidate
                 break
-    return str(rng.choice(list(spoken.wordings())))
+    return str(rng.choice(list(spoken.wordings(lead_ins))))

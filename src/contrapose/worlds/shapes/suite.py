@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,20 +29,34 @@ _AT_ONCE = 32  # renders that go through the autoencoder together
 
 
 class ShapesJudge:
-    """`correct` (0 or 1, with the verdict's reason), `shape_fidelity` and `artefact_rate`, by an analytic detector."""
+    """Prompt following by an analytic detector, and looks by the background's pixels.
+
+    `correct` (0 or 1, with the verdict's reason), `shape_fidelity` and `artefact_rate`; `roughness`, `tint`, `gradient`
+    and `specks` (`Appearance`).
+    """
 
     name = "shapes"
-    version = "1"
-    higher_is_better: ClassVar[dict[str, bool]] = {"correct": True, "shape_fidelity": True, "artefact_rate": False}
+    version = "2"
+    higher_is_better: ClassVar[dict[str, bool]] = {
+        "correct": True,
+        "shape_fidelity": True,
+        "artefact_rate": False,
+        "roughness": False,
+        "tint": False,
+        "gradient": False,
+        "specks": False,
+    }
 
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> dict[str, Marks]:
         """Raises `UserError` when a prompt speaks of what this world does not have."""
+        from contrapose.worlds.shapes.appearance import Appearance, appearance
         from contrapose.worlds.shapes.detector import THRESHOLDS, ShapesDetector, artefact_rate, shape_fidelity
 
         detector = ShapesDetector()
         verdicts = []
         fidelities = []
         artefacts = []
+        appearances = []
         for image, prompt in zip(images, prompts, strict=True):
             meaning_of(prompt)
             pixels = np.asarray(image.convert("RGB"))
@@ -50,11 +64,15 @@ class ShapesJudge:
             verdicts.append(verdict(pixels, metadata_of(prompt), objects, detector.color, THRESHOLDS))
             fidelities.append(shape_fidelity(objects))
             artefacts.append(artefact_rate(pixels, objects))
-        return {
+            appearances.append(appearance(pixels))
+        marks = {
             "correct": as_marks(verdicts),
             "shape_fidelity": Marks(np.array(fidelities)),
             "artefact_rate": Marks(np.array(artefacts)),
         }
+        for measure in fields(Appearance):
+            marks[measure.name] = Marks(np.array([getattr(seen, measure.name) for seen in appearances]))
+        return marks
 
 
 @dataclass(frozen=True)
