@@ -14,6 +14,7 @@ import tyro
 from contrapose.backbones.kinds import ADAPTER_KINDS
 from contrapose.cli.main import COMMANDS, find
 from contrapose.cli.options import REQUIRED, flags_of
+from contrapose.core.guards import GUARDS
 from contrapose.core.guidance import GUIDANCES
 from contrapose.degrade.degraders import DEGRADERS
 from contrapose.evaluate.sets.extractors import FEATURES
@@ -121,11 +122,12 @@ def _first_choice(hint: Any) -> str:
 def spellings(command: str) -> list[list[str]]:
     """A command's name, with every part that can be chosen by name."""
     links = [[name, "--link", link] for name, cls in METHODS.items() for link in LINKS if hasattr(cls(), "link")]
+    guards = [["diffusion-dpo", "--guard", guard] for guard in GUARDS]
     methods = [[name] for name, cls in METHODS.items() if not hasattr(cls(), "link")]
     adapters = [["sft", "--lora-kind", kind] for kind in ADAPTER_KINDS]
     guidances = [["--guidance", name] for name in GUIDANCES]
     parts = {
-        "align": links + methods + adapters,
+        "align": links + guards + methods + adapters,
         "sample": guidances,
         "sweep": [
             *guidances,

@@ -6,7 +6,7 @@ What `test_methods.py` compares the methods with.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -178,11 +178,11 @@ def dro(i: int, m: float, renoised: bool) -> Tensor:
     return F.relu(m + real - own)
 
 
-def dspo(i: int, strength: float) -> Tensor:
+def dspo(i: int, strength: float, m: Tensor | None = None) -> Tensor:
     """mean ((th_w - n) - k (th_w - ref_w))^2, k = B (1 - sigmoid(inside)), as SD1.5's code has it on predictions"""
     x_w, c = RECORDS["winner"][i], RECORDS["prompt"][i]
     theta, reference = (noised_prediction(policy, i, x_w, c) for policy in ("trainee", "reference"))
-    k = strength * (1 - logistic(dpo_margin(i)))
+    k = strength * (1 - logistic(dpo_margin(i) if m is None else m))
     return ((theta - NOISE[i] - k * (theta - reference)) ** 2).mean()
 
 
@@ -194,6 +194,72 @@ def squared_dspo(i: int, limit: float) -> Tensor:
     if (gone**2).mean() >= limit:
         return ((wrong * gone) ** 2).mean()
     return wrong**2
+
+
+Keep = Callable[[Tensor, Tensor, float], float]
+"""What is kept of the loser's gradient, from both errors' gradients in predictions and the loser's reward."""
+
+
+def guarded_margin(i: int, keep: Keep, truths: Sequence[Tensor] | None = None) -> Tensor:
+    """-(beta / 2) [ (T_w - T_l) - (R_w - R_l) ]: T_l keeps its value, and of its gradient what a guard leaves."""
+    truths = truths or (NOISE[i], NOISE[i])
+    predictions, errors, references = [], [], []
+    for side, truth in zip(("winner", "loser"), truths, strict=True):
+        predictions.append(noised_prediction("trainee", i, RECORDS[side][i], RECORDS["prompt"][i]))
+        errors.append(((predictions[-1] - truth) ** 2).mean())
+        references.append(error("reference", i, RECORDS[side][i], truth))
+    along = torch.autograd.grad(sum(errors), predictions, retain_graph=True)
+    kept = keep(*along, float(0.5 * BETA * (references[1] - errors[1]).detach()))
+    of_loser = errors[1].detach() + kept * (errors[1] - errors[1].detach())
+    return -0.5 * BETA * ((errors[0] - of_loser) - (references[0] - references[1]))
+
+
+def guarded_ddspo(i: int, keep: Keep) -> Tensor:
+    truths = [
+        noised_prediction("reference", i, RECORDS[side][i], RECORDS[slot][i])
+        for side, slot in (("winner", "prompt"), ("loser", "degraded"))
+    ]
+    return guarded_margin(i, keep, truths)
+
+
+def sdpo(mu: float) -> Keep:
+    """clamp((1 - mu) |g_w|^2 / <g_l, g_w>, 0, 1) where <g_l, g_w> > 0, else 1"""
+
+    def keep(of_winner: Tensor, of_loser: Tensor, reward: float) -> float:
+        across = float(of_winner @ of_loser)
+        return min(1.0, (1 - mu) * float(of_winner @ of_winner) / across) if across > 0 else 1.0
+
+    return keep
+
+
+def cooling(temperature: float) -> Keep:
+    """min(1, 2 sigmoid(r_l / temperature))"""
+    return lambda of_winner, of_loser, reward: min(1.0, 2 / (1 + math.exp(-reward / temperature)))
+
+
+def reverse_kl(m: Tensor, q: float) -> Tensor:
+    """p log(p / q) + (1 - p) log((1 - p) / (1 - q)), p the logistic function of the margin"""
+    p = logistic(m)
+    return p * torch.log(p / q) + (1 - p) * torch.log((1 - p) / (1 - q))
+
+
+def mapo(i: int, strength: float, s: float) -> Tensor:
+    """T_w - B log sigmoid(1000 (f(T_w) - f(T_l))), f(x) = s x / (exp(s x) - 1), as the authors' code has it"""
+    of_winner, of_loser = (error("trainee", i, RECORDS[side][i], NOISE[i]) for side in ("winner", "loser"))
+    log_odds = s * of_winner / (torch.exp(s * of_winner) - 1) - s * of_loser / (torch.exp(s * of_loser) - 1)
+    return of_winner - strength * F.logsigmoid(1000 * log_odds)
+
+
+def tdpo_margin(i: int) -> Tensor:
+    """(beta / 2) [ (R - T)(c) - (R - T)(c-) ] of the winner, to the forward noise"""
+    rewards = []
+    for slot in ("prompt", "degraded"):
+        errors = []
+        for policy in ("reference", "trainee"):
+            answer = noised_prediction(policy, i, RECORDS["winner"][i], RECORDS[slot][i])
+            errors.append(((answer - NOISE[i]) ** 2).mean())
+        rewards.append(0.5 * BETA * (errors[0] - errors[1]))
+    return rewards[0] - rewards[1]
 
 
 def chats(i: int, paper_beta: float) -> Tensor:

@@ -13,6 +13,7 @@ import pytest
 
 import contrapose
 from contrapose.backbones.kinds import ADAPTER_KINDS
+from contrapose.core.guards import GUARDS
 from contrapose.core.guidance import GUIDANCES
 from contrapose.core.links import LINKS
 from contrapose.degrade.degraders import DEGRADERS
@@ -24,9 +25,9 @@ from contrapose.photographs.spoil import SPOILERS
 from contrapose.worlds.suites import OF_SWEEPS, SUITES
 
 REGISTRIES: dict[str, Mapping[str, type]] = {
-    "kinds of adapters": ADAPTER_KINDS, "guidances": GUIDANCES, "links": LINKS, "degraders": DEGRADERS,
-    "features": FEATURES, "judges": JUDGES, "methods": METHODS, "filters": FILTERS, "spoilers": SPOILERS,
-    "suites": SUITES, "suites of sweeps": OF_SWEEPS,
+    "kinds of adapters": ADAPTER_KINDS, "guidances": GUIDANCES, "links": LINKS, "guards": GUARDS,
+    "degraders": DEGRADERS, "features": FEATURES, "judges": JUDGES, "methods": METHODS, "filters": FILTERS,
+    "spoilers": SPOILERS, "suites": SUITES, "suites of sweeps": OF_SWEEPS,
 }  # fmt: skip
 ROOT = Path(__file__).parents[1]
 

@@ -10,7 +10,8 @@ import pytest
 
 from contrapose import runfile
 from contrapose.cli.main import main
-from contrapose.methods import DDSPO, DSPO, DataDrivenDDSPO, DiffusionDPO, DiffusionKTO, InPO, SelfNPO, SmPO
+from contrapose.core.guards import SDPO
+from contrapose.methods import DDSPO, DMPO, DSPO, DataDrivenDDSPO, DiffusionDPO, DiffusionKTO, InPO, MaPO, SelfNPO, SmPO
 from contrapose.photographs.real import CONVERTER as OF_PAIRS
 from contrapose.photographs.real import Real
 from contrapose.recipes import recipe_names, settings_file
@@ -97,6 +98,29 @@ def test_diffusion_kto_is_as_published():
     assert run.method == DiffusionKTO(beta=2 * 1000, like_share=0.8) and run.full and run.caption_dropout == 0.2
     assert (o.batch_size, o.train_steps, o.warmup, o.schedule) == (2048, 20000, 200, "constant")
     assert (o.learning_rate, o.optimizer) == (1e-7, "adamw-8bit"), "its script is not given --scale_lr"
+
+
+@pytest.mark.parametrize(("name", "mu"), [("sd15-diffusion-sdpo", 0.9), ("sdxl-diffusion-sdpo", 0.6)])
+def test_diffusion_sdpo_is_as_published(name, mu):
+    run = recipe(f"{name}.yaml")
+    o = run.optimisation
+    assert run.method == DiffusionDPO(beta=5000, guard=SDPO(mu)) and run.full and run.precision == "bf16"
+    assert (o.batch_size, o.train_steps, o.warmup, run.caption_dropout) == (2048, 2000, 500, 0.2)
+
+
+@pytest.mark.parametrize(("name", "beta", "mu"), [("sd15-dmpo", 2000, 0.9), ("sdxl-dmpo", 6000, 0.6)])
+def test_dmpo_is_as_published(name, beta, mu):
+    run = recipe(f"{name}.yaml")
+    o = run.optimisation
+    assert run.method == DMPO(beta=beta, alpha=0.01, guard=SDPO(mu)) and run.full and run.precision == "bf16"
+    assert (o.batch_size, o.train_steps, o.warmup, run.caption_dropout) == (2048, 2000, 500, 0.2)
+
+
+def test_mapo_is_as_published():
+    run = recipe("sdxl-mapo.yaml")
+    o = run.optimisation
+    assert run.method == MaPO(beta=0.1, steepness=0.5) and run.full and run.precision == "fp16"
+    assert (o.batch_size, o.train_steps, o.warmup, o.learning_rate, o.optimizer) == (16, 2000, 0, 1e-5, "adamw-8bit")
 
 
 @pytest.mark.parametrize(
@@ -222,6 +246,11 @@ BASE_RATES = {
     "sd15-ddspo-data": 2.5e-9,
     "sd15-diffusion-dpo": 1e-8,
     "sd15-diffusion-kto": 1e-7 / 2048,
+    "sd15-diffusion-sdpo": 1e-8,
+    "sdxl-diffusion-sdpo": 1e-9,
+    "sd15-dmpo": 1e-8,
+    "sdxl-dmpo": 1e-9,
+    "sdxl-mapo": 1e-5 / 16,
     "sd15-dspo": 1e-8,
     "sdxl-dspo": 1e-8,
     "sd15-diffusion-npo": 5e-6 / 64,

@@ -97,6 +97,16 @@ def test_claim_names_what_differs(tmp_path: Path) -> None:
     assert runfile.read(tmp_path / "run.yaml", Outer, CONVERTER) == Outer()
 
 
+def test_claim_takes_a_setting_that_is_newer_than_the_file_as_usual(tmp_path: Path) -> None:
+    """Whoever added it made its default what had been done before."""
+    path = tmp_path / "run.yaml"
+    runfile.claim(path, Outer("b"), CONVERTER)
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if "rate" not in line))
+    assert runfile.claim(path, Outer("b"), CONVERTER)
+    with pytest.raises(UserError, match=r"inner\.rate"):
+        runfile.claim(path, Outer("b", inner=Inner(rate=0.2)), CONVERTER)
+
+
 def test_claim_lets_free_settings_differ_and_no_others(tmp_path: Path) -> None:
     runfile.claim(tmp_path / "run.yaml", Outer(), CONVERTER, free=["inner.batch"])
     assert runfile.claim(tmp_path / "run.yaml", Outer(inner=Inner(batch=4)), CONVERTER, free=["inner.batch"])

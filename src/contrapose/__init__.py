@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from contrapose.backbones.settings import Loading as Loading
     from contrapose.backbones.speed import hasten as hasten
     from contrapose.cli.study_lines import run_study as run_study
+    from contrapose.core.guards import SDPO as SDPO
+    from contrapose.core.guards import Cooling as Cooling
+    from contrapose.core.guards import Unguarded as Unguarded
     from contrapose.core.guidance import PGD as PGD
     from contrapose.core.guidance import CHATSGuidance as CHATSGuidance
     from contrapose.core.guidance import ContrastivePGD as ContrastivePGD
@@ -96,13 +99,16 @@ if TYPE_CHECKING:
     from contrapose.judges.yes_no import YesNo as YesNo
     from contrapose.methods import CHATS as CHATS
     from contrapose.methods import DDSPO as DDSPO
+    from contrapose.methods import DMPO as DMPO
     from contrapose.methods import DSPO as DSPO
     from contrapose.methods import SFT as SFT
+    from contrapose.methods import TDPO as TDPO
     from contrapose.methods import DataDrivenDDSPO as DataDrivenDDSPO
     from contrapose.methods import DiffusionDPO as DiffusionDPO
     from contrapose.methods import DiffusionDRO as DiffusionDRO
     from contrapose.methods import DiffusionKTO as DiffusionKTO
     from contrapose.methods import InPO as InPO
+    from contrapose.methods import MaPO as MaPO
     from contrapose.methods import RealAlign as RealAlign
     from contrapose.methods import SelfNPO as SelfNPO
     from contrapose.methods import SmPO as SmPO
@@ -194,6 +200,9 @@ _HOMES = {
     "DiffusionNPO": "core.guidance",
     "CHATSGuidance": "core.guidance",
     "Sigmoid": "core.links",
+    "Cooling": "core.guards",
+    "SDPO": "core.guards",
+    "Unguarded": "core.guards",
     "IPO": "core.links",
     "Hinge": "core.links",
     "Words": "degrade.degrader",
@@ -262,7 +271,9 @@ _HOMES = {
     "YesNo": "judges.yes_no",
     "CHATS": "methods",
     "DDSPO": "methods",
+    "DMPO": "methods",
     "DSPO": "methods",
+    "MaPO": "methods",
     "DataDrivenDDSPO": "methods",
     "DiffusionDPO": "methods",
     "DiffusionDRO": "methods",
@@ -272,6 +283,7 @@ _HOMES = {
     "SelfNPO": "methods",
     "RealAlign": "methods",
     "SFT": "methods",
+    "TDPO": "methods",
     "Captioner": "photographs.captions",
     "AestheticScore": "photographs.filters",
     "CaptionLength": "photographs.filters",

@@ -224,7 +224,7 @@ def claim(
     if not path.exists():
         write_claim(path, settings, conv, digests)
         return False
-    recorded = claimed(path)
+    recorded = _completed(claimed(path), settings, conv)
     noted = claimed(note) if digests and note.exists() else None
     if noted is not None:
         free = [*free, *(name for name in digests if name in noted)]
@@ -239,6 +239,20 @@ def claim(
     if noted is not None:
         _check_inputs(note, noted, digests)
     return True
+
+
+def _completed(recorded: dict[str, Any], settings: Any, conv: cattrs.Converter) -> dict[str, Any]:
+    """What a file says, with the usual values of settings that are newer than it; as it is where it says more."""
+    import cattrs
+
+    if not is_dataclass(settings):
+        return recorded
+    try:
+        earlier = conv.structure(recorded, type(settings))
+    except (cattrs.BaseValidationError, UserError):  # it says more than these settings, or what they cannot be
+        return recorded
+    completed: dict[str, Any] = as_read(conv.unstructure(earlier))
+    return completed
 
 
 def _new_names(changed: Sequence[str]) -> list[str]:

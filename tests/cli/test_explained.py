@@ -19,7 +19,7 @@ from contrapose.photographs.captions import Captioner
 from contrapose.photographs.filters import FILTERS
 from contrapose.photographs.real import Real
 from contrapose.photographs.spoil import SPOILERS
-from contrapose.train.settings import LINKS, First, Optimisation, Run, Watching
+from contrapose.train.settings import GUARDS, LINKS, First, Optimisation, Run, Watching
 
 Capture = pytest.CaptureFixture[str]
 
@@ -62,6 +62,12 @@ def test_align_explains_every_setting(capsys: Capture, method: str) -> None:
 @pytest.mark.parametrize("link", LINKS)
 def test_align_explains_the_link(capsys: Capture, link: str) -> None:
     _explained(_help(capsys, "align", "ddspo", "--link", link), _flags(LINKS[link]))
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+def test_align_explains_the_guard(capsys: Capture, guard: str) -> None:
+    names = [f"--guard.{f.name}" for f in fields(GUARDS[guard])]
+    _explained(_help(capsys, "align", "diffusion-dpo", "--guard", guard), ["--guard", *names])
 
 
 @pytest.mark.parametrize("degrader", DEGRADERS)

@@ -134,6 +134,8 @@ def _runs() -> Iterator[Any]:
         linked = "link" in {field.name for field in fields(method)}
         for given in [{"link": link()} for link in training.LINKS.values()] if linked else [{}]:
             yield training.Run("x", Path("x"), method(**given))
+    for guard in training.GUARDS.values():
+        yield training.Run("x", Path("x"), METHODS["diffusion-dpo"](guard=guard()))
 
 
 def _reals() -> Iterator[Any]:

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contrapose.core.group import Group
-from contrapose.core.links import IPO, Guarded, Link, Sigmoid
+from contrapose.core.links import Link, Sigmoid
 from contrapose.core.measured import Measured
 from contrapose.core.moving import Average
 from contrapose.core.objective import Objective, Side
@@ -35,19 +35,6 @@ PAIR = (Side("winner"), Side("loser"))
 
 
 # The links
-
-
-@dataclass(frozen=True)
-class SDPO:
-    """The share of the loser's slope that does not make the winner worse, a pair at a time."""
-
-    mu: float
-
-    def __call__(self, seen: Measured) -> Tensor:
-        across = seen.overlap[:, 0, 1]
-        share = ((1 - self.mu) * seen.overlap[:, 0, 0] / across).clamp(0, 1)
-        kept = torch.where(across > 0, share, torch.ones_like(share))
-        return torch.stack([torch.ones_like(kept), kept], 1)
 
 
 @dataclass(frozen=True)
@@ -111,12 +98,6 @@ class Predictions:
     def R(self, name: str) -> Tensor:
         return mse(self.ref[name], self.noise[name])
 
-    def inside(self, beta: float) -> Tensor:
-        """-(beta / 2) ((T_w - T_l) - (R_w - R_l))"""
-        of_trainee = self.T("winner") - self.T("loser")
-        of_reference = self.R("winner") - self.R("loser")
-        return -0.5 * beta * (of_trainee - of_reference)
-
 
 def mse(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().flatten(1).mean(1)
@@ -131,20 +112,6 @@ def predictions(group: Group, policies: Policies) -> Predictions:
         ref[name] = policies.nets["reference"](x_t, TIMES, group.prompts["prompt"]).detach()
         old[name] = policies.nets["old"](x_t, TIMES, group.prompts["prompt"]).detach()
     return Predictions(noise, th, ref, old)
-
-
-def sdpo(seen: Predictions, beta: float, mu: float, link: Callable[[Tensor], Tensor]) -> Tensor:
-    """The loser's error keeps its value, and of its gradient what the angle of both errors' gradients allows."""
-    of_winner = torch.autograd.grad(seen.T("winner").sum(), seen.th["winner"], retain_graph=True)[0].flatten(1)
-    of_loser = torch.autograd.grad(seen.T("loser").sum(), seen.th["loser"], retain_graph=True)[0].flatten(1)
-    across = (of_winner * of_loser).sum(1)
-    share = ((1 - mu) * of_winner.square().sum(1) / across).clamp(0, 1)
-    share = torch.where(across > 0, share, torch.ones_like(share))
-    assert ((share > 0) & (share < 1)).any(), "or nothing is guarded"
-    loser = seen.T("loser")
-    loser = loser.detach() + share * (loser - loser.detach())
-    of_reference = seen.R("winner") - seen.R("loser")
-    return link(-0.5 * beta * ((seen.T("winner") - loser) - of_reference))
 
 
 def dgpo(group: Group, seen: Predictions, beta: float) -> Tensor:
@@ -198,23 +165,6 @@ def assert_one(objective: Objective, group: Group, formula: Callable[[Prediction
 
 def singles(likes: list[float]) -> Group:
     return a_group("single", labels={"single": torch.tensor(likes)}, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("mu", [0.1, 0.6])
-@pytest.mark.parametrize(
-    ("link", "formula"),
-    [(Sigmoid(), lambda m: -F.logsigmoid(m)), (IPO(), lambda m: (m - 0.5).square())],
-    ids=["sigmoid", "ipo"],
-)
-def test_sdpo_is_a_guard_around_any_link(link, formula, mu: float, split: bool) -> None:
-    """What the guard reads, the overlap of both sides, is known from the first pass when the gradient is split."""
-    random = torch.Generator().manual_seed(2)
-    group = a_group(dtype=torch.float64)
-    near = 0.3 * torch.randn(group.samples["loser"].latent.shape, generator=random).double()
-    group.samples["loser"] = replace(group.samples["loser"], latent=group.samples["winner"].latent * 1.5 + near)
-    beta = 3.0
-    objective = Objective(PAIR, Guarded(link, SDPO(mu)), beta)
-    assert_one(objective, group, lambda seen: sdpo(seen, beta, mu, formula), split)
 
 
 @pytest.mark.parametrize("num", [2, 5])

@@ -21,20 +21,14 @@ from comparing import (
 )
 from torch import Tensor, nn
 
+from contrapose.core.guards import SDPO, Cooling
 from contrapose.core.links import IPO, Guarded, Hinge, Identity, Sigmoid, Signed
-from contrapose.core.measured import Measured
 from contrapose.core.objective import Objective, Side
 from contrapose.methods import METHODS
 
-
-def half_of_the_loser(seen: Measured) -> Tensor:
-    """A guard that reads what only the first pass knows."""
-    return torch.stack([torch.ones(len(seen.T)), 0.5 * seen.T[:, 0] / seen.T.sum(1)], 1)
-
-
 LINKS = [
     Identity(), Sigmoid(), Sigmoid(smoothing=0.2), IPO(), Hinge(), Signed((1.0, 1.0)), Signed((0.3, -2.0)),
-    Guarded(Sigmoid(), half_of_the_loser), Guarded(IPO(), half_of_the_loser),
+    Guarded(Sigmoid(), SDPO(0.9)), Guarded(IPO(), SDPO(0.9)), Guarded(IPO(), Cooling()),
 ]  # fmt: skip
 SIDES = dict(KINDS)
 for name, cls in METHODS.items():
@@ -43,7 +37,7 @@ for name, cls in METHODS.items():
     if sides not in SIDES.values() and name != "chats":
         SIDES[name] = sides
 
-# one side alone has nothing to be compared with; links are told by number, since a guard's name holds an address
+# one side alone has nothing to be compared with
 CASES = [
     pytest.param(sides, link, id=f"{name}-{type(link).__name__}{number}")
     for name, sides in SIDES.items()

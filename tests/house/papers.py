@@ -1,4 +1,4 @@
-"""docs/papers.md: every method and guidance with its paper, settings and deviations, from their own docstrings.
+"""docs/papers.md: every method, guard and guidance with its paper, settings and deviations, from their own docstrings.
 
 python tests/house/papers.py        # after a docstring or a recipe has changed; a test tells when
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from contrapose.core.guards import GUARDS
 from contrapose.core.guidance import GUIDANCES
 from contrapose.methods import METHODS
 
@@ -32,7 +33,7 @@ from the docstrings of the code (`python tests/house/papers.py` writes this page
 
 def page() -> str:
     """The page's text."""
-    text = "\n".join([INTRODUCTION, "## Training\n", *_methods(), "## Inference\n", *_guidances()])
+    text = "\n".join([INTRODUCTION, "## Training\n", *_methods(), *_guards(), "## Inference\n", *_guidances()])
     return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
 
 
@@ -44,6 +45,13 @@ def _methods() -> Iterator[str]:
         yield f"### `{name}`\n\n{inspect.cleandoc(module.__doc__ or '')}\n"
         links = [f"[`{method.__name__}`](../{source})", *recipes.get(name, [])]
         yield f"In this repository: {', '.join(links)}.\n"
+
+
+def _guards() -> Iterator[str]:
+    """What goes around a method's loss: `align METHOD --guard NAME`."""
+    for name, guard in GUARDS.items():
+        if name != "none":
+            yield f"### `--guard {name}`\n\n{inspect.cleandoc(guard.__doc__ or '')}\n"
 
 
 def _guidances() -> Iterator[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from contrapose.backbones.kinds import ADAPTER_KINDS
+from contrapose.core.guards import GUARDS
 from contrapose.core.guidance import GUIDANCES
 from contrapose.core.links import LINKS
 from contrapose.degrade.degraders import DEGRADERS
@@ -25,6 +26,7 @@ from contrapose.photographs.spoil import SPOILERS
 SRC = Path(__file__).parents[2] / "src" / "contrapose"
 REGISTRIES: dict[str, tuple[str, Mapping[str, type]]] = {
     "link": ("core/links.py", LINKS),
+    "guard": ("core/guards.py", GUARDS),
     "guidance": ("core/guidance.py", GUIDANCES),
     "method": ("methods/__init__.py", METHODS),
     "judge": ("judges/table.py", JUDGES),

@@ -23,29 +23,37 @@ from formulas import (
     B,
     T,
     chats,
+    cooling,
     data_driven,
     dpo_margin,
     dro,
     dspo,
     error,
+    guarded_ddspo,
+    guarded_margin,
     inversion_margin,
     kto,
     logistic,
+    mapo,
     network,
     nll,
     not_paired,
     of_own_noise,
     paired,
     random_positive,
+    reverse_kl,
+    sdpo,
     self_npo,
     squared_dspo,
     sureness,
+    tdpo_margin,
 )
 from torch import Tensor
 from torch.nn import functional as F
 
 from contrapose.core.compose import OwnState, compose
 from contrapose.core.group import Group, Pick
+from contrapose.core.guards import SDPO, Cooling, Unguarded
 from contrapose.core.links import IPO, Hinge, Sigmoid
 from contrapose.core.moving import Every
 from contrapose.core.objective import Objective, Outcome
@@ -55,14 +63,17 @@ from contrapose.errors import UserError
 from contrapose.methods import (
     CHATS,
     DDSPO,
+    DMPO,
     DSPO,
     METHODS,
     SFT,
+    TDPO,
     DataDrivenDDSPO,
     DiffusionDPO,
     DiffusionDRO,
     DiffusionKTO,
     InPO,
+    MaPO,
     Method,
     RealAlign,
     SelfNPO,
@@ -113,6 +124,14 @@ METHOD_TABLE = [
     (DiffusionKTO(beta=2 * BETA, utility="risk-seeking"), lambda i: kto(i, BETA, lambda x: nll(-x)), 1, 1),
     (DSPO(beta=BETA), lambda i: dspo(i, BETA), 2, 2),
     (DSPO(beta=BETA, form="squared"), lambda i: squared_dspo(i, 0.1), 2, 2),
+    (DiffusionDPO(beta=BETA, guard=SDPO(0.6)), lambda i: nll(guarded_margin(i, sdpo(0.6))), 2, 2),
+    (DiffusionDPO(beta=BETA, guard=Cooling(0.5)), lambda i: nll(guarded_margin(i, cooling(0.5))), 2, 2),
+    (DDSPO(beta=BETA, guard=SDPO(0.9)), lambda i: nll(guarded_ddspo(i, sdpo(0.9))), 2, 3),
+    (DSPO(beta=BETA, guard=SDPO(0.2)), lambda i: dspo(i, BETA, guarded_margin(i, sdpo(0.2))), 2, 2),
+    (DMPO(beta=BETA, alpha=0.1), lambda i: reverse_kl(dpo_margin(i), 0.9), 2, 2),
+    (DMPO(beta=BETA, guard=SDPO(0.6)), lambda i: reverse_kl(guarded_margin(i, sdpo(0.6)), 0.99), 2, 2),
+    (MaPO(beta=0.3, steepness=0.7), lambda i: mapo(i, 0.3, 0.7), 2, 0),
+    (TDPO(beta=BETA), lambda i: nll(tdpo_margin(i)), 2, 2),
     (SFT(side="loser"), lambda i: error("trainee", i, RECORDS["loser"][i], NOISE[i]), 1, 0),
 ]
 each_method = pytest.mark.parametrize(
@@ -226,6 +245,8 @@ def test_losers_made_without_loser_images_need_none():
 def test_published_strengths():
     assert (DDSPO().beta, DiffusionDPO().beta) == (16000.0, 5000.0)
     assert (DataDrivenDDSPO().beta, RealAlign().beta, DiffusionDRO().real_margin) == (8000.0, 2000.0, 1e-3)
+    assert (DMPO().beta, DMPO().alpha) == (2000.0, 0.01)
+    assert (MaPO().beta, MaPO().steepness) == (0.1, 0.5)
     assert (DSPO().beta, DSPO().form) == (0.001, "residual")
     assert CHATS().beta == DiffusionKTO().beta == 2 * 1000.0, "their papers' losses have no factor of a half"
 
@@ -246,7 +267,7 @@ def test_what_a_method_needs_first():
 
 def test_methods_say_why_they_are_not_swapped():
     """What a method declares is none of its settings."""
-    assert {cls for cls in METHODS.values() if cls.instead_of_swap} == {SFT, CHATS, DiffusionDRO, SmPO, SelfNPO}
+    assert {cls for cls in METHODS.values() if cls.instead_of_swap} == {SFT, CHATS, DiffusionDRO, SmPO, TDPO, SelfNPO}
     assert not any("instead_of_swap" in vars(cls()) for cls in METHODS.values())
 
 
@@ -285,6 +306,34 @@ def test_with_the_policy_up_to_date_the_renoised_variant_has_no_gradient_from_it
 
 def gradient_of(losses: Iterable[Tensor]) -> float:
     return float(torch.autograd.grad(sum(loss.sum() for loss in losses), TRAINED["trainee"])[0])
+
+
+GUARDED = [method for method, *_ in METHOD_TABLE if getattr(method, "guard", Unguarded()) != Unguarded()]
+
+
+@pytest.mark.parametrize("method", GUARDED, ids=repr)
+def test_a_guard_leaves_losses_and_changes_gradients(method: Method) -> None:
+    """Of these pairs some are guarded, or the table above would prove nothing."""
+    guarded, _ = evaluate(method)
+    plain, _ = evaluate(replace(method, guard=Unguarded()))
+    assert torch.equal(guarded.loss, plain.loss)
+    kept = method.guard(guarded.measured)
+    assert kept[:, 0].tolist() == [1.0] * B
+    assert 0 < kept[:, 1].min() < 1
+    assert gradient_of([guarded.loss]) != pytest.approx(gradient_of([plain.loss]), rel=1e-6)
+
+
+@pytest.mark.parametrize("guard", [SDPO(0.6), Cooling(0.5)])
+def test_a_guard_knows_the_loser_by_its_label(guard: SDPO | Cooling) -> None:
+    """Sides that change places with their labels are guarded alike; of a tie each is guarded half."""
+    numbers, _ = evaluate(DiffusionDPO(beta=BETA))
+    measured = numbers.measured
+    swapped = replace(measured, rewards=measured.rewards.flip(1), T=measured.T.flip(1), labels=measured.labels.flip(1),
+                      overlap=measured.overlap.flip(1, 2))  # fmt: skip
+    assert torch.equal(guard(swapped), guard(measured).flip(1))
+    other_way = replace(measured, labels=measured.labels.flip(1))
+    tied = replace(measured, labels=torch.full_like(measured.labels, 0.5))
+    torch.testing.assert_close(guard(tied), (guard(measured) + guard(other_way)) / 2)
 
 
 def test_squared_dspo_pulls_back_a_winner_that_has_gone_far(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from contrapose.methods import DSPO, Method
+from contrapose.methods import DSPO, MaPO, Method
 from contrapose.train.align import align
 from contrapose.train.settings import Optimisation, Run, Watching
 
 # by strengths at which three steps on a tiny network are seen; and whether the network is trained in full
 TABLE: list[tuple[Method, bool]] = [
+    (MaPO(), False),
     (DSPO(beta=2.0), False),
     (DSPO(beta=200.0, form="squared"), True),
 ]

@@ -13,19 +13,23 @@ import yaml
 from contrapose import runfile
 from contrapose.backbones.kinds import ADAPTER_KINDS
 from contrapose.backbones.settings import Adapters, Loading
+from contrapose.core.guards import SDPO, Cooling
 from contrapose.core.links import IPO, Hinge, Sigmoid
 from contrapose.errors import UserError
 from contrapose.methods import (
     CHATS,
     DDSPO,
+    DMPO,
     DSPO,
     METHODS,
     SFT,
+    TDPO,
     DataDrivenDDSPO,
     DiffusionDPO,
     DiffusionDRO,
     DiffusionKTO,
     InPO,
+    MaPO,
     Method,
     RealAlign,
     SelfNPO,
@@ -42,6 +46,11 @@ METHODS_WITH_LINKS = [
     ),
     DDSPO(link=Sigmoid(0.1), losers="random-positive", space="x0"),
     DSPO(beta=12.5, form="squared"),
+    DiffusionDPO(guard=SDPO(0.6)),
+    DDSPO(guard=Cooling(2.0)),
+    DMPO(beta=12.5, alpha=0.1, guard=SDPO(0.6)),
+    MaPO(beta=0.3, steepness=0.7),
+    TDPO(beta=12.5),
     SFT("loser"),
     CHATS(beta=12.5, dropout=0.2, space="x0"),
     DiffusionDRO(real_margin=0.1, samples="renoised"),
@@ -102,8 +111,9 @@ MISTAKES: dict[str, tuple[str, Any, str]] = {
     "list for a number": ("method.beta", [1, 2], "beta"),
     "wrong choice": ("precision", "fp64", "precision"),
     "wrong choice of a method": ("method.losers", "none", "losers"),
-    "wrong method": ("method.name", "dspo", "dspo"),
+    "wrong method": ("method.name", "dppo", "dppo"),
     "wrong link": ("method.link.name", "tanh", "tanh"),
+    "wrong guard": ("method.guard.name", "tanh", "tanh"),
     "not a multiple": ("optimisation.micro_batch", 5, "micro_batch"),
     "not positive": ("optimisation.train_steps", 0, "steps"),
     "unused with another": ("optimisation", {"optimizer": "adafactor", "beta1": 0.5}, "beta1"),

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from contrapose.backbones.loading import DTYPES
 from contrapose.core.group import Group, Sample
+from contrapose.core.guards import SDPO
 from contrapose.core.measured import Measured
 from contrapose.core.moving import Average, Every
 from contrapose.core.path import DiffusionPath
 from contrapose.core.running import Running, RunningNumbers
 from contrapose.errors import UserError
-from contrapose.methods import DDSPO, DSPO, Method
+from contrapose.methods import DDSPO, DMPO, DSPO, TDPO, DiffusionDPO, MaPO, Method
 from contrapose.runs.training_state import Weights, load_training, save_training
 from contrapose.train.align import _parts
 from contrapose.train.diagnostics import LEVELS
@@ -135,7 +136,14 @@ def test_latents_of_several_sizes_make_one_batch(size: int) -> None:
 
 
 # losses that are no functions of a margin alone, too
-METHODS = [DSPO(beta=2.0), DSPO(beta=200.0, form="squared")]
+METHODS = [
+    DSPO(beta=2.0),
+    DSPO(beta=200.0, form="squared"),
+    DiffusionDPO(beta=200.0, guard=SDPO(0.6)),
+    DMPO(beta=200.0),
+    MaPO(),
+    TDPO(beta=200.0),
+]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)

@@ -15,14 +15,17 @@ from contrapose.cli.main import main
 from contrapose.errors import UserError
 from contrapose.methods import (
     DDSPO,
+    DMPO,
     DSPO,
     METHODS,
     SFT,
+    TDPO,
     DataDrivenDDSPO,
     DiffusionDPO,
     DiffusionDRO,
     DiffusionKTO,
     InPO,
+    MaPO,
     RealAlign,
     SelfNPO,
     SmPO,
@@ -69,6 +72,9 @@ RIGHT_WAY = [
     (DSPO(beta=25.0, form="squared"), 4e-5),
     (InPO(beta=25.0, inversion_steps=3), 4e-5),
     (SmPO(beta=5.0, inversion_steps=2), 4e-5),
+    (DMPO(beta=25.0), 4e-5),
+    (MaPO(), 4e-5),
+    (TDPO(beta=25.0), 4e-5),
     (RealAlign(beta=25.0, stage1=DiffusionDRO(real_margin=0.1)), 4e-5),
 ]
 

@@ -122,7 +122,7 @@ class Signed:
 
 @dataclass(frozen=True)
 class Guarded:
-    """Another link's loss, of whose slope each side keeps the share that a guard says (SDPO, cooling weights).
+    """Another link's loss, of whose slope each side keeps the share that a guard says (guards.py).
 
     The guard reads the numbers alone: no gradient flows through its answer.
     """

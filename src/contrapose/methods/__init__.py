@@ -8,12 +8,15 @@ from contrapose.methods.ddspo_data import DataDrivenDDSPO
 from contrapose.methods.diffusion_dpo import DiffusionDPO
 from contrapose.methods.diffusion_dro import DiffusionDRO
 from contrapose.methods.diffusion_kto import DiffusionKTO
+from contrapose.methods.dmpo import DMPO
 from contrapose.methods.dspo import DSPO
 from contrapose.methods.inpo import InPO
+from contrapose.methods.mapo import MaPO
 from contrapose.methods.realalign import RealAlign
 from contrapose.methods.self_npo import SelfNPO
 from contrapose.methods.sft import SFT
 from contrapose.methods.smpo import SmPO
+from contrapose.methods.tdpo import TDPO
 
 Method = (
     DDSPO
@@ -28,6 +31,9 @@ Method = (
     | InPO
     | SmPO
     | SelfNPO
+    | DMPO
+    | MaPO
+    | TDPO
 )
 
 METHODS: dict[str, type[Method]] = {
@@ -43,6 +49,9 @@ METHODS: dict[str, type[Method]] = {
     "inpo": InPO,
     "smpo": SmPO,
     "self-npo": SelfNPO,
+    "dmpo": DMPO,
+    "mapo": MaPO,
+    "tdpo": TDPO,
 }
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Literal
 
 from contrapose.core.choices import RandomCourse, Space, Weighting
 from contrapose.core.group import Composition, Pick, RandomPrompts
+from contrapose.core.guards import PairGuard, Unguarded, guarded
 from contrapose.core.links import PairLink, Sigmoid
 from contrapose.errors import UserError
 from contrapose.methods.method import AlignmentMethod
@@ -54,6 +55,8 @@ class DDSPO(AlignmentMethod):
     winner with its own prompt as c- (random-positive); the last two need no loser images."""
     link: PairLink = field(default_factory=Sigmoid)
     """How a comparison is scored: sigmoid (with label smoothing), ipo or hinge."""
+    guard: PairGuard = field(default_factory=Unguarded)
+    """What is kept of the loser's gradient: all (none), sdpo or cooling."""
     weighting: Weighting = "none"
     """Loss weight by noise level: linear t / (T - 1) is the published choice for SDXL."""
     space: Space | None = None
@@ -85,7 +88,8 @@ class DDSPO(AlignmentMethod):
             Side("winner", truth={Row("reference", "winner", "prompt"): 1.0}),
             Side("loser", truth={Row("reference", "loser", "degraded"): 1.0}),
         )
-        return Objective(sides, self.link, self.beta, weighting=self.weighting, space=self.space)
+        link = guarded(self.link, self.guard)
+        return Objective(sides, link, self.beta, weighting=self.weighting, space=self.space)
 
     def composition(self) -> Composition:
         loser, degraded = _LOSERS[self.losers]

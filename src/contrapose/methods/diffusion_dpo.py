@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition
+from contrapose.core.guards import PairGuard, Unguarded, guarded
 from contrapose.core.links import PairLink, Sigmoid
 from contrapose.methods.method import AlignmentMethod
 from contrapose.ranges import Positive, checked
@@ -34,6 +35,8 @@ class DiffusionDPO(AlignmentMethod):
     """Strength of the pull to the reference, in the unit of Diffusion-DPO's code (half the mean-per-element error)."""
     link: PairLink = field(default_factory=Sigmoid)
     """How a comparison is scored: sigmoid (with label smoothing), ipo or hinge."""
+    guard: PairGuard = field(default_factory=Unguarded)
+    """What is kept of the loser's gradient: all (none), sdpo or cooling."""
     weighting: Weighting = "none"
     """Loss weight by noise level."""
     space: Space | None = None
@@ -43,7 +46,8 @@ class DiffusionDPO(AlignmentMethod):
         from contrapose.core.objective import Objective, Side
 
         sides = (Side("winner"), Side("loser"))
-        return Objective(sides, self.link, self.beta, weighting=self.weighting, space=self.space)
+        link = guarded(self.link, self.guard)
+        return Objective(sides, link, self.beta, weighting=self.weighting, space=self.space)
 
     def composition(self) -> Composition:
         return Composition()

@@ -20,11 +20,12 @@ mean over a micro-batch, and so depends on how the batch was cut. A tie counts h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition
+from contrapose.core.guards import PairGuard, Unguarded, guarded
 from contrapose.core.links import pair_margin
 from contrapose.core.measured import Measured
 from contrapose.methods.method import AlignmentMethod
@@ -73,6 +74,8 @@ class DSPO(AlignmentMethod):
     published are .001 for it, and 5000 for the squared form."""
     form: Form = "residual"
     """The authors' loss for SD1.5 (residual) or for SDXL (squared)."""
+    guard: PairGuard = field(default_factory=Unguarded)
+    """What is kept of the loser's gradient: all (none), sdpo or cooling."""
     weighting: Weighting = "none"
     """Loss weight by noise level."""
     space: Space | None = None
@@ -82,7 +85,7 @@ class DSPO(AlignmentMethod):
         from contrapose.core.objective import Objective, Side
 
         sides = (Side("winner"), Side("loser"))
-        link = PreferredScore(self.form, self.beta)
+        link = guarded(PreferredScore(self.form, self.beta), self.guard)
         return Objective(sides, link, self.beta, weighting=self.weighting, space=self.space)
 
     def composition(self) -> Composition:

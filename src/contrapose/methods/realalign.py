@@ -53,7 +53,7 @@ class RealAlign(AlignmentMethod):
     @property
     def stage2(self) -> DiffusionDPO:
         """The second stage."""
-        return DiffusionDPO(self.beta, self.link, self.weighting, self.space)
+        return DiffusionDPO(self.beta, self.link, weighting=self.weighting, space=self.space)
 
     def objective(self) -> Objective:
         return self.stage2.objective()

@@ -10,6 +10,7 @@ from contrapose import runfile
 from contrapose.backbones.kinds import ADAPTER_KINDS, AdapterKind
 from contrapose.backbones.settings import ATTENTION, USUAL_ADAPTERS, Adapters, Haste, Loading, Precision
 from contrapose.core.choices import Density
+from contrapose.core.guards import GUARDS, PairGuard
 from contrapose.core.guidance import FreeScale
 from contrapose.core.links import LINKS, PairLink
 from contrapose.errors import UserError
@@ -348,7 +349,11 @@ def _folders(value: object, kind: object) -> Folders:
 
 
 CONVERTER = runfile.converter(
-    (PairLink, LINKS), (Method, METHODS), (AdapterKind, ADAPTER_KINDS), (WatchingJudge, WATCHING_JUDGES)
+    (PairLink, LINKS),
+    (PairGuard, GUARDS),
+    (Method, METHODS),
+    (AdapterKind, ADAPTER_KINDS),
+    (WatchingJudge, WATCHING_JUDGES),
 )
 CONVERTER.register_structure_hook_func(lambda kind: kind == Folders, _folders)
 

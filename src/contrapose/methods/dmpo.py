@@ -1,0 +1,80 @@
+"""DMPO (as in Fu et al. 2025, arXiv 2511.03317, github.com/AIDC-AI/Diffusion-SDPO): reverse KL to the preference.
+
+    L = E KL( Bernoulli(p) || Bernoulli(q) ) = p log (p / q) + (1 - p) log ((1 - p) / (1 - q))
+    p = sigmoid(r_w - r_l), Diffusion-DPO's,   q = 1 - alpha where the winner is preferred; mse to the forward noise
+
+Diffusion-DPO with a smoothed label is the forward KL to the same q. Both have their minimum at a margin of
+log((1 - alpha) / alpha), 4.6 at .01; but this one's gradient, p (1 - p) (m - 4.6), fades on pairs that are far on the
+wrong side, where Diffusion-DPO's is largest.
+
+Published with SD1.5: beta 2000, alpha .01, learning rate 1e-8 times the batch; SDXL: beta 6000, 1e-9 times the batch;
+2000 steps, warm-up 500, batches of 2048, Pick-a-Pic v2, the whole UNet in bf16, 20 % of captions dropped, all of it
+under the guard `sdpo` (mu .9 and .6).
+Differs from the authors' code: a label that is a share is drawn to the middle, q = (1 - alpha) p_w + alpha (1 - p_w);
+theirs has decided pairs alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+from contrapose.core.choices import Space, Weighting
+from contrapose.core.group import Composition
+from contrapose.core.guards import PairGuard, Unguarded, guarded
+from contrapose.core.links import pair_margin
+from contrapose.core.measured import Measured
+from contrapose.methods.method import AlignmentMethod
+from contrapose.ranges import Positive, Range, checked
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from contrapose.core.objective import Objective
+
+Smoothing = Annotated[float, Range(0, 0.5, low_open=True)]
+
+
+@dataclass(frozen=True)
+class ReverseKL:
+    """loss = KL(Bernoulli(sigmoid(m)) || Bernoulli(q)), q the winner's label drawn towards the loser's by alpha."""
+
+    alpha: float
+
+    def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
+        from torch.nn.functional import logsigmoid  # here, since settings name methods long before torch is needed
+
+        m = pair_margin(measured)
+        q = (1 - self.alpha) * measured.labels[:, 0] + self.alpha * measured.labels[:, 1]
+        # log p and log (1 - p) from the margin, since p itself rounds to 1
+        of_winner = m.sigmoid() * (logsigmoid(m) - q.log())
+        of_loser = (-m).sigmoid() * (logsigmoid(-m) - (1 - q).log())
+        return of_winner + of_loser
+
+
+@dataclass(frozen=True)
+@checked
+class DMPO(AlignmentMethod):
+    """Winner over loser by the reverse divergence, which gives up pairs that are far on the wrong side."""
+
+    beta: Positive = 2000.0
+    """Strength of the pull to the reference, in the unit of Diffusion-DPO's code (half the mean-per-element error)."""
+    alpha: Smoothing = 0.01
+    """Share of pairs that is taken to be labelled wrongly; above 0, and 0.5 at most."""
+    guard: PairGuard = field(default_factory=Unguarded)
+    """What is kept of the loser's gradient: all (none), sdpo or cooling."""
+    weighting: Weighting = "none"
+    """Loss weight by noise level."""
+    space: Space | None = None
+    """Where errors are measured; the model's own prediction space when unset."""
+
+    def objective(self) -> Objective:
+        from contrapose.core.objective import Objective, Side
+
+        sides = (Side("winner"), Side("loser"))
+        link = guarded(ReverseKL(self.alpha), self.guard)
+        return Objective(sides, link, self.beta, weighting=self.weighting, space=self.space)
+
+    def composition(self) -> Composition:
+        return Composition()
