@@ -22,6 +22,7 @@ from contrapose.backbones.trained_text import NumberedPrompts
 from contrapose.cli.export import Command, export
 from contrapose.core.group import Condition, join
 from contrapose.errors import UserError
+from contrapose.guiding.merge import Merge, merge
 
 pytestmark = pytest.mark.slow
 
@@ -93,6 +94,99 @@ def test_every_policy_reads_with_its_own(
     _step(training, answer)
     training.policies.load_state(state)
     assert torch.equal(answer("trainee"), moved)
+
+
+ALSO_TEXT = Adapters(train_text_encoder=True)
+
+
+def _moved(backbone: Backbone, prompts: NumberedPrompts, run: Path) -> Training:
+    """A training whose adapters are some way off, saved."""
+    training = _training(backbone, prompts)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in training.policies.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    training.save(run)
+    return training
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl"])
+def test_training_goes_on_from_such_a_run(
+    name: str, loaded: Callable[[str], Backbone], folder: Path, tmp_path: Path
+) -> None:
+    """All that is trained begins at the run's adapters, and the reference stays there, as it reads prompts too."""
+    prompts = NumberedPrompts()
+    first = _moved(loaded(name), prompts, tmp_path / "run")
+    x_t, t = _inputs(name, first)
+    numbered = prompts([stock.PROMPTS[0], None, stock.PROMPTS[1]])
+    expected = first.predict("trainee", x_t, t, numbered)
+    start = {"start": tmp_path / "run", "adapters": ALSO_TEXT}
+    second = with_lora(load_backbone(folder), None, None, frozen={"lagged": None}, prompts=prompts, **start)
+
+    def answer(policy: str) -> Tensor:
+        return second.predict(policy, x_t, t, numbered)
+
+    for policy in ("reference", "trainee", "lagged"):
+        assert torch.equal(answer(policy), expected)
+    _step(second, answer)
+    assert not torch.allclose(answer("trainee"), expected, atol=1e-3)
+    assert torch.equal(answer("reference"), expected)
+    with pytest.raises(UserError, match=r"has adapters of the text_encoder.* too, .*--train-text-encoder take"):
+        with_lora(load_backbone(folder), None, None, start=tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["sd"])
+def test_encoders_may_begin_where_a_run_had_none(name: str, folder: Path, tmp_path: Path) -> None:
+    prompts = NumberedPrompts()
+    torch.manual_seed(0)
+    first = with_lora(load_backbone(folder), 2, 4.0)
+    with torch.no_grad():
+        for parameter in first.policies.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    first.save(tmp_path / "run")
+    x_t, t = _inputs(name, first)
+    texts = [stock.PROMPTS[0], stock.PROMPTS[1], stock.PROMPTS[0]]
+    expected = first.predict("trainee", x_t, t, first.text.embed(texts))
+    second = with_lora(load_backbone(folder), None, None, start=tmp_path / "run", adapters=ALSO_TEXT, prompts=prompts)
+    assert set(second.policies.parts) == {"unet", "text_encoder"}
+    for policy in ("reference", "trainee"):
+        assert aligned.apart(second.predict(policy, x_t, t, prompts(texts)), expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl"])
+def test_such_runs_are_merged(name: str, loaded: Callable[[str], Backbone], folder: Path, tmp_path: Path) -> None:
+    """A positive run with one that adapts the denoiser alone: w (s_p B_p A_p - s_n B_n A_n) on every part."""
+    prompts = NumberedPrompts()
+    _moved(loaded(name), prompts, tmp_path / "text")
+    torch.manual_seed(2)
+    plain = with_lora(load_backbone(folder), 2, 4.0)
+    with torch.no_grad():
+        for parameter in plain.policies.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    plain.save(tmp_path / "plain")
+    for out, whole in (("adapters", False), ("whole", True)):
+        merged = merge(Merge(str(folder), tmp_path / "text", tmp_path / "plain", 0.7, full=whole), tmp_path / out)
+        assert merged.full == whole and merged.rank == (None if whole else 4)
+    positive = load_backbone(folder, adapter=tmp_path / "text")
+    on_base = load_backbone(folder, adapter=tmp_path / "adapters")
+    in_full = load_backbone(tmp_path / "whole")
+    base = load_backbone(folder)
+    assert aligned.apart(stock.draw(name, on_base.sampler.stock), stock.draw(name, in_full.sampler.stock)) < 1e-4
+    stocks = stock.load_run(name, folder, tmp_path / "adapters")
+    assert aligned.apart(stock.draw(name, stocks), stock.draw(name, on_base.sampler.stock)) < 1e-5
+
+    # every weight of an encoder is w of the way from the base's to the positive run's
+    for part, encoder in base.pipeline.encoders.items():
+        layer = next(n for n, _ in encoder.named_modules() if n.endswith("layers.0.self_attn.q_proj"))
+        begun = encoder.get_submodule(layer).weight
+        adapted = positive.pipeline.encoders[part].get_submodule(layer)
+        change = adapted.get_delta_weight("default_0")
+        assert bool(change.any())
+        assert torch.allclose(
+            in_full.pipeline.encoders[part].get_submodule(layer).weight, begun + 0.7 * change, atol=1e-6
+        )
+    cut = merge(Merge(str(folder), tmp_path / "text", rank=1), tmp_path / "cut")
+    assert cut.rank == 1 and 0 < cut.kept < 1
 
 
 @pytest.mark.parametrize("name", ["sdxl"])

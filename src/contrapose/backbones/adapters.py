@@ -18,16 +18,20 @@ from contrapose.backbones.networks import Network, read_network
 from contrapose.backbones.policies import Lora, inject
 from contrapose.backbones.settings import USUAL_ADAPTERS, Adapters
 from contrapose.errors import UserError, one_line
-from contrapose.runs.adapter_files import Adapter, add_to, check_fit
-from contrapose.runs.folder import RunFolder
+from contrapose.runs.adapter_files import Adapter, add_to
+from contrapose.runs.folder import RunFolder, StoredAdapter
 from contrapose.runs.names import FULL_FOLDER
 
 _NAME = "default_0"  # of the first adapters that diffusers loads
 
 
 def read_lora(run: RunFolder, part: str, network: Network, pipeline: type[DiffusionPipeline]) -> Lora:
-    """A run's adapters as they are stored; `UserError` when they are broken, or not this network's."""
-    layers, settings = run.adapter(part, network, pipeline)
+    """A run's adapters as they are stored; `UserError` when they are broken, or not this network's alone."""
+    return _as_stored(run, run.adapter(part, network, pipeline), network)
+
+
+def _as_stored(run: RunFolder, stored: StoredAdapter, network: Network) -> Lora:
+    layers, settings = stored
     modules = settings.get("target_modules") or list(layers)
     targets = modules if isinstance(modules, str) else tuple(modules)
     forms = {adapter.kind for adapter in layers.values()}
@@ -66,18 +70,19 @@ def lora_of(layers: Adapter, targets: tuple[str, ...] | str, settings: Mapping[s
     return Lora(rank, alpha, targets, state_of(layers), ranks, alphas, kind)
 
 
-def starting_lora(
+def starting_loras(
     start: Path,
     part: str,
-    network: Network,
+    networks: Mapping[str, Network],
     pipeline: type[DiffusionPipeline],
     rank: int | None,
     alpha: float | None,
     adapters: Adapters,
-) -> Lora:
-    """The adapters that training starts from.
+) -> dict[str, Lora]:
+    """The adapters that training starts from, by the part of the pipeline: the denoiser's, and text encoders' if any.
 
-    Raises `UserError` for a run in full, and for another rank, alpha or kind than theirs, or layers.
+    Raises `UserError` for a run in full, and for another rank, alpha or kind than theirs, or layers; for text encoders'
+    adapters that are not to be trained on, and where they are of a kind that has none.
     """
     run = RunFolder(start)
     if not run.has_adapters:
@@ -85,10 +90,16 @@ def starting_lora(
         # of a kept step there is the denoiser alone
         instead = f"use --model {model} instead, or --full" if (model / INDEX).is_file() else "use --full"
         raise UserError(f"{start}: was trained in full; {instead}")
-    lora = read_lora(run, part, network, pipeline)
-    for name, asked, stored in (("lora_rank", rank, lora.rank), ("lora_alpha", alpha, lora.alpha)):
-        if asked not in (None, stored):
-            raise UserError(f"{name} {asked:g}: {start} has {stored:g}, which is kept; leave the setting out")
+    loras: dict[str, Lora] = {}
+    if adapters.train_text_encoder:
+        for name, stored in run.adapters(part, networks, pipeline).items():
+            loras[name] = _as_stored(run, stored, networks[name])
+    else:
+        loras[part] = read_lora(run, part, networks[part], pipeline)
+    lora = loras[part]
+    for name, asked, begun in (("lora_rank", rank, lora.rank), ("lora_alpha", alpha, lora.alpha)):
+        if asked not in (None, begun):
+            raise UserError(f"{name} {asked:g}: {start} has {begun:g}, which is kept; leave the setting out")
     if adapters.lora_targets is not None:
         raise UserError(f"lora_targets: {start} has layers of its own, which are kept; leave the setting out")
     if adapters.lora_kind not in (USUAL_ADAPTERS.lora_kind, lora.kind):
@@ -96,7 +107,9 @@ def starting_lora(
         raise UserError(
             f"lora_kind {asked_kind}: {start} is {name_of_kind(lora.kind)}, which is kept; leave the setting out"
         )
-    return replace(lora, dropout=adapters.lora_dropout)
+    if adapters.train_text_encoder and not lora.kind.on_text:
+        raise UserError(f"train_text_encoder: {start} is {name_of_kind(lora.kind)}, which text encoders do not have")
+    return loras | {part: replace(lora, dropout=adapters.lora_dropout)}
 
 
 def frozen_policy(run: Path, part: str, network: Network, pipeline: type[DiffusionPipeline]) -> Lora | nn.Module:
@@ -125,14 +138,13 @@ def apply_adapter(pipe: DiffusionPipeline, part: str, run: RunFolder) -> None:
     if not run.has_adapters:
         setattr(pipe, part, whole_network(run, part, getattr(pipe, part)))
         return
-    stored = run.read(part, getattr(pipe, part), type(pipe))
-    fitting = {part: check_fit(stored, part, getattr(pipe, part))}
-    for name in sorted(stored.parts.keys() - {part}):
-        if getattr(pipe, name, None) is None:
-            raise UserError(f"{stored.path}: has adapters of a {name}, and this model has none; is it another's?")
-        fitting[name] = check_fit(stored, name, getattr(pipe, name))
-    for name, layers in fitting.items():
-        _inject(getattr(pipe, name), layers, stored.settings.get(name, {}))
+    for name, stored in run.adapters(part, networks_of(pipe), type(pipe)).items():
+        _inject(getattr(pipe, name), *stored)
+
+
+def networks_of(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
+    """The networks of a pipeline by their parts."""
+    return {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
 
 
 def _inject(network: Network, layers: Adapter, settings: Mapping[str, Any]) -> None:

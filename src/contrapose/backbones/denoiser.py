@@ -11,7 +11,7 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from contrapose.backbones.adapters import frozen_policy, put_on, starting_lora
+from contrapose.backbones.adapters import frozen_policy, put_on, starting_loras
 from contrapose.backbones.kinds import name_of_kind
 from contrapose.backbones.loading import open_pipeline
 from contrapose.backbones.networks import Network
@@ -110,8 +110,11 @@ class Denoiser:
         kind = type(pipeline.stock)
         pipeline.place(self.part)
         self._check_runs(start, *frozen.values())
+        begun: dict[str, Lora] = {}
         if start is not None:
-            lora = starting_lora(start, self.part, self.network, kind, rank, alpha, adapters)
+            networks = {self.part: self.network, **pipeline.encoders}
+            begun = starting_loras(start, self.part, networks, kind, rank, alpha, adapters)
+            lora = begun[self.part]
         else:
             assert rank is not None and alpha is not None, "what a start would tell"
             usual = pipeline.family.lora_targets
@@ -126,7 +129,7 @@ class Denoiser:
         encoders: dict[str, LoraPolicies] = {}
         for part, encoder in self._adaptable_encoders().items():
             pipeline.place(part)
-            of_encoder = Lora(lora.rank, lora.alpha, ENCODER_PROJECTIONS, kind=lora.kind)
+            of_encoder = begun.get(part) or Lora(lora.rank, lora.alpha, ENCODER_PROJECTIONS, kind=lora.kind)
             encoders[part] = LoraPolicies(encoder, of_encoder, trained, dict.fromkeys(further))
         text = TrainedText(pipeline, prompts or NumberedPrompts(), encoders)
         return Trainable(pipeline, self, JointPolicies(self.part, policies, encoders), text)

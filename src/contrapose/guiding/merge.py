@@ -21,7 +21,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contrapose.backbones.adapters import state_of, whole_network
+from contrapose.backbones.adapters import networks_of, state_of, whole_network
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.digests import model_digest
 from contrapose.backbones.families.table import BY_PIPELINE, load_backbone
@@ -227,34 +227,43 @@ def _write_adapters(folder: Path, settings: Merge, source: Source, part: str, or
     base = skeleton(source.path) if source.path.is_dir() else load_backbone(source.path)
     layers, kept = _adapters(settings, part, base, into_pipeline=False)
     rank = next(iter(layers.values())).rank
+    parts: dict[str, PartAdapters] = {}
+    for name, of_part in _by_part(layers, part).items():
+        # a float, as `align` writes it; peft declares a whole number and takes both
+        config = LoraConfig(r=rank, lora_alpha=float(rank), target_modules=list(of_part))  # type: ignore[arg-type]
+        parts[name] = PartAdapters(state_of(of_part), config)
     notes = {name: str(value) for name, value in _notes(settings).items() if value is not None}
     notes |= {"method": "merge", BASE_NOTE: origin}
-    # a float, as `align` writes it; peft declares a whole number and takes both
-    config = LoraConfig(r=rank, lora_alpha=float(rank), target_modules=list(layers))  # type: ignore[arg-type]
-    save_lora(folder, {part: PartAdapters(state_of(layers), config)}, notes, type(base.sampler.stock))
+    save_lora(folder, parts, notes, type(base.sampler.stock))
     return Merged(False, rank, kept)
 
 
 def _adapters(settings: Merge, part: str, base: Backbone, into_pipeline: bool) -> tuple[dict[str, LowRank], float]:
     """The runs that are adapters, stacked and cut to the rank that is asked for, and the share of them that is kept.
 
+    Layers of the denoiser and of text encoders are one adapter here, named PART.LAYER, so that all have one rank.
     Raises `UserError` for kinds that do not stack, unless a rank is asked for or the merge goes into a whole pipeline.
     """
     adapters: list[tuple[dict[str, LowRank], float]] = []
-    network: nn.Module = base.denoiser.network
+    networks = networks_of(base.sampler.stock)
     for run, share in settings.shares:
         if not run.has_adapters:
             continue
-        stored = run.adapter(part, base.denoiser.network, type(base.sampler.stock)).cast(base.denoiser.dtype)
-        kinds = sorted({adapter.kind for adapter in stored.values()})
+        by_part = run.adapters(part, networks, type(base.sampler.stock))
+        kinds = sorted({adapter.kind for stored in by_part.values() for adapter in stored.layers.values()})
         if kinds != ["lora"] and settings.rank is None and not into_pipeline:
             raise UserError(
                 f"{run}: has adapters of another kind than LoRA ({', '.join(kinds)}), whose sums are none; name a "
                 "--rank for the nearest LoRA, or merge into a whole pipeline with --full"
             )
-        if "dora" in kinds and next(network.parameters()).is_meta:
-            network = load_backbone(settings.model, loading=Loading(variant=settings.variant)).denoiser.network
-        adapters.append((factored(stored, network), share))
+        if "dora" in kinds and next(networks[part].parameters()).is_meta:
+            loaded = load_backbone(settings.model, loading=Loading(variant=settings.variant))
+            networks = networks_of(loaded.sampler.stock)
+        layers_of_run: dict[str, LowRank] = {}
+        for name, stored in by_part.items():
+            of_part = factored(stored.cast(base.denoiser.dtype), networks[name])
+            layers_of_run |= {f"{name}.{layer}": factors for layer, factors in of_part.items()}
+        adapters.append((layers_of_run, share))
     layers = stacked(adapters)
     if _cancels(layers):
         raise _nothing(settings)
@@ -265,6 +274,15 @@ def _adapters(settings: Merge, part: str, base: Backbone, into_pipeline: bool) -
     if rank > most:
         raise UserError(f"rank {rank}: the merge has rank {most}, the sum of the runs'; ask for no more")
     return truncated(layers, rank)
+
+
+def _by_part(layers: Mapping[str, LowRank], denoiser: str) -> dict[str, dict[str, LowRank]]:
+    """Layers named PART.LAYER by their parts, the denoiser's first, if there are any."""
+    parts: dict[str, dict[str, LowRank]] = {denoiser: {}} if layers else {}
+    for place, factors in layers.items():
+        part, _, layer = place.partition(".")
+        parts.setdefault(part, {})[layer] = factors
+    return parts
 
 
 @torch.no_grad()
@@ -281,7 +299,9 @@ def _write_pipeline(folder: Path, settings: Merge, source: Source, part: str) ->
         networks.append(base.denoiser.network if run.has_adapters else whole_network(run, part, base.denoiser.network))
     if not _add(base.denoiser.network, networks, settings.scale) and not layers:
         raise _nothing(settings)
-    add_to(base.denoiser.network, layers)
+    whole_networks = networks_of(base.sampler.stock)
+    for name, of_part in _by_part(layers, part).items():
+        add_to(whole_networks[name], of_part)
     tell_no_folders(base.sampler.stock, _notes(settings)["base"])
     with silent_libraries():
         base.sampler.stock.save_pretrained(folder)

@@ -228,6 +228,20 @@ class RunFolder:
         """All adapters, text encoders' too, as `read_file` does."""
         return read_file(self.weights, part, network, pipeline)
 
+    def adapters(self, part: str, networks: Mapping[str, nn.Module], pipeline: Any = None) -> dict[str, StoredAdapter]:
+        """The adapters of a model's denoiser, which is `part`, and after it of its text encoders that have some.
+
+        `networks` are the model's by their parts. Raises `UserError` as `read_file` and `check_fit` do, and for
+        adapters of a part that the model has not.
+        """
+        stored = self.read(part, networks[part], pipeline)
+        by_part: dict[str, StoredAdapter] = {}
+        for name in (part, *sorted(stored.parts.keys() - {part})):
+            if name not in networks:
+                raise UserError(f"{stored.path}: has adapters of a {name}, and this model has none; is it another's?")
+            by_part[name] = StoredAdapter(check_fit(stored, name, networks[name]), stored.settings.get(name, {}))
+        return by_part
+
     def adapter(self, part: str, network: nn.Module, pipeline: Any = None) -> StoredAdapter:
         """The adapters of a model's denoiser.
 
@@ -239,7 +253,7 @@ class RunFolder:
         if other_parts:
             raise UserError(
                 f"{stored.path}: has adapters of the {' and '.join(other_parts)} too, which only "
-                "'sample --adapter' puts on"
+                "'sample --adapter', 'merge' and 'align --start' with --train-text-encoder take"
             )
         return StoredAdapter(layers, stored.settings.get(part, {}))
 

@@ -292,7 +292,7 @@ class Run:
     def _check_text(self) -> None:
         """Text encoders are trained where nothing else is asked that would have some of its own."""
         name = name_of(self.method)
-        if self.start or self.policies or self.method.before:
+        if self.policies or self.method.before:
             raise UserError(f"train_text_encoder: {name} with other runs would need theirs too; leave one of them out")
         if len(self.method.objective().trained) > 1:
             raise UserError(
