@@ -43,7 +43,7 @@ def told(capsys: Capture) -> Told:
         (["pairs"], "known: pairs draw, pairs real"),
         (["pairs", "bake"], "known: pairs draw, pairs real"),
         (["align"], "align needs a method"),
-        (["align", "dspo"], "dspo: no such method (known: ddspo"),
+        (["align", "dpso"], "dpso: no such method or recipe (methods: ddspo"),
         (["align", "ddspo", "--link", "tanh"], "--link tanh: not known (choose from sigmoid"),
         (["align", "ddspo", "--link"], "--link"),
         (["align", "nowhere.yaml"], "nowhere.yaml: no such file"),

@@ -137,6 +137,24 @@ def broken(file: Path, how: str) -> None:
     file.write_bytes(BREAKING[how](file.read_bytes()))
 
 
+def ends_a_path(name: str, message: str) -> bool:
+    """Whether a message holds a path that is, or ends with, this name, and not the name within another word."""
+    return re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w/-]|\.\w)", message) is not None
+
+
+def test_a_name_is_a_whole_paths_end() -> None:
+    for message in ("evidence: is", "in 'a/evidence', which", "at /a/evidence", "(evidence)", "evidence. Delete it"):
+        assert ends_a_path("evidence", message)
+    for message in (
+        "no evidence-like",
+        "my-evidence: is",
+        "evidence/rows.parquet: is",
+        "evidence.json: is",
+        "devidence",
+    ):
+        assert not ends_a_path("evidence", message)
+
+
 def complaint(result: Ended, written: Path, file: Path) -> str | None:
     """What is wrong with how a command refused a broken file, if it did."""
     if result.code != 2:
@@ -144,7 +162,7 @@ def complaint(result: Ended, written: Path, file: Path) -> str | None:
     message = result.messages[0] if len(result.messages) == 1 else ""
     # settings that are cut may still be settings, and are then told of as those of their folder
     subject = Path(message.removeprefix("contrapose: ").partition(": ")[0])
-    if file.name in message or subject.is_relative_to(written):
+    if ends_a_path(file.name, message) or subject.is_relative_to(written):
         return None
     return f"{file}: told {result.messages}"
 
