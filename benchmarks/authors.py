@@ -29,7 +29,7 @@ Batch = dict[str, Any]
 NEEDED = ("ddspo/args.py", "ddspo/dpo.py", "ddspo/adapters/sd.py")
 
 
-def save_as_theirs(folder: Path, store: Mixture) -> Path:
+def save_as_theirs(folder: Path, store: Mixture) -> None:
     """Write stored pairs as their trainer reads them: a file of metadata, and two files of latents a pair."""
     (folder / "latents").mkdir(parents=True)
     lines: list[str] = []
@@ -39,7 +39,6 @@ def save_as_theirs(folder: Path, store: Mixture) -> Path:
             save_file({"latent": store.latent(side, index).float().contiguous()}, folder / "latents" / name)
         lines.append(json.dumps({"id": str(index), "prompt": record.prompt, "neg_prompt": record.degraded, **names}))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder
 
 
 def imported(clone: Path, name: str) -> ModuleType:
@@ -49,10 +48,13 @@ def imported(clone: Path, name: str) -> ModuleType:
 
 
 class Authors:
-    """Their trainer on the model and the pairs of one of ours, with the same rate, beta and batch."""
+    """Their trainer on the model and the pairs of one of ours, which it reads in `data`, with the same rate, beta and
+    batch."""
 
     def __init__(self, clone: Path, model: Path, trainer: Trainer, data: Path):
         run = trainer.run
+        if not data.exists():
+            save_as_theirs(data, trainer.groups.store)
         self.precision = DTYPES[run.precision]
         self.device = trainer.accelerator.device
         words = ["train", "--model_type", "sd15", "--pretrained_model_name_or_path", str(model)]
@@ -108,6 +110,7 @@ class Authors:
             return self.take(self.loader.collate_fn(rows))
 
     def weights(self) -> Tensor:
+        """Their network's weights, in a row."""
         return torch.cat([weight.detach().flatten() for weight in self.network.parameters()])
 
 

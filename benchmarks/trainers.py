@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from authors import NEEDED, Authors, save_as_theirs
+from authors import NEEDED, Authors
 from narrow import options, print_table, save_pipeline, synchronise
 from step import LEARNING_RATE, build_trainer
 from torch import Tensor, nn
@@ -197,7 +197,7 @@ class Agreement:
 def agree(work: Path, args: Namespace) -> Agreement:
     """Full training by both, at a rate that moves the weights."""
     ours = build_trainer(work, "ddspo", True, args, AGREEING_RATE)
-    theirs = Authors(args.authors, work / "model", ours, save_as_theirs(work / "theirs", ours.groups.store))
+    theirs = Authors(args.authors, work / "model", ours, work / "theirs")
     begin = theirs.weights()
     losses: list[tuple[float, float]] = []
     states = ours.steps()
