@@ -24,7 +24,8 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import KOHYA_LAYOUTS, load_backbone
 from contrapose.errors import UserError
 from contrapose.runs import kohya
-from contrapose.runs.names import LORA_FILE
+from contrapose.runs.names import FINISHED, LORA_FILE, RUN_FILE
+from contrapose.runs.steps import step_folder
 
 convert = partial(kohya.convert, layouts=KOHYA_LAYOUTS)
 RANK, ALPHA = 4, 5.3  # no float16, and no power of two away from the rank
@@ -179,6 +180,19 @@ def test_the_header_names_the_model_where_the_layers_tell(
     told = {"ss_network_module": "networks.lora", "ss_network_dim": "2", "ss_network_alpha": "3", **NOTES}
     assert told.items() <= header.items()
     assert not any("/" in value for value in header.values() if value != architecture), "no path of this machine"
+
+
+def test_the_header_tells_of_the_training_where_a_run_does(tmp_path: Path) -> None:
+    run = _run_of_one_layer(tmp_path / "run", ATTENTION, 2048)
+    (run / RUN_FILE).write_text("optimisation: {train_steps: 300, learning_rate: 1.0e-05, schedule: constant}\nseed: 7")
+    step_folder(run, 100).mkdir(parents=True)
+    (step_folder(run, 100) / LORA_FILE).write_bytes((run / LORA_FILE).read_bytes())
+    (run / FINISHED).write_text('{"steps": 300}')
+    for name, step in ((run, "300"), (f"{run}@100", "100")):
+        convert(Path(name), tmp_path / "a.safetensors")
+        header = _header(tmp_path / "a.safetensors")
+        assert header["ss_steps"] == step and header["ss_max_train_steps"] == "300"
+        assert (header["ss_learning_rate"], header["ss_lr_scheduler"], header["ss_seed"]) == ("1e-05", "constant", "7")
 
 
 @pytest.mark.parametrize(

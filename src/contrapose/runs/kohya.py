@@ -21,8 +21,17 @@ from contrapose.runs.adapter_files import Adapter, AdapterFile, usual_rank
 from contrapose.runs.adapter_layers import HALVES, OTHER_ENDS, LayerAdapter
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.names import FULL_FOLDER, PEFT_FILE
+from contrapose.runs.steps import kept_steps
 from contrapose.tensors import save_tensors
 
+_OPTIMISATION = {
+    "ss_learning_rate": "learning_rate",
+    "ss_lr_scheduler": "schedule",
+    "ss_lr_warmup_steps": "warmup",
+    "ss_max_train_steps": "train_steps",
+    "ss_total_batch_size": "batch_size",
+    "ss_optimizer": "optimizer",
+}
 _THEIR_ENDS = {end: other for other, end in OTHER_ENDS.items()}
 
 
@@ -52,7 +61,8 @@ def convert(folder: Path, out: Path, layouts: Iterable[Layout], dtype: torch.dty
     Text encoders' are written too. The first of `layouts` that fits says how the file names its model. Raises
     `UserError` for a path that is missing or holds no adapters, and for weights that `dtype` cannot hold.
     """
-    stored = _read(RunFolder(folder))
+    run = RunFolder(folder)
+    stored = _read(run)
     denoiser = stored.parts[stored.denoiser]
     layout = next((layout for layout in layouts if layout.fits(denoiser)), None)
     tensors: dict[str, Tensor] = {}
@@ -67,7 +77,7 @@ def convert(folder: Path, out: Path, layouts: Iterable[Layout], dtype: torch.dty
                     raise UserError(f"{folder}: {name} has weights that {dtype} cannot hold; use another --precision")
                 tensors[f"{stem}.{end}"] = cast
             count += 1
-    save_tensors(out, tensors, _header(stored, out.stem, layout))
+    save_tensors(out, tensors, _header(stored, out.stem, layout) | _training(run))
     return count
 
 
@@ -139,3 +149,20 @@ def _header(stored: AdapterFile, title: str, layout: Layout | None) -> dict[str,
         **notes,
         "contrapose": __version__,
     }
+
+
+def _training(run: RunFolder) -> dict[str, str]:
+    """What files of kohya's trainer say of how they were trained, of a run that tells it."""
+    if run.home is None:
+        return {}
+    settings = RunFolder(run.home).settings()
+    optimisation = settings.get("optimisation")
+    if not isinstance(optimisation, dict):
+        return {}
+    header = {key: str(optimisation[name]) for key, name in _OPTIMISATION.items() if name in optimisation}
+    if "seed" in settings:
+        header["ss_seed"] = str(settings["seed"])
+    weights = run.weights
+    kept = [step for step, place in kept_steps(run.home).items() if place in (weights, weights.parent)]
+    taken_at = kept[0] if kept else run.planned
+    return header | {"ss_steps": str(taken_at)}
