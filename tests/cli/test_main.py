@@ -244,7 +244,7 @@ def test_a_file_where_a_folder_is_needed(told: Told, tiny_model: Path, tiny_pair
 
 def test_unused_option(told: Told, tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> None:
     line = told(*_align(tiny_model, tiny_pairs, tmp_path / "out", "--full", "--lora-alpha", 3))
-    assert "lora_alpha is unused" in line
+    assert "lora_alpha: unused with full fine-tuning" in line
 
 
 def test_batch_that_does_not_divide(told: Told, tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> None:
@@ -259,9 +259,9 @@ def test_batch_that_does_not_divide(told: Told, tiny_model: Path, tiny_pairs: Pa
         ({"method": {"name": "sft", "beta": 3.0}}, "unknown setting beta"),
         ({"optimisation": {"steps": 3}}, "steps is now train_steps"),
         ({"text_length": 30, "betta": 3}, "text_length belongs under loading; unknown setting betta"),
-        ({"method": {"name": "dspo"}}, "dspo"),
+        ({"method": {"name": "dpso"}}, "dpso"),
         ({"optimisation": {"train_steps": "many"}}, "optimisation.train_steps"),
-        ({"full": True, "lora_alpha": 3.0}, "lora_alpha is unused"),
+        ({"full": True, "lora_alpha": 3.0}, "lora_alpha: unused with full fine-tuning"),
     ],
 )
 def test_bad_run_file(told: Told, tmp_path: Path, change: dict[str, Any], naming: str) -> None:

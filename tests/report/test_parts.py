@@ -103,7 +103,7 @@ def test_images_of_earlier_settings_are_shown(project):
     """A setting that this version does not have, and one that it has and the folder has not."""
     folder = project.evidence.images["base"]
     path = folder / "images.yaml"
-    path.write_text(path.read_text().replace("precision: fp32", "unheard_of: fp32"))
+    path.write_text(path.read_text().replace("precision: null", "unheard_of: fp32"))
     made = sampling({"base": folder})
     assert ("Unheard of", "fp32") in made.shared
     assert "Precision" not in dict(made.shared)
