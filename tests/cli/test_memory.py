@@ -141,11 +141,11 @@ def test_on_the_page_of_play(work, monkeypatch):
 
 def test_a_card_that_is_too_small_for_an_image_is_told_of_before(work, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Sampler, "generate", _raise)
-    monkeypatch.setattr(advice, "card_size", lambda: 0.5)
+    monkeypatch.setattr(advice, "card_size", lambda *_: 0.5)
     assert main(_draw(work, tmp_path / "pairs")) == 2
     told = " ".join(capsys.readouterr().err.split())
     assert "one image may not fit the GPU's 0.5 GiB: about" in told and "out of memory; take a smaller --batch" in told
-    monkeypatch.setattr(advice, "card_size", lambda: 80.0)
+    monkeypatch.setattr(advice, "card_size", lambda *_: 80.0)
     assert main(_draw(work, tmp_path / "pairs")) == 2
     assert "may not fit" not in capsys.readouterr().err
 
@@ -161,11 +161,11 @@ def test_other_errors_come_out_as_they_are(work, tmp_path, monkeypatch):
 
 
 def test_a_card_that_is_too_small_is_told_of_before_loading(work, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(advice, "card_size", lambda: 0.5)
+    monkeypatch.setattr(advice, "card_size", lambda *_: 0.5)
     monkeypatch.setattr("contrapose.train.align.load_backbone", _raise)
     assert main(_align(work, tmp_path / "run")) == 2
     assert "may not fit the GPU's 0.5 GiB by 'contrapose estimate'" in " ".join(capsys.readouterr().err.split())
-    monkeypatch.setattr(advice, "card_size", lambda: 80.0)
+    monkeypatch.setattr(advice, "card_size", lambda *_: 80.0)
     assert main(_align(work, tmp_path / "run")) == 2
     assert "may not fit" not in " ".join(capsys.readouterr().err.split())
 

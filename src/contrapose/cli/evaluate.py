@@ -49,7 +49,7 @@ def judge(command: Command) -> None:
     if isinstance(judging.suite, Unjudged):
         print(lay_out_images(images, judging, command.out))
         return
-    with advised(lambda card: after_judging(judging.suite, judging.features)):
+    with advised(lambda card: after_judging(judging.suite, judging.features), command.on.name):
         summary, is_new = evaluate_models(images, judging, command.out, command.on.name, Bar)
     if not is_new:
         print(f"{command.out}: these images were judged already")

@@ -32,7 +32,7 @@ def ran_out(error: Exception) -> bool:
 
 
 @contextmanager
-def advised(advice: Callable[[float | None], str]) -> Iterator[None]:
+def advised(advice: Callable[[float | None], str], device: str = "cuda") -> Iterator[None]:
     """Raise `OutOfMemory` for memory that runs out within, with advice for a card of so many GiB (None: no GPU)."""
     from contrapose.estimate.advice import card_size
 
@@ -44,7 +44,7 @@ def advised(advice: Callable[[float | None], str]) -> Iterator[None]:
     else:
         return
     # outside of the handler, where the frames that held the tensors are gone
-    raise OutOfMemory(f"out of memory; {advice(card_size())}")
+    raise OutOfMemory(f"out of memory; {advice(card_size(device))}")
 
 
 def follow_stage(stage: Stage, states: Iterable[TrainState]) -> None:
@@ -65,13 +65,13 @@ def follow_stage(stage: Stage, states: Iterable[TrainState]) -> None:
 
 
 @contextmanager
-def image_memory(images: Images) -> Iterator[None]:
+def image_memory(images: Images, device: str) -> Iterator[None]:
     """Tell of a GPU that is too small for an image before it is made or read, and how many fit when memory runs out."""
     from contrapose.estimate.advice import card_size
 
-    card = card_size()
+    card = card_size(device)
     warning = None if card is None else images.warning_before(card)
     if warning:
         log.warning(warning)
-    with advised(images.after):
+    with advised(images.after, device):
         yield

@@ -52,7 +52,8 @@ def draw(command: Command) -> None:
     device = command.on.name
     precision = settings.precision or usual_precision(device, command.out / MANIFEST, "draw")
     size = next(iter(settings.sizes), None)
-    with image_memory(Images(settings.model, precision, settings.loading, size, 2 * settings.batch_size)):
+    at_once = Images(settings.model, precision, settings.loading, size, 2 * settings.batch_size)
+    with image_memory(at_once, device):
         dtype = DTYPES[precision]
         backbone = load_backbone(settings.model, dtype, device, loading=settings.loading)
         hasten([backbone.denoiser.network], settings.speed, dtype, backbone.device)

@@ -51,7 +51,7 @@ def hand_out(command: Command) -> None:
         return
     model = store.model_or(settings.model)
     at_once = Images(model, settings.precision, settings.loading, None, 2 * settings.batch_size, coded=True)
-    with image_memory(at_once):
+    with image_memory(at_once, command.on.name):
         backbone = load_backbone(model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
         follow("decoding pairs", len(store), export_pairs(settings, store, backbone, out))
     print(f"{out}: {len(store)} {store.kind}")

@@ -47,7 +47,7 @@ def bring_in(command: Command) -> None:
     precision = settings.precision or usual_precision(device, out / MANIFEST, "import")
     size = settings.fitting.square
     at_once = Images(settings.model, precision, settings.loading, size, 2 * settings.batch_size, coded=True)
-    with image_memory(at_once):
+    with image_memory(at_once, device):
         backbone = load_backbone(settings.model, DTYPES[precision], device, loading=settings.loading)
         with Bar("looking at images", len(listing.pairs)) as bar:
             plan = plan_import(settings, listing, backbone, bar)

@@ -63,7 +63,8 @@ def make(command: Command) -> None:
     device = command.on.name
     precision = settings.precision or usual_precision(device, out / SETTINGS)
     size = settings.fitting.square
-    with image_memory(Images(settings.model, precision, settings.loading, size, settings.batch_size)):
+    at_once = Images(settings.model, precision, settings.loading, size, settings.batch_size)
+    with image_memory(at_once, device):
         backbone = load_backbone(settings.model, DTYPES[precision], device, loading=settings.loading)
         # One bar a stage: the states come in the order of the stages, and tell theirs.
         for stage, states in groupby(make_pairs(settings, backbone, out), lambda state: state.stage):

@@ -63,11 +63,11 @@ def play(command: Command) -> None:
     examples = [prompt.text for prompt in named_prompts(listed)]
     precision = settings.precision or usual_precision(command.on.name)
     at_once = Images(settings.model, precision, settings.loading, settings.size)
-    with image_memory(at_once):
+    with image_memory(at_once, command.on.name):
         backbone = load_backbone(settings.model, DTYPES[precision], command.on.name, loading=settings.loading)
     if not _is_this_machine(command.host):
         log.warning(f"--host {command.host}: anybody who reaches this address can draw and save; there is no login")
-    player = Player(settings, backbone, lambda: advised(at_once.after))
+    player = Player(settings, backbone, lambda: advised(at_once.after, command.on.name))
     page = build_play_page(player, command.out, command.most, examples)
     page.launch(server_name=command.host, server_port=command.port, share=False)
 

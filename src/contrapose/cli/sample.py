@@ -51,7 +51,7 @@ def sample(command: Command) -> None:
     images = jobs(prompts, settings.num_images, out)
     precision = settings.precision or usual_precision(command.on.name, out / SETTINGS)
     at_once = Images(settings.model, precision, settings.loading, settings.size, settings.batch_size)
-    with image_memory(at_once):
+    with image_memory(at_once, command.on.name):
         backbone = load_sampled(settings, precision, prompts, command.on.name)
         follow(f"sampling {out.name}", len(images), sample_images(settings, backbone, out))
     print(write_contact_sheet(out, images).resolve())

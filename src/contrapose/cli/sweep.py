@@ -56,13 +56,13 @@ def sweep(command: Command) -> None:
     plan = plan_sweep(command.settings, command.on.name)
     precision = sampling.precision or usual_precision(command.on.name, out / SETTINGS)
     at_once = Images(sampling.model, precision, sampling.loading, sampling.size, sampling.batch_size)
-    with image_memory(at_once):
+    with image_memory(at_once, command.on.name):
         backbone = load_sampled(sampling, precision, plan.prompts, command.on.name)
         for scale, states in groupby(sample_sweep(plan, backbone, out), lambda state: state.scale):
             with Bar(f"sampling at w = {scale:g}") as bar:
                 for state in states:
                     bar(state.done, state.total)
-    with advised(lambda card: after_judging(plan.by.suite, command.settings.features)):
+    with advised(lambda card: after_judging(plan.by.suite, command.settings.features), command.on.name):
         is_new = judge_sweep(plan, out, Bar)
     if not is_new:
         print(f"{out}: this sweep was finished already")

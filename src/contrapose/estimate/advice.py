@@ -25,11 +25,11 @@ _PRACTICAL = ("--gradient-checkpointing", "--micro-batch", "--split-pairs")
 _SMALLER = "smaller images or less precision"
 
 
-def card_size() -> float | None:
-    """GiB of the GPU that computes; None where there is none."""
-    if not torch.cuda.is_available():
+def card_size(device: str = "cuda") -> float | None:
+    """GiB of the GPU that computes; None where there is none, or another device computes."""
+    if torch.device(device).type != "cuda" or not torch.cuda.is_available():
         return None
-    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GIB
+    return torch.cuda.get_device_properties(device).total_memory / GIB
 
 
 def warning_before(run: Run, card: float) -> str | None:
