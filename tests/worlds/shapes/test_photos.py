@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 from judging import as_prompt
 from PIL import Image
 
+from contrapose.worlds.shapes.appearance import appearance
 from contrapose.worlds.shapes.grammar import TAGS, canonical_meanings, split_of
 from contrapose.worlds.shapes.photos import photographs
+from contrapose.worlds.shapes.pretrain import draw_example
 from contrapose.worlds.shapes.suite import ShapesJudge
 
 PHOTOS = list(photographs(240, seed=3))
@@ -25,6 +28,12 @@ def test_captions_are_true():
 def test_nothing_of_dev_or_test_is_among_them():
     kept_back = {wording for m in MEANINGS if split_of(m) != "train" for wording in m.wordings()}
     assert len(kept_back) > 100 and kept_back.isdisjoint(p.caption for p in PHOTOS)
+
+
+def test_they_look_better_than_nearly_all_that_the_model_learns_from():
+    shown = [appearance(draw_example(0, number, 0.25)[0]).roughness for number in range(100)]
+    worst = max(appearance(photo.image).roughness for photo in PHOTOS[:100])
+    assert worst < 1e-6 and np.mean(np.array(shown) > 1.0) > 0.9
 
 
 def test_a_photograph_depends_on_its_number_and_seed():

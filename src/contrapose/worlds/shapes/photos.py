@@ -1,7 +1,7 @@
 """The shapes world's photographs: true renders, each with a caption that is right, of training meanings alone.
 
-They are to the shipped model, which learned from careless captions, what real photographs are to a model of the web. No
-meaning of the dev or test prompts is among them.
+They are to a model that learned from careless captions and poor images what real photographs are to a model of the web:
+their looks are clean, as those of few of its training images are. No meaning of the dev or test prompts is among them.
 """
 
 from __future__ import annotations
