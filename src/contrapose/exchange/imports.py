@@ -236,6 +236,8 @@ def _planned(
                 f"at most {settings.fitting.max_scale_up:g} is allowed",
                 "too small",
             )
+    if listed.mask is not None and looked.mask is not None:
+        _check_mask(listed.mask, looked.mask.sizes[0], seen.sizes[winner], unit)
     degraded = (listed.degraded,) if listed.degraded else ()
     labels = listed.preference if is_pair else listed.labels  # a pair is known by its winner's share alone
     mask_digests = () if looked.mask is None else looked.mask.digests
@@ -248,7 +250,6 @@ def _planned(
     repeats[name] += 1
     mask = None
     if listed.mask is not None and looked.mask is not None:
-        _check_mask(listed.mask, looked.mask.sizes[0], seen.sizes[winner], unit)
         mask = Mask(listed.mask, seen.sizes[winner], fits[winner])
     return Planned(record, listed.images, bucket, fits, mask)
 
