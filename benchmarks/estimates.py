@@ -2,13 +2,14 @@
 
     python benchmarks/estimates.py --models sd15 sdxl qwen-image
 
-DDSPO, bf16, one pair at once, each model at its own size with text as long as it can be. No weights and no GPU: minutes
-on one core for the largest.
+DDSPO, bf16, one pair at once, each model at its own size with text as long as it can be. Of each model and way to train
+it prints a row of the first table and one of the second. No weights and no GPU: minutes on one core for the largest.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from contrapose.estimate.estimate import RunCost, estimate_run
@@ -80,10 +81,10 @@ def fits(title: str, trained: str, setup: Setup) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=TITLES, default=list(TITLES))
-    for model in parser.parse_args().models:
+    for model in parser.parse_args(arguments).models:
         for full in (False, True):
             setup = setup_of(model, full)
             trained = "full" if full else "LoRA"

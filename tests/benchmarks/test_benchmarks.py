@@ -113,3 +113,12 @@ def test_many_rows_are_measured(benchmark, capsys, tmp_path):
     assert "mean of 3 training seeds" in (tmp_path / "page.html").read_text()
     benchmark.main(["--images", str(16 * 12)])
     assert capsys.readouterr().out.splitlines()[-1].startswith("| 192 | 576 |")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("benchmark", ["estimates"], indirect=True)
+def test_the_estimates_are_those_of_the_document(benchmark, capsys):
+    benchmark.main(["--models", "sd15"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    document = (BENCHMARKS.parent / "docs" / "estimate.md").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 4 and set(rows) <= set(document)
