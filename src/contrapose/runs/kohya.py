@@ -165,4 +165,4 @@ def _training(run: RunFolder) -> dict[str, str]:
     weights = run.weights
     kept = [step for step, place in kept_steps(run.home).items() if place in (weights, weights.parent)]
     taken_at = kept[0] if kept else run.planned
-    return header | {"ss_steps": str(taken_at)}
+    return header if taken_at is None else header | {"ss_steps": str(taken_at)}
