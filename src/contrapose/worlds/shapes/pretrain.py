@@ -259,7 +259,7 @@ def train_denoiser(settings: Pretraining, out: Path) -> Iterator[Progress]:
     abar = blueprint.build_scheduler().alphas_cumprod
     empty = _tokenise(tokenizer, [""])[0]
     for step in range(start, settings.train_steps):
-        # up, level, and down over the last fifth, before which a run of more steps is the same and goes on from here
+        # up, level, and down over the last fifth, before which a run of more steps is the same
         left = (settings.train_steps - step) / (_DECAY * settings.train_steps)
         share = min(1.0, (step + 1) / max(settings.warmup, 1), left)
         for group in optimizer.param_groups:
