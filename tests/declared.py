@@ -24,6 +24,7 @@ from contrapose.photographs.filters import FILTERS
 from contrapose.photographs.spoil import SPOILERS
 from contrapose.ranges import Range
 from contrapose.train.settings import LINKS
+from contrapose.worlds.judges import IMAGE_JUDGES
 from contrapose.worlds.suites import OF_SWEEPS, SUITES
 
 EXTREMES = (0, -1, math.nan, math.inf, -math.inf, 2**64, 10**12)
@@ -136,6 +137,8 @@ def spellings(command: str) -> list[list[str]]:
         ],
         "play": guidances,
         "pairs draw": [["--degrade", name] for name in DEGRADERS],
+        # the device ends the list of judges, before the folder that follows
+        "pairs score": [["--judges", name, "--device", "cpu"] for name in IMAGE_JUDGES],
         "evaluate": [
             *(["--suite", name] for name in SUITES),
             *(["--suite", "scores", "--judges", name] for name in JUDGES),

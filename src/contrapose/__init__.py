@@ -97,6 +97,11 @@ if TYPE_CHECKING:
     from contrapose.judges.pick_score import PickScore as PickScore
     from contrapose.judges.vqa_score import VQAScore as VQAScore
     from contrapose.judges.yes_no import YesNo as YesNo
+    from contrapose.labels.label import label_groups as label_groups
+    from contrapose.labels.label import plan_labels as plan_labels
+    from contrapose.labels.score import score_groups as score_groups
+    from contrapose.labels.settings import Labelling as Labelling
+    from contrapose.labels.settings import Scoring as Scoring
     from contrapose.methods import CHATS as CHATS
     from contrapose.methods import DDSPO as DDSPO
     from contrapose.methods import DMPO as DMPO
@@ -269,6 +274,11 @@ _HOMES = {
     "PickScore": "judges.pick_score",
     "VQAScore": "judges.vqa_score",
     "YesNo": "judges.yes_no",
+    "label_groups": "labels.label",
+    "plan_labels": "labels.label",
+    "score_groups": "labels.score",
+    "Labelling": "labels.settings",
+    "Scoring": "labels.settings",
     "CHATS": "methods",
     "DDSPO": "methods",
     "DMPO": "methods",

@@ -28,6 +28,7 @@ REQUIRED = {
     "pairs import": ["--winners", "w", "--losers", "l", "--model", "m"],
     "pairs export": ["pairs"],
     "pairs show": ["pairs"],
+    "pairs score": ["pairs", "--judges", "colourfulness"],
     "evaluate": ["--images", "base=i"],
     "pairs real": ["--photos", "i", "--model", "m"],
     "play": ["--model", "m", "--positive", "p"],

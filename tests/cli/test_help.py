@@ -52,6 +52,7 @@ def test_every_flag_has_a_text_for_users(command: str) -> None:
     ("arguments", "choices"),
     [
         (["pairs", "draw"], "--degrade {words,swap,"),
+        (["pairs", "score"], "--judges [{pickscore,"),
         (["align", "ddspo"], "--link {sigmoid,ipo,hinge"),
         (["pairs", "real"], "--spoil {inpaint,redraw,"),
         (["pairs", "real"], "--filters [{size,caption-length,"),

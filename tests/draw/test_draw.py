@@ -18,7 +18,7 @@ from contrapose.cli.main import main
 from contrapose.draw.pairs import Draw, DrawPlan, draw_pairs, plan_pairs
 from contrapose.errors import UserError
 from contrapose.files import aside_of
-from contrapose.seeds import generator
+from contrapose.seeds import generator, seed_of
 from contrapose.store.groups import GroupStore, shard_path, stack
 from contrapose.store.records import GroupRecord
 
@@ -321,3 +321,33 @@ def test_a_size_that_cannot_be(draw: Draw, backbone: Backbone, tmp_path: Path, s
 def test_what_is_left_to_the_model_is_written_down(draw: Draw, backbone: Backbone, tmp_path: Path) -> None:
     told = _drawn(replace(draw, steps=None), backbone, tmp_path).manifest["draw"]
     assert (told["steps"], told["guidance_scale"]) == (25, 7.5)
+
+
+def test_groups_are_samples_of_the_prompt_itself_each_from_noise_of_its_own(
+    draw: Draw, backbone: Backbone, tiny_model: Path, tmp_path: Path
+) -> None:
+    of_three = replace(draw, samples_per_prompt=3)
+    store = _drawn(of_three, backbone, tmp_path / "a")
+    assert store.kind == "groups" and {record.labels for record in store.records} == {(0.5, 0.5, 0.5)}
+    assert not any(record.degraded for record in store.records)
+    stock = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None)
+    record = store.records[7]
+    for place in range(3):
+        noise = torch.randn(1, 4, 8, 8, generator=generator(record.prompt, seed_of(record.seed, place)))
+        expected = stock(record.prompt, latents=noise, num_inference_steps=2, output_type="latent").images[0]
+        assert torch.allclose(store.latent(place, 7), expected, atol=1e-4)
+    # a larger group begins with the same samples, and a killed run ends with the same files
+    more = _drawn(replace(of_three, samples_per_prompt=4, batch_size=1), backbone, tmp_path / "b")
+    assert torch.allclose(more.latent(2, 7), store.latent(2, 7), atol=1e-4)
+    whole = _bytes(tmp_path / "a")
+    shard_path(tmp_path / "a", 1).unlink()
+    _drawn(of_three, backbone, tmp_path / "a")
+    assert _bytes(tmp_path / "a") == whole
+
+
+def test_groups_need_no_prompt_that_can_be_degraded(draw: Draw, tmp_path: Path) -> None:
+    plan = plan_pairs(replace(draw, prompts=("cat",), samples_per_prompt=2, pairs_per_prompt=2))
+    assert [record.labels for record in plan.records] == [(0.5, 0.5)] * 2 and not plan.left_out
+    assert plan.records[0].seed != plan.records[1].seed
+    with pytest.raises(UserError, match="samples_per_prompt"):
+        replace(draw, samples_per_prompt=1)

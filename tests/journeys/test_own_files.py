@@ -32,6 +32,8 @@ BREAKING: dict[str, Callable[[bytes], bytes]] = {
 READERS = {
     "prompts": ("pairs", "images", "split"),
     "pairs": ("shown", "lora", "exported", "page"),
+    "groups": ("scored",),
+    "scored": ("labelled",),
     "lora": ("aligned", "guided", "merged", "file", "page"),
     "full": ("guided",),
     "images": ("evidence",),

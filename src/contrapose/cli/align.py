@@ -11,13 +11,13 @@ from contrapose.cli.push import upload
 from contrapose.errors import UserError
 from contrapose.methods import METHODS
 from contrapose.recipes import recipe_names, settings_file
-from contrapose.train.settings import ADAPTER_KINDS, GUARDS, LINKS, WATCHING_JUDGES, Run, read_run
+from contrapose.train.settings import ADAPTER_KINDS, GUARDS, IMAGE_JUDGES, LINKS, Run, read_run
 
 UNIONS = {
     "link": Choice(LINKS),
     "guard": Choice(GUARDS, prefixed=True),
     "lora_kind": Choice(ADAPTER_KINDS),
-    "judges": Choice(WATCHING_JUDGES, prefixed=True),
+    "judges": Choice(IMAGE_JUDGES, prefixed=True),
 }
 
 

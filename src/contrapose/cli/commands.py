@@ -29,6 +29,8 @@ HEADINGS = {
         "pairs draw": Command("pairs_draw", "draw winners from prompts and losers from degraded prompts"),
         "pairs real": Command("pairs_real", "make pairs of photographs: each against a spoiled copy of itself"),
         "pairs import": Command("pairs_import", "import pairs, likes or rankings of images, in many formats"),
+        "pairs score": Command("pairs_score", "score each sample of pairs and groups by judges"),
+        "pairs label": Command("pairs_label", "pairs, likes or rankings by scores, with ties and mistakes"),
         "pairs show": Command("pairs_show", "a page of random pairs: images side by side, both prompts, score gaps"),
         "pairs check": Command("pairs_check", "count pairs and look for everything that spoils them"),
         "pairs export": Command("pairs_export", "write pairs as Pick-a-Pic's Parquet, for other trainers"),

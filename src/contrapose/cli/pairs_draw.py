@@ -15,7 +15,8 @@ UNIONS = {"degrade": Choice(DEGRADERS, prefixed=True)}
 
 @dataclass(frozen=True)
 class Command:
-    """Draw pairs: the winner from each prompt, the loser from its degraded prompt, with the same noise."""
+    """Draw pairs: the winner from each prompt, the loser from its degraded prompt, with the same noise. Or, by
+    --samples-per-prompt, groups of samples of each prompt for 'contrapose pairs score' and 'pairs label'."""
 
     draw: Draw
     out: Path
@@ -52,10 +53,11 @@ def draw(command: Command) -> None:
     device = command.on.name
     precision = settings.precision or usual_precision(device, command.out / MANIFEST, "draw")
     size = next(iter(settings.sizes), None)
-    at_once = Images(settings.model, precision, settings.loading, size, 2 * settings.batch_size)
-    with image_memory(at_once, device):
+    num_images = (settings.samples_per_prompt or 2) * settings.batch_size
+    with image_memory(Images(settings.model, precision, settings.loading, size, num_images), device):
         dtype = DTYPES[precision]
         backbone = load_backbone(settings.model, dtype, device, loading=settings.loading)
         hasten([backbone.denoiser.network], settings.speed, dtype, backbone.device)
         tell_cut(settings.prompts, plan.prompts, backbone)
-        follow("drawing pairs", len(plan.records), draw_pairs(settings, plan, backbone, command.out))
+        drawn = "groups" if settings.samples_per_prompt else "pairs"
+        follow(f"drawing {drawn}", len(plan.records), draw_pairs(settings, plan, backbone, command.out))

@@ -1,8 +1,9 @@
 """Draw pairs: the winner from a prompt, the loser from its degraded prompt, with the same starting noise.
 
-Both go through the pipeline's own sampler in one batch, and the sampler's final latents are what is stored; nothing is
-decoded or encoded again. A pair depends on its prompt and seed alone, and batches never reach across shards, so a run
-that was killed carries on at the first missing shard and ends with the very same files.
+Or groups: several samples of the prompt itself, each from noise of its own. All of a pair or a group go through the
+pipeline's own sampler in one batch, and the sampler's final latents are what is stored; nothing is decoded or encoded
+again. A pair depends on its prompt and seed alone, and batches never reach across shards, so a run that was killed
+carries on at the first missing shard and ends with the very same files.
 """
 
 from __future__ import annotations
@@ -42,10 +43,14 @@ class DrawPlan:
 
 
 def plan_pairs(draw: Draw) -> DrawPlan:
-    """Read and degrade the prompts; `UserError` when nothing is left to draw."""
+    """Read the prompts and degrade them for pairs; `UserError` when nothing is left to draw."""
     prompts = named_prompts(draw.prompts)
     # each text once, where it first stands
     texts = list(dict.fromkeys(prompt.text for prompt in prompts))
+    # the same for every prompt: the noise goes by prompt and seed together
+    seeds = [seed_of(draw.seed, number) for number in range(draw.pairs_per_prompt)]
+    if draw.samples_per_prompt is not None:
+        return DrawPlan(_groups(texts, seeds, draw.samples_per_prompt), [], prompts)
     variants = draw.degrade.variants(texts, draw.seed)
     records: list[GroupRecord] = []
     left_out: list[LeftOut] = []
@@ -53,15 +58,22 @@ def plan_pairs(draw: Draw) -> DrawPlan:
         if isinstance(options, LeftOut):
             left_out.append(options)
             continue
-        for number in range(draw.pairs_per_prompt):
-            # the same for every prompt: the noise goes by prompt and seed together
-            seed = seed_of(draw.seed, number)
+        for number, seed in enumerate(seeds):
             records.append(GroupRecord.pair(f"{prompt_id(text)}-{number}", text, choose(options, seed, text), seed))
     if not records:
         raise UserError(
             f"{title_of(draw.prompts)}: none of its {len(texts)} prompts could be degraded ({left_out[0].reason})"
         )
     return DrawPlan(records, left_out, prompts)
+
+
+def _groups(texts: Sequence[str], seeds: Sequence[int], num_samples: int) -> list[GroupRecord]:
+    """Groups of the prompts' own samples; nothing is degraded."""
+    records: list[GroupRecord] = []
+    for text in texts:
+        for number, seed in enumerate(seeds):
+            records.append(GroupRecord.undecided(f"{prompt_id(text)}-{number}", text, seed, num_samples))
+    return records
 
 
 def draw_pairs(draw: Draw, plan: DrawPlan, backbone: Backbone, out: Path) -> Iterator[int]:
@@ -93,13 +105,13 @@ def draw_pairs(draw: Draw, plan: DrawPlan, backbone: Backbone, out: Path) -> Ite
 def _draw_batch(
     draw: Draw, backbone: Backbone, embeddings: Embeddings, records: Sequence[GroupRecord], shape: tuple[int, ...]
 ) -> Tensor:
-    """Final latents [b, 2, ...]: winners and losers side by side in one sampler call."""
+    """Final latents [b, n, ...]: the samples of each record side by side in one sampler call."""
     assert draw.steps is not None and draw.guidance_scale is not None
-    # winner and loser have a stream each that begins alike, for samplers that draw on the way
-    streams = [generator(r.prompt, r.seed) for r in records for _ in range(2)]
+    samples = [sample for record in records for sample in _samples(record)]
+    streams = [generator(*named) for _, *named in samples]
     drawn = backbone.sampler.generate(
         Generation(
-            embeddings([text for r in records for text in (r.prompt, r.degraded)]),
+            embeddings([text for text, *_ in samples]),
             embeddings.unconditional(),
             starting_noise(streams, shape),
             streams,
@@ -107,4 +119,12 @@ def _draw_batch(
             draw.guidance_scale,
         )
     )
-    return drawn.float().cpu().unflatten(0, (len(records), 2))
+    return drawn.float().cpu().unflatten(0, (len(records), records[0].num_samples))
+
+
+def _samples(record: GroupRecord) -> list[tuple[str, str, int]]:
+    """Each sample of a record: the prompt that it is drawn from, and the prompt and seed that name its stream."""
+    if record.degraded:
+        # winner and loser have a stream each that begins alike, for samplers that draw on the way
+        return [(text, record.prompt, record.seed) for text in (record.prompt, record.degraded)]
+    return [(record.prompt, record.prompt, seed_of(record.seed, place)) for place in range(record.num_samples)]

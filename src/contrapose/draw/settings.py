@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from contrapose import runfile
 from contrapose.backbones.settings import Haste, Loading, Precision
 from contrapose.core.guidance import FreeScale
 from contrapose.degrade.degrader import Words
 from contrapose.degrade.degraders import DEGRADERS, AnyDegrader
-from contrapose.ranges import Batch, Few, Seed, Steps, checked
+from contrapose.ranges import Batch, Few, Range, Seed, Steps, checked
 
 
 @dataclass(frozen=True)
 @checked
 class Draw:
-    """Pairs of a model's own samples: which prompts, how they are degraded, and how both are sampled."""
+    """Pairs or groups of a model's own samples: which prompts, how they are degraded, and how all are sampled."""
 
     model: str
     """Model folder or hub id."""
@@ -27,6 +28,9 @@ class Draw:
     llm-alignment and llm-aesthetics ask a language model, given reads prompts that were degraded elsewhere."""
     pairs_per_prompt: Few = 1
     """Pairs drawn for each prompt, each with its own seed and variant."""
+    samples_per_prompt: Annotated[int, Range(2, 1000, integer=True)] | None = None
+    """In place of a pair, a group of so many samples of the prompt itself, each from noise of its own; nothing is
+    degraded, and who is better is left open until 'contrapose pairs label'."""
     steps: Steps | None = None
     """Sampling steps; what is usual for the model when unset."""
     guidance_scale: FreeScale | None = None
@@ -36,9 +40,9 @@ class Draw:
     seed: Seed = 0
     """Seed of noise and of the choice among degraded variants."""
     shard_size: Batch = 64
-    """Pairs in one file, the unit that a killed run repeats."""
+    """Pairs, or groups, in one file, the unit that a killed run repeats."""
     batch_size: Batch = 16
-    """Pairs drawn at once (each is two images); does not change the pairs beyond rounding."""
+    """Pairs drawn at once (each is two images), or groups; does not change them beyond rounding."""
     precision: Precision | None = None
     """Precision of the sampler. When unset, bf16 on a GPU that has it and fp32 elsewhere; pairs that were begun keep
     theirs."""

@@ -75,6 +75,8 @@ def _made(store: GroupStore) -> str:
     """How the groups were made, in a sentence."""
     settings = store.settings
     model = settings.get("model", "a model that is not recorded")
+    if settings.get("samples_per_prompt"):
+        return f"Drawn by {model}: samples of the prompt itself, each from noise of its own."
     if "draw" in store.manifest:
         degrade = settings.get("degrade", {}).get("name", "a way that is not recorded")
         return (

@@ -146,6 +146,14 @@ class GroupStore:
         """A digest of all groups, wherever the folder lies and under any name."""
         return digest_of_parts(f"{shard.name} {file_digest(shard)}" for shard in self.shards)
 
+    @property
+    def fingerprint(self) -> str:
+        """Which model the groups were made with; raises `UserError` where that is not recorded."""
+        if "fingerprint" not in self.manifest:
+            raise UserError(f"{self.folder / MANIFEST}: does not say which model made these groups; make them again")
+        fingerprint: str = self.manifest["fingerprint"]
+        return fingerprint
+
     def model_or(self, model: str | None) -> str:
         """The model that is named, or else the one that the groups were made with.
 

@@ -14,6 +14,7 @@ FORMAT = 3
 MASKED_FORMAT = 4  # the same with masks beside the latents, where groups say where their samples differ
 OLD_FORMAT = 2  # winners and losers in a tensor each: read, and not added to
 MADE = ("draw", "import", "real")  # the ways to make pairs, each with its settings
+JUDGED = ("score", "label")  # the steps that make groups of other groups, each with its settings
 _AGAIN = "delete the folder and run the command that made it again"
 _WORDS: dict[type, str] = {int: "a whole number", str: "a text", list: "a list", dict: "a mapping"}
 _KINDS: dict[str, type] = {
@@ -24,7 +25,9 @@ _KINDS: dict[str, type] = {
     "num_pairs": int,  # the two names of format 2
     "pairs_digest": str,
     "stages": list,
-    **dict.fromkeys(MADE, dict),
+    "earlier": list,  # the steps before the last one
+    "scores": dict,
+    **dict.fromkeys((*MADE, *JUDGED), dict),
 }
 _SETTINGS: dict[str, type] = {"model": str, "degrade": dict}
 

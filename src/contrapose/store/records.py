@@ -38,6 +38,11 @@ class GroupRecord:
         """A winner and a loser, in this order; `preference` is the winner's share."""
         return cls(id, prompt, degraded, seed, (preference, 1 - preference))
 
+    @classmethod
+    def undecided(cls, id: str, prompt: str, seed: int, num_samples: int) -> GroupRecord:
+        """Samples of one prompt of which nobody has said yet which is better: a tie of all."""
+        return cls(id, prompt, "", seed, (0.5,) * num_samples)
+
     @property
     def num_samples(self) -> int:
         return len(self.labels)

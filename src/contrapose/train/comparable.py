@@ -23,8 +23,14 @@ def comparable(pairs: Mixture, run: Run) -> Mixture:
 
     They are the records' groups, or where the method takes samples apart, one a sample. Groups that lack the only
     sample that is looked at are left out, which is told. Raises `UserError` for a group that lacks one of several,
-    where none is left, and for groups without degraded prompts or masks where those are looked at.
+    where none is left, for groups that are all tied, and for those without degraded prompts or masks where those are
+    looked at.
     """
+    if all(record.tied and not record.degraded for record in pairs.records):
+        raise UserError(
+            f"{pairs}: nobody has said yet which of the samples are better; 'contrapose pairs score' and 'pairs label' "
+            "do, by judges"
+        )
     composition = run.method.composition()
     samples = _samples(composition, run.watching.holdout > 0)
     if composition.apart:

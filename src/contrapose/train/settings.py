@@ -14,7 +14,6 @@ from contrapose.core.guards import GUARDS, PairGuard
 from contrapose.core.guidance import FreeScale
 from contrapose.core.links import LINKS, PairLink
 from contrapose.errors import UserError
-from contrapose.judges.table import JUDGES, AnyJudge
 from contrapose.methods import METHODS, Method, name_of
 from contrapose.ranges import (
     AtLeast0,
@@ -31,7 +30,7 @@ from contrapose.ranges import (
     checked,
 )
 from contrapose.runfile import Practical
-from contrapose.worlds.shapes.suite import Shapes
+from contrapose.worlds.judges import IMAGE_JUDGES, ImageJudge, check_without_ceiling
 
 if TYPE_CHECKING:
     from contrapose.core.objective import Objective
@@ -41,9 +40,6 @@ FOLLOWING = "following"
 """The reference, where it follows the trainee."""
 OptimizerName = Literal["adamw", "adamw-8bit", "adamw-paged-8bit", "adafactor"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "comet", "swanlab"]
-WatchingJudge = AnyJudge | Shapes
-WATCHING_JUDGES: dict[str, type[WatchingJudge]] = JUDGES | {"shapes": Shapes}
-"""What can judge images while a run trains: every judge of scores, and the suite of the shapes world."""
 Folders = Path | tuple[Path, ...]
 
 
@@ -136,7 +132,7 @@ class Watching:
     """Guidance scale of these images, 1 is off; what is usual for the model when unset."""
     image_size: Practical[str | None] = None
     """Size of these images as WIDTHxHEIGHT; the model's usual size when unset."""
-    judges: Practical[tuple[WatchingJudge, ...]] = ()
+    judges: Practical[tuple[ImageJudge, ...]] = ()
     """What scores these images, each with a 95 % interval over prompts: pickscore, aesthetic, ..., or shapes for
     prompts of the shapes world; options are --judges.0.model and so on."""
     dev_prompts: Practical[Path | None] = None
@@ -159,21 +155,20 @@ class Watching:
         return bool(self.prompts) or self.dev_prompts is not None
 
     @property
-    def jury(self) -> tuple[WatchingJudge, ...]:
+    def jury(self) -> tuple[ImageJudge, ...]:
         """The judges, that by which the best step is chosen first."""
         if self.keep_best is None:
             return self.judges
-        kind = WATCHING_JUDGES[self.keep_best]
+        kind = IMAGE_JUDGES[self.keep_best]
         first = [judge for judge in self.judges if isinstance(judge, kind)] or [kind()]
         return (*first, *(judge for judge in self.judges if not isinstance(judge, kind)))
 
     def __post_init__(self) -> None:
-        if self.keep_best is not None and self.keep_best not in WATCHING_JUDGES:
-            raise UserError(f"keep_best {self.keep_best}: no such judge (known: {', '.join(WATCHING_JUDGES)})")
+        if self.keep_best is not None and self.keep_best not in IMAGE_JUDGES:
+            raise UserError(f"keep_best {self.keep_best}: no such judge (known: {', '.join(IMAGE_JUDGES)})")
         if self.keep_best is not None and not self.draws:
             raise UserError("keep_best: there is nothing to judge; set prompts, or dev_prompts")
-        if any(isinstance(judge, Shapes) and judge.autoencoder for judge in self.judges):
-            raise UserError("autoencoder: no ceiling is drawn while a run trains; leave it out")
+        check_without_ceiling(self.judges, "while a run trains")
         if self.judges and not self.draws:
             raise UserError("judges: there is nothing to judge; set prompts, or dev_prompts")
         if self.dev_prompts is not None and not self.jury:
@@ -353,7 +348,7 @@ CONVERTER = runfile.converter(
     (PairGuard, GUARDS),
     (Method, METHODS),
     (AdapterKind, ADAPTER_KINDS),
-    (WatchingJudge, WATCHING_JUDGES),
+    (ImageJudge, IMAGE_JUDGES),
 )
 CONVERTER.register_structure_hook_func(lambda kind: kind == Folders, _folders)
 

@@ -1,0 +1,1 @@
+"""Groups judged: scores for each of their samples, and labels by scores."""

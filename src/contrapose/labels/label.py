@@ -1,0 +1,176 @@
+"""Labels by scores, as people would give them: the better of a pair, likes, rankings, with ties and mistakes.
+
+Which mistakes are made goes by the seed and each group's identifier alone: other groups, or more of them, change none,
+and a larger share of mistakes keeps those of a smaller one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from contrapose.containers.left_out import LeftOut
+from contrapose.errors import UserError
+from contrapose.files import one_writer
+from contrapose.labels.regrouped import Regrouped, Samples, check_identifiers, directions, origin
+from contrapose.labels.settings import CONVERTER, Labelling
+from contrapose.seeds import python_stream
+from contrapose.store.groups import GroupStore
+from contrapose.store.records import GroupRecord
+from contrapose.store.shards import begin, fill
+
+
+class GroupLabels(NamedTuple):
+    """Samples of a group by their places, a label for each, and how many of these labels are mistakes."""
+
+    places: tuple[int, ...]
+    labels: tuple[float, ...]
+    num_mistakes: int = 0
+
+
+@dataclass(frozen=True)
+class LabelPlan:
+    """The labelled groups, those that were left out with their reason, and how many labels are mistakes."""
+
+    groups: list[Regrouped]
+    left_out: list[LeftOut]
+    num_mistakes: int
+
+
+def plan_labels(settings: Labelling, store: GroupStore) -> LabelPlan:
+    """Label every group of a store.
+
+    Raises `UserError` for a score that a group does not have, one of which less is better and that has no weight, a
+    group of one sample where samples are compared, and where ties are all that there is.
+    """
+    check_identifiers(store)
+    weights = _weights(settings, directions(store))
+    decide = _FORMS[settings.form]
+    groups: list[Regrouped] = []
+    left_out: list[LeftOut] = []
+    num_mistakes = 0
+    for row, record in enumerate(store.records):
+        if record.num_samples == 1 and settings.form != "likes":
+            raise UserError(f"{store.folder}: record {record.id}: has one sample, and {settings.form} compare several")
+        sums = _sums(store, record, weights)
+        for decided in decide(settings, sums, python_stream(settings.seed, "mistakes", record.id)):
+            group = _group(record, row, decided, is_single=settings.form == "likes")
+            if settings.ties == "drop" and set(decided.labels) == {0.5}:
+                left_out.append(LeftOut(group.record.id, "tie", "a tie; it is kept with --ties half"))
+                continue
+            groups.append(group)
+            num_mistakes += decided.num_mistakes
+    if not groups:
+        raise UserError(f"{store.folder}: all of its groups are tied; keep them with --ties half, or set --tie-margin")
+    return LabelPlan(groups, left_out, num_mistakes)
+
+
+def label_groups(settings: Labelling, store: GroupStore, plan: LabelPlan, out: Path) -> Iterator[int]:
+    """Write the planned groups into `out`, yielding the number done so far; run it again to carry on.
+
+    Raises `UserError` where `out` holds groups of other settings or of another store.
+    """
+    samples = Samples(store, plan.groups)
+    shards = samples.shards(settings.shard_size)
+    records = (record for _, shard in shards for record in shard)
+    sections = {**origin(store), "label": settings}
+    fingerprint = store.fingerprint
+    inputs = {"label.groups": store.digest}
+    with one_writer(out):
+        begin(out, sections, CONVERTER, fingerprint, records, plan.left_out, inputs, masked=samples.masked)
+        yield from fill(out, shards, settings.shard_size, samples.latents, samples.masks)
+
+
+def _weights(settings: Labelling, better: Mapping[str, str]) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for name, weight in settings.weights.items():
+        if weight is None and better.get(name) == "lower":
+            raise UserError(f"by: less {name} is better, so give it a weight below 0, such as {name}:-1")
+        weights[name] = 1.0 if weight is None else weight
+    return weights
+
+
+def _sums(store: GroupStore, record: GroupRecord, weights: Mapping[str, float]) -> list[float]:
+    """The weighted sum of each sample's scores."""
+    sums = [0.0] * record.num_samples
+    for name, weight in weights.items():
+        if name not in record.scores:
+            scores = ", ".join(sorted(record.scores)) or "none"
+            raise UserError(
+                f"{store.folder}: record {record.id}: has no score {name} (it has {scores}); 'contrapose pairs score' "
+                "gives groups scores"
+            )
+        for place, number in enumerate(record.scores[name]):
+            sums[place] += weight * number
+    return sums
+
+
+def _group(record: GroupRecord, row: int, decided: GroupLabels, is_single: bool) -> Regrouped:
+    """The samples that were decided on as a group; singles of one group are told apart by their place."""
+    name = f"{record.id}-{decided.places[0] + 1}" if is_single else record.id
+    scores: dict[str, tuple[float, ...]] = {}
+    for score, numbers in record.scores.items():
+        scores[score] = tuple(numbers[place] for place in decided.places)
+    # which sample was drawn from a degraded prompt does not say any more which is the loser
+    labelled = GroupRecord(name, record.prompt, "", record.seed, decided.labels, scores)
+    return Regrouped(labelled, row, decided.places)
+
+
+def _pair(settings: Labelling, sums: Sequence[float], rng: random.Random) -> list[GroupLabels]:
+    """The best and the worst of a group; of equal ones the first is the best, and the last the worst."""
+    best = sums.index(max(sums))
+    worst = len(sums) - 1 - sums[::-1].index(min(sums))
+    mistaken = rng.random() < settings.mistakes
+    if sums[best] - sums[worst] <= settings.tie_margin:
+        return [GroupLabels((best, worst), (0.5, 0.5))]
+    places = (worst, best) if mistaken else (best, worst)
+    return [GroupLabels(places, (1.0, 0.0), int(mistaken))]
+
+
+def _likes(settings: Labelling, sums: Sequence[float], rng: random.Random) -> list[GroupLabels]:
+    """A like or a dislike of each sample, by the threshold or its group's mean."""
+    threshold = sum(sums) / len(sums) if settings.threshold is None else settings.threshold
+    labelled = []
+    for place, number in enumerate(sums):
+        mistaken = rng.random() < settings.mistakes
+        if abs(number - threshold) <= settings.tie_margin:
+            labelled.append(GroupLabels((place,), (0.5,)))
+            continue
+        liked = (number > threshold) != mistaken
+        labelled.append(GroupLabels((place,), (float(liked),), int(mistaken)))
+    return labelled
+
+
+def _ranking(settings: Labelling, sums: Sequence[float], rng: random.Random) -> list[GroupLabels]:
+    """All samples at even distances, 1 for the best and 0 for the last; what ties with the best of a rank shares it."""
+    order = sorted(range(len(sums)), key=lambda place: -sums[place])
+    ranks: list[int] = []
+    first = order[0]
+    for place in order:
+        if sums[first] - sums[place] > settings.tie_margin:
+            first = place
+            ranks.append(ranks[-1] + 1)
+        else:
+            ranks.append(ranks[-1] if ranks else 0)
+    num_mistakes = 0
+    # from the best down, so that a sample may fall by several ranks and rise by one
+    for upper, lower in pairwise(range(len(order))):
+        if rng.random() < settings.mistakes and ranks[upper] != ranks[lower]:
+            order[upper], order[lower] = order[lower], order[upper]
+            num_mistakes += 1
+    labels = [0.5] * len(order)
+    for place, rank in zip(order, ranks, strict=True):
+        if ranks[-1]:
+            labels[place] = 1 - rank / ranks[-1]
+    return [GroupLabels(tuple(range(len(order))), tuple(labels), num_mistakes)]
+
+
+_FORMS: dict[str, Callable[[Labelling, Sequence[float], random.Random], list[GroupLabels]]] = {
+    "pairs": _pair,
+    "likes": _likes,
+    "rankings": _ranking,
+}

@@ -1,0 +1,126 @@
+"""Score the samples of groups: what judges say of each is stored beside it, and labels and latents stay as they are.
+
+    OUT/score.yaml, inputs.yaml    the settings, and digests of the groups, the judges and the autoencoder
+    OUT/shard-*.safetensors        the scored groups, a file as soon as its images are judged
+    OUT/pairs.yaml                 written last, when all are
+
+A score depends on the sample and its prompt alone. A run that was killed carries on at the first missing file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from PIL.Image import Image
+from torch import Tensor
+
+from contrapose import runfile
+from contrapose.containers.places import digest_at
+from contrapose.errors import UserError
+from contrapose.files import one_writer
+from contrapose.judges.judge import Judge
+from contrapose.labels.regrouped import Regrouped, Samples, check_identifiers, directions, origin
+from contrapose.labels.settings import CONVERTER, Scoring
+from contrapose.store.groups import GroupStore, read_shard, shard_path, write_shard
+from contrapose.store.prompts import Prompt, read_prompts
+from contrapose.store.records import GroupRecord
+from contrapose.store.shards import begin
+
+SETTINGS = "score.yaml"
+_BETTER = {True: "higher", False: "lower"}  # as pairs.yaml says it of each score
+Decode = Callable[[Tensor], Sequence[Image]]
+"""Makes images of latents [b, ...]."""
+
+
+def judged_prompts(settings: Scoring, store: GroupStore) -> dict[str, Prompt]:
+    """The groups' prompts by their text, with what the settings' file tells of them.
+
+    Raises `UserError` for a file that cannot be read, and for a prompt of the groups that it does not have.
+    """
+    texts = list(dict.fromkeys(record.prompt for record in store.records))
+    if settings.prompts is None:
+        return {text: Prompt(text) for text in texts}
+    listed = {prompt.text: prompt for prompt in reversed(read_prompts(settings.prompts))}
+    missing = [text for text in texts if text not in listed]
+    if missing:
+        raise UserError(
+            f"{settings.prompts}: lacks {len(missing)} of the groups' {len(texts)} prompts, such as {missing[0]!r}; "
+            "name the file that they were drawn from"
+        )
+    return {text: listed[text] for text in texts}
+
+
+def score_groups(
+    settings: Scoring, store: GroupStore, judge: Judge, decode: Decode, decoder: str, out: Path
+) -> Iterator[int]:
+    """Score all groups of a store into `out`, yielding the number done so far; run it again to carry on.
+
+    `decoder` is the fingerprint of the model that `decode` belongs to. Raises `UserError` where `out` holds groups of
+    other settings, for scores that the groups have already, and what the judge raises.
+    """
+    check_identifiers(store)
+    prompts = judged_prompts(settings, store)
+    scored_by = {name for record in store.records for name in record.scores}
+    twice = sorted(scored_by & judge.higher_is_better.keys())
+    if twice:
+        raise UserError(f"{store.folder}: its groups have {', '.join(twice)} already; leave the judge out")
+    digests = {"groups": store.digest, "judges": judge.version, "model": decoder}
+    if settings.prompts is not None:
+        digests["prompts"] = digest_at(settings.prompts)
+    # as score.yaml names them, and pairs.yaml
+    inputs = digests | {f"score.{name}": digest for name, digest in digests.items()}
+    samples = Samples(store, (Regrouped.all_of(store, row) for row in range(len(store))))
+    scored: list[GroupRecord] = []
+    with one_writer(out):
+        runfile.claim(out / SETTINGS, settings, CONVERTER, ["batch_size"], inputs)
+        for number, (kind, records) in enumerate(samples.shards(settings.shard_size)):
+            path = shard_path(out, number)
+            if path.exists():
+                scored += _scored_before(path, records)
+                yield len(scored)
+                continue
+            latents = samples.latents(kind, records)
+            scores = _scores(latents.flatten(0, 1), records, judge, decode, prompts, settings.batch_size)
+            for record, of_record in zip(records, scores, strict=True):
+                scored.append(replace(record, scores={**record.scores, **of_record}))
+            write_shard(out, number, scored[-len(records) :], latents, samples.masks(kind, records))
+            yield len(scored)
+        better = {name: _BETTER[is_higher] for name, is_higher in judge.higher_is_better.items()}
+        sections = {**origin(store), "scores": {**directions(store), **better}, "score": settings}
+        begin(out, sections, CONVERTER, decoder, scored, (), inputs, masked=samples.masked)
+
+
+def _scored_before(path: Path, records: Sequence[GroupRecord]) -> list[GroupRecord]:
+    """The records of a file that is there; `UserError` for one of other groups."""
+    stored = read_shard(path).records
+    as_before = [replace(record, scores=old.scores) for record, old in zip(stored, records, strict=False)]
+    if len(stored) != len(records) or as_before != list(records):
+        raise UserError(f"{path}: holds other groups than were planned; delete it and run the same command again")
+    return stored
+
+
+def _scores(
+    latents: Tensor,
+    records: Sequence[GroupRecord],
+    judge: Judge,
+    decode: Decode,
+    prompts: Mapping[str, Prompt],
+    batch_size: int,
+) -> Iterator[dict[str, tuple[float, ...]]]:
+    """Each record's new scores, of the latents of all records' samples, one sample after another."""
+    wanted: list[Prompt] = []
+    for record in records:
+        wanted += [prompts[record.prompt]] * record.num_samples
+    values: dict[str, list[float]] = {name: [] for name in judge.higher_is_better}
+    for start in range(0, len(wanted), batch_size):
+        images = decode(latents[start : start + batch_size])
+        marks = judge(images, wanted[start : start + batch_size])
+        for name in values:
+            values[name] += marks[name].values.tolist()
+    first = 0
+    for record in records:
+        last = first + record.num_samples
+        yield {name: tuple(numbers[first:last]) for name, numbers in values.items()}
+        first = last
