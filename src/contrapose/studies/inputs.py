@@ -81,7 +81,9 @@ def inputs_digest(study: Study) -> str:
     flags += [evaluation.options for evaluation in study.evaluations.values()]
     for options in flags:
         named += options.paths()
-    parts = {part for name in named for part in _standing(Path(name))}
+    # what the study itself writes, such as its photographs, is known by the lines that wrote it
+    outside = [Path(name) for name in named if not Path(name).is_relative_to(study.out)]
+    parts = {part for path in outside for part in _standing(path)}
     return digest_of_parts([FORMAT, *sorted(parts)])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -53,12 +53,16 @@ class PromptSource:
 class PairSource:
     """How pairs are made, or where they are."""
 
-    made_by: Literal["draw", "real", "import"] = "draw"
-    """The command: pairs draw, pairs real or pairs import."""
+    made_by: Literal["draw", "real", "import", "score", "label"] = "draw"
+    """The command: pairs draw, real, import, score or label."""
     options: Flags = field(default_factory=Flags)
     """Its options."""
     prompts: str = "train"
     """For draw: which prompts."""
+    of: str = ""
+    """For score and label: the study's pairs that are scored or labelled."""
+    photos: str = ""
+    """For real: the study's photographs, in place of a folder among the options."""
     recipe: Path | None = None
     """For real: a file of its settings, which options override."""
     folder: Path | None = None
@@ -69,7 +73,18 @@ class PairSource:
             raise UserError("options are of no use where pairs are in a folder; leave one of the two out")
         if self.recipe is not None and self.made_by != "real":
             raise UserError(f"recipe: pairs {self.made_by} reads none; give its options")
-        self.options.check_free("options", ("model", "prompts", "out"))
+        self.options.check_free("options", ("model", "prompts", "out", *(["photos"] if self.photos else [])))
+        if self.is_derived and not self.of:
+            raise UserError(f"of: name the pairs that pairs {self.made_by} is given")
+        if self.of and not self.is_derived:
+            raise UserError("of: is for pairs that are scored or labelled; leave it out")
+        if self.photos and self.made_by != "real":
+            raise UserError(f"photos: pairs {self.made_by} takes none; leave the setting out")
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether these pairs are made of other pairs of the study."""
+        return self.folder is None and self.made_by in ("score", "label")
 
     @property
     def reads_prompts(self) -> bool:
@@ -87,7 +102,7 @@ class StudyMethod:
     options: Flags = field(default_factory=Flags)
     """Its options, over those of `training`."""
     pairs: tuple[str, ...] = ()
-    """Names of the pairs that it is trained on; all of the study's when empty."""
+    """Names of the pairs that it is trained on; when empty, all of the study's that no others are made of."""
     start: str | None = None
     """The method whose run of the same seed it starts from."""
     policies: tuple[str, ...] = ()
@@ -212,6 +227,8 @@ class Study:
     scales: tuple[FreeScale, ...]
     """Guidance scales at which all models are shown."""
     title: str = "Alignment report"
+    photos: dict[str, Count] = field(default_factory=dict)
+    """Folders of photographs of the shapes world by name, with their numbers; they lie in OUT/photos/NAME."""
     pairs: dict[str, PairSource] = field(default_factory=dict)
     guided: dict[str, Guided] = field(default_factory=dict)
     training: Flags = field(default_factory=Flags)
@@ -242,7 +259,7 @@ class Study:
         self._check_choosing()
 
     def _check_names(self) -> None:
-        for what in ("prompts", "pairs", "methods", "guided", "evaluations"):
+        for what in ("prompts", "photos", "pairs", "methods", "guided", "evaluations"):
             for name in getattr(self, what):
                 if not _NAME.fullmatch(name):
                     raise UserError(f"{what}: {name!r} is no name here; take letters, digits, and . _ + - within")
@@ -259,6 +276,9 @@ class Study:
         for name, pairs in self.pairs.items():
             if pairs.reads_prompts:
                 _check_known(f"pairs {name}: prompts", (pairs.prompts,), self.prompts)
+            if pairs.is_derived:
+                _check_known(f"pairs {name}: of", (pairs.of,), self.pairs)
+            _check_known(f"pairs {name}: photos", filter(None, [pairs.photos]), self.photos)
         for name, method in self.methods.items():
             _check_known(f"methods {name}: pairs", method.pairs, self.pairs)
             _check_known(f"methods {name}: trained after", method.needs, self.methods)
@@ -293,6 +313,17 @@ class Study:
             scale = min(unmeasured)
             raise UserError(f"choosing: scales lack {scale:g}, at which models are shown with a chosen checkpoint")
 
+    def pairs_of(self, method: StudyMethod) -> list[str]:
+        """Names of the pairs that a method is trained on."""
+        made_of = {pairs.of for pairs in self.pairs.values()}
+        return list(method.pairs) or [name for name in self.pairs if name not in made_of]
+
+    def prompts_of(self, pairs: PairSource) -> str:
+        """The list of prompts that pairs were drawn from, or those that they are made of; empty for others."""
+        while pairs.is_derived:
+            pairs = self.pairs[pairs.of]
+        return pairs.prompts if pairs.reads_prompts else ""
+
     @property
     def deciding(self) -> str:
         """The evaluation by which scales and checkpoints are chosen."""
@@ -304,7 +335,7 @@ class Study:
         return str(shipped_model()) if self.model == SHAPES else self.model
 
 
-def _check_known(where: str, names: Collection[str], existing: Mapping[str, object]) -> None:
+def _check_known(where: str, names: Iterable[str], existing: Mapping[str, object]) -> None:
     for name in names:
         if name not in existing:
             raise UserError(f"{where}: {name} is not there (known: {', '.join(existing) or 'none'})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from contrapose.errors import UserError
 from contrapose.studies.contestants import Contestant, contestants, run_folder
 from contrapose.studies.flags import Flags
-from contrapose.studies.settings import DEV, TEST, Evaluation, PairSource, Study
+from contrapose.studies.settings import DEV, TEST, Evaluation, Study
 
 _ALL = 100_000  # kept steps: more than any run has
 
@@ -55,13 +55,22 @@ def stages(study: Study, choices: Choices) -> Iterator[StudyStage]:
     written = [_shapes_prompts(study, name) for name, source in study.prompts.items() if source.shapes]
     if written:
         yield StudyStage("prompts", written)
-    pairs = [_pairs(study, name, source) for name, source in study.pairs.items() if source.folder is None]
-    if pairs:
-        yield StudyStage("pairs", pairs)
+    photos = []
+    for name, number in study.photos.items():
+        folder = photos_folder(study, name)
+        words = ("shapes", "photos", "--out", str(folder), "--num-photos", str(number))
+        photos.append(CommandLine(words, folder))
+    if photos:
+        yield StudyStage("photographs", photos)
+    needs = {name: (source.of,) for name, source in study.pairs.items() if source.folder is None}
+    for ready in _in_order("pairs", needs):
+        yield StudyStage("pairs", [_pairs(study, name) for name in ready])
     if study.pairs:
         checks = [CommandLine(("pairs", "check", str(pairs_folder(study, name))), None) for name in study.pairs]
         yield StudyStage("check of the pairs", checks)
-    yield from _training(study)
+    # methods that need no other's run first, then those that need theirs, and so on
+    for ready in _in_order("methods", {name: method.needs for name, method in study.methods.items()}):
+        yield StudyStage("training", [_align(study, name, seed) for name in ready for seed in study.seeds])
     if study.choosing:
         yield from _on_dev(study)
     yield from _shared_scales(study, choices)
@@ -122,22 +131,38 @@ def _shapes_prompts(study: Study, name: str) -> CommandLine:
     return CommandLine(("shapes", "prompts", str(path), *split), path)
 
 
-def _pairs(study: Study, name: str, source: PairSource) -> CommandLine:
+def photos_folder(study: Study, name: str) -> Path:
+    """Where photographs of the shapes world lie."""
+    return study.out / "photos" / name
+
+
+def _pairs(study: Study, name: str) -> CommandLine:
+    source = study.pairs[name]
     out = pairs_folder(study, name)
-    prompts = ["--prompts", str(prompts_file(study, source.prompts))] if source.made_by == "draw" else []
-    recipe = [] if source.recipe is None else [str(source.recipe)]
-    words = ["pairs", source.made_by, *recipe, "--model", study.model_path, *prompts, "--out", str(out)]
-    return CommandLine((*words, *source.options.words(study.model_path)), out)
+    words = ["pairs", source.made_by, *([] if source.recipe is None else [str(source.recipe)])]
+    if source.is_derived:
+        words.append(str(pairs_folder(study, source.of)))
+    else:
+        words += ["--model", study.model_path]
+    drawn_from = study.prompts_of(source)
+    if drawn_from and source.made_by != "label":
+        words += ["--prompts", str(prompts_file(study, drawn_from))]
+    if source.photos:
+        words += ["--photos", str(photos_folder(study, source.photos))]
+    return CommandLine((*words, "--out", str(out), *source.options.words(study.model_path)), out)
 
 
-def _training(study: Study) -> Iterator[StudyStage]:
-    """Methods that need no other's run first, then those that need theirs, and so on."""
-    waiting = dict(study.methods)
+def _in_order(what: str, needs: Mapping[str, Collection[str]]) -> Iterator[list[str]]:
+    """Names in the order of their needs: first those that need none of the others, then those that need these, ...
+
+    Raises `UserError` for a circle.
+    """
+    waiting = dict(needs)
     while waiting:
-        ready = [name for name, method in waiting.items() if not waiting.keys() & set(method.needs)]
+        ready = [name for name, needed in waiting.items() if not waiting.keys() & set(needed)]
         if not ready:
-            raise UserError(f"methods {', '.join(waiting)}: each waits for another of them; break the circle")
-        yield StudyStage("training", [_align(study, name, seed) for name in ready for seed in study.seeds])
+            raise UserError(f"{what} {', '.join(waiting)}: each waits for another of them; break the circle")
+        yield ready
         for name in ready:
             del waiting[name]
 
@@ -145,7 +170,7 @@ def _training(study: Study) -> Iterator[StudyStage]:
 def _align(study: Study, name: str, seed: int) -> CommandLine:
     method = study.methods[name]
     out = run_folder(study, name, seed)
-    pairs = [str(pairs_folder(study, each)) for each in method.pairs or study.pairs]
+    pairs = [str(pairs_folder(study, each)) for each in study.pairs_of(method)]
     words = ["align", method.align, "--model", study.model_path, "--pairs", *pairs, "--out", str(out)]
     if method.start is not None:
         words += ["--start", str(run_folder(study, method.start, seed))]
