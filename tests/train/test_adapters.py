@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,25 @@ def test_text_encoders_learn_the_same_however_the_batch_is_split(run: Run, tmp_p
     split = replace(run, split_pairs=True)
     list(align(split, tmp_path / "split"))
     assert _losses(tmp_path / "split") == pytest.approx(_losses(tmp_path / "whole"), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_begins_where_one_with_text_encoders_ended(run: Run, tmp_path: Path) -> None:
+    """Undecided at first, since its reference reads prompts as it does itself; and carried on like any."""
+    run = replace(run, adapters=Adapters(train_text_encoder=True))
+    list(align(run, tmp_path / "first"))
+    second = replace(run, start=tmp_path / "first", lora_rank=None)
+    list(align(second, tmp_path / "whole"))
+    assert _losses(tmp_path / "whole")[0] == pytest.approx(math.log(2), abs=1e-6)
+    begun = weights_of(tmp_path / "first")
+    ended = weights_of(tmp_path / "whole")
+    of_text = [name for name in ended if name.startswith("text_encoder.")]
+    assert begun.keys() == ended.keys() and of_text
+    assert any(not torch.equal(begun[name], ended[name]) for name in of_text)
+    until(align(second, tmp_path / "cut"), 2)
+    list(align(second, tmp_path / "cut"))
+    again = weights_of(tmp_path / "cut")
+    assert all(torch.equal(again[name], ended[name]) for name in ended)
 
 
 @pytest.mark.parametrize("settings", [{"method": "chats"}, {"method": "ddspo-data"}], ids=str)
