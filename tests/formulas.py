@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 BETA, B, D = 6.0, 4, 12  # B pairs of D numbers each
 ABAR = torch.linspace(0.99, 0.02, 1000, dtype=torch.float64)
-FIELDS = ("winner", "loser", "prompt", "degraded", "own x0", "own eps", "sample 1")
+RANKS = ("rank 1", "rank 2", "rank 3", "rank 4")
+FIELDS = ("winner", "loser", "prompt", "degraded", "own x0", "own eps", "sample 1", *RANKS)
 RECORDS = {
     name: torch.randn(B, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     for seed, name in enumerate(FIELDS)
@@ -26,7 +27,15 @@ DRAWS = {  # of each sample's own
     name: torch.randn(B, 4, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     for seed, name in enumerate(("winner", "loser"), 31)
 }
-SCORES = {"winner": [21.0, 19.5, 22.0, 20.0], "loser": [20.0, 20.5, 15.0, 20.0]}  # of a judge
+SCORES = {  # of a judge, who ranks images in another order than labels do
+    "winner": [21.0, 19.5, 22.0, 20.0],
+    "loser": [20.0, 20.5, 15.0, 20.0],
+    "rank 1": [20.5, 20.0, 21.0, 20.0],
+    "rank 2": [20.0, 21.5, 20.0, 20.0],
+    "rank 3": [21.0, 20.5, 19.0, 22.0],
+    "rank 4": [19.0, 20.2, 19.5, 20.5],
+}
+QUALITY = torch.tensor([1.0, 0.8, 0.8, 0.1], dtype=torch.float64).expand(B, 4)  # labels of ranked lists; two are equal
 LIKED = torch.tensor([1.0, 0.0, 0.25, 1.0], dtype=torch.float64)  # of lone samples; the third is one by a share
 TRAINED = {
     name: torch.tensor(strength, dtype=torch.float64, requires_grad=True)
@@ -260,6 +269,46 @@ def tdpo_margin(i: int) -> Tensor:
             errors.append(((answer - NOISE[i]) ** 2).mean())
         rewards.append(0.5 * BETA * (errors[0] - errors[1]))
     return rewards[0] - rewards[1]
+
+
+def reward(i: int, name: str) -> Tensor:
+    x0 = RECORDS[name][i]
+    return 0.5 * BETA * (error("reference", i, x0, NOISE[i]) - error("trainee", i, x0, NOISE[i]))
+
+
+def plackett_luce(i: int, names: Sequence[str]) -> Tensor:
+    """-sum_k log [ exp r_k / sum of exp r_j over those that are not better ]"""
+    quality = dict(zip(RANKS, QUALITY[i].tolist(), strict=True))
+    rewards = {name: reward(i, name) for name in names}
+    loss = torch.zeros((), dtype=torch.float64)
+    for name in names:
+        beaten = [torch.exp(rewards[other]) for other in names if quality[other] <= quality[name]]
+        loss = loss - torch.log(torch.exp(rewards[name]) / sum(beaten))
+    return loss
+
+
+def rank_dpo(i: int, quality: Sequence[float]) -> Tensor:
+    """-sum over better pairs of |g_i - g_j| |1 / log(1 + t_i) - 1 / log(1 + t_j)| log sigmoid(r_i - r_j)"""
+    rewards = [reward(i, name) for name in RANKS]
+    ranks = []
+    for own in rewards:
+        better = [other for other in rewards if other > own]
+        ranks.append(1 + len(better))
+    loss = torch.zeros((), dtype=torch.float64)
+    for a in range(4):
+        for b in range(4):
+            if quality[a] > quality[b]:
+                gain = 2 ** quality[a] - 2 ** quality[b]
+                discount = abs(1 / math.log(1 + ranks[a]) - 1 / math.log(1 + ranks[b]))
+                loss = loss + gain * discount * nll(rewards[a] - rewards[b])
+    return loss
+
+
+def win_rates(i: int) -> list[float]:
+    """mean over the others of sigmoid(R_i - R_j)"""
+    scores = [SCORES[name][i] for name in RANKS]
+    wins = [[1 / (1 + math.exp(b - a)) for k, b in enumerate(scores) if k != own] for own, a in enumerate(scores)]
+    return [sum(row) / 3 for row in wins]
 
 
 def chats(i: int, paper_beta: float) -> Tensor:

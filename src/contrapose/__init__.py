@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from contrapose.unwarned import unwarned_of_torchvision
 
 if TYPE_CHECKING:
     from contrapose.backbones.decoder import Decoder as Decoder
@@ -108,12 +106,15 @@ if TYPE_CHECKING:
     from contrapose.methods import DSPO as DSPO
     from contrapose.methods import SFT as SFT
     from contrapose.methods import TDPO as TDPO
+    from contrapose.methods import CaPO as CaPO
     from contrapose.methods import DataDrivenDDSPO as DataDrivenDDSPO
     from contrapose.methods import DiffusionDPO as DiffusionDPO
     from contrapose.methods import DiffusionDRO as DiffusionDRO
     from contrapose.methods import DiffusionKTO as DiffusionKTO
+    from contrapose.methods import DiffusionLPO as DiffusionLPO
     from contrapose.methods import InPO as InPO
     from contrapose.methods import MaPO as MaPO
+    from contrapose.methods import RankDPO as RankDPO
     from contrapose.methods import RealAlign as RealAlign
     from contrapose.methods import SelfNPO as SelfNPO
     from contrapose.methods import SmPO as SmPO
@@ -280,10 +281,12 @@ _HOMES = {
     "Labelling": "labels.settings",
     "Scoring": "labels.settings",
     "CHATS": "methods",
+    "CaPO": "methods",
     "DDSPO": "methods",
     "DMPO": "methods",
     "DSPO": "methods",
     "MaPO": "methods",
+    "RankDPO": "methods",
     "DataDrivenDDSPO": "methods",
     "DiffusionDPO": "methods",
     "DiffusionDRO": "methods",
@@ -291,6 +294,7 @@ _HOMES = {
     "InPO": "methods",
     "SmPO": "methods",
     "SelfNPO": "methods",
+    "DiffusionLPO": "methods",
     "RealAlign": "methods",
     "SFT": "methods",
     "TDPO": "methods",
@@ -363,30 +367,9 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
-_VERBOSITY = "TRANSFORMERS_VERBOSITY"  # read when transformers is first imported
-
-
-@contextmanager
-def _unwarned_of_torchvision() -> Iterator[None]:
-    """Where transformers is imported here for the first time, without its warnings of a torchvision that nobody needs.
-
-    What it tells afterwards is as if nothing had been set.
-    """
-    if _VERBOSITY in os.environ or "transformers" in sys.modules:
-        yield
-        return
-    os.environ[_VERBOSITY] = "error"
-    try:
-        yield
-    finally:
-        del os.environ[_VERBOSITY]
-        if "transformers" in sys.modules:
-            import_module("transformers.utils.logging").set_verbosity_warning()
-
-
 def __getattr__(name: str) -> object:
     if name in _HOMES:
-        with _unwarned_of_torchvision():
+        with unwarned_of_torchvision():
             return getattr(import_module(f"contrapose.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'contrapose' has no attribute {name!r}")
 

@@ -33,8 +33,8 @@ LINKS = [
 SIDES = dict(KINDS)
 for name, cls in METHODS.items():
     sides = cls().objective().sides
-    # several methods have sides of one kind; and two trainees are always split
-    if sides not in SIDES.values() and name != "chats":
+    # several methods have sides of one kind; two trainees are always split, and lists have links of their own
+    if sides not in SIDES.values() and name != "chats" and len(sides) <= 2:
         SIDES[name] = sides
 
 # one side alone has nothing to be compared with

@@ -45,13 +45,12 @@ DEFAULTS = {
     "photographs/settings.py",
 }
 PUBLIC = {"__init__.py"}
-THE_TOYS_COMPARISON = {"worlds/gaussians/settings.py"}
 A_FORMAT_OF_THE_SAME_NAME = {"exchange/listings/__init__.py", "exchange/listings/ddspo.py"}
 METHODS_THEMSELVES = {f"methods/{path.name}" for path in (SRC / "methods").glob("*.py")}  # their links, their stages
 SPECIAL_CASES = {  # these may only become fewer
     "draw/pairs.py",  # degraded prompts that are given are digested with the draw's other inputs
 }
-MAY_NAME = DEFAULTS | PUBLIC | THE_TOYS_COMPARISON | A_FORMAT_OF_THE_SAME_NAME | METHODS_THEMSELVES | SPECIAL_CASES
+MAY_NAME = DEFAULTS | PUBLIC | A_FORMAT_OF_THE_SAME_NAME | METHODS_THEMSELVES | SPECIAL_CASES
 
 
 @cache

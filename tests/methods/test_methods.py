@@ -17,6 +17,8 @@ from formulas import (
     LIKED,
     NOISE,
     OTHER,
+    QUALITY,
+    RANKS,
     RECORDS,
     SCORES,
     TRAINED,
@@ -40,13 +42,16 @@ from formulas import (
     not_paired,
     of_own_noise,
     paired,
+    plackett_luce,
     random_positive,
+    rank_dpo,
     reverse_kl,
     sdpo,
     self_npo,
     squared_dspo,
     sureness,
     tdpo_margin,
+    win_rates,
 )
 from torch import Tensor
 from torch.nn import functional as F
@@ -68,13 +73,16 @@ from contrapose.methods import (
     METHODS,
     SFT,
     TDPO,
+    CaPO,
     DataDrivenDDSPO,
     DiffusionDPO,
     DiffusionDRO,
     DiffusionKTO,
+    DiffusionLPO,
     InPO,
     MaPO,
     Method,
+    RankDPO,
     RealAlign,
     SelfNPO,
     SmPO,
@@ -132,6 +140,12 @@ METHOD_TABLE = [
     (DMPO(beta=BETA, guard=SDPO(0.6)), lambda i: reverse_kl(guarded_margin(i, sdpo(0.6)), 0.99), 2, 2),
     (MaPO(beta=0.3, steepness=0.7), lambda i: mapo(i, 0.3, 0.7), 2, 0),
     (TDPO(beta=BETA), lambda i: nll(tdpo_margin(i)), 2, 2),
+    (CaPO(beta=BETA), lambda i: (1 - dpo_margin(i)) ** 2, 2, 2),
+    (CaPO(beta=BETA, judge="taste"), lambda i: (SCORES["winner"][i] - SCORES["loser"][i] - dpo_margin(i)) ** 2, 2, 2),
+    (DiffusionLPO(beta=BETA), lambda i: plackett_luce(i, RANKS), 4, 4),
+    (DiffusionLPO(beta=BETA, num_samples=3), lambda i: plackett_luce(i, RANKS[:3]), 3, 3),
+    (RankDPO(beta=BETA), lambda i: rank_dpo(i, [1.0, 0.8, 0.8, 0.1]), 4, 4),
+    (RankDPO(beta=BETA, judge="taste"), lambda i: rank_dpo(i, win_rates(i)), 4, 4),
     (SFT(side="loser"), lambda i: error("trainee", i, RECORDS["loser"][i], NOISE[i]), 1, 0),
 ]
 each_method = pytest.mark.parametrize(
@@ -149,6 +163,8 @@ class Stored:
     def label(self, sample: str) -> Tensor:
         if sample == "sample 1":
             return LIKED
+        if sample in RANKS:
+            return QUALITY[:, RANKS.index(sample)]
         return torch.full((B,), float(sample == "winner"), dtype=torch.float64)
 
     def scores(self, pick: Pick) -> dict[str, Tensor]:
@@ -245,8 +261,7 @@ def test_losers_made_without_loser_images_need_none():
 def test_published_strengths():
     assert (DDSPO().beta, DiffusionDPO().beta) == (16000.0, 5000.0)
     assert (DataDrivenDDSPO().beta, RealAlign().beta, DiffusionDRO().real_margin) == (8000.0, 2000.0, 1e-3)
-    assert (DMPO().beta, DMPO().alpha) == (2000.0, 0.01)
-    assert (MaPO().beta, MaPO().steepness) == (0.1, 0.5)
+    assert (DMPO().beta, DMPO().alpha, MaPO().beta, MaPO().steepness) == (2000.0, 0.01, 0.1, 0.5)
     assert (DSPO().beta, DSPO().form) == (0.001, "residual")
     assert CHATS().beta == DiffusionKTO().beta == 2 * 1000.0, "their papers' losses have no factor of a half"
 
@@ -267,7 +282,8 @@ def test_what_a_method_needs_first():
 
 def test_methods_say_why_they_are_not_swapped():
     """What a method declares is none of its settings."""
-    assert {cls for cls in METHODS.values() if cls.instead_of_swap} == {SFT, CHATS, DiffusionDRO, SmPO, TDPO, SelfNPO}
+    declaring = {cls for cls in METHODS.values() if cls.instead_of_swap}
+    assert declaring == {SFT, CHATS, DiffusionDRO, SmPO, SelfNPO, TDPO, CaPO, RankDPO}
     assert not any("instead_of_swap" in vars(cls()) for cls in METHODS.values())
 
 

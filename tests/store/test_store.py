@@ -158,6 +158,18 @@ def test_winner_and_loser_go_by_the_labels(mixed: tuple[Path, list[torch.Tensor]
         like.place("loser")
 
 
+def test_samples_are_ranked_by_their_labels(mixed: tuple[Path, list[torch.Tensor]]) -> None:
+    """Of equals the first has the better rank."""
+    records = GroupStore(mixed[0]).records
+    for record in records:
+        ranked = [record.place(f"rank {place + 1}") for place in range(record.num_samples)]
+        assert sorted(ranked) == list(range(record.num_samples))
+        assert [record.labels[place] for place in ranked] == sorted(record.labels, reverse=True)
+        with pytest.raises(ValueError, match=rf"has no rank {record.num_samples + 1} among its {record.num_samples}"):
+            record.place(f"rank {record.num_samples + 1}")
+    assert [records[5].place(f"rank {place}") for place in (1, 2, 3, 4)] == [0, 1, 2, 3], "all are equal"
+
+
 def test_only_the_asked_sample_is_read(tmp_path: Path) -> None:
     latents = torch.randn(3, 4, 4, 2, 2)
     latents[1, 2, 0, 0, 0] = float("nan")

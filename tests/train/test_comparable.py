@@ -10,12 +10,27 @@ from pathlib import Path
 import pytest
 import torch
 
+from contrapose.core.path import DiffusionPath
 from contrapose.errors import UserError
-from contrapose.methods import CHATS, DDSPO, SFT, DataDrivenDDSPO, DiffusionDPO, DiffusionDRO, Method, RealAlign, SmPO
+from contrapose.methods import (
+    CHATS,
+    DDSPO,
+    SFT,
+    CaPO,
+    DataDrivenDDSPO,
+    DiffusionDPO,
+    DiffusionDRO,
+    DiffusionLPO,
+    Method,
+    RankDPO,
+    RealAlign,
+    SmPO,
+)
 from contrapose.store.mixture import Mixture
 from contrapose.store.records import GroupRecord
 from contrapose.train.align import align
 from contrapose.train.comparable import comparable
+from contrapose.train.data import Groups
 from contrapose.train.settings import Run, Watching
 
 LIKED = (True, False, True, True, False)
@@ -104,3 +119,40 @@ def test_pairs_without_the_scores_that_are_gone_by(tmp_path: Path, write_store: 
     with pytest.raises(UserError, match="2 of 3 pairs have no scores by pickscore, which smpo goes by"):
         comparable(Mixture(folder), run(folder, SmPO(judge="pickscore")))
     assert len(comparable(Mixture(folder), run(folder, SmPO()))) == 3
+
+
+# Ranked lists and scores
+
+
+@pytest.fixture
+def lists(tmp_path: Path, write_store: Callable[..., Path]) -> Path:
+    """Lists of three, whose latents hold their place, judged but for the last one."""
+    scores = {"taste": (0.2, 0.1, 0.7)}
+    records = [GroupRecord(f"id-{n}", f"of {n}", "", n, (0.4, 0.0, 1.0), scores if n < 5 else {}) for n in range(6)]
+    latents = torch.arange(3.0).view(1, 3, 1, 1, 1).expand(6, 3, 4, 8, 8)
+    return write_store(tmp_path / "lists", records, latents.contiguous())
+
+
+def test_a_list_is_taken_by_its_ranks(lists: Path) -> None:
+    method = DiffusionLPO(num_samples=3)
+    kept = comparable(Mixture(lists), run(lists, method))
+    path = DiffusionPath(torch.linspace(0.999, 0.005, 1000))
+    groups = Groups(kept, method.composition(), lambda texts: {"text": torch.zeros(len(texts), 1)}, path, 0, 0)
+    group = groups.training_batch(range(4), torch.device("cpu"))
+    assert list(group.samples) == ["rank 1", "rank 2", "rank 3"]
+    for sample, place, label in zip(group.samples.values(), (2.0, 0.0, 1.0), (1.0, 0.4, 0.0), strict=True):
+        assert sample.latent.unique().tolist() == [place] and sample.label.tolist() == pytest.approx([label] * 4)
+
+
+def test_a_list_that_is_too_short(lists: Path) -> None:
+    line = "id-0: has no rank 4 among its 3 samples; diffusion-lpo ranks 4 images of each prompt, so set --num-samples"
+    with pytest.raises(UserError, match=line):
+        comparable(Mixture(lists), run(lists, DiffusionLPO()))
+
+
+@pytest.mark.parametrize("method", [RankDPO(judge="taste", num_samples=3), CaPO(judge="taste")], ids=repr)
+def test_scores_that_are_needed_are_missed_before_anything_is_loaded(lists: Path, method: Method) -> None:
+    with pytest.raises(UserError, match=r"1 of 6 pairs have no scores by taste, which [a-z]+ goes by"):
+        comparable(Mixture(lists), run(lists, method))
+    unjudged = replace(method, judge=None)
+    assert len(comparable(Mixture(lists), run(lists, unjudged))) == 6

@@ -24,7 +24,7 @@ from contrapose.core.moving import Average, Every
 from contrapose.core.path import DiffusionPath
 from contrapose.core.running import Running, RunningNumbers
 from contrapose.errors import UserError
-from contrapose.methods import DDSPO, DMPO, DSPO, TDPO, DiffusionDPO, MaPO, Method
+from contrapose.methods import DDSPO, DMPO, DSPO, TDPO, CaPO, DiffusionDPO, MaPO, Method
 from contrapose.runs.training_state import Weights, load_training, save_training
 from contrapose.train.align import _parts
 from contrapose.train.diagnostics import LEVELS
@@ -143,6 +143,7 @@ METHODS = [
     DMPO(beta=200.0),
     MaPO(),
     TDPO(beta=200.0),
+    CaPO(beta=200.0),
 ]
 
 

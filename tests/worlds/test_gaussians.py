@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from contrapose.cli.main import main
 from contrapose.errors import UserError
@@ -20,12 +23,15 @@ from contrapose.methods import (
     METHODS,
     SFT,
     TDPO,
+    CaPO,
     DataDrivenDDSPO,
     DiffusionDPO,
     DiffusionDRO,
     DiffusionKTO,
+    DiffusionLPO,
     InPO,
     MaPO,
+    RankDPO,
     RealAlign,
     SelfNPO,
     SmPO,
@@ -33,7 +39,7 @@ from contrapose.methods import (
 from contrapose.worlds.gaussians.denoiser import diffusion_path, sample
 from contrapose.worlds.gaussians.measure import energy_distance, score
 from contrapose.worlds.gaussians.modes import Modes, draw_pairs
-from contrapose.worlds.gaussians.outcome import ToyResult
+from contrapose.worlds.gaussians.outcome import ToyResult, save_picture
 from contrapose.worlds.gaussians.toy import Toy, run_seed, run_toy
 from contrapose.worlds.gaussians.train import align, fit_reference
 
@@ -75,6 +81,9 @@ RIGHT_WAY = [
     (DMPO(beta=25.0), 4e-5),
     (MaPO(), 4e-5),
     (TDPO(beta=25.0), 4e-5),
+    (CaPO(beta=25.0), 4e-5),
+    (DiffusionLPO(beta=25.0, num_samples=2), 4e-5),
+    (RankDPO(beta=25.0, num_samples=2), 4e-5),
     (RealAlign(beta=25.0, stage1=DiffusionDRO(real_margin=0.1)), 4e-5),
 ]
 
@@ -251,11 +260,33 @@ def test_a_folder_of_earlier_names_tells_the_new_ones(tmp_path: Path) -> None:
         ({"num_modes": 7}, "num_modes = 7"),
         ({"seeds": ()}, "seeds: name one at least"),
         ({"seeds": (1, 1)}, "name each once"),
+        ({"methods": ()}, "methods: name one at least"),
+        ({"methods": ("ddspo", "ddspo")}, "methods ddspo ddspo: name each once"),
+        ({"methods": ("ddspo", "spo")}, "methods spo: no such method"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(wrong, named):
     with pytest.raises(UserError, match=named):
         Toy(**wrong)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_any_method_of_one_policy_is_a_row(tmp_path: Path, first: ToyResult) -> None:
+    names = tuple(name for name, cls in METHODS.items() if len(cls().objective().trained) == 1)
+    every = replace(QUICK, methods=names, train_steps=1)
+    rows = [name for name, num_pairs in run_toy(every, tmp_path / "every").scores if num_pairs]
+    assert rows == every.titles and len(rows) == len(METHODS) - 1
+    with pytest.raises(UserError, match="methods chats: trains several policies"):
+        run_toy(replace(QUICK, methods=("ddspo", "chats")), tmp_path / "several")
+    assert not (tmp_path / "several").exists()
+
+
+def test_pictures_have_rows_of_five_panels(finished: tuple[ToyResult, Path], tmp_path: Path) -> None:
+    with np.load(finished[1] / "seeds/0/points.npz") as points:
+        of_methods = dict.fromkeys(("one", "another", "a third"), points["DDSPO"])
+        save_picture({**points, **of_methods}, MODES, list(of_methods), tmp_path / "toy.png")
+    width, height = Image.open(tmp_path / "toy.png").size
+    assert width / height == pytest.approx(5 * 3.4 / (2 * 3.9), rel=0.02)
 
 
 def test_the_command_writes_table_and_picture(tmp_path, capsys):

@@ -13,7 +13,7 @@ from contrapose.worlds.gaussians.settings import Toy
 
 @dataclass(frozen=True)
 class Command:
-    """The 2-D experiment: Diffusion-DPO and DDSPO on a few pairs of points, scored against known answers."""
+    """The 2-D experiment: DDSPO, Diffusion-DPO or others on a few pairs of points, scored against known answers."""
 
     settings: Toy = field(default_factory=Toy)
     out: Path = Path("toy")

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from contrapose.core.choices import RandomCourse
+from contrapose.ranges import Range
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Num
@@ -87,6 +88,16 @@ LONE = "sample 1"
 """The sample of a group that has no other."""
 OWN = "own"
 """The sample that a policy drew itself."""
+ListLength = Annotated[int, Range(2, 64, integer=True)]
+"""How many samples of a prompt are compared as one ranked list."""
+
+
+def ranks(num_samples: int) -> dict[str, Pick]:
+    """The best so many samples of a record, `rank 1` the best of all."""
+    names = [f"rank {place}" for place in range(1, num_samples + 1)]
+    return {name: Pick("own", name) for name in names}
+
+
 _PAIR = {"winner": Pick("own", "winner"), "loser": Pick("own", "loser")}
 _PROMPT = {"prompt": Pick("own", "prompt")}
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contrapose.methods.capo import CaPO
 from contrapose.methods.chats import CHATS
 from contrapose.methods.ddspo import DDSPO
 from contrapose.methods.ddspo_data import DataDrivenDDSPO
 from contrapose.methods.diffusion_dpo import DiffusionDPO
 from contrapose.methods.diffusion_dro import DiffusionDRO
 from contrapose.methods.diffusion_kto import DiffusionKTO
+from contrapose.methods.diffusion_lpo import DiffusionLPO
 from contrapose.methods.dmpo import DMPO
 from contrapose.methods.dspo import DSPO
 from contrapose.methods.inpo import InPO
 from contrapose.methods.mapo import MaPO
+from contrapose.methods.rank_dpo import RankDPO
 from contrapose.methods.realalign import RealAlign
 from contrapose.methods.self_npo import SelfNPO
 from contrapose.methods.sft import SFT
@@ -34,6 +37,9 @@ Method = (
     | DMPO
     | MaPO
     | TDPO
+    | CaPO
+    | DiffusionLPO
+    | RankDPO
 )
 
 METHODS: dict[str, type[Method]] = {
@@ -52,6 +58,9 @@ METHODS: dict[str, type[Method]] = {
     "dmpo": DMPO,
     "mapo": MaPO,
     "tdpo": TDPO,
+    "capo": CaPO,
+    "diffusion-lpo": DiffusionLPO,
+    "rankdpo": RankDPO,
 }
 
 

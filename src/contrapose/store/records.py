@@ -13,8 +13,9 @@ from typing import Any
 from contrapose.files import is_writable
 
 Sample = int | str
-"""A sample of a group: by its place, by its name (`sample 1` is the first), or `winner` and `loser`, best and worst."""
-_NTH = re.compile(r"sample ([1-9]\d*)")
+"""A sample of a group: by its place, by its name (`sample 1` is the first), by its rank (`rank 1` is the best), or
+`winner` and `loser`, best and worst."""
+_NTH = re.compile(r"(sample|rank) ([1-9]\d*)")
 _SUM_ERROR = 1e-6  # shares that were rounded still count as shares of one whole
 
 
@@ -85,9 +86,12 @@ class GroupRecord:
             # searched from the end: of equal samples the last
             return self.num_samples - 1 - self.labels[::-1].index(min(self.labels))
         nth = _NTH.fullmatch(sample) if isinstance(sample, str) else None
-        place = int(nth[1]) - 1 if nth else sample
+        place = int(nth[2]) - 1 if nth else sample
         if not isinstance(place, int) or not 0 <= place < self.num_samples:
             raise ValueError(f"record {self.id}: has no {sample} among its {self.num_samples} samples")
+        if nth and nth[1] == "rank":
+            # stable: of equal samples the first has the better rank
+            return sorted(range(self.num_samples), key=lambda other: -self.labels[other])[place]
         return place
 
 

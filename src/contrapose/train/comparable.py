@@ -87,6 +87,8 @@ def _need(composition: Composition, samples: list[str]) -> str:
     """What several samples are for, and what to do where a group lacks one."""
     if composition.on_policy:
         return f"measures held-out groups by their {composition.on_policy.stand_in}, so set --holdout 0"
+    if len(samples) > 2:
+        return f"ranks {len(samples)} images of each prompt, so set --num-samples to what all have, or take other pairs"
     takers = [name for name, cls in METHODS.items() if len(_samples(cls().composition(), True)) == 1]
     return (
         f"compares {' and '.join(samples)}, so take {' or '.join(takers)}, or pairs: 'contrapose pairs import' makes "

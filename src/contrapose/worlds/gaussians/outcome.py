@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import mean, stdev
@@ -20,6 +20,7 @@ from contrapose.worlds.gaussians.modes import Modes
 
 Key = tuple[str, int]  # a row of the table: its name, and its pairs a class (0 where no pairs are used)
 
+_PANELS_A_ROW = 5
 HEADINGS = {"right_mode": "right mode ↑", "distance": "distance to mode ↓", "energy": "energy distance ↓"}
 
 
@@ -83,11 +84,11 @@ def _headings() -> list[str]:
     return ["", "pairs a class", *(HEADINGS[field.name] for field in fields(ModeScores))]
 
 
-def save_picture(points: Mapping[str, np.ndarray], modes: Modes, path: Path) -> None:
-    """Five panels as in the paper's Figure 2: noisy data, target and pairs, then samples of the three models.
+def save_picture(points: Mapping[str, np.ndarray], modes: Modes, methods: Sequence[str], path: Path) -> None:
+    """Panels as in the paper's Figure 2: noisy data, target and pairs, then samples of reference and methods.
 
-    `points` holds `noisy`, `clean`, `reference`, `Diffusion-DPO` and `DDSPO`, ordered by condition, and the pairs'
-    `winner` and `loser`. Colour is the condition; a ring marks each mode at two standard deviations.
+    `points` holds `noisy`, `clean`, `reference` and each method's, ordered by condition, and the pairs' `winner` and
+    `loser`. Colour is the condition; a ring marks each mode at two standard deviations.
     """
     from matplotlib.figure import Figure
 
@@ -95,14 +96,17 @@ def save_picture(points: Mapping[str, np.ndarray], modes: Modes, path: Path) -> 
         "noisy": "noisy training data",
         "clean": "target and pairs",
         "reference": "reference",
-        "Diffusion-DPO": "Diffusion-DPO",
-        "DDSPO": "DDSPO",
+        **{name: name for name in methods},
     }
-    figure = Figure(figsize=(17, 3.9), layout="constrained")
-    panels = figure.subplots(1, len(titles), sharex=True, sharey=True)
+    num_rows = -(-len(titles) // _PANELS_A_ROW)
+    num_columns = min(len(titles), _PANELS_A_ROW)
+    figure = Figure(figsize=(3.4 * num_columns, 3.9 * num_rows), layout="constrained")
+    panels = figure.subplots(num_rows, num_columns, sharex=True, sharey=True).flatten()
+    for panel in panels[len(titles) :]:
+        panel.set_axis_off()
     reach = 1.75 * modes.radius
     # the target is drawn faintly, since its panel shows the pairs on top
-    for panel, (name, title) in zip(panels, titles.items(), strict=True):
+    for panel, (name, title) in zip(panels, titles.items(), strict=False):
         _scatter(panel, points[name], modes, faint=name == "clean")
         panel.set(title=title, aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[])
     for name, marker, label in (("winner", "*", "winners"), ("loser", "X", "losers")):

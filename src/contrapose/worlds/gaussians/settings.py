@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from contrapose.errors import UserError
-from contrapose.methods import DDSPO, DiffusionDPO, Method
+from contrapose.methods import METHODS, Method
 from contrapose.ranges import AtLeast0, Batch, Count, Positive, Range, Seed, Share, checked
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from contrapose.worlds.gaussians.outcome import Key
 
 Neighbours = Literal["couple", "both"]
+_TITLES = {"diffusion-dpo": "Diffusion-DPO", "ddspo": "DDSPO"}  # as in the paper's figure
+_OF_OTHER_UNITS = ("dspo", "mapo")  # whose beta is not the strength of a pull to the reference
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ Neighbours = Literal["couple", "both"]
 class Toy:
     """Settings of the Gaussians toy."""
 
+    methods: tuple[str, ...] = ("diffusion-dpo", "ddspo")
+    """Methods that are compared, as `align` names them: all that train one policy."""
     seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
     """Seeds of the repetitions; each has its own reference, pairs and noise."""
     pairs_per_class: tuple[Batch, ...] = (1, 2, 8)
@@ -40,9 +44,9 @@ class Toy:
     reference_steps: Count = 2000
     """Adam steps of the reference, on fresh batches of 512 and a rate of 2e-3 that falls to zero."""
     beta: Positive = 25.0
-    """Strength of the pull to the reference, for both methods."""
+    """Strength of the pull to the reference, for every method but dspo and mapo, which keep their published ones."""
     learning_rate: Positive = 1e-5
-    """Learning rate of the alignment, for both methods."""
+    """Learning rate of the alignment, for all methods."""
     train_steps: Count = 300
     """Optimiser steps of the alignment."""
     batch_size: Batch = 128
@@ -51,10 +55,14 @@ class Toy:
     """Points drawn of each condition for the measures."""
 
     def __post_init__(self) -> None:
-        if not self.seeds:
-            raise UserError("seeds: name one at least")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise UserError(f"seeds {' '.join(map(str, self.seeds))}: name each once")
+        for setting, values in (("seeds", self.seeds), ("methods", self.methods)):
+            if not values:
+                raise UserError(f"{setting}: name one at least")
+            if len(set(values)) < len(values):
+                raise UserError(f"{setting} {' '.join(map(str, values))}: name each once")
+        unknown = [name for name in self.methods if name not in METHODS]
+        if unknown:
+            raise UserError(f"methods {unknown[0]}: no such method (known: {', '.join(METHODS)})")
         if self.shown not in self.pairs_per_class:
             raise UserError(f"shown = {self.shown} is not among pairs_per_class = {self.pairs_per_class}")
         if self.neighbours == "couple" and self.num_modes % 2:
@@ -74,9 +82,30 @@ class Toy:
     @property
     def keys(self) -> list[Key]:
         """The rows of the table."""
-        compared = [(name, num_pairs) for num_pairs in self.pairs_per_class for name in self.methods]
+        compared = [(title, num_pairs) for num_pairs in self.pairs_per_class for title in self.titles]
         return [("clean data", 0), ("reference", 0), *compared]
 
     @property
-    def methods(self) -> dict[str, Method]:
-        return {"Diffusion-DPO": DiffusionDPO(beta=self.beta), "DDSPO": DDSPO(beta=self.beta)}
+    def titles(self) -> list[str]:
+        """What the methods are called in tables and pictures."""
+        return [_TITLES.get(name, name) for name in self.methods]
+
+    def aligned(self) -> dict[str, Method]:
+        """The methods with their settings, by their titles. Raises `UserError` for one that trains several policies."""
+        methods = {}
+        for name, title in zip(self.methods, self.titles, strict=True):
+            method = METHODS[name](**self._settings(name))
+            if len(method.objective().trained) > 1:
+                raise UserError(f"methods {name}: trains several policies, and the toy draws from one; leave it out")
+            methods[title] = method
+        return methods
+
+    def _settings(self, name: str) -> dict[str, Any]:
+        fields = METHODS[name].__dataclass_fields__
+        settings: dict[str, Any] = {}
+        if "beta" in fields and name not in _OF_OTHER_UNITS:
+            settings["beta"] = self.beta
+        # the toy's pairs are lists of two
+        if "num_samples" in fields:
+            settings["num_samples"] = 2
+        return settings

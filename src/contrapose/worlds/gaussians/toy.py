@@ -1,4 +1,4 @@
-"""The toy experiment: reference, Diffusion-DPO and DDSPO on the same few pairs, over several seeds.
+"""The toy experiment: reference, Diffusion-DPO and DDSPO, or other methods, on the same few pairs, over several seeds.
 
 Beta and rate were chosen on seeds 1000-1002 (reported: 0-4) at N = 2, over betas 5 to 400 and rates 2e-6 to 2e-5, as
 the pair at which Diffusion-DPO has its lowest energy distance; both methods use it. DDSPO has the lower one all over
@@ -45,7 +45,6 @@ class ScoredRow:
     scores: ModeScores
 
 
-PANELS = ("clean", "reference", "Diffusion-DPO", "DDSPO")
 Finished = tuple[dict[Key, ModeScores], dict[str, np.ndarray]]
 """A seed's scores, and the points of the picture's panels by name."""
 log = logging.getLogger(__name__)
@@ -57,6 +56,7 @@ def run_toy(settings: Toy, out: Path, progress: Callable[[str], None] | None = N
     Every finished seed is kept; the same command again resumes, or does nothing but draw the table anew. `progress`
     gets a line a seed. Raises `UserError` if `out` holds a result of other settings, or another command writes to it.
     """
+    settings.aligned()  # what cannot be trained here is told before a folder is claimed
     with one_writer(out):
         claim(out / "run.yaml", settings, converter(), free=frozenset({"seeds"}))
         finished: list[Finished] = []
@@ -81,7 +81,7 @@ def run_toy(settings: Toy, out: Path, progress: Callable[[str], None] | None = N
             by_key[key] = tuple(scores[key] for scores, _ in finished)
         result = ToyResult(by_key)
         save_tables(result, out)
-        save_picture(finished[0][1], settings.modes, out / "toy.png")
+        save_picture(finished[0][1], settings.modes, settings.titles, out / "toy.png")
     return result
 
 
@@ -92,7 +92,8 @@ def _finished(folder: Path, settings: Toy) -> Finished | None:
     try:
         rows = converter().structure(load_json(folder / "scores.json"), list[ScoredRow])
         with np.load(folder / "points.npz") as points:
-            of_panels = {name: points[name] for name in ("noisy", "winner", "loser", *PANELS)}
+            panels = ["noisy", "winner", "loser", "clean", "reference", *settings.titles]
+            of_panels = {name: points[name] for name in panels}
         scores = {(row.name, row.num_pairs): row.scores for row in rows}
         return {key: scores[key] for key in settings.keys}, of_panels
     # what cattrs, zipfile and numpy raise for files that are cut or changed
@@ -104,6 +105,7 @@ def _finished(folder: Path, settings: Toy) -> Finished | None:
 def run_seed(settings: Toy, seed: int) -> tuple[dict[Key, ModeScores], dict[str, Points]]:
     """One repetition: the scores of every row, and the points of the picture's panels by name."""
     modes = settings.modes
+    methods = settings.aligned()
     labels = modes.labels(settings.samples_per_class)
 
     # Every row gets the same starting noise, so that rows differ by their denoisers alone.
@@ -121,7 +123,7 @@ def run_seed(settings: Toy, seed: int) -> tuple[dict[Key, ModeScores], dict[str,
     for num_pairs in settings.pairs_per_class:
         # pairs, and what alignment draws, hang on their number alone: the methods differ by nothing else
         pairs = draw_pairs(modes, num_pairs, stream("pairs", num_pairs))
-        for name, method in settings.methods.items():
+        for name, method in methods.items():
             trainee = align(
                 reference,
                 method,
@@ -134,7 +136,7 @@ def run_seed(settings: Toy, seed: int) -> tuple[dict[Key, ModeScores], dict[str,
             drawn[name, num_pairs] = sample(trainee, labels, stream("samples"))
         if num_pairs == settings.shown:
             points |= {"winner": pairs.winner, "loser": pairs.loser}
-            points |= {name: drawn[name, num_pairs] for name in settings.methods}
+            points |= {name: drawn[name, num_pairs] for name in methods}
     points["reference"] = drawn["reference", 0]
     return {key: score(sampled, labels, modes, stream("truth")) for key, sampled in drawn.items()}, points
 

@@ -43,6 +43,10 @@ def fit_reference(
     return denoiser.eval()
 
 
+# a pair as a ranked list
+_OF_LISTS = {"rank 1": "winner", "rank 2": "loser"}
+
+
 @dataclass(frozen=True, eq=False)
 class _PairFields:
     """The fields of the pairs at these places, and of their partners, as a composition takes them."""
@@ -64,7 +68,7 @@ class _PairFields:
     def label(self, sample: str) -> Tensor:
         if self.liked is not None:
             return self.liked.float()
-        decided = 1.0 if sample == "winner" else 0.0
+        decided = 1.0 if sample in ("winner", "rank 1") else 0.0
         return torch.full((len(self.places["own"]),), decided)
 
     def scores(self, pick: Pick) -> Mapping[str, Tensor]:
@@ -78,7 +82,7 @@ class _PairFields:
         return self._values(pick)[self.places[pick.whose]]
 
     def _values(self, pick: Pick) -> Tensor:
-        values: Tensor = getattr(self.pairs, pick.field)
+        values: Tensor = getattr(self.pairs, _OF_LISTS.get(pick.field, pick.field))
         return values
 
 
