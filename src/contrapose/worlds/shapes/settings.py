@@ -11,7 +11,7 @@ from contrapose.ranges import AtLeast0, Batch, Count, CountOrNone, Number, Posit
 @dataclass(frozen=True)
 @checked
 class Pretraining:
-    """Settings of the shapes model's pretraining; the shipped model was made with the defaults."""
+    """Settings of the shapes model's pretraining; the shipped model was made with earlier ones."""
 
     seed: Annotated[int, Range(0, 2**40, integer=True)] = 0
     """Seed of images, captions, initial weights, times and noise."""
@@ -42,7 +42,7 @@ class Pretraining:
     log_snr_mean: Number = -1.5
     """Mean of the noise levels trained at, as natural logarithms of signal over noise (power)."""
     log_snr_spread: Positive = 2.4
-    """Standard deviation of those."""
+    """Standard deviation of those logarithms."""
     save_every: CountOrNone = 250
     """Steps between saves; a run that is killed carries on from the last. 0 is none before the end."""
 
