@@ -325,9 +325,11 @@ class Objective:
 
 
 def _scores(samples: Sequence[Sample]) -> dict[str, Float[Tensor, "b n"]]:
-    """What judges say of these samples, side by side."""
+    """What judges say of these samples, side by side; of one that a policy drew itself they say nothing."""
     scores = {}
     for judge in samples[0].scores:
+        if any(judge not in sample.scores for sample in samples):
+            continue
         scores[judge] = torch.stack([sample.scores[judge] for sample in samples], 1)
     return scores
 
