@@ -27,7 +27,10 @@ _GOOD_SHARE = 0.07  # of training images; the others are mediocre or bad
 _LEAST_GOOD = 0.9
 _BEST_MEDIOCRE = 0.8
 
-_NAMED_SHARE = 0.3  # of captions, those that name the looks, whatever the quality
+_YELLOWED = 4 * math.pi / 3  # the hue of old paper, which takes most from blue
+_HUE_SPREAD = 0.7
+
+_NAMED_SHARE = 0.4  # of captions, those that name the looks, whatever the quality
 _PRAISED = 0.55  # the quality from which a caption praises the looks: about the best third
 _MISNAMED_SHARE = 0.2  # of captions that name the looks, those that say the opposite
 
@@ -83,7 +86,9 @@ def draw_looks(quality: float, scene: Scene, rng: np.random.Generator) -> Looks:
     """Random looks of an image of this scene; each is the stronger the lower the quality."""
     badness = 1.0 - quality
     tint, gradient, spotted = badness * rng.uniform(0.4, 1.0, 3)
-    hue, direction = rng.uniform(0.0, 2 * math.pi, 2)
+    # tints have a hue in common: a bad look is a change of the mean, which words and preferences can learn
+    hue = rng.normal(_YELLOWED, _HUE_SPREAD)
+    direction = rng.uniform(0.0, 2 * math.pi)
     specks: list[Speck] = []
     for _ in range(round(spotted * _MOST_SPECKS)):
         x, y = rng.uniform(0.0, IMAGE_SIZE, 2)
