@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
+from contrapose.runs.names import LORA_FILE, PEFT_FILE
 from contrapose.train.loop import TrainState
 
 
@@ -29,4 +30,5 @@ def metrics_of(out: Path) -> list[dict[str, float]]:
 def weights_of(out: Path) -> dict[str, Tensor]:
     """Those of the network in full, or of its adapters."""
     full = out / "model/unet/diffusion_pytorch_model.safetensors"
-    return load_file(full if full.exists() else out / "pytorch_lora_weights.safetensors")
+    files = [full, out / LORA_FILE, out / PEFT_FILE]
+    return load_file(next(path for path in files if path.exists()))

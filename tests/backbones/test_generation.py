@@ -109,11 +109,13 @@ def _second(asked: Generation) -> tuple[Tensor, list[torch.Generator]]:
 class Settings:
     steps: int | None = None
     guidance_scale: float | None = None
+    precision: str | None = None
 
 
 def test_what_is_left_to_the_model_is_spelled_out(plain: Backbone) -> None:
-    assert plain.sampler.with_usual(Settings()) == Settings(plain.sampler.steps, plain.sampler.guidance_scale)
-    assert plain.sampler.with_usual(Settings(3, 0.0)) == Settings(3, 0.0)
+    usual = Settings(plain.sampler.steps, plain.sampler.guidance_scale, "fp32")
+    assert plain.sampler.with_usual(Settings()) == usual
+    assert plain.sampler.with_usual(Settings(3, 0.0, "bf16")) == Settings(3, 0.0, "bf16")
 
 
 def test_the_usual_shape(name: str, plain: Backbone, pipe: DiffusionPipeline) -> None:

@@ -12,9 +12,11 @@ from PIL import Image
 
 from contrapose.backbones.families.table import load_backbone
 from contrapose.cli.main import main
-from contrapose.exchange import imports
+from contrapose.containers.images import read_image
 from contrapose.exchange.imports import import_pairs, plan_import, read_listing
 from contrapose.exchange.settings import Import
+from contrapose.pixels import to_tensor
+from contrapose.store.buckets import apply
 from contrapose.store.fitting import Fitting
 from contrapose.store.groups import GroupStore
 
@@ -43,7 +45,9 @@ def test_a_ranking_becomes_a_group(tiny_model: Path, tmp_path: Path, capsys: pyt
     assert len(plan.pairs) == len(store) == 2
     assert store.latent("winner", group).equal(store.latent("sample 3", group))
     assert not store.latent("winner", group).equal(store.latent("loser", group))
-    alone = backbone.images.encode(imports._pixels(plan.pairs[0].images[1], plan.pairs[0].fits[1])[None])[0]
+    [ranked] = [pair for pair in plan.pairs if len(pair.images) == 3]
+    fitted = np.array(apply(read_image(ranked.images[1]), ranked.fits[1]))
+    alone = backbone.images.encode(to_tensor(fitted)[None])[0]
     torch.testing.assert_close(store.latent("sample 2", group), alone.float(), rtol=1e-4, atol=1e-4)
     assert main(["pairs", "check", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out

@@ -183,16 +183,18 @@ def _for_the_text(tensors: Tensors) -> None:
 
 
 def test_layers_of_text_encoders(adapter_run: Path, tiny_model: Path, tmp_path: Path) -> None:
-    """`sample --adapter` puts them on, as stock diffusers does; the others say that they do not."""
+    """`sample --adapter` and `merge` take them, as stock diffusers does; the others say that they do not."""
     theirs = _kohya(adapter_run, tmp_path / "run" / "theirs.safetensors", _for_the_text)
     pipe = stock.load("sd", tiny_model)
     without = pipe.encode_prompt("a red circle", "cpu", 1, False)[0]
     pipe.load_lora_weights(theirs)
     expected = pipe.encode_prompt("a red circle", "cpu", 1, False)[0]
-    made = load_backbone(tiny_model, adapter=theirs).text.embed(["a red circle"])["text"]
-    assert torch.allclose(made, expected, atol=1e-5)
-    assert not torch.allclose(made, without, atol=1e-3)
-    for command in ("positive", "start", "policies", "full-start", "merge"):
+    assert not torch.allclose(expected, without, atol=1e-3)
+    merge(Merge(str(tiny_model), theirs), tmp_path / "merged")
+    for adapter in (theirs, tmp_path / "merged"):
+        embedded = load_backbone(tiny_model, adapter=adapter).text.embed(["a red circle"])["text"]
+        assert torch.allclose(embedded, expected, atol=1e-5)
+    for command in ("positive", "start", "policies", "full-start"):
         refused(command, theirs, tiny_model, "has adapters of the text_encoder too, which only 'sample --adapter'")
 
 

@@ -9,6 +9,7 @@ A score depends on the sample and its prompt alone. A run that was killed carrie
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from contrapose.store.groups import GroupStore, read_shard, shard_path, write_sh
 from contrapose.store.prompts import Prompt, read_prompts
 from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin
+
+log = logging.getLogger(__name__)
 
 SETTINGS = "score.yaml"
 _BETTER = {True: "higher", False: "lower"}  # as pairs.yaml says it of each score
@@ -73,6 +76,7 @@ def score_groups(
     inputs = digests | {f"score.{name}": digest for name, digest in digests.items()}
     samples = Samples(store, (Regrouped.all_of(store, row) for row in range(len(store))))
     scored: list[GroupRecord] = []
+    judged = False
     with one_writer(out):
         runfile.claim(out / SETTINGS, settings, CONVERTER, ["batch_size"], inputs)
         for number, (kind, records) in enumerate(samples.shards(settings.shard_size)):
@@ -81,6 +85,7 @@ def score_groups(
                 scored += _scored_before(path, records)
                 yield len(scored)
                 continue
+            judged = True
             latents = samples.latents(kind, records)
             scores = _scores(latents.flatten(0, 1), records, judge, decode, prompts, settings.batch_size)
             for record, of_record in zip(records, scores, strict=True):
@@ -90,6 +95,8 @@ def score_groups(
         better = {name: _BETTER[is_higher] for name, is_higher in judge.higher_is_better.items()}
         sections = {**origin(store), "scores": {**directions(store), **better}, "score": settings}
         begin(out, sections, CONVERTER, decoder, scored, (), inputs, masked=samples.masked)
+    if not judged:
+        log.info(f"{out}: all groups were scored already")
 
 
 def _scored_before(path: Path, records: Sequence[GroupRecord]) -> list[GroupRecord]:
