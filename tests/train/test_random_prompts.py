@@ -74,6 +74,7 @@ def test_chances_are_the_authors() -> None:
         assert RandomPrompts("sigmoid", 20.0).chance(level) == pytest.approx(1 / (1 + math.exp(-20 * (level - 0.7))))
         assert RandomPrompts("exponential", 5.0).chance(level) == pytest.approx(math.exp(-5 * (1 - level)))
         assert RandomPrompts("always", 20.0).chance(level) == 1
+    assert [RandomPrompts("sigmoid", 1e6).chance(level) for level in (0.0, 1.0)] == [0, 1]
 
 
 def test_of_the_other_pairs_prompts_the_two_of_one_pair_stay_together(pairs: Mixture) -> None:

@@ -148,7 +148,8 @@ class RandomPrompts:
     def chance(self, level: float) -> float:
         """p(l) at noise level l: sigmoid 1 / (1 + exp(-k (l - 0.7))), exponential exp(-k (1 - l)), always 1."""
         if self.course == "sigmoid":
-            return 1 / (1 + math.exp(-self.rate * (level - 0.7)))
+            # the logistic function by way of tanh: exp of a steep rate has no number
+            return 0.5 + 0.5 * math.tanh(0.5 * self.rate * (level - 0.7))
         if self.course == "exponential":
             return math.exp(-self.rate * (1 - level))
         return 1.0
