@@ -170,8 +170,8 @@ class Composition:
     num_draws: int = 0
     """Normal draws of each sample's own beside its noise."""
     random_prompts: RandomPrompts | None = None
-    judges: frozenset[str] = frozenset()
-    """Judges whose scores of all samples must be there."""
+    judge: str | None = None
+    """The judge whose scores of all samples must be there, where one is gone by."""
 
     @property
     def picks(self) -> tuple[Pick, ...]:

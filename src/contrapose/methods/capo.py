@@ -67,5 +67,4 @@ class CaPO(AlignmentMethod):
         return Objective(sides, ScoreMatch(self.judge), self.beta, weighting=self.weighting, space=self.space)
 
     def composition(self) -> Composition:
-        judges = () if self.judge is None else (self.judge,)
-        return Composition(judges=frozenset(judges))
+        return Composition(judge=self.judge)

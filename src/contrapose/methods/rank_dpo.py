@@ -93,5 +93,4 @@ class RankDPO(AlignmentMethod):
         return Objective(sides, link, self.beta, weighting=self.weighting, space=self.space)
 
     def composition(self) -> Composition:
-        judges = () if self.judge is None else (self.judge,)
-        return Composition(ranks(self.num_samples), judges=frozenset(judges))
+        return Composition(ranks(self.num_samples), judge=self.judge)

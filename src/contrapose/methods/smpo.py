@@ -87,5 +87,4 @@ class SmPO(AlignmentMethod):
         return Objective(sides, link, self.beta, weighting=self.weighting, space=self.space, walk=walk)
 
     def composition(self) -> Composition:
-        judges = () if self.judge is None else (self.judge,)
-        return Composition(judges=frozenset(judges))
+        return Composition(judge=self.judge)

@@ -49,13 +49,13 @@ def comparable(pairs: Mixture, run: Run) -> Mixture:
         log.info(f"{pairs}: {len(lacking)} of {len(pairs)} groups have no {samples[0]} and are left out")
     if "degraded" in composition.fields and not all(record.degraded for record in taken.records):
         raise UserError(f"{pairs}: these pairs have no degraded prompts; draw pairs, or use diffusion-dpo")
-    for judge in sorted(composition.judges):
-        num_unscored = sum(judge not in record.scores for record in taken.records)
-        if num_unscored:
-            raise UserError(
-                f"{pairs}: {num_unscored} of {len(taken)} pairs have no scores by {judge}, which "
-                f"{name_of(run.method)} goes by; leave the setting out, or take pairs that have them"
-            )
+    judge = composition.judge
+    unscored = [record for record in taken.records if judge is not None and judge not in record.scores]
+    if unscored:
+        raise UserError(
+            f"{pairs}: {len(unscored)} of {len(taken)} pairs have no scores by {judge}, which {name_of(run.method)} "
+            "goes by; leave the setting out, or take pairs that have them"
+        )
     num_bare = sum(not taken.has_mask(index) for index in range(len(taken)))
     if run.mask_floor is not None and num_bare:
         raise UserError(
