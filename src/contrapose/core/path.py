@@ -43,7 +43,8 @@ def _det(p: Mix, q: Mix) -> Tensor:
     return p[0] * q[1] - p[1] * q[0]
 
 
-def _per_sample(value: Tensor, like: Tensor) -> Tensor:
+def per_sample(value: Num[Tensor, " b"], like: Float[Tensor, "b ..."]) -> Tensor:
+    """A number for each sample in the shape in which it multiplies samples."""
     return value.view(-1, *[1] * (like.ndim - 1))
 
 
@@ -75,14 +76,14 @@ class Path(ABC):
     ) -> Float[Tensor, "b ..."]:
         """x_t = a(t) x0 + s(t) eps."""
         a, s = self.coefficients(t)
-        return _per_sample(a, x0) * x0 + _per_sample(s, x0) * eps
+        return per_sample(a, x0) * x0 + per_sample(s, x0) * eps
 
     def truth(
         self, x0: Float[Tensor, "b ..."], eps: Float[Tensor, "b ..."], t: Num[Tensor, " b"], space: Space
     ) -> Float[Tensor, "b ..."]:
         """What a network of this space should predict where data and noise are known."""
         of_data, of_noise = _mix(space, *self.coefficients(t))
-        return _per_sample(of_data, x0) * x0 + _per_sample(of_noise, x0) * eps
+        return per_sample(of_data, x0) * x0 + per_sample(of_noise, x0) * eps
 
     def convert(
         self,
@@ -105,7 +106,7 @@ class Path(ABC):
         want = _mix(to, *here)
         gamma = _det(here, want) / _det(here, have)
         alpha = _det(want, have) / _det(here, have)
-        return _per_sample(alpha, x_t) * x_t + _per_sample(gamma, x_t) * prediction
+        return per_sample(alpha, x_t) * x_t + per_sample(gamma, x_t) * prediction
 
     def converts(self, source: Space, to: Space, t: Num[Tensor, " b"]) -> bool:
         """Whether predictions in the one space tell the other at all of these times, so that `convert` is defined."""

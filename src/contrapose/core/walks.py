@@ -16,7 +16,7 @@ from torch import Tensor
 
 from contrapose.core.choices import Space
 from contrapose.core.group import Condition, Group, Sample, join
-from contrapose.core.path import Path
+from contrapose.core.path import Path, per_sample
 from contrapose.core.reward import at_least_single
 
 if TYPE_CHECKING:
@@ -84,12 +84,12 @@ class Inversion:
             x = self._step(rows, x, here, after)
             if self.eta:
                 deviation = self._deviation(rows, after, number)
-                x = x + _wide(deviation, x) * torch.cat([sample.draw(number - 1) for sample in samples])
+                x = x + per_sample(deviation, x) * torch.cat([sample.draw(number - 1) for sample in samples])
             here = after
         a, s = rows.path.coefficients(rows.t)
-        inverted = (x - _wide(a, x) * x0) / _wide(s, x)
+        inverted = (x - per_sample(a, x) * x0) / per_sample(s, x)
         came_with = torch.cat([sample.noise for sample in samples])
-        noise = torch.where(_wide(rows.t, x) == 0, came_with, inverted)
+        noise = torch.where(per_sample(rows.t, x) == 0, came_with, inverted)
         chunks = noise.chunk(len(samples))
         moved = {}
         for (name, sample), of_sample in zip(group.samples.items(), chunks, strict=True):
@@ -191,8 +191,8 @@ class Descent:
         kept = a / a_here
         # where the time is hardly later, rounding may leave less than nothing
         added = (s.square() - (kept * s_here).square()).clamp_min(0).sqrt()
-        noisier = _wide(kept, x) * x + _wide(added, x) * torch.cat(list(draws))
-        return (noisier - _wide(a, x) * x0) / _wide(s, x)
+        noisier = per_sample(kept, x) * x + per_sample(added, x) * torch.cat(list(draws))
+        return (noisier - per_sample(a, x) * x0) / per_sample(s, x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +234,3 @@ class Stacked:
 def _part(t: Num[Tensor, " b"], number: int, of: int) -> Num[Tensor, " b"]:
     """number / of of the way from data to t; whole where t is."""
     return t * number / of if t.is_floating_point() else t * number // of
-
-
-def _wide(value: Tensor, like: Tensor) -> Tensor:
-    return value.view(-1, *[1] * (like.ndim - 1))
