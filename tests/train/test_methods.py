@@ -5,12 +5,11 @@ That micro-batches, processes and parts taken one by one give the same gradient 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from trained import metrics_of, until, weights_of
 
 from contrapose.methods import DSPO, MaPO, Method
 from contrapose.train.align import align
@@ -24,16 +23,6 @@ TABLE: list[tuple[Method, bool]] = [
 ]
 
 
-def _metrics(out: Path) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
-
-
-def _weights(out: Path) -> dict[str, torch.Tensor]:
-    files = [path for path in out.glob("**/*.safetensors") if "checkpoints" not in path.parts]
-    return {f"{path.name} {name}": value for path in files for name, value in load_file(path).items()}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "full"), TABLE, ids=str)
 def test_killed_and_resumed_is_uninterrupted(
@@ -43,11 +32,9 @@ def test_killed_and_resumed_is_uninterrupted(
     watching = Watching(holdout=0, save_every=1, max_drift=1e3)
     run = Run(str(tiny_model), tiny_pairs, method, optimisation=optimisation, watching=watching, full=full)
     list(align(run, tmp_path / "whole"))
-    states = align(run, tmp_path / "cut")
-    next(state for state in states if state.step == 1)
-    states.close()
+    until(align(run, tmp_path / "cut"), 1)
     assert [state.step for state in align(run, tmp_path / "cut")] == [1, 2, 3], "carried on, not begun again"
-    assert _metrics(tmp_path / "cut") == _metrics(tmp_path / "whole")
-    ours, theirs = (_weights(tmp_path / folder) for folder in ("cut", "whole"))
+    assert metrics_of(tmp_path / "cut") == metrics_of(tmp_path / "whole")
+    ours, theirs = (weights_of(tmp_path / folder) for folder in ("cut", "whole"))
     assert ours.keys() == theirs.keys() != set()
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())

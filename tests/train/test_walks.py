@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from trained import metrics_of, until, weights_of
 
 from contrapose.methods import InPO, Method, SelfNPO
 from contrapose.train.align import align
@@ -26,19 +25,12 @@ def run(request: pytest.FixtureRequest, tiny_model: Path, tiny_pairs: Path) -> R
     return Run(str(tiny_model), tiny_pairs, method, optimisation=optimisation, watching=watching, lora_rank=4)
 
 
-def metrics(out: Path) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
-
-
 def test_killed_and_resumed_is_uninterrupted(run: Run, tmp_path: Path) -> None:
     list(align(run, tmp_path / "whole"))
-    states = align(run, tmp_path / "cut")
-    next(state for state in states if state.step == 1)
-    states.close()
+    until(align(run, tmp_path / "cut"), 1)
     assert [state.step for state in align(run, tmp_path / "cut")] == [1, 2, 3]
-    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
-    ours, theirs = (load_file(tmp_path / name / "pytorch_lora_weights.safetensors") for name in ("cut", "whole"))
+    assert metrics_of(tmp_path / "cut") == metrics_of(tmp_path / "whole")
+    ours, theirs = (weights_of(tmp_path / name) for name in ("cut", "whole"))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
@@ -47,7 +39,7 @@ def test_micro_batches_change_nothing(run: Run, tmp_path: Path) -> None:
     for size in (1, 4):
         changed = replace(run, optimisation=replace(run.optimisation, train_steps=2, micro_batch=size))
         list(align(changed, tmp_path / str(size)))
-        lines.append(metrics(tmp_path / str(size)))
+        lines.append(metrics_of(tmp_path / str(size)))
     for ours, theirs in zip(*lines, strict=True):
         for name in ("accuracy", "held_out/accuracy"):  # before the first update every reward is zero but for rounding
             ours.pop(name, None)
