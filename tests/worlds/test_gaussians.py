@@ -17,6 +17,7 @@ from PIL import Image
 from contrapose.cli.main import main
 from contrapose.errors import UserError
 from contrapose.methods import (
+    CHATS,
     DDSPO,
     DMPO,
     DSPO,
@@ -271,14 +272,15 @@ def test_impossible_settings_are_refused_by_name(wrong, named):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_any_method_of_one_policy_is_a_row(tmp_path: Path, first: ToyResult) -> None:
-    names = tuple(name for name, cls in METHODS.items() if len(cls().objective().trained) == 1)
+def test_any_method_of_one_policy_and_prompt_is_a_row(tmp_path: Path, first: ToyResult) -> None:
+    names = tuple(name for name, cls in METHODS.items() if cls not in (CHATS, SelfNPO))
     every = replace(QUICK, methods=names, train_steps=1)
     rows = [name for name, num_pairs in run_toy(every, tmp_path / "every").scores if num_pairs]
-    assert rows == every.titles and len(rows) == len(METHODS) - 1
-    with pytest.raises(UserError, match="methods chats: trains several policies"):
-        run_toy(replace(QUICK, methods=("ddspo", "chats")), tmp_path / "several")
-    assert not (tmp_path / "several").exists()
+    assert rows == every.titles and len(rows) == len(METHODS) - 2
+    for name, reason in (("chats", "trains several policies"), ("self-npo", "asks without a prompt")):
+        with pytest.raises(UserError, match=f"methods {name}: {reason}"):
+            run_toy(replace(QUICK, methods=("ddspo", name)), tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
 
 
 def test_pictures_have_rows_of_five_panels(finished: tuple[ToyResult, Path], tmp_path: Path) -> None:

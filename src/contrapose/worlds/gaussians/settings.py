@@ -24,7 +24,7 @@ class Toy:
     """Settings of the Gaussians toy."""
 
     methods: tuple[str, ...] = ("diffusion-dpo", "ddspo")
-    """Methods that are compared, as `align` names them: all that train one policy."""
+    """Methods that are compared, as `align` names them: all that train one policy and always ask under a prompt."""
     seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
     """Seeds of the repetitions; each has its own reference, pairs and noise."""
     pairs_per_class: tuple[Batch, ...] = (1, 2, 8)
@@ -91,12 +91,17 @@ class Toy:
         return [_TITLES.get(name, name) for name in self.methods]
 
     def aligned(self) -> dict[str, Method]:
-        """The methods with their settings, by their titles. Raises `UserError` for one that trains several policies."""
+        """The methods with their settings, by their titles.
+
+        Raises `UserError` for one that trains several policies, or asks without a prompt.
+        """
         methods = {}
         for name, title in zip(self.methods, self.titles, strict=True):
             method = METHODS[name](**self._settings(name))
             if len(method.objective().trained) > 1:
                 raise UserError(f"methods {name}: trains several policies, and the toy draws from one; leave it out")
+            if method.composition().dropout:
+                raise UserError(f"methods {name}: asks without a prompt, which the toy's model cannot; leave it out")
             methods[title] = method
         return methods
 
