@@ -43,8 +43,9 @@ def pair_margin(measured: Measured) -> Float[Tensor, " b"]:
     return weighted_sum(measured.rewards, (1.0, -1.0))
 
 
-def _log_sigmoid(m: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    from torch.nn.functional import logsigmoid  # here, since settings name links long before torch is needed
+def log_sigmoid(m: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """log 1 / (1 + exp(-m)). Imports torch when it is called, since settings name links long before that."""
+    from torch.nn.functional import logsigmoid
 
     return logsigmoid(m)
 
@@ -72,7 +73,7 @@ class Sigmoid:
         m = pair_margin(measured)
         # a pair's labels add up to 1, so that 1 - p is the loser's, drawn the same way
         p = (1 - self.smoothing) * measured.labels[:, 0] + self.smoothing * measured.labels[:, 1]
-        return -p * _log_sigmoid(m) - (1 - p) * _log_sigmoid(-m)
+        return -p * log_sigmoid(m) - (1 - p) * log_sigmoid(-m)
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Signed:
     weights: tuple[float, ...] = (1.0, -1.0)
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
-        return -_log_sigmoid(weighted_sum(measured.rewards, self.weights))
+        return -log_sigmoid(weighted_sum(measured.rewards, self.weights))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Literal
 
 from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import LONE, Apart, Composition, Pick
+from contrapose.core.links import log_sigmoid
 from contrapose.core.measured import Measured
 from contrapose.errors import UserError
 from contrapose.methods.method import AlignmentMethod
@@ -55,12 +56,10 @@ class UtilityOfGain:
         return liked * of_like + (1 - liked) * of_dislike
 
     def _utility(self, gain: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        from torch.nn.functional import logsigmoid  # here, since settings name methods long before torch is needed
-
         if self.utility == "loss-averse":
-            return logsigmoid(gain)
+            return log_sigmoid(gain)
         if self.utility == "risk-seeking":
-            return -logsigmoid(-gain)
+            return -log_sigmoid(-gain)
         return gain.sigmoid()
 
 

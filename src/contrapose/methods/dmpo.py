@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated
 from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition
 from contrapose.core.guards import PairGuard, Unguarded, guarded
-from contrapose.core.links import pair_margin
+from contrapose.core.links import log_sigmoid, pair_margin
 from contrapose.core.measured import Measured
 from contrapose.methods.method import AlignmentMethod
 from contrapose.ranges import Positive, Range, checked
@@ -43,13 +43,11 @@ class ReverseKL:
     alpha: float
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
-        from torch.nn.functional import logsigmoid  # here, since settings name methods long before torch is needed
-
         m = pair_margin(measured)
         q = (1 - self.alpha) * measured.labels[:, 0] + self.alpha * measured.labels[:, 1]
         # log p and log (1 - p) from the margin, since p itself rounds to 1
-        of_winner = m.sigmoid() * (logsigmoid(m) - q.log())
-        of_loser = (-m).sigmoid() * (logsigmoid(-m) - (1 - q).log())
+        of_winner = m.sigmoid() * (log_sigmoid(m) - q.log())
+        of_loser = (-m).sigmoid() * (log_sigmoid(-m) - (1 - q).log())
         return of_winner + of_loser
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition
+from contrapose.core.links import log_sigmoid
 from contrapose.core.measured import Measured
 from contrapose.methods.method import AlignmentMethod
 from contrapose.ranges import AtLeast0, Positive, checked
@@ -40,13 +41,11 @@ class FittedMargin:
     steepness: float
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
-        from torch.nn.functional import logsigmoid  # here, since settings name methods long before torch is needed
-
         scaled = self.steepness * measured.T
         # e^x - 1 would round to nothing at small errors
         fit = scaled / scaled.expm1()
         m = _NUM_LEVELS * (fit[:, 0] - fit[:, 1])
-        of_both = measured.T - self.strength * logsigmoid(m[:, None] * m.new_tensor([1.0, -1.0]))
+        of_both = measured.T - self.strength * log_sigmoid(m[:, None] * m.new_tensor([1.0, -1.0]))
         return (measured.labels * of_both).sum(1)
 
 

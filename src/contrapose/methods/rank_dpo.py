@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition, ListLength, ranks
+from contrapose.core.links import log_sigmoid
 from contrapose.core.measured import Measured
 from contrapose.methods.method import AlignmentMethod
 from contrapose.ranges import Positive, checked
@@ -40,8 +41,6 @@ class DiscountedGain:
     judge: str | None
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
-        from torch.nn.functional import logsigmoid  # here, since settings name methods long before torch is needed
-
         quality = self._quality(measured)
         gains = 2**quality - 1
         # stable: of equal rewards the first comes first; the ranks are the inverse of the order, from 1 on
@@ -51,7 +50,7 @@ class DiscountedGain:
         worth = _differences(gains).abs() * _differences(discounts).abs()
         # [b, i, j]: each pair once, the better one as i; equals have no order
         worth = worth.where(_differences(quality) > 0, 0.0)
-        return -(worth * logsigmoid(_differences(measured.rewards))).sum((1, 2))
+        return -(worth * log_sigmoid(_differences(measured.rewards))).sum((1, 2))
 
     def _quality(self, measured: Measured) -> Float[Tensor, "b n"]:
         if self.judge is None:
