@@ -18,20 +18,21 @@ def mean_square(
 
     With `weights` of mean 1, which spread over a sample, it is the mean of weight x square.
     """
-    squares = at_least_single(difference).square()
-    if weights is not None:
-        squares = squares * weights
-    return squares.flatten(1).mean(1)
+    return _weighted_mean(at_least_single(difference).square(), weights)
 
 
 def mean_huber(
     difference: Float[Tensor, "b ..."], scale: float, weights: Float[Tensor, "b ..."] | None = None
 ) -> Float[Tensor, " b"]:
     """Mean of sqrt(d^2 + c^2) - c over all elements of a sample: |d|, but d^2 / (2 c) where it is below a scale c."""
-    values = (at_least_single(difference).square() + scale**2).sqrt() - scale
-    if weights is not None:
-        values = values * weights
-    return values.flatten(1).mean(1)
+    distances = (at_least_single(difference).square() + scale**2).sqrt() - scale
+    return _weighted_mean(distances, weights)
+
+
+def _weighted_mean(values: Float[Tensor, "b ..."], weights: Float[Tensor, "b ..."] | None) -> Float[Tensor, " b"]:
+    """The mean over a sample's elements, by weights of mean 1 where there are some."""
+    weighted = values if weights is None else values * weights
+    return weighted.flatten(1).mean(1)
 
 
 def element_weights(mask: Float[Tensor, "b ..."], floor: float) -> Float[Tensor, "b ..."]:
