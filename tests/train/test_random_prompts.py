@@ -113,7 +113,7 @@ def test_held_out_pairs_keep_their_prompts(pairs: Mixture) -> None:
 def test_with_own_noise_only_the_noise_is_another(pairs: Mixture) -> None:
     plain, own = batch(pairs, DDSPO()), batch(pairs, DDSPO(noise="own"))
     winner, loser = own.samples["winner"], own.samples["loser"]
-    assert (winner.noise - loser.noise).abs().amin((1, 2, 3)).max() < 1 and not torch.equal(winner.noise, loser.noise)
+    assert not torch.equal(winner.noise, loser.noise)
     correlation = (winner.noise * loser.noise).mean()
     assert abs(correlation) < 0.03 and winner.noise.std() == pytest.approx(1, abs=0.03)
     assert torch.equal(own.t, plain.t) and plain.samples["winner"].noise is plain.samples["loser"].noise
