@@ -18,6 +18,7 @@ from contrapose.estimate.settings import Setup
 from contrapose.methods import DDSPO
 from contrapose.train.settings import Optimisation, Run
 
+WAYS = {"LoRA": False, "full": True}
 CARDS = (12, 16, 24, 48, 80)
 TITLES = {
     "sd15": "SD1.5, 512",
@@ -84,10 +85,11 @@ def fits(title: str, trained: str, setup: Setup) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=TITLES, default=list(TITLES))
-    for model in parser.parse_args(arguments).models:
-        for full in (False, True):
-            setup = setup_of(model, full)
-            trained = "full" if full else "LoRA"
+    parser.add_argument("--trained", nargs="+", choices=WAYS, default=list(WAYS))
+    options = parser.parse_args(arguments)
+    for model in options.models:
+        for trained in options.trained:
+            setup = setup_of(model, WAYS[trained])
             print(costs(TITLES[model], trained, estimate_run(setup)), flush=True)
             print(fits(TITLES[model], trained, setup), flush=True)
 

@@ -148,7 +148,7 @@ def train_vae(settings: Pretraining, out: Path) -> Iterator[Progress]:
 
 def _save_vae(vae: AutoencoderKL, settings: Pretraining, folder: Path) -> None:
     """Whiten the latents, so that a stock pipeline need not scale them, and write the folder at once."""
-    images = np.stack([draw_example(settings.seed + 2, i, 0.0)[0] for i in range(1000)])
+    images = np.stack([draw_example(settings.seed + 2, i, 0.0)[0] for i in range(min(settings.num_images, 1000))])
     whiten(vae, images)
     vae.register_to_config(scaling_factor=1.0)
     # a folder of this name is a finished phase, so it appears only when all of it is written
