@@ -19,6 +19,7 @@ from contrapose.evaluate.training_seeds import (
     smallest_difference,
 )
 
+NUM_EXPERIMENTS = 1000  # benchmarks/seed_intervals.py goes through more
 TAGS = tuple(str(number % 6) for number in range(120))
 
 
@@ -34,10 +35,10 @@ def experiment(
 def coverage(num_seeds: int, seeds: float, prompts: float, both: float) -> float:
     rng = np.random.default_rng(num_seeds)
     covered = 0
-    for _ in range(2000):
+    for _ in range(NUM_EXPERIMENTS):
         interval = over_seeds(experiment(rng, seeds, prompts, both, num_seeds, truth=0.3))
         covered += interval.low <= 0.3 <= interval.high
-    return covered / 2000
+    return covered / NUM_EXPERIMENTS
 
 
 @pytest.mark.slow
@@ -69,7 +70,7 @@ def difference(
 
 def coverage_of_difference(sizes: tuple[int, int], *deviations: float, alike: float = 0.0) -> float:
     rng = np.random.default_rng(sizes[0])
-    intervals = [over_seeds(difference(rng, sizes, *deviations, alike=alike)) for _ in range(2000)]
+    intervals = [over_seeds(difference(rng, sizes, *deviations, alike=alike)) for _ in range(NUM_EXPERIMENTS)]
     return float(np.mean([interval.low <= 0 <= interval.high for interval in intervals]))
 
 
