@@ -62,7 +62,7 @@ def _pair_schema(store: GroupStore) -> pa.Schema:
     ]  # fmt: skip
     if any(record.degraded for record in store.records):
         fields.append((DEGRADED, pa.string()))
-    if any(store.has_mask(index) for index in range(len(store))):
+    if store.has_masks:
         fields.append((MASK, pa.binary()))
     return pa.schema(fields)
 

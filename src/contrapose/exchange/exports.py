@@ -39,7 +39,7 @@ def digest_of_export(settings: Export, store: GroupStore, model: str) -> str:
     written = CONVERTER.unstructure(settings)
     chosen = {name: value for name, value in written.items() if name not in ("model", "batch_size")}
     parts = [store.digest, model_digest(model, settings.loading), sorted(chosen.items())]
-    if any(store.has_mask(index) for index in range(len(store))):
+    if store.has_masks:
         parts.append(MASK)  # which files of before did not hold
     return digest_of_parts(parts)
 
@@ -118,7 +118,6 @@ def _rows(
         # the latents went through the decoder as all winners, then all losers
         row = form.row(store.records[index], images[number :: len(indices)])
         if store.has_mask(index):
-            levels = (store.mask(index) * 255).round().to(torch.uint8)
-            row[MASK] = image_file(levels.numpy(), _SAVING["png"])
+            row[MASK] = image_file(store.mask_levels(index).numpy(), _SAVING["png"])
         rows.append(row)
     return rows

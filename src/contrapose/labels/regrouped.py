@@ -65,8 +65,7 @@ class Samples:
         """Masks [b, h, w] of bytes; None for records without."""
         if not kind.has_mask:
             return None
-        masks = torch.stack([self.store.mask(self._groups[record.id].row) for record in records])
-        return (masks * 255).round().byte()
+        return torch.stack([self.store.mask_levels(self._groups[record.id].row) for record in records])
 
     def _kind(self, group: Regrouped) -> LatentKind:
         # where samples differ is said of a group whole

@@ -101,7 +101,7 @@ def show_groups(
             better = judge.higher_is_better
         group = _shown(record, images, {**record.scores, **marks}, better, largest)
         if store.has_mask(index):
-            levels = (store.mask(index) * 255).round().byte().numpy()
+            levels = store.mask_levels(index).numpy()
             # a place of the latent is a square of pixels
             mask = fromarray(levels).resize(images[0].size, Resampling.NEAREST).convert("RGB")
             group = group._replace(mask=ShownSample("where they differ", thumbnail(mask, largest), ()))

@@ -201,15 +201,24 @@ class GroupStore:
             )
         return latent
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether any of its records says where its samples differ."""
+        return any(self._has_masks)
+
     def has_mask(self, index: int) -> bool:
         """Whether a record says where its samples differ."""
         return self._has_masks[self._where[index][0]]
 
     def mask(self, index: int) -> Tensor:
         """Where the samples of a record that `has_mask` differ, from 0 to 1, [h, w] over its latents."""
+        return self.mask_levels(index) / 255
+
+    def mask_levels(self, index: int) -> Tensor:
+        """The same as it is stored, in bytes from 0 to 255."""
         shard, row = self._where[index]
         levels: Tensor = self._open(self.shards[shard]).get_slice(_MASKS)[row]
-        return levels / 255
+        return levels
 
     def latents(self) -> Iterator[tuple[int, list[Tensor]]]:
         """Each record's number and the latents of its samples, as they are stored."""
