@@ -58,14 +58,16 @@ def plan_labels(settings: Labelling, store: GroupStore) -> LabelPlan:
             raise UserError(f"{store.folder}: record {record.id}: has one sample, and {settings.form} compare several")
         sums = _sums(store, record, weights)
         for decided in decide(settings, sums, python_stream(settings.seed, "mistakes", record.id)):
-            group = _group(record, row, decided, is_single=settings.form == "likes")
+            group = _group(record, row, decided)
             if settings.ties == "drop" and set(decided.labels) == {0.5}:
                 left_out.append(LeftOut(group.record.id, "tie", "a tie; it is kept with --ties half"))
                 continue
             groups.append(group)
             num_mistakes += decided.num_mistakes
     if not groups:
-        raise UserError(f"{store.folder}: all of its groups are tied; keep them with --ties half, or set --tie-margin")
+        raise UserError(
+            f"{store.folder}: all of its groups are tied; keep them with --ties half, or take a smaller --tie-margin"
+        )
     return LabelPlan(groups, left_out, num_mistakes)
 
 
@@ -109,8 +111,9 @@ def _sums(store: GroupStore, record: GroupRecord, weights: Mapping[str, float]) 
     return sums
 
 
-def _group(record: GroupRecord, row: int, decided: GroupLabels, is_single: bool) -> Regrouped:
+def _group(record: GroupRecord, row: int, decided: GroupLabels) -> Regrouped:
     """The samples that were decided on as a group; singles of one group are told apart by their place."""
+    is_single = len(decided.places) == 1
     name = f"{record.id}-{decided.places[0] + 1}" if is_single else record.id
     scores: dict[str, tuple[float, ...]] = {}
     for score, numbers in record.scores.items():
