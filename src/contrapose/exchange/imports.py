@@ -236,8 +236,6 @@ def _planned(
                 f"at most {settings.fitting.max_scale_up:g} is allowed",
                 "too small",
             )
-    if listed.mask is not None and looked.mask is not None:
-        _check_mask(listed.mask, looked.mask.sizes[0], seen.sizes[winner], unit)
     degraded = (listed.degraded,) if listed.degraded else ()
     labels = listed.preference if is_pair else listed.labels  # a pair is known by its winner's share alone
     mask_digests = () if looked.mask is None else looked.mask.digests
@@ -245,23 +243,27 @@ def _planned(
     name = prompt_id("\0".join((listed.prompt, *seen.digests, repr(labels), *degraded, *mask_digests)))
     seed = seed_of(settings.seed, name)
     fits = plan_fit(seen.sizes, bucket, settings.fitting.flips(seed), settings.fitting.position(seed))
+    # before the pair counts as seen, since it may be left out by its mask
+    mask = _mask(listed, looked, winner, fits[winner], unit)
     # a pair that is listed twice is two records
     record = GroupRecord(f"{name}-{repeats[name]}", listed.prompt, listed.degraded, seed, listed.labels)
     repeats[name] += 1
-    mask = None
-    if listed.mask is not None and looked.mask is not None:
-        mask = Mask(listed.mask, seen.sizes[winner], fits[winner])
     return Planned(record, listed.images, bucket, fits, mask)
 
 
-def _check_mask(mask: Stored, size: Size, winner: Size, unit: int) -> None:
-    """Raise `Skip` for a mask that is neither as large as the winner nor as its latent."""
-    if size not in (winner, (winner.width / unit, winner.height / unit)):
+def _mask(listed: Listed, looked: _Looked, winner: int, fit: Fit, unit: int) -> Mask | None:
+    """A group's mask, if it has one; raises `Skip` for one that is neither as large as the winner nor as its latent."""
+    if listed.mask is None or looked.mask is None:
+        return None
+    size = looked.mask.sizes[0]
+    of_winner = looked.images.sizes[winner]
+    if size not in (of_winner, (of_winner.width / unit, of_winner.height / unit)):
         raise Skip(
-            f"{mask.name}: is a mask of {size} pixels for a winner of {winner}; save it as large as the winner, or as "
-            f"its latent, 1/{unit} of that",
+            f"{listed.mask.name}: is a mask of {size} pixels for a winner of {of_winner}; save it as large as the "
+            f"winner, or as its latent, 1/{unit} of that",
             "mask",
         )
+    return Mask(listed.mask, of_winner, fit)
 
 
 def _encode(backbone: Backbone, pairs: Sequence[Planned]) -> Tensor:
