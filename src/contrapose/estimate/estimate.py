@@ -71,10 +71,10 @@ class RunCost:
 class Skeleton:
     """A model without values in the form that a run would train, and what its passes cost; each is metered once."""
 
-    def __init__(self, setup: Setup, needs_reference: bool, trained: tuple[str, ...]):
+    def __init__(self, setup: Setup, has_frozen: bool, trained: tuple[str, ...]):
         self.setup = setup
         self.dtype = DTYPES[setup.precision]
-        self.needs_reference = needs_reference
+        self.has_frozen = has_frozen
         run = setup.run
         backbone = skeleton(run.model, torch.float32 if run.full else self.dtype, run.loading)
         self.backbone = backbone
@@ -86,7 +86,7 @@ class Skeleton:
         network = backbone.denoiser.network
         self._weights = {kind: weight_bytes(network, kind) for kind in get_args(Quantisation)}
         if run.full:
-            self.trainable = backbone.denoiser.full(self.dtype, needs_reference, trained)
+            self.trainable = backbone.denoiser.full(self.dtype, has_frozen, trained)
         else:
             rank = setup.lora_rank
             self.trainable = backbone.denoiser.lora(rank, rank, trained, adapters=run.adapters)
@@ -120,7 +120,7 @@ class Skeleton:
     @cached_property
     def reference(self) -> Cost:
         """One row through a frozen network."""
-        policy = "reference" if self.needs_reference else self.trainable.policies.trained[0]
+        policy = "reference" if self.has_frozen else self.trainable.policies.trained[0]
         row = example(self.backbone, 1, self.shape, self.tokens)
         return inference_cost(lambda: self.trainable.predict(policy, *row), self.autocast)
 
@@ -132,7 +132,7 @@ class Skeleton:
         average = trained if o.ema_decay else 0
         if setup.run.full:
             weights = 0
-            frozen = self.trainable.policies.denoiser("reference") if self.needs_reference else None
+            frozen = self.trainable.policies.denoiser("reference") if self.has_frozen else None
             copies = module_bytes(frozen) * (setup.needs_reference + setup.num_others) if frozen else 0
             # an average goes on from its weights in float32, beside those that predict
             copies += float32_bytes(frozen) * setup.num_averages if frozen else 0
@@ -176,8 +176,8 @@ def skeleton_of(setup: Setup) -> Skeleton:
         watching=Watching(), loading=replace(setup.run.loading, quantize="none"),
     )  # fmt: skip
     of_shapes = replace(setup, run=of_network, num_prompts=None, num_pairs=None)
-    has_copies = setup.needs_reference or setup.num_others > 0
-    return _skeleton(of_shapes, has_copies, setup.objective.trained)
+    has_frozen = setup.needs_reference or setup.num_others > 0
+    return _skeleton(of_shapes, has_frozen, setup.objective.trained)
 
 
 def estimate_run(setup: Setup) -> RunCost:
