@@ -183,7 +183,7 @@ class Run:
     model: str
     """Model folder or hub id."""
     pairs: Folders
-    """Folder of pairs made by 'contrapose pairs draw', 'pairs real' or 'pairs import'; several are mixed, FOLDER:0.3
+    """Folder of pairs made by 'contrapose pairs draw', 'real', 'import' or 'label'; several are mixed, FOLDER:0.3
     being one of which each epoch sees three tenths."""
     method: Method
     """The method and its settings."""
