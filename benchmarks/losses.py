@@ -44,6 +44,7 @@ METHODS: dict[str, list[str]] = {
     "dmpo": ["dmpo"],
     "mapo": ["mapo"],
     "tdpo": ["tdpo"],
+    "tkto": ["tkto"],
     "capo": ["capo"],
     "diffusion-lpo": ["diffusion-lpo", "--num-samples", "2"],
     "rankdpo": ["rankdpo", "--num-samples", "2"],

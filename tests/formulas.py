@@ -261,6 +261,19 @@ def mapo(i: int, strength: float, s: float) -> Tensor:
 
 def tdpo_margin(i: int) -> Tensor:
     """(beta / 2) [ (R - T)(c) - (R - T)(c-) ] of the winner, to the forward noise"""
+    of_own, of_degraded = prompt_rewards(i)
+    return of_own - of_degraded
+
+
+def tkto(i: int, utility: Callable[[Tensor], Tensor], baseline: float, weights: tuple[float, float]) -> Tensor:
+    """Half of w_l (1 - U(r(c) - z)) + w_d (1 - U(z - r(c-))), z the baseline where it is above 0"""
+    of_own, of_degraded = prompt_rewards(i)
+    z = max(baseline, 0.0)
+    return (weights[0] * (1 - utility(of_own - z)) + weights[1] * (1 - utility(z - of_degraded))) / 2
+
+
+def prompt_rewards(i: int) -> list[Tensor]:
+    """(beta / 2) (R - T) of the winner to the forward noise, under its own prompt and under the degraded one"""
     rewards = []
     for slot in ("prompt", "degraded"):
         errors = []
@@ -268,7 +281,7 @@ def tdpo_margin(i: int) -> Tensor:
             answer = noised_prediction(policy, i, RECORDS["winner"][i], RECORDS[slot][i])
             errors.append(((answer - NOISE[i]) ** 2).mean())
         rewards.append(0.5 * BETA * (errors[0] - errors[1]))
-    return rewards[0] - rewards[1]
+    return rewards
 
 
 def reward(i: int, name: str) -> Tensor:

@@ -106,6 +106,7 @@ if TYPE_CHECKING:
     from contrapose.methods import DSPO as DSPO
     from contrapose.methods import SFT as SFT
     from contrapose.methods import TDPO as TDPO
+    from contrapose.methods import TKTO as TKTO
     from contrapose.methods import CaPO as CaPO
     from contrapose.methods import DataDrivenDDSPO as DataDrivenDDSPO
     from contrapose.methods import DiffusionDPO as DiffusionDPO
@@ -298,6 +299,7 @@ _HOMES = {
     "RealAlign": "methods",
     "SFT": "methods",
     "TDPO": "methods",
+    "TKTO": "methods",
     "Captioner": "photographs.captions",
     "AestheticScore": "photographs.filters",
     "CaptionLength": "photographs.filters",

@@ -51,6 +51,7 @@ from formulas import (
     squared_dspo,
     sureness,
     tdpo_margin,
+    tkto,
     win_rates,
 )
 from torch import Tensor
@@ -73,6 +74,7 @@ from contrapose.methods import (
     METHODS,
     SFT,
     TDPO,
+    TKTO,
     CaPO,
     DataDrivenDDSPO,
     DiffusionDPO,
@@ -140,6 +142,7 @@ METHOD_TABLE = [
     (DMPO(beta=BETA, guard=SDPO(0.6)), lambda i: reverse_kl(guarded_margin(i, sdpo(0.6)), 0.99), 2, 2),
     (MaPO(beta=0.3, steepness=0.7), lambda i: mapo(i, 0.3, 0.7), 2, 0),
     (TDPO(beta=BETA), lambda i: nll(tdpo_margin(i)), 2, 2),
+    (TKTO(beta=BETA), lambda i: tkto(i, logistic, 0.0, (1.0, 1.0)), 2, 2),
     (CaPO(beta=BETA), lambda i: (1 - dpo_margin(i)) ** 2, 2, 2),
     (CaPO(beta=BETA, judge="taste"), lambda i: (SCORES["winner"][i] - SCORES["loser"][i] - dpo_margin(i)) ** 2, 2, 2),
     (DiffusionLPO(beta=BETA), lambda i: plackett_luce(i, RANKS), 4, 4),
@@ -263,7 +266,7 @@ def test_published_strengths():
     assert (DataDrivenDDSPO().beta, RealAlign().beta, DiffusionDRO().real_margin) == (8000.0, 2000.0, 1e-3)
     assert (DMPO().beta, DMPO().alpha, MaPO().beta, MaPO().steepness) == (2000.0, 0.01, 0.1, 0.5)
     assert (DSPO().beta, DSPO().form) == (0.001, "residual")
-    assert CHATS().beta == DiffusionKTO().beta == 2 * 1000.0, "their papers' losses have no factor of a half"
+    assert CHATS().beta == DiffusionKTO().beta == TKTO().beta == 2 * 1000.0, "their papers' losses have no factor of a half"
 
 
 def test_each_policy_of_chats_learns_from_its_own_side():
@@ -283,7 +286,7 @@ def test_what_a_method_needs_first():
 def test_methods_say_why_they_are_not_swapped():
     """What a method declares is none of its settings."""
     declaring = {cls for cls in METHODS.values() if cls.instead_of_swap}
-    assert declaring == {SFT, CHATS, DiffusionDRO, SmPO, SelfNPO, TDPO, CaPO, RankDPO}
+    assert declaring == {SFT, CHATS, DiffusionDRO, SmPO, SelfNPO, TDPO, TKTO, CaPO, RankDPO}
     assert not any("instead_of_swap" in vars(cls()) for cls in METHODS.values())
 
 
@@ -376,6 +379,17 @@ def test_likes_and_dislikes_are_against_a_baseline_that_is_never_below_zero(base
     expected = [kto(i, BETA, logistic, baseline) for i in range(B)]
     assert outcome.loss.tolist() == pytest.approx([loss.item() for loss in expected], rel=1e-12)
     assert gradient_of(outcome.parts) == pytest.approx(gradient_of(expected), rel=1e-11)
+
+
+@pytest.mark.parametrize("baseline", [-0.4, 0.3])
+def test_prompts_are_liked_and_disliked_against_the_same_baseline(baseline: float) -> None:
+    """By weights, one utility or the other, and with a gradient that may come from one of the two alone."""
+    for weights in ((0.5, 3.0), (0.0, 1.0)):
+        method = TKTO(beta=BETA, utility="loss-averse", like_weight=weights[0], dislike_weight=weights[1])
+        outcome, _ = evaluate(method, split=True, running={"baseline": baseline})
+        expected = [tkto(i, lambda x: -nll(x), baseline, weights) for i in range(B)]
+        assert outcome.loss.tolist() == pytest.approx([loss.item() for loss in expected], rel=1e-12)
+        assert gradient_of(outcome.parts) == pytest.approx(gradient_of(expected), rel=1e-11)
 
 
 def test_the_baseline_follows_the_rewards() -> None:

@@ -20,6 +20,7 @@ from contrapose.methods.self_npo import SelfNPO
 from contrapose.methods.sft import SFT
 from contrapose.methods.smpo import SmPO
 from contrapose.methods.tdpo import TDPO
+from contrapose.methods.tkto import TKTO
 
 Method = (
     DDSPO
@@ -37,6 +38,7 @@ Method = (
     | DMPO
     | MaPO
     | TDPO
+    | TKTO
     | CaPO
     | DiffusionLPO
     | RankDPO
@@ -58,6 +60,7 @@ METHODS: dict[str, type[Method]] = {
     "dmpo": DMPO,
     "mapo": MaPO,
     "tdpo": TDPO,
+    "tkto": TKTO,
     "capo": CaPO,
     "diffusion-lpo": DiffusionLPO,
     "rankdpo": RankDPO,

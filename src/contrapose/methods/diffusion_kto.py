@@ -37,25 +37,29 @@ if TYPE_CHECKING:
     from contrapose.core.objective import Objective
 
 Utility = Literal["kahneman-tversky", "loss-averse", "risk-seeking"]
-_BASELINE = "baseline"
+BASELINE = "baseline"
+"""The running number that gains are counted from."""
 
 
 @dataclass(frozen=True)
 class UtilityOfGain:
-    """loss = p w_l (1 - U(r - z)) + (1 - p) w_d (1 - U(z - r)), p the label and z = max(0, the running baseline)."""
+    """loss = mean over sides of p w_l (1 - U(r - z)) + (1 - p) w_d (1 - U(z - r)).
+
+    p is a side's label and z = max(0, the running baseline).
+    """
 
     utility: Utility
     like_weight: float
     dislike_weight: float
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
-        liked = measured.labels[:, 0]
-        gain = measured.rewards[:, 0] - max(measured.running[_BASELINE], 0.0)
+        liked = measured.labels
+        gain = measured.rewards - max(measured.running[BASELINE], 0.0)
         of_like = self.like_weight * (1 - self._utility(gain))
         of_dislike = self.dislike_weight * (1 - self._utility(-gain))
-        return liked * of_like + (1 - liked) * of_dislike
+        return (liked * of_like + (1 - liked) * of_dislike).mean(1)
 
-    def _utility(self, gain: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    def _utility(self, gain: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
         if self.utility == "loss-averse":
             return log_sigmoid(gain)
         if self.utility == "risk-seeking":
@@ -63,8 +67,15 @@ class UtilityOfGain:
         return gain.sigmoid()
 
 
-def _mean_reward(measured: Measured) -> Float[Tensor, " b"]:
+def mean_reward(measured: Measured) -> Float[Tensor, " b"]:
+    """What the baseline follows."""
     return measured.rewards.mean(1)
+
+
+def check_weights(like: float, dislike: float) -> None:
+    """Raise `UserError` where neither likes nor dislikes count."""
+    if not like and not dislike:
+        raise UserError("like_weight 0 and dislike_weight 0 leave nothing to learn; raise one of them")
 
 
 @dataclass(frozen=True)
@@ -90,17 +101,16 @@ class DiffusionKTO(AlignmentMethod):
     """Where errors are measured; the model's own prediction space when unset."""
 
     def __post_init__(self) -> None:
-        if not self.like_weight and not self.dislike_weight:
-            raise UserError("like_weight 0 and dislike_weight 0 leave nothing to learn; raise one of them")
+        check_weights(self.like_weight, self.dislike_weight)
 
     def objective(self) -> Objective:
         from contrapose.core.objective import Objective, Side
         from contrapose.core.running import Running
 
         link = UtilityOfGain(self.utility, self.like_weight, self.dislike_weight)
-        baseline = Running(_mean_reward, self.baseline_decay)
+        baseline = Running(mean_reward, self.baseline_decay)
         return Objective(
-            (Side(LONE),), link, self.beta, weighting=self.weighting, space=self.space, running={_BASELINE: baseline}
+            (Side(LONE),), link, self.beta, weighting=self.weighting, space=self.space, running={BASELINE: baseline}
         )
 
     def composition(self) -> Composition:
