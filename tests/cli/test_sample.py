@@ -69,9 +69,30 @@ def test_prompts_typed_in_place_of_a_file(tiny_model: Path, tmp_path: Path, caps
 
 
 def test_negative_prompt_and_attention(tiny_model: Path, tmp_path: Path) -> None:
-    assert _sample(tiny_model, tmp_path, "--negative-prompt", "a star", "--nag-scale", "3", "--nag-tau", "2") == 0
+    assert (
+        _sample(
+            tiny_model,
+            tmp_path,
+            "--negative-prompt",
+            "a star",
+            "--nag-scale",
+            "3",
+            "--nag-tau",
+            "2",
+            "--nag-interval",
+            "0.2",
+            "1",
+        )
+        == 0
+    )
     written = yaml.safe_load((tmp_path / "out/images.yaml").read_text())["guiding"]
-    told = {"negative_prompt": "a star", "nag_scale": 3.0, "nag_tau": 2.0, "nag_alpha": 0.25}
+    told = {
+        "negative_prompt": "a star",
+        "nag_scale": 3.0,
+        "nag_tau": 2.0,
+        "nag_alpha": 0.25,
+        "nag_interval": [0.2, 1.0],
+    }
     assert written == written | told
 
 

@@ -107,16 +107,10 @@ def test_batched_is_sequential(name: str, pipe: DiffusionPipeline, runs: aligned
     assert apart(outputs[True], outputs[False]) < EXACT
 
 
-def _levels(name: str, calls: list[stock.Call]) -> list[float]:
-    """Noise levels of calls, from what the family's times mean."""
-    times = [float(families.of(name).meaning(call)[1].flatten()[0]) for call in calls]
-    return [time / 999 if max(times) > 1 else time for time in times]
-
-
 def test_outside_the_interval_nothing_more_is_asked(name: str, pipe: DiffusionPipeline, runs: aligned.Runs) -> None:
     with stock.recorded(stock.denoiser_of(pipe)) as calls:
         stock.draw(name, pipe, num_inference_steps=4)
-    levels = _levels(name, calls)
+    levels = stock.levels(name, calls)
     assert levels == sorted(levels, reverse=True)
     interval = ((levels[2] + levels[3]) / 2, (levels[0] + levels[1]) / 2)  # the two in the middle
     _, asked = _drawn(name, pipe, 4, positive=runs.positive, interval=interval, scale=2.5)
@@ -133,7 +127,7 @@ def test_strength_goes_by_the_noise_level(name: str, pipe: DiffusionPipeline, ru
     network = stock.denoiser_of(pipe)
     with stock.recorded(network) as calls, contrapose.guide(pipe, runs.positive, scale=2.0, schedule=schedule):
         stock.draw(name, pipe, num_inference_steps=3)
-    call, level = calls[1], _levels(name, calls)[1]
+    call, level = calls[1], stock.levels(name, calls)[1]
     assert 0.05 < level < 0.98
     base, positive = (aligned.answered(net, call.inputs) for net in (network, runs.networks["positive"]))
     assert apart(in_rows(call.output), base + 2.0 * schedule(level) * (positive - base)) < EXACT

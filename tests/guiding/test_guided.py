@@ -121,6 +121,7 @@ def test_what_attention_reads(name: str, tiny_family: Any) -> None:
         ("sd", {"nag_scale": 5.0, "nag_tau": 0.0}, "nag_tau 0.0: "),
         ("sd", {"nag_scale": 5.0, "nag_alpha": 2.0}, "nag_alpha 2.0: "),
         ("sd", {"nag_alpha": 0.5}, "nag_alpha: does nothing by itself; set --nag-scale too"),
+        ("sd", {"nag_interval": (0.2, 1.0)}, "nag_interval: does nothing by itself; set --nag-scale too"),
         ("sd", {"negative_prompt": "x", "guidance_scale": 1.0}, "negative_prompt: nothing reads it; set --guidance-sc"),
         ("sd", {"negative_prompt": "", "guidance_scale": 1.0}, "negative_prompt: nothing reads it; set --guidance-sc"),
         ("flux", {"negative_prompt": "x"}, "negative_prompt: nothing reads it; set --nag-scale"),

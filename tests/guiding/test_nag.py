@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import families
 import stock
 import torch
-from aligned import in_rows
+from aligned import answered, in_rows
 from pytest import fixture, mark, raises
 from training import with_lora
 
@@ -99,6 +101,28 @@ def test_it_acts_and_leaves_nothing_behind(name, pipe):
     with raises(KeyboardInterrupt), contrapose.nag(pipe, NEGATIVE):
         stock.draw(name, pipe, [PROMPT], callback_on_step_end=stop) if families.of(name).watched else stop()
     assert _marks(pipe) == marks and torch.equal(stock.draw(name, pipe, [PROMPT]), base)
+
+
+def test_outside_the_interval_a_step_is_the_stock_one(name, pipe):
+    """To the bit; inside it is what guidance at every step makes of it. Each half of two steps, and nothing is left."""
+    network, marks = stock.denoiser_of(pipe), _marks(pipe)
+
+    def steps(**options):
+        guided = contrapose.nag(pipe, NEGATIVE, **options) if options else nullcontext()
+        with guided, stock.recorded(network) as calls:
+            stock.draw(name, pipe, [PROMPT])
+        return calls, [in_rows(call.output) for call in calls]
+
+    calls, base = steps()
+    first, second = stock.levels(name, calls)
+    of_early, early = steps(interval=((first + second) / 2, 1.0))
+    _, late = steps(interval=(0.0, (first + second) / 2))
+    _, whole = steps(scale=5.0)
+    assert torch.equal(late[0], base[0]) and torch.equal(early[0], whole[0])
+    assert not torch.allclose(early[0], base[0], atol=1e-3) and not torch.allclose(late[1], base[1], atol=1e-3)
+    # after a guided step, a stock one of where it led
+    assert torch.equal(early[1], answered(network, of_early[1].inputs))
+    assert _marks(pipe) == marks
 
 
 def _start(name, pipe):

@@ -266,7 +266,9 @@ def test_published_strengths():
     assert (DataDrivenDDSPO().beta, RealAlign().beta, DiffusionDRO().real_margin) == (8000.0, 2000.0, 1e-3)
     assert (DMPO().beta, DMPO().alpha, MaPO().beta, MaPO().steepness) == (2000.0, 0.01, 0.1, 0.5)
     assert (DSPO().beta, DSPO().form) == (0.001, "residual")
-    assert CHATS().beta == DiffusionKTO().beta == TKTO().beta == 2 * 1000.0, "their papers' losses have no factor of a half"
+    assert CHATS().beta == DiffusionKTO().beta == TKTO().beta == 2 * 1000.0, (
+        "their papers' losses have no factor of a half"
+    )
 
 
 def test_each_policy_of_chats_learns_from_its_own_side():

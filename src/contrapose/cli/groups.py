@@ -18,7 +18,7 @@ _NAMES = {
         time_density time_shift kl_weight log_snr_mean log_snr_spread
         """,
     "guidance": """
-        positive negative guidance scales most negative_prompt nag_scale nag_tau nag_alpha
+        positive negative guidance scales most negative_prompt nag_scale nag_tau nag_alpha nag_interval
         """,
     "LoRA": "full lora_rank lora_alpha adapters",
     "memory": """

@@ -196,11 +196,17 @@ class NAG:
     """How many times longer than Z+ the guided attention may be."""
     alpha: Share = 0.25
     """a: share of the guided attention; 0 is off."""
+    interval: Interval = (0.0, 1.0)
+    """Noise levels, 0 data to 1 noise, between which it is on; outside, Z- is not asked for."""
 
     @property
     def off(self) -> bool:
         """Whether Z+ is given back as it is, so that Z- need not be asked for."""
         return self.scale == 1 or self.alpha == 0
+
+    def acts_at(self, level: float) -> bool:
+        """Whether it is on at a noise level."""
+        return self.interval[0] <= level <= self.interval[1]
 
     def combine(self, positive: Float[Tensor, "*b c"], negative: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
         """out, in the precision of Z+; norms are taken in single precision."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from contrapose.backbones.base import Backbone
@@ -40,13 +40,18 @@ def settled(settings: Sampling, backbone: Backbone) -> Sampling:
         raise UserError(f"negative_prompt: nothing reads it; set {fix}")
     if nag is None:
         return settings
-    return replace(settings, guiding=replace(guiding, nag_scale=nag.scale, nag_tau=nag.tau, nag_alpha=nag.alpha))
+    filled = {f"nag_{name}": value for name, value in vars(nag).items()}
+    return replace(settings, guiding=replace(guiding, **filled))
 
 
 def _attention(guiding: Guiding) -> NAG | None:
     """The attention guidance of the settings, with NAG's defaults where one is unset; None without a `nag_scale`."""
-    settings = {"scale": guiding.nag_scale, "tau": guiding.nag_tau, "alpha": guiding.nag_alpha}
-    chosen = {name: value for name, value in settings.items() if value is not None}
+    unset = Guiding()
+    chosen: dict[str, Any] = {}
+    for field in fields(NAG):
+        name = f"nag_{field.name}"
+        if getattr(guiding, name) != getattr(unset, name):
+            chosen[field.name] = getattr(guiding, name)
     if guiding.nag_scale is None:
         if chosen:
             raise UserError(f"nag_{next(iter(chosen))}: does nothing by itself; set --nag-scale too")

@@ -27,6 +27,7 @@ from contrapose.core.group import Condition
 from contrapose.core.guidance import NAG
 from contrapose.errors import UserError
 from contrapose.guiding.row_adapters import is_compiled
+from contrapose.guiding.rows import Call
 
 
 @contextmanager
@@ -36,21 +37,24 @@ def nag(
     scale: float = 5.0,
     tau: float = 2.5,
     alpha: float = 0.25,
+    interval: tuple[float, float] = (0.0, 1.0),
 ) -> Iterator[DiffusionPipeline]:
     """Guide a pipeline's attention away from a negative prompt while the block lasts, with or without CFG.
 
-    Acts on every row. Under CFG the unconditional rows are unchanged if neither CFG nor NAG has a negative prompt and
-    tau >= 1. Without a negative prompt the network reads what it was trained to read as "no prompt" (which need not be
-    the empty text ""); any other negative prompt is read as a prompt is. `guide` by adapters may be combined with it;
-    whole networks of `guide` are not led by NAG.
+    Acts on every row, at the noise levels of `interval`, 0 data to 1 noise; outside it a step is the stock one. Under
+    CFG the unconditional rows are unchanged if neither CFG nor NAG has a negative prompt and tau >= 1. Without a
+    negative prompt the network reads what it was trained to read as "no prompt" (which need not be the empty text "");
+    any other negative prompt is read as a prompt is. `guide` by adapters may be combined with it; whole networks of
+    `guide` are not led by NAG.
 
     Raises `UserError` for settings out of range, for compiled networks, whose layers take no hooks, for IP-Adapters,
     and for pipelines without text encoders.
 
     Differs from the authors' code: with CFG, theirs leaves the rows without a prompt alone. It can end before the last
-    step (`nag_end`); this acts on every step. Its default alpha is 0.5 for UNets and 0.25 for FLUX; here 0.25.
+    step (`nag_end`), by the share of training times; here the interval has two ends, in noise levels. Its default
+    alpha is 0.5 for UNets and 0.25 for FLUX; here 0.25.
     """
-    guidance = NAG(scale, tau, alpha)
+    guidance = NAG(scale, tau, alpha, interval)
     family = family_of(pipe)
     network = getattr(pipe, family.denoiser_part)
     _check(pipe, network)
@@ -66,16 +70,50 @@ def attention_guided(network: nn.Module, family: Family, negative: Condition, gu
     `negative` is one row of the family's text, as the pipeline passes it to the network. Raises `UserError` for a
     family whose attention cannot be led.
     """
-    handles: list[RemovableHandle] = []
     if family.attention is None:
         raise UserError(f"nag does not lead the attention of a {type(network).__name__}; guide it by --guidance-scale")
-    if not guidance.off:
-        handles += _HOOKS[family.attention](network, family, negative, guidance)
+    if guidance.off:
+        yield
+        return
+    led = _Led(network, family, negative, guidance)
+    switch: RemovableHandle | None = None
+    if guidance.interval == (0.0, 1.0):
+        # at every step, so that no step's time has to be read from its device
+        led.turn(True)
+    else:
+        switch = network.register_forward_pre_hook(led.look_at_time, with_kwargs=True)
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        led.turn(False)
+        if switch is not None:
+            switch.remove()
+
+
+class _Led:
+    """A network whose layers have the hooks of attention guidance while it is on."""
+
+    def __init__(self, network: nn.Module, family: Family, negative: Condition, guidance: NAG):
+        self.network = network
+        self.family = family
+        self.negative = negative
+        self.guidance = guidance
+        self.handles: list[RemovableHandle] = []
+
+    def look_at_time(self, network: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """Hook before the network's forward: on inside the interval of noise levels, off outside."""
+        level = self.family.level_of(Call(inputs, named, self.family.rowless).time, network.config)
+        self.turn(self.guidance.acts_at(level))
+
+    def turn(self, on: bool) -> None:
+        """Put the hooks on where there are none, or take them off."""
+        if on and not self.handles:
+            assert self.family.attention is not None, "told before"
+            self.handles += _HOOKS[self.family.attention](self.network, self.family, self.negative, self.guidance)
+        elif not on:
+            for handle in self.handles:
+                handle.remove()
+            self.handles.clear()
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from contrapose import runfile
 from contrapose.backbones.settings import Haste, Loading, Precision
 from contrapose.core.guidance import GUIDANCES, PGD, AnyGuidance, AttentionLimit, AttentionScale, FreeScale, Strength
 from contrapose.errors import UserError
-from contrapose.ranges import Batch, Range, Rank, Share, Steps, checked
+from contrapose.ranges import Batch, Interval, Range, Rank, Share, Steps, checked
 
 if TYPE_CHECKING:
     from contrapose.runs.folder import RunFolder
@@ -37,6 +37,8 @@ class Guiding:
     """How many times longer than the prompt's the guided attention may be; 2.5 when unset."""
     nag_alpha: Share | None = None
     """Share of the guided attention, 0 to 1; 0.25 when unset."""
+    nag_interval: Interval = (0.0, 1.0)
+    """Noise levels, 0 data to 1 noise, between which attention is guided."""
 
     @property
     def by_runs(self) -> bool:

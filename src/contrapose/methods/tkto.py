@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UtilityOfPrompts:
-    """Diffusion-KTO's loss with the first side liked and the second disliked, whatever the labels of their one image."""
+    """Diffusion-KTO's loss with the first side liked and the second disliked, whatever their one image's label."""
 
     utility: UtilityOfGain
 
@@ -48,7 +48,7 @@ class UtilityOfPrompts:
 @dataclass(frozen=True)
 @checked
 class TKTO(AlignmentMethod):
-    """A like of an image's own prompt and a dislike of its degraded one, each by itself under Diffusion-KTO's utility."""
+    """An image's own prompt liked and a degraded one disliked, each by itself under Diffusion-KTO's utility."""
 
     beta: Positive = 2000.0
     """Strength in the unit of Diffusion-DPO's code: twice Diffusion-KTO's B, whose loss has no factor of a half."""
