@@ -5,19 +5,13 @@ A new method is tested by a line in METHODS.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
-
 import pytest
 import torch
+from evaluated import a_group, evaluate, gradient_of
 from formulas import (
     ABAR,
     BETA,
-    DRAWS,
-    LIKED,
     NOISE,
-    OTHER,
-    QUALITY,
     RANKS,
     RECORDS,
     SCORES,
@@ -37,7 +31,6 @@ from formulas import (
     kto,
     logistic,
     mapo,
-    network,
     nll,
     not_paired,
     of_own_noise,
@@ -54,17 +47,13 @@ from formulas import (
     tkto,
     win_rates,
 )
-from torch import Tensor
 from torch.nn import functional as F
 
-from contrapose.core.compose import OwnState, compose
-from contrapose.core.group import Group, Pick
-from contrapose.core.guards import SDPO, Cooling, Unguarded
+from contrapose.core.guards import SDPO, Cooling
 from contrapose.core.links import IPO, Hinge, Sigmoid
 from contrapose.core.moving import Every
-from contrapose.core.objective import Objective, Outcome
+from contrapose.core.objective import Objective
 from contrapose.core.path import DiffusionPath
-from contrapose.core.running import RunningNumbers
 from contrapose.errors import UserError
 from contrapose.methods import (
     CHATS,
@@ -83,7 +72,6 @@ from contrapose.methods import (
     DiffusionLPO,
     InPO,
     MaPO,
-    Method,
     RankDPO,
     RealAlign,
     SelfNPO,
@@ -154,49 +142,6 @@ METHOD_TABLE = [
 each_method = pytest.mark.parametrize(
     ("method", "formula", "num_trainee", "num_reference"), METHOD_TABLE, ids=[repr(row[0]) for row in METHOD_TABLE]
 )
-
-
-class Stored:
-    """The records as a composition takes them."""
-
-    def latent(self, pick: Pick) -> Tensor:
-        field = RECORDS[pick.field]
-        return field if pick.whose == "own" else field[OTHER]
-
-    def label(self, sample: str) -> Tensor:
-        if sample == "sample 1":
-            return LIKED
-        if sample in RANKS:
-            return QUALITY[:, RANKS.index(sample)]
-        return torch.full((B,), float(sample == "winner"), dtype=torch.float64)
-
-    def scores(self, pick: Pick) -> dict[str, Tensor]:
-        return {"taste": torch.tensor(SCORES[pick.field], dtype=torch.float64)} if pick.field in SCORES else {}
-
-    def condition(self, slot: str, pick: Pick) -> dict[str, Tensor]:
-        return {"embedding": self.latent(pick)}
-
-
-def a_group(method: Method) -> Group:
-    composition = method.composition()
-    drawn = OwnState(T, RECORDS["own x0"], RECORDS["own eps"]) if composition.on_policy else None
-    num = composition.num_own_draws
-    draws = {name: values[:, :num] for name, values in DRAWS.items()} if num else None
-    return compose(composition, Stored(), T, NOISE, drawn, draws)
-
-
-def evaluate(
-    method: Method, split: bool = False, running: dict[str, float] | None = None
-) -> tuple[Outcome, list[tuple[str, int]]]:
-    """The method's loss on the records as its own composition asks, with an account of the calls."""
-    calls: list[tuple[str, int]] = []
-
-    def predict(policy, x_t, t, condition):
-        calls.append((policy, len(x_t)))
-        return network(policy, x_t, t, condition["embedding"])
-
-    objective = replace(method.objective(), split=split)
-    return objective(a_group(method), DiffusionPath(ABAR), "eps", predict, running), calls
 
 
 @each_method
@@ -325,38 +270,6 @@ def test_with_the_policy_up_to_date_the_renoised_variant_has_no_gradient_from_it
     assert gradient(dro) == pytest.approx(gradient(SFT().objective()), rel=1e-10)
 
 
-def gradient_of(losses: Iterable[Tensor]) -> float:
-    return float(torch.autograd.grad(sum(loss.sum() for loss in losses), TRAINED["trainee"])[0])
-
-
-GUARDED = [method for method, *_ in METHOD_TABLE if getattr(method, "guard", Unguarded()) != Unguarded()]
-
-
-@pytest.mark.parametrize("method", GUARDED, ids=repr)
-def test_a_guard_leaves_losses_and_changes_gradients(method: Method) -> None:
-    """Of these pairs some are guarded, or the table above would prove nothing."""
-    guarded, _ = evaluate(method)
-    plain, _ = evaluate(replace(method, guard=Unguarded()))
-    assert torch.equal(guarded.loss, plain.loss)
-    kept = method.guard(guarded.measured)
-    assert kept[:, 0].tolist() == [1.0] * B
-    assert 0 < kept[:, 1].min() < 1
-    assert gradient_of([guarded.loss]) != pytest.approx(gradient_of([plain.loss]), rel=1e-6)
-
-
-@pytest.mark.parametrize("guard", [SDPO(0.6), Cooling(0.5)])
-def test_a_guard_knows_the_loser_by_its_label(guard: SDPO | Cooling) -> None:
-    """Sides that change places with their labels are guarded alike; of a tie each is guarded half."""
-    numbers, _ = evaluate(DiffusionDPO(beta=BETA))
-    measured = numbers.measured
-    swapped = replace(measured, rewards=measured.rewards.flip(1), T=measured.T.flip(1), labels=measured.labels.flip(1),
-                      overlap=measured.overlap.flip(1, 2))  # fmt: skip
-    assert torch.equal(guard(swapped), guard(measured).flip(1))
-    other_way = replace(measured, labels=measured.labels.flip(1))
-    tied = replace(measured, labels=torch.full_like(measured.labels, 0.5))
-    torch.testing.assert_close(guard(tied), (guard(measured) + guard(other_way)) / 2)
-
-
 def test_squared_dspo_pulls_back_a_winner_that_has_gone_far(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of these pairs two are beyond the limit, each of which is decided alone."""
     monkeypatch.setattr("contrapose.methods.dspo._GROSS_DRIFT", 0.02)
@@ -371,39 +284,3 @@ def test_squared_dspo_pulls_back_a_winner_that_has_gone_far(monkeypatch: pytest.
 def test_published_dspo_is_fine_tuning_on_winners_to_about_three_digits() -> None:
     """On SD1.5: B is .001."""
     assert gradient_of(evaluate(DSPO())[0].parts) == pytest.approx(gradient_of(evaluate(SFT())[0].parts), rel=3e-3)
-
-
-@pytest.mark.parametrize("baseline", [-0.4, 0.0, 0.3])
-@pytest.mark.parametrize("split", [False, True])
-def test_likes_and_dislikes_are_against_a_baseline_that_is_never_below_zero(baseline: float, split: bool) -> None:
-    """The baseline is a reward: the paper's z times B."""
-    outcome, _ = evaluate(DiffusionKTO(beta=2 * BETA), split, {"baseline": BETA * baseline})
-    expected = [kto(i, BETA, logistic, baseline) for i in range(B)]
-    assert outcome.loss.tolist() == pytest.approx([loss.item() for loss in expected], rel=1e-12)
-    assert gradient_of(outcome.parts) == pytest.approx(gradient_of(expected), rel=1e-11)
-
-
-@pytest.mark.parametrize("baseline", [-0.4, 0.3])
-def test_prompts_are_liked_and_disliked_against_the_same_baseline(baseline: float) -> None:
-    """By weights, one utility or the other, and with a gradient that may come from one of the two alone."""
-    for weights in ((0.5, 3.0), (0.0, 1.0)):
-        method = TKTO(beta=BETA, utility="loss-averse", like_weight=weights[0], dislike_weight=weights[1])
-        outcome, _ = evaluate(method, split=True, running={"baseline": baseline})
-        expected = [tkto(i, lambda x: -nll(x), baseline, weights) for i in range(B)]
-        assert outcome.loss.tolist() == pytest.approx([loss.item() for loss in expected], rel=1e-12)
-        assert gradient_of(outcome.parts) == pytest.approx(gradient_of(expected), rel=1e-11)
-
-
-def test_the_baseline_follows_the_rewards() -> None:
-    """Before the first step it is zero; then a tenth of the way to each step's mean."""
-    method = DiffusionKTO(beta=2 * BETA, baseline_decay=0.9)
-    numbers = RunningNumbers(method.objective().running)
-    expected = 0.0
-    for _ in range(3):
-        outcome, _ = evaluate(method, running=numbers.values)
-        assert outcome.measured.running == {"baseline": pytest.approx(expected)}
-        mean = outcome.followed["baseline"].mean().item()
-        assert mean == pytest.approx(outcome.measured.rewards.mean().item())
-        numbers.update({"baseline": mean})
-        expected = 0.9 * expected + 0.1 * mean
-    assert abs(expected) > 1e-3
