@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contrapose.core import links
-from contrapose.core.links import IPO, Guarded, Hinge, Identity, Sigmoid, Signed
+from contrapose.core.links import IPO, Clipped, Guarded, Hinge, Identity, Sigmoid, Signed
 
 
 def log_sigmoid(m: float) -> float:
@@ -34,6 +34,9 @@ CLOSED_FORMS = [
     (Signed(), [1.5, 0.5], -log_sigmoid(1.0)),
     (Signed((1.0, 1.0)), [1.5, 0.5], -log_sigmoid(2.0)),
     (Signed((0.5, -2.0, 0.25)), [1.0, 0.5, -2.0], -log_sigmoid(-1.0)),
+    (Clipped(), [-0.02, 0.05], -log_sigmoid(-10 * (-0.02 - 0.05))),  # labels (0, 0): the second is preferred
+    (Clipped(beta=2.0, clip=0.2), [-3.0, 0.5], -log_sigmoid(-2 * (math.log(0.8) - math.log(1.2)))),
+    (Clipped(clip=None), [-0.3, 0.5], -log_sigmoid(8.0)),
     (Guarded(IPO(), lambda seen: torch.zeros_like(seen.rewards)), [2.0, 0.5], 0.0),  # m = 1.5, labels (0, 0)
 ]
 each_link = pytest.mark.parametrize(("link", "formula"), PAIRS)

@@ -22,13 +22,13 @@ from comparing import (
 from torch import Tensor, nn
 
 from contrapose.core.guards import SDPO, Cooling
-from contrapose.core.links import IPO, Guarded, Hinge, Identity, Sigmoid, Signed
+from contrapose.core.links import IPO, Clipped, Guarded, Hinge, Identity, Sigmoid, Signed
 from contrapose.core.objective import Objective, Side
 from contrapose.methods import METHODS
 
 LINKS = [
     Identity(), Sigmoid(), Sigmoid(smoothing=0.2), IPO(), Hinge(), Signed((1.0, 1.0)), Signed((0.3, -2.0)),
-    Guarded(Sigmoid(), SDPO(0.9)), Guarded(IPO(), SDPO(0.9)), Guarded(IPO(), Cooling()),
+    Guarded(Sigmoid(), SDPO(0.9)), Guarded(IPO(), SDPO(0.9)), Guarded(IPO(), Cooling()), Clipped(clip=None),
 ]  # fmt: skip
 SIDES = dict(KINDS)
 for name, cls in METHODS.items():

@@ -75,6 +75,8 @@ class Group:
     weights: Float[Tensor, "b ..."] | None = None
     """What each element counts in the means of errors, alike in all samples; they spread over a latent, and their mean
     is 1 (`reward.element_weights`). All count alike where it is None."""
+    reward_scale: Float[Tensor, " b"] | None = None
+    """What each group's rewards are multiplied by: of a step of a sampler, its k (`transitions.py`)."""
 
 
 class Pick(NamedTuple):

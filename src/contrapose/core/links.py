@@ -6,12 +6,13 @@ objective. Links for pairs compare the first side with the second, under the lab
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
 from contrapose.core.measured import Measured
-from contrapose.ranges import Positive, Range, checked
+from contrapose.ranges import Positive, Range, ShareBelow1, checked
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -119,6 +120,28 @@ class Signed:
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
         return -log_sigmoid(weighted_sum(measured.rewards, self.weights))
+
+
+@dataclass(frozen=True)
+@checked
+class Clipped:
+    """loss = -p log sigmoid(m) - (1 - p) log sigmoid(-m), m = B (l_w - l_l), l = log clip(exp(r), 1 - c, 1 + c).
+
+    The rewards are logarithms of ratios of densities, the trainee's to the reference's (`transitions.py`). Beyond the
+    clip there is no slope: what has become so much more or less likely is let alone (D3PO, Yang et al. 2023; SPO).
+    """
+
+    beta: Positive = 10.0
+    """Strength of the pull to the reference."""
+    clip: ShareBelow1 | None = 0.1
+    """How far from 1 a ratio counts; any distance when unset."""
+
+    def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
+        rewards = measured.rewards
+        if self.clip is not None:
+            # in logarithms, so that no ratio is too large a number
+            rewards = rewards.clamp(math.log1p(-self.clip), math.log1p(self.clip))
+        return Sigmoid()(measured.with_live(measured.live() | {"rewards": self.beta * rewards}))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@
     (3) errors    T = mse(truth, trainee), R = mse(truth, reference), D = mse(trainee, reference), for each side; and
                   mse(trainee, anchor) for further frozen policies that the trainee is to stay near; mse is the mean
                   over elements of w x square, w the group's weights of mean 1, or 1 where it has none
-    (4) reward    r = (beta / 2) (R - T)                                                                 reward.py
+    (4) reward    r = (beta / 2) (R - T), times what a group's own scale says                            reward.py
     (5) loss      L = weight(l) link(r, T, R, D, labels, scores), l the noise level                       links.py
     (6) parts     L itself; or, split, one loss a side i whose gradients add up to that of L:
                   dL/dr_i r_i + dL/dT_i T_i + dL/dD_i D_i, and so for each anchor; the slopes dL/d. are constants
@@ -32,7 +32,8 @@ from contrapose.core.links import Link
 from contrapose.core.measured import Measured
 from contrapose.core.moving import Following
 from contrapose.core.path import Path
-from contrapose.core.reward import at_least_single, implicit_reward, mean_huber, mean_square
+from contrapose.core.residuals import errors, overlap
+from contrapose.core.reward import at_least_single, implicit_reward
 from contrapose.core.running import Running
 from contrapose.core.shares import Shares, mix
 from contrapose.core.walks import Walk
@@ -58,11 +59,30 @@ class Side:
     slot: str = "prompt"
     truth: Shares[Row] | None = None
     """Shares of predictions of policies that are not trained; None is the noise that was added."""
+    state: str | None = None
+    """The sample that is noised to the same state, where another one is: both are then one prediction."""
 
     @property
     def row(self) -> Row:
         """The trained policy's prediction."""
-        return Row(self.policy, self.sample, self.slot)
+        return Row(self.policy, self.state or self.sample, self.slot)
+
+
+@dataclass(frozen=True)
+class GuidedRows:
+    """Every prediction as classifier-free guidance makes it: p(blank) + scale (p(slot) - p(blank)).
+
+    `blank` is a slot that holds no prompt. As the two shares add up to 1, it is the same in every space.
+    """
+
+    scale: float
+    blank: str = "blank"
+
+    def shares(self, row: Row) -> Shares[Row]:
+        """What the guided prediction of this row is made of; without a prompt there is nothing to guide."""
+        if row.slot == self.blank:
+            return {row: 1.0}
+        return {row: self.scale, row._replace(slot=self.blank): 1 - self.scale}
 
 
 @runtime_checkable
@@ -105,9 +125,17 @@ class Scene:
     space: Space
     measure: Space
     predict: Predict
+    guided: GuidedRows | None = None
 
     def ask(self, rows: Iterable[Row]) -> dict[Row, Float[Tensor, "b ..."]]:
-        """These predictions: each once, in one stacked call a policy."""
+        """These predictions, guided where the scene says so: each once, in one stacked call a policy."""
+        if self.guided is None:
+            return self._ask_each(rows)
+        shares = {row: self.guided.shares(row) for row in rows}
+        answers = self._ask_each(part for parts in shares.values() for part in parts)
+        return {row: mix(answers, parts) for row, parts in shares.items()}
+
+    def _ask_each(self, rows: Iterable[Row]) -> dict[Row, Float[Tensor, "b ..."]]:
         # a dict keeps the order in which rows were first asked for, so that the same plan makes the same batches
         distinct = list(dict.fromkeys(rows))
         answers: dict[Row, Tensor] = {}
@@ -157,7 +185,8 @@ class Objective:
     measured; None is the backbone's own. `split` takes the gradient one side at a time: one side's activations in
     memory, one forward of the trainee more, the same gradient. `moving` are frozen policies that follow the trainee,
     `running` numbers that follow a batch's means, for the link to read, and `walk` is what goes before the comparison.
-    Where `huber` is a scale, T, R and D are means of Huber's distance instead of squares.
+    Where `huber` is a scale, T, R and D are means of Huber's distance instead of squares. With `guided` all predictions
+    are guided ones, the trainee's too.
     """
 
     sides: tuple[Side, ...]
@@ -172,6 +201,7 @@ class Objective:
     running: Mapping[str, Running] = field(default_factory=dict)
     walk: Walk | None = None
     huber: float | None = None
+    guided: GuidedRows | None = None
 
     def __post_init__(self) -> None:
         # a truth has no gradient: asked of the trainee, it would move with what it is to correct
@@ -203,9 +233,12 @@ class Objective:
         compared = [policy for policy in (self.reference, *self.anchors) if policy is not None]
         # R and D compare the reference with the trainee on the trainee's own input, not on the truth's
         references = [row._replace(policy=policy) for policy in compared for row in trained]
+        rows = [*truths, *references, *trained]
+        if self.guided is not None:
+            rows = [part for row in rows for part in self.guided.shares(row)]
         # where a truth is the reference's answer to that same input, as DDSPO's winner has it, the row is asked once
         plan: dict[str, tuple[Row, ...]] = {}
-        for row in dict.fromkeys([*truths, *references, *trained]):
+        for row in dict.fromkeys(rows):
             plan[row.policy] = (*plan.get(row.policy, ()), row)
         # False comes before True: frozen policies are asked before a trainee's activations are in memory
         return dict(sorted(plan.items(), key=lambda item: (item[0] in self.trained, item[0])))
@@ -220,7 +253,7 @@ class Objective:
         if self.walk is not None:
             with torch.no_grad():
                 group = self.walk(group, path, space, predict)
-        scene = Scene(group, path, space, self.space or space, predict)
+        scene = Scene(group, path, space, self.space or space, predict, self.guided)
         if running is None:
             running = {name: mean.start for name, mean in self.running.items()}
         # the frozen policies first, once for all parts: no answer of theirs is recorded for a backward
@@ -274,23 +307,25 @@ class Objective:
         truths = [fixed.truths[place] for place in places]
         weights = scene.group.weights
         # (3): from [b, ...] a side to [b, n], n the number of these places
-        trainee_error = _errors(truths, predictions, weights, self.huber)
+        trainee_error = errors(truths, predictions, weights, self.huber)
         reference_error = drift = None
         if fixed.references is not None:
             references = [fixed.references[place] for place in places]
-            reference_error = _errors(truths, references, weights, self.huber)
-            drift = _errors(predictions, references, weights, self.huber)
+            reference_error = errors(truths, references, weights, self.huber)
+            drift = errors(predictions, references, weights, self.huber)
         drift_from: dict[str, Tensor] = {}
         # further anchors have no part in the reward: a penalty may hold the trainee near a policy that r does not know
         for policy, anchors in fixed.anchors.items():
-            drift_from[policy] = _errors(predictions, [anchors[place] for place in places], weights, self.huber)
+            drift_from[policy] = errors(predictions, [anchors[place] for place in places], weights, self.huber)
+        scale = scene.group.reward_scale
+        beta = self.beta if scale is None else self.beta * scale[:, None]
         return Measured(
-            rewards=implicit_reward(self.beta, trainee_error, reference_error),
+            rewards=implicit_reward(beta, trainee_error, reference_error),
             T=trainee_error,
             R=reference_error,
             D=drift,
             drift_from=drift_from,
-            overlap=_overlap(truths, predictions, weights),
+            overlap=overlap(truths, predictions, weights),
             labels=torch.stack([sample.label for sample in samples], 1),
             level=scene.path.level(scene.group.t),
             scores=_scores(samples),
@@ -332,36 +367,3 @@ def _scores(samples: Sequence[Sample]) -> dict[str, Float[Tensor, "b n"]]:
             continue
         scores[judge] = torch.stack([sample.scores[judge] for sample in samples], 1)
     return scores
-
-
-def _errors(
-    truths: Sequence[Float[Tensor, "b ..."]],
-    answers: Sequence[Float[Tensor, "b ..."]],
-    weights: Float[Tensor, "b ..."] | None,
-    huber: float | None,
-) -> Float[Tensor, "b n"]:
-    """mse(truth, answer), or Huber's distance where it has a scale, side by side."""
-    errors = []
-    for truth, answer in zip(truths, answers, strict=True):
-        difference = truth - answer
-        error = mean_square(difference, weights) if huber is None else mean_huber(difference, huber, weights)
-        errors.append(error)
-    return torch.stack(errors, 1)
-
-
-# Without gradient: the overlap couples two sides' predictions, so that a gradient through it could not be taken one
-# side at a time (6). Guards, which read it, take it as a number.
-@torch.no_grad()
-def _overlap(
-    truths: Sequence[Float[Tensor, "b ..."]],
-    answers: Sequence[Float[Tensor, "b ..."]],
-    weights: Float[Tensor, "b ..."] | None,
-) -> Float[Tensor, "b n n"]:
-    """The mean over elements of the product of each two sides' residuals, truth - answer, weighted as errors are."""
-    residuals = [at_least_single(truth - answer) for truth, answer in zip(truths, answers, strict=True)]
-    # [b, n, d] with d elements a sample; the product [b, n, n] has T on its diagonal
-    flat = torch.stack(residuals, 1).flatten(2)
-    weighted = flat
-    if weights is not None:
-        weighted = flat * weights.expand_as(residuals[0]).flatten(1)[:, None]
-    return weighted @ flat.mT / flat.shape[2]

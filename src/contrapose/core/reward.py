@@ -53,13 +53,15 @@ def at_least_single(values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
 
 
 def implicit_reward(
-    beta: float, trainee_error: Float[Tensor, "b n"], reference_error: Float[Tensor, "b n"] | None
+    beta: float | Float[Tensor, "b 1"],
+    trainee_error: Float[Tensor, "b n"],
+    reference_error: Float[Tensor, "b n"] | None,
 ) -> Float[Tensor, "b n"]:
     """r = (beta / 2) (mse(truth, reference) - mse(truth, trainee)): how much better the trainee explains the truth.
 
     `beta` has the unit of Diffusion-DPO's released code: it multiplies HALF the MEAN-per-element error difference.
     (Papers write -beta [...] with a sum; every published value, 5000, 16000, 2000, means this one.)
-    Without a reference the first term is dropped.
+    A group may have a beta of its own. Without a reference the first term is dropped.
     """
     if reference_error is None:
         return -0.5 * beta * trainee_error
