@@ -63,7 +63,7 @@ HEADINGS = {
         "toy": Command("toy", "the 2-D experiment: methods on Gaussians, scored exactly"),
         "shapes prompts": Command("shapes_prompts", "write the shapes world's prompts of one split", False),
         "shapes photos": Command("shapes_photos", "write the shapes world's photographs with their captions", False),
-        "shapes pretrain": Command("shapes_pretrain", "train the shapes model from nothing"),
+        "shapes pretrain": Command("shapes_pretrain", "train a shapes model"),
     },
 }
 """The commands under headings, in the order in which a user meets them."""

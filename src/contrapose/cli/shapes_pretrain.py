@@ -12,7 +12,7 @@ from contrapose.worlds.shapes.settings import Pretraining
 
 @dataclass(frozen=True)
 class Command:
-    """Train the shapes model from nothing; run it again to carry on. It takes hours of a core."""
+    """Train a shapes model, from nothing or from another one; run it again to carry on. It takes hours of a core."""
 
     settings: Pretraining
     out: Path

@@ -14,6 +14,7 @@ from transformers import CLIPTokenizer
 from contrapose import runfile
 from contrapose.cli.main import main
 from contrapose.pixels import to_tensor
+from contrapose.worlds.shapes.beginning import Whitening, initial_denoiser
 from contrapose.worlds.shapes.blueprint import build_tokenizer, build_vae
 from contrapose.worlds.shapes.grammar import TAGS, canonical_meanings
 from contrapose.worlds.shapes.pretrain import (
@@ -25,6 +26,7 @@ from contrapose.worlds.shapes.pretrain import (
     train_vae,
     whiten,
 )
+from contrapose.worlds.shapes.shipped import shipped_model
 
 TINY = Pretraining(num_images=100, vae_steps=2, vae_batch_size=2, train_steps=3, batch_size=4, warmup=1, save_every=1)
 PHASES = (train_vae, encode_dataset, train_denoiser)
@@ -134,3 +136,29 @@ def test_whitened_latents_have_unit_covariance_and_decode_to_the_same_images() -
     assert noise.max() < 0.5
     assert torch.allclose((covariance + noise).diagonal(), torch.ones(8), atol=0.02)
     assert (covariance - covariance.diagonal().diag()).abs().max() < 0.5
+
+
+@torch.no_grad()
+def test_a_denoiser_that_starts_from_another_predicts_the_same_in_whitened_latents() -> None:
+    tokenizer = build_tokenizer()
+    forward = torch.randn(8, 8, generator=torch.Generator().manual_seed(0)) + 3 * torch.eye(8)
+    unet, text_encoder = initial_denoiser("shapes", tokenizer, Whitening(torch.zeros(8), forward))
+    known = StableDiffusionPipeline.from_pretrained(shipped_model())
+    scale = known.vae.config.scaling_factor
+
+    text = "a red star above a blue square"
+    condition = known.text_encoder(known.tokenizer(text, return_tensors="pt").input_ids).last_hidden_state
+    # the words have other numbers, since the new tokenizer knows some more
+    adopted = text_encoder(tokenizer(text, return_tensors="pt").input_ids).last_hidden_state
+    assert torch.allclose(adopted, condition, atol=1e-5)
+
+    latents = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(1))
+    whitened = torch.einsum("dc,bcij->bdij", forward, latents / scale)
+    expected = torch.einsum("dc,bcij->bdij", forward, known.unet(latents, 500, condition).sample / scale)
+    assert torch.allclose(unet(whitened, 500, condition).sample, expected, atol=1e-3)
+
+
+def test_a_start_that_is_no_pipeline_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["shapes", "pretrain", "--out", str(tmp_path / "out"), "--start", str(tmp_path)]) == 2
+    assert f"{tmp_path}: no pipeline folder to start from" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Train the shapes model from nothing: an autoencoder on renders, a denoiser on careless captions.
+"""Train the shapes model: an autoencoder on renders, a denoiser on careless captions.
 
 About a quarter of the captions are wrong or incomplete, as captions of web images are, so that the finished model knows
 more than it shows: its score rises with classifier-free guidance, and alignment has something to amplify. Most images
@@ -30,6 +30,7 @@ from contrapose.pixels import to_tensor
 from contrapose.runs.training_state import Moments, Stateful, Weights, load_training, save_training
 from contrapose.tensors import save_tensors
 from contrapose.worlds.shapes import blueprint
+from contrapose.worlds.shapes.beginning import Whitening, initial_denoiser, initial_vae, parameters, start_folder
 from contrapose.worlds.shapes.looks import backdrop, draw_lead_ins, draw_looks, draw_quality
 from contrapose.worlds.shapes.render import render
 from contrapose.worlds.shapes.scenes import PRETRAINED, caption, scene_of, training_meaning
@@ -37,6 +38,7 @@ from contrapose.worlds.shapes.settings import Pretraining
 
 SETTINGS = "pretraining.yaml"
 TOKENIZER = "tokenizer"
+WHITENING = "work/whitening.safetensors"
 # Standard deviation of the posterior, by which the decoder learns to bear a denoiser's small errors. A learnt one hid
 # faint backgrounds: the encoder would have had to raise them above the noise before the decoder could see them.
 LATENT_NOISE = 0.05
@@ -62,11 +64,13 @@ class Phase(NamedTuple):
 
 
 def pretrain_shapes(settings: Pretraining, out: Path) -> Iterator[Phase]:
-    """The three phases of training the shapes model from nothing, each to be run through before the next is asked for.
+    """The three phases of training a shapes model, each to be run through before the next is asked for.
 
     Run it again to carry on. `out/model` is a stock pipeline folder at each save. Raises `UserError` for a folder of
-    other settings, or that another command is writing.
+    other settings, or that another command is writing, and for a start that is no pipeline.
     """
+    if settings.start:
+        start_folder(settings.start)
     with one_writer(out):
         runfile.claim(out / SETTINGS, settings, runfile.converter(), free=["save_every"])
         yield Phase("training the autoencoder", settings.vae_steps, train_vae(settings, out))
@@ -108,7 +112,7 @@ def train_vae(settings: Pretraining, out: Path) -> Iterator[Progress]:
     if (out / "vae").exists():
         return
     torch.manual_seed(settings.seed)
-    vae = blueprint.build_vae()
+    vae = initial_vae(settings.start)
     _lay_out(vae)
     optimizer = torch.optim.AdamW(
         vae.parameters(), lr=settings.vae_learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
@@ -149,7 +153,7 @@ def train_vae(settings: Pretraining, out: Path) -> Iterator[Progress]:
 def _save_vae(vae: AutoencoderKL, settings: Pretraining, folder: Path) -> None:
     """Whiten the latents, so that a stock pipeline need not scale them, and write the folder at once."""
     images = np.stack([draw_example(settings.seed + 2, i, 0.0)[0] for i in range(min(settings.num_images, 1000))])
-    whiten(vae, images)
+    save_tensors(folder.parent / WHITENING, whiten(vae, images)._asdict())
     vae.register_to_config(scaling_factor=1.0)
     # a folder of this name is a finished phase, so it appears only when all of it is written
     aside = folder.with_name("vae.partial")
@@ -158,8 +162,10 @@ def _save_vae(vae: AutoencoderKL, settings: Pretraining, folder: Path) -> None:
 
 
 @torch.no_grad()
-def whiten(vae: AutoencoderKL, images: np.ndarray) -> None:
+def whiten(vae: AutoencoderKL, images: np.ndarray) -> Whitening:
     """Give the latents of such images mean 0 and covariance 1 over channels, decoded images staying as they are.
+
+    Returns what was done to them.
 
     z' = W (z - m) with W = C^(-1/2), C the covariance of sampled latents: it counts the posterior's variance too, so
     that a direction that carries nothing is not blown up. W and m are folded into the autoencoder's two convolutions of
@@ -173,22 +179,17 @@ def whiten(vae: AutoencoderKL, images: np.ndarray) -> None:
     forward = directions @ levels.rsqrt().diag() @ directions.T
     backward = directions @ levels.sqrt().diag() @ directions.T
     channels = len(center)
-    weight, bias = _parameters(vae.quant_conv)
+    weight, bias = parameters(vae.quant_conv)
     weight[:channels] = torch.einsum("oc,cihw->oihw", forward, weight[:channels])
     bias[:channels] = forward @ (bias[:channels] - center)
     # the other half of this convolution gives the logarithm of the posterior's variance
     weight[channels:] = 0.0
     bias[channels:] = (LATENT_NOISE**2 * forward @ forward.T).diagonal().log()
     # what was decoded from z is now decoded from z' by way of z = W^(-1) z' + m; the bias first, by the old weights
-    weight, bias = _parameters(vae.post_quant_conv)
+    weight, bias = parameters(vae.post_quant_conv)
     bias += weight.flatten(1) @ center
     weight.copy_(torch.einsum("ocij,cd->odij", weight, backward))
-
-
-def _parameters(convolution: nn.Conv2d | None) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution; diffusers declares both it and its bias as optional."""
-    assert convolution is not None and convolution.bias is not None
-    return convolution.weight, convolution.bias
+    return Whitening(center, forward)
 
 
 def encode_dataset(settings: Pretraining, out: Path) -> Iterator[Progress]:
@@ -237,8 +238,8 @@ def train_denoiser(settings: Pretraining, out: Path) -> Iterator[Progress]:
     """Fit UNet and text encoder together on the careless captions; writes the pipeline at every save."""
     torch.manual_seed(settings.seed)
     tokenizer = _tokenizer(out)
-    unet = blueprint.build_unet()
-    text_encoder = blueprint.build_text_encoder(tokenizer)
+    whitening = Whitening(**load_file(out / WHITENING))
+    unet, text_encoder = initial_denoiser(settings.start, tokenizer, whitening)
     # Twice as fast as fused attention here: its backward is slow for 64 tokens on a CPU.
     unet.set_attn_processor(AttnProcessor())
     model = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})

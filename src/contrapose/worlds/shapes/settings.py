@@ -15,6 +15,9 @@ class Pretraining:
 
     seed: Annotated[int, Range(0, 2**40, integer=True)] = 0
     """Seed of images, captions, initial weights, times and noise."""
+    start: str = ""
+    """Shapes model whose weights training begins with: a pipeline folder, or `shapes` for the shipped one; empty is
+    random weights."""
     num_images: Count = 80_000
     """Training images, rendered and encoded once."""
     carelessness: Share = 0.25
