@@ -27,6 +27,7 @@ from transformers import CLIPTokenizer
 from contrapose import runfile
 from contrapose.files import one_writer
 from contrapose.pixels import to_tensor
+from contrapose.runs.silence import silent_libraries
 from contrapose.runs.training_state import Moments, Stateful, Weights, load_training, save_training
 from contrapose.tensors import save_tensors
 from contrapose.worlds.shapes import blueprint
@@ -71,7 +72,7 @@ def pretrain_shapes(settings: Pretraining, out: Path) -> Iterator[Phase]:
     """
     if settings.start:
         start_folder(settings.start)
-    with one_writer(out):
+    with one_writer(out), silent_libraries():
         runfile.claim(out / SETTINGS, settings, runfile.converter(), free=["save_every"])
         yield Phase("training the autoencoder", settings.vae_steps, train_vae(settings, out))
         yield Phase("rendering and encoding", settings.num_images, encode_dataset(settings, out))
