@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,54 @@ def test_a_ranking_has_even_distances_and_shares_ranks_within_the_margin(groups_
     assert [entry.name for entry in plan.left_out] == ["group-1"]
 
 
+# by correct and by -roughness: the first two are on the front, the third and the fourth are dominated by one of them,
+# and the last by all others
+CORRECT, ROUGHNESS = [3.0, 1.0, 2.0, 1.0, 0.0], [3.0, 1.0, 3.0, 2.0, 4.0]
+
+
+def rates_by_hand() -> list[float]:
+    """CaPO's calibration: the mean over judges and the other samples of sigmoid(R_i - R_j)."""
+    rates = []
+    for i in range(5):
+        wins = [1 / (1 + math.exp(CORRECT[j] - CORRECT[i])) for j in range(5) if j != i]
+        wins += [1 / (1 + math.exp(2 * (ROUGHNESS[i] - ROUGHNESS[j]))) for j in range(5) if j != i]
+        rates.append(sum(wins) / 8)
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("pairs", [((1, 4), (1.0, 0.0))]),
+        ("likes", [((0,), (1.0,)), ((1,), (1.0,)), ((2,), (0.0,)), ((3,), (0.0,)), ((4,), (0.0,))]),
+        ("rankings", [((0, 1, 2, 3, 4), (1.0, 1.0, 0.5, 0.5, 0.0))]),
+    ],
+)
+def test_by_pareto_the_front_wins_over_what_is_dominated(
+    groups_of: Callable[..., GroupStore], tmp_path: Path, form: str, expected: list[object]
+) -> None:
+    """Of two fronts the best and the worst by their win rates, which stand beside the judges' scores."""
+    rates = rates_by_hand()
+    assert rates[1] > rates[0], "or the pair would be another one"
+    settings = Labelling(("correct", "roughness:-2"), combine="pareto", form=form)  # type: ignore[arg-type]
+    store = groups_of([CORRECT], [ROUGHNESS])
+    plan = plan_labels(settings, store)
+    assert [(group.places, group.record.labels) for group in plan.groups] == expected
+    for group in plan.groups:
+        assert group.record.scores["win_rate"] == pytest.approx([rates[place] for place in group.places])
+    labels = labelled(store, tmp_path / "labels", settings)
+    assert labels.manifest["scores"] == {"correct": "higher", "roughness": "lower", "win_rate": "higher"}
+    assert labels.records == [group.record for group in plan.groups]
+    with pytest.raises(UserError, match="have win_rate already"):
+        plan_labels(settings, labels)
+
+
+def test_by_pareto_what_judges_do_not_agree_on_is_a_tie(groups_of: Callable[..., GroupStore]) -> None:
+    settings = Labelling(("correct", "roughness:-1"), combine="pareto", ties="half")
+    plan = plan_labels(settings, groups_of([[1, 0], [1, 0], [1, 1]], [[2, 1], [1, 2], [5, 5]]))
+    assert [group.record.labels for group in plan.groups] == [(0.5, 0.5), (1.0, 0.0), (0.5, 0.5)]
+
+
 def test_ties_are_dropped_or_kept_as_halves(groups_of: Callable[..., GroupStore], tmp_path: Path) -> None:
     store = groups_of([[1, 0], [1, 0.6], [2, 2]])
     dropped = plan_labels(Labelling(("correct",), tie_margin=0.5), store)
@@ -174,6 +223,8 @@ def test_masks_stay_with_pairs_and_not_with_likes(tmp_path: Path) -> None:
         ({"by": ("a b",)}, "no name of a number"),
         ({"by": ("correct", "correct:2")}, "named twice"),
         ({"by": ("correct",), "threshold": 1.0}, "threshold: is of likes"),
+        ({"by": ("correct",), "form": "likes", "threshold": 1.0, "combine": "pareto"}, "threshold: is of sums"),
+        ({"by": ("correct",), "tie_margin": 1.0, "combine": "pareto"}, "tie_margin: is of sums"),
         ({"by": ("correct",), "mistakes": 0.6}, "mistakes"),
         ({"by": ("correct",), "tie_margin": -1.0}, "tie_margin"),
     ],

@@ -1,5 +1,7 @@
 """Labels by scores, as people would give them: the better of a pair, likes, rankings, with ties and mistakes.
 
+How good a sample is, and which are equals, is its standing (`standings.py`).
+
 Which mistakes are made goes by the seed and each group's identifier alone: other groups, or more of them, change none,
 and a larger share of mistakes keeps those of a smaller one.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -18,10 +20,14 @@ from contrapose.errors import UserError
 from contrapose.files import one_writer
 from contrapose.labels.regrouped import Regrouped, Samples, check_identifiers, directions, origin
 from contrapose.labels.settings import CONVERTER, Labelling
+from contrapose.labels.standings import Column, Standing, by_fronts, by_sum, mean_win_rates
 from contrapose.seeds import python_stream
 from contrapose.store.groups import GroupStore
 from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin, fill
+
+WIN_RATE = "win_rate"
+"""The score beside the judges' that pareto leaves: a sample's mean win rate in its group."""
 
 
 class GroupLabels(NamedTuple):
@@ -45,10 +51,14 @@ def plan_labels(settings: Labelling, store: GroupStore) -> LabelPlan:
     """Label every group of a store.
 
     Raises `UserError` for a score that a group does not have, one of which less is better and that has no weight, a
-    group of one sample where samples are compared, and where ties are all that there is.
+    group of one sample where samples are compared, and where ties are all that there is; by pareto also for groups that
+    have win rates already.
     """
     check_identifiers(store)
     weights = _weights(settings, directions(store))
+    of_fronts = settings.combine == "pareto"
+    if of_fronts and any(WIN_RATE in record.scores for record in store.records):
+        raise UserError(f"{store.folder}: its groups have {WIN_RATE} already; label those that they were made of")
     decide = _FORMS[settings.form]
     groups: list[Regrouped] = []
     left_out: list[LeftOut] = []
@@ -56,9 +66,13 @@ def plan_labels(settings: Labelling, store: GroupStore) -> LabelPlan:
     for row, record in enumerate(store.records):
         if record.num_samples == 1 and settings.form != "likes":
             raise UserError(f"{store.folder}: record {record.id}: has one sample, and {settings.form} compare several")
-        sums = _sums(store, record, weights)
-        for decided in decide(settings, sums, python_stream(settings.seed, "mistakes", record.id)):
-            group = _group(record, row, decided)
+        columns = _columns(store, record, weights)
+        standings = by_fronts(columns) if of_fronts else by_sum(columns)
+        scores = dict(record.scores)
+        if of_fronts:
+            scores[WIN_RATE] = tuple(mean_win_rates(columns))
+        for decided in decide(settings, standings, python_stream(settings.seed, "mistakes", record.id)):
+            group = _group(replace(record, scores=scores), row, decided)
             if settings.ties == "drop" and set(decided.labels) == {0.5}:
                 left_out.append(LeftOut(group.record.id, "tie", "a tie; it is kept with --ties half"))
                 continue
@@ -66,7 +80,8 @@ def plan_labels(settings: Labelling, store: GroupStore) -> LabelPlan:
             num_mistakes += decided.num_mistakes
     if not groups:
         raise UserError(
-            f"{store.folder}: all of its groups are tied; keep them with --ties half, or take a smaller --tie-margin"
+            f"{store.folder}: all of its groups are tied; keep them with --ties half, or take a smaller --tie-margin "
+            "or fewer scores"
         )
     return LabelPlan(groups, left_out, num_mistakes)
 
@@ -80,6 +95,8 @@ def label_groups(settings: Labelling, store: GroupStore, plan: LabelPlan, out: P
     shards = samples.shards(settings.shard_size)
     records = (record for _, shard in shards for record in shard)
     sections = {**origin(store), "label": settings}
+    if settings.combine == "pareto":
+        sections["scores"] = {**directions(store), WIN_RATE: "higher"}
     fingerprint = store.fingerprint
     inputs = {"label.groups": store.digest}
     with one_writer(out):
@@ -96,9 +113,9 @@ def _weights(settings: Labelling, better: Mapping[str, str]) -> dict[str, float]
     return weights
 
 
-def _sums(store: GroupStore, record: GroupRecord, weights: Mapping[str, float]) -> list[float]:
-    """The weighted sum of each sample's scores."""
-    sums = [0.0] * record.num_samples
+def _columns(store: GroupStore, record: GroupRecord, weights: Mapping[str, float]) -> list[Column]:
+    """Each score of all samples, times its weight."""
+    columns: list[Column] = []
     for name, weight in weights.items():
         if name not in record.scores:
             scores = ", ".join(sorted(record.scores)) or "none"
@@ -106,9 +123,8 @@ def _sums(store: GroupStore, record: GroupRecord, weights: Mapping[str, float]) 
                 f"{store.folder}: record {record.id}: has no score {name} (it has {scores}); 'contrapose pairs score' "
                 "gives groups scores"
             )
-        for place, number in enumerate(record.scores[name]):
-            sums[place] += weight * number
-    return sums
+        columns.append([weight * number for number in record.scores[name]])
+    return columns
 
 
 def _group(record: GroupRecord, row: int, decided: GroupLabels) -> Regrouped:
@@ -123,22 +139,25 @@ def _group(record: GroupRecord, row: int, decided: GroupLabels) -> Regrouped:
     return Regrouped(labelled, row, decided.places)
 
 
-def _pair(settings: Labelling, sums: Sequence[float], rng: random.Random) -> list[GroupLabels]:
+def _pair(settings: Labelling, standings: Sequence[Standing], rng: random.Random) -> list[GroupLabels]:
     """The best and the worst of a group; of equal ones the first is the best, and the last the worst."""
-    best = sums.index(max(sums))
-    worst = len(sums) - 1 - sums[::-1].index(min(sums))
+    best = standings.index(max(standings))
+    worst = len(standings) - 1 - standings[::-1].index(min(standings))
     mistaken = rng.random() < settings.mistakes
-    if sums[best] - sums[worst] <= settings.tie_margin:
+    if standings[best].level - standings[worst].level <= settings.tie_margin:
         return [GroupLabels((best, worst), (0.5, 0.5))]
     places = (worst, best) if mistaken else (best, worst)
     return [GroupLabels(places, (1.0, 0.0), int(mistaken))]
 
 
-def _likes(settings: Labelling, sums: Sequence[float], rng: random.Random) -> list[GroupLabels]:
-    """A like or a dislike of each sample, by the threshold or its group's mean."""
-    threshold = sum(sums) / len(sums) if settings.threshold is None else settings.threshold
+def _likes(settings: Labelling, standings: Sequence[Standing], rng: random.Random) -> list[GroupLabels]:
+    """A like or a dislike of each sample, by the threshold or its group's mean; of fronts the first one is liked."""
+    levels = [standing.level for standing in standings]
+    threshold = sum(levels) / len(levels) if settings.threshold is None else settings.threshold
+    if settings.combine == "pareto" and min(levels) < 0:
+        threshold = -0.5
     labelled = []
-    for place, number in enumerate(sums):
+    for place, number in enumerate(levels):
         mistaken = rng.random() < settings.mistakes
         if abs(number - threshold) <= settings.tie_margin:
             labelled.append(GroupLabels((place,), (0.5,)))
@@ -148,13 +167,14 @@ def _likes(settings: Labelling, sums: Sequence[float], rng: random.Random) -> li
     return labelled
 
 
-def _ranking(settings: Labelling, sums: Sequence[float], rng: random.Random) -> list[GroupLabels]:
+def _ranking(settings: Labelling, standings: Sequence[Standing], rng: random.Random) -> list[GroupLabels]:
     """All samples at even distances, 1 for the best and 0 for the last; what ties with the best of a rank shares it."""
-    order = sorted(range(len(sums)), key=lambda place: -sums[place])
+    levels = [standing.level for standing in standings]
+    order = sorted(range(len(levels)), key=lambda place: -levels[place])
     ranks: list[int] = []
     first = order[0]
     for place in order:
-        if sums[first] - sums[place] > settings.tie_margin:
+        if levels[first] - levels[place] > settings.tie_margin:
             first = place
             ranks.append(ranks[-1] + 1)
         else:
@@ -172,7 +192,7 @@ def _ranking(settings: Labelling, sums: Sequence[float], rng: random.Random) -> 
     return [GroupLabels(tuple(range(len(order))), tuple(labels), num_mistakes)]
 
 
-_FORMS: dict[str, Callable[[Labelling, Sequence[float], random.Random], list[GroupLabels]]] = {
+_FORMS: dict[str, Callable[[Labelling, Sequence[Standing], random.Random], list[GroupLabels]]] = {
     "pairs": _pair,
     "likes": _likes,
     "rankings": _ranking,

@@ -47,11 +47,16 @@ class Labelling:
     by: tuple[str, ...]
     """Scores by which samples are compared, each NAME or NAME:WEIGHT, their sum being what counts: correct:0.5
     roughness:-0.1."""
+    combine: Literal["sum", "pareto"] = "sum"
+    """What several scores come to: their weighted sum; or pareto, by which a sample is better where it is worse by no
+    score and better by one, so that judges need no common scale, and what they do not agree on is a tie. Weights are
+    then in what win rates are computed with, stored beside as the score win_rate."""
     form: Literal["pairs", "likes", "rankings"] = "pairs"
     """Labels: pairs of each group's best and worst sample, likes and dislikes (each sample a group of its own), or
     rankings of all samples."""
     threshold: Number | None = None
-    """For likes: the sum above which a sample is liked, and below which it is not; its group's mean when unset."""
+    """For likes: the sum above which a sample is liked, and below which it is not; its group's mean when unset. By
+    pareto what no other sample of the group is better than is liked."""
     tie_margin: AtLeast0 = 0.0
     """Samples whose sums differ by no more than this are tied."""
     ties: Literal["drop", "half"] = "drop"
@@ -68,6 +73,10 @@ class Labelling:
     def __post_init__(self) -> None:
         if self.threshold is not None and self.form != "likes":
             raise UserError(f"threshold: is of likes, and the form is {self.form}; leave it out")
+        if self.combine == "pareto" and self.threshold is not None:
+            raise UserError("threshold: is of sums, and pareto makes none; leave it out")
+        if self.combine == "pareto" and self.tie_margin:
+            raise UserError("tie_margin: is of sums, and by pareto ties are what judges do not agree on; leave it out")
         self.weights  # noqa: B018 - a sum that cannot be read is refused here
 
     @property

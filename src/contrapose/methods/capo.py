@@ -10,8 +10,9 @@ Without it the labels take their place: a decided pair is to differ by 1, as wit
 Published with SDXL and SD3-Medium on 100,000 prompts of DiffusionDB with 16 images each, scored by MPS, VQAScore and
 VILA, pairs drawn from the upper and the lower Pareto front of the scores; beta and learning rate are not known to us,
 and beta is Diffusion-DPO's.
-Differs from the authors' code: none is released, and this is written from their page. The choice of pairs is not here,
-and of the loss weight by noise level, sigmoid(1.5 - log SNR), the nearest is `sigmoid`.
+Differs from the authors' code: none is released, and this is written from their page. The choice of pairs is that of
+`contrapose pairs label --combine pareto`, which takes one pair of each prompt's images and stores their mean win rates
+(`judge = win_rate`). Of the loss weight by noise level, sigmoid(1.5 - log SNR), the nearest is `sigmoid`.
 """
 
 from __future__ import annotations
