@@ -126,9 +126,10 @@ def spellings(command: str) -> list[list[str]]:
     guards = [["diffusion-dpo", "--guard", guard] for guard in GUARDS]
     methods = [[name] for name, cls in METHODS.items() if not hasattr(cls(), "link")]
     adapters = [["sft", "--lora-kind", kind] for kind in ADAPTER_KINDS]
+    judged = [["online-dpo", "--rollout-judges", name] for name in IMAGE_JUDGES]
     guidances = [["--guidance", name] for name in GUIDANCES]
     parts = {
-        "align": links + guards + methods + adapters,
+        "align": links + guards + methods + adapters + judged,
         "sample": guidances,
         "sweep": [
             *guidances,

@@ -115,6 +115,7 @@ if TYPE_CHECKING:
     from contrapose.methods import DiffusionLPO as DiffusionLPO
     from contrapose.methods import InPO as InPO
     from contrapose.methods import MaPO as MaPO
+    from contrapose.methods import OnlineDPO as OnlineDPO
     from contrapose.methods import RankDPO as RankDPO
     from contrapose.methods import RealAlign as RealAlign
     from contrapose.methods import SelfNPO as SelfNPO
@@ -287,6 +288,7 @@ _HOMES = {
     "DMPO": "methods",
     "DSPO": "methods",
     "MaPO": "methods",
+    "OnlineDPO": "methods",
     "RankDPO": "methods",
     "DataDrivenDDSPO": "methods",
     "DiffusionDPO": "methods",

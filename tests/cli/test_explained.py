@@ -19,6 +19,7 @@ from contrapose.photographs.captions import Captioner
 from contrapose.photographs.filters import FILTERS
 from contrapose.photographs.real import Real
 from contrapose.photographs.spoil import SPOILERS
+from contrapose.train.judging import RolloutJudging
 from contrapose.train.settings import GUARDS, LINKS, First, Optimisation, Run, Watching
 
 Capture = pytest.CaptureFixture[str]
@@ -43,6 +44,8 @@ def _flags(*classes: type) -> list[str]:
         "guiding",
         "adapters",
         "speed",
+        "judging",
+        "sampling",
     }
     return [f"--{f.name.replace('_', '-')}" for cls in classes for f in fields(cls) if f.name not in nested]
 
@@ -55,7 +58,8 @@ def _explained(text: str, flags: list[str]) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_align_explains_every_setting(capsys: Capture, method: str) -> None:
     _explained(
-        _help(capsys, "align", method), _flags(Run, Adapters, Optimisation, First, Watching, Haste, METHODS[method])
+        _help(capsys, "align", method),
+        _flags(Run, Adapters, Optimisation, First, Watching, RolloutJudging, Haste, METHODS[method]),
     )
 
 

@@ -72,6 +72,7 @@ from contrapose.methods import (
     DiffusionLPO,
     InPO,
     MaPO,
+    OnlineDPO,
     RankDPO,
     RealAlign,
     SelfNPO,
@@ -137,6 +138,7 @@ METHOD_TABLE = [
     (DiffusionLPO(beta=BETA, num_samples=3), lambda i: plackett_luce(i, RANKS[:3]), 3, 3),
     (RankDPO(beta=BETA), lambda i: rank_dpo(i, [1.0, 0.8, 0.8, 0.1]), 4, 4),
     (RankDPO(beta=BETA, judge="taste"), lambda i: rank_dpo(i, win_rates(i)), 4, 4),
+    (OnlineDPO(beta=BETA), lambda i: nll(dpo_margin(i)), 2, 2),
     (SFT(side="loser"), lambda i: error("trainee", i, RECORDS["loser"][i], NOISE[i]), 1, 0),
 ]
 each_method = pytest.mark.parametrize(

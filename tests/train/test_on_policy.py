@@ -43,7 +43,7 @@ def _trainer_of(run: Run, out: Path) -> Trainer:
 def test_a_state_is_what_the_policy_predicted_where_it_passed(run: Run, tmp_path: Path) -> None:
     trainer = _trainer_of(replace(run, caption_dropout=0.0), tmp_path)
     groups, cpu = trainer.groups, torch.device("cpu")
-    trainer.rollouts.draw(0, cpu)
+    trainer.rollouts.draw(0)
     group = groups.training_batch(range(6), cpu)
     own = group.samples["own"]
     assert not torch.equal(own.noise, group.samples["winner"].noise), "each sample has its own"
@@ -55,7 +55,7 @@ def test_a_state_is_what_the_policy_predicted_where_it_passed(run: Run, tmp_path
 
 def test_the_real_image_is_of_the_same_prompt_as_the_own_sample(run: Run, tmp_path: Path) -> None:
     trainer = _trainer_of(run, tmp_path)
-    trainer.rollouts.draw(0, torch.device("cpu"))
+    trainer.rollouts.draw(0)
     records = [groups_record for groups_record, _ in (trainer.groups._place(p) for p in range(8))]
     group = trainer.groups.training_batch(range(8), torch.device("cpu"))
     winners = torch.stack([trainer.groups.store.latent("winner", r) for r in records]).float()
@@ -65,7 +65,7 @@ def test_the_real_image_is_of_the_same_prompt_as_the_own_sample(run: Run, tmp_pa
 
 def test_the_photograph_is_better_whatever_it_was_stored_with(run: Run, tmp_path: Path) -> None:
     trainer = _trainer_of(run, tmp_path)
-    trainer.rollouts.draw(0, torch.device("cpu"))
+    trainer.rollouts.draw(0)
     store = trainer.groups.store
     store.records[:] = [replace(record, labels=(0.5, 0.5)) for record in store.records]
     samples = trainer.groups.training_batch(range(3), torch.device("cpu")).samples
@@ -96,9 +96,9 @@ def test_the_lagged_policy_is_the_trainee_as_it_last_was_when_synced(run: Run, t
 
 def test_the_buffer_keeps_the_latest(run: Run, tmp_path: Path) -> None:
     trainer = _trainer_of(run, tmp_path)
-    trainer.rollouts.draw(0, torch.device("cpu"))
+    trainer.rollouts.draw(0)
     first = list(trainer.groups.replay.rollouts)
-    trainer.rollouts.draw(1, torch.device("cpu"))
+    trainer.rollouts.draw(1)
     now = trainer.groups.replay.rollouts
     assert len(first) == 2 and len(now) == METHOD.buffer and now[0] is first[1]
 
@@ -134,7 +134,7 @@ def test_micro_batches_change_nothing(run: Run, tmp_path: Path) -> None:
 def test_renoised_samples_are_noised_like_the_real_ones(run: Run, tmp_path: Path, sync_every: int) -> None:
     method = replace(METHOD, samples="renoised", sync_every=sync_every)
     trainer = _trainer_of(replace(run, method=method), tmp_path)
-    trainer.rollouts.draw(0, torch.device("cpu"))
+    trainer.rollouts.draw(0)
     samples = trainer.groups.training_batch(range(4), torch.device("cpu")).samples
     assert samples["own"].noise is samples["winner"].noise, "shared"
     assert len(list(align(replace(run, method=method), tmp_path / "out"))) == FAST.train_steps + 1

@@ -34,11 +34,13 @@ from contrapose.methods import (
     InPO,
     MaPO,
     Method,
+    OnlineDPO,
     RankDPO,
     RealAlign,
     SelfNPO,
     SmPO,
 )
+from contrapose.methods.own_samples import OwnSamples
 from contrapose.train.settings import CONVERTER, LINKS, Optimisation, Run, Watching
 
 RUN = Run("a model", Path("pairs"), DDSPO())
@@ -59,6 +61,7 @@ METHODS_WITH_LINKS = [
     CaPO(beta=12.5, judge="pickscore"),
     DiffusionLPO(num_samples=3),
     RankDPO(judge="pickscore", num_samples=3),
+    OnlineDPO(tie_margin=0.1, sampling=OwnSamples(samples_per_prompt=3, rollout_size="64x32")),
     SFT("loser"),
     CHATS(beta=12.5, dropout=0.2, space="x0"),
     DiffusionDRO(real_margin=0.1, samples="renoised"),

@@ -81,6 +81,11 @@ class Denoiser:
             raise UserError(f"distilled_guidance: {self.model} takes no guidance as an input; leave the setting out")
         self._fed = scale
 
+    @property
+    def fed(self) -> float | None:
+        """The guidance that the network is fed wherever a policy predicts; None where it takes none as an input."""
+        return self._fed if self._pipeline.family.takes_guidance(self.network.config) else None
+
     def denoise(
         self, network: nn.Module, x_t: Tensor, t: Tensor, condition: Condition, fed: float | None = None
     ) -> Tensor:

@@ -18,6 +18,7 @@ UNIONS = {
     "guard": Choice(GUARDS, prefixed=True),
     "lora_kind": Choice(ADAPTER_KINDS),
     "judges": Choice(IMAGE_JUDGES, prefixed=True),
+    "rollout_judges": Choice(IMAGE_JUDGES, prefixed=True),
 }
 
 

@@ -30,7 +30,9 @@ _NAMES = {
         vae_steps vae_batch_size vae_learning_rate
         """,
     "fitting": "fitting",
-    "judging": "suite judges features base allow_missing skip_broken compare shown samples_per_class",
+    "judging": """
+        suite judges features base allow_missing skip_broken compare shown samples_per_class rollout_judges rollout_by
+        """,
     "watching": "watching",
     "expert": "beta1 beta2 weight_decay epsilon max_grad_norm cache_limit",
 }

@@ -90,6 +90,8 @@ LONE = "sample 1"
 """The sample of a group that has no other."""
 OWN = "own"
 """The sample that a policy drew itself."""
+REWARD = "reward"
+"""The score by which samples of a policy's own are compared, a larger one being better: the sum of its judges'."""
 ListLength = Annotated[int, Range(2, 64, integer=True)]
 """How many samples of a prompt are compared as one ranked list."""
 
@@ -123,6 +125,34 @@ class OnPolicy:
     """The policy that draws."""
     stand_in: str = "loser"
     """The record's sample that takes its place where none is drawn: in held-out groups."""
+
+
+@dataclass(frozen=True)
+class OwnGroups:
+    """Whole groups of a policy's own samples, drawn while training goes on and scored by judges: how they are drawn.
+
+    Such a group looks as one of a store does: its samples are picked by `winner`, `loser`, `rank 1` or `sample 1`, its
+    labels rank them by `REWARD`, and its scores are what each judge says and `REWARD`.
+    """
+
+    num_samples: int
+    """Of each prompt, each from noise of its own."""
+    num_prompts: int
+    """New ones at each draw."""
+    every: int
+    """Optimiser steps from one draw to the next."""
+    buffer_size: int
+    """Groups that are kept, the latest ones."""
+    num_steps: int | None = None
+    """Sampling steps; what is usual for the model when None."""
+    guidance_scale: float = 1.0
+    """Of classifier-free guidance, 1 being off."""
+    size: str | None = None
+    """Of the images, WIDTHxHEIGHT; the model's usual size when None."""
+    tie_margin: float | None = None
+    """A group whose best and worst reward differ by no more than this is left out; none is where it is None."""
+    policy: str = "trainee"
+    """The policy that draws, as it stands then."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +196,8 @@ class Composition:
     dropout: Mapping[str, float] = field(default_factory=dict)
     """How often a slot holds no prompt."""
     on_policy: OnPolicy | None = None
+    own_groups: OwnGroups | None = None
+    """Where the records give their prompts alone, and a policy draws all samples."""
     apart: Apart | None = None
     own_noise: bool = False
     """Whether each sample has noise of its own; else all of a group share theirs."""
@@ -193,4 +225,5 @@ class Composition:
     @property
     def is_pair(self) -> bool:
         """Whether the two samples of one record are compared."""
-        return self.samples == _PAIR and self.on_policy is None and self.apart is None
+        is_of_records = self.on_policy is None and self.own_groups is None
+        return self.samples == _PAIR and is_of_records and self.apart is None

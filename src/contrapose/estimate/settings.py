@@ -98,6 +98,15 @@ class Setup:
         """How the method draws samples of its own, if it does."""
         return self.run.method.composition().on_policy
 
+    def drawn_rows(self, usual_steps: int) -> float:
+        """Predictions of a step, on average, by which the method draws groups of its own; 0 where it draws none."""
+        drawn = self.run.method.composition().own_groups
+        if drawn is None:
+            return 0.0
+        rows = 1 if drawn.guidance_scale == 1 else 2
+        num_steps = drawn.num_steps or usual_steps
+        return drawn.num_prompts * drawn.num_samples * num_steps * rows / drawn.every
+
     @property
     def needs_reference(self) -> bool:
         """Whether the model that the run begins with is asked."""
@@ -142,9 +151,10 @@ def sized(setup: Setup) -> Setup:
     with suppress(UserError):  # they are still to be drawn
         pairs = Mixture(folders)
         prompts = {prompt for record in pairs.records for prompt in (record.prompt, record.degraded)}
+        draws_all = setup.run.method.composition().own_groups is not None
         return replace(
             setup,
-            latent=pairs.usual_shape,
+            latent=setup.latent if draws_all else pairs.usual_shape,
             num_pairs=setup.num_pairs or len(pairs),
             num_prompts=setup.num_prompts or len(prompts - {""}) or 1,
         )

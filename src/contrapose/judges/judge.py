@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,12 @@ from PIL.Image import Image
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.store.prompts import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Decode = Callable[["Tensor"], Sequence[Image]]
+"""Makes images of latents [b, ...]."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,15 @@ class Judge(Protocol):
         ...
 
 
+@runtime_checkable
+class LatentJudge(Protocol):
+    """A judge that looks at latents where they are there, and need not see what they look like."""
+
+    def of_latents(self, latents: Tensor, prompts: Sequence[Prompt], decode: Decode) -> dict[str, Marks]:
+        """The same numbers as of the images that `decode` makes of these latents [b, ...]."""
+        ...
+
+
 class JudgeSettings(Protocol):
     """The settings of a judge, as they stand in a file."""
 
@@ -86,6 +102,25 @@ class Jury:
         for judge in self.judges:
             marks |= judge(images, prompts)
         return marks
+
+    def of_latents(self, latents: Tensor, prompts: Sequence[Prompt], decode: Decode) -> dict[str, Marks]:
+        """What they say of latents, which are decoded once, and only where one of them looks at images."""
+
+        @cache
+        def images() -> Sequence[Image]:
+            return decode(latents)
+
+        marks: dict[str, Marks] = {}
+        for judge in self.judges:
+            marks |= marks_of(judge, latents, prompts, lambda _: images())
+        return marks
+
+
+def marks_of(judge: Judge, latents: Tensor, prompts: Sequence[Prompt], decode: Decode) -> dict[str, Marks]:
+    """What a judge says of latents [b, ...]: of themselves, or else of the images that they are decoded to."""
+    if isinstance(judge, LatentJudge):
+        return judge.of_latents(latents, prompts, decode)
+    return judge(decode(latents), prompts)
 
 
 def score(judge: Judge, images: Sequence[Image], prompts: Sequence[Prompt]) -> NDArray[np.float64]:

@@ -18,11 +18,13 @@ from typing import NamedTuple
 from contrapose.containers.left_out import LeftOut
 from contrapose.errors import UserError
 from contrapose.files import one_writer
+from contrapose.judges.weights import settled_weights
 from contrapose.labels.regrouped import Regrouped, Samples, check_identifiers, directions, origin
 from contrapose.labels.settings import CONVERTER, Labelling
 from contrapose.labels.standings import Column, Standing, by_fronts, by_sum, mean_win_rates
 from contrapose.seeds import python_stream
 from contrapose.store.groups import GroupStore
+from contrapose.store.ranking import ranked
 from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin, fill
 
@@ -55,7 +57,8 @@ def plan_labels(settings: Labelling, store: GroupStore) -> LabelPlan:
     have win rates already.
     """
     check_identifiers(store)
-    weights = _weights(settings, directions(store))
+    better = {name: direction == "higher" for name, direction in directions(store).items()}
+    weights = settled_weights("by", settings.weights, better)
     of_fronts = settings.combine == "pareto"
     if of_fronts and any(WIN_RATE in record.scores for record in store.records):
         raise UserError(f"{store.folder}: its groups have {WIN_RATE} already; label those that they were made of")
@@ -102,15 +105,6 @@ def label_groups(settings: Labelling, store: GroupStore, plan: LabelPlan, out: P
     with one_writer(out):
         begin(out, sections, CONVERTER, fingerprint, records, plan.left_out, inputs, masked=samples.masked)
         yield from fill(out, shards, settings.shard_size, samples.latents, samples.masks)
-
-
-def _weights(settings: Labelling, better: Mapping[str, str]) -> dict[str, float]:
-    weights: dict[str, float] = {}
-    for name, weight in settings.weights.items():
-        if weight is None and better.get(name) == "lower":
-            raise UserError(f"by: less {name} is better, so give it a weight below 0, such as {name}:-1")
-        weights[name] = 1.0 if weight is None else weight
-    return weights
 
 
 def _columns(store: GroupStore, record: GroupRecord, weights: Mapping[str, float]) -> list[Column]:
@@ -169,27 +163,15 @@ def _likes(settings: Labelling, standings: Sequence[Standing], rng: random.Rando
 
 def _ranking(settings: Labelling, standings: Sequence[Standing], rng: random.Random) -> list[GroupLabels]:
     """All samples at even distances, 1 for the best and 0 for the last; what ties with the best of a rank shares it."""
-    levels = [standing.level for standing in standings]
-    order = sorted(range(len(levels)), key=lambda place: -levels[place])
-    ranks: list[int] = []
-    first = order[0]
-    for place in order:
-        if levels[first] - levels[place] > settings.tie_margin:
-            first = place
-            ranks.append(ranks[-1] + 1)
-        else:
-            ranks.append(ranks[-1] if ranks else 0)
+    ranking = ranked([standing.level for standing in standings], settings.tie_margin)
+    order, ranks = ranking
     num_mistakes = 0
     # from the best down, so that a sample may fall by several ranks and rise by one
     for upper, lower in pairwise(range(len(order))):
         if rng.random() < settings.mistakes and ranks[upper] != ranks[lower]:
             order[upper], order[lower] = order[lower], order[upper]
             num_mistakes += 1
-    labels = [0.5] * len(order)
-    for place, rank in zip(order, ranks, strict=True):
-        if ranks[-1]:
-            labels[place] = 1 - rank / ranks[-1]
-    return [GroupLabels(tuple(range(len(order))), tuple(labels), num_mistakes)]
+    return [GroupLabels(tuple(range(len(order))), ranking.labels, num_mistakes)]
 
 
 _FORMS: dict[str, Callable[[Labelling, Sequence[Standing], random.Random], list[GroupLabels]]] = {

@@ -10,18 +10,17 @@ A score depends on the sample and its prompt alone. A run that was killed carrie
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from PIL.Image import Image
 from torch import Tensor
 
 from contrapose import runfile
 from contrapose.containers.places import digest_at
 from contrapose.errors import UserError
 from contrapose.files import one_writer
-from contrapose.judges.judge import Judge
+from contrapose.judges.judge import Decode, Judge, marks_of
 from contrapose.labels.regrouped import Regrouped, Samples, check_identifiers, directions, origin
 from contrapose.labels.settings import CONVERTER, Scoring
 from contrapose.store.groups import GroupStore, read_shard, shard_path, write_shard
@@ -33,8 +32,6 @@ log = logging.getLogger(__name__)
 
 SETTINGS = "score.yaml"
 _BETTER = {True: "higher", False: "lower"}  # as pairs.yaml says it of each score
-Decode = Callable[[Tensor], Sequence[Image]]
-"""Makes images of latents [b, ...]."""
 
 
 def judged_prompts(settings: Scoring, store: GroupStore) -> dict[str, Prompt]:
@@ -122,8 +119,7 @@ def _scores(
         wanted += [prompts[record.prompt]] * record.num_samples
     values: dict[str, list[float]] = {name: [] for name in judge.higher_is_better}
     for start in range(0, len(wanted), batch_size):
-        images = decode(latents[start : start + batch_size])
-        marks = judge(images, wanted[start : start + batch_size])
+        marks = marks_of(judge, latents[start : start + batch_size], wanted[start : start + batch_size], decode)
         for name in values:
             values[name] += marks[name].values.tolist()
     first = 0

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from contrapose import runfile
 from contrapose.backbones.settings import Loading
 from contrapose.errors import UserError
-from contrapose.judges.asking import check_metric_name
-from contrapose.ranges import AtLeast0, Batch, Number, Range, Seed, check, checked
+from contrapose.judges.weights import parsed_weights
+from contrapose.ranges import AtLeast0, Batch, Number, Range, Seed, checked
 from contrapose.worlds.judges import IMAGE_JUDGES, ImageJudge, check_without_ceiling
 
 
@@ -85,25 +85,10 @@ class Labelling:
 
         Raises `UserError` for what is neither, a name that is given twice, and for no name at all.
         """
-        weights: dict[str, float | None] = {}
-        for entry in self.by:
-            name, colon, text = entry.partition(":")
-            check_metric_name("by", name)
-            if name in weights:
-                raise UserError(f"by: {name} is named twice; give it one weight")
-            weights[name] = _weight(entry, text) if colon else None
+        weights = parsed_weights("by", self.by)
         if not weights:
             raise UserError("by: no score is named; 'contrapose pairs check' tells which the groups have")
         return weights
-
-
-def _weight(entry: str, text: str) -> float:
-    try:
-        weight = float(text)
-    except ValueError:
-        raise UserError(f"by: {entry!r} is neither NAME nor NAME:WEIGHT; write correct:0.5, for example") from None
-    check(f"by {entry}: weight", weight, Number)
-    return weight
 
 
 CONVERTER = runfile.converter((ImageJudge, IMAGE_JUDGES))

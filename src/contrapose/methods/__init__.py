@@ -14,6 +14,7 @@ from contrapose.methods.dmpo import DMPO
 from contrapose.methods.dspo import DSPO
 from contrapose.methods.inpo import InPO
 from contrapose.methods.mapo import MaPO
+from contrapose.methods.online_dpo import OnlineDPO
 from contrapose.methods.rank_dpo import RankDPO
 from contrapose.methods.realalign import RealAlign
 from contrapose.methods.self_npo import SelfNPO
@@ -42,6 +43,7 @@ Method = (
     | CaPO
     | DiffusionLPO
     | RankDPO
+    | OnlineDPO
 )
 
 METHODS: dict[str, type[Method]] = {
@@ -64,6 +66,7 @@ METHODS: dict[str, type[Method]] = {
     "capo": CaPO,
     "diffusion-lpo": DiffusionLPO,
     "rankdpo": RankDPO,
+    "online-dpo": OnlineDPO,
 }
 
 

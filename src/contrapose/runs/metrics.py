@@ -13,6 +13,7 @@ from contrapose.errors import UserError
 from contrapose.files import appending, write_text
 
 HELD_OUT = "held_out/"  # before the names of what is measured on held-out pairs
+ROLLOUTS = "rollouts/"  # before the names of what is told of a method's own samples when they are drawn
 JUDGED = "judged/"  # before the names of what judges say of a step's images
 CLOCK = "seconds"
 _FIX = "remove the line"

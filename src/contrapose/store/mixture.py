@@ -1,7 +1,7 @@
 """Several folders of pairs as one: `real/ drawn/:0.3` takes every pair of the first, and of the second three in ten.
 
 A folder's weight is how often one epoch visits each of its pairs: 1 once, 2 twice; 0.3 visits a fresh random 30 % of
-them each epoch.
+them each epoch. A file of prompts may stand in the place of a folder, whose records have no samples then.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from typing import Annotated, NamedTuple
 import torch
 from torch import Tensor
 
+from contrapose.containers.readers import READERS
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.ranges import Range, check
 from contrapose.store.groups import GroupStore
+from contrapose.store.prompt_list import PromptList
+from contrapose.store.prompts import Prompt
 from contrapose.store.records import GroupRecord, Sample
 
 Weight = Annotated[float, Range(0, 1000, low_open=True)]
@@ -53,10 +56,16 @@ def parse(folders: Path | Sequence[Path]) -> list[tuple[Path, float]]:
 class _Member(NamedTuple):
     """Where a group is: its store, its row there, and its place among the row's samples where it is one of them."""
 
-    store: GroupStore
+    store: GroupStore | PromptList
     row: int
     weight: float
     place: int | None = None
+
+    @property
+    def groups(self) -> GroupStore:
+        """Its store, which has samples."""
+        assert isinstance(self.store, GroupStore), "prompts alone have no latents"
+        return self.store
 
 
 class Mixture:
@@ -64,7 +73,10 @@ class Mixture:
 
     def __init__(self, folders: Path | Sequence[Path]):
         named = parse(folders)
-        self.stores = [GroupStore(folder) for folder, _ in named]
+        self.stores: list[GroupStore | PromptList] = []
+        for path, _ in named:
+            names_prompts = path.is_file() or path.suffix.lower() in (".txt", *READERS)
+            self.stores.append(PromptList(path) if names_prompts and not path.is_dir() else GroupStore(path))
         self.records: list[GroupRecord] = [record for store in self.stores for record in store.records]
         self._named = [(weight, store) for (_, weight), store in zip(named, self.stores, strict=True)]
         self._members = [_Member(store, row, weight) for weight, store in self._named for row in range(len(store))]
@@ -80,10 +92,17 @@ class Mixture:
         """A digest of all that the folders hold, with their weights."""
         return digest_of_parts(f"{weight:g} {store.digest}" for weight, store in self._named)
 
+    def prompt(self, index: int) -> Prompt:
+        """One record's prompt, with what a file of prompts tells beside its text."""
+        member = self._members[index]
+        if isinstance(member.store, PromptList):
+            return member.store.prompts[member.row]
+        return Prompt(self.records[index].prompt)
+
     def shape(self, index: int) -> tuple[int, ...]:
         """The shape of one record's latents."""
         member = self._members[index]
-        return member.store.shape(member.row)
+        return member.groups.shape(member.row)
 
     def only(self, chosen: Sequence[int]) -> Mixture:
         """These groups alone, in this order, with their folders' weights."""
@@ -122,19 +141,19 @@ class Mixture:
         """The latent of one sample of one record."""
         member = self._members[index]
         if member.place is None:
-            return member.store.latent(sample, member.row)
+            return member.groups.latent(sample, member.row)
         assert self.records[index].place(sample) == 0, "a lone sample is the first of its group"
-        return member.store.latent(member.place, member.row)
+        return member.groups.latent(member.place, member.row)
 
     def has_mask(self, index: int) -> bool:
         """Whether one record says where its samples differ."""
         member = self._members[index]
-        return member.store.has_mask(member.row)
+        return isinstance(member.store, GroupStore) and member.store.has_mask(member.row)
 
     def mask(self, index: int) -> Tensor:
         """Where the samples of one record that has a mask differ, from 0 to 1, [h, w] over its latents."""
         member = self._members[index]
-        return member.store.mask(member.row)
+        return member.groups.mask(member.row)
 
     def epoch(self, records: Sequence[int], generator: torch.Generator) -> list[int]:
         """The records that an epoch over `records` sees, shuffled; every epoch is as long as every other."""

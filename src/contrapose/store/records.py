@@ -75,6 +75,8 @@ class GroupRecord:
 
         Raises `ValueError` for a sample that the group does not have: a like has no loser, and a dislike no winner.
         """
+        if not self.num_samples:
+            raise ValueError(f"record {self.id}: is a prompt alone, without samples")
         if sample in ("winner", "loser") and self.num_samples == 1:
             if (sample == "winner") != self.liked:
                 kind = "a like" if self.liked else "a dislike"

@@ -24,6 +24,7 @@ from contrapose.backbones.speed import hasten
 from contrapose.backbones.trained_text import NumberedPrompts
 from contrapose.errors import UserError
 from contrapose.files import check_folder, one_writer
+from contrapose.judges.judge import Jury
 from contrapose.methods import name_of
 from contrapose.processes import num_processes, rank
 from contrapose.runs.best import read_best
@@ -53,6 +54,7 @@ from contrapose.train.folder import (
     save_step,
     settled_stages,
 )
+from contrapose.train.judged_rollouts import JudgedRollouts
 from contrapose.train.loop import Diverged, Trainer, TrainState
 from contrapose.train.settings import Run
 from contrapose.train.stages import Stage
@@ -179,13 +181,16 @@ def _trainer(
     stage: Stage, store: Mixture, accelerator: Accelerator, backbone: Backbone, watched: Watched | None
 ) -> Trainer:
     run = stage.run
+    composition = run.method.composition()
     measured = run.method.objective().space or backbone.denoiser.space
-    check_space(backbone.denoiser, "x0" if run.method.composition().on_policy else measured)
-    _check_origin(run, store, backbone)
-    path = backbone.denoiser.noising(store.usual_shape, run.time_density, run.time_shift == "scheduler")
+    check_space(backbone.denoiser, "x0" if composition.on_policy else measured)
+    own_groups = composition.own_groups
+    if own_groups is None:
+        _check_origin(run, store, backbone)
+    shape = backbone.images.shape_for(own_groups.size) if own_groups else store.usual_shape
+    path = backbone.denoiser.noising(shape, run.time_density, run.time_shift == "scheduler")
     prompts = NumberedPrompts() if run.adapters.train_text_encoder else None
     embeddings = prompts or Embeddings(backbone.text, run.cache_limit)
-    composition = run.method.composition()
     holdout = run.watching.holdout
     groups = Groups(
         store, composition, embeddings, path, run.seed, holdout, run.swap, run.caption_dropout, run.mask_floor
@@ -201,11 +206,15 @@ def _trainer(
     else:
         embeddings(groups.prompts())  # numbered in one order, wherever the run is resumed
         log.info("text encoders are trained: they stay in memory, and embeddings are made at every step")
-    backbone.release_encoders(keep_text=needs_encoders, keep_images=watched is not None)
+    backbone.release_encoders(keep_text=needs_encoders, keep_images=watched is not None or own_groups is not None)
     dtype = DTYPES[run.computes_in]
     trainable = _trainable(stage, backbone.denoiser, dtype, prompts)
     hasten(trainable.policies.networks(), run.speed, dtype, backbone.device, trained=True)
-    return Trainer(run, trainable, groups, accelerator)
+    trainer = Trainer(run, trainable, groups, accelerator)
+    if own_groups:
+        jury = Jury([settings.load(str(accelerator.device)) for settings in run.judging.rollout_judges])
+        trainer.rollouts = JudgedRollouts(own_groups, trainer, backbone, jury, run.judging.weights(jury))
+    return trainer
 
 
 def _trainable(stage: Stage, denoiser: Denoiser, dtype: torch.dtype, prompts: NumberedPrompts | None) -> Trainable:
@@ -227,6 +236,7 @@ def _trainable(stage: Stage, denoiser: Denoiser, dtype: torch.dtype, prompts: Nu
 
 def _check_origin(run: Run, mixture: Mixture, backbone: Backbone) -> None:
     for store in mixture.stores:
+        assert isinstance(store, GroupStore), "a method that takes pairs was refused prompts alone"
         drawn_with = store.manifest.get("fingerprint")
         if drawn_with != backbone.fingerprint and not run.foreign_pairs:
             raise UserError(
@@ -263,6 +273,8 @@ def _parts(trainer: Trainer) -> dict[str, Stateful]:
         parts["running"] = trainer.running
     if trainer.groups.replay is not None:
         parts["replay"] = trainer.groups.replay
+    if trainer.groups.drawn is not None:
+        parts["drawn"] = trainer.groups.drawn
     return parts
 
 

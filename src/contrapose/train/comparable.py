@@ -12,6 +12,7 @@ from contrapose.core.group import Composition
 from contrapose.errors import UserError
 from contrapose.methods import METHODS, name_of
 from contrapose.store.mixture import Mixture
+from contrapose.store.prompt_list import PromptList
 from contrapose.store.records import GroupRecord
 from contrapose.train.settings import Run
 
@@ -24,14 +25,28 @@ def comparable(pairs: Mixture, run: Run) -> Mixture:
     They are the records' groups, or where the method takes samples apart, one a sample. Groups that lack the only
     sample that is looked at are left out, which is told. Raises `UserError` for a group that lacks one of several,
     where none is left, for groups that are all tied, and for those without degraded prompts or masks where those are
-    looked at.
+    looked at; for prompts alone where the method draws no groups of its own, and where it does and nobody judges them.
     """
-    if all(record.tied and not record.degraded for record in pairs.records):
+    composition = run.method.composition()
+    if not composition.own_groups and all(record.tied and not record.degraded for record in pairs.records):
         raise UserError(
             f"{pairs}: nobody has said yet which of the samples are better; 'contrapose pairs score' and 'pairs label' "
             "do, by judges"
         )
-    composition = run.method.composition()
+    if composition.own_groups:
+        if not run.judging.rollout_judges:
+            raise UserError(
+                f"rollout_judges: {name_of(run.method)} has its own samples judged; name a judge, such as pickscore, "
+                "or self-confidence, which needs no other network"
+            )
+        run.judging.check([pairs.prompt(index) for index in range(len(pairs))])
+        return pairs
+    alone = next((store for store in pairs.stores if isinstance(store, PromptList)), None)
+    if alone is not None:
+        raise UserError(
+            f"{alone.folder}: is a file of prompts, and {name_of(run.method)} takes pairs; 'contrapose pairs "
+            "draw' draws some"
+        )
     samples = _samples(composition, run.watching.holdout > 0)
     if composition.apart:
         pairs = pairs.apart(composition.apart.like_share)

@@ -20,6 +20,8 @@ from contrapose.errors import UserError
 from contrapose.seeds import generator
 from contrapose.store.groups import stack
 from contrapose.store.mixture import Mixture
+from contrapose.store.records import GroupRecord
+from contrapose.train.own_groups import DrawnGroups
 from contrapose.train.random_prompts import PromptPairs, of_file, of_records
 from contrapose.train.replay import KeptState, Replay
 
@@ -63,11 +65,13 @@ class Groups:
     e_ref(x_t^l, t, c-) better than e_ref(x_t^w, t, c), still under the prompt c.
 
     `caption_dropout` is how often all of a group's slots hold no prompt. With a `replay` buffer, a training position
-    takes its record and the policy's sample from the buffer; held-out groups use their stored loser instead. With a
-    `mask_floor`, groups have weights by their records' masks.
+    takes its record and the policy's sample from the buffer; held-out groups use their stored loser instead. Where a
+    policy draws whole groups, positions take those that are `drawn`, and nothing is held out. With a `mask_floor`,
+    groups have weights by their records' masks.
     """
 
     replay: Replay | None = None
+    drawn: DrawnGroups | None = None
 
     def __init__(
         self,
@@ -91,8 +95,11 @@ class Groups:
         self.mask_floor = mask_floor
         if composition.on_policy:
             self.replay = Replay(composition.on_policy.buffer_size)
+        if composition.own_groups:
+            self.drawn = DrawnGroups(composition.own_groups.buffer_size, store, seed)
+            holdout = 0  # the records have no samples to measure
         self.held_out, self.training = _split(store, seed, min(holdout, len(store) // 5))
-        self._by_size = _by_size(store, self.training)
+        self._by_size = {} if self.drawn else _by_size(store, self.training)
         self._pairs_up = any(pick.whose == "other" for pick in composition.picks)
         if self._pairs_up:
             self._check_partners()
@@ -134,6 +141,10 @@ class Groups:
         """The held-out records, likewise."""
         return self._by_shape([(record, record) for record in self.held_out], size)
 
+    def prompt_of(self, number: int) -> int:
+        """The record that gives the prompt of the rollout of this number."""
+        return self._rolled_out(number)
+
     def rollout_batches(self, numbers: Sequence[int], size: int) -> list[list[int]]:
         """The rollouts of these numbers, likewise."""
         return self._by_shape([(number, self._rolled_out(number)) for number in numbers], size)
@@ -141,8 +152,13 @@ class Groups:
     def _by_shape(self, records: Sequence[tuple[int, int]], size: int) -> list[list[int]]:
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for number, record in records:
-            by_shape.setdefault(self.store.shape(record), []).append(number)
+            by_shape.setdefault(self.source.shape(record), []).append(number)
         return [same[i : i + size] for same in by_shape.values() for i in range(0, len(same), size)]
+
+    @property
+    def source(self) -> Mixture | DrawnGroups:
+        """What holds the samples of the groups."""
+        return self.drawn or self.store
 
     def training_batch(self, positions: Sequence[int], device: torch.device) -> Group:
         """The groups at these positions of the endless shuffled stream of training pairs."""
@@ -168,7 +184,9 @@ class Groups:
         return RolloutBatch(records, blank, condition, self.store.shape(records[0]), streams)
 
     def _place(self, position: int) -> tuple[int, KeptState | None]:
-        """The record at a position, and its entry of the buffer where there is one."""
+        """The record at a position, of the store or of what was drawn, and its entry of the buffer if there is one."""
+        if self.drawn:
+            return self.drawn.index_at(position), None
         if self.replay is None:
             return self._own(position), None
         entry = self.replay.draw(self._stream("entry", position))
@@ -195,7 +213,7 @@ class Groups:
         """
         partners = [self._partner(record, stream) for record, stream in zip(owns, streams, strict=True)]
         times = torch.cat([self.path.draw_times(1, stream) for stream in streams])
-        shape = self.store.shape(owns[0])
+        shape = self.source.shape(owns[0])
         noise = torch.stack([torch.randn(shape, generator=stream) for stream in streams])
         if entries:
             blank = [entry.rollout.blank for entry in entries]
@@ -265,10 +283,10 @@ class _Stored:
     """By a group's place, the random prompts that stand in for its records'."""
 
     def latent(self, pick: Pick) -> Tensor:
-        return send(stack(self.groups.store, pick.field, self._chosen(pick)).float(), self.device)
+        return send(stack(self.groups.source, pick.field, self._chosen(pick)).float(), self.device)
 
     def label(self, sample: str) -> Tensor:
-        records = [self.groups.store.records[record] for record in self.owns]
+        records = self._records(self.owns)
         if sample not in ("winner", "loser"):
             labels = torch.tensor([record.labels[record.place(sample)] for record in records])
             return send(1 - labels if self.groups.swap else labels, self.device)
@@ -277,7 +295,7 @@ class _Stored:
         return send(shares if is_winner else 1 - shares, self.device)
 
     def scores(self, pick: Pick) -> Mapping[str, Tensor]:
-        records = [self.groups.store.records[record] for record in self._chosen(pick)]
+        records = self._records(self._chosen(pick))
         # A judge that has not seen all of them says nothing of the batch.
         judges = set(records[0].scores).intersection(*(record.scores for record in records))
         scores: dict[str, Tensor] = {}
@@ -288,8 +306,9 @@ class _Stored:
 
     def condition(self, slot: str, pick: Pick) -> Condition:
         texts: list[str | None] = []
-        for place, (record, is_dropped) in enumerate(zip(self._chosen(pick), self.dropped[slot], strict=True)):
-            of_record = getattr(self.groups.store.records[record], pick.field)
+        records = self._records(self._chosen(pick))
+        for place, (record, is_dropped) in enumerate(zip(records, self.dropped[slot], strict=True)):
+            of_record = getattr(record, pick.field)
             text = self.exchanged[place][pick.field] if place in self.exchanged else of_record
             texts.append(None if is_dropped else text)
         condition: dict[str, Tensor] = {}
@@ -304,6 +323,9 @@ class _Stored:
             return None
         masks = torch.stack([self.groups.store.mask(record) for record in self.owns])
         return send(element_weights(masks[:, None], floor), self.device)
+
+    def _records(self, places: Sequence[int]) -> list[GroupRecord]:
+        return [self.groups.source.records[place] for place in places]
 
     def _chosen(self, pick: Pick) -> Sequence[int]:
         return self.owns if pick.whose == "own" else self.partners

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -44,6 +45,16 @@ class TrainState:
 
     step: int
     metrics: dict[str, float]
+
+
+class SampleSource(Protocol):
+    """Draws samples of a policy's own into the buffer that groups take them from."""
+
+    every: int
+    """Optimiser steps from one draw to the next."""
+
+    def draw(self, step: int) -> dict[str, float]:
+        """The new samples of an optimiser step, and what is told of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +108,13 @@ class Trainer:
             raise UserError(
                 f"batch_size {o.batch_size} leaves some of {accelerator.num_processes} processes without work"
             )
-        self.rollouts: Rollouts | None = None
+        self.rollouts: SampleSource | None = None
         on_policy = run.method.composition().on_policy
         if on_policy:
             assert groups.replay is not None
-            self.rollouts = Rollouts(on_policy, groups, groups.replay, trainable.space, self._predict, o.micro_batch)
+            self.rollouts = Rollouts(
+                on_policy, groups, groups.replay, trainable.space, self._predict, o.micro_batch, accelerator.device
+            )
         self.parameters = trainable.policies.parameters()
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(o, self.parameters, accelerator.device))
         self.policy_averages: dict[str, list[Tensor]] = {}
@@ -123,20 +136,28 @@ class Trainer:
 
         Raises `Diverged` before the step is taken when loss or gradient is not finite or the trainee has drifted off.
         """
-        steps = range(start, self.run.optimisation.train_steps)
+        end = self.run.optimisation.train_steps
         with LookAhead[Prepared | None](self.num_ahead) as look_ahead:
-            micro_batches = look_ahead.over(self.prepared(steps))
-            for step in steps:
+            micro_batches = look_ahead.over(self.prepared(range(start, self._next_draw(start))))
+            for step in range(start, end):
                 torch.manual_seed(seed_of(self.run.seed, "step", step))  # for anything random inside the network
                 self._move_policies(step)
-                if self.rollouts:
-                    self.rollouts.draw(step, self.accelerator.device)
-                    # whose states are in this step's groups, so that none is prepared before they are there
-                    micro_batches = look_ahead.over(self.prepared([step]))
+                of_draw: dict[str, float] = {}
+                if self.rollouts and step % self.rollouts.every == 0:
+                    of_draw = self.rollouts.draw(step)
+                    # whose samples are in the groups from now on, so that none is prepared before they are there
+                    micro_batches = look_ahead.over(self.prepared(range(step, self._next_draw(step))))
                 numbers = self._take(step, micro_batches)
                 look_ahead.rest()
                 self.waited = look_ahead.waited
-                yield TrainState(step + 1, numbers)
+                yield TrainState(step + 1, numbers | of_draw)
+
+    def _next_draw(self, step: int) -> int:
+        """The next step before which samples are drawn; the end where there is none."""
+        end = self.run.optimisation.train_steps
+        if self.rollouts is None:
+            return end
+        return min((step // self.rollouts.every + 1) * self.rollouts.every, end)
 
     def _take(self, step: int, micro_batches: Iterator[Prepared | None]) -> dict[str, float]:
         """Take one optimiser step, of the micro-batches up to the next None, and tell of it."""

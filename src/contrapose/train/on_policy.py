@@ -26,21 +26,34 @@ class Rollouts:
     With several processes each draws all of them, so that all hold the same buffer.
     """
 
-    def __init__(self, settings: OnPolicy, groups: Groups, replay: Replay, space: Space, predict: Predict, size: int):
+    every = 1
+
+    def __init__(
+        self,
+        settings: OnPolicy,
+        groups: Groups,
+        replay: Replay,
+        space: Space,
+        predict: Predict,
+        size: int,
+        device: torch.device,
+    ):
         self.settings = settings
         self.groups = groups
         self.replay = replay
         self.space = space
         self.predict = predict
         self.size = size
+        self.device = device
 
-    def draw(self, step: int, device: torch.device) -> None:
-        """The new rollouts of an optimiser step, at most `size` at once."""
+    def draw(self, step: int) -> dict[str, float]:
+        """The new rollouts of an optimiser step, at most `size` at once; there is nothing to tell of them."""
         num = self.settings.num_rollouts
         new: dict[int, Rollout] = {}
         for numbers in self.groups.rollout_batches(range(step * num, (step + 1) * num), self.size):
-            new |= zip(numbers, self._roll_out(numbers, device), strict=True)
+            new |= zip(numbers, self._roll_out(numbers, self.device), strict=True)
         self.replay.add([new[number] for number in sorted(new)])
+        return {}
 
     def _roll_out(self, numbers: Sequence[int], device: torch.device) -> list[Rollout]:
         """DPM-Solver++ without guidance, each rollout on a grid of its own offset."""

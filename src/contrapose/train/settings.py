@@ -30,6 +30,7 @@ from contrapose.ranges import (
     checked,
 )
 from contrapose.runfile import Practical
+from contrapose.train.judging import RolloutJudging
 from contrapose.worlds.judges import IMAGE_JUDGES, ImageJudge, check_without_ceiling
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ class Watching:
     """What is measured and saved along the way."""
 
     holdout: CountOrNone = 64
-    """Pairs kept out of training for diagnostics (at most a fifth of the store)."""
+    """Pairs kept out of training for diagnostics (at most a fifth of the store); none where a method draws and judges
+    its own samples."""
     evaluate_every: CountOrNone = 25
     """Optimiser steps between measurements on the held-out pairs; 0 is at the first and the last alone."""
     save_every: Practical[CountOrNone] = 50
@@ -184,7 +186,8 @@ class Run:
     """Model folder or hub id."""
     pairs: Folders
     """Folder of pairs made by 'contrapose pairs draw', 'real', 'import' or 'label'; several are mixed, FOLDER:0.3
-    being one of which each epoch sees three tenths."""
+    being one of which each epoch sees three tenths. A method that draws and judges its own samples takes the prompts of
+    pairs alone, and files of prompts too."""
     method: Method
     """The method and its settings."""
     start: Path | None = None
@@ -235,6 +238,7 @@ class Run:
     optimisation: Optimisation = field(default_factory=Optimisation)
     first: First = field(default_factory=First)
     watching: Watching = field(default_factory=Watching)
+    judging: RolloutJudging = field(default_factory=RolloutJudging)
     adapters: Adapters = field(default_factory=Adapters)
     loading: Loading = field(default_factory=Loading)
     speed: Practical[Haste] = field(default_factory=Haste)
@@ -259,6 +263,10 @@ class Run:
             raise UserError(
                 f"mask_floor: {name_of(self.method)} as it is set does not compare the two images of a pair, and only "
                 "they have a mask; leave the setting out"
+            )
+        if self.judging.rollout_judges and not self.method.composition().own_groups:
+            raise UserError(
+                f"rollout_judges: {name_of(self.method)} draws no samples to be judged; leave the setting out"
             )
         self._check_reference()
         self._check_first()

@@ -1,0 +1,59 @@
+"""Online Diffusion-DPO: the best and the worst of the model's own samples of a prompt, by a judge, as it trains.
+
+    L = -E log sigmoid( -(beta / 2) [ (mse_w - mse_l)_theta - (mse_w - mse_l)_ref ] ),   mse to the forward noise
+
+w and l are the best and the worst of n samples that theta itself drew of a prompt a few steps ago, by the reward of a
+judge; prompts whose best and worst lie no farther apart than a margin are left out. Offline, on samples of the model
+that training begins with, this is `pairs draw`, `pairs score`, `pairs label` and `diffusion-dpo`; online the samples
+follow the model, so that its newest mistakes are compared (Guo et al. 2024, arXiv 2402.04792, for language models).
+With the model itself for a judge, as `self-confidence`, there is no label and no other network.
+
+No settings are published for diffusion models with the forward noise; beta is Diffusion-DPO's.
+Differs from the authors' code: there is none for images. Guo et al. compare two samples, drawn anew at each step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from contrapose.core.choices import Space, Weighting
+from contrapose.core.group import Composition
+from contrapose.core.guards import PairGuard, Unguarded, guarded
+from contrapose.core.links import PairLink, Sigmoid
+from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.own_samples import OwnSamples
+from contrapose.ranges import AtLeast0, Positive, checked
+
+if TYPE_CHECKING:
+    from contrapose.core.objective import Objective
+
+
+@dataclass(frozen=True)
+@checked
+class OnlineDPO(AlignmentMethod):
+    """Best over worst of the model's own samples, drawn and judged while it trains."""
+
+    beta: Positive = 5000.0
+    """Strength of the pull to the reference, in the unit of Diffusion-DPO's code (half the mean-per-element error)."""
+    link: PairLink = field(default_factory=Sigmoid)
+    """How a comparison is scored: sigmoid (with label smoothing), ipo or hinge."""
+    guard: PairGuard = field(default_factory=Unguarded)
+    """What is kept of the loser's gradient: all (none), sdpo or cooling."""
+    weighting: Weighting = "none"
+    """Loss weight by noise level."""
+    space: Space | None = None
+    """Where errors are measured; the model's own prediction space when unset."""
+    tie_margin: AtLeast0 = 0.0
+    """Prompts whose best and worst sample's rewards differ by no more than this are left out."""
+    sampling: OwnSamples = field(default_factory=OwnSamples)
+
+    def objective(self) -> Objective:
+        from contrapose.core.objective import Objective, Side
+
+        sides = (Side("winner"), Side("loser"))
+        link = guarded(self.link, self.guard)
+        return Objective(sides, link, self.beta, weighting=self.weighting, space=self.space)
+
+    def composition(self) -> Composition:
+        return Composition(own_groups=self.sampling.groups(self.tie_margin))

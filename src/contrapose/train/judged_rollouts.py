@@ -1,0 +1,141 @@
+"""A method's own groups: samples that a policy draws of the prompts while it trains, and what judges say of them.
+
+A sample depends on (seed, its number, its place) and the policy's weights alone, and its scores on it and its prompt.
+Of several processes each draws and judges its share, and all get all groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from statistics import fmean
+
+import torch
+from accelerate.utils import gather_object
+from PIL import Image
+from torch import Tensor
+
+from contrapose.backbones.base import Backbone
+from contrapose.backbones.generation import Generation
+from contrapose.core.group import REWARD, Condition, OwnGroups
+from contrapose.errors import UserError
+from contrapose.judges.judge import Jury
+from contrapose.pixels import to_pixels
+from contrapose.runs.metrics import ROLLOUTS
+from contrapose.seeds import generator, starting_noise
+from contrapose.train.loop import Trainer
+from contrapose.train.own_groups import DrawnGroup
+
+
+class JudgedRollouts:
+    """Draws new groups into the buffer that training takes its groups from."""
+
+    def __init__(
+        self, settings: OwnGroups, trainer: Trainer, backbone: Backbone, jury: Jury, weights: dict[str, float]
+    ):
+        assert trainer.groups.drawn is not None
+        self.settings = settings
+        self.every = settings.every
+        self.run = trainer.run
+        self.groups = trainer.groups
+        self.drawn = trainer.groups.drawn
+        self.trainable = trainer.trainable
+        self.accelerator = trainer.accelerator
+        self.backbone = backbone
+        self.jury = jury
+        self.weights = weights
+        self.shape = backbone.images.shape_for(settings.size)
+        self.steps = settings.num_steps or backbone.sampler.steps
+
+    def draw(self, step: int) -> dict[str, float]:
+        """The new groups of an optimiser step, for all processes to draw together, and what is told of them.
+
+        Raises `UserError` where the first groups are all tied, so that there is nothing to train on.
+        """
+        settings = self.settings
+        first = step // self.every * settings.num_prompts
+        numbers = range(first, first + settings.num_prompts)
+        mine = numbers[self.accelerator.process_index :: self.accelerator.num_processes]
+        new: list[DrawnGroup] = sorted(gather_object(self._groups(mine)), key=lambda group: group.number)
+        margin = settings.tie_margin
+        decided = [group for group in new if margin is None or group.spread > margin]
+        self.drawn.add(decided, step * self.run.optimisation.batch_size)
+        if not self.drawn.groups:
+            raise UserError(
+                f"the judges make no difference between the {settings.num_samples} samples of any of {len(new)} "
+                "prompts; draw more --samples-per-prompt or --prompts-per-draw, or set another judge or --tie-margin"
+            )
+        metrics = {
+            f"{ROLLOUTS}spread": fmean(group.spread for group in new),
+            f"{ROLLOUTS}tied": 1 - len(decided) / len(new),
+        }
+        for name in (REWARD, *self.jury.higher_is_better):
+            metrics[f"{ROLLOUTS}{name}"] = fmean(fmean(group.scores[name]) for group in new)
+        return metrics
+
+    def _groups(self, numbers: Sequence[int]) -> list[DrawnGroup]:
+        """The groups of these numbers; their samples go through the network as many at once as in training."""
+        num = self.settings.num_samples
+        jobs = [(number, place) for number in numbers for place in range(num)]
+        size = self.run.optimisation.micro_batch
+        latents: list[Tensor] = []
+        scores: dict[str, list[float]] = {}
+        for start in range(0, len(jobs), size):
+            batch = jobs[start : start + size]
+            drawn = self._latents(batch)
+            prompts = [self.groups.store.prompt(self.groups.prompt_of(number)) for number, _ in batch]
+            marks = self.jury.of_latents(drawn, prompts, self._images)
+            for name in self.jury.higher_is_better:
+                scores.setdefault(name, []).extend(marks[name].values.tolist())
+            latents += drawn.float().cpu().unbind()
+        self.backbone.images.rest()
+        groups: list[DrawnGroup] = []
+        for number, place in zip(numbers, range(0, len(jobs), num), strict=True):
+            of_group = slice(place, place + num)
+            said = {name: tuple(values[of_group]) for name, values in scores.items()}
+            said[REWARD] = self._rewards(said)
+            groups.append(DrawnGroup(number, self.groups.prompt_of(number), torch.stack(latents[of_group]), said))
+        return groups
+
+    def _rewards(self, scores: Mapping[str, Sequence[float]]) -> tuple[float, ...]:
+        """Each sample's weighted sum of scores."""
+        rewards = [0.0] * self.settings.num_samples
+        for name, weight in self.weights.items():
+            for place, number in enumerate(scores[name]):
+                rewards[place] += weight * number
+        return tuple(rewards)
+
+    @torch.no_grad()
+    def _latents(self, batch: Sequence[tuple[int, int]]) -> Tensor:
+        """What the stock pipeline draws with the policy as it stands, each sample from a stream of its own."""
+        policy = self.settings.policy
+        streams = [generator(self.run.seed, "own sample", number, place) for number, place in batch]
+        records = self.groups.store.records
+        texts = [records[self.groups.prompt_of(number)].prompt for number, _ in batch]
+        generation = Generation(
+            self._read(texts),
+            self._read([None]),
+            starting_noise(streams, self.shape),
+            streams,
+            self.steps,
+            self._guidance_scale,
+        )
+        in_training_precision = self.run.computes_in != "fp32"
+        with self.trainable.sampled(policy), self.accelerator.autocast() if in_training_precision else nullcontext():
+            drawn: Tensor = self.backbone.sampler.generate(generation)
+        return drawn
+
+    @property
+    def _guidance_scale(self) -> float:
+        """The scale that is set; where that is off, what a network with guidance as an input is fed in training."""
+        fed = self.backbone.denoiser.fed
+        scale = self.settings.guidance_scale
+        return fed if fed is not None and scale == 1 else scale
+
+    def _read(self, texts: Sequence[str | None]) -> Condition:
+        """What the policy reads of prompts, or of none."""
+        return self.trainable.read(self.settings.policy, self.groups.embeddings(texts))
+
+    def _images(self, latents: Tensor) -> list[Image.Image]:
+        # outside of autocast, which would take an autoencoder down to numbers that it leaves
+        return [Image.fromarray(pixels) for pixels in to_pixels(self.backbone.images.decode(latents))]
