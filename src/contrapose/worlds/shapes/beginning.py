@@ -1,32 +1,22 @@
 """The weights that pretraining begins with: random ones, or those of a shapes model that another pretraining left.
 
-Such a model reads latents of its own autoencoder and words by its own tokenizer's numbers. Both are carried over, so
-that what it knows of scenes need not be learnt anew.
+Such a model reads words by its own tokenizer's numbers, which are carried over, so that what it knows of scenes need
+not be learnt anew.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Tensor, nn
+from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from contrapose.errors import UserError
 from contrapose.worlds.shapes import blueprint
 from contrapose.worlds.shapes.shipped import shipped_model
-
-
-class Whitening(NamedTuple):
-    """An affine map of latents, z' = W (z - m)."""
-
-    center: Tensor
-    """m, [c]."""
-    forward: Tensor
-    """W, [c, c]."""
 
 
 def start_folder(start: str) -> Path:
@@ -46,42 +36,14 @@ def initial_vae(start: str) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(start_folder(start) / "vae", torch_dtype=torch.float32)
 
 
-def initial_denoiser(
-    start: str, tokenizer: CLIPTokenizer, whitening: Whitening
-) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """UNet and text encoder that training begins with, float32; `whitening` is of the autoencoder's latents."""
-    unet = blueprint.build_unet()
+def initial_denoiser(start: str, tokenizer: CLIPTokenizer) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """UNet and text encoder that training begins with, float32."""
     text_encoder = blueprint.build_text_encoder(tokenizer)
-    if start:
-        folder = start_folder(start)
-        source = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
-        unet.load_state_dict(source.state_dict())
-        scale = AutoencoderKL.load_config(folder / "vae")["scaling_factor"]
-        _read_whitened(unet, whitening, scale)
-        _adopt_words(text_encoder, tokenizer, folder)
-    return unet, text_encoder
-
-
-@torch.no_grad()
-def _read_whitened(unet: UNet2DConditionModel, whitening: Whitening, scale: float) -> None:
-    """Let a denoiser of latents s z read W (z - m), up to the noise.
-
-    Noise is white in both, so no change of basis is exact: what is carried over is where training starts from. The
-    predicted noise follows the prediction of the clean latents, eps' = W eps / s.
-    """
-    backward = torch.linalg.inv(whitening.forward)
-    weight, bias = parameters(unet.conv_in)
-    bias += scale * torch.einsum("ocij,c->o", weight, whitening.center)
-    weight.copy_(scale * torch.einsum("ocij,cd->odij", weight, backward))
-    weight, bias = parameters(unet.conv_out)
-    weight.copy_(torch.einsum("dc,cijk->dijk", whitening.forward, weight) / scale)
-    bias.copy_(whitening.forward @ bias / scale)
-
-
-def parameters(convolution: nn.Conv2d | None) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution; diffusers declares both it and its bias as optional."""
-    assert convolution is not None and convolution.bias is not None
-    return convolution.weight, convolution.bias
+    if not start:
+        return blueprint.build_unet(), text_encoder
+    folder = start_folder(start)
+    _adopt_words(text_encoder, tokenizer, folder)
+    return UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32), text_encoder
 
 
 @torch.no_grad()

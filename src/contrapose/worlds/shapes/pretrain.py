@@ -31,7 +31,8 @@ from contrapose.runs.silence import silent_libraries
 from contrapose.runs.training_state import Moments, Stateful, Weights, load_training, save_training
 from contrapose.tensors import save_tensors
 from contrapose.worlds.shapes import blueprint
-from contrapose.worlds.shapes.beginning import Whitening, initial_denoiser, initial_vae, parameters, start_folder
+from contrapose.worlds.shapes.beginning import initial_denoiser, initial_vae, start_folder
+from contrapose.worlds.shapes.latents import LATENT_NOISE, follow, whiten
 from contrapose.worlds.shapes.looks import backdrop, draw_lead_ins, draw_looks, draw_quality
 from contrapose.worlds.shapes.render import render
 from contrapose.worlds.shapes.scenes import PRETRAINED, caption, scene_of, training_meaning
@@ -39,10 +40,6 @@ from contrapose.worlds.shapes.settings import Pretraining
 
 SETTINGS = "pretraining.yaml"
 TOKENIZER = "tokenizer"
-WHITENING = "work/whitening.safetensors"
-# Standard deviation of the posterior, by which the decoder learns to bear a denoiser's small errors. A learnt one hid
-# faint backgrounds: the encoder would have had to raise them above the noise before the decoder could see them.
-LATENT_NOISE = 0.05
 
 _LEAST_SNR = 0.003
 _DECAY = 0.2  # of the denoiser's steps
@@ -152,45 +149,25 @@ def train_vae(settings: Pretraining, out: Path) -> Iterator[Progress]:
 
 
 def _save_vae(vae: AutoencoderKL, settings: Pretraining, folder: Path) -> None:
-    """Whiten the latents, so that a stock pipeline need not scale them, and write the folder at once."""
-    images = np.stack([draw_example(settings.seed + 2, i, 0.0)[0] for i in range(min(settings.num_images, 1000))])
-    save_tensors(folder.parent / WHITENING, whiten(vae, images)._asdict())
-    vae.register_to_config(scaling_factor=1.0)
+    """Give the latents the basis that the denoiser is to read, and write the folder at once."""
+    if settings.start:
+        former = initial_vae(settings.start)
+        # clean ones, since a model of an earlier world knows no others
+        follow(vae, former, _renders(settings, exaggeration=0.0))
+        vae.register_to_config(scaling_factor=former.config["scaling_factor"])
+    else:
+        whiten(vae, _renders(settings))
+        vae.register_to_config(scaling_factor=1.0)
     # a folder of this name is a finished phase, so it appears only when all of it is written
     aside = folder.with_name("vae.partial")
     vae.save_pretrained(aside)
     aside.rename(folder)
 
 
-@torch.no_grad()
-def whiten(vae: AutoencoderKL, images: np.ndarray) -> Whitening:
-    """Give the latents of such images mean 0 and covariance 1 over channels, decoded images staying as they are.
-
-    Returns what was done to them.
-
-    z' = W (z - m) with W = C^(-1/2), C the covariance of sampled latents: it counts the posterior's variance too, so
-    that a direction that carries nothing is not blown up. W and m are folded into the autoencoder's two convolutions of
-    1 x 1 at its latents. Of the posterior's variance, which a channel has to itself, the diagonal is kept.
-    """
-    parts = np.array_split(images, len(images) // 50 + 1)
-    means = torch.cat([vae.encode(_channels_last(part)).latent_dist.mean for part in parts])
-    means = means.transpose(0, 1).flatten(1)
-    center = means.mean(dim=1)
-    levels, directions = torch.linalg.eigh(torch.cov(means) + LATENT_NOISE**2 * torch.eye(len(center)))
-    forward = directions @ levels.rsqrt().diag() @ directions.T
-    backward = directions @ levels.sqrt().diag() @ directions.T
-    channels = len(center)
-    weight, bias = parameters(vae.quant_conv)
-    weight[:channels] = torch.einsum("oc,cihw->oihw", forward, weight[:channels])
-    bias[:channels] = forward @ (bias[:channels] - center)
-    # the other half of this convolution gives the logarithm of the posterior's variance
-    weight[channels:] = 0.0
-    bias[channels:] = (LATENT_NOISE**2 * forward @ forward.T).diagonal().log()
-    # what was decoded from z is now decoded from z' by way of z = W^(-1) z' + m; the bias first, by the old weights
-    weight, bias = parameters(vae.post_quant_conv)
-    bias += weight.flatten(1) @ center
-    weight.copy_(torch.einsum("ocij,cd->odij", weight, backward))
-    return Whitening(center, forward)
+def _renders(settings: Pretraining, exaggeration: float = 1.0) -> np.ndarray:
+    """Images [n, 64, 64, 3] that training does not show."""
+    num = min(settings.num_images, 1000)
+    return np.stack([draw_example(settings.seed + 2, index, 0.0, exaggeration)[0] for index in range(num)])
 
 
 def encode_dataset(settings: Pretraining, out: Path) -> Iterator[Progress]:
@@ -239,8 +216,7 @@ def train_denoiser(settings: Pretraining, out: Path) -> Iterator[Progress]:
     """Fit UNet and text encoder together on the careless captions; writes the pipeline at every save."""
     torch.manual_seed(settings.seed)
     tokenizer = _tokenizer(out)
-    whitening = Whitening(**load_file(out / WHITENING))
-    unet, text_encoder = initial_denoiser(settings.start, tokenizer, whitening)
+    unet, text_encoder = initial_denoiser(settings.start, tokenizer)
     # Twice as fast as fused attention here: its backward is slow for 64 tokens on a CPU.
     unet.set_attn_processor(AttnProcessor())
     model = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
