@@ -33,6 +33,7 @@ from contrapose.methods import (
     DiffusionLPO,
     InPO,
     MaPO,
+    OnlineDPO,
     RankDPO,
     RealAlign,
     SelfNPO,
@@ -87,6 +88,7 @@ RIGHT_WAY = [
     (CaPO(beta=25.0), 4e-5),
     (DiffusionLPO(beta=25.0, num_samples=2), 4e-5),
     (RankDPO(beta=25.0, num_samples=2), 4e-5),
+    (OnlineDPO(beta=25.0), 4e-5),
     (RealAlign(beta=25.0, stage1=DiffusionDRO(real_margin=0.1)), 4e-5),
 ]
 

@@ -67,6 +67,8 @@ class ModePairs:
     loser: Points
     prompt: Labels
     degraded: Labels
+    modes: Modes
+    """The world that they are of."""
 
 
 def draw_pairs(modes: Modes, each: int, random: torch.Generator) -> ModePairs:
@@ -77,4 +79,4 @@ def draw_pairs(modes: Modes, each: int, random: torch.Generator) -> ModePairs:
     prompt = modes.labels(each)
     # a pair's number within its condition, so that the sides change by turns in every condition alike
     degraded = modes.neighbour(prompt, torch.arange(len(prompt)) % each % 2)
-    return ModePairs(modes.clean(prompt, random), modes.clean(degraded, random), prompt, degraded)
+    return ModePairs(modes.clean(prompt, random), modes.clean(degraded, random), prompt, degraded, modes)

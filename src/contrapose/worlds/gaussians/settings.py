@@ -24,7 +24,8 @@ class Toy:
     """Settings of the Gaussians toy."""
 
     methods: tuple[str, ...] = ("diffusion-dpo", "ddspo")
-    """Methods that are compared, as `align` names them: all that train one policy and always ask under a prompt."""
+    """Methods that are compared, as `align` names them: all that train one policy and always ask under a prompt. One
+    that draws its own samples is judged by how near they are to their mode, and sees no pairs."""
     seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
     """Seeds of the repetitions; each has its own reference, pairs and noise."""
     pairs_per_class: tuple[Batch, ...] = (1, 2, 8)

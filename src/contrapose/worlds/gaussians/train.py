@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from contrapose.core.compose import OwnState, compose
+from contrapose.core.compose import Fields, OwnState, compose
 from contrapose.core.group import Apart, Composition, Condition, OnPolicy, Pick
 from contrapose.core.running import RunningNumbers
 from contrapose.core.solver import grid, trajectory
 from contrapose.methods import Method
 from contrapose.worlds.gaussians.denoiser import ToyBackbone, ToyDenoiser, diffusion_path
 from contrapose.worlds.gaussians.modes import ModePairs, Modes, Points
+from contrapose.worlds.gaussians.own import OwnPoints, draw_own
 
 
 def fit_reference(
@@ -139,6 +140,7 @@ def align(
 ) -> ToyBackbone:
     """A copy of the reference trained on the pairs; pairs, times and noise are drawn anew at each of `num_steps`.
 
+    A method that draws its own groups takes the pairs' world alone, and its points are judged by how near they are.
     Runs that the method begins with are as long as itself.
     """
     earlier: dict[str, ToyDenoiser] = {}
@@ -151,6 +153,7 @@ def align(
     objective = method.objective()
     composition = method.composition()
     running = RunningNumbers(objective.running)
+    own_points: OwnPoints | None = None
     optimizer = torch.optim.AdamW(backbone.policies["trainee"].parameters(), lr=rate, weight_decay=1e-2)
     for step in range(num_steps):
         places = torch.randint(len(pairs.prompt), (batch,), generator=random)
@@ -162,12 +165,18 @@ def align(
         for sample in composition.samples if composition.num_own_draws else ():
             draws[sample] = torch.randn(batch, composition.num_own_draws, 2, generator=random)
         prompts_of = draw_prompts(composition, pairs, places, backbone.path.level(t), random)
-        fields = _PairFields(pairs, places_by_owner, liked, prompts_of)
+        fields: Fields = _PairFields(pairs, places_by_owner, liked, prompts_of)
         # before the first step a moving policy is a copy of the trainee
         for policy, following in objective.moving.items():
             backbone.follow(policy, following(step) if step else 0.0)
         on_policy = composition.on_policy
         drawn = own_samples(backbone, on_policy, pairs.prompt[places], random) if on_policy else None
+        own_groups = composition.own_groups
+        if own_groups and step % own_groups.every == 0:
+            newer = draw_own(backbone, own_groups, pairs.modes, random)
+            own_points = own_points.followed_by(newer, own_groups.buffer_size) if own_points else newer
+        if own_points:
+            fields = own_points.rows(torch.randint(len(own_points.prompt), (batch,), generator=random))
         group = compose(composition, fields, t, noise, drawn, draws)
         outcome = objective(group, backbone.path, backbone.space, backbone.predict, running.values)
         optimizer.zero_grad()
