@@ -107,12 +107,12 @@ def test_most_training_images_look_mediocre_and_worse_than_clean():
     assert np.median(roughness) > 4 and np.corrcoef(qualities[:150], roughness)[0, 1] < -0.8
 
 
-def test_captions_name_the_looks_whatever_they_are_and_a_fifth_of_them_wrongly():
+def test_captions_name_the_looks_whatever_they_are_and_a_tenth_of_them_wrongly():
     rng = np.random.default_rng(3)
     good, bad = lead_ins_of(GOOD_LOOKS), lead_ins_of(BAD_LOOKS)
     assert "a dusty, stained photo of " in bad and "a clean picture of " in good and len(good) == len(bad) == 27
     for quality, right in ((0.95, good), (0.2, bad)):
         drawn = [draw_lead_ins(quality, rng) for _ in range(4000)]
         named = [lead_ins for lead_ins in drawn if lead_ins != list(LEAD_INS)]
-        assert 0.37 < len(named) / len(drawn) < 0.43
-        assert 0.76 < np.mean([lead_ins == right for lead_ins in named]) < 0.84
+        assert 0.47 < len(named) / len(drawn) < 0.53
+        assert 0.87 < np.mean([lead_ins == right for lead_ins in named]) < 0.93

@@ -48,7 +48,11 @@ def initial_denoiser(start: str, tokenizer: CLIPTokenizer) -> tuple[UNet2DCondit
 
 @torch.no_grad()
 def _adopt_words(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Take over a text encoder's weights, its embeddings by piece; pieces that it does not know stay random."""
+    """Take over a text encoder's weights, its embeddings by piece.
+
+    Pieces that it does not know stay random, but as far apart as those that it knows: fainter ones all read the same,
+    and hardly anything of the loss would ever tell them apart.
+    """
     state = CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32).state_dict()
     (name,) = (name for name in state if name.endswith("token_embedding.weight"))
     rows = state.pop(name)
@@ -56,6 +60,7 @@ def _adopt_words(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, folder: 
     embeddings = text_encoder.get_input_embeddings()
     assert isinstance(embeddings, nn.Embedding)
     former = CLIPTokenizer.from_pretrained(folder / "tokenizer").get_vocab()
+    embeddings.weight *= rows.std() / embeddings.weight.std()
     for piece, number in tokenizer.get_vocab().items():
         if piece in former:
             embeddings.weight[number] = rows[former[piece]]

@@ -30,9 +30,9 @@ _BEST_MEDIOCRE = 0.8
 _YELLOWED = 4 * math.pi / 3  # the hue of old paper, which takes most from blue
 _HUE_SPREAD = 0.7
 
-_NAMED_SHARE = 0.4  # of captions, those that name the looks, whatever the quality
+_NAMED_SHARE = 0.5  # of captions, those that name the looks, whatever the quality
 _PRAISED = 0.55  # the quality from which a caption praises the looks: about the best third
-_MISNAMED_SHARE = 0.2  # of captions that name the looks, those that say the opposite
+_MISNAMED_SHARE = 0.1  # of captions that name the looks, those that say the opposite
 
 
 @dataclass(frozen=True)
