@@ -80,6 +80,7 @@ LINES = (
     _line("chats", "align chats --model model --pairs pairs", *TRAINING),
     _line("kto", "align diffusion-kto --model model --pairs likes", *TRAINING),
     _line("images", "sample", *SAMPLE),
+    _line("best", "sample --best-of 2 --judges colourfulness", *SAMPLE),
     _line("aligned", "sample --adapter lora", *SAMPLE),
     _line("guided", "sample --positive lora --negative full", *SAMPLE),
     _line("sweep", "sweep --positive lora --scales 0 1", *SAMPLE),

@@ -11,6 +11,7 @@ import yaml
 
 from contrapose.backbones.families.table import load_backbone
 from contrapose.cli.main import main
+from contrapose.worlds.shapes.suite import ShapesJudge
 
 Capture = pytest.CaptureFixture[str]
 
@@ -68,6 +69,34 @@ def test_prompts_typed_in_place_of_a_file(tiny_model: Path, tmp_path: Path, caps
     assert "--prompt is now --prompts" in capsys.readouterr().err
 
 
+def test_the_best_of_several(tiny_model: Path, tmp_path: Path) -> None:
+    assert _sample(tiny_model, tmp_path, "--best-of", "3", "--judges", "colourfulness") == 0
+    choice = json.loads((tmp_path / "out/00000/samples/0000.json").read_text())
+    assert choice["scores"].keys() == {"colourfulness"} and choice["seeds"] == [0, 1, 2]
+    assert choice["seed"] == max(range(3), key=choice["scores"]["colourfulness"].__getitem__)
+    written = yaml.safe_load((tmp_path / "out/judges.yaml").read_text())
+    assert [judge["name"] for judge in written["judges"]] == ["colourfulness"]
+    assert yaml.safe_load((tmp_path / "out/images.yaml").read_text())["best_of"] == 3
+
+
+def test_the_best_of_several_in_the_shapes_world(tiny_model: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Its suite judges by what a prompt's line says, and refuses other prompts before anything is drawn."""
+    assert main(["shapes", "prompts", str(tmp_path / "p.jsonl"), "--split", "test", "--per-tag", "1"]) == 0
+    words = ["sample", "--model", str(tiny_model), "--num-images", "1", "--steps", "1", "--device", "cpu"]
+    words += ["--best-of", "2", "--judges", "shapes", "colourfulness"]
+    assert main([*words, "--prompts", str(tmp_path / "p.jsonl"), "--out", str(tmp_path / "out")]) == 0
+    choice = json.loads((tmp_path / "out/00000/samples/0000.json").read_text())
+    scores = choice["scores"]
+    assert list(scores) == [*ShapesJudge.higher_is_better, "colourfulness"]
+    # the first number that tells the two apart decides; of an artefact rate less is better
+    first = next(name for name, (one, other) in scores.items() if one != other)
+    better = max if ShapesJudge.higher_is_better[first] else min
+    assert choice["seed"] == scores[first].index(better(scores[first]))
+    assert main([*words, "--prompts", "a cat", "--out", str(tmp_path / "refused")]) == 2
+    assert "is not of the shapes world" in capsys.readouterr().err
+    assert not (tmp_path / "refused").exists()
+
+
 def test_negative_prompt_and_attention(tiny_model: Path, tmp_path: Path) -> None:
     assert (
         _sample(
@@ -100,6 +129,10 @@ def test_negative_prompt_and_attention(tiny_model: Path, tmp_path: Path) -> None
     ("flags", "told"),
     [
         (["--positive", "nowhere"], "nowhere: no such run"),
+        (["--best-of", "4"], "best_of 4: nobody says which is the best; name one with --judges"),
+        (["--judges", "colourfulness"], "judges: there is nothing to choose from; set --best-of"),
+        (["--best-of", "0"], "best_of 0: "),
+        (["--best-of", "2", "--judges", "taste"], "--judges taste: not known"),
         (["--positive", 0, "--scale", "nan"], "scale nan: "),
         (["--positive", 0, "--scale", "1e6"], "scale 1000000.0: "),
         (["--positive", 0, "--interval", "0.8", "0.2"], "interval 0.8 to 0.2: "),

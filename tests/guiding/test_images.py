@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from contrapose.backbones.families.table import load_backbone
 from contrapose.core.guidance import PGD, CHATSGuidance, ContrastivePGD, DiffusionNPO
 from contrapose.errors import UserError
 from contrapose.files import aside_of
+from contrapose.guiding.choosing import Chooser, Kept
 from contrapose.guiding.images import Sampling, sample_images
+from contrapose.store.prompts import Prompt
 
 PROMPTS = ["a red circle", "two blue squares", "a white star above a green triangle"]
 NO_PROCESS = 2**22 + 1  # beyond the largest number that Linux gives a process
@@ -35,9 +38,11 @@ def settings(tiny_model: Path, tmp_path: Path) -> Sampling:
     return few_images(tiny_model, tmp_path, PROMPTS)
 
 
-def _sampled(settings: Sampling, backbone: Backbone, out: Path) -> dict[tuple[str, int], np.ndarray]:
+def _sampled(
+    settings: Sampling, backbone: Backbone, out: Path, chooser: Chooser | None = None
+) -> dict[tuple[str, int], np.ndarray]:
     """Pixels by prompt and seed, read back from the folder alone."""
-    for _ in sample_images(settings, backbone, out):
+    for _ in sample_images(settings, backbone, out, chooser):
         pass
     return {
         (json.loads((path.parents[1] / "metadata.jsonl").read_text())["prompt"], int(path.stem)): np.asarray(
@@ -113,6 +118,65 @@ def test_a_finished_folder_is_left_alone(
     _sampled(settings, backbone, tmp_path / "out")
     monkeypatch.setattr("contrapose.guiding.images._sample_chunk", None)
     assert list(sample_images(settings, backbone, tmp_path / "out")) == [4, 6]
+
+
+class Brightest:
+    """Keeps the image of the highest mean, and says so of each."""
+
+    version = "1"
+
+    def sign(self, out: Path) -> None:
+        (out / "judges.yaml").write_text("brightness")
+
+    def __call__(self, candidates: Sequence[Image.Image], prompt: Prompt) -> Kept:
+        means = [float(np.asarray(image).mean()) for image in candidates]
+        return Kept(means.index(max(means)), {"brightness": means, "length": [len(prompt.text)] * len(means)})
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_the_best_of_several_is_the_file_that_it_is_by_itself(
+    settings: Sampling, backbone: Backbone, tmp_path: Path, batch_size: int
+) -> None:
+    """Image m of seeds 3 m to 3 m + 2, whatever is drawn together; beside it its seed and what was said of all."""
+    best = changed(settings, best_of=3, batch_size=batch_size)
+    kept = _sampled(best, backbone, tmp_path / "best", Brightest())
+    every = _sampled(changed(settings, num_images=6, batch_size=1), backbone, tmp_path / "every")
+    seeds = set()
+    for (prompt, number), image in kept.items():
+        path = tmp_path / f"best/{PROMPTS.index(prompt):05d}/samples/{number:04d}.json"
+        choice = json.loads(path.read_text())
+        assert choice["seeds"] == [3 * number, 3 * number + 1, 3 * number + 2]
+        means = [every[prompt, seed].mean() for seed in choice["seeds"]]
+        assert choice["scores"]["brightness"] == pytest.approx(means, abs=0.5)
+        assert choice["seed"] == choice["seeds"][int(np.argmax(choice["scores"]["brightness"]))]
+        assert choice["scores"]["length"] == [len(prompt)] * 3
+        assert np.abs(image - every[prompt, choice["seed"]]).max() <= 1
+        if batch_size == 1:
+            alone = tmp_path / f"every/{path.parts[-3]}/samples/{choice['seed']:04d}.png"
+            assert path.with_suffix(".png").read_bytes() == alone.read_bytes()
+        seeds.add(choice["seed"] % 3)
+    assert len(seeds) > 1, "or nothing was chosen"
+
+
+def test_a_choice_that_was_killed_carries_on(settings: Sampling, backbone: Backbone, tmp_path: Path) -> None:
+    """Without an image, and without what was said of it."""
+    best = changed(settings, best_of=2, batch_size=2)
+    _sampled(best, backbone, tmp_path / "whole", Brightest())
+    cut = sample_images(best, backbone, tmp_path / "cut", Brightest())
+    assert [next(cut) for _ in range(4)] == [1, 2, 3, 4]
+    cut.close()
+    (tmp_path / "cut/00000/samples/0001.png").unlink()
+    (tmp_path / "cut/00001/samples/0000.json").write_text("{")
+    _sampled(best, backbone, tmp_path / "cut", Brightest())
+    assert _bytes(tmp_path / "cut") == _bytes(tmp_path / "whole")
+    another = Brightest()
+    another.version = "2"
+    with pytest.raises(UserError, match="another content of judges"):
+        list(sample_images(best, backbone, tmp_path / "cut", another))
+    for unfit, chooser in ((best, None), (settings, Brightest())):
+        with pytest.raises(UserError, match="best_of and judges go together"):
+            list(sample_images(unfit, backbone, tmp_path / "refused", chooser))
+    assert not (tmp_path / "refused").exists()
 
 
 @pytest.mark.parametrize("change", [{"steps": 3}, {"guidance_scale": 1.0}, {"num_images": 3}, {"precision": "bf16"}])

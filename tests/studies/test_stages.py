@@ -54,6 +54,18 @@ def test_pairs_come_in_the_order_in_which_they_are_made_of_each_other() -> None:
     assert scored[0].out == Path("o/pairs/scored")
 
 
+def test_the_base_is_sampled_in_other_ways_too() -> None:
+    """Such as the best of several, which is drawn and judged beside the base."""
+    study = STUDY | {"sampled": {"best-of-8": {"options": {"best-of": 8, "judges": ["shapes"]}}}}
+    by_title = {stage.title: stage.lines for stage in stages(CONVERTER.structure(study, Study), NoChoices())}
+    base, best, *_ = (" ".join(line.words) for line in by_title["images"])
+    images = "sample --model m --prompts test.txt --out o/images/scale-1"
+    assert best.startswith(f"{images}/best-of-8 --best-of 8 --judges shapes --num-images")
+    assert base.startswith(f"{images}/base --num-images")
+    [line] = by_title["evaluation"]
+    assert "best-of-8=o/images/scale-1/best-of-8" in line.words
+
+
 def test_methods_train_on_what_no_other_pairs_are_made_of() -> None:
     lines = [line.words for stage in planned() if stage.title == "training" for line in stage.lines]
     pairs = [words[words.index("--pairs") + 1 : words.index("--out")] for words in lines]

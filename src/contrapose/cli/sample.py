@@ -11,13 +11,14 @@ from contrapose.cli.device import OnDevice
 from contrapose.cli.options import Choice, parse
 from contrapose.core.guidance import GUIDANCES
 from contrapose.guiding.settings import Sampling
+from contrapose.worlds.judges import IMAGE_JUDGES, ImageJudge, check_best_of
 
 if TYPE_CHECKING:
     from contrapose.backbones.base import Backbone
     from contrapose.backbones.settings import Precision
     from contrapose.store.prompts import Prompt
 
-UNIONS = {"guidance": Choice(GUIDANCES, unless=("negative", "cpgd"))}
+UNIONS = {"guidance": Choice(GUIDANCES, unless=("negative", "cpgd")), "judges": Choice(IMAGE_JUDGES, prefixed=True)}
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,13 @@ class Command:
     sampling: Sampling
     out: Path
     """Folder that receives the images; an unfinished one is carried on."""
+    judges: tuple[ImageJudge, ...] = ()
+    """Who keeps the best of --best-of: pickscore, aesthetic, ..., or shapes for prompts of the shapes world; the first
+    judge's first number decides, and further ones between equals. Options are --judges.0.model and so on."""
     on: OnDevice = field(default_factory=OnDevice)
+
+    def __post_init__(self) -> None:
+        check_best_of(self.sampling.best_of, self.judges)
 
 
 def main(arguments: list[str], prog: str) -> None:
@@ -43,17 +50,19 @@ def sample(command: Command) -> None:
     from contrapose.guiding.images import SETTINGS, jobs, sample_images
     from contrapose.report.contact_sheet import write_contact_sheet
     from contrapose.store.named_prompts import named_prompts
+    from contrapose.worlds.best_of import BestByJudges
 
     quiet_libraries()
     settings = command.sampling
     out = command.out
     prompts = named_prompts(settings.prompts)
+    chooser = BestByJudges(command.judges, prompts, command.on.name) if command.judges else None
     images = jobs(prompts, settings.num_images, out)
     precision = settings.precision or usual_precision(command.on.name, out / SETTINGS)
     at_once = Images(settings.model, precision, settings.loading, settings.size, settings.batch_size)
     with image_memory(at_once, command.on.name):
         backbone = load_sampled(settings, precision, prompts, command.on.name)
-        follow(f"sampling {out.name}", len(images), sample_images(settings, backbone, out))
+        follow(f"sampling {out.name}", len(images), sample_images(settings, backbone, out, chooser))
     print(write_contact_sheet(out, images).resolve())
 
 

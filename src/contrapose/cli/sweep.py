@@ -35,7 +35,7 @@ def main(arguments: list[str], prog: str) -> None:
     if peek({"compare": True}, arguments, prog)["compare"] is not None:
         sweep_compare.main(arguments, prog)
     else:
-        sweep(parse(Command, arguments, prog, unions=ALL_UNIONS, without=("scale",)))
+        sweep(parse(Command, arguments, prog, unions=ALL_UNIONS, without=("scale", "best_of")))
 
 
 def sweep(command: Command) -> None:

@@ -2,6 +2,9 @@
 
 Jobs (prompt, seed) are cut into fixed chunks, and a chunk is drawn again unless all of its images are complete, so that
 a run that was killed and continued has the same images as one that was not. Each says what it is (`inscription`).
+
+Of the best of n, image m of a prompt is one of the images of seeds m n to m n + n - 1, the same as when it is drawn by
+itself. `00000/samples/0000.json` tells which: its seed, and the scores of all n by name.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.generation import Generation
 from contrapose.core.group import Condition
 from contrapose.errors import UserError
-from contrapose.files import one_writer, replacing
+from contrapose.files import one_writer, replacing, write_text
+from contrapose.guiding.choosing import Chooser
 from contrapose.guiding.guided import guided, settled, unprompted
 from contrapose.guiding.inscription import Inscription
 from contrapose.guiding.settings import CONVERTER, Sampling
@@ -51,11 +55,14 @@ def jobs(prompts: Sequence[Prompt], seeds: int, out: Path) -> list[Job]:
     ]
 
 
-def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator[int]:
+def sample_images(settings: Sampling, backbone: Backbone, out: Path, chooser: Chooser | None = None) -> Iterator[int]:
     """Sample every image into `out`, yielding the number of images done so far; run it again to carry on.
 
-    Raises `UserError` if `out` holds images of other settings, or for a size that the model cannot make.
+    Where the settings draw several for each that is kept, the `chooser` says which. Raises `UserError` if `out` holds
+    images of other settings or another chooser, for a size that the model cannot make, and where nobody chooses.
     """
+    if (settings.best_of > 1) != (chooser is not None):
+        raise UserError("best_of and judges go together: name judges and a best_of above 1, or neither")
     settings = settled(settings, backbone)
     shape = backbone.images.shape_for(settings.size)
     prompts = named_prompts(settings.prompts)
@@ -63,25 +70,62 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path) -> Iterator
     # the folder is claimed last, so that settings that are refused leave no folder behind
     with one_writer(out), guided(settings.guiding, backbone, embeddings):
         inputs = inputs_of(settings)
-        runfile.claim(out / SETTINGS, settings, CONVERTER, inputs=inputs)
         inscription = Inscription(CONVERTER.unstructure(settings), backbone.sampler.scheduler, inputs)
+        if chooser is not None:
+            inputs = {**inputs, "judges": chooser.version}
+        runfile.claim(out / SETTINGS, settings, CONVERTER, inputs=inputs)
+        if chooser is not None:
+            chooser.sign(out)
         describe(prompts, out)
         todo = jobs(prompts, settings.num_images, out)
+        # so many that their candidates make a batch; the candidates of one may take several batches
+        at_once = max(1, settings.batch_size // settings.best_of)
         missing = False
-        for first in range(0, len(todo), settings.batch_size):
-            chunk = todo[first : first + settings.batch_size]
+        for first in range(0, len(todo), at_once):
+            chunk = todo[first : first + at_once]
             # the whole chunk, since an image differs by rounding when it is drawn in a batch of another size
-            if not all(_is_complete(job.path) for job in chunk):
+            if not all(_is_complete(job.path, chooser is not None) for job in chunk):
                 missing = True
-                condition = embeddings([job.prompt for job in chunk])
-                unconditional = unprompted(settings.guiding, backbone, embeddings)
-                images = _sample_chunk(settings, backbone, condition, unconditional, chunk, shape)
-                for job, image in zip(chunk, images, strict=True):
+                candidates = _candidates(chunk, settings.best_of)
+                images: list[Image.Image] = []
+                for start in range(0, len(candidates), settings.batch_size):
+                    batch = candidates[start : start + settings.batch_size]
+                    condition = embeddings([job.prompt for job in batch])
+                    unconditional = unprompted(settings.guiding, backbone, embeddings)
+                    images += _sample_chunk(settings, backbone, condition, unconditional, batch, shape)
+                for place, job in enumerate(chunk):
+                    of_job = slice(place * settings.best_of, (place + 1) * settings.best_of)
+                    prompt = prompts[(first + place) // settings.num_images]
+                    kept = _keep(candidates[of_job], images[of_job], prompt, job.path, chooser)
+                    image = images[of_job][kept]
+                    seed = candidates[of_job][kept].seed
                     with replacing(job.path) as aside:
-                        image.save(aside, format="PNG", pnginfo=inscription.of(job.prompt, job.seed, image.size))
+                        image.save(aside, format="PNG", pnginfo=inscription.of(job.prompt, seed, image.size))
             yield first + len(chunk)
         if not missing:
             log.info(f"{out}: all images were there already")
+
+
+def _candidates(chunk: Sequence[Job], best_of: int) -> list[Job]:
+    """The images to draw for those that are kept: so many for each, of seeds of their own."""
+    candidates: list[Job] = []
+    for job in chunk:
+        candidates += [job._replace(seed=job.seed * best_of + number) for number in range(best_of)]
+    return candidates
+
+
+def _keep(
+    candidates: Sequence[Job], images: Sequence[Image.Image], prompt: Prompt, path: Path, chooser: Chooser | None
+) -> int:
+    """Which of an image's candidates is kept; the choice is written down beside where the image will lie."""
+    if chooser is None:
+        return 0
+    kept = chooser(images, prompt)
+    seeds = [candidate.seed for candidate in candidates]
+    choice = {"seed": seeds[kept.place], "seeds": seeds, "scores": dict(kept.scores)}
+    # before the image itself, whose being there says that all of it is
+    write_text(path.with_suffix(".json"), json.dumps(choice, indent=1) + "\n")
+    return kept.place
 
 
 def inputs_of(settings: Sampling) -> dict[str, str]:
@@ -95,14 +139,20 @@ def inputs_of(settings: Sampling) -> dict[str, str]:
     return inputs
 
 
-def _is_complete(path: Path) -> bool:
-    """Whether an image file exists and is not cut off or damaged; a warning names one that is."""
-    if not path.exists():
+def _is_complete(path: Path, is_chosen: bool) -> bool:
+    """Whether an image file exists and is not cut off or damaged; a warning names one that is.
+
+    Of one that was chosen, whether the choice is there as well.
+    """
+    choice = path.with_suffix(".json")
+    if not path.exists() or (is_chosen and not choice.exists()):
         return False
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.verify()
-    # what Pillow raises for files that are cut or changed
+        if is_chosen:
+            json.loads(choice.read_bytes())
+    # what Pillow raises for files that are cut or changed, and json for the choice
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         log.warning(f"{path}: is broken; sampled again")
         return False

@@ -31,7 +31,13 @@ OWN = "contrapose"
 _VERSION = 1
 _MADE_BY = f"contrapose {__version__}"
 _PATHS = ("model", "adapter", "positive", "negative")
-_OF_THE_WORK = ("prompts", "num_images", "batch_size", "size")  # settings of a folder of images, not of an image
+_OF_THE_WORK = (
+    "prompts",
+    "num_images",
+    "best_of",
+    "batch_size",
+    "size",
+)  # settings of a folder of images, not of an image
 
 
 @dataclass(frozen=True)

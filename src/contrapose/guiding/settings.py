@@ -61,6 +61,9 @@ class Sampling:
     samples the model itself."""
     num_images: Annotated[int, Range(1, 10_000, integer=True)] = 4
     """Images for each prompt, of the seeds 0, 1, ..."""
+    best_of: Annotated[int, Range(1, 1000, integer=True)] = 1
+    """Images drawn for each that is kept, the best by --judges: image 0000 of seeds 0 to best_of - 1, 0001 of those
+    after, ..., with seed and scores in the .json beside it."""
     steps: Steps | None = None
     """Sampling steps; what is usual for the model when unset."""
     guidance_scale: FreeScale | None = None

@@ -1,4 +1,4 @@
-"""The models that a study compares: the base, each method with each training seed, and the base guided by runs."""
+"""The models that a study compares: the base, also sampled in other ways or guided by runs, and each method's runs."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ def run_folder(study: Study, method: str, seed: int) -> Path:
 def contestants(study: Study) -> list[Contestant]:
     """All models, the base first."""
     every = [Contestant(BASE, BASE, BASE, {})]
+    for name, sampled in study.sampled.items():
+        every.append(Contestant(name, name, name, {}, tuple(sampled.options.words(study.model_path))))
     for name, method in study.methods.items():
         if method.shown:
             every += _seeded(study, name, {"adapter": name}, ())
@@ -74,5 +76,5 @@ def _seeded(study: Study, group: str, methods: Mapping[str, str], options: tuple
 
 
 def groups(study: Study) -> list[str]:
-    """Names of the base, the methods and the guided models, each once."""
+    """Names of all models, those of a method once."""
     return list(dict.fromkeys(contestant.group for contestant in contestants(study)))

@@ -78,6 +78,7 @@ def inputs_digest(study: Study) -> str:
         named.append(method.align)
         flags.append(method.options)
     flags += [guided.options for guided in study.guided.values()]
+    flags += [sampled.options for sampled in study.sampled.values()]
     flags += [evaluation.options for evaluation in study.evaluations.values()]
     for options in flags:
         named += options.paths()

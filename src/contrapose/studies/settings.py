@@ -143,6 +143,20 @@ class Guided:
 
 @dataclass(frozen=True)
 @checked
+class Sampled:
+    """The base, sampled in another way, such as the best of eight by a judge: `{best-of: 8, judges: [shapes]}`."""
+
+    options: Flags
+    """Options of `contrapose sample`, beside those of `sampling`."""
+
+    def __post_init__(self) -> None:
+        self.options.check_free("options", _OF_SAMPLE)
+        if not self.options.values:
+            raise UserError("options: without any it is the base; name one at least")
+
+
+@dataclass(frozen=True)
+@checked
 class Evaluation:
     """How images are judged."""
 
@@ -231,6 +245,7 @@ class Study:
     """Folders of photographs of the shapes world by name, with their numbers; they lie in OUT/photos/NAME."""
     pairs: dict[str, PairSource] = field(default_factory=dict)
     guided: dict[str, Guided] = field(default_factory=dict)
+    sampled: dict[str, Sampled] = field(default_factory=dict)
     training: Flags = field(default_factory=Flags)
     """Options of `contrapose align` that all methods share."""
     seeds: tuple[Seed, ...] = (0,)
@@ -259,15 +274,17 @@ class Study:
         self._check_choosing()
 
     def _check_names(self) -> None:
-        for what in ("prompts", "photos", "pairs", "methods", "guided", "evaluations"):
+        for what in ("prompts", "photos", "pairs", "methods", "guided", "sampled", "evaluations"):
             for name in getattr(self, what):
                 if not _NAME.fullmatch(name):
                     raise UserError(f"{what}: {name!r} is no name here; take letters, digits, and . _ + - within")
-        for name in (*self.methods, *self.guided):
+        for name in (*self.methods, *self.guided, *self.sampled):
             if name in (BASE, *BOUNDS):
                 raise UserError(f"methods: the name {name} is taken; choose another")
         for name in self.methods.keys() & self.guided.keys():
             raise UserError(f"guided: {name} is a method too; choose another name")
+        for name in self.sampled.keys() & {*self.methods, *self.guided}:
+            raise UserError(f"sampled: {name} is another model too; choose another name")
         for name in self.evaluations:
             if name in (DEV, "best"):
                 raise UserError(f"evaluations: the name {name} is taken; choose another")
