@@ -36,9 +36,13 @@ def faults(tree: ast.AST) -> Iterator[str]:
             yield f"line {call.lineno}: Image.open without formats, some of which start programs"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_calls_are_safe(path: Path) -> None:
-    assert list(faults(ast.parse(path.read_text(encoding="utf-8")))) == []
+def test_calls_are_safe() -> None:
+    assert FILES
+    found = []
+    for path in FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found += [f"{path.relative_to(SOURCE)}: {fault}" for fault in faults(tree)]
+    assert found == []
 
 
 UNSAFE = [
