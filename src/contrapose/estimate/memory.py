@@ -7,7 +7,6 @@ until its last tensor is gone, as in PyTorch's allocator, less its rounding, fra
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -18,12 +17,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
-from torch.utils.flop_counter import flop_registry
 
 from contrapose.backbones.networks import Network
+from contrapose.estimate.meter import Meter, storage_key
 
 # PyTorch's lists for autocast on CUDA, as far as denoisers go: products in half precision, these in float32.
 _PRODUCTS = {
@@ -65,60 +62,6 @@ class Cost:
         return self.peak_fixed + rows * (self.peak - self.peak_fixed)
 
 
-def _convolution_backward(gradient: Tensor, inputs: Tensor, weight: Tensor, *rest: Any, **_: Any) -> int:
-    """As much as the forward for either gradient that is asked for; PyTorch's own formula forgets the groups."""
-    # convolution_backward(gradient, inputs, weight, bias, stride, padding, dilation, transposed, ..., groups, mask)
-    transposed = rest[4]
-    of_inputs, of_weight, _of_bias = rest[7]
-    larger = inputs if transposed else gradient
-    forward = 2 * larger.numel() * weight[0].numel()
-    return int(forward * (of_inputs + of_weight))
-
-
-_FORMULAS = {**flop_registry, torch.ops.aten.convolution_backward: _convolution_backward}
-
-
-class Meter(TorchDispatchMode):
-    """FLOPs, bytes alive of all storages made inside, and the most there were at once.
-
-    PyTorch's own FlopCounterMode holds on to what checkpointing would let go, so only its formulas are used.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flops = 0
-        self.bytes = 0
-        self.peak = 0
-        self._alive: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        of_arguments = {_key(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
-        result = func(*args, **kwargs)
-        for tensor in tree_leaves(result):
-            if not isinstance(tensor, Tensor) or tensor.device.type != "meta":
-                continue
-            key = _key(tensor)
-            if key not in of_arguments and key not in self._alive:
-                self._add(key, tensor.untyped_storage())
-        self.peak = max(self.peak, self.bytes)
-        if formula := _FORMULAS.get(func.overloadpacket):
-            self.flops += formula(*args, **kwargs, out_val=result)
-        return result
-
-    def _add(self, key: int, storage: torch.UntypedStorage) -> None:
-        """Count a storage until its last tensor is gone."""
-        size = storage.nbytes()
-        self._alive.add(key)
-        self.bytes += size
-
-        def remove() -> None:
-            self._alive.discard(key)
-            self.bytes -= size
-
-        weakref.finalize(storage, remove)
-
-
 class AsOnGPU(TorchFunctionMode):
     """What autocast to `dtype` (None: none) and the fused attention do on CUDA; `cached` weights are cast only once."""
 
@@ -132,7 +75,8 @@ class AsOnGPU(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         dtype = self._dtype_of(name)
         if dtype is not None:
-            args, kwargs = tree_map(lambda value: self._cast(value, dtype), (args, kwargs))
+            args = self._cast(args, dtype)
+            kwargs = {name: self._cast(value, dtype) for name, value in kwargs.items()}
         if name == "scaled_dot_product_attention":
             return _attention(*args, **kwargs)
         return func(*args, **kwargs)
@@ -146,6 +90,8 @@ class AsOnGPU(TorchFunctionMode):
         return torch.float32 if function in _PRECISE else None
 
     def _cast(self, value: Any, dtype: torch.dtype) -> Any:
+        if isinstance(value, list | tuple):
+            return [self._cast(each, dtype) for each in value]
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == dtype:
             return value
         if self.cache is None or not (value.is_leaf and value.requires_grad):
@@ -170,12 +116,12 @@ def _attention(
 
 def saved_bytes(run: Callable[[], Tensor], parameters: Iterable[Tensor]) -> tuple[int, Tensor]:
     """Bytes of the distinct storages that a forward pass keeps for its backward pass, parameters aside; its result."""
-    of_parameters = {_key(parameter) for parameter in parameters}
+    of_parameters = {storage_key(parameter) for parameter in parameters}
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        if _key(tensor) not in of_parameters:
-            kept[_key(tensor)] = tensor.untyped_storage()
+        if storage_key(tensor) not in of_parameters:
+            kept[storage_key(tensor)] = tensor.untyped_storage()
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -222,7 +168,3 @@ def inference_cost(predict: Callable[[], Any], dtype: torch.dtype | None = None)
     with Meter() as meter, AsOnGPU(dtype):
         predict()
     return Cost(0, meter.peak, meter.flops, meter.flops)
-
-
-def _key(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
