@@ -41,7 +41,7 @@ TRAINED = {
     name: torch.tensor(strength, dtype=torch.float64, requires_grad=True)
     for name, strength in {"trainee": 0.9, "positive": 0.7, "negative": 0.8}.items()
 }
-FROZEN = {"reference": 0.5, "teacher": 0.65, "lagged": 0.6, "winner": 0.55, "loser": 0.45}
+FROZEN = {"reference": 0.5, "old": 0.85, "teacher": 0.65, "lagged": 0.6, "winner": 0.55, "loser": 0.45}
 
 
 def network(policy: str, x_t: Tensor, t: Tensor, prompt: Tensor) -> Tensor:

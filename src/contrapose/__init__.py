@@ -100,10 +100,13 @@ if TYPE_CHECKING:
     from contrapose.labels.score import score_groups as score_groups
     from contrapose.labels.settings import Labelling as Labelling
     from contrapose.labels.settings import Scoring as Scoring
+    from contrapose.methods import AWM as AWM
     from contrapose.methods import CHATS as CHATS
     from contrapose.methods import DDSPO as DDSPO
+    from contrapose.methods import DGPO as DGPO
     from contrapose.methods import DMPO as DMPO
     from contrapose.methods import DSPO as DSPO
+    from contrapose.methods import NFT as NFT
     from contrapose.methods import SFT as SFT
     from contrapose.methods import TDPO as TDPO
     from contrapose.methods import TKTO as TKTO
@@ -120,6 +123,8 @@ if TYPE_CHECKING:
     from contrapose.methods import RealAlign as RealAlign
     from contrapose.methods import SelfNPO as SelfNPO
     from contrapose.methods import SmPO as SmPO
+    from contrapose.methods.judged_groups import JudgedGroups as JudgedGroups
+    from contrapose.methods.judged_groups import OldPolicy as OldPolicy
     from contrapose.photographs.captions import Captioner as Captioner
     from contrapose.photographs.filters import AestheticScore as AestheticScore
     from contrapose.photographs.filters import CaptionLength as CaptionLength
@@ -282,13 +287,18 @@ _HOMES = {
     "score_groups": "labels.score",
     "Labelling": "labels.settings",
     "Scoring": "labels.settings",
+    "AWM": "methods",
     "CHATS": "methods",
     "CaPO": "methods",
     "DDSPO": "methods",
+    "DGPO": "methods",
     "DMPO": "methods",
     "DSPO": "methods",
     "MaPO": "methods",
     "OnlineDPO": "methods",
+    "NFT": "methods",
+    "OldPolicy": "methods.judged_groups",
+    "JudgedGroups": "methods.judged_groups",
     "RankDPO": "methods",
     "DataDrivenDDSPO": "methods",
     "DiffusionDPO": "methods",

@@ -46,6 +46,8 @@ def _flags(*classes: type) -> list[str]:
         "speed",
         "judging",
         "sampling",
+        "groups",
+        "old",
     }
     return [f"--{f.name.replace('_', '-')}" for cls in classes for f in fields(cls) if f.name not in nested]
 

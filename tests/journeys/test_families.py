@@ -85,7 +85,12 @@ def test_draw_align_sample(
     assert np.abs(base - aligned).max() > 0, "the aligned model's images are its own"
 
 
-SHORT = {"realalign": ["--rollout-steps", 2, "--states", 1, "--rollouts", 2, "--samples", "trajectory"]}
+OF_PAIRS = ["--num-samples", 2]
+SHORT = {
+    "nft": OF_PAIRS,
+    "dgpo": OF_PAIRS,
+    "realalign": ["--rollout-steps", 2, "--states", 1, "--rollouts", 2, "--samples", "trajectory"],
+}
 FULL = ["--full", "--caption-dropout", 0.5]  # the one that takes more memory, and the one that asks for no prompt
 METHODS = [
     ("diffusion-dpo", []),
@@ -95,6 +100,8 @@ METHODS = [
     ("realalign", []),
     ("realalign", FULL),
     ("ddspo-data", []),
+    ("nft", []),
+    ("dgpo", FULL),
 ]
 
 

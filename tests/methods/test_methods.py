@@ -5,6 +5,9 @@ A new method is tested by a line in METHODS.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import group_formulas
 import pytest
 import torch
 from evaluated import a_group, evaluate, gradient_of
@@ -56,11 +59,14 @@ from contrapose.core.objective import Objective
 from contrapose.core.path import DiffusionPath
 from contrapose.errors import UserError
 from contrapose.methods import (
+    AWM,
     CHATS,
     DDSPO,
+    DGPO,
     DMPO,
     DSPO,
     METHODS,
+    NFT,
     SFT,
     TDPO,
     TKTO,
@@ -79,7 +85,9 @@ from contrapose.methods import (
     SmPO,
     name_of,
 )
+from contrapose.methods.judged_groups import JudgedGroups
 
+JUDGED = JudgedGroups("taste", 4)
 # method, loss of pair i by the paper, rows a pair of trainee and of reference
 METHOD_TABLE = [
     (DDSPO(beta=BETA), lambda i: nll(paired(i)), 2, 3),
@@ -139,6 +147,9 @@ METHOD_TABLE = [
     (RankDPO(beta=BETA), lambda i: rank_dpo(i, [1.0, 0.8, 0.8, 0.1]), 4, 4),
     (RankDPO(beta=BETA, judge="taste"), lambda i: rank_dpo(i, win_rates(i)), 4, 4),
     (OnlineDPO(beta=BETA), lambda i: nll(dpo_margin(i)), 2, 2),
+    (DGPO(BETA, JUDGED, ratio_clip=0.1), lambda i: group_formulas.dgpo(i, 4, BETA, 0.1, 0.02), 4, 4),
+    (NFT(0.5, replace(JUDGED, num_samples=3), space=None), lambda i: group_formulas.nft(i, 3, 0.5, 5.0, 1e-4), 3, 3),
+    (AWM(0.25, groups=JUDGED, ratio_clip=0.05), lambda i: group_formulas.awm(i, 4, 0.25, 0.05, (0.003, 1.0)), 4, 4),
     (SFT(side="loser"), lambda i: error("trainee", i, RECORDS["loser"][i], NOISE[i]), 1, 0),
 ]
 each_method = pytest.mark.parametrize(
@@ -235,7 +246,7 @@ def test_what_a_method_needs_first():
 def test_methods_say_why_they_are_not_swapped():
     """What a method declares is none of its settings."""
     declaring = {cls for cls in METHODS.values() if cls.instead_of_swap}
-    assert declaring == {SFT, CHATS, DiffusionDRO, SmPO, SelfNPO, TDPO, TKTO, CaPO, RankDPO}
+    assert declaring == {SFT, CHATS, DiffusionDRO, SmPO, SelfNPO, TDPO, TKTO, CaPO, RankDPO, DGPO, NFT, AWM}
     assert not any("instead_of_swap" in vars(cls()) for cls in METHODS.values())
 
 

@@ -13,8 +13,11 @@ import torch
 from contrapose.core.path import DiffusionPath
 from contrapose.errors import UserError
 from contrapose.methods import (
+    AWM,
     CHATS,
     DDSPO,
+    DGPO,
+    NFT,
     SFT,
     CaPO,
     DataDrivenDDSPO,
@@ -26,6 +29,7 @@ from contrapose.methods import (
     RealAlign,
     SmPO,
 )
+from contrapose.methods.judged_groups import JudgedGroups
 from contrapose.store.mixture import Mixture
 from contrapose.store.records import GroupRecord
 from contrapose.train.align import align
@@ -150,9 +154,52 @@ def test_a_list_that_is_too_short(lists: Path) -> None:
         comparable(Mixture(lists), run(lists, DiffusionLPO()))
 
 
-@pytest.mark.parametrize("method", [RankDPO(judge="taste", num_samples=3), CaPO(judge="taste")], ids=repr)
+@pytest.mark.parametrize("judge", ["taste", None])
+def test_a_group_is_its_first_samples_ranked_by_the_judge(
+    tmp_path: Path, write_store: Callable[..., Path], judge: str | None
+) -> None:
+    """Not the best of all, as of a ranked list; nobody has to have said which is better, if a judge has."""
+    labels = (0.5,) * 4 if judge else (0.4, 0.0, 1.0, 0.3)
+    scores = {"taste": (20.0, 10.0, 15.0, 90.0), "other": (1.0, 2.0, 3.0, 4.0)}
+    records = [GroupRecord(f"id-{n}", f"of {n}", "", n, labels, scores) for n in range(5)]
+    latents = torch.arange(4.0).view(1, 4, 1, 1, 1).expand(5, 4, 4, 8, 8)
+    folder = write_store(tmp_path / "groups", records, latents.contiguous())
+    method = DGPO(groups=JudgedGroups(judge, 3))
+    kept = comparable(Mixture(folder), run(folder, method))
+    path = DiffusionPath(torch.linspace(0.999, 0.005, 1000))
+    groups = Groups(kept, method.composition(), lambda texts: {"text": torch.zeros(len(texts), 1)}, path, 0, 0)
+    group = groups.training_batch(range(4), torch.device("cpu"))
+    expected = [(0.0, 1.0, 20.0), (2.0, 0.5, 15.0), (1.0, 0.0, 10.0)]
+    if judge is None:
+        expected = [(2.0, 1.0, 15.0), (0.0, 0.4, 20.0), (1.0, 0.0, 10.0)]
+    assert list(group.samples) == ["rank 1", "rank 2", "rank 3"]
+    for sample, (place, label, score) in zip(group.samples.values(), expected, strict=True):
+        assert sample.latent.unique().tolist() == [place]
+        assert sample.label.tolist() == pytest.approx([label] * 4)
+        assert sample.scores["taste"].tolist() == [score] * 4 and set(sample.scores) == {"taste", "other"}
+
+
+def test_groups_that_cannot_be_compared(lists: Path, tmp_path: Path, write_store: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match="has no rank 4 among its 3 samples; nft ranks 4 images of each prompt, so set"):
+        comparable(Mixture(lists), run(lists, NFT()))
+    records = [GroupRecord.undecided(f"id-{n}", f"of {n}", n, 4) for n in range(3)]
+    undecided = write_store(tmp_path / "undecided", records, torch.zeros(3, 4, 4, 8, 8))
+    with pytest.raises(
+        UserError, match="nobody has said yet which of the samples are better; 'contrapose pairs score'"
+    ):
+        comparable(Mixture(undecided), run(undecided, AWM()))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [RankDPO(judge="taste", num_samples=3), CaPO(judge="taste"), DGPO(groups=JudgedGroups("taste", 3))],
+    ids=repr,
+)
 def test_scores_that_are_needed_are_missed_before_anything_is_loaded(lists: Path, method: Method) -> None:
     with pytest.raises(UserError, match=r"1 of 6 pairs have no scores by taste, which [a-z]+ goes by"):
         comparable(Mixture(lists), run(lists, method))
-    unjudged = replace(method, judge=None)
+    if isinstance(method, DGPO):
+        unjudged: Method = replace(method, groups=replace(method.groups, judge=None))
+    else:
+        unjudged = replace(method, judge=None)
     assert len(comparable(Mixture(lists), run(lists, unjudged))) == 6

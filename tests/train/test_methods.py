@@ -11,15 +11,21 @@ import pytest
 import torch
 from trained import metrics_of, until, weights_of
 
-from contrapose.methods import DSPO, MaPO, Method
+from contrapose.methods import AWM, DGPO, DSPO, NFT, MaPO, Method
+from contrapose.methods.judged_groups import JudgedGroups, OldPolicy
 from contrapose.train.align import align
 from contrapose.train.settings import Optimisation, Run, Watching
 
+PAIRS = JudgedGroups(num_samples=2)
+FOLLOWS = OldPolicy(0.5, old_growth=None)
 # by strengths at which three steps on a tiny network are seen; and whether the network is trained in full
 TABLE: list[tuple[Method, bool]] = [
     (MaPO(), False),
     (DSPO(beta=2.0), False),
     (DSPO(beta=200.0, form="squared"), True),
+    (DGPO(groups=PAIRS, against="old"), False),
+    (NFT(groups=PAIRS, old=FOLLOWS), True),
+    (AWM(groups=PAIRS, old=FOLLOWS), False),
 ]
 
 

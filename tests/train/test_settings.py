@@ -17,11 +17,14 @@ from contrapose.core.guards import SDPO, Cooling
 from contrapose.core.links import IPO, Hinge, Sigmoid
 from contrapose.errors import UserError
 from contrapose.methods import (
+    AWM,
     CHATS,
     DDSPO,
+    DGPO,
     DMPO,
     DSPO,
     METHODS,
+    NFT,
     SFT,
     TDPO,
     TKTO,
@@ -40,6 +43,7 @@ from contrapose.methods import (
     SelfNPO,
     SmPO,
 )
+from contrapose.methods.judged_groups import JudgedGroups, OldPolicy
 from contrapose.methods.own_samples import OwnSamples
 from contrapose.train.settings import CONVERTER, LINKS, Optimisation, Run, Watching
 
@@ -62,6 +66,9 @@ METHODS_WITH_LINKS = [
     DiffusionLPO(num_samples=3),
     RankDPO(judge="pickscore", num_samples=3),
     OnlineDPO(tie_margin=0.1, sampling=OwnSamples(samples_per_prompt=3, rollout_size="64x32")),
+    DGPO(beta=12.5, groups=JudgedGroups("pickscore", 24, 3.0), against="old", old=OldPolicy(0.999, 0.0075, 75)),
+    NFT(strength=0.1, groups=JudgedGroups(num_samples=3), old=OldPolicy(None), space=None),
+    AWM(error_power=0.5, ratio_clip=0.2, old=OldPolicy(0.2, None)),
     SFT("loser"),
     CHATS(beta=12.5, dropout=0.2, space="x0"),
     DiffusionDRO(real_margin=0.1, samples="renoised"),

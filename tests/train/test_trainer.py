@@ -24,7 +24,8 @@ from contrapose.core.moving import Average, Every
 from contrapose.core.path import DiffusionPath
 from contrapose.core.running import Running, RunningNumbers
 from contrapose.errors import UserError
-from contrapose.methods import DDSPO, DMPO, DSPO, TDPO, CaPO, DiffusionDPO, MaPO, Method
+from contrapose.methods import AWM, DDSPO, DGPO, DMPO, DSPO, NFT, TDPO, CaPO, DiffusionDPO, MaPO, Method
+from contrapose.methods.judged_groups import JudgedGroups, OldPolicy
 from contrapose.runs.training_state import Weights, load_training, save_training
 from contrapose.train.align import _parts
 from contrapose.train.diagnostics import LEVELS
@@ -79,6 +80,7 @@ class Groups:
             name: Sample(latents[:, place], noise, torch.full((len(drawn),), 1.0 - place))
             for place, name in enumerate(("winner", "loser"))
         }
+        samples |= {"rank 1": samples["winner"], "rank 2": samples["loser"]}
         return Group(samples, prompts, torch.tensor(positions) * 150 % 1000)
 
     def held_out_batch(self, level: float, device: torch.device, owns: Sequence[int]) -> Group:
@@ -144,6 +146,9 @@ METHODS = [
     MaPO(),
     TDPO(beta=200.0),
     CaPO(beta=200.0),
+    DGPO(groups=JudgedGroups(num_samples=2), old=OldPolicy(None)),
+    NFT(groups=JudgedGroups(num_samples=2), old=OldPolicy(None)),
+    AWM(groups=JudgedGroups(num_samples=2), old=OldPolicy(None)),
 ]
 
 

@@ -17,11 +17,14 @@ from PIL import Image
 from contrapose.cli.main import main
 from contrapose.errors import UserError
 from contrapose.methods import (
+    AWM,
     CHATS,
     DDSPO,
+    DGPO,
     DMPO,
     DSPO,
     METHODS,
+    NFT,
     SFT,
     TDPO,
     TKTO,
@@ -39,6 +42,7 @@ from contrapose.methods import (
     SelfNPO,
     SmPO,
 )
+from contrapose.methods.judged_groups import JudgedGroups, OldPolicy
 from contrapose.worlds.gaussians.denoiser import diffusion_path, sample
 from contrapose.worlds.gaussians.measure import energy_distance, score
 from contrapose.worlds.gaussians.modes import Modes, draw_pairs
@@ -89,6 +93,9 @@ RIGHT_WAY = [
     (DiffusionLPO(beta=25.0, num_samples=2), 4e-5),
     (RankDPO(beta=25.0, num_samples=2), 4e-5),
     (OnlineDPO(beta=25.0), 4e-5),
+    (DGPO(beta=25.0, groups=JudgedGroups(num_samples=2)), 4e-5),
+    (NFT(groups=JudgedGroups(num_samples=2, advantage_limit=1.0), old=OldPolicy(None), space=None), 2e-4),
+    (AWM(groups=JudgedGroups(num_samples=2), old=OldPolicy(None)), 4e-5),
     (RealAlign(beta=25.0, stage1=DiffusionDRO(real_margin=0.1)), 4e-5),
 ]
 

@@ -206,6 +206,9 @@ class Composition:
     random_prompts: RandomPrompts | None = None
     judge: str | None = None
     """The judge whose scores of all samples must be there, where one is gone by."""
+    as_drawn: bool = False
+    """Whether of each record the first so many samples are compared, ranked by the judge where there is one; else of a
+    record that has more the best ones are, by their labels."""
 
     @property
     def picks(self) -> tuple[Pick, ...]:

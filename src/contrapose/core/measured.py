@@ -39,6 +39,8 @@ class Measured:
     """What judges say of the samples, by name."""
     drift_from: Mapping[str, Float[Tensor, "b n"]] = field(default_factory=dict)
     """mse(trainee, anchor) for each of the objective's anchors, further frozen policies, by the policy's name."""
+    errors_of: Mapping[str, Float[Tensor, "b n"]] = field(default_factory=dict)
+    """mse(truth, anchor), likewise."""
     running: Mapping[str, float] = field(default_factory=dict)
     """Means over earlier batches, by name (`running.Running`)."""
 

@@ -6,8 +6,8 @@
     (1) noising   x_t = a(t) x0 + s(t) eps                                                                 path.py
     (2) truth     sum of share x frozen prediction (DDSPO, eq. 7), or the noise that was added (Diffusion-DPO)
     (3) errors    T = mse(truth, trainee), R = mse(truth, reference), D = mse(trainee, reference), for each side; and
-                  mse(trainee, anchor) for further frozen policies that the trainee is to stay near; mse is the mean
-                  over elements of w x square, w the group's weights of mean 1, or 1 where it has none
+                  mse(trainee, anchor), mse(truth, anchor) for further frozen policies that the trainee is to stay near;
+                  mse is the mean over elements of w x square, w the group's weights of mean 1, or 1 where it has none
     (4) reward    r = (beta / 2) (R - T), times what a group's own scale says                            reward.py
     (5) loss      L = weight(l) link(r, T, R, D, labels, scores), l the noise level                       links.py
     (6) parts     L itself; or, split, one loss a side i whose gradients add up to that of L:
@@ -180,13 +180,13 @@ class Objective:
     """A method, made computable. Raises `ValueError` where a truth or an anchor asks a policy that is trained.
 
     `reference` names the policy that rewards are measured against, on every side. `anchors` are further frozen policies
-    whose distance from the trainee the link reads, as a penalty on drift: DiffusionNFT's reward is relative to an `old`
-    policy that follows the trainee, and its drift is taken from the fixed `reference`. `space` is where errors are
-    measured; None is the backbone's own. `split` takes the gradient one side at a time: one side's activations in
-    memory, one forward of the trainee more, the same gradient. `moving` are frozen policies that follow the trainee,
-    `running` numbers that follow a batch's means, for the link to read, and `walk` is what goes before the comparison.
-    Where `huber` is a scale, T, R and D are means of Huber's distance instead of squares. With `guided` all predictions
-    are guided ones, the trainee's too.
+    whose distances from the trainee and from the truth the link reads, as for a penalty on drift: DiffusionNFT's reward
+    is relative to an `old` policy that follows the trainee, and its drift is taken from the fixed `reference`. `space`
+    is where errors are measured; None is the backbone's own. `split` takes the gradient one side at a time: one side's
+    activations in memory, one forward of the trainee more, the same gradient. `moving` are frozen policies that follow
+    the trainee, `running` numbers that follow a batch's means, for the link to read, and `walk` is what goes before the
+    comparison. Where `huber` is a scale, T, R and D are means of Huber's distance instead of squares. With `guided`
+    all predictions are guided ones, the trainee's too.
     """
 
     sides: tuple[Side, ...]
@@ -314,9 +314,12 @@ class Objective:
             reference_error = errors(truths, references, weights, self.huber)
             drift = errors(predictions, references, weights, self.huber)
         drift_from: dict[str, Tensor] = {}
+        errors_of: dict[str, Tensor] = {}
         # further anchors have no part in the reward: a penalty may hold the trainee near a policy that r does not know
-        for policy, anchors in fixed.anchors.items():
-            drift_from[policy] = errors(predictions, [anchors[place] for place in places], weights, self.huber)
+        for policy, answers_of in fixed.anchors.items():
+            anchors = [answers_of[place] for place in places]
+            drift_from[policy] = errors(predictions, anchors, weights, self.huber)
+            errors_of[policy] = errors(truths, anchors, weights, self.huber)
         scale = scene.group.reward_scale
         beta = self.beta if scale is None else self.beta * scale[:, None]
         return Measured(
@@ -325,6 +328,7 @@ class Objective:
             R=reference_error,
             D=drift,
             drift_from=drift_from,
+            errors_of=errors_of,
             overlap=overlap(truths, predictions, weights),
             labels=torch.stack([sample.label for sample in samples], 1),
             level=scene.path.level(scene.group.t),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contrapose.methods.awm import AWM
 from contrapose.methods.capo import CaPO
 from contrapose.methods.chats import CHATS
 from contrapose.methods.ddspo import DDSPO
 from contrapose.methods.ddspo_data import DataDrivenDDSPO
+from contrapose.methods.dgpo import DGPO
 from contrapose.methods.diffusion_dpo import DiffusionDPO
 from contrapose.methods.diffusion_dro import DiffusionDRO
 from contrapose.methods.diffusion_kto import DiffusionKTO
@@ -14,6 +16,7 @@ from contrapose.methods.dmpo import DMPO
 from contrapose.methods.dspo import DSPO
 from contrapose.methods.inpo import InPO
 from contrapose.methods.mapo import MaPO
+from contrapose.methods.nft import NFT
 from contrapose.methods.online_dpo import OnlineDPO
 from contrapose.methods.rank_dpo import RankDPO
 from contrapose.methods.realalign import RealAlign
@@ -44,6 +47,9 @@ Method = (
     | DiffusionLPO
     | RankDPO
     | OnlineDPO
+    | DGPO
+    | NFT
+    | AWM
 )
 
 METHODS: dict[str, type[Method]] = {
@@ -67,6 +73,9 @@ METHODS: dict[str, type[Method]] = {
     "diffusion-lpo": DiffusionLPO,
     "rankdpo": RankDPO,
     "online-dpo": OnlineDPO,
+    "dgpo": DGPO,
+    "nft": NFT,
+    "awm": AWM,
 }
 
 

@@ -125,6 +125,10 @@ class Mixture:
             members = _balanced(members, records, like_share)
         return self._of(members, records)
 
+    def as_drawn(self, num: int, judge: str | None) -> Mixture:
+        """Every group's first so many samples, ranked by a judge, or by their labels without one."""
+        return self._of(self._members, [record.as_drawn(num, judge) for record in self.records])
+
     def _of(self, members: list[_Member], records: list[GroupRecord]) -> Mixture:
         """Other groups of the same folders."""
         other = copy(self)
@@ -140,10 +144,12 @@ class Mixture:
     def latent(self, sample: Sample, index: int) -> Tensor:
         """The latent of one sample of one record."""
         member = self._members[index]
-        if member.place is None:
-            return member.groups.latent(sample, member.row)
-        assert self.records[index].place(sample) == 0, "a lone sample is the first of its group"
-        return member.groups.latent(member.place, member.row)
+        # by the record as it is here, which may be ranked otherwise than its store has it
+        place = self.records[index].place(sample)
+        if member.place is not None:
+            assert place == 0, "a lone sample is the first of its group"
+            place = member.place
+        return member.groups.latent(place, member.row)
 
     def has_mask(self, index: int) -> bool:
         """Whether one record says where its samples differ."""

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from contrapose.files import is_writable
@@ -69,6 +69,21 @@ class GroupRecord:
     def tied(self) -> bool:
         """Whether there are several samples and none is better than another."""
         return self.num_samples > 1 and min(self.labels) == max(self.labels)
+
+    def as_drawn(self, num: int, judge: str | None = None) -> GroupRecord:
+        """The first so many samples, by what a judge says of them: the best of them 1, the worst 0, others between.
+
+        Without a judge the labels say so themselves; where all are alike, all are halves.
+        """
+        quality = self.labels if judge is None else self.scores[judge]
+        quality = quality[:num]
+        worst = min(quality)
+        reach = max(quality) - worst
+        labels = [0.5] * len(quality)
+        if reach:
+            labels = [(value - worst) / reach for value in quality]
+        scores = {name: numbers[:num] for name, numbers in self.scores.items()}
+        return replace(self, labels=tuple(labels), scores=scores)
 
     def place(self, sample: Sample) -> int:
         """Where a sample stands in the group; of equal ones the winner is the first and the loser the last.

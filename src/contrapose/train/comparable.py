@@ -28,6 +28,9 @@ def comparable(pairs: Mixture, run: Run) -> Mixture:
     looked at; for prompts alone where the method draws no groups of its own, and where it does and nobody judges them.
     """
     composition = run.method.composition()
+    if composition.as_drawn and not composition.own_groups:
+        _check_scored(pairs, run)
+        pairs = pairs.as_drawn(len(composition.samples), composition.judge)
     if not composition.own_groups and all(record.tied and not record.degraded for record in pairs.records):
         raise UserError(
             f"{pairs}: nobody has said yet which of the samples are better; 'contrapose pairs score' and 'pairs label' "
@@ -64,13 +67,7 @@ def comparable(pairs: Mixture, run: Run) -> Mixture:
         log.info(f"{pairs}: {len(lacking)} of {len(pairs)} groups have no {samples[0]} and are left out")
     if "degraded" in composition.fields and not all(record.degraded for record in taken.records):
         raise UserError(f"{pairs}: these pairs have no degraded prompts; draw pairs, or use diffusion-dpo")
-    judge = composition.judge
-    unscored = [record for record in taken.records if judge is not None and judge not in record.scores]
-    if unscored:
-        raise UserError(
-            f"{pairs}: {len(unscored)} of {len(taken)} pairs have no scores by {judge}, which {name_of(run.method)} "
-            "goes by; leave the setting out, or take pairs that have them"
-        )
+    _check_scored(taken, run)
     num_bare = sum(not taken.has_mask(index) for index in range(len(taken)))
     if run.mask_floor is not None and num_bare:
         raise UserError(
@@ -78,6 +75,17 @@ def comparable(pairs: Mixture, run: Run) -> Mixture:
             "'contrapose pairs real --spoil inpaint' (older ones: delete pairs.yaml and the shards, and run it again)"
         )
     return taken
+
+
+def _check_scored(pairs: Mixture, run: Run) -> None:
+    """Raise `UserError` for groups that lack the scores of the judge that the method goes by."""
+    judge = run.method.composition().judge
+    num_unscored = sum(judge is not None and judge not in record.scores for record in pairs.records)
+    if num_unscored:
+        raise UserError(
+            f"{pairs}: {num_unscored} of {len(pairs)} pairs have no scores by {judge}, which {name_of(run.method)} "
+            "goes by; leave the setting out, or take pairs that have them"
+        )
 
 
 def _samples(composition: Composition, holds_out: bool) -> list[str]:

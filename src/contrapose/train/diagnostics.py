@@ -39,10 +39,10 @@ def of_batch(outcome: Outcome) -> dict[str, Tensor]:
     if num_sides > 1:
         means["accuracy"] = accuracy(measured.rewards)
         means["margin"] = (measured.rewards[:, 0] - measured.rewards[:, -1]).mean()
-    if measured.D is not None:
-        means["drift"] = measured.D.mean()
-    for policy, drift in measured.drift_from.items():
-        means[f"drift_from_{policy}"] = drift.mean()
+    # from where the run began, if rewards are against a policy that has followed since
+    drift = measured.drift_from.get("reference", measured.D)
+    if drift is not None:
+        means["drift"] = drift.mean()
     return means
 
 
