@@ -6,11 +6,26 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
-from formulas import ABAR, DRAWS, LIKED, NOISE, OTHER, QUALITY, RANKS, RECORDS, SCORES, TRAINED, B, T, network
+from formulas import (
+    ABAR,
+    DRAWS,
+    LIKED,
+    NOISE,
+    OTHER,
+    QUALITY,
+    RANKS,
+    RECORDS,
+    SCORES,
+    STEP_SCALES,
+    TRAINED,
+    B,
+    T,
+    network,
+)
 from torch import Tensor
 
 from contrapose.core.compose import OwnState, compose
-from contrapose.core.group import Group, Pick
+from contrapose.core.group import Group, OwnSteps, Pick
 from contrapose.core.objective import Outcome
 from contrapose.core.path import DiffusionPath
 from contrapose.methods import Method
@@ -42,7 +57,9 @@ def a_group(method: Method) -> Group:
     drawn = OwnState(T, RECORDS["own x0"], RECORDS["own eps"]) if composition.on_policy else None
     num = composition.num_own_draws
     draws = {name: values[:, :num] for name, values in DRAWS.items()} if num else None
-    return compose(composition, Stored(), T, NOISE, drawn, draws)
+    group = compose(composition, Stored(), T, NOISE, drawn, draws)
+    takes_steps = isinstance(composition.own_groups, OwnSteps)
+    return replace(group, reward_scale=STEP_SCALES) if takes_steps else group
 
 
 def evaluate(

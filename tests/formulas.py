@@ -35,6 +35,7 @@ SCORES = {  # of a judge, who ranks images in another order than labels do
     "rank 3": [21.0, 20.5, 19.0, 22.0],
     "rank 4": [19.0, 20.2, 19.5, 20.5],
 }
+STEP_SCALES = torch.tensor([0.3, 0.9, 2.0, 0.5], dtype=torch.float64)  # where winner and loser are steps of a sampler
 QUALITY = torch.tensor([1.0, 0.8, 0.8, 0.1], dtype=torch.float64).expand(B, 4)  # labels of ranked lists; two are equal
 LIKED = torch.tensor([1.0, 0.0, 0.25, 1.0], dtype=torch.float64)  # of lone samples; the third is one by a share
 TRAINED = {
@@ -98,6 +99,18 @@ def of_own_noise(i: int) -> Tensor:
         target = noised_prediction("reference", i, x0, RECORDS[prompt][i], noise)
         gains.append(error("trainee", i, x0, target, noise) - error("reference", i, x0, target, noise))
     return -0.5 * BETA * (gains[0] - gains[1])
+
+
+def step_margin(i: int, clip: float, one_state: bool) -> Tensor:
+    """log clip(ratio_w) - log clip(ratio_l) of two steps' densities, from the winner's state or from one of each."""
+    logs = []
+    for side in ("winner", "loser"):
+        state = "winner" if one_state else side
+        x0, noise, target = RECORDS[state][i], DRAWS[state][:, 0], DRAWS[side][i, 0]
+        log_ratio = error("reference", i, x0, target, noise) - error("trainee", i, x0, target, noise)
+        ratio = (0.5 * STEP_SCALES[i] * log_ratio).exp()
+        logs.append(ratio.clamp(1 - clip, 1 + clip).log())
+    return logs[0] - logs[1]
 
 
 def level(t: int) -> tuple[float, float]:

@@ -11,7 +11,20 @@ import pytest
 from contrapose import runfile
 from contrapose.cli.main import main
 from contrapose.core.guards import SDPO
-from contrapose.methods import DDSPO, DMPO, DSPO, DataDrivenDDSPO, DiffusionDPO, DiffusionKTO, InPO, MaPO, SelfNPO, SmPO
+from contrapose.methods import (
+    DDSPO,
+    DMPO,
+    DSPO,
+    SPO,
+    DataDrivenDDSPO,
+    DiffusionDPO,
+    DiffusionKTO,
+    InPO,
+    MaPO,
+    SelfNPO,
+    SmPO,
+)
+from contrapose.methods.own_steps import StepSampling
 from contrapose.photographs.real import CONVERTER as OF_PAIRS
 from contrapose.photographs.real import Real
 from contrapose.recipes import recipe_names, settings_file
@@ -238,6 +251,19 @@ def test_realalign_on_sd35_has_what_its_configuration_says():
         assert (o.weight_decay, stage.run.loading.text_length, stage.run.time_density) == (1e-4, 128, "logit-normal")
 
 
+def test_steps_are_drawn_as_published():
+    """Each pair of a draw is used once, if all are decided."""
+    assert recipe("sd15-spo.yaml").method == SPO(
+        sampling=StepSampling(prompts_per_draw=40, sync_every=15, buffer=600)
+    ), "as it is usually set"
+    for name, pairs_a_prompt, num_draws in (("sd15-spo", 15, 1000), ("sd15-d3po", 19, 400)):
+        run = recipe(f"{name}.yaml")
+        sampling = run.method.sampling
+        num_pairs = sampling.prompts_per_draw * pairs_a_prompt
+        assert sampling.buffer == num_pairs == sampling.sync_every * run.optimisation.batch_size
+        assert run.optimisation.train_steps == num_draws * sampling.sync_every
+
+
 BASE_RATES = {
     "sd15-ddspo": 2.5e-9,
     "sdxl-ddspo": 2.5e-9,
@@ -258,6 +284,8 @@ BASE_RATES = {
     "sd15-spin": 2e-5 / 2048,
     "sd15-inpo": 1e-8,
     "sd15-smpo": 1e-8,
+    "sd15-spo": 6e-5 / 40,
+    "sd15-d3po": 3e-5,
     "sd15-realalign": 1e-8,
     "sd35-realalign": 1e-8,
 }

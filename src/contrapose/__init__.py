@@ -102,12 +102,14 @@ if TYPE_CHECKING:
     from contrapose.labels.settings import Scoring as Scoring
     from contrapose.methods import AWM as AWM
     from contrapose.methods import CHATS as CHATS
+    from contrapose.methods import D3PO as D3PO
     from contrapose.methods import DDSPO as DDSPO
     from contrapose.methods import DGPO as DGPO
     from contrapose.methods import DMPO as DMPO
     from contrapose.methods import DSPO as DSPO
     from contrapose.methods import NFT as NFT
     from contrapose.methods import SFT as SFT
+    from contrapose.methods import SPO as SPO
     from contrapose.methods import TDPO as TDPO
     from contrapose.methods import TKTO as TKTO
     from contrapose.methods import CaPO as CaPO
@@ -123,6 +125,7 @@ if TYPE_CHECKING:
     from contrapose.methods import RealAlign as RealAlign
     from contrapose.methods import SelfNPO as SelfNPO
     from contrapose.methods import SmPO as SmPO
+    from contrapose.methods import TailorPO as TailorPO
     from contrapose.methods.judged_groups import JudgedGroups as JudgedGroups
     from contrapose.methods.judged_groups import OldPolicy as OldPolicy
     from contrapose.photographs.captions import Captioner as Captioner
@@ -299,6 +302,9 @@ _HOMES = {
     "NFT": "methods",
     "OldPolicy": "methods.judged_groups",
     "JudgedGroups": "methods.judged_groups",
+    "D3PO": "methods",
+    "TailorPO": "methods",
+    "SPO": "methods",
     "RankDPO": "methods",
     "DataDrivenDDSPO": "methods",
     "DiffusionDPO": "methods",

@@ -33,8 +33,10 @@ LINKS = [
 SIDES = dict(KINDS)
 for name, cls in METHODS.items():
     sides = cls().objective().sides
-    # several methods have sides of one kind; two trainees are always split, and lists have links of their own
-    if sides not in SIDES.values() and name != "chats" and len(sides) <= 2:
+    # several methods have sides of one kind; two trainees are always split, and lists have links of their own; sides
+    # that share a state are one prediction, which is never split, and here they would share their noise as well
+    share_state = any(side.state for side in sides)
+    if sides not in SIDES.values() and name != "chats" and len(sides) <= 2 and not share_state:
         SIDES[name] = sides
 
 

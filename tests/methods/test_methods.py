@@ -5,6 +5,7 @@ A new method is tested by a line in METHODS.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import group_formulas
@@ -45,6 +46,7 @@ from formulas import (
     sdpo,
     self_npo,
     squared_dspo,
+    step_margin,
     sureness,
     tdpo_margin,
     tkto,
@@ -61,6 +63,7 @@ from contrapose.errors import UserError
 from contrapose.methods import (
     AWM,
     CHATS,
+    D3PO,
     DDSPO,
     DGPO,
     DMPO,
@@ -68,6 +71,7 @@ from contrapose.methods import (
     METHODS,
     NFT,
     SFT,
+    SPO,
     TDPO,
     TKTO,
     CaPO,
@@ -83,9 +87,13 @@ from contrapose.methods import (
     RealAlign,
     SelfNPO,
     SmPO,
+    TailorPO,
     name_of,
 )
 from contrapose.methods.judged_groups import JudgedGroups
+from contrapose.methods.own_steps import StepSampling
+
+PLAIN = StepSampling(rollout_guidance_scale=1.0)
 
 JUDGED = JudgedGroups("taste", 4)
 # method, loss of pair i by the paper, rows a pair of trainee and of reference
@@ -150,6 +158,11 @@ METHOD_TABLE = [
     (DGPO(BETA, JUDGED, ratio_clip=0.1), lambda i: group_formulas.dgpo(i, 4, BETA, 0.1, 0.02), 4, 4),
     (NFT(0.5, replace(JUDGED, num_samples=3), space=None), lambda i: group_formulas.nft(i, 3, 0.5, 5.0, 1e-4), 3, 3),
     (AWM(0.25, groups=JUDGED, ratio_clip=0.05), lambda i: group_formulas.awm(i, 4, 0.25, 0.05, (0.003, 1.0)), 4, 4),
+    (SPO(), lambda i: nll(10 * step_margin(i, 0.1, one_state=True)), 2, 2),  # guided: a row without the prompt too
+    (SPO(beta=3.0, clip=0.3, sampling=PLAIN), lambda i: nll(3 * step_margin(i, 0.3, one_state=True)), 1, 1),
+    (TailorPO(beta=BETA, sampling=PLAIN), lambda i: nll(BETA * step_margin(i, math.inf, one_state=True)), 1, 1),
+    (D3PO(), lambda i: nll(0.1 * step_margin(i, 0.1, one_state=False)), 4, 4),
+    (D3PO(beta=BETA, clip=0.6, sampling=PLAIN), lambda i: nll(BETA * step_margin(i, 0.6, one_state=False)), 2, 2),
     (SFT(side="loser"), lambda i: error("trainee", i, RECORDS["loser"][i], NOISE[i]), 1, 0),
 ]
 each_method = pytest.mark.parametrize(
@@ -196,7 +209,9 @@ def test_predictions_are_asked_for_once_in_one_stacked_call_a_policy(method, for
 def test_composition_offers_what_the_objective_looks_at(method, formula, num_trainee, num_reference):
     composition, plan = method.composition(), method.objective().plan()
     rows = [row for rows in plan.values() for row in rows]
-    assert {row.sample for row in rows} == {*composition.samples, *(["own"] if composition.on_policy else [])}
+    # a side may be a sample of which only the truth is looked at, since it shares another one's state
+    looked_at = {row.sample for row in rows} | {side.sample for side in method.objective().sides}
+    assert looked_at == {*composition.samples, *(["own"] if composition.on_policy else [])}
     walk = method.objective().walk
     walked_under = {getattr(walk, "slot", "prompt")}
     assert {row.slot for row in rows} | walked_under == set(composition.prompts)

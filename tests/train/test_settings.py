@@ -19,6 +19,7 @@ from contrapose.errors import UserError
 from contrapose.methods import (
     AWM,
     CHATS,
+    D3PO,
     DDSPO,
     DGPO,
     DMPO,
@@ -26,6 +27,7 @@ from contrapose.methods import (
     METHODS,
     NFT,
     SFT,
+    SPO,
     TDPO,
     TKTO,
     CaPO,
@@ -42,9 +44,11 @@ from contrapose.methods import (
     RealAlign,
     SelfNPO,
     SmPO,
+    TailorPO,
 )
 from contrapose.methods.judged_groups import JudgedGroups, OldPolicy
 from contrapose.methods.own_samples import OwnSamples
+from contrapose.methods.own_steps import StepSampling
 from contrapose.train.settings import CONVERTER, LINKS, Optimisation, Run, Watching
 
 RUN = Run("a model", Path("pairs"), DDSPO())
@@ -65,6 +69,9 @@ METHODS_WITH_LINKS = [
     CaPO(beta=12.5, judge="pickscore"),
     DiffusionLPO(num_samples=3),
     RankDPO(judge="pickscore", num_samples=3),
+    SPO(tie_margin=0.1, sampling=StepSampling(rollout_eta=0.5)),
+    TailorPO(beta=3.0, candidates=4),
+    D3PO(clip=0.2),
     OnlineDPO(tie_margin=0.1, sampling=OwnSamples(samples_per_prompt=3, rollout_size="64x32")),
     DGPO(beta=12.5, groups=JudgedGroups("pickscore", 24, 3.0), against="old", old=OldPolicy(0.999, 0.0075, 75)),
     NFT(strength=0.1, groups=JudgedGroups(num_samples=3), old=OldPolicy(None), space=None),

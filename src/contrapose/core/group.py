@@ -154,6 +154,32 @@ class OwnGroups:
     policy: str = "trainee"
     """The policy that draws, as it stands then."""
 
+    def num_predictions(self, num_steps: int) -> int:
+        """States of a prompt's samples that the policy is asked about, where a sample takes so many steps."""
+        return self.num_samples * num_steps
+
+
+@dataclass(frozen=True)
+class OwnSteps(OwnGroups):
+    """Groups of two steps of a policy's own stochastic sampler, `winner` and `loser`: how its trajectories are drawn.
+
+    A step is a sample: the data and the noise that it implies at the time at which it was taken (`transitions.py`).
+    Either each step of a trajectory has `num_samples` candidates, of which the best and the worst are kept and any one
+    goes on; or a prompt has `num_samples` trajectories, of which the steps of the best and the worst are kept.
+    """
+
+    eta: float = 1.0
+    """How much of its noise a step draws anew, above 0."""
+    first_fork: int | None = None
+    """The first step that has candidates; None where trajectories are whole."""
+
+    def num_predictions(self, num_steps: int) -> int:
+        if self.first_fork is None:
+            return super().num_predictions(num_steps)
+        # the last prediction is the image, and leads to no further candidates
+        num_forks = num_steps - 1 - self.first_fork
+        return 1 + self.first_fork + num_forks * self.num_samples
+
 
 @dataclass(frozen=True)
 class Apart:

@@ -105,7 +105,7 @@ class Setup:
             return 0.0
         rows = 1 if drawn.guidance_scale == 1 else 2
         num_steps = drawn.num_steps or usual_steps
-        return drawn.num_prompts * drawn.num_samples * num_steps * rows / drawn.every
+        return drawn.num_prompts * drawn.num_predictions(num_steps) * rows / drawn.every
 
     @property
     def needs_reference(self) -> bool:

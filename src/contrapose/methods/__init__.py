@@ -5,6 +5,7 @@ from __future__ import annotations
 from contrapose.methods.awm import AWM
 from contrapose.methods.capo import CaPO
 from contrapose.methods.chats import CHATS
+from contrapose.methods.d3po import D3PO
 from contrapose.methods.ddspo import DDSPO
 from contrapose.methods.ddspo_data import DataDrivenDDSPO
 from contrapose.methods.dgpo import DGPO
@@ -23,6 +24,8 @@ from contrapose.methods.realalign import RealAlign
 from contrapose.methods.self_npo import SelfNPO
 from contrapose.methods.sft import SFT
 from contrapose.methods.smpo import SmPO
+from contrapose.methods.spo import SPO
+from contrapose.methods.tailor_po import TailorPO
 from contrapose.methods.tdpo import TDPO
 from contrapose.methods.tkto import TKTO
 
@@ -50,6 +53,9 @@ Method = (
     | DGPO
     | NFT
     | AWM
+    | SPO
+    | TailorPO
+    | D3PO
 )
 
 METHODS: dict[str, type[Method]] = {
@@ -76,6 +82,9 @@ METHODS: dict[str, type[Method]] = {
     "dgpo": DGPO,
     "nft": NFT,
     "awm": AWM,
+    "spo": SPO,
+    "tailorpo": TailorPO,
+    "d3po": D3PO,
 }
 
 

@@ -22,6 +22,7 @@ from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.backbones.speed import hasten
 from contrapose.backbones.trained_text import NumberedPrompts
+from contrapose.core.group import OwnSteps
 from contrapose.errors import UserError
 from contrapose.files import check_folder, one_writer
 from contrapose.judges.judge import Jury
@@ -58,6 +59,7 @@ from contrapose.train.judged_rollouts import JudgedRollouts
 from contrapose.train.loop import Diverged, Trainer, TrainState
 from contrapose.train.settings import Run
 from contrapose.train.stages import Stage
+from contrapose.train.step_rollouts import StepRollouts
 from contrapose.train.trackers import Trackers, check_installed
 from contrapose.train.trained import Trained
 from contrapose.train.watch import Watched, Watcher, jury_of
@@ -183,8 +185,10 @@ def _trainer(
     run = stage.run
     composition = run.method.composition()
     measured = run.method.objective().space or backbone.denoiser.space
-    check_space(backbone.denoiser, "x0" if composition.on_policy else measured)
     own_groups = composition.own_groups
+    # a state of a trajectory is told as data and noise, wherever it lies
+    needs_data = composition.on_policy is not None or isinstance(own_groups, OwnSteps)
+    check_space(backbone.denoiser, "x0" if needs_data else measured)
     if own_groups is None:
         _check_origin(run, store, backbone)
     shape = backbone.images.shape_for(own_groups.size) if own_groups else store.usual_shape
@@ -213,7 +217,8 @@ def _trainer(
     trainer = Trainer(run, trainable, groups, accelerator)
     if own_groups:
         jury = Jury([settings.load(str(accelerator.device)) for settings in run.judging.rollout_judges])
-        trainer.rollouts = JudgedRollouts(own_groups, trainer, backbone, jury, run.judging.weights(jury))
+        rollouts = StepRollouts if isinstance(own_groups, OwnSteps) else JudgedRollouts
+        trainer.rollouts = rollouts(own_groups, trainer, backbone, jury, run.judging.weights(jury))
     return trainer
 
 

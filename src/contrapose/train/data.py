@@ -155,6 +155,13 @@ class Groups:
             by_shape.setdefault(self.source.shape(record), []).append(number)
         return [same[i : i + size] for same in by_shape.values() for i in range(0, len(same), size)]
 
+    def condition(self, texts: Sequence[str | None], device: torch.device) -> Condition:
+        """What a network is told of these prompts, None being none."""
+        condition: dict[str, Tensor] = {}
+        for name, value in self.embeddings(texts).items():
+            condition[name] = send(value, device) if value.is_floating_point() else value
+        return condition
+
     @property
     def source(self) -> Mixture | DrawnGroups:
         """What holds the samples of the groups."""
@@ -219,10 +226,19 @@ class Groups:
             blank = [entry.rollout.blank for entry in entries]
         dropped = {slot: self._dropped(slot, streams, blank) for slot in self.composition.prompts}
         draws = self._draws(streams, shape, device)
+        steps = self.drawn.steps(owns) if self.drawn else []
+        if self.drawn and steps:
+            # a step is looked at where it was taken, under the noise that it implies
+            times = torch.stack([step.t for step in steps])
+            for sample, pick in self.composition.samples.items():
+                draws[sample] = send(self.drawn.noises(pick.field, owns)[:, None], device)
         exchanged = self._exchanged(times, streams) if is_training else {}
         stored = _Stored(self, owns, partners, dropped, device, exchanged)
         states = _states(entries, device)
         group = compose(self.composition, stored, send(times, device), send(noise, device), states, draws)
+        if steps:
+            scales = torch.stack([step.reward_scale for step in steps])
+            group = replace(group, reward_scale=send(scales, device))
         return replace(group, weights=stored.weights())
 
     def _stream(self, *parts: object) -> torch.Generator:
@@ -311,10 +327,7 @@ class _Stored:
             of_record = getattr(record, pick.field)
             text = self.exchanged[place][pick.field] if place in self.exchanged else of_record
             texts.append(None if is_dropped else text)
-        condition: dict[str, Tensor] = {}
-        for name, value in self.groups.embeddings(texts).items():
-            condition[name] = send(value, self.device) if value.is_floating_point() else value
-        return condition
+        return self.groups.condition(texts, self.device)
 
     def weights(self) -> Tensor | None:
         """What each place of the latents counts, [b, 1, h, w]; None where all count alike."""

@@ -6,7 +6,7 @@ Of several processes each draws and judges its share, and all get all groups.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from statistics import fmean
 
@@ -56,15 +56,12 @@ class JudgedRollouts:
         first = step // self.every * settings.num_prompts
         numbers = range(first, first + settings.num_prompts)
         mine = numbers[self.accelerator.process_index :: self.accelerator.num_processes]
-        new: list[DrawnGroup] = sorted(gather_object(self._groups(mine)), key=lambda group: group.number)
+        new: list[DrawnGroup] = sorted(gather_object(self.groups_of(mine)), key=lambda group: group.number)
         margin = settings.tie_margin
         decided = [group for group in new if margin is None or group.spread > margin]
         self.drawn.add(decided, step * self.run.optimisation.batch_size)
         if not self.drawn.groups:
-            raise UserError(
-                f"the judges make no difference between the {settings.num_samples} samples of any of {len(new)} "
-                "prompts; draw more --samples-per-prompt or --prompts-per-draw, or set another judge or --tie-margin"
-            )
+            raise UserError(self.all_tied(len(new)))
         metrics = {
             f"{ROLLOUTS}spread": fmean(group.spread for group in new),
             f"{ROLLOUTS}tied": 1 - len(decided) / len(new),
@@ -73,7 +70,14 @@ class JudgedRollouts:
             metrics[f"{ROLLOUTS}{name}"] = fmean(fmean(group.scores[name]) for group in new)
         return metrics
 
-    def _groups(self, numbers: Sequence[int]) -> list[DrawnGroup]:
+    def all_tied(self, num_groups: int) -> str:
+        """What to do where no group is decided."""
+        return (
+            f"the judges make no difference between the {self.settings.num_samples} samples of any of {num_groups} "
+            "prompts; draw more --samples-per-prompt or --prompts-per-draw, or set another judge or --tie-margin"
+        )
+
+    def groups_of(self, numbers: Sequence[int]) -> list[DrawnGroup]:
         """The groups of these numbers; their samples go through the network as many at once as in training."""
         num = self.settings.num_samples
         jobs = [(number, place) for number in numbers for place in range(num)]
@@ -83,27 +87,27 @@ class JudgedRollouts:
         for start in range(0, len(jobs), size):
             batch = jobs[start : start + size]
             drawn = self._latents(batch)
-            prompts = [self.groups.store.prompt(self.groups.prompt_of(number)) for number, _ in batch]
-            marks = self.jury.of_latents(drawn, prompts, self._images)
-            for name in self.jury.higher_is_better:
-                scores.setdefault(name, []).extend(marks[name].values.tolist())
+            for name, values in self.scores_of(drawn, [number for number, _ in batch]).items():
+                scores.setdefault(name, []).extend(values)
             latents += drawn.float().cpu().unbind()
         self.backbone.images.rest()
         groups: list[DrawnGroup] = []
         for number, place in zip(numbers, range(0, len(jobs), num), strict=True):
             of_group = slice(place, place + num)
             said = {name: tuple(values[of_group]) for name, values in scores.items()}
-            said[REWARD] = self._rewards(said)
             groups.append(DrawnGroup(number, self.groups.prompt_of(number), torch.stack(latents[of_group]), said))
         return groups
 
-    def _rewards(self, scores: Mapping[str, Sequence[float]]) -> tuple[float, ...]:
-        """Each sample's weighted sum of scores."""
-        rewards = [0.0] * self.settings.num_samples
+    def scores_of(self, latents: Tensor, numbers: Sequence[int]) -> dict[str, list[float]]:
+        """What the judges say of samples under the prompts of these numbers, and the weighted sum, `REWARD`."""
+        prompts = [self.groups.store.prompt(self.groups.prompt_of(number)) for number in numbers]
+        marks = self.jury.of_latents(latents, prompts, self._images)
+        scores: dict[str, list[float]] = {name: marks[name].values.tolist() for name in self.jury.higher_is_better}
+        rewards = [0.0] * len(numbers)
         for name, weight in self.weights.items():
             for place, number in enumerate(scores[name]):
                 rewards[place] += weight * number
-        return tuple(rewards)
+        return scores | {REWARD: rewards}
 
     @torch.no_grad()
     def _latents(self, batch: Sequence[tuple[int, int]]) -> Tensor:

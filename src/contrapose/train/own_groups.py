@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,18 @@ from contrapose.store.ranking import ranked
 from contrapose.store.records import GroupRecord, Sample
 
 _SCORE = "scores/"  # before the names of scores, among the names of tensors
+_STEP = "step/"  # before the parts of a step
+
+
+class TakenStep(NamedTuple):
+    """When the samples of a group, which are steps of a sampler, were taken; on the CPU."""
+
+    t: Tensor
+    """Their one time."""
+    noises: Tensor
+    """[n, ...], the noise that each implies."""
+    reward_scale: Tensor
+    """What their rewards are multiplied by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +43,8 @@ class DrawnGroup:
     """[n, ...], on the CPU."""
     scores: Mapping[str, tuple[float, ...]]
     """By name, a number for each sample; `REWARD` among them."""
+    step: TakenStep | None = None
+    """Where the samples are steps of a sampler."""
 
     @property
     def spread(self) -> float:
@@ -79,6 +94,16 @@ class DrawnGroups:
         """The shape of one group's latents."""
         return tuple(self.groups[index].latents.shape[1:])
 
+    def steps(self, indices: Sequence[int]) -> list[TakenStep]:
+        """When these groups' samples were taken, where they are steps; else none."""
+        steps = [self.groups[index].step for index in indices]
+        return [step for step in steps if step is not None]
+
+    def noises(self, sample: Sample, indices: Sequence[int]) -> Tensor:
+        """The noise [b, ...] that one sample of each of these groups implies, where samples are steps."""
+        of_groups = zip(indices, self.steps(indices), strict=True)
+        return torch.stack([step.noises[self.records[index].place(sample)] for index, step in of_groups])
+
     def state(self) -> dict[str, Tensor]:
         """Every group's numbers by its place, and from which position on they are taken."""
         state = {"first": torch.tensor(self.first)}
@@ -88,6 +113,9 @@ class DrawnGroups:
             state[f"{place}.latents"] = group.latents.contiguous()
             for name, numbers in group.scores.items():
                 state[f"{place}.{_SCORE}{name}"] = torch.tensor(numbers, dtype=torch.float64)
+            if group.step is not None:
+                for part, value in group.step._asdict().items():
+                    state[f"{place}.{_STEP}{part}"] = value.contiguous()
         return state
 
     def load(self, state: dict[str, Tensor]) -> None:
@@ -103,5 +131,8 @@ class DrawnGroups:
             for name, value in kept.items():
                 if name.startswith(_SCORE):
                     scores[name.removeprefix(_SCORE)] = tuple(value.tolist())
-            groups.append(DrawnGroup(int(kept["number"]), int(kept["prompt"]), kept["latents"], scores))
+            step = None
+            if f"{_STEP}t" in kept:
+                step = TakenStep(*(kept[_STEP + part] for part in TakenStep._fields))
+            groups.append(DrawnGroup(int(kept["number"]), int(kept["prompt"]), kept["latents"], scores, step))
         self._begin(groups, int(state["first"]))

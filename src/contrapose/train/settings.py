@@ -10,6 +10,7 @@ from contrapose import runfile
 from contrapose.backbones.kinds import ADAPTER_KINDS, AdapterKind
 from contrapose.backbones.settings import ATTENTION, USUAL_ADAPTERS, Adapters, Haste, Loading, Precision
 from contrapose.core.choices import Density
+from contrapose.core.group import OwnSteps
 from contrapose.core.guards import GUARDS, PairGuard
 from contrapose.core.guidance import FreeScale
 from contrapose.core.links import LINKS, PairLink
@@ -270,6 +271,7 @@ class Run:
             )
         self._check_reference()
         self._check_first()
+        self._check_own_steps()
         if self.adapters.train_text_encoder:
             self._check_text()
         if self.full and self.loading.quantize != "none":
@@ -291,6 +293,16 @@ class Run:
             raise UserError(f"reference_decay: {name_of(self.method)} has no reference to move; leave the setting out")
         if len(objective.trained) > 1:
             raise UserError(f"reference_decay: {name_of(self.method)} trains several policies; leave the setting out")
+
+    def _check_own_steps(self) -> None:
+        """Steps of a sampler are learnt where and how they were taken."""
+        if not isinstance(self.method.composition().own_groups, OwnSteps):
+            return
+        name = name_of(self.method)
+        if self.time_density is not None:
+            raise UserError(f"time_density: {name} learns steps at the times of its sampler; leave the setting out")
+        if self.caption_dropout:
+            raise UserError(f"caption_dropout: {name} takes its steps under their prompts; leave the setting out")
 
     def _check_text(self) -> None:
         """Text encoders are trained where nothing else is asked that would have some of its own."""
