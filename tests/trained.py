@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,6 +26,18 @@ def metrics_of(out: Path) -> list[dict[str, float]]:
     """All but the clock, which no two runs share."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def content_of(out: Path) -> dict[str, Any]:
+    """All that decides how a run goes on and ends, by file: tensors to the byte, and the metrics but for clocks."""
+    content: dict[str, Any] = {}
+    for path in sorted(out.rglob("*")):
+        name = path.relative_to(out).as_posix()
+        if path.suffix == ".safetensors":
+            content[name] = path.read_bytes()
+        elif path.name == "metrics.jsonl":
+            content[name] = metrics_of(path.parent)
+    return content
 
 
 def weights_of(out: Path) -> dict[str, Tensor]:

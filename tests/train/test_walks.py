@@ -1,4 +1,4 @@
-"""Walks in whole runs: however the batch is cut, and wherever a run is killed, they go the same way."""
+"""Walks in whole runs: however the batch is cut, they go the same way. Killed runs are in test_methods.py."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from trained import metrics_of, until, weights_of
+from trained import metrics_of
 
 from contrapose.methods import InPO, Method, SelfNPO
 from contrapose.train.align import align
@@ -23,15 +22,6 @@ def run(request: pytest.FixtureRequest, tiny_model: Path, tiny_pairs: Path) -> R
     optimisation = Optimisation(learning_rate=1e-2, train_steps=3, batch_size=4, micro_batch=4, epsilon=1e-2)
     watching = Watching(holdout=4, evaluate_every=2, save_every=1)
     return Run(str(tiny_model), tiny_pairs, method, optimisation=optimisation, watching=watching, lora_rank=4)
-
-
-def test_killed_and_resumed_is_uninterrupted(run: Run, tmp_path: Path) -> None:
-    list(align(run, tmp_path / "whole"))
-    until(align(run, tmp_path / "cut"), 1)
-    assert [state.step for state in align(run, tmp_path / "cut")] == [1, 2, 3]
-    assert metrics_of(tmp_path / "cut") == metrics_of(tmp_path / "whole")
-    ours, theirs = (weights_of(tmp_path / name) for name in ("cut", "whole"))
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 def test_micro_batches_change_nothing(run: Run, tmp_path: Path) -> None:
