@@ -7,39 +7,50 @@ asks for. The suite has every method once with LoRA or in full, by turns; `-m ex
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from contrapose.cli.align import UNIONS, Command, begun
 from contrapose.cli.options import parse
-from contrapose.core.walks import Inversion
 from contrapose.methods import METHODS
 from contrapose.train.settings import Run
 
 NAMES = tuple(METHODS)
-_DRAWING = ("--rollout-steps", "2", "--rollouts", "2", "--states", "1", "--buffer", "2")
-_OWN_GROUPS = (
-    "--samples-per-prompt", "2", "--prompts-per-draw", "2", "--buffer", "2", "--rollout-steps", "1",
-    "--rollout-judges", "colourfulness",
-)  # fmt: skip
+QUICK = {
+    # of lists and groups a pair is the shortest
+    "num_samples": 2, "samples_per_prompt": 2, "candidates": 2,
+    "inversion_steps": 2, "rollout_steps": 2, "rollouts": 2, "states": 1, "first_fork": 0, "prompts_per_draw": 2,
+    "buffer": 2, "tie_margin": 0,
+}  # fmt: skip
+"""What the settings are that many forwards of a method come from, wherever they have these names."""
 
 
 def flags(name: str) -> tuple[str, ...]:
     """Options of `align` with which a method takes any pairs, and few forwards."""
     method = METHODS[name]()
-    composition = method.composition()
-    options: tuple[str, ...] = ()
-    if any(each.composition().on_policy for each in (method, *method.before.values())):
-        options += _DRAWING
-    if composition.own_groups:
-        options += _OWN_GROUPS
-    if len(composition.samples) > 2:
-        # of a list a pair is the shortest
-        options += ("--num-samples", "2")
-    if isinstance(method.objective().walk, Inversion):
-        options += ("--inversion-steps", "2")
-    return options
+    options: list[str] = []
+    for setting in dict.fromkeys(_settings(method)):
+        if setting in QUICK:
+            options += [f"--{setting.replace('_', '-')}", str(QUICK[setting])]
+    if draws_groups(name):
+        options += ["--rollout-judges", "colourfulness"]
+    return tuple(options)
+
+
+def _settings(settings: Any) -> Iterator[str]:
+    """The names of all settings, those of settings within them too."""
+    for name, value in vars(settings).items():
+        yield name
+        if is_dataclass(value):
+            yield from _settings(value)
+
+
+def draws_groups(name: str) -> bool:
+    """Whether the model draws all that a method compares, at a size that can be set."""
+    return METHODS[name]().composition().own_groups is not None
 
 
 def trainee(full: bool) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import every_method
 import families
 import numpy as np
 import pytest
@@ -85,33 +86,19 @@ def test_draw_align_sample(
     assert np.abs(base - aligned).max() > 0, "the aligned model's images are its own"
 
 
-OF_PAIRS = ["--num-samples", 2]
-SHORT = {
-    "nft": OF_PAIRS,
-    "dgpo": OF_PAIRS,
-    "realalign": ["--rollout-steps", 2, "--states", 1, "--rollouts", 2, "--samples", "trajectory"],
-}
-FULL = ["--full", "--caption-dropout", 0.5]  # the one that takes more memory, and the one that asks for no prompt
-METHODS = [
-    ("diffusion-dpo", []),
-    ("sft", []),
-    ("chats", []),
-    ("diffusion-kto", []),
-    ("realalign", []),
-    ("realalign", FULL),
-    ("ddspo-data", []),
-    ("nft", []),
-    ("dgpo", FULL),
-]
-
-
-@pytest.mark.parametrize(("method", "how"), METHODS, ids=[f"{m}{'-full' * bool(how)}" for m, how in METHODS])
-@pytest.mark.parametrize("name", families.DISTINCT)
+@pytest.mark.parametrize(("name", "full", "family"), every_method.by_turns_with(families.DISTINCT))
 def test_every_method(
-    drawn: Callable[[str], tuple[Path, Path]], name: str, method: str, how: list[object], tmp_path: Path
+    drawn: Callable[[str], tuple[Path, Path]], name: str, full: bool, family: str, tmp_path: Path
 ) -> None:
-    model, pairs = drawn(name)
+    """Memory is saved on the way; in full some comparisons ask for no prompt."""
+    model, pairs = drawn(family)
     training = ["--train-steps", 1, "--batch-size", 2, "--micro-batch", 2, "--holdout", 0, "--gradient-checkpointing"]
-    options = [*SHORT.get(method, []), *how, *training]
-    _run("align", method, "--model", model, "--pairs", pairs, "--out", tmp_path / "run", *options)
+    training += ["--caption-dropout", 0.5] if full else []
+    size = (
+        ["--rollout-size", families.of(family).size]
+        if families.of(family).size and every_method.draws_groups(name)
+        else []
+    )
+    how = [*every_method.flags(name), *every_method.trainee(full), *training, *size]
+    _run("align", name, "--model", model, "--pairs", pairs, "--out", tmp_path / "run", *how)
     assert json.loads((tmp_path / "run/finished.json").read_text())["steps"] == 1

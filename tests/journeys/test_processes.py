@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import every_method
 import pytest
 from launched import Launcher
 from safetensors.torch import load_file
@@ -27,8 +28,12 @@ def launcher() -> Iterator[Launcher]:
 
 
 def _weights(run: Path) -> dict[str, bytes]:
-    tensors = load_file(run / "pytorch_lora_weights.safetensors")
-    return {name: value.numpy().tobytes() for name, value in tensors.items()}
+    """Those of every stage and of every policy that is trained."""
+    weights: dict[str, bytes] = {}
+    for file in run.rglob("pytorch_lora_weights.safetensors"):
+        place = file.relative_to(run).parent.as_posix()
+        weights |= {f"{place}/{name}": value.numpy().tobytes() for name, value in load_file(file).items()}
+    return weights
 
 
 def _losses(run: Path) -> list[tuple[int, float]]:
@@ -36,11 +41,15 @@ def _losses(run: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in map(json.loads, lines)]
 
 
-@pytest.mark.parametrize(
-    ("method", "write_last", "options"),
-    [("ddspo", False, DROPPING), ("realalign", True, ["--rollout-steps", "4"])],
-    ids=["ddspo", "realalign"],
-)
+def _rows() -> Iterator[object]:
+    """Every method, of which the suite has one with adapters of all kinds, and one of two stages and of rollouts."""
+    yield pytest.param("ddspo", False, DROPPING, id="ddspo")
+    yield pytest.param("realalign", True, ["--rollout-steps", "4"], id="realalign")
+    for name in every_method.NAMES:
+        yield pytest.param(name, False, [], id=f"exhaustive-{name}", marks=pytest.mark.exhaustive)
+
+
+@pytest.mark.parametrize(("method", "write_last", "options"), _rows())
 def test_two_processes_are_one_run(
     launcher: Launcher,
     tiny_model: Path,
@@ -51,6 +60,7 @@ def test_two_processes_are_one_run(
     options: list[str],
 ) -> None:
     """Two micro-batches a step, so that each process has one and the sum has one order."""
+    options = options or [*every_method.flags(method)]
     named: list[object] = ["align", method, "--model", tiny_model, "--pairs", tiny_pairs, *SMALL, *options]
     ended = launcher.start_two([*named, "--out", tmp_path / "two"], write_last, **ACQUAINTED)
     assert [process.code for process in ended] == [0, 0], ended[0].err + ended[1].err
@@ -58,7 +68,7 @@ def test_two_processes_are_one_run(
     assert main([str(a) for a in [*named, "--out", tmp_path / "one"]]) == 0
     assert [step for step, _ in _losses(tmp_path / "two")] == [1, 2, 3]
     assert dict(_losses(tmp_path / "two")) == pytest.approx(dict(_losses(tmp_path / "one")))
-    assert _weights(tmp_path / "two") == _weights(tmp_path / "one")
+    assert _weights(tmp_path / "two") == _weights(tmp_path / "one") != {}
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(p.name for p in (tmp_path / "one").iterdir())
 
 
