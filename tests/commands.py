@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import every_method
 import numpy as np
 import tiny_pipelines
 import torch
@@ -99,6 +100,13 @@ LINES = (
     Line("study", ("study", "run", "study.yaml"), "study"),
 )
 BY_NAME = {line.name: line for line in LINES}
+# Every further method, for tests that have the time: by those above each command and kind of run is there.
+ALIGNED = {line.arguments[1] for line in LINES if line.arguments[0] == "align"}
+METHOD_LINES = tuple(
+    _line(f"align-{name}", f"align {name} --model model --pairs pairs", *TRAINING, *every_method.flags(name))
+    for name in every_method.NAMES
+    if name not in ALIGNED
+)
 
 
 # One page of all takes long to draw: what reads a part of it reads the same from these.

@@ -51,6 +51,7 @@ BEGUN = {
 }  # fmt: skip
 LINES = (
     *commands.LINES,
+    *commands.METHOD_LINES,
     *(commands.Line(name, (*line.split(), *more), name) for name, (_, line, more) in BEGUN.items()),
 )
 WATCHED = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"}

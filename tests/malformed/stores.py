@@ -1,4 +1,4 @@
-"""Folders of pairs."""
+"""Folders of pairs, and of groups that are scored and labelled."""
 
 from __future__ import annotations
 
@@ -33,14 +33,17 @@ READERS: dict[str, Callable[[], Arguments]] = {
     "export": lambda: ["pairs", "export", "p", "--out", "out.parquet", "--device", "cpu"],
     "show": lambda: ["pairs", "show", "p", "--out", "out.html", "--device", "cpu"],
     "report": lambda: ["report", "--run", Place.of("lora"), "--pairs", "p", "--out", "out.html"],
+    "score": lambda: ["pairs", "score", "p", "--judges", "colourfulness", "--device", "cpu", "--out", "out"],
+    "label": lambda: ["pairs", "label", "p", "--by", "colourfulness", "--out", "out"],
+    "by fronts": lambda: ["pairs", "label", "p", "--by", "colourfulness", "--combine", "pareto", "--out", "out"],
 }
 
 
-def pairs(reader: str, change: Callable[[Path], object]) -> Callable[[Path], Arguments]:
-    """A copy of drawn pairs with something changed, and who reads it."""
+def pairs(reader: str, change: Callable[[Path], object], of: str = "pairs") -> Callable[[Path], Arguments]:
+    """A copy of drawn pairs, or of what another command made, with something changed, and who reads it."""
 
     def prepare(folder: Path) -> Arguments:
-        store = copied("pairs", folder / "p")
+        store = copied(of, folder / "p")
         manifest = yaml.safe_load((store / "pairs.yaml").read_text())
         manifest["draw"]["model"] = Place.of("model")  # where a relative name leads from here
         (store / "pairs.yaml").write_text(yaml.safe_dump(manifest))
@@ -134,3 +137,80 @@ PAIRS = [
     for name, readers, change in OF_PAIRS
     for reader in readers
 ]
+
+
+def score_of(value: Any) -> Callable[[Path], None]:
+    """What a judge says of the second group's samples."""
+    return shard(lambda records, _: records[1]["scores"].update(colourfulness=value))
+
+
+def unscored(records: Records, _: Tensors) -> None:
+    records[2]["scores"].clear()
+
+
+def named_twice(records: Records, _: Tensors) -> None:
+    records[1]["id"] = records[0]["id"]
+
+
+def single(records: Records, found: Tensors) -> None:
+    """Every group with its first sample alone."""
+    found.update({name: value[:, :1] for name, value in found.items()})
+    for entry in records:
+        entry["labels"] = entry["labels"][:1]
+        entry["scores"] = {name: numbers[:1] for name, numbers in entry["scores"].items()}
+
+
+OF_GROUPS: list[tuple[str, list[str], Callable[[Path], object]]] = [
+    ("shard missing (middle)", ["score"], without_middle),
+    ("a label 7", ["score"], record("labels", [7, 1, 0])),
+    ("one identifier twice", ["score"], shard(named_twice)),
+    ("no latents", ["score"], tensors(lambda t: t.update(x=t.pop("latents")))),
+    ("fewer rows", ["score"], every(lambda value: value[:2])),
+    ("scalars", ["score"], every(lambda value: value[:, :, 0, 0, 0])),
+    ("latents NaN", ["score"], every(lambda value: value * NAN)),
+    ("fp8 latents", ["score"], every(lambda value: value.to(torch.float8_e4m3fn))),
+    ("manifest earlier a number", ["score"], manifest(lambda m: m.update(earlier=3))),
+    ("manifest scores a list", ["score"], manifest(lambda m: m.update(scores=["colourfulness"]))),
+    ("manifest deep", ["score"], written("a: " + "[" * 3000 + "]" * 3000)),
+]
+OF_SCORED: list[tuple[str, list[str], Callable[[Path], object]]] = [
+    ("shard missing (middle)", ["label", "by fronts"], without_middle),
+    ("extra shard of other pairs", ["label"], with_others),
+    ("scored already", ["score"], lambda _: None),
+    ("a score a text", ["label"], score_of("high")),
+    ("a score NaN", ["label", "by fronts"], score_of([NAN, 1.0, 2.0])),
+    ("a score infinite", ["by fronts"], score_of([1e999, 1.0, 2.0])),
+    ("a score of two samples", ["label"], score_of([1.0, 2.0])),
+    ("a score true", ["label"], score_of([True, 1.0, 2.0])),
+    ("scores a list", ["label"], record("scores", [1.0, 2.0, 3.0])),
+    ("a score's name half of a pair", ["label"], record("scores", {"\ud83d": [1.0, 2.0, 3.0]})),
+    ("a group unscored", ["label", "by fronts"], shard(unscored)),
+    ("one identifier twice", ["label", "by fronts"], shard(named_twice)),
+    ("single samples", ["label", "by fronts"], shard(single)),
+    ("no latents", ["label"], tensors(lambda t: t.update(x=t.pop("latents")))),
+    ("manifest score: 5", ["label"], manifest(lambda m: m.update(score=5))),
+    ("manifest scores sideways", ["label", "by fronts"], manifest(lambda m: m["scores"].update(colourfulness="up"))),
+    ("manifest scores null", ["label"], manifest(lambda m: m.update(scores=None))),
+    ("manifest num_groups text", ["label"], manifest(lambda m: m.update(num_groups="abc"))),
+]
+OF_LABEL = [
+    ("by", "nothing", "nothing"), ("by", "colourfulness:high", "by"), ("by", "colourfulness:nan", "by"),
+    ("by", "a b", "by"), ("combine", "best", "combine"), ("form", "pair", "form"), ("mistakes", "0.7", "mistakes"),
+    ("mistakes", "nan", "mistakes"), ("tie-margin", "-1", "tie_margin"), ("threshold", "3", "threshold"),
+    ("shard-size", "0", "shard_size"), ("ties", "keep", "ties"),
+]  # fmt: skip
+
+
+def labelled(key: str, value: str) -> Callable[[Path], Arguments]:
+    """Scored groups, and one option of how they are labelled."""
+    by = [] if key == "by" else ["--by", "colourfulness"]
+    return lambda _: ["pairs", "label", Place.of("scored"), *by, f"--{key}", value, "--out", "out"]
+
+
+SCORED = [
+    Case("scores", f"{name} [{reader}]", pairs(reader, change, of), "p")
+    for of, rows in (("groups", OF_GROUPS), ("scored", OF_SCORED))
+    for name, readers, change in rows
+    for reader in readers
+]
+SCORED += [Case("scores", f"label --{key} {value}", labelled(key, value), named) for key, value, named in OF_LABEL]

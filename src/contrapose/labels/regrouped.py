@@ -10,7 +10,7 @@ from torch import Tensor
 
 from contrapose.errors import UserError
 from contrapose.store.groups import GroupStore
-from contrapose.store.manifest import JUDGED, MADE
+from contrapose.store.manifest import JUDGED, MADE, MANIFEST
 from contrapose.store.records import GroupRecord
 from contrapose.store.shards import by_size
 
@@ -90,5 +90,11 @@ def origin(store: GroupStore) -> dict[str, Any]:
 
 
 def directions(store: GroupStore) -> dict[str, str]:
-    """The scores that judges gave, by name, and whether `higher` or `lower` is better."""
-    return dict(store.manifest.get("scores", {}))
+    """The scores that judges gave, by name, and whether `higher` or `lower` is better; `UserError` for another word."""
+    better = dict(store.manifest.get("scores", {}))
+    for name, word in better.items():
+        if word not in ("higher", "lower"):
+            raise UserError(
+                f"{store.folder / MANIFEST}: scores.{name} is {word!r}; write higher or lower, as is better"
+            )
+    return better
