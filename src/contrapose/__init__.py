@@ -92,7 +92,9 @@ if TYPE_CHECKING:
     from contrapose.judges.hpsv3 import HPSv3 as HPSv3
     from contrapose.judges.http_scorer import HTTPScorer as HTTPScorer
     from contrapose.judges.image_reward import ImageReward as ImageReward
+    from contrapose.judges.implicit_reward import ImplicitReward as ImplicitReward
     from contrapose.judges.pick_score import PickScore as PickScore
+    from contrapose.judges.self_confidence import SelfConfidence as SelfConfidence
     from contrapose.judges.vqa_score import VQAScore as VQAScore
     from contrapose.judges.yes_no import YesNo as YesNo
     from contrapose.labels.label import label_groups as label_groups
@@ -282,6 +284,8 @@ _HOMES = {
     "HPSv3": "judges.hpsv3",
     "HTTPScorer": "judges.http_scorer",
     "ImageReward": "judges.image_reward",
+    "ImplicitReward": "judges.implicit_reward",
+    "SelfConfidence": "judges.self_confidence",
     "PickScore": "judges.pick_score",
     "VQAScore": "judges.vqa_score",
     "YesNo": "judges.yes_no",

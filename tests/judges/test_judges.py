@@ -228,6 +228,8 @@ def test_absent_weights_are_told_with_what_gets_them(clip, head, empty_hub):
         names = {field.name for field in fields(cls)}
         if "model" not in names or "address" in names:  # a formula has no weights, and a server has its own
             continue
+        if not cls().model:  # what drew the images judges them itself
+            continue
         one = replace(cls(), head=head) if cls is Aesthetic else cls()
         refusal(
             one, rf"^{name}: {re.escape(one.model)} is not on this machine; run 'hf download {one.model}[^']*' once"

@@ -10,9 +10,12 @@ import torch
 from accelerate import Accelerator
 from trained import metrics_of, until, weights_of
 
+from contrapose.cli.main import main
 from contrapose.core.group import REWARD
 from contrapose.errors import UserError
 from contrapose.judges.colours import Colours, colourfulness
+from contrapose.judges.judge import Judge, judge_of, marks_of
+from contrapose.judges.self_confidence import SelfConfidence
 from contrapose.methods import DiffusionDPO, OnlineDPO
 from contrapose.methods.own_samples import OwnSamples
 from contrapose.seeds import generator, starting_noise
@@ -119,6 +122,30 @@ def test_guidance_leads_the_samples(run: Run, tmp_path: Path) -> None:
     assert not torch.allclose(latents[0], latents[1], atol=1e-3)
 
 
+def test_the_policy_judges_itself_as_it_stands(run: Run, tmp_path: Path) -> None:
+    """At the start it is the model; after a step it is not, and says something else of the same samples."""
+    settings = SelfConfidence(probes=2, probe_steps=4)
+    trainer = trainer_of(replace(run, judging=RolloutJudging((settings,))), tmp_path)
+    rollouts = trainer.rollouts
+    latents = rollouts._latents([(0, 0), (0, 1)])
+    prompts = [trainer.groups.store.prompt(trainer.groups.prompt_of(0))] * 2
+
+    def said(judge: Judge) -> list[float]:
+        return marks_of(judge, latents, prompts, rollouts._images)["self-confidence"].values.tolist()
+
+    (judge,) = rollouts.jury.judges
+    alone = judge_of(settings, "cpu", run.model, rollouts.backbone.fingerprint)
+    assert said(judge) == pytest.approx(said(alone), rel=1e-4)
+    before = said(judge)
+    next(trainer.steps())
+    assert said(judge) != pytest.approx(before, rel=1e-4)
+    assert said(alone) == said(alone)
+    of_model = replace(settings, model=run.model)
+    trainer = trainer_of(replace(run, judging=RolloutJudging((of_model,))), tmp_path)
+    next(trainer.steps())
+    assert said(trainer.rollouts.jury.judges[0]) == pytest.approx(said(alone), rel=1e-4), "a named model stays"
+
+
 def test_what_makes_no_sense_is_refused(run: Run, tmp_path: Path, tiny_pairs: Path) -> None:
     def refused(message: str, **changes: object) -> None:
         with pytest.raises(UserError, match=message):
@@ -136,3 +163,23 @@ def test_what_makes_no_sense_is_refused(run: Run, tmp_path: Path, tiny_pairs: Pa
     with pytest.raises(UserError, match="say how much each counts"):
         RolloutJudging((Colours(), Shapes()))
     assert len(list(align(replace(run, pairs=tiny_pairs), tmp_path / "pairs"))) == 6, "pairs give their prompts"
+
+
+def test_prompts_alone_are_enough(tiny_model: Path, prompts_file: Path, tmp_path: Path) -> None:
+    """The best and the worst of the model's own samples by its own judgement: no label and no other network."""
+    command = ["align", "online-dpo", "--model", str(tiny_model), "--pairs", str(prompts_file)]
+    judge = ["--rollout-judges", "self-confidence", "--rollout-judges.0.probes", "2"]
+    small = [
+        "--train-steps",
+        "2",
+        "--batch-size",
+        "4",
+        "--micro-batch",
+        "4",
+        "--prompts-per-draw",
+        "4",
+        "--rollout-steps",
+        "2",
+    ]
+    assert main([*command, *judge, *small, "--out", str(tmp_path / "run")]) == 0
+    assert all("rollouts/self-confidence" in line for line in metrics_of(tmp_path / "run"))

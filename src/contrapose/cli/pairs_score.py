@@ -39,7 +39,7 @@ def judge(command: Command) -> None:
     from contrapose.cli.notes import quiet_libraries
     from contrapose.cli.progress import follow
     from contrapose.estimate.advice import Images
-    from contrapose.judges.judge import Jury
+    from contrapose.judges.judge import Jury, judge_of
     from contrapose.labels.score import judged_prompts, score_groups
     from contrapose.store.groups import GroupStore
 
@@ -51,7 +51,8 @@ def judge(command: Command) -> None:
     with image_memory(Images(model, "fp32", settings.loading, None, settings.batch_size, coded=True), command.on.name):
         decoder = Decoder(model, command.on.name, settings.loading)
         store.check_maker(model, decoder.fingerprint)
-        jury = Jury([judge.load(command.on.name) for judge in settings.judges])
+        made_with = (command.on.name, model, decoder.fingerprint)
+        jury = Jury([judge_of(judge, *made_with) for judge in settings.judges])
         states = score_groups(settings, store, jury, decoder, decoder.fingerprint, command.out)
         follow("scoring groups", len(store), states)
     print(f"{command.out}: {len(store)} {store.kind} with {', '.join(jury.higher_is_better)}")

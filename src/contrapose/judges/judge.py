@@ -18,6 +18,8 @@ from contrapose.store.prompts import Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from contrapose.judges.probes import AskedModel
+
 Decode = Callable[["Tensor"], Sequence[Image]]
 """Makes images of latents [b, ...]."""
 
@@ -77,6 +79,34 @@ class JudgeSettings(Protocol):
     def load(self, device: str) -> Judge:
         """The judge itself; raises `UserError` when the weights that it needs are missing or broken."""
         ...
+
+
+@runtime_checkable
+class LatentJudgeSettings(JudgeSettings, Protocol):
+    """The settings of a judge that may look at latents."""
+
+    def load_for(self, device: str, model: str, fingerprint: str) -> Judge:
+        """The judge of what a model of this fingerprint draws, which it is itself where none is named.
+
+        Raises `UserError` where no model is known, and when weights are missing or broken.
+        """
+        ...
+
+
+@runtime_checkable
+class PolicyJudgeSettings(Protocol):
+    """The settings of a judge that a policy in training may be itself."""
+
+    def of_policy(self, asked: AskedModel, policy: str) -> Judge | None:
+        """The judge that a policy is which is in memory already; None where another model is named."""
+        ...
+
+
+def judge_of(settings: JudgeSettings, device: str, model: str, fingerprint: str) -> Judge:
+    """The judge of what a model of this fingerprint draws."""
+    if isinstance(settings, LatentJudgeSettings):
+        return settings.load_for(device, model, fingerprint)
+    return settings.load(device)
 
 
 class Jury:

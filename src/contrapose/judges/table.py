@@ -14,13 +14,15 @@ from contrapose.judges.hpsv2 import HPSv20, HPSv21
 from contrapose.judges.hpsv3 import HPSv3
 from contrapose.judges.http_scorer import HTTPScorer
 from contrapose.judges.image_reward import ImageReward
+from contrapose.judges.implicit_reward import ImplicitReward
 from contrapose.judges.pick_score import PickScore
+from contrapose.judges.self_confidence import SelfConfidence
 from contrapose.judges.vqa_score import VQAScore
 from contrapose.judges.yes_no import YesNo
 
 AnyJudge = (
     PickScore | HPSv20 | HPSv21 | HPSv3 | ImageReward | CLIPScore | Aesthetic | YesNo | VQAScore | Colours
-    | EndpointQuestion | HTTPScorer
+    | EndpointQuestion | HTTPScorer | SelfConfidence | ImplicitReward
 )  # fmt: skip
 JUDGES: dict[str, type[AnyJudge]] = {
     "pickscore": PickScore,
@@ -35,4 +37,6 @@ JUDGES: dict[str, type[AnyJudge]] = {
     "colourfulness": Colours,
     "endpoint": EndpointQuestion,
     "http": HTTPScorer,
+    "self-confidence": SelfConfidence,
+    "implicit-reward": ImplicitReward,
 }

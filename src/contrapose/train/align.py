@@ -25,7 +25,6 @@ from contrapose.backbones.trained_text import NumberedPrompts
 from contrapose.core.group import OwnSteps
 from contrapose.errors import UserError
 from contrapose.files import check_folder, one_writer
-from contrapose.judges.judge import Jury
 from contrapose.methods import name_of
 from contrapose.processes import num_processes, rank
 from contrapose.runs.best import read_best
@@ -216,9 +215,8 @@ def _trainer(
     hasten(trainable.policies.networks(), run.speed, dtype, backbone.device, trained=True)
     trainer = Trainer(run, trainable, groups, accelerator)
     if own_groups:
-        jury = Jury([settings.load(str(accelerator.device)) for settings in run.judging.rollout_judges])
         rollouts = StepRollouts if isinstance(own_groups, OwnSteps) else JudgedRollouts
-        trainer.rollouts = rollouts(own_groups, trainer, backbone, jury, run.judging.weights(jury))
+        trainer.rollouts = rollouts(own_groups, trainer, backbone)
     return trainer
 
 

@@ -6,8 +6,10 @@ Of several processes each draws and judges its share, and all get all groups.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
 from statistics import fmean
 
 import torch
@@ -19,20 +21,23 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.generation import Generation
 from contrapose.core.group import REWARD, Condition, OwnGroups
 from contrapose.errors import UserError
-from contrapose.judges.judge import Jury
+from contrapose.judges.judge import Judge, Jury, PolicyJudgeSettings, judge_of
+from contrapose.judges.probes import AskedModel
 from contrapose.pixels import to_pixels
 from contrapose.runs.metrics import ROLLOUTS
 from contrapose.seeds import generator, starting_noise
 from contrapose.train.loop import Trainer
 from contrapose.train.own_groups import DrawnGroup
+from contrapose.worlds.judges import ImageJudge
 
 
 class JudgedRollouts:
-    """Draws new groups into the buffer that training takes its groups from."""
+    """Draws new groups into the buffer that training takes its groups from.
 
-    def __init__(
-        self, settings: OwnGroups, trainer: Trainer, backbone: Backbone, jury: Jury, weights: dict[str, float]
-    ):
+    Raises `UserError` for a judge whose weights are missing, and for scores that count and that no judge gives.
+    """
+
+    def __init__(self, settings: OwnGroups, trainer: Trainer, backbone: Backbone):
         assert trainer.groups.drawn is not None
         self.settings = settings
         self.every = settings.every
@@ -42,8 +47,8 @@ class JudgedRollouts:
         self.trainable = trainer.trainable
         self.accelerator = trainer.accelerator
         self.backbone = backbone
-        self.jury = jury
-        self.weights = weights
+        self.jury = Jury([self._judge(judge) for judge in self.run.judging.rollout_judges])
+        self.weights = self.run.judging.weights(self.jury)
         self.shape = backbone.images.shape_for(settings.size)
         self.steps = settings.num_steps or backbone.sampler.steps
 
@@ -109,6 +114,28 @@ class JudgedRollouts:
                 rewards[place] += weight * number
         return scores | {REWARD: rewards}
 
+    def _judge(self, settings: ImageJudge) -> Judge:
+        """A judge, which may be the policy that draws, as it stands whenever it judges."""
+        policy = self.settings.policy
+        if isinstance(settings, PolicyJudgeSettings):
+            read = partial(self.groups.condition, device=self.accelerator.device)
+            asked = replace(AskedModel.of(self.backbone, self._predict), read=read)
+            judge = settings.of_policy(asked, policy)
+            if judge is not None:
+                return judge
+        return judge_of(settings, str(self.accelerator.device), self.run.model, self.backbone.fingerprint)
+
+    def _predict(self, policy: str, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        with self._sampled(policy):
+            return self.trainable.predict(policy, x_t, t, condition)
+
+    @contextmanager
+    def _sampled(self, policy: str) -> Iterator[None]:
+        """The policy in evaluation, in the precision of training."""
+        in_training_precision = self.run.computes_in != "fp32"
+        with self.trainable.sampled(policy), self.accelerator.autocast() if in_training_precision else nullcontext():
+            yield
+
     @torch.no_grad()
     def _latents(self, batch: Sequence[tuple[int, int]]) -> Tensor:
         """What the stock pipeline draws with the policy as it stands, each sample from a stream of its own."""
@@ -124,8 +151,7 @@ class JudgedRollouts:
             self.steps,
             self._guidance_scale,
         )
-        in_training_precision = self.run.computes_in != "fp32"
-        with self.trainable.sampled(policy), self.accelerator.autocast() if in_training_precision else nullcontext():
+        with self._sampled(policy):
             drawn: Tensor = self.backbone.sampler.generate(generation)
         return drawn
 
