@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from contrapose import documents
 from contrapose.documents import MOST_BYTES, as_read, dump_yaml, json_lines, load_json, load_yaml
 from contrapose.errors import UserError
 
@@ -32,6 +33,15 @@ NOT_PLAIN = {
 }
 
 
+@pytest.fixture(params=["as built", "in Python alone"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyYAML with libyaml, where it was built with it, and without."""
+    documents._parsed.cache_clear()
+    if request.param == "in Python alone":
+        monkeypatch.setattr(documents, "_QuickLoader", documents._PlainLoader)
+
+
+@pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize("case", NOT_PLAIN)
 def test_yaml_that_is_not_plain_is_one_line(tmp_path: Path, case: str) -> None:
     content, reason = NOT_PLAIN[case]
@@ -46,6 +56,24 @@ def test_yaml_that_is_not_plain_is_one_line(tmp_path: Path, case: str) -> None:
     assert "\n" not in message and len(message) < 600
 
 
+PLAIN = (
+    "a: [1, 0x1f, 0o17, 017, 1_000, 1e5, 1.e+5, .5, -.inf, .nan, 12:30, ~, yes, NO, 'no', \"\\u00e9\\n\"]\n"
+    "b: 2001-01-01\nc:\n  - - 1\n    - {x: y, 'z': }\n  - |\n    lines\n    kept\n  - >-\n    folded\n    lines\n"
+    "'': two\n? d\n: \xe9\U0001f3a8 # a remark\ne: a plain\n  text\n",
+    "a: 1\r\nb:\r\n- 'x''y'\r\n- \r\n",
+    "\ufeffa: {b: [c, d,], e: f}",
+    "# nothing",
+    "---\na: 1\n...\n",
+)
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_libyaml_reads_what_python_reads(text: str) -> None:
+    told = [repr(documents._read(text, kind)) for kind in (documents._QuickLoader, documents._PlainLoader)]
+    assert told[0] == told[1]
+
+
+@pytest.mark.usefixtures("reader")
 def test_plain_yaml_is_read_as_it_was_written(tmp_path: Path) -> None:
     shared = [1, 2.5, None, True]
     values = {"name": "a: b # c", "1": "2001-01-01", "one": shared, "other": shared, "in": {"in": {"x": []}}}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from functools import lru_cache
@@ -27,9 +27,10 @@ _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?)\n---[ \t]*\r?$", re.DOTALL | re
 _SHOWN = 200  # characters of a reader's own words
 
 
-class _PlainLoader(yaml.SafeLoader):
+class _Plain(yaml.composer.Composer, yaml.constructor.SafeConstructor):
     """Mappings, lists and plain values alone, each key said once."""
 
+    peek_event: Callable[[], Any]  # of the parser
     _level = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -55,6 +56,24 @@ class _PlainLoader(yaml.SafeLoader):
             twice = next(key for key in keys if keys.count(key) > 1)
             raise yaml.constructor.ConstructorError(None, None, f"{twice} is said twice", node.start_mark)
         return mapping
+
+
+class _PlainLoader(_Plain, yaml.SafeLoader):
+    """Reads in Python, and has the words for what is wrong."""
+
+    def __init__(self, text: str):
+        yaml.SafeLoader.__init__(self, text)
+
+
+_BY_LIBYAML: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _QuickLoader(_Plain, _BY_LIBYAML):  # type: ignore[misc, valid-type]
+    """Reads by libyaml, where PyYAML was built with it, and composes what it reads as in Python."""
+
+    def __init__(self, text: str):
+        _BY_LIBYAML.__init__(self, text)
+        yaml.composer.Composer.__init__(self)
 
 
 class _PlainDumper(yaml.SafeDumper):
@@ -110,7 +129,14 @@ def front_matter(text: str) -> dict[str, Any]:
 # One command reads a folder's settings several times, and reading them takes milliseconds.
 @lru_cache(maxsize=32)
 def _parsed(text: str) -> Any:
-    loader = _PlainLoader(text)
+    try:
+        return _read(text, _QuickLoader)
+    except (yaml.YAMLError, ValueError):
+        return _read(text, _PlainLoader)
+
+
+def _read(text: str, kind: type[_PlainLoader] | type[_QuickLoader]) -> Any:
+    loader = kind(text)
     try:
         return loader.get_single_data()
     finally:
