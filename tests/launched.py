@@ -1,11 +1,13 @@
-"""Two processes of one run, as a launcher starts them, but forked from one that has the libraries loaded.
+"""Processes of a run, one alone or two as a launcher starts them, but forked from one that has the libraries loaded.
 
-As a script this is that one: it reads a line of JSON for each pair of processes that it is to start, and answers with a
-line that tells how both ended. A fork of the tests' own process would hang, as torch's threads are no part of a fork.
+As a script this is that one: it reads lines of JSON that say what it is to start, and answers each with a line: how
+both of two processes ended, the number of one alone, or how that one ended. A fork of the tests' own process would
+hang, as torch's threads are no part of a fork.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -16,6 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,8 +60,19 @@ class Launcher:
         """Both processes of `contrapose ARGUMENTS`, ended; with `write_last` the first writes weights last of all."""
         shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), **environment}
         request = {"arguments": [str(a) for a in arguments], "environment": shared, "write_last": write_last}
+        return [Ended(*ended) for ended in self._ask(request)]
+
+    def start_one(self, arguments: list[object]) -> int:
+        """The number of a process of `contrapose ARGUMENTS` that has begun, and says nothing."""
+        return self._ask({"arguments": [str(a) for a in arguments], "environment": {}, "alone": True})
+
+    def code_of(self, process: int) -> int:
+        """The exit code of a process that was started alone, once it ends: that of a signal is negative."""
+        return self._ask({"ending": process})
+
+    def _ask(self, request: dict[str, Any]) -> Any:
         print(json.dumps(request), file=self._process.stdin, flush=True)
-        return [Ended(*ended) for ended in json.loads(self._process.stdout.readline())]
+        return json.loads(self._process.stdout.readline())
 
     def close(self) -> None:
         self._process.stdin.close()
@@ -74,41 +88,56 @@ def _free_port() -> str:
 def _serve() -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # the forks look for what is to be freed among their own objects alone
     for line in sys.stdin:
-        request = json.loads(line)
-        with tempfile.TemporaryDirectory() as folder:
-            written = [Path(folder) / f"{rank}.err" for rank in (0, 1)]
-            waits = [Path(folder) / f"{rank}.waits" for rank in (0, 1)]
-            processes = [_forked(request, rank, written[rank], waits) for rank in (0, 1)]
-            codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
-            print(json.dumps([[code, path.read_text()] for code, path in zip(codes, written, strict=True)]), flush=True)
+        print(json.dumps(_answer(json.loads(line))), flush=True)
 
 
-def _forked(request: dict[str, Any], rank: int, written: Path, waits: list[Path]) -> int:
+def _answer(request: dict[str, Any]) -> Any:
+    if "ending" in request:
+        return _code_of(request["ending"])
+    if "alone" in request:
+        return _forked(request, {}, Path(os.devnull))
+    with tempfile.TemporaryDirectory() as folder:
+        written = [Path(folder) / f"{rank}.err" for rank in (0, 1)]
+        waits = [Path(folder) / f"{rank}.waits" for rank in (0, 1)] if request["write_last"] else []
+        ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in (0, 1)]
+        processes = [_forked(request, of_rank, path, waits) for of_rank, path in zip(ranks, written, strict=True)]
+        codes = [_code_of(process) for process in processes]
+        return [[code, path.read_text()] for code, path in zip(codes, written, strict=True)]
+
+
+def _code_of(process: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def _forked(request: dict[str, Any], of_rank: dict[str, str], written: Path, waits: Sequence[Path] = ()) -> int:
     process = os.fork()
     if process:
         return process
     code = 70
     signal.alarm(SECONDS)
     try:
-        os.environ |= request["environment"] | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        os.environ |= request["environment"] | of_rank
         stderr = os.open(written, os.O_WRONLY | os.O_CREAT)
         os.dup2(stderr, 1)  # this process's own standard output is for answers
         os.dup2(stderr, 2)
-        if request["write_last"]:
-            _write_last(rank, waits)
+        if waits:
+            _write_last(int(of_rank["RANK"]), waits)
         from contrapose.cli.main import main
 
         code = main(request["arguments"])
     except BaseException:
         traceback.print_exc()
     finally:
-        _count(waits[rank], 1_000)  # whoever waits for this process to wait need not any more
+        if waits:
+            _count(waits[int(of_rank["RANK"])], 1_000)  # whoever waits for this process to wait need not any more
         sys.stderr.flush()
         os._exit(code)
 
 
-def _write_last(rank: int, waits: list[Path]) -> None:
+def _write_last(rank: int, waits: Sequence[Path]) -> None:
     """The first process writes its weights when the second waits for it, or has gone on and ended, as on a slow disk.
 
     Of a run that writes them once.

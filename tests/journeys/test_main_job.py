@@ -1,12 +1,8 @@
-"""The main job as a user types it: draw, check, align with each method, sample; and a kill -9 in the middle."""
+"""The main job as a user types it: draw, check, align with each method, sample."""
 
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -91,27 +87,3 @@ def _lora(run: Path) -> dict[str, bytes]:
     """The weights bit for bit; the order of the header's keys is the library's to choose."""
     tensors = load_file(run / "pytorch_lora_weights.safetensors")
     return {name: value.numpy().tobytes() for name, value in tensors.items()}
-
-
-def test_kill_9_and_again(folder: Path, tiny_model: Path, tmp_path: Path) -> None:
-    where = ["--model", tiny_model, "--pairs", folder / "pairs", *SMALL, "--save-every", "1", "--train-steps", "16"]
-    command = ["align", "ddspo", *map(str, where)]
-    begin = [sys.executable, "-c", "import sys; from contrapose.cli.main import main; sys.exit(main())", *command]
-    with subprocess.Popen([*begin, "--out", str(tmp_path / "cut")], stderr=subprocess.DEVNULL) as process:
-        _wait_for(tmp_path / "cut/checkpoints/step-000003", process)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    assert not (tmp_path / "cut/finished.json").exists(), "the kill came in the middle"
-    _run(*command, "--out", tmp_path / "cut")
-    _run(*command, "--out", tmp_path / "whole")
-    assert _lora(tmp_path / "cut") == _lora(tmp_path / "whole")
-
-
-def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 120
-    while time.monotonic() < until and process.poll() is None:
-        later = path.parent.glob("step-*") if path.parent.exists() else ()
-        if any(found.name >= path.name for found in later):
-            return
-        time.sleep(0.01)
-    pytest.fail(f"{path.name} never came")

@@ -1,8 +1,11 @@
-"""Several processes: two that know of each other are one run, and two that do not are told so."""
+"""Several processes: two that know of each other are one run, two that do not are told so, and one may be killed."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,3 +89,27 @@ def test_two_that_do_not_know_of_each_other_are_told_once(
     assert "2 processes were started that do not know of each other" in ended[0].err
     assert len((ended[0].err + ended[1].err).splitlines()) == 1
     assert not out.exists()
+
+
+def test_kill_9_and_again(launcher: Launcher, tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> None:
+    where = ["--model", tiny_model, "--pairs", tiny_pairs, *SMALL, "--save-every", "1", "--train-steps", "16"]
+    command: list[object] = ["align", "ddspo", *where]
+    process = launcher.start_one([*command, "--out", tmp_path / "cut"])
+    _wait_for(tmp_path / "cut/checkpoints/step-000003")
+    os.kill(process, signal.SIGKILL)
+    assert launcher.code_of(process) == -signal.SIGKILL
+    assert not (tmp_path / "cut/finished.json").exists(), "the kill came in the middle"
+    for out in ("cut", "whole"):
+        assert main([str(a) for a in [*command, "--out", tmp_path / out]]) == 0
+    assert _weights(tmp_path / "cut") == _weights(tmp_path / "whole")
+
+
+def _wait_for(step: Path) -> None:
+    """Wait for this kept step or a later one."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        later = step.parent.glob("step-*") if step.parent.exists() else ()
+        if any(found.name >= step.name for found in later):
+            return
+        time.sleep(0.01)
+    pytest.fail(f"{step.name} never came")
