@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_levels")]
 FAST = Optimisation(learning_rate=1e-2, train_steps=3, batch_size=2, micro_batch=2)
 PLAIN = Watching(holdout=2, evaluate_every=2, save_every=1, keep=9)
 PROMPTS = ("a red circle", "two green triangles")
-WATCH = replace(PLAIN, prompts=PROMPTS, images_every=2, image_steps=3, num_images=2, judges=(Colours(),))
+WATCH = replace(PLAIN, prompts=PROMPTS, images_every=2, image_steps=2, num_images=2, judges=(Colours(),))
 
 
 @pytest.fixture(scope="module")
@@ -91,21 +91,35 @@ def test_training_does_not_notice(run: Run, finished: Callable[..., Path], tmp_p
     assert list(watched_steps(watched)) == [0, 2, 3]
 
 
+@pytest.fixture(scope="module")
+def sampled(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str | None], Path]:
+    """The folder of images that `sample` makes of the prompts with an adapter, or of the base."""
+    folder = tmp_path_factory.mktemp("sampled")
+    (folder / "prompts.txt").write_text("\n".join(PROMPTS))
+    prompts = ["--prompts", str(folder / "prompts.txt")]
+    how = ["--num-images", "2", "--steps", "2", "--batch-size", "1"]
+
+    @cache
+    def sample(adapter: str | None) -> Path:
+        out = tmp_path_factory.mktemp("images") / "out"
+        named = ["--adapter", adapter] if adapter else []
+        assert main(["sample", "--model", run.model, *prompts, *how, *named, "--out", str(out)]) == 0
+        return out
+
+    return sample
+
+
 @pytest.mark.parametrize("kind", ["lora", "full", "average", "text"])
 def test_images_are_those_of_the_saved_weights(
-    run: Run, finished: Callable[..., Path], tmp_path: Path, kind: str
+    sampled: Callable[[str | None], Path], finished: Callable[..., Path], kind: str
 ) -> None:
     trained = finished(**KINDS[kind])
-    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
-    shared = ["--prompts", str(tmp_path / "prompts.txt"), "--num-images", "2", "--steps", "3", "--batch-size", "1"]
     for step in (0, 2, 3):
-        adapter = ["--adapter", f"{trained}@{step}"] if step else []
-        out = tmp_path / f"sampled-{step}"
-        assert main(["sample", "--model", run.model, *shared, *adapter, "--out", str(out)]) == 0
+        out = sampled(f"{trained}@{step}" if step else None)
         for name in ("00000/samples/0001.png", "00001/samples/0000.png"):
             drawn = np.asarray(Image.open(trained / f"images/step-00000{step}" / name), dtype=int)
-            sampled = np.asarray(Image.open(out / name), dtype=int)
-            assert np.abs(drawn - sampled).max() <= 1
+            again = np.asarray(Image.open(out / name), dtype=int)
+            assert np.abs(drawn - again).max() <= 1
     first, *_, last = film(trained)[0].paths.values()
     assert first.read_bytes() != last.read_bytes()
 
