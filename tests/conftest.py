@@ -14,7 +14,7 @@ import sys
 import tempfile
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +202,55 @@ def undrawn() -> Iterator[None]:
     """Plots are empty, which take most of the time of a page; tests/report draws them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("contrapose.report.drawing.FigureCanvasSVG.print_svg", lambda _, file, **__: file.write("<svg>"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def parsers_once() -> Iterator[None]:
+    """Flags that are the same in all respects are read by one parser, whose making takes nearly all of a line's time.
+
+    A command makes one a process, and some files read hundreds of lines.
+    """
+    import tyro
+
+    from contrapose.cli import boxes
+    from contrapose.cli.leaf import Leaf
+
+    of_flags: dict[str, tuple[list[Leaf], type]] = {}
+    of_boxes: dict[Any, type] = {}
+    parsers: dict[Any, Any] = {}
+    box, make_dataclass = boxes.box, boxes.make_dataclass
+    specification = tyro._parsers.ParserSpecification
+    build = specification.from_callable_or_type
+
+    def box_once(flags: Iterable[Leaf]) -> type:
+        # What is named by its address alone is kept beside, so that nothing else gets the address
+        leaves = list(flags)
+        key = repr(leaves)
+        if key not in of_flags:
+            of_flags[key] = (leaves, box(leaves))
+        return of_flags[key][1]
+
+    def view_once(name: str, fields: list[Any], **more: Any) -> type:
+        if more:
+            return make_dataclass(name, fields, **more)
+        key = tuple(hint for _, hint, _ in fields)
+        if key not in of_boxes:
+            of_boxes[key] = make_dataclass(name, fields)
+        return of_boxes[key]
+
+    def build_once(f: Any, **more: Any) -> Any:
+        if more["intern_prefix"]:
+            return build(f, **more)
+        key = (f, more["description"])
+        if key not in parsers:
+            parsers[key] = build(f, **more)
+        return parsers[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boxes, "box", box_once)
+        patch.setattr(boxes, "make_dataclass", view_once)
+        patch.setattr(specification, "from_callable_or_type", staticmethod(build_once))
         yield
 
 

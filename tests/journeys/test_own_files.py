@@ -21,7 +21,7 @@ import pytest
 
 from contrapose.cli.main import find, main
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_levels", "undrawn")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_levels", "undrawn", "parsers_once")]
 
 BREAKING: dict[str, Callable[[bytes], bytes]] = {
     "cut": lambda content: content[: len(content) // 2],
@@ -124,15 +124,29 @@ def ended(line: commands.Line, out: str, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @contextmanager
-def put_back(written: Path, kept: Path) -> Iterator[None]:
-    """Whatever happens to a folder or file in the block, it is as before after it."""
-    written.rename(kept)
-    _copy(kept, written)
+def put_back(written: Path) -> Iterator[None]:
+    """Whatever happens to a folder or file in the block, it is as before after it.
+
+    What has not changed stays, as removing and writing whole models takes longer than the commands do.
+    """
+    before = _contents(written)
     try:
         yield
     finally:
-        _remove(written)
-        kept.rename(written)
+        for path, content in sorted(_contents(written).items(), reverse=True):
+            if path not in before or (content is None) != (before[path] is None):
+                _remove(path)
+        for path, content in before.items():
+            if content is None:
+                path.mkdir(exist_ok=True)
+            elif not path.exists() or path.read_bytes() != content:
+                path.write_bytes(content)
+
+
+def _contents(written: Path) -> dict[Path, bytes | None]:
+    """Bytes by file, None by folder, and each folder before what is in it."""
+    paths = [written, *sorted(written.rglob("*"))] if written.exists() else []
+    return {path: None if path.is_dir() else path.read_bytes() for path in paths}
 
 
 def broken(file: Path, how: str) -> None:
@@ -184,13 +198,13 @@ def test_every_command_again_says_so_and_changes_nothing(
 
 @pytest.mark.parametrize("name", [line.name for line in commands.LINES])
 def test_a_command_again_over_a_broken_file_names_it_or_makes_it_whole(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    whole: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     line = commands.BY_NAME[name]
     out, wrong = Path(line.out), []
     before = files_of(out)
     for file, how in breakings_of(line):
-        with put_back(out, tmp_path / "kept"):
+        with put_back(out):
             broken(file, how)
             result = ended(line, line.out, capsys)
         wrong += filter(None, [complaint(result, out, file)])
@@ -202,7 +216,7 @@ def test_a_command_again_over_a_broken_file_names_it_or_makes_it_whole(
 
 @pytest.mark.parametrize(("writer", "reader"), [(a, b) for a, readers in READERS.items() for b in readers])
 def test_a_broken_file_is_named_by_what_reads_it_or_does_not_matter(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], writer: str, reader: str
+    whole: Path, capsys: pytest.CaptureFixture[str], writer: str, reader: str
 ) -> None:
     """Each file is broken in one of the ways, in turns, and the command that reads it is to write elsewhere."""
     written = Path(commands.BY_NAME[writer].out)
@@ -211,7 +225,7 @@ def test_a_broken_file_is_named_by_what_reads_it_or_does_not_matter(
     expected = ended(line, out, capsys).files
     for file, how in zip(kinds_of(written).values(), cycle(BREAKING), strict=False):
         _remove(Path(out))
-        with put_back(written, tmp_path / "kept"):
+        with put_back(written):
             broken(file, how)
             result = ended(line, out, capsys)
         wrong += filter(None, [complaint(result, written, file)])
@@ -225,13 +239,6 @@ def _may_stay_broken(file: Path) -> bool:
     """Whether a finished folder does not need the file any more: states, tables and images that led to it."""
     led_to_it = {"checkpoints", "candidates", "images", "ceiling", "features"} & set(file.parent.parts)
     return bool(led_to_it) or file.name in ("metrics.jsonl", "skipped.jsonl")
-
-
-def _copy(source: Path, to: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, to)
-    else:
-        shutil.copy2(source, to)
 
 
 def _remove(path: Path) -> None:
