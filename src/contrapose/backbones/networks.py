@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -78,7 +79,8 @@ def _is_finite(value: Tensor) -> bool:
         return True
     if value.element_size() == 1:  # float8 has no order
         return all(_is_finite(chunk.to(torch.bfloat16)) for chunk in value.flatten().split(_CHUNK))
-    return all(bool(end.isfinite()) for end in value.aminmax())
+    low, high = value.aminmax()
+    return math.isfinite(low) and math.isfinite(high)
 
 
 def _refuse(where: Path | str, what: str, names: Iterable[str]) -> None:

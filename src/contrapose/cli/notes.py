@@ -21,7 +21,8 @@ def quiet_libraries() -> None:
 
     # on the way too, and not only while models are loaded
     for library in (of_diffusers, of_transformers, of_hub):  # the hub's tells of each of its attempts to reach it
-        library.set_verbosity_error()
+        if library.get_verbosity() != library.ERROR:
+            library.set_verbosity_error()
 
 
 class _Notes(logging.Handler):

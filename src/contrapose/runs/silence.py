@@ -19,8 +19,11 @@ def silent_libraries() -> Iterator[None]:
     """
     with ExitStack() as restored:
         for library in (of_diffusers, of_transformers):
-            restored.callback(library.set_verbosity, library.get_verbosity())
-            library.set_verbosity_error()
+            verbosity = library.get_verbosity()
+            # commands have silenced them already, and setting it anew goes through all loggers that there are
+            if verbosity != library.ERROR:
+                restored.callback(library.set_verbosity, verbosity)
+                library.set_verbosity_error()
         if of_diffusers.is_progress_bar_enabled():
             restored.callback(of_diffusers.enable_progress_bar)
             of_diffusers.disable_progress_bar()
