@@ -49,6 +49,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # workers times threads would be more than the cores
 
 MANY_MODULES = 50  # so many that a test has imported are worth to be kept before the next test of its file
+FEW_OBJECTS = 20_000  # so many that a file has left are walked sooner than kept
 KEPT_MODULES = pytest.StashKey[int]()
 
 WEIGHTS = "CONTRAPOSE_WEIGHTS"  # a folder of published weights
@@ -95,8 +96,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     yield
     num_imported = len(sys.modules) - item.config.stash[KEPT_MODULES]
-    if nextitem is None or nextitem.path != item.path or num_imported >= MANY_MODULES:
+    ends_file = nextitem is None or nextitem.path != item.path
+    if (ends_file and _has_many_objects()) or num_imported >= MANY_MODULES:
         _keep_all(item.config)
+
+
+def _has_many_objects() -> bool:
+    """Whether more than a few objects are left of those that were made since the last collection."""
+    newest, *collections = gc.get_count()
+    return any(collections) or newest > FEW_OBJECTS
 
 
 def _keep_all(config: pytest.Config) -> None:
