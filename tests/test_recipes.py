@@ -24,6 +24,7 @@ from contrapose.methods import (
     SelfNPO,
     SmPO,
 )
+from contrapose.methods.judged_groups import OldPolicy
 from contrapose.methods.own_steps import StepSampling
 from contrapose.photographs.real import CONVERTER as OF_PAIRS
 from contrapose.photographs.real import Real
@@ -251,6 +252,25 @@ def test_realalign_on_sd35_has_what_its_configuration_says():
         assert (o.weight_decay, stage.run.loading.text_length, stage.run.time_density) == (1e-4, 128, "logit-normal")
 
 
+@pytest.mark.parametrize(
+    ("name", "samples", "prompts", "times", "guidance", "old"),
+    [
+        ("sd35-dgpo", 16, 8, 4, 4.5, OldPolicy(0.3, 0.001)),
+        ("sd35-nft", 24, 48, 9, 1.0, OldPolicy(0.5, 0.001)),
+        ("sd35-awm", 24, 24, 6, 1.0, OldPolicy(0.3, 0.001)),
+    ],
+)
+def test_judged_groups_are_as_published(name, samples, prompts, times, guidance, old):
+    """Between two draws every group is seen at as many times as in the authors' steps."""
+    run = recipe(f"{name}.yaml")
+    sampling = run.method.groups.sampling
+    assert (sampling.samples_per_prompt, sampling.prompts_per_draw, sampling.buffer) == (samples, prompts, prompts)
+    assert run.optimisation.batch_size * sampling.sync_every == prompts * times
+    assert (sampling.rollout_guidance_scale, sampling.rollout_size) == (guidance, "512x512")
+    assert run.method.old == old and run.method.groups.advantage_limit == 5.0
+    assert run.method.composition().own_groups.policy == "old"
+
+
 def test_steps_are_drawn_as_published():
     """Each pair of a draw is used once, if all are decided."""
     assert recipe("sd15-spo.yaml").method == SPO(
@@ -286,6 +306,9 @@ BASE_RATES = {
     "sd15-smpo": 1e-8,
     "sd15-spo": 6e-5 / 40,
     "sd15-d3po": 3e-5,
+    "sd35-dgpo": 3e-4 / 8,  # these three name the rate of a whole step
+    "sd35-nft": 3e-4 / 432,
+    "sd35-awm": 3e-4 / 144,
     "sd15-realalign": 1e-8,
     "sd35-realalign": 1e-8,
 }

@@ -22,6 +22,7 @@ from contrapose.errors import UserError
 from contrapose.methods import AWM, DGPO, NFT
 from contrapose.methods.judged_groups import JudgedGroups, OldPolicy
 from contrapose.methods.nft import by_size
+from contrapose.methods.own_samples import OwnSamples
 
 LIMIT = 1.1  # so low that some advantages of larger groups reach it
 STAYS = OldPolicy(None)
@@ -121,7 +122,7 @@ each_witness = pytest.mark.parametrize(
 
 
 def in_groups_of(method: DGPO | NFT | AWM, num: int) -> DGPO | NFT | AWM:
-    return replace(method, groups=JudgedGroups("judge", num, LIMIT))
+    return replace(method, groups=JudgedGroups(OwnSamples(num), True, "judge", LIMIT))
 
 
 def a_judged_group(num: int) -> Group:
@@ -177,7 +178,7 @@ def test_advantages_are_deviations_from_the_groups_mean() -> None:
     scores = torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0], [0.0, 0.0, 90.0]], dtype=torch.float64)
     labels = torch.tensor([[1.0, 0.5, 0.0]] * 3, dtype=torch.float64)
     judged = measured(torch.zeros(3, 3, dtype=torch.float64), labels, scores={"judge": scores})
-    groups = JudgedGroups("judge", 3, 1.3)
+    groups = JudgedGroups(OwnSamples(3), True, "judge", 1.3)
     root = math.sqrt(1.5)
     expected = torch.tensor([[-root, 0.0, root], [0.0, 0.0, 0.0], [-root / math.sqrt(3), -root / math.sqrt(3), 1.3]])
     torch.testing.assert_close(groups.advantages(judged), expected.double(), rtol=2e-4, atol=0)

@@ -6,7 +6,6 @@ A new method is tested by a line in METHODS.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import group_formulas
 import pytest
@@ -91,11 +90,13 @@ from contrapose.methods import (
     name_of,
 )
 from contrapose.methods.judged_groups import JudgedGroups
+from contrapose.methods.own_samples import OwnSamples
 from contrapose.methods.own_steps import StepSampling
 
 PLAIN = StepSampling(rollout_guidance_scale=1.0)
 
-JUDGED = JudgedGroups("taste", 4)
+JUDGED = JudgedGroups(OwnSamples(4), True, "taste")
+JUDGED_OF_3 = JudgedGroups(OwnSamples(3), True, "taste")
 # method, loss of pair i by the paper, rows a pair of trainee and of reference
 METHOD_TABLE = [
     (DDSPO(beta=BETA), lambda i: nll(paired(i)), 2, 3),
@@ -156,7 +157,12 @@ METHOD_TABLE = [
     (RankDPO(beta=BETA, judge="taste"), lambda i: rank_dpo(i, win_rates(i)), 4, 4),
     (OnlineDPO(beta=BETA), lambda i: nll(dpo_margin(i)), 2, 2),
     (DGPO(BETA, JUDGED, ratio_clip=0.1), lambda i: group_formulas.dgpo(i, 4, BETA, 0.1, 0.02), 4, 4),
-    (NFT(0.5, replace(JUDGED, num_samples=3), space=None), lambda i: group_formulas.nft(i, 3, 0.5, 5.0, 1e-4), 3, 3),
+    (
+        NFT(0.5, JUDGED_OF_3, space=None),
+        lambda i: group_formulas.nft(i, 3, 0.5, 5.0, 1e-4),
+        3,
+        3,
+    ),
     (AWM(0.25, groups=JUDGED, ratio_clip=0.05), lambda i: group_formulas.awm(i, 4, 0.25, 0.05, (0.003, 1.0)), 4, 4),
     (SPO(), lambda i: nll(10 * step_margin(i, 0.1, one_state=True)), 2, 2),  # guided: a row without the prompt too
     (SPO(beta=3.0, clip=0.3, sampling=PLAIN), lambda i: nll(3 * step_margin(i, 0.3, one_state=True)), 1, 1),

@@ -30,6 +30,7 @@ from contrapose.methods import (
     SmPO,
 )
 from contrapose.methods.judged_groups import JudgedGroups
+from contrapose.methods.own_samples import OwnSamples
 from contrapose.store.mixture import Mixture
 from contrapose.store.records import GroupRecord
 from contrapose.train.align import align
@@ -38,6 +39,8 @@ from contrapose.train.data import Groups
 from contrapose.train.settings import Run, Watching
 
 LIKED = (True, False, True, True, False)
+JUDGED = JudgedGroups(OwnSamples(3), True, "taste")
+STORED = JudgedGroups(OwnSamples(4), stored=True)
 NONE_HELD_OUT = Watching(holdout=0)
 
 
@@ -164,7 +167,7 @@ def test_a_group_is_its_first_samples_ranked_by_the_judge(
     records = [GroupRecord(f"id-{n}", f"of {n}", "", n, labels, scores) for n in range(5)]
     latents = torch.arange(4.0).view(1, 4, 1, 1, 1).expand(5, 4, 4, 8, 8)
     folder = write_store(tmp_path / "groups", records, latents.contiguous())
-    method = DGPO(groups=JudgedGroups(judge, 3))
+    method = DGPO(groups=JudgedGroups(OwnSamples(3), True, judge))
     kept = comparable(Mixture(folder), run(folder, method))
     path = DiffusionPath(torch.linspace(0.999, 0.005, 1000))
     groups = Groups(kept, method.composition(), lambda texts: {"text": torch.zeros(len(texts), 1)}, path, 0, 0)
@@ -180,19 +183,23 @@ def test_a_group_is_its_first_samples_ranked_by_the_judge(
 
 
 def test_groups_that_cannot_be_compared(lists: Path, tmp_path: Path, write_store: Callable[..., Path]) -> None:
-    with pytest.raises(UserError, match="has no rank 4 among its 3 samples; nft ranks 4 images of each prompt, so set"):
-        comparable(Mixture(lists), run(lists, NFT()))
+    with pytest.raises(UserError, match="has no rank 4 among its 3 samples; nft compares 4 images of each prompt, so"):
+        comparable(Mixture(lists), run(lists, NFT(groups=STORED)))
     records = [GroupRecord.undecided(f"id-{n}", f"of {n}", n, 4) for n in range(3)]
     undecided = write_store(tmp_path / "undecided", records, torch.zeros(3, 4, 4, 8, 8))
     with pytest.raises(
         UserError, match="nobody has said yet which of the samples are better; 'contrapose pairs score'"
     ):
-        comparable(Mixture(undecided), run(undecided, AWM()))
+        comparable(Mixture(undecided), run(undecided, AWM(groups=STORED)))
 
 
 @pytest.mark.parametrize(
     "method",
-    [RankDPO(judge="taste", num_samples=3), CaPO(judge="taste"), DGPO(groups=JudgedGroups("taste", 3))],
+    [
+        RankDPO(judge="taste", num_samples=3),
+        CaPO(judge="taste"),
+        DGPO(groups=JUDGED),
+    ],
     ids=repr,
 )
 def test_scores_that_are_needed_are_missed_before_anything_is_loaded(lists: Path, method: Method) -> None:

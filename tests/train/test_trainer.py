@@ -26,6 +26,7 @@ from contrapose.core.running import Running, RunningNumbers
 from contrapose.errors import UserError
 from contrapose.methods import AWM, DDSPO, DGPO, DMPO, DSPO, NFT, TDPO, CaPO, DiffusionDPO, MaPO, Method
 from contrapose.methods.judged_groups import JudgedGroups, OldPolicy
+from contrapose.methods.own_samples import OwnSamples
 from contrapose.runs.training_state import Weights, load_training, save_training
 from contrapose.train.align import _parts
 from contrapose.train.diagnostics import LEVELS
@@ -137,6 +138,7 @@ def test_latents_of_several_sizes_make_one_batch(size: int) -> None:
     assert our_metrics == pytest.approx(metrics, rel=1e-4, abs=1e-6)
 
 
+STORED = JudgedGroups(OwnSamples(2), stored=True)
 # losses that are no functions of a margin alone, too
 METHODS = [
     DSPO(beta=2.0),
@@ -146,9 +148,9 @@ METHODS = [
     MaPO(),
     TDPO(beta=200.0),
     CaPO(beta=200.0),
-    DGPO(groups=JudgedGroups(num_samples=2), old=OldPolicy(None)),
-    NFT(groups=JudgedGroups(num_samples=2), old=OldPolicy(None)),
-    AWM(groups=JudgedGroups(num_samples=2), old=OldPolicy(None)),
+    DGPO(groups=STORED, old=OldPolicy(None)),
+    NFT(groups=STORED, old=OldPolicy(None)),
+    AWM(groups=STORED, old=OldPolicy(None)),
 ]
 
 

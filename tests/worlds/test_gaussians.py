@@ -43,6 +43,7 @@ from contrapose.methods import (
     SmPO,
 )
 from contrapose.methods.judged_groups import JudgedGroups, OldPolicy
+from contrapose.methods.own_samples import OwnSamples
 from contrapose.worlds.gaussians.denoiser import diffusion_path, sample
 from contrapose.worlds.gaussians.measure import energy_distance, score
 from contrapose.worlds.gaussians.modes import Modes, draw_pairs
@@ -93,9 +94,10 @@ RIGHT_WAY = [
     (DiffusionLPO(beta=25.0, num_samples=2), 4e-5),
     (RankDPO(beta=25.0, num_samples=2), 4e-5),
     (OnlineDPO(beta=25.0), 4e-5),
-    (DGPO(beta=25.0, groups=JudgedGroups(num_samples=2)), 4e-5),
-    (NFT(groups=JudgedGroups(num_samples=2, advantage_limit=1.0), old=OldPolicy(None), space=None), 2e-4),
-    (AWM(groups=JudgedGroups(num_samples=2), old=OldPolicy(None)), 4e-5),
+    (DGPO(beta=25.0), 4e-5),
+    (NFT(space=None), 4e-5),
+    (NFT(groups=JudgedGroups(OwnSamples(2), stored=True, advantage_limit=1.0), old=OldPolicy(None), space=None), 2e-4),
+    (AWM(), 4e-5),
     (RealAlign(beta=25.0, stage1=DiffusionDRO(real_margin=0.1)), 4e-5),
 ]
 

@@ -7,13 +7,14 @@ A is how much better than its group's mean a judge scores an image, in deviation
 image at noise level t. With p = 1 it is the error itself; with smaller powers large errors count less. Where theta has
 just been old, w is 1 and the gradient that of -a l_theta.
 
-On stored groups the old policy is the one that drew them, which stays: `--old-decay None`.
+The old policy draws the groups that are trained on. With `stored` they are a folder's, and the old policy is to be the
+one that drew them, which stays: `--old-decay None`.
 
 Published with SD3.5-Medium at 512 pixels, drawn by 14 steps without guidance: p .25, e 1e-10, k 1, c 1, limit 5, pull
-.003 (1e-4 with PickScore), old_pull 1; 24 images of each of 24 prompts (8 with PickScore) a step, LoRA, learning rate
+.003 (1e-4 with PickScore), old_pull 1; 24 images of each of 72 prompts (24 with PickScore) a step, LoRA, learning rate
 3e-4, weight decay 1e-4, an average of the weights (.99); the old policy keeps .001 more at each step, at most .3.
-Differs from the authors' code: w is against the old policy, as with their `off_policy`; by default theirs is against
-the trainee before its step, so that w is 1. Deviations are those of a group, where theirs are of all images of a step.
+Differs from the authors' code: the old policy draws and w is against it, as with their `off_policy`; by default the
+trainee is both, so that w is 1. Deviations are those of a group, where theirs are of all images of a step.
 Each image is asked at one time of the run's own, where theirs is at six of its sampler's. Their `huber` is p = .5 with
 half the weight.
 """
@@ -76,7 +77,7 @@ class AWM(AlignmentMethod):
     level_power: AtLeast0 = 1.0
     """k: the power of the noise level, 0 to 1, by which a likelihood counts; 0 has all levels count alike."""
     groups: JudgedGroups = field(default_factory=JudgedGroups)
-    """The images of a prompt and their advantages."""
+    """The samples of a prompt and their advantages."""
     ratio_clip: Positive = 1.0
     """c: how far the ratio to the old policy may leave 1 before an image has no more gradient."""
     pull: AtLeast0 = 0.003
@@ -109,4 +110,4 @@ class AWM(AlignmentMethod):
         )
 
     def composition(self) -> Composition:
-        return self.groups.composition()
+        return self.groups.composition(self.old.policy)

@@ -8,12 +8,16 @@ their noise. An image whose mse has gone the way that its A asks for, so far tha
 more than `ratio_clip`, has no gradient until the old policy, an average of theta, has followed. A pair is a group of
 two, with A = 1 and -1.
 
-Published with SD3.5-Medium at 512 pixels, drawn by 10 steps: LoRA, learning rate 3e-4, weight decay 1e-4, 24 images of
-each of 24 prompts a step, 16 of each of 8 in the released configurations. With a guidance of 4.5: beta 100, pull .02,
-clip .01. Without guidance, rewards against the old policy (`against = old`): beta 2000, pull .001, clip .001.
+The old policy draws the groups that are trained on, or with `stored` they are a folder's.
+
+Published with SD3.5-Medium at 512 pixels, drawn by 10 steps: LoRA rank 64, learning rate 3e-4, weight decay 1e-4, an
+average of the weights (.9 every 8 steps), 24 images of each of 24 prompts, 16 of each of 8 in the released
+configurations, which four steps go through. With a guidance of 4.5: beta 100, pull .02, clip .01. Without guidance,
+rewards against the old policy (`against = old`): beta 2000, pull .001, clip .001.
 Differs from the authors' code: their loss is another number of the same gradient, as the sigmoid is a weight there and
-no gradient flows through it. Deviations are those of a group, where some of their configurations take all images'.
-Times are the run's own, where theirs are four of the sampler's noisier ones; a step of theirs asks at all four.
+no gradient flows through it. Theirs draws by the trainee itself in the first 500 steps. Deviations are those of a
+group, where some of their configurations take all images'. Times are the run's own, where theirs are four of the
+sampler's noisier ones.
 """
 
 from __future__ import annotations
@@ -67,7 +71,7 @@ class DGPO(AlignmentMethod):
     """Strength of the pull to the policy that rewards are against, in the unit of Diffusion-DPO's code (half the
     mean-per-element error)."""
     groups: JudgedGroups = field(default_factory=JudgedGroups)
-    """The images of a prompt and their advantages."""
+    """The samples of a prompt and their advantages."""
     pull: AtLeast0 = 0.02
     """Weight of the squared distance from the reference."""
     ratio_clip: Positive = 0.01
@@ -99,4 +103,4 @@ class DGPO(AlignmentMethod):
         )
 
     def composition(self) -> Composition:
-        return self.groups.composition()
+        return self.groups.composition(self.old.policy)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from contrapose.core.group import Composition, ListLength, ranks
+from contrapose.core.group import REWARD, Composition, Pick, ranks
 from contrapose.core.measured import Measured
 from contrapose.core.moving import Average, Following
 from contrapose.errors import UserError
+from contrapose.methods.own_samples import OwnSamples
 from contrapose.ranges import AtLeast0, CountOrNone, Positive, ShareBelow1, checked
 
 if TYPE_CHECKING:
@@ -29,36 +30,60 @@ class JudgedGroups:
 
         A_i = clip( (s_i - mean s) / (deviation of s + 1e-4), -limit, limit )
 
-    s are a judge's scores, mean and deviation those of the group. Where all scores are alike, A is 0.
+    s are the judges' rewards, or what is stored; mean and deviation are those of the group. Where all s are alike, A is
+    0. Raises `UserError` for settings of drawing where groups are stored, and of what is stored where they are drawn.
     """
 
+    sampling: OwnSamples = field(default_factory=OwnSamples)
+    """How groups are drawn, and of how many samples they are."""
+    stored: bool = False
+    """Train on groups that are stored with scores ('pairs draw --samples-per-prompt', 'pairs score'), of which the
+    first --samples-per-prompt samples are taken, and draw none."""
     judge: str | None = None
-    """Whose scores say how good an image is, by their name in the groups, higher being better; the labels when none."""
-    num_samples: ListLength = 4
-    """Images of a group: the first so many of each prompt, which has to have them."""
+    """With --stored, whose scores say how good a sample is, higher being better; the labels when unset."""
     advantage_limit: Positive = 5.0
     """The largest advantage, in deviations of a group's scores; larger ones count as this one."""
 
+    def __post_init__(self) -> None:
+        if not self.stored and self.judge is not None:
+            raise UserError(
+                f"judge {self.judge}: judges what is stored; set stored, or rollout_judges for what is drawn"
+            )
+        usual = OwnSamples(self.sampling.samples_per_prompt)
+        unused = [name for name, value in vars(self.sampling).items() if value != getattr(usual, name)]
+        if self.stored and unused:
+            raise UserError(
+                f"{', '.join(unused)}: unused with stored groups, as none are drawn; leave one of the two out"
+            )
+
+    @property
+    def names(self) -> dict[str, Pick]:
+        """The samples of a group, the best one first."""
+        return ranks(self.sampling.samples_per_prompt)
+
     def advantages(self, measured: Measured) -> Float[Tensor, "b n"]:
         """A of every side, [b, n]."""
-        scores = measured.labels if self.judge is None else measured.scores[self.judge]
+        name = self.judge if self.stored else REWARD
+        scores = measured.labels if name is None else measured.scores[name]
         from_mean = scores - scores.mean(1, keepdim=True)
         deviation = from_mean.square().mean(1, keepdim=True).sqrt()
         return (from_mean / (deviation + _LEAST_DEVIATION)).clamp(-self.advantage_limit, self.advantage_limit)
 
     def shares(self, measured: Measured) -> Float[Tensor, "b n"]:
-        """The advantages as shares from 0 to 1, a half being an image that is as good as the group's mean."""
+        """The advantages as shares from 0 to 1, a half being a sample that is as good as the group's mean."""
         return self.advantages(measured) / self.advantage_limit / 2 + 0.5
 
     def sides(self) -> tuple[Side, ...]:
-        """Every sample of the group, the best one first."""
+        """Every sample of a group."""
         from contrapose.core.objective import Side
 
-        return tuple(Side(name) for name in ranks(self.num_samples))
+        return tuple(Side(name) for name in self.names)
 
-    def composition(self) -> Composition:
-        """What a group is made of."""
-        return Composition(ranks(self.num_samples), judge=self.judge, as_drawn=True)
+    def composition(self, drawn_by: str) -> Composition:
+        """What a group is made of; samples that are drawn are this policy's."""
+        if self.stored:
+            return Composition(self.names, judge=self.judge, as_drawn=True)
+        return Composition(self.names, own_groups=self.sampling.groups(policy=drawn_by))
 
 
 @dataclass(frozen=True)
@@ -67,8 +92,8 @@ class OldPolicy:
     """The policy that a trainee was a little earlier: an average of it, or the one that the run began with."""
 
     old_decay: ShareBelow1 | None = 0.3
-    """What the old policy, an average of the trainee, keeps of its own at each step, at the most; None leaves it where
-    the run begins, which is the policy that drew stored groups."""
+    """What the old policy, an average of the trainee, keeps of its own at each step, at the most; it draws the samples.
+    None leaves it where the run begins, which is the policy that drew stored groups."""
     old_growth: AtLeast0 | None = 0.001
     """By how much that share grows at each step from 0 on; None has it in full at once."""
     old_delay: CountOrNone = 0

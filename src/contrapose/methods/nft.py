@@ -9,7 +9,8 @@ absolute values and has no gradient. By T, R and D, the errors of theta and old 
 
     mse(y, v+) = b T + (1 - b) R - b (1 - b) D,   mse(y, v-) = -b T + (1 + b) R + b (1 + b) D
 
-On stored groups the old policy is the one that drew them, which stays: `--old-decay None`.
+The old policy draws the groups that are trained on. With `stored` they are a folder's, and the old policy is to be the
+one that drew them, which stays: `--old-decay None`.
 
 Published with SD3.5-Medium at 512 pixels, drawn by 10 steps of a second-order ODE solver without guidance: b 1 (.1 for
 OCR and for several rewards), limit 5, pull 1e-4, 24 images of each of 48 prompts a step, LoRA, learning rate 3e-4,
@@ -76,7 +77,7 @@ class NFT(AlignmentMethod):
     strength: Positive = 1.0
     """b: how far the policies of good and of bad samples lie from the old one, in steps of the trainee's own."""
     groups: JudgedGroups = field(default_factory=JudgedGroups)
-    """The images of a prompt and their advantages."""
+    """The samples of a prompt and their advantages."""
     pull: AtLeast0 = 1e-4
     """Weight of the squared distance from the reference."""
     old: OldPolicy = field(default_factory=lambda: OldPolicy(0.5))
@@ -105,4 +106,4 @@ class NFT(AlignmentMethod):
         )
 
     def composition(self) -> Composition:
-        return self.groups.composition()
+        return self.groups.composition(self.old.policy)

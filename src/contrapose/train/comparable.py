@@ -110,6 +110,11 @@ def _need(composition: Composition, samples: list[str]) -> str:
     """What several samples are for, and what to do where a group lacks one."""
     if composition.on_policy:
         return f"measures held-out groups by their {composition.on_policy.stand_in}, so set --holdout 0"
+    if composition.as_drawn:
+        return (
+            f"compares {len(samples)} images of each prompt, so set --samples-per-prompt to what all have, or take "
+            "other groups"
+        )
     if len(samples) > 2:
         return f"ranks {len(samples)} images of each prompt, so set --num-samples to what all have, or take other pairs"
     takers = [name for name, cls in METHODS.items() if len(_samples(cls().composition(), True)) == 1]

@@ -293,6 +293,11 @@ class Run:
             raise UserError(f"reference_decay: {name_of(self.method)} has no reference to move; leave the setting out")
         if len(objective.trained) > 1:
             raise UserError(f"reference_decay: {name_of(self.method)} trains several policies; leave the setting out")
+        if objective.reference in objective.moving:
+            raise UserError(
+                f"reference_decay: {name_of(self.method)} measures rewards against a policy that follows already; set "
+                "old_decay instead"
+            )
 
     def _check_own_steps(self) -> None:
         """Steps of a sampler are learnt where and how they were taken."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from contrapose.errors import UserError
 from contrapose.methods import METHODS, Method
-from contrapose.methods.judged_groups import JudgedGroups
 from contrapose.ranges import AtLeast0, Batch, Count, Positive, Range, Seed, Share, checked
 
 if TYPE_CHECKING:
@@ -112,9 +111,7 @@ class Toy:
         settings: dict[str, Any] = {}
         if "beta" in fields and name not in _OF_OTHER_UNITS:
             settings["beta"] = self.beta
-        # the toy's pairs are lists and groups of two
+        # the toy's pairs are lists of two
         if "num_samples" in fields:
             settings["num_samples"] = 2
-        if "groups" in fields:
-            settings["groups"] = JudgedGroups(num_samples=2)
         return settings
