@@ -22,7 +22,8 @@ from contrapose.estimate.estimate import estimate_run, once_flops, skeleton_of
 from contrapose.estimate.fitting import bases, fit_card, ways
 from contrapose.estimate.memory import inference_cost, saved_bytes, training_cost
 from contrapose.estimate.standing import state_bytes, weight_bytes
-from contrapose.methods import DDSPO, SFT, DataDrivenDDSPO, DiffusionDPO, DiffusionDRO, InPO, SmPO
+from contrapose.methods import DDSPO, SFT, DataDrivenDDSPO, DiffusionDPO, DiffusionDRO, InPO, OnlineDPO, SmPO
+from contrapose.methods.own_samples import OwnSamples
 
 pytestmark = pytest.mark.slow
 
@@ -247,6 +248,17 @@ def test_further_policies_and_rollouts_cost_what_they_are(full: bool) -> None:
     assert fits.memory.reference - usual.memory.reference == 2 * copy
     drawn = DiffusionDRO().rollouts * DiffusionDRO().rollout_steps * usual.flops.forward
     assert own.flops.step == SMALL.run.optimisation.batch_size * own.flops.pair + drawn
+
+
+def test_own_groups_cost_their_draws() -> None:
+    """Of 32 prompts 4 samples in 10 steps, guided ones twice, spread over the steps from one draw to the next."""
+    plain = estimate_run(altered(SMALL, method=DiffusionDPO()))
+    sampling = OwnSamples(rollout_steps=10)
+    each_step = estimate_run(altered(SMALL, method=OnlineDPO(sampling=sampling)))
+    assert each_step.flops.step - plain.flops.step == pytest.approx(32 * 4 * 10 * plain.flops.forward)
+    seldom = replace(sampling, sync_every=8, rollout_guidance_scale=3.0)
+    drawn = estimate_run(altered(SMALL, method=OnlineDPO(sampling=seldom))).flops.step - plain.flops.step
+    assert drawn == pytest.approx(2 * 32 * 4 * 10 * plain.flops.forward / 8)
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -31,9 +31,25 @@ from the docstrings of the code (`python tests/house/papers.py` writes this page
 """
 
 
+LEFT_OUT = """\
+## Not here
+
+- Reward backpropagation (ReFL in ImageReward, arXiv 2304.05977; IterComp, arXiv 2410.07171; DRaFT, SRPO): a walk to
+  one of the last steps, one step with gradient, its data decoded, and a network's score of the image raised. Its loss
+  is no function of how well two score functions explain a sample, which is all that the objective knows (T, R, D and
+  r): it needs the gradient through the autoencoder and through a judge, where judges here see finished images, may be
+  a server or a formula, and have no gradient. It would be a second objective with a second contract of judges, and
+  the backward pass of the autoencoder takes gigabytes. What is available instead: the same judge's scores by
+  `online-dpo` and the other methods that draw their own samples, which ask no gradient of it, and best-of-n
+  (`contrapose sample --best-of 8 --judges ...`).
+"""
+
+
 def page() -> str:
     """The page's text."""
-    text = "\n".join([INTRODUCTION, "## Training\n", *_methods(), *_guards(), "## Inference\n", *_guidances()])
+    text = "\n".join(
+        [INTRODUCTION, "## Training\n", *_methods(), *_guards(), "## Inference\n", *_guidances(), LEFT_OUT]
+    )
     return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
 
 

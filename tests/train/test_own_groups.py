@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from trained import metrics_of, until, weights_of
 
+from contrapose.backbones.settings import Adapters
 from contrapose.cli.main import main
 from contrapose.core.group import REWARD
 from contrapose.errors import UserError
@@ -144,6 +146,18 @@ def test_the_policy_judges_itself_as_it_stands(run: Run, tmp_path: Path) -> None
     trainer = trainer_of(replace(run, judging=RolloutJudging((of_model,))), tmp_path)
     next(trainer.steps())
     assert said(trainer.rollouts.jury.judges[0]) == pytest.approx(said(alone), rel=1e-4), "a named model stays"
+
+
+@pytest.mark.usefixtures("one_precision_a_process")
+@pytest.mark.parametrize("change", [{"precision": "bf16"}, {"adapters": Adapters(train_text_encoder=True)}], ids=str)
+def test_half_precision_and_trained_text_draw_and_judge_as_well(
+    change: dict[str, object], tiny_model: Path, prompts_file: Path, tmp_path: Path
+) -> None:
+    judging = RolloutJudging((SelfConfidence(probes=2, probe_steps=4), Colours()), ("self-confidence",))
+    one_step = replace(FAST, train_steps=1)
+    run = Run(str(tiny_model), prompts_file, METHOD, optimisation=one_step, judging=judging, **change)
+    *_, last = align(run, tmp_path)
+    assert math.isfinite(last.metrics["rollouts/self-confidence"]) and last.metrics["rollouts/tied"] == 0
 
 
 def test_what_makes_no_sense_is_refused(run: Run, tmp_path: Path, tiny_pairs: Path) -> None:
