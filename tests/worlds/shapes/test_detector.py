@@ -110,6 +110,35 @@ def test_things_that_touch_part_by_colour():
     assert len(found) == 2 and {DETECTOR.color(image, one, "square") for one in found} == {"red", "blue"}
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("colors", [("green", "blue"), ("yellow", "pink"), ("red", "purple"), ("black", "orange")])
+@pytest.mark.parametrize("width", [0.1, 40.0])
+def test_a_shape_of_two_colours_is_one_shape(shape, colors, width):
+    """Whether a line parts the colours or they fade into one another."""
+    first, second = (render((Object(shape, color, 31.3, 33.8, 14.2),)).astype(float) for color in colors)
+    share = np.clip((np.arange(IMAGE_SIZE) - 34.5) / width + 0.5, 0, 1)[:, None]
+    found = DETECTOR.detect(np.rint(first + share * (second - first)).astype(np.uint8))
+    ((name, one),) = ((name, one) for name, objects in found.items() for one in objects)
+    assert name == shape and one.score > 0.8
+
+
+@pytest.mark.parametrize("share", [0.2, 0.35, 0.65, 0.8])
+@pytest.mark.parametrize("colors", [("green", "blue"), ("red", "purple"), ("blue", "purple"), ("green", "black")])
+def test_a_blend_is_named_by_its_larger_share(colors, share):
+    first, second = (render((Object("circle", color, 31.3, 33.8, 14.2),)).astype(float) for color in colors)
+    image = np.rint((1 - share) * first + share * second).astype(np.uint8)
+    (one,) = DETECTOR.detect(image)["circle"]
+    assert DETECTOR.color(image, one, "circle") == colors[round(share)]
+
+
+def test_things_that_a_thin_bridge_joins_are_two():
+    image = render((Object("star", "green", 17, 32, 11), Object("star", "blue", 46, 32, 11)))
+    image[31:34, 22:42] = (40, 120, 140)
+    found = DETECTOR.detect(image)
+    assert [one.score > THRESHOLDS.score for one in found["star"]] == [True, True]
+    assert {DETECTOR.color(image, one, "star") for one in found["star"]} == {"green", "blue"}
+
+
 def test_a_blurred_ring_is_one_ring():
     """Where red fades to grey it looks pink; that rim is no second ring."""
     image = render((Object("ring", "red", 32, 32, 9.0),)).astype(float)

@@ -1,8 +1,9 @@
 """Find the shapes of an image by analysis: what Mask2Former and CLIP are to GenEval, this is to the shapes world.
 
-Pixels unlike the background (in Lab) form components; a component's colour is the palette's nearest; how far each pixel
-lies from the background around it towards that colour is its soft coverage; and the coverage inside its own box,
-resampled to a 24 x 24 grid, is compared with the renderer's outlines, sharp and blurred.
+Pixels unlike the background (in Lab) form components. How far each pixel lies from the background around it towards the
+component's colour near it is its soft coverage; and the coverage inside its own box, resampled to a 24 x 24 grid, is
+compared with the renderer's outlines, sharp and blurred. A component is read as one thing of any colours, as things
+of one colour each that touch, and as thick parts joined by thin bridges; the reading that fits best holds.
 """
 
 from __future__ import annotations
@@ -22,18 +23,27 @@ from contrapose.worlds.shapes.render import BACKGROUND, COLORS, PALETTE, SHAPES,
 THRESHOLDS = Thresholds(score=0.6, counting_score=0.75)
 
 _FOREGROUND = 28.0  # Lab distance to the background from which a pixel belongs to some object
-_WRONG_COLOR = 35.0  # Lab distance to the palette beyond which a thing is no object of this world
-_SHARE = 0.22  # of a component's core that a second colour needs for the component to be two things
+_WRONG_COLOR = 100.0  # RGB distance to the palette beyond which a thing is no object of this world
+_SHARE = 0.22  # of a component's core that a colour needs to be a thing of its own
 _LEAST_PIXELS = 12
 _LEAST_CORE = 6
+_SOFT = 2  # pixels that a thing's soft edge reaches out of its component
 _EDGE = 3  # pixels, which a thing's soft edge is narrower than, and in which its background is looked for
+_REACH = 2.0  # pixels, standard deviation, over which a piece's colour is averaged
 _SMOOTHING = 0.6  # pixels; tames noise, and the blurred templates expect soft edges anyway
+_NECK = 2.0  # pixels below the outline that no bridge between things is deep, so that an eye looks past it
+_TIP = 2.5  # pixels, beyond a neck's depth, that the corners of a thing reach out of its thick part
 _GRID = 24
 _TEMPLATE_BLURS = (0.3, 0.6, 0.9, 1.3, 1.8)  # pixels, at a radius of 11
 _EIGHT = np.ones((3, 3), dtype=bool)
 _FOUR = ndimage.generate_binary_structure(2, 1)
 _BACKGROUND_LAB = lab(np.array(BACKGROUND))
-_PALETTE_LAB = lab(np.array([PALETTE[name] for name in COLORS]))
+_PALETTE_RGB = np.array([PALETTE[name] for name in COLORS], dtype=np.float64)
+
+_Piece = tuple[NDArray[np.bool_], NDArray[np.bool_]]
+"""The pixels of what may be one thing, and those around and in it that nothing else claims."""
+_Reading = list[tuple[str, Detection]]
+"""Objects by shape."""
 
 
 @dataclass(frozen=True)
@@ -44,29 +54,26 @@ class ShapesDetector:
         """Every object as the shape that fits it best; things of no palette colour are left out."""
         detections: dict[str, list[Detection]] = {name: [] for name in SHAPES}
         smooth = _smoothed(image)
-        colors = lab(smooth)
+        unlike = _unlike_background(lab(smooth))
         # the soft edges of things are theirs, not the background's
-        behind = ~ndimage.binary_dilation(_unlike_background(colors), _EIGHT, iterations=_EDGE)
-        for piece, around in _pieces(colors):
-            color = np.median(smooth[_core(piece)], axis=0)
-            if _nearest(lab(color))[1] > _WRONG_COLOR:
+        behind = ~ndimage.binary_dilation(unlike, _EIGHT, iterations=_EDGE)
+        labels, _ = ndimage.label(unlike, _EIGHT)
+        for index, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+            # all that is looked at lies near the component, and a window of the image is fast
+            window = (_widened(rows), _widened(columns))
+            component = labels[window] == index
+            if component.sum() < _LEAST_PIXELS:
                 continue
-            # the background near the thing: a tint, taken for coverage, would blur a pale thing's outline
-            near = behind & ndimage.binary_dilation(around, _EIGHT, iterations=_EDGE)
-            background = np.median(smooth[near], axis=0) if near.any() else np.array(BACKGROUND, dtype=np.float64)
-            # soft coverage: the share of the way from background b to colour c, <p - b, c - b> / ||c - b||^2
-            direction = color - background
-            way = (smooth - background) @ direction / (direction @ direction)
-            soft = np.where(around, np.clip(way, 0.0, 1.0), 0.0)
-            for outline in _outlines(soft):
-                shape, detection = _recognised(outline, soft)
-                detections[shape].append(detection)
+            # the soft edge lies up to two pixels outside the component, unless another one starts there
+            free = component | ~unlike[window] & ndimage.binary_dilation(component, _EIGHT, iterations=_SOFT)
+            for shape, detection in _read(component, free, smooth[window], behind[window]):
+                detections[shape].append(_placed(detection, window, labels.shape))
         return detections
 
     def color(self, image: NDArray[np.uint8], detection: Detection, class_name: str) -> str:
-        """The palette colour nearest, in Lab, to the median of the object's eroded interior."""
-        color = np.median(_smoothed(image)[_core(detection.mask)], axis=0)
-        return COLORS[_nearest(lab(color))[0]]
+        """The palette colour that most of the object's eroded interior is nearest to, in RGB."""
+        names, _ = _named(_smoothed(image)[_core(detection.mask)])
+        return COLORS[np.bincount(names).argmax()]
 
 
 def foreground(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -109,11 +116,14 @@ def _unlike_background(colors: NDArray) -> NDArray[np.bool_]:
     return np.linalg.norm(colors - _BACKGROUND_LAB, axis=-1) > _FOREGROUND
 
 
-def _nearest(color: NDArray) -> tuple[int, float]:
-    """The number of the palette's colour nearest to a Lab colour, and the distance to it."""
-    distances = np.linalg.norm(_PALETTE_LAB - color, axis=-1)
-    index = int(distances.argmin())
-    return index, float(distances[index])
+def _named(pixels: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The numbers of the palette's colours nearest to RGB values [..., 3], and the distances to them.
+
+    Blends of two colours are straight lines in RGB, so that they are named by their larger share; in Lab, the nearest
+    to a blend of blue and green is black.
+    """
+    distances = np.linalg.norm(pixels[..., None, :] - _PALETTE_RGB, axis=-1)
+    return distances.argmin(axis=-1), distances.min(axis=-1)
 
 
 def _core(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -126,25 +136,38 @@ def _core(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask
 
 
-def _pieces(colors: NDArray) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-    """Yield each one-coloured component and the pixels around and in it that no other component claims."""
-    labels, number = ndimage.label(_unlike_background(colors), _EIGHT)
-    for index in range(1, number + 1):
-        component = labels == index
-        if component.sum() < _LEAST_PIXELS:
-            continue
-        # the soft edge lies up to two pixels outside the component, unless another one starts there
-        free = component | (labels == 0) & ndimage.binary_dilation(component, _EIGHT, iterations=2)
-        yield from _split(component, free, colors)
+def _widened(side: slice) -> slice:
+    """A component's rows or columns, and as many around it as its soft edge and its background take."""
+    return slice(max(side.start - _SOFT - _EDGE, 0), side.stop + _SOFT + _EDGE)
 
 
-def _split(
-    component: NDArray[np.bool_], free: NDArray[np.bool_], colors: NDArray
-) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-    """Two things that touch are one component; their colours tell them apart."""
+def _placed(detection: Detection, window: tuple[slice, slice], shape: tuple[int, ...]) -> Detection:
+    """A window's detection in the image."""
+    rows, columns = window
+    x0, y0, x1, y1 = detection.box
+    mask = np.zeros(shape, dtype=bool)
+    mask[window] = detection.mask
+    return Detection((x0 + columns.start, y0 + rows.start, x1 + columns.start, y1 + rows.start), mask, detection.score)
+
+
+def _read(
+    component: NDArray[np.bool_], free: NDArray[np.bool_], smooth: NDArray[np.float64], behind: NDArray[np.bool_]
+) -> _Reading:
+    """The objects of a component: one of any colours, or several that touch, whichever explains it best."""
+    readings = []
+    for pieces in ([(component, free)], _by_color(component, free, smooth), _at_necks(component, free)):
+        reading: _Reading = []
+        for piece, around in pieces:
+            reading += _objects(piece, around, smooth, behind)
+        readings.append(reading)
+    return max(readings, key=_explained)
+
+
+def _by_color(component: NDArray[np.bool_], free: NDArray[np.bool_], smooth: NDArray[np.float64]) -> list[_Piece]:
+    """The component as things of one colour each that touch; empty where it has one colour."""
     core = _core(component)
-    nearest = np.full(core.shape, -1)
-    nearest[component] = np.linalg.norm(colors[component][:, None] - _PALETTE_LAB, axis=-1).argmin(axis=1)
+    nearest = np.full(component.shape, -1)
+    nearest[component] = _named(smooth[component])[0]
     shares = np.bincount(nearest[core], minlength=len(COLORS)) / core.sum()
     solid = []
     for color in np.flatnonzero(shares > _SHARE):
@@ -152,19 +175,63 @@ def _split(
         interior = ndimage.binary_erosion(nearest == color, _FOUR)
         if interior.sum() >= _LEAST_CORE:
             solid.append(color)
-    several = np.array(solid)
-    if len(several) < 2:
-        yield component, free
-        return
+    if len(solid) < 2:
+        return []
     # each pixel, the free ones too, goes to the nearest of the colours that have an interior
-    owner = several[np.linalg.norm(colors[..., None, :] - _PALETTE_LAB[several], axis=-1).argmin(axis=-1)]
+    several = np.array(solid)
+    owner = several[np.linalg.norm(smooth[..., None, :] - _PALETTE_RGB[several], axis=-1).argmin(axis=-1)]
+    pieces = []
     for color in several:
         piece = component & (owner == color)
-        yield piece, free & (piece | ~component)
+        pieces.append((piece, free & (piece | ~component)))
+    return pieces
+
+
+def _at_necks(component: NDArray[np.bool_], free: NDArray[np.bool_]) -> list[_Piece]:
+    """The component as thick parts and what lies near each, without the thin bridges between them; empty for one."""
+    thick, number = ndimage.label(ndimage.distance_transform_edt(component) > _NECK, _EIGHT)
+    if number < 2:
+        return []
+    # a thick part lies as deep below the outline as a neck; what reaches further than its corners is a bridge
+    distance, nearest = ndimage.distance_transform_edt(thick == 0, return_indices=True)
+    owner = np.where(distance <= _NECK + _TIP, thick[tuple(nearest)], 0)
+    return [(component & (owner == index), free & (owner == index)) for index in range(1, number + 1)]
+
+
+def _explained(reading: _Reading) -> float:
+    """How well objects explain a component: their scores, weighted by area; 0 for none."""
+    areas = [int(detection.mask.sum()) for _, detection in reading]
+    scores = [detection.score for _, detection in reading]
+    return float(np.average(scores, weights=areas)) if reading else 0.0
+
+
+def _objects(
+    piece: NDArray[np.bool_], around: NDArray[np.bool_], smooth: NDArray[np.float64], behind: NDArray[np.bool_]
+) -> _Reading:
+    """The objects of a piece, by shape; none where most of it has no palette colour."""
+    if not piece.any() or np.median(_named(smooth[_core(piece)])[1]) > _WRONG_COLOR:
+        return []
+    # the background near the thing: a tint, taken for coverage, would blur a pale thing's outline
+    near = behind & ndimage.binary_dilation(around, _EIGHT, iterations=_EDGE)
+    background = np.median(smooth[near], axis=0) if near.any() else np.array(BACKGROUND, dtype=np.float64)
+    # soft coverage: the share of the way from background b to the colour c, <p - b, c - b> / ||c - b||^2
+    direction = _interior(piece, smooth) - background
+    length = np.maximum((direction**2).sum(axis=-1), 1.0)
+    way = ((smooth - background) * direction).sum(axis=-1) / length
+    soft = np.where(around, np.clip(way, 0.0, 1.0), 0.0)
+    return [_recognised(outline, soft) for outline in _outlines(soft)]
+
+
+def _interior(piece: NDArray[np.bool_], smooth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The colour of a piece near each pixel: a mean in which a pixel weighs the square of its depth in the piece."""
+    weights = ndimage.distance_transform_edt(piece)[..., None] ** 2
+    weighted = np.concatenate([weights * smooth, weights], axis=-1)
+    spread = ndimage.gaussian_filter(weighted, (_REACH, _REACH, 0), mode="constant")
+    return spread[..., :3] / np.maximum(spread[..., 3:], 1e-9)
 
 
 def _outlines(soft: NDArray) -> Iterator[NDArray[np.bool_]]:
-    """Yield the objects of one colour: neighbours whose faint edges ran together part at half coverage."""
+    """Yield the objects of a piece: neighbours whose faint edges ran together part at half coverage."""
     labels, number = ndimage.label(soft > 0.5, _EIGHT)
     for index in range(1, number + 1):
         mask = labels == index
@@ -179,7 +246,7 @@ def _recognised(mask: NDArray[np.bool_], soft: NDArray) -> tuple[str, Detection]
     the grid stretches every box to a square.
     """
     # the object's own faint edge counts as its, another object's edge of the same colour does not
-    near = ndimage.binary_dilation(mask, _EIGHT, iterations=2)
+    near = ndimage.binary_dilation(mask, _EIGHT, iterations=_SOFT)
     neighbours = ndimage.binary_dilation((soft > 0.5) & ~mask, _EIGHT)
     alone = np.where(mask | (near & ~neighbours), soft, 0.0)
     box = _box(alone)

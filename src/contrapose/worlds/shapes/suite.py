@@ -36,7 +36,7 @@ class ShapesJudge:
     """
 
     name = "shapes"
-    version = "2"
+    version = "3"
     higher_is_better: ClassVar[dict[str, bool]] = {
         "correct": True,
         "shape_fidelity": True,
@@ -88,9 +88,9 @@ class Shapes:
 
     title: ClassVar[str] = ""
     counted: ClassVar[str] = (
-        "An object counts where it has one colour and its outline overlaps that of a shape by more than 0.6, or 0.75 "
-        "where objects are to be counted (soft intersection over union). One that blends two colours is taken for two "
-        "things or for none, however plain it is to the eye."
+        "An object counts where its outline overlaps that of a shape by more than 0.6, or 0.75 where objects are to be "
+        "counted (soft intersection over union), and has the colour that most of it is nearest to. One that runs into "
+        "another may be missed, however plain it is to the eye."
     )
 
     @property
