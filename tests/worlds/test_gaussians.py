@@ -19,6 +19,7 @@ from contrapose.errors import UserError
 from contrapose.methods import (
     AWM,
     CHATS,
+    D3PO,
     DDSPO,
     DGPO,
     DMPO,
@@ -26,6 +27,7 @@ from contrapose.methods import (
     METHODS,
     NFT,
     SFT,
+    SPO,
     TDPO,
     TKTO,
     CaPO,
@@ -41,9 +43,11 @@ from contrapose.methods import (
     RealAlign,
     SelfNPO,
     SmPO,
+    TailorPO,
 )
 from contrapose.methods.judged_groups import JudgedGroups, OldPolicy
 from contrapose.methods.own_samples import OwnSamples
+from contrapose.methods.own_steps import StepSampling
 from contrapose.worlds.gaussians.denoiser import diffusion_path, sample
 from contrapose.worlds.gaussians.measure import energy_distance, score
 from contrapose.worlds.gaussians.modes import Modes, draw_pairs
@@ -71,6 +75,7 @@ def measured(denoiser):
     return score(sample(denoiser, LABELS, random(2)), LABELS, MODES, random(3))
 
 
+STEPS = StepSampling(prompts_per_draw=32, rollout_guidance_scale=1.0)
 # method, and a rate at which a short run shows its direction
 RIGHT_WAY = [
     (DDSPO(beta=25.0), 4e-5),
@@ -98,6 +103,9 @@ RIGHT_WAY = [
     (NFT(space=None), 4e-5),
     (NFT(groups=JudgedGroups(OwnSamples(2), stored=True, advantage_limit=1.0), old=OldPolicy(None), space=None), 2e-4),
     (AWM(), 4e-5),
+    (SPO(tie_margin=0.0, sampling=STEPS), 4e-5),
+    (TailorPO(sampling=STEPS), 4e-5),
+    (D3PO(beta=10.0, sampling=STEPS), 4e-5),
     (RealAlign(beta=25.0, stage1=DiffusionDRO(real_margin=0.1)), 4e-5),
 ]
 
@@ -276,7 +284,7 @@ def test_a_folder_of_earlier_names_tells_the_new_ones(tmp_path: Path) -> None:
         ({"seeds": (1, 1)}, "name each once"),
         ({"methods": ()}, "methods: name one at least"),
         ({"methods": ("ddspo", "ddspo")}, "methods ddspo ddspo: name each once"),
-        ({"methods": ("ddspo", "spo")}, "methods spo: no such method"),
+        ({"methods": ("ddspo", "ppo")}, "methods ppo: no such method"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(wrong, named):

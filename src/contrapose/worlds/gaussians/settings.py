@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from contrapose.errors import UserError
 from contrapose.methods import METHODS, Method
+from contrapose.methods.own_steps import StepSampling
 from contrapose.ranges import AtLeast0, Batch, Count, Positive, Range, Seed, Share, checked
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 Neighbours = Literal["couple", "both"]
 _TITLES = {"diffusion-dpo": "Diffusion-DPO", "ddspo": "DDSPO"}  # as in the paper's figure
-_OF_OTHER_UNITS = ("dspo", "mapo")  # whose beta is not the strength of a pull to the reference
+# whose beta multiplies something else than half a difference of errors
+_OF_OTHER_UNITS = ("dspo", "mapo", "spo", "tailorpo", "d3po")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Toy:
     reference_steps: Count = 2000
     """Adam steps of the reference, on fresh batches of 512 and a rate of 2e-3 that falls to zero."""
     beta: Positive = 25.0
-    """Strength of the pull to the reference, for every method but dspo and mapo, which keep their published ones."""
+    """Strength of the pull to the reference, for every method but dspo, mapo and those of steps (spo, tailorpo, d3po),
+    which keep their own."""
     learning_rate: Positive = 1e-5
     """Learning rate of the alignment, for all methods."""
     train_steps: Count = 300
@@ -114,4 +117,7 @@ class Toy:
         # the toy's pairs are lists of two
         if "num_samples" in fields:
             settings["num_samples"] = 2
+        if "sampling" in fields and fields["sampling"].default_factory is StepSampling:
+            # the toy's model is not asked without a condition
+            settings["sampling"] = StepSampling(rollout_guidance_scale=1.0)
         return settings

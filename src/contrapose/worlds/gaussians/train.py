@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from contrapose.core.compose import Fields, OwnState, compose
+from contrapose.core.compose import OwnState, compose
 from contrapose.core.group import Apart, Composition, Condition, OnPolicy, Pick
 from contrapose.core.running import RunningNumbers
 from contrapose.core.solver import grid, trajectory
@@ -165,7 +165,7 @@ def align(
         for sample in composition.samples if composition.num_own_draws else ():
             draws[sample] = torch.randn(batch, composition.num_own_draws, 2, generator=random)
         prompts_of = draw_prompts(composition, pairs, places, backbone.path.level(t), random)
-        fields: Fields = _PairFields(pairs, places_by_owner, liked, prompts_of)
+        fields = _PairFields(pairs, places_by_owner, liked, prompts_of)
         # before the first step a moving policy is a copy of the trainee
         for policy, following in objective.moving.items():
             backbone.follow(policy, following(step) if step else 0.0)
@@ -176,8 +176,10 @@ def align(
             newer = draw_own(backbone, own_groups, pairs.modes, random)
             own_points = own_points.followed_by(newer, own_groups.buffer_size) if own_points else newer
         if own_points:
-            fields = own_points.rows(torch.randint(len(own_points.prompt), (batch,), generator=random))
-        group = compose(composition, fields, t, noise, drawn, draws)
+            chosen = own_points.rows(torch.randint(len(own_points.prompt), (batch,), generator=random))
+            group = chosen.group(composition, t, noise, draws)
+        else:
+            group = compose(composition, fields, t, noise, drawn, draws)
         outcome = objective(group, backbone.path, backbone.space, backbone.predict, running.values)
         optimizer.zero_grad()
         outcome.loss.mean().backward()
