@@ -15,6 +15,7 @@ import pytest
 
 from contrapose.cli.align import UNIONS, Command, begun
 from contrapose.cli.options import parse
+from contrapose.core.group import OwnSteps
 from contrapose.methods import METHODS
 from contrapose.train.settings import Run
 
@@ -51,6 +52,11 @@ def _settings(settings: Any) -> Iterator[str]:
 def draws_groups(name: str) -> bool:
     """Whether the model draws all that a method compares, at a size that can be set."""
     return METHODS[name]().composition().own_groups is not None
+
+
+def drops_captions(name: str) -> bool:
+    """Whether comparisons may be made without their prompt: a step of a sampler is learnt as it was taken."""
+    return not isinstance(METHODS[name]().composition().own_groups, OwnSteps)
 
 
 def trainee(full: bool) -> tuple[str, ...]:

@@ -138,17 +138,16 @@ def _draw_steps(backbone: ToyBackbone, settings: OwnSteps, modes: Modes, random:
         eps = backbone.predict(settings.policy, x, t, {"label": asked})
         return path.convert(eps, x, t, "eps", "x0"), eps
 
-    taken = forks(
-        path,
-        path.times(grid(num_steps, torch.ones(len(labels)))),
-        noise.repeat_interleave(copies, 0),
-        predicted,
-        settings.eta,
-        widths,
-        lambda width: torch.randn(len(labels), width, 2, generator=random),
-        lambda width: torch.randint(width, (len(labels),), generator=random),
-    )
-    compared = list(taken)[num_single:]
+    def draw(width: int) -> Tensor:
+        return torch.randn(len(labels), width, 2, generator=random)
+
+    def choose(width: int) -> Tensor:
+        return torch.randint(width, (len(labels),), generator=random)
+
+    times = path.times(grid(num_steps, torch.ones(len(labels))))
+    start = noise.repeat_interleave(copies, 0)
+    taken = list(forks(path, times, start, predicted, settings.eta, widths, draw, choose))
+    compared = taken[num_single:]
     # [b, n, 2] for each step, of which the best and the worst are to be found
     judged = [fork.x0.reshape(-1, num, 2) for fork in compared]
     if is_whole:
