@@ -195,9 +195,9 @@ def test_what_lies_at_a_name_is_claimed(
     assert (out / "summary.json").read_bytes() == before
     image = out / "scale-1/00000/samples/0000.png"  # another image under the same name
     Image.new("RGB", Image.open(image).size, (255, 0, 0)).save(image)
-    old = select(read_rows(out / "rows.parquet"), "w = 1", "artefact_rate")
+    old = select(read_rows(out / "rows.parquet"), "w = 1", "roughness")
     assert main(line) == 0
-    new = select(read_rows(out / "rows.parquet"), "w = 1", "artefact_rate")
+    new = select(read_rows(out / "rows.parquet"), "w = 1", "roughness")
     assert [key for key in old if old[key].value != new[key].value] == [next(iter(old))]
 
     weights = next(own.glob("*.safetensors"))
