@@ -42,6 +42,26 @@ LEFT_OUT = """\
   the backward pass of the autoencoder takes gigabytes. What is available instead: the same judge's scores by
   `online-dpo` and the other methods that draw their own samples, which ask no gradient of it, and best-of-n
   (`contrapose sample --best-of 8 --judges ...`).
+- PC-Diffusion (arXiv 2511.07806) leads the sampler by the gradient of a classifier of noisy pairs. `guide` mixes
+  predictions, by shares that are known before any network is asked and without a gradient; this would take a forward
+  and a backward of the classifier at every step, with regard to the state, and a classifier that was trained on noisy
+  latents, of which no weights are known to us. Training such judges is another kind of tool. Judges of images choose
+  among finished ones: `sample --best-of`.
+- Diffusion-RPO (arXiv 2406.06382) compares every winner of a batch with every loser of it, under weights by how
+  near their prompts and images lie to each other in CLIP's embeddings. A sum over a batch changes with how the batch
+  is cut, which no loss here may. As groups put together beforehand, each sample would have a prompt of its own, where
+  a record here has one for all of its samples; and what text encoders of the families give is not one space for
+  prompts and images, which only CLIP's two halves make.
+- Rethinking-DPO's weights by time (arXiv 2505.18736): neither its paper nor its code was to be read, and what
+  others write of it disagrees on whether low or high noise counts too much. Its moving reference is
+  `--reference-decay`; `--weighting linear` and `sigmoid` let high noise count more in any method.
+- ADT (arXiv 2504.11423) trains a discriminator of few-step samples against real images, with its gradient through
+  the sampler: a loop of two networks against each other. Real images win in `realalign`, `diffusion-dro` and `sft`.
+- D2-Align (arXiv 2512.24146, first stage) learns by gradient a direction in a reward model's text embedding, and
+  then follows that model's gradient through the image. No method here takes a gradient through an image. A judge that
+  is corrected so, as a class of yours with `Judge`'s shape, can score and choose.
+- GrAInS, lambda-DPO and CW-DPO are methods for language models. Of them there are CW-DPO's weight
+  (`--guard cooling`) and pairs of a list by what they are worth (`rankdpo`).
 """
 
 

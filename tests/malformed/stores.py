@@ -167,7 +167,6 @@ OF_GROUPS: list[tuple[str, list[str], Callable[[Path], object]]] = [
     ("no latents", ["score"], tensors(lambda t: t.update(x=t.pop("latents")))),
     ("fewer rows", ["score"], every(lambda value: value[:2])),
     ("scalars", ["score"], every(lambda value: value[:, :, 0, 0, 0])),
-    ("latents NaN", ["score"], every(lambda value: value * NAN)),
     ("fp8 latents", ["score"], every(lambda value: value.to(torch.float8_e4m3fn))),
     ("manifest earlier a number", ["score"], manifest(lambda m: m.update(earlier=3))),
     ("manifest scores a list", ["score"], manifest(lambda m: m.update(scores=["colourfulness"]))),
