@@ -1,14 +1,16 @@
 """What one training step costs beside the bare cost of the predictions that its method cannot do without.
 
     ours   the real Trainer: data, text embeddings, Objective, backward, metrics, gradient clipping, AdamW
-    bare   written out here: reference rows without gradient, trainee rows with, backward, AdamW, and nothing else
+    bare   written out here: frozen rows without gradient, trained rows with, backward, AdamW, and nothing else
 
 Both sides share one module (LoRA on a frozen base, or a full copy beside a frozen one), one precision and one process,
-and take turns; the time ratio is the median over the turns. A pair of DDSPO needs 2 trainee and 3 reference rows, one
-of Diffusion-DPO 2 and 2. Peak memory comes from a process of its own a side: resident set, or allocated on CUDA.
+and take turns; the time ratio is the median over the turns. What a pair of each method needs stands in NEEDED, by hand:
+2 trainee and 3 reference rows for DDSPO, 2 and 2 for Diffusion-DPO. Peak memory comes from a process of its own a side:
+resident set, or allocated on CUDA.
 
     python benchmarks/step.py                              the table (one core: some minutes)
     python benchmarks/step.py --device cuda --precision bf16   the same on a GPU
+    python benchmarks/step.py --count --tiny               every method's operations, whatever else the machine does
     python benchmarks/step.py --tiny                       seconds, for the tests
 """
 
@@ -25,7 +27,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -41,7 +43,9 @@ from contrapose.backbones.loading import DTYPES
 from contrapose.backbones.policies import Policies
 from contrapose.cli.notes import quiet_libraries
 from contrapose.methods import METHODS
+from contrapose.methods.judged_groups import JudgedGroups
 from contrapose.store.mixture import Mixture
+from contrapose.train.comparable import comparable
 from contrapose.train.data import Groups
 from contrapose.train.loop import Trainer
 from contrapose.train.settings import Optimisation, Run, Watching
@@ -51,8 +55,8 @@ Step = Callable[[], Any]
 
 RANK = 16
 LEARNING_RATE = 1e-9  # random weights would soon run off
-REFERENCE_ROWS = {"ddspo": 3, "diffusion-dpo": 2}  # a pair
-ROWS = [(method, full) for method in REFERENCE_ROWS for full in (False, True)]
+TIMED = ("ddspo", "diffusion-dpo")
+ROWS = [(method, full) for method in TIMED for full in (False, True)]
 # The counter does not know attention's CPU kernels; the same formulas as for CUDA's.
 CPU_ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
@@ -60,6 +64,52 @@ CPU_ATTENTION = {
         sdpa_backward_flop_count(g, q, k, v)
     ),
 }
+
+
+@dataclass(frozen=True)
+class Needed:
+    """The predictions that a pair of a method cannot do without, rows by policy: worked out from the papers' formulas.
+
+    `settings` are the method's, where the usual ones look at more than a pair.
+    """
+
+    frozen: dict[str, int]
+    trained: dict[str, int]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+_PAIR = {"trainee": 2}
+_DPO = Needed({"reference": 2}, _PAIR)
+_OF_TWO = {"groups": JudgedGroups(num_samples=2)}
+_ROLLOUTS = {"rollouts": 1, "rollout_steps": 4, "states": 1, "buffer": 1}
+NEEDED = {
+    "ddspo": Needed({"reference": 3}, _PAIR),
+    "ddspo-data": Needed({"reference": 2, "winner": 1, "loser": 1}, _PAIR),
+    "diffusion-dpo": _DPO,
+    "realalign": _DPO,
+    # a rollout of four steps for each pair
+    "diffusion-dro": Needed({"reference": 2, "lagged": 4}, _PAIR, _ROLLOUTS),
+    "sft": Needed({}, {"trainee": 1}),
+    "chats": Needed({"reference": 2}, {"positive": 1, "negative": 1}),
+    "diffusion-kto": Needed({"reference": 1}, {"trainee": 1}),
+    "dspo": _DPO,
+    # ten steps of inversion for each image; five, of which each asks twice
+    "inpo": Needed({"reference": 2, "trainee": 20}, _PAIR),
+    "smpo": Needed({"reference": 2, "trainee": 20}, _PAIR),
+    # five steps down and the answer
+    "self-npo": Needed({"teacher": 6}, {"trainee": 1}),
+    "dmpo": _DPO,
+    "mapo": Needed({}, _PAIR),
+    "tdpo": _DPO,
+    "tkto": _DPO,
+    "capo": _DPO,
+    "diffusion-lpo": Needed({"reference": 2}, _PAIR, {"num_samples": 2}),
+    "rankdpo": Needed({"reference": 2}, _PAIR, {"num_samples": 2}),
+    "dgpo": Needed({"reference": 2, "old": 2}, _PAIR, _OF_TWO),
+    "nft": Needed({"reference": 2, "old": 2}, _PAIR, _OF_TWO),
+    "awm": Needed({"reference": 2, "old": 2}, _PAIR, _OF_TWO),
+}
+"""Of all methods but those that draw all that they compare: their steps are of this kind, and drawing is sampling."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +131,7 @@ def build_trainer(
     run = Run(
         str(work / "model"),
         work / "pairs",
-        METHODS[method](),
+        METHODS[method](**NEEDED[method].settings),
         full=full,
         precision=args.precision,
         optimisation=optimisation,
@@ -93,8 +143,15 @@ def build_trainer(
     dtype = DTYPES[args.precision]
     backbone = load_backbone(run.model, torch.float32 if full else dtype, accelerator.device)
     denoiser = backbone.denoiser
-    trainable = denoiser.full(dtype) if full else denoiser.lora(RANK, RANK)
-    store = Mixture(run.pairs if run.pairs.exists() else save_pairs(run.pairs, backbone, max(16, args.pairs)))
+    objective = run.objective()
+    # what other runs' weights are changes no operation: copies of the trainee stand in for them
+    frozen = dict.fromkeys(objective.frozen)
+    if full:
+        trainable = denoiser.full(dtype, "reference" in objective.plan(), objective.trained, None, frozen)
+    else:
+        trainable = denoiser.lora(RANK, RANK, objective.trained, None, frozen)
+    pairs = Mixture(run.pairs if run.pairs.exists() else save_pairs(run.pairs, backbone, max(16, args.pairs)))
+    store = comparable(pairs, run)
     groups = Groups(
         store, run.method.composition(), Embeddings(backbone.text, folder=work / "cache"), backbone.denoiser.path, 0, 0
     )
@@ -108,25 +165,28 @@ def our_step(trainer: Trainer) -> Step:
     return lambda: next(states)
 
 
-def bare_step(trainer: Trainer, reference_rows: int, full: bool, args: Namespace) -> Step:
-    """Forward of the reference rows, forward and backward of the trainee rows, AdamW."""
+def bare_step(trainer: Trainer, needed: Needed, args: Namespace) -> Step:
+    """Forward of the frozen rows, forward and backward of the trained rows policy by policy, AdamW."""
     device = torch.device(args.device)
     policies = trainer.trainable.policies
     optimizer = torch.optim.AdamW(trainer.parameters, LEARNING_RATE)
     scaler = torch.amp.GradScaler(args.device, enabled=args.precision == "fp16")
-    rows, wanted = reference_rows * args.pairs, slice(2 * args.pairs)
-    x = torch.randn(rows, *trainer.groups.store.usual_shape, device=device)
-    text = torch.randn(rows, TEXT_LENGTH, TEXT_WIDTH, device=device)
-    t = torch.randint(1000, (rows,), device=device)
+    most = max([*needed.frozen.values(), *needed.trained.values()]) * args.pairs
+    x = torch.randn(most, *trainer.groups.store.usual_shape, device=device)
+    text = torch.randn(most, TEXT_LENGTH, TEXT_WIDTH, device=device)
+    t = torch.randint(1000, (most,), device=device)
     autocast = torch.autocast(args.device, DTYPES[args.precision]) if args.precision != "fp32" else nullcontext()
 
     def step() -> None:
-        with autocast:
-            with torch.no_grad():
-                reference = _predict(policies, "reference", x, t, text)
-            predicted = _predict(policies, "trainee", x[wanted], t[wanted], text[wanted])
-            loss = (predicted.float() - reference[wanted].float()).square().mean()
-        scaler.scale(loss).backward()
+        with autocast, torch.no_grad():
+            for policy, number in needed.frozen.items():
+                rows = slice(number * args.pairs)
+                _predict(policies, policy, x[rows], t[rows], text[rows])
+        for policy, number in needed.trained.items():
+            rows = slice(number * args.pairs)
+            with autocast:
+                loss = _predict(policies, policy, x[rows], t[rows], text[rows]).float().square().mean()
+            scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
@@ -139,14 +199,14 @@ def _predict(policies: Policies, policy: str, x: Tensor, t: Tensor, text: Tensor
     return denoiser(x.to(dtype), t, text.to(dtype), return_dict=False)[0]
 
 
-def make_step(side: Side, trainer: Trainer, method: str, full: bool, args: Namespace) -> Step:
-    return our_step(trainer) if side == "ours" else bare_step(trainer, REFERENCE_ROWS[method], full, args)
+def make_step(side: Side, trainer: Trainer, method: str, args: Namespace) -> Step:
+    return our_step(trainer) if side == "ours" else bare_step(trainer, NEEDED[method], args)
 
 
 def compare(work: Path, method: str, full: bool, args: Namespace) -> tuple[dict[Side, Cost], float]:
     """Both sides' costs, and ours over bare in time."""
     trainer = build_trainer(work, method, full, args)
-    steps: dict[Side, Step] = {side: make_step(side, trainer, method, full, args) for side in get_args(Side)}
+    steps: dict[Side, Step] = {side: make_step(side, trainer, method, args) for side in get_args(Side)}
     flops = {side: count_flops(step) / args.pairs for side, step in steps.items()}  # and the warm-up
     taken: dict[Side, list[float]] = {side: [] for side in steps}
     for turn in range(args.repeats):
@@ -157,6 +217,19 @@ def compare(work: Path, method: str, full: bool, args: Namespace) -> tuple[dict[
     memory = {side: peak_in_child(work, side, method, full, args) for side in taken}
     costs = {side: Cost(flops[side], statistics.median(taken[side]), memory[side]) for side in taken}
     return costs, statistics.median(o / b for o, b in zip(taken["ours"], taken["bare"], strict=True))
+
+
+def count(work: Path, method: str, full: bool, args: Namespace) -> tuple[float, float]:
+    """Operations a pair of both sides, in forwards of one sample by the network without adapters: bare, and ours."""
+    trainer = build_trainer(work, method, full, args)
+    x = torch.randn(1, *trainer.groups.store.usual_shape)
+    text = torch.randn(1, TEXT_LENGTH, TEXT_WIDTH)
+    # with adapters, of which the reference has none; in full any network is as large
+    policy = next(iter(NEEDED[method].trained)) if full else "reference"
+    with torch.no_grad():
+        forward = count_flops(lambda: _predict(trainer.trainable.policies, policy, x, torch.tensor([500]), text))
+    bare, ours = (count_flops(make_step(side, trainer, method, args)) / args.pairs for side in ("bare", "ours"))
+    return bare / forward, ours / forward
 
 
 def count_flops(step: Step) -> int:
@@ -184,7 +257,7 @@ def peak_in_child(work: Path, side: Side, method: str, full: bool, args: Namespa
 
 
 def peak_here(work: Path, side: Side, method: str, full: bool, args: Namespace) -> float:
-    step = make_step(side, build_trainer(work, method, full, args), method, full, args)
+    step = make_step(side, build_trainer(work, method, full, args), method, args)
     for _ in range(2):  # AdamW's moments exist from the first
         step()
     if args.device == "cuda":
@@ -199,6 +272,7 @@ def main(arguments: list[str] | None = None) -> list[tuple[dict[Side, Cost], flo
     parser = options(__doc__ or "")
     parser.add_argument("--pairs", type=int, default=1, help="pairs in one step")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory, which takes a process a side")
+    parser.add_argument("--count", action="store_true", help="operations of every method, and nothing timed")
     parser.add_argument("--child", nargs=4, metavar=("WORK", "SIDE", "METHOD", "TRAINEE"), help="used by this script")
     args = parser.parse_args(arguments)
     quiet_libraries()
@@ -211,12 +285,29 @@ def main(arguments: list[str] | None = None) -> list[tuple[dict[Side, Cost], flo
     found, lines = [], []
     with tempfile.TemporaryDirectory() as folder:
         save_pipeline(Path(folder) / "model", args.tiny)
+        if args.count:
+            print_counts(Path(folder), args)
+            return []
         for method, full in ROWS:
             costs, slower = compare(Path(folder), method, full, args)
             found.append((costs, slower))
             lines.append([method, "full" if full else "LoRA", *_cells(costs["bare"], costs["ours"], slower)])
     print_table(header, lines)
     return found
+
+
+def print_counts(work: Path, args: Namespace) -> None:
+    """The table of every method's rows and operations."""
+    header = ["method", "frozen rows", "trained rows", "LoRA, in forwards: bare", "ours", "ratio"]
+    header += ["full, in forwards: bare", "ours", "ratio"]
+    lines = []
+    for method, needed in NEEDED.items():
+        cells = [method, str(sum(needed.frozen.values())), str(sum(needed.trained.values()))]
+        for full in (False, True):
+            bare, ours = count(work, method, full, args)
+            cells += [f"{bare:.2f}", f"{ours:.2f}", f"{ours / bare:.3f}"]
+        lines.append(cells)
+    print_table(header, lines)
 
 
 def _cells(bare: Cost, ours: Cost, slower: float) -> list[str]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from contrapose.methods import METHODS
+
 pytestmark = pytest.mark.slow
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -32,6 +34,24 @@ def test_a_step_costs_what_its_predictions_cost(benchmark, capsys):
         assert slower > 0
     table = capsys.readouterr().out
     assert "diffusion-dpo" in table and "full" in table and "LoRA" in table
+
+
+@pytest.mark.parametrize("benchmark", ["step"], indirect=True)
+def test_what_a_method_needs_is_said_of_all_that_do_not_draw(benchmark):
+    drawing = {name for name, cls in METHODS.items() if cls().composition().own_groups}
+    assert benchmark.NEEDED.keys() == METHODS.keys() - drawing
+
+
+@pytest.mark.parametrize("benchmark", ["step"], indirect=True)
+@pytest.mark.parametrize("method", ["diffusion-kto", "chats", "self-npo", "nft"])
+def test_operations_are_those_of_the_predictions_that_are_needed(benchmark, method, tmp_path):
+    """Of likes, two trainees, a walk and two frozen policies; every method is in the document's table."""
+    benchmark.save_pipeline(tmp_path / "model", tiny=True)
+    args = Namespace(device="cpu", precision="fp32", pairs=1)
+    bare, ours = benchmark.count(tmp_path, method, False, args)
+    needed = benchmark.NEEDED[method]
+    assert bare > sum(needed.frozen.values()) + 2 * sum(needed.trained.values())
+    assert ours == pytest.approx(bare, rel=0.03)
 
 
 @pytest.mark.parametrize("benchmark", ["step"], indirect=True)
