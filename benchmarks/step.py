@@ -44,6 +44,7 @@ from contrapose.backbones.policies import Policies
 from contrapose.cli.notes import quiet_libraries
 from contrapose.methods import METHODS
 from contrapose.methods.judged_groups import JudgedGroups
+from contrapose.methods.own_samples import OwnSamples
 from contrapose.store.mixture import Mixture
 from contrapose.train.comparable import comparable
 from contrapose.train.data import Groups
@@ -80,7 +81,7 @@ class Needed:
 
 _PAIR = {"trainee": 2}
 _DPO = Needed({"reference": 2}, _PAIR)
-_OF_TWO = {"groups": JudgedGroups(num_samples=2)}
+_OF_TWO = {"groups": JudgedGroups(OwnSamples(2), stored=True)}
 _ROLLOUTS = {"rollouts": 1, "rollout_steps": 4, "states": 1, "buffer": 1}
 NEEDED = {
     "ddspo": Needed({"reference": 3}, _PAIR),
@@ -109,7 +110,7 @@ NEEDED = {
     "nft": Needed({"reference": 2, "old": 2}, _PAIR, _OF_TWO),
     "awm": Needed({"reference": 2, "old": 2}, _PAIR, _OF_TWO),
 }
-"""Of all methods but those that draw all that they compare: their steps are of this kind, and drawing is sampling."""
+"""Of all methods but those that draw all that they compare, whose steps are of these kinds; drawing is sampling."""
 
 
 @dataclass(frozen=True)

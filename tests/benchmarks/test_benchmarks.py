@@ -39,7 +39,7 @@ def test_a_step_costs_what_its_predictions_cost(benchmark, capsys):
 @pytest.mark.parametrize("benchmark", ["step"], indirect=True)
 def test_what_a_method_needs_is_said_of_all_that_do_not_draw(benchmark):
     drawing = {name for name, cls in METHODS.items() if cls().composition().own_groups}
-    assert benchmark.NEEDED.keys() == METHODS.keys() - drawing
+    assert METHODS.keys() - drawing <= benchmark.NEEDED.keys() <= METHODS.keys()
 
 
 @pytest.mark.parametrize("benchmark", ["step"], indirect=True)

@@ -25,6 +25,7 @@ from contrapose.core.path import DiffusionPath
 from contrapose.core.running import Running, RunningNumbers
 from contrapose.errors import UserError
 from contrapose.methods import AWM, DDSPO, DGPO, DMPO, DSPO, NFT, TDPO, CaPO, DiffusionDPO, MaPO, Method
+from contrapose.methods import METHODS as ALL_METHODS
 from contrapose.methods.judged_groups import JudgedGroups, OldPolicy
 from contrapose.methods.own_samples import OwnSamples
 from contrapose.runs.training_state import Weights, load_training, save_training
@@ -139,8 +140,8 @@ def test_latents_of_several_sizes_make_one_batch(size: int) -> None:
 
 
 STORED = JudgedGroups(OwnSamples(2), stored=True)
-# losses that are no functions of a margin alone, too
-METHODS = [
+# by strengths that show on this network; losses that are no functions of a margin alone, too
+STRONG: list[Method] = [
     DSPO(beta=2.0),
     DSPO(beta=200.0, form="squared"),
     DiffusionDPO(beta=200.0, guard=SDPO(0.6)),
@@ -152,6 +153,20 @@ METHODS = [
     NFT(groups=STORED, old=OldPolicy(None)),
     AWM(groups=STORED, old=OldPolicy(None)),
 ]
+
+
+def _fits(method: Method) -> bool:
+    """Whether this network and these groups have all that a method asks: a reference and a trainee, on stored pairs."""
+    composition, objective = method.composition(), method.objective()
+    of_pairs = {pick.field for pick in composition.samples.values()} <= {"winner", "loser"}
+    others = {pick.whose for pick in composition.picks} - {"own"}
+    drawn = composition.on_policy or composition.own_groups or composition.apart
+    return bool(of_pairs and not others and not drawn and not objective.frozen and objective.walk is None
+                and objective.trained == ("trainee",))  # fmt: skip
+
+
+USUAL = [cls() for cls in ALL_METHODS.values() if not any(isinstance(method, cls) for method in STRONG)]
+METHODS = [*STRONG, *(method for method in USUAL if _fits(method))]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
