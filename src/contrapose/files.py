@@ -1,8 +1,12 @@
-"""Files that are whole or absent, whatever kills the program, and folders that one process at a time writes."""
+"""Files that are whole or absent, whatever kills the program, and folders that one process at a time writes.
+
+Workers that make the files of one folder together hold it beside one another, and claim each file before they make it.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -23,10 +27,13 @@ except ImportError:  # Windows has other locks; there two writers of one folder 
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".contrapose.lock"
+CLAIM = ".claim"  # at the end of the name of the lock on one file
 CACHE = "CONTRAPOSE_CACHE"  # a folder instead of the user's own cache
-_HOST = "".join(letter for letter in socket.gethostname() if letter.isalnum())[:16]
+# by all of the name: the machines of a cluster often differ in its end alone
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:16]
 _OF_PROCESS = re.compile(r"\..+\.(?P<host>[^.-]*)-(?P<process>\d+)\.partial")
 _FULL = ("No space left on device", "database or disk is full")  # as libraries say it that give no number
+_PATIENCE = 10.0  # seconds for which a worker waits for one that is just closing the folder
 _UNLOCKABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
@@ -133,12 +140,13 @@ def check_file(out: Path) -> None:
 
 
 @contextmanager
-def one_writer(out: Path, *, beside: bool = False) -> Iterator[None]:
+def one_writer(out: Path, *, beside: bool = False, several: bool = False) -> Iterator[None]:
     """Hold the folder `out` for this process until the block ends, and clear away what killed processes left in it.
 
     The lock is a file in the folder; `beside` puts it next to `out`, for one file or a folder that is replaced whole.
-    It goes with the block, and so do folders that were made for it and in which nothing was written. Where the disk
-    cannot be written, or knows no locks, there is none. Raises `UserError` naming the process that holds `out`.
+    With `several` the folder is held together with other processes that say so too. The lock goes with the block, and
+    so do folders that were made for it and in which nothing was written. Where the disk cannot be written, or knows no
+    locks, there is none. Raises `UserError` naming the process that holds `out`.
     """
     folder = out.parent if beside else out
     check_folder(folder)
@@ -148,31 +156,80 @@ def one_writer(out: Path, *, beside: bool = False) -> Iterator[None]:
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            handle = _locked(lock, out)
+            handle = _held_by_several(lock, out) if several else _locked(lock, out)
         except OSError as error:
             # What is only read needs no lock, and what is written will say so itself.
             if error.errno not in _UNLOCKABLE:
                 raise
         if handle is not None:
-            _clear(folder.glob(f".{out.name}.*.partial") if beside else folder.rglob(".*.partial"))
+            _clear(folder.glob(f".{out.name}.*.partial") if beside else folder.rglob(".*"))
         yield
     finally:
         if handle is not None:
-            lock.unlink(missing_ok=True)
+            if not several:
+                lock.unlink(missing_ok=True)
+            elif _is_alone(handle):
+                _clear(folder.rglob(f".*{CLAIM}"))  # of those that were killed on the way
+                lock.unlink(missing_ok=True)
             os.close(handle)
         for parent in new_folders:
             with suppress(OSError):
                 parent.rmdir()  # which only works where it is empty
 
 
-def _locked(lock: Path, out: Path) -> int | None:
+@contextmanager
+def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Whether the file `path` is this process's to make until the block ends: no other process has claimed it.
+
+    With `wait` it is, as soon as nobody else has. The claim is a lock on a file beside `path`, which ends with its
+    process, however that ends. Where the disk cannot be written, or knows no locks, nothing is claimed and the file is
+    everyone's.
+    """
+    claim = path.with_name(f".{path.name}{CLAIM}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = None
+    is_mine = True
+    try:
+        handle = _locked(claim, path, wait=wait)
+    except UserError:
+        is_mine = False
+    except OSError as error:
+        if error.errno not in _UNLOCKABLE:
+            raise
+        with suppress(OSError):
+            claim.unlink(missing_ok=True)
+    try:
+        yield is_mine
+    finally:
+        if handle is not None:
+            claim.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def _held_by_several(lock: Path, out: Path) -> int | None:
+    """An open handle that shares the lock file with others, None where there are no locks."""
+    last = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return _locked(lock, out, shared=True)
+        except UserError:
+            # one that leaves has the folder to itself for a moment
+            if time.monotonic() > last:
+                raise
+        time.sleep(0.1)
+
+
+def _locked(lock: Path, out: Path, *, shared: bool = False, wait: bool = False) -> int | None:
     """An open handle that holds the lock file, None where there are no locks."""
     if fcntl is None:
         return None
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    if not wait:
+        how |= fcntl.LOCK_NB
     while True:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, how)
             # Between opening and locking, the one that held it may have taken the file away: then it locks nothing.
             if os.path.samestat(os.fstat(handle), lock.stat()):
                 owner = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M:%S")}
@@ -191,6 +248,15 @@ def _locked(lock: Path, out: Path) -> int | None:
         os.close(handle)
 
 
+def _is_alone(handle: int) -> bool:
+    """Whether nobody else shares a lock, which then is this process's alone."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def _owner(lock: Path) -> str:
     try:
         owner = json.loads(lock.read_text(encoding="utf-8"))
@@ -199,12 +265,15 @@ def _owner(lock: Path) -> str:
         return "another process"
 
 
-def _clear(partial: Iterable[Path]) -> None:
-    """Remove files that processes of this machine were writing when they were killed."""
-    for path in list(partial):
+def _clear(hidden: Iterable[Path]) -> None:
+    """Remove what killed processes left: files that those of this machine were writing, and claims."""
+    for path in list(hidden):
         named = _OF_PROCESS.fullmatch(path.name)
         if named and named["host"] == _HOST and not _is_running(int(named["process"])):
             _remove(path)
+        elif path.name.endswith(CLAIM):
+            with claimed(path.with_name(path.name.removeprefix(".").removesuffix(CLAIM))):
+                pass  # which takes its own away
 
 
 def _is_running(process: int) -> bool:

@@ -1,12 +1,37 @@
-"""Which of several processes this is, as launchers such as torchrun and accelerate tell it in the environment."""
+"""Which of several processes this is, as launchers such as torchrun, accelerate and srun tell it in the environment."""
 
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
+
+_LAUNCHERS = (  # the variables in which each tells a process its number, of how many, and which it is on its machine
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun, accelerate
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),  # srun: a batch script itself is no step
+)
+
+
+class Launched(NamedTuple):
+    """Which of several processes this is, as a launcher says it."""
+
+    number: int
+    of: int
+    number_here: int
+    """Among those of this machine."""
+
+
+def launched() -> Launched | None:
+    """What torchrun, accelerate or srun says of this process; None where none of them started several."""
+    for names in _LAUNCHERS:
+        values = [os.environ.get(name, "") for name in names]
+        if all(value.isdecimal() for value in values[:2]) and int(values[1]) > 1:
+            here = int(values[2]) if values[2].isdecimal() else int(values[0])
+            return Launched(int(values[0]), int(values[1]), here)
+    return None
 
 
 def num_processes() -> int:
-    """How many processes the launcher started; 1 without a launcher."""
+    """How many processes torchrun or accelerate started that talk to one another; 1 without them."""
     return _number("WORLD_SIZE", 1)
 
 

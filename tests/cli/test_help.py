@@ -28,7 +28,8 @@ PROSE = re.compile(r"Differs from|authors' code:|\bself\.\w|TODO")
 # Flags of other programs, which the documents name too.
 FOREIGN = {"help", "version", "scale_lr", "include", "exclude", "local-dir", "no-deps"}
 FOREIGN |= {"nproc-per-node", "nnodes", "rdzv-backend", "rdzv-endpoint", "multi-gpu", "num-processes"}  # of launchers
-FOREIGN |= {"sort", "number", "numeric-suffixes", "additional-suffix"}  # of tar and split
+FOREIGN |= {"nodes", "ntasks-per-node", "array", "gpus"}  # of SLURM
+FOREIGN |= {"sort"}  # of tar
 FOREIGN |= {"no"}  # what a switch's name is put behind
 
 

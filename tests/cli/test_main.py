@@ -139,14 +139,14 @@ def test_a_closed_pipe_is_silent(arguments: list[str]) -> None:
     assert (ended.returncode, ended.stderr) == (141, b"")
 
 
-@pytest.mark.parametrize("command", ["sample", "pairs", "evaluate", "sweep"])
+@pytest.mark.parametrize("command", [["pairs", "label"], ["evaluate"], ["sweep"]], ids=" ".join)
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_several_processes_of_a_command_that_shares_no_work_are_refused(
-    monkeypatch, capsys: Capture, command: str, rank: str
+    monkeypatch, capsys: Capture, command: list[str], rank: str
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", rank)
-    assert main([command, "draw"]) == 2
+    assert main([*command, "draw"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == (1 if rank == "0" else 0)  # once, not once a process
     assert all("2 processes" in line for line in lines)

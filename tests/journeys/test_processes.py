@@ -80,6 +80,39 @@ def test_two_processes_are_one_run(
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(p.name for p in (tmp_path / "one").iterdir())
 
 
+def _content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_two_workers_write_what_one_does(
+    launcher: Launcher, tiny_model: Path, tiny_pairs: Path, prompts_file: Path, tmp_path: Path
+) -> None:
+    """Groups that are drawn and scored, and images; text is read by each process itself, and not by one for both."""
+    few = ["--steps", "1", "--batch-size", "2", "--device", "cpu"]
+    of_model: list[object] = ["--model", tiny_model, "--prompts", prompts_file, *few]
+    judges = ["--judges", "colourfulness", "--device", "cpu", "--shard-size", "3"]
+    lines: dict[str, list[object]] = {
+        "drawn": ["pairs", "draw", *of_model, "--shard-size", "2"],
+        "scored": ["pairs", "score", tiny_pairs, *judges],
+        "images": ["sample", *of_model, "--num-images", "1"],
+    }
+    for name, line in lines.items():
+        out = tmp_path / name
+        cache = {"CONTRAPOSE_CACHE": str(tmp_path / "cache" / name)}
+        ended = launcher.start_two([*line, "--out", out / "two"], **cache)
+        assert [process.code for process in ended] == [0, 0], ended[0].err + ended[1].err
+        assert main([str(a) for a in [*line, "--out", out / "one"]]) == 0
+        # the page of images is titled by its folder
+        one, two = ({**_content(out / each), "contact.html": b""} for each in ("one", "two"))
+        assert one == two
+
+
+def test_a_command_that_shares_nothing_is_started_once(launcher: Launcher, tiny_pairs: Path, tmp_path: Path) -> None:
+    ended = launcher.start_two(["pairs", "label", tiny_pairs, "--by", "clip", "--out", tmp_path / "out"])
+    assert [process.code for process in ended] == [2, 2]
+    assert "pairs label: was started as 2 processes" in " ".join(ended[0].err.split()) and ended[1].err == ""
+
+
 def test_two_that_do_not_know_of_each_other_are_told_once(
     launcher: Launcher, tiny_model: Path, tiny_pairs: Path, tmp_path: Path
 ) -> None:

@@ -58,10 +58,11 @@ class Source:
     variant: str | None = None
 
 
-def best_device() -> str:
-    """The fastest device of this machine: cuda, then mps, then cpu."""
+def best_device(number: int = 0) -> str:
+    """The fastest device of this machine: cuda, then mps, then cpu; of several GPUs the one of this turn."""
     if torch.cuda.is_available():
-        return "cuda"
+        turn = number % torch.cuda.device_count()
+        return f"cuda:{turn}" if turn else "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 

@@ -20,7 +20,9 @@ class OnDevice:
 
     @property
     def name(self) -> str:
-        """The device, or the fastest of this machine."""
+        """The device, or the fastest of this machine; of several processes each has a GPU in turn."""
         from contrapose.backbones.loading import best_device
+        from contrapose.processes import launched
 
-        return self.device or best_device()
+        process = launched()
+        return self.device or best_device(process.number_here if process else 0)

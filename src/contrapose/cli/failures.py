@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from contrapose.cli.memory import OutOfMemory, ran_out
+from contrapose.cli.sharing import OF_ONE
 from contrapose.errors import UserError
 from contrapose.files import full, is_full
 from contrapose.processes import rank
@@ -36,7 +37,8 @@ def explained(error: Exception) -> int:
         message = "out of memory; close what else uses it, or take less at once, or less precision; what is saved stays"
     if message is None:
         raise error
-    if rank() > 0 and isinstance(error, OutOfMemory):  # one process may be alone with it, and then tells of it itself
+    is_of_one = isinstance(error, OutOfMemory) or OF_ONE in getattr(error, "__notes__", ())
+    if rank() > 0 and is_of_one:  # one process may be alone with it, and then tells of it itself
         message = f"process {rank()}: {message}"
         print(f"contrapose: {message}", file=sys.stderr)
     return fail(message, 2)

@@ -16,7 +16,7 @@ from contrapose.errors import UserError
 from contrapose.processes import num_processes
 
 __all__ = ["COMMANDS", "find", "main", "run"]
-_SHARED = ("align",)  # commands that share their work over several processes
+_SHARED = ("align", "pairs draw", "pairs import", "pairs score", "sample")  # over several processes
 
 
 def run(arguments: list[str]) -> None:
@@ -31,8 +31,8 @@ def run(arguments: list[str]) -> None:
         print(__version__)
         return
     _check_arguments(arguments)
-    _check_processes(arguments)
     command, name, rest = find(arguments)
+    _check_processes(name)
     if command.uses_networks:
         check_torchvision(rest)
     importlib.import_module(f"contrapose.cli.{command.module}").main(rest, f"contrapose {name}")
@@ -66,12 +66,12 @@ def _check_arguments(arguments: list[str]) -> None:
             raise UserError(f"{argument!a}: is not UTF-8; name it otherwise") from None
 
 
-def _check_processes(arguments: list[str]) -> None:
+def _check_processes(name: str) -> None:
     """Raise `UserError` where several processes were started of a command that would do all of its work in each."""
-    if num_processes() > 1 and arguments[0] not in _SHARED:
+    if num_processes() > 1 and name not in _SHARED:
         raise UserError(
-            f"{arguments[0]}: was started as {num_processes()} processes, but shares no work between them; start it "
-            f"once (only {', '.join(_SHARED)} is for several)"
+            f"{name}: was started as {num_processes()} processes, but shares no work between them; start it once (for "
+            f"several are {', '.join(_SHARED)})"
         )
 
 

@@ -40,3 +40,9 @@ def tell_notes() -> None:
     elif not logger.handlers:
         logger.addHandler(_Notes())
         logger.setLevel(logging.INFO)
+
+
+def tell(line: object) -> None:
+    """Print a line of a command's result, once where several processes come to the same."""
+    if rank() == 0:
+        print(line)

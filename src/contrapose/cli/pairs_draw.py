@@ -7,6 +7,7 @@ from pathlib import Path
 
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import Choice, parse
+from contrapose.cli.sharing import Sharing
 from contrapose.degrade.degraders import DEGRADERS
 from contrapose.draw.settings import Draw
 
@@ -22,6 +23,7 @@ class Command:
     out: Path
     """Folder that receives the pairs; an unfinished one is carried on."""
     on: OnDevice = field(default_factory=OnDevice)
+    sharing: Sharing = field(default_factory=Sharing)
 
 
 def main(arguments: list[str], prog: str) -> None:
@@ -35,7 +37,7 @@ def draw(command: Command) -> None:
     from contrapose.backbones.speed import hasten
     from contrapose.cli.cut_prompts import tell_cut
     from contrapose.cli.memory import image_memory
-    from contrapose.cli.notes import quiet_libraries
+    from contrapose.cli.notes import quiet_libraries, tell
     from contrapose.cli.progress import follow
     from contrapose.draw.pairs import draw_pairs, plan_pairs
     from contrapose.estimate.advice import Images
@@ -49,7 +51,7 @@ def draw(command: Command) -> None:
     repeated = num_duplicates(plan.prompts)
     if repeated or plan.left_out:
         left_out = f"{repeated} repeated prompts and {len(plan.left_out)} that cannot be degraded"
-        print(f"{title_of(settings.prompts)}: left out {left_out}")
+        tell(f"{title_of(settings.prompts)}: left out {left_out}")
     device = command.on.name
     precision = settings.precision or usual_precision(device, command.out / MANIFEST, "draw")
     size = next(iter(settings.sizes), None)
@@ -60,4 +62,6 @@ def draw(command: Command) -> None:
         hasten([backbone.denoiser.network], settings.speed, dtype, backbone.device)
         tell_cut(settings.prompts, plan.prompts, backbone)
         drawn = "groups" if settings.samples_per_prompt else "pairs"
-        follow(f"drawing {drawn}", len(plan.records), draw_pairs(settings, plan, backbone, command.out))
+        with command.sharing.working() as worker:
+            states = draw_pairs(settings, plan, backbone, command.out, worker)
+            follow(f"drawing {drawn}", len(plan.records), states)

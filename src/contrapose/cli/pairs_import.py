@@ -8,6 +8,7 @@ from pathlib import Path
 
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import parse
+from contrapose.cli.sharing import Sharing
 from contrapose.exchange.settings import Import
 
 
@@ -21,6 +22,7 @@ class Command:
     out: Path
     """Folder that receives the pairs; an unfinished one is carried on."""
     on: OnDevice = field(default_factory=OnDevice)
+    sharing: Sharing = field(default_factory=Sharing)
 
 
 def main(arguments: list[str], prog: str) -> None:
@@ -32,7 +34,7 @@ def bring_in(command: Command) -> None:
     from contrapose.backbones.loading import DTYPES
     from contrapose.backbones.precision import usual_precision
     from contrapose.cli.memory import image_memory
-    from contrapose.cli.notes import quiet_libraries
+    from contrapose.cli.notes import quiet_libraries, tell
     from contrapose.cli.progress import Bar, follow
     from contrapose.containers.left_out import SKIPPED, told_counts
     from contrapose.estimate.advice import Images
@@ -54,5 +56,6 @@ def bring_in(command: Command) -> None:
         if plan.left_out:
             total = len(plan.left_out) + len(plan.pairs)
             counts = told_counts(Counter(entry.kind for entry in plan.left_out))
-            print(f"left out {len(plan.left_out)} of {total} pairs ({counts}); the reasons are in {out / SKIPPED}")
-        follow("encoding pairs", len(plan.pairs), import_pairs(settings, plan, backbone, out))
+            tell(f"left out {len(plan.left_out)} of {total} pairs ({counts}); the reasons are in {out / SKIPPED}")
+        with command.sharing.working() as worker:
+            follow("encoding pairs", len(plan.pairs), import_pairs(settings, plan, backbone, out, worker))

@@ -10,6 +10,7 @@ import tyro
 
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import Choice, parse
+from contrapose.cli.sharing import Sharing
 from contrapose.labels.settings import Scoring
 from contrapose.worlds.judges import IMAGE_JUDGES
 
@@ -27,6 +28,7 @@ class Command:
     out: Path
     """Folder that receives the scored groups; an unfinished one is carried on."""
     on: OnDevice = field(default_factory=OnDevice)
+    sharing: Sharing = field(default_factory=Sharing)
 
 
 def main(arguments: list[str], prog: str) -> None:
@@ -36,12 +38,13 @@ def main(arguments: list[str], prog: str) -> None:
 def judge(command: Command) -> None:
     from contrapose.backbones.decoder import Decoder
     from contrapose.cli.memory import image_memory
-    from contrapose.cli.notes import quiet_libraries
+    from contrapose.cli.notes import quiet_libraries, tell
     from contrapose.cli.progress import follow
     from contrapose.estimate.advice import Images
     from contrapose.judges.judge import Jury, judge_of
     from contrapose.labels.score import judged_prompts, score_groups
     from contrapose.store.groups import GroupStore
+    from contrapose.store.manifest import MANIFEST
 
     quiet_libraries()
     settings = command.settings
@@ -53,6 +56,8 @@ def judge(command: Command) -> None:
         store.check_maker(model, decoder.fingerprint)
         made_with = (command.on.name, model, decoder.fingerprint)
         jury = Jury([judge_of(judge, *made_with) for judge in settings.judges])
-        states = score_groups(settings, store, jury, decoder, decoder.fingerprint, command.out)
-        follow("scoring groups", len(store), states)
-    print(f"{command.out}: {len(store)} {store.kind} with {', '.join(jury.higher_is_better)}")
+        with command.sharing.working() as worker:
+            states = score_groups(settings, store, jury, decoder, decoder.fingerprint, command.out, worker)
+            follow("scoring groups", len(store), states)
+    if (command.out / MANIFEST).exists():  # it comes with the last part
+        tell(f"{command.out}: {len(store)} {store.kind} with {', '.join(jury.higher_is_better)}")

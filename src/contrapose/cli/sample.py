@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import Choice, parse
+from contrapose.cli.sharing import Sharing
 from contrapose.core.guidance import GUIDANCES
 from contrapose.guiding.settings import Sampling
 from contrapose.worlds.judges import IMAGE_JUDGES, ImageJudge, check_best_of
-
-if TYPE_CHECKING:
-    from contrapose.backbones.base import Backbone
-    from contrapose.backbones.settings import Precision
-    from contrapose.store.prompts import Prompt
 
 UNIONS = {"guidance": Choice(GUIDANCES, unless=("negative", "cpgd")), "judges": Choice(IMAGE_JUDGES, prefixed=True)}
 
@@ -32,6 +26,7 @@ class Command:
     """Who keeps the best of --best-of: pickscore, aesthetic, ..., or shapes for prompts of the shapes world; the first
     judge's first number decides, and further ones between equals. Options are --judges.0.model and so on."""
     on: OnDevice = field(default_factory=OnDevice)
+    sharing: Sharing = field(default_factory=Sharing)
 
     def __post_init__(self) -> None:
         check_best_of(self.sampling.best_of, self.judges)
@@ -44,8 +39,9 @@ def main(arguments: list[str], prog: str) -> None:
 def sample(command: Command) -> None:
     from contrapose.backbones.precision import usual_precision
     from contrapose.cli.memory import image_memory
-    from contrapose.cli.notes import quiet_libraries
+    from contrapose.cli.notes import quiet_libraries, tell
     from contrapose.cli.progress import follow
+    from contrapose.cli.sampled import load_sampled
     from contrapose.estimate.advice import Images
     from contrapose.guiding.images import SETTINGS, jobs, sample_images
     from contrapose.report.contact_sheet import write_contact_sheet
@@ -62,19 +58,10 @@ def sample(command: Command) -> None:
     at_once = Images(settings.model, precision, settings.loading, settings.size, settings.batch_size)
     with image_memory(at_once, command.on.name):
         backbone = load_sampled(settings, precision, prompts, command.on.name)
-        follow(f"sampling {out.name}", len(images), sample_images(settings, backbone, out, chooser))
-    print(write_contact_sheet(out, images).resolve())
-
-
-def load_sampled(settings: Sampling, precision: Precision, prompts: Sequence[Prompt], device: str) -> Backbone:
-    """The model that is to be sampled; prompts that it will not read to their ends are told."""
-    from contrapose.backbones.families.table import load_backbone
-    from contrapose.backbones.loading import DTYPES
-    from contrapose.backbones.speed import hasten
-    from contrapose.cli.cut_prompts import tell_cut
-
-    dtype = DTYPES[precision]
-    backbone = load_backbone(settings.model, dtype, device, settings.adapter, settings.loading)
-    hasten([backbone.denoiser.network], settings.speed, dtype, backbone.device)
-    tell_cut(settings.prompts, prompts, backbone)
-    return backbone
+        with command.sharing.working() as worker:
+            follow(f"sampling {out.name}", len(images), sample_images(settings, backbone, out, chooser, worker))
+    num_missing = sum(not image.path.exists() for image in images)
+    if num_missing:
+        tell(f"{out}: {num_missing} of {len(images)} images are left to other parts")
+    else:
+        tell(write_contact_sheet(out, images, worker=worker).resolve())

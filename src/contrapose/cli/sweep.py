@@ -11,7 +11,8 @@ from contrapose.cli.boxes import peek
 from contrapose.cli.device import OnDevice
 from contrapose.cli.evaluate import UNIONS as OF_EVALUATE
 from contrapose.cli.options import Choice, parse
-from contrapose.cli.sample import UNIONS, load_sampled
+from contrapose.cli.sample import UNIONS
+from contrapose.cli.sampled import load_sampled
 from contrapose.worlds.settings import Sweeping
 from contrapose.worlds.suites import OF_SWEEPS
 

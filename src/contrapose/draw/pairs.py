@@ -3,7 +3,7 @@
 Or groups: several samples of the prompt itself, each from noise of its own. All of a pair or a group go through the
 pipeline's own sampler in one batch, and the sampler's final latents are what is stored; nothing is decoded or encoded
 again. A pair depends on its prompt and seed alone, and batches never reach across shards, so a run that was killed
-carries on at the first missing shard and ends with the very same files.
+carries on at the first missing shard and ends with the very same files, and several processes share a folder.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from contrapose.degrade.degrader import choose
 from contrapose.degrade.given import Given
 from contrapose.draw.settings import CONVERTER, Draw
 from contrapose.errors import UserError
-from contrapose.files import one_writer
 from contrapose.seeds import generator, seed_of, starting_noise
+from contrapose.store.manifest import MANIFEST
 from contrapose.store.named_prompts import digest_of_named, named_prompts, title_of
 from contrapose.store.prompts import Prompt, prompt_id
 from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin, by_size, fill
+from contrapose.workers import ALONE, Worker
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,10 @@ def _groups(texts: Sequence[str], seeds: Sequence[int], num_samples: int) -> lis
     return records
 
 
-def draw_pairs(draw: Draw, plan: DrawPlan, backbone: Backbone, out: Path) -> Iterator[int]:
+def draw_pairs(draw: Draw, plan: DrawPlan, backbone: Backbone, out: Path, worker: Worker = ALONE) -> Iterator[int]:
     """Draw all planned pairs into `out`, yielding the number of pairs done so far; run it again to carry on.
+
+    Several workers draw a folder together, each the files that no other one has.
 
     Raises `UserError` when `out` holds pairs of other settings, or for a size that the model cannot make.
     """
@@ -94,12 +97,13 @@ def draw_pairs(draw: Draw, plan: DrawPlan, backbone: Backbone, out: Path) -> Ite
         return _draw_batch(draw, backbone, embeddings, records, shapes[size])
 
     # the folder is claimed last, so that what is refused above leaves none
-    with one_writer(out):
+    with worker.writing(out):
         inputs = {"draw.model": model_digest(draw.model, draw.loading), "draw.prompts": digest_of_named(draw.prompts)}
         if isinstance(draw.degrade, Given) and draw.degrade.file is not None:
             inputs["draw.degrade.file"] = digest_at(draw.degrade.file)
-        begin(out, {"draw": draw}, CONVERTER, backbone.fingerprint, records, plan.left_out, inputs)
-        yield from fill(out, shards, draw.batch_size, make)
+        with worker.in_turn(out / MANIFEST):
+            begin(out, {"draw": draw}, CONVERTER, backbone.fingerprint, records, plan.left_out, inputs)
+        yield from fill(out, shards, draw.batch_size, make, worker=worker)
 
 
 def _draw_batch(

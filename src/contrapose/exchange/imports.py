@@ -34,15 +34,16 @@ from contrapose.errors import UserError
 from contrapose.exchange.latents import NOTE, Ready, plan_latents, read_pairs
 from contrapose.exchange.listings import FormatName, Listed, Listing, folder_pairs, source_pairs
 from contrapose.exchange.settings import CONVERTER, Import
-from contrapose.files import one_writer
 from contrapose.pixels import Size, to_tensor
 from contrapose.seeds import seed_of
 from contrapose.store.buckets import Fit, apply, cover, nearest, plan_fit
 from contrapose.store.fitting import Fitting
+from contrapose.store.manifest import MANIFEST
 from contrapose.store.masks import levels_in_latents
 from contrapose.store.prompts import prompt_id
 from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin, by_size, fill
+from contrapose.workers import ALONE, Worker
 
 _SOURCES = ("winners", "losers", "metadata", "source")
 
@@ -122,8 +123,10 @@ def plan_import(
     return Plan(pairs, left_out, listing.format)
 
 
-def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) -> Iterator[int]:
+def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path, worker: Worker = ALONE) -> Iterator[int]:
     """Encode all planned pairs into `out`, yielding the number of pairs done so far; run it again to carry on.
+
+    Several workers encode into a folder together, each the files that no other one has.
 
     Raises `UserError` when `out` holds pairs of other settings, another model or other images.
     """
@@ -159,15 +162,16 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path) ->
         pixels = several(_mask_pixels, (by_id[record.id].mask for record in shard))
         return levels_in_latents(list(pixels), backbone.images.unit)
 
-    with one_writer(out):
+    with worker.writing(out):
         model = {"import.model": model_digest(settings.model, settings.loading)}
         sources = [f"import.{name}" for name in _SOURCES if getattr(settings, name) is not None]
         if settings.reading.image_folder is not None:
             sources.append("import.reading.image_folder")
         written = {"import": settings, **notes}
         masked = any(pair.mask is not None for pair in plan.pairs)
-        begin(out, written, CONVERTER, backbone.fingerprint, records, plan.left_out, model, sources, masked)
-        yield from fill(out, shards, settings.batch_size, make, masks)
+        with worker.in_turn(out / MANIFEST):
+            begin(out, written, CONVERTER, backbone.fingerprint, records, plan.left_out, model, sources, masked)
+        yield from fill(out, shards, settings.batch_size, make, masks, worker)
 
 
 def _check_images_settings(settings: Import) -> None:

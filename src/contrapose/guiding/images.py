@@ -1,7 +1,8 @@
 """Sample images into GenEval's folder layout: `00000/metadata.jsonl`, `00000/samples/0000.png`, ...
 
 Jobs (prompt, seed) are cut into fixed chunks, and a chunk is drawn again unless all of its images are complete, so that
-a run that was killed and continued has the same images as one that was not. Each says what it is (`inscription`).
+a run that was killed and continued has the same images as one that was not, and so have several processes that share a
+folder. Each says what it is (`inscription`).
 
 Of the best of n, image m of a prompt is one of the images of seeds m n to m n + n - 1, the same as when it is drawn by
 itself. `00000/samples/0000.json` tells which: its seed, and the scores of all n by name.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +26,7 @@ from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.generation import Generation
 from contrapose.core.group import Condition
 from contrapose.errors import UserError
-from contrapose.files import one_writer, replacing, write_text
+from contrapose.files import replacing, write_text
 from contrapose.guiding.choosing import Chooser
 from contrapose.guiding.guided import guided, settled, unprompted
 from contrapose.guiding.inscription import Inscription
@@ -33,6 +35,7 @@ from contrapose.runs.folder import RunFolder
 from contrapose.seeds import generator, starting_noise
 from contrapose.store.named_prompts import digest_of_named, named_prompts
 from contrapose.store.prompts import Prompt
+from contrapose.workers import ALONE, Worker
 
 SETTINGS = "images.yaml"
 log = logging.getLogger(__name__)
@@ -55,11 +58,14 @@ def jobs(prompts: Sequence[Prompt], seeds: int, out: Path) -> list[Job]:
     ]
 
 
-def sample_images(settings: Sampling, backbone: Backbone, out: Path, chooser: Chooser | None = None) -> Iterator[int]:
+def sample_images(
+    settings: Sampling, backbone: Backbone, out: Path, chooser: Chooser | None = None, worker: Worker = ALONE
+) -> Iterator[int]:
     """Sample every image into `out`, yielding the number of images done so far; run it again to carry on.
 
-    Where the settings draw several for each that is kept, the `chooser` says which. Raises `UserError` if `out` holds
-    images of other settings or another chooser, for a size that the model cannot make, and where nobody chooses.
+    Several workers sample into a folder together, each the chunks that no other one has. Where the settings draw
+    several for each that is kept, the `chooser` says which. Raises `UserError` if `out` holds images of other settings
+    or another chooser, for a size that the model cannot make, and where nobody chooses.
     """
     if (settings.best_of > 1) != (chooser is not None):
         raise UserError("best_of and judges go together: name judges and a best_of above 1, or neither")
@@ -68,23 +74,27 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path, chooser: Ch
     prompts = named_prompts(settings.prompts)
     embeddings = Embeddings(backbone.text)
     # the folder is claimed last, so that settings that are refused leave no folder behind
-    with one_writer(out), guided(settings.guiding, backbone, embeddings):
+    with worker.writing(out), guided(settings.guiding, backbone, embeddings):
         inputs = inputs_of(settings)
         inscription = Inscription(CONVERTER.unstructure(settings), backbone.sampler.scheduler, inputs)
         if chooser is not None:
             inputs = {**inputs, "judges": chooser.version}
-        runfile.claim(out / SETTINGS, settings, CONVERTER, inputs=inputs)
-        if chooser is not None:
-            chooser.sign(out)
-        describe(prompts, out)
+        with worker.in_turn(out / SETTINGS):
+            runfile.claim(out / SETTINGS, settings, CONVERTER, inputs=inputs)
+            if chooser is not None:
+                chooser.sign(out)
+            describe(prompts, out)
         todo = jobs(prompts, settings.num_images, out)
         # so many that their candidates make a batch; the candidates of one may take several batches
         at_once = max(1, settings.batch_size // settings.best_of)
+        starts = range(0, len(todo), at_once)
+        # a chunk is claimed by its first image
+        chunks = [(todo[first].path, (first, todo[first : first + at_once])) for first in starts]
         missing = False
-        for first in range(0, len(todo), at_once):
-            chunk = todo[first : first + at_once]
+        done = 0
+        for _, (first, chunk), task in worker.turns(chunks, partial(_are_complete, chooser is not None)):
             # the whole chunk, since an image differs by rounding when it is drawn in a batch of another size
-            if not all(_is_complete(job.path, chooser is not None) for job in chunk):
+            if task == "make":
                 missing = True
                 candidates = _candidates(chunk, settings.best_of)
                 images: list[Image.Image] = []
@@ -101,7 +111,8 @@ def sample_images(settings: Sampling, backbone: Backbone, out: Path, chooser: Ch
                     seed = candidates[of_job][kept].seed
                     with replacing(job.path) as aside:
                         image.save(aside, format="PNG", pnginfo=inscription.of(job.prompt, seed, image.size))
-            yield first + len(chunk)
+            done += len(chunk)
+            yield done
         if not missing:
             log.info(f"{out}: all images were there already")
 
@@ -137,6 +148,11 @@ def inputs_of(settings: Sampling) -> dict[str, str]:
         if run is not None:
             inputs[name] = RunFolder(run).digest
     return inputs
+
+
+def _are_complete(are_chosen: bool, _: Path, chunk: tuple[int, Sequence[Job]]) -> bool:
+    """Whether all images of a chunk are there, by the first one's number and the jobs."""
+    return all(_is_complete(job.path, are_chosen) for job in chunk[1])
 
 
 def _is_complete(path: Path, is_chosen: bool) -> bool:

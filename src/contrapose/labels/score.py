@@ -4,7 +4,8 @@
     OUT/shard-*.safetensors        the scored groups, a file as soon as its images are judged
     OUT/pairs.yaml                 written last, when all are
 
-A score depends on the sample and its prompt alone. A run that was killed carries on at the first missing file.
+A score depends on the sample and its prompt alone. A run that was killed carries on at the first missing file, and
+several processes share a folder, of which the last to end writes `pairs.yaml`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from torch import Tensor
@@ -19,14 +21,15 @@ from torch import Tensor
 from contrapose import runfile
 from contrapose.containers.places import digest_at
 from contrapose.errors import UserError
-from contrapose.files import one_writer
 from contrapose.judges.judge import Decode, Judge, marks_of
 from contrapose.labels.regrouped import Regrouped, Samples, check_identifiers, directions, origin
 from contrapose.labels.settings import CONVERTER, Scoring
 from contrapose.store.groups import GroupStore, read_shard, shard_path, write_shard
+from contrapose.store.manifest import MANIFEST
 from contrapose.store.prompts import Prompt, read_prompts
 from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin
+from contrapose.workers import ALONE, Worker
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +56,19 @@ def judged_prompts(settings: Scoring, store: GroupStore) -> dict[str, Prompt]:
 
 
 def score_groups(
-    settings: Scoring, store: GroupStore, judge: Judge, decode: Decode, decoder: str, out: Path
+    settings: Scoring,
+    store: GroupStore,
+    judge: Judge,
+    decode: Decode,
+    decoder: str,
+    out: Path,
+    worker: Worker = ALONE,
 ) -> Iterator[int]:
     """Score all groups of a store into `out`, yielding the number done so far; run it again to carry on.
 
-    `decoder` is the fingerprint of the model that `decode` belongs to. Raises `UserError` where `out` holds groups of
-    other settings, for scores that the groups have already, and what the judge raises.
+    Several workers score into a folder together, each the files that no other one has. `decoder` is the fingerprint of
+    the model that `decode` belongs to. Raises `UserError` where `out` holds groups of other settings, for scores that
+    the groups have already, and what the judge raises.
     """
     check_identifiers(store)
     prompts = judged_prompts(settings, store)
@@ -72,26 +82,36 @@ def score_groups(
     # as score.yaml names them, and pairs.yaml
     inputs = digests | {f"score.{name}": digest for name, digest in digests.items()}
     samples = Samples(store, (Regrouped.all_of(store, row) for row in range(len(store))))
-    scored: list[GroupRecord] = []
+    planned = samples.shards(settings.shard_size)
+    scored: dict[int, list[GroupRecord]] = {}  # by the number of their file
     judged = False
-    with one_writer(out):
-        runfile.claim(out / SETTINGS, settings, CONVERTER, ["batch_size"], inputs)
-        for number, (kind, records) in enumerate(samples.shards(settings.shard_size)):
-            path = shard_path(out, number)
-            if path.exists():
-                scored += _scored_before(path, records)
-                yield len(scored)
-                continue
-            judged = True
-            latents = samples.latents(kind, records)
-            scores = _scores(latents.flatten(0, 1), records, judge, decode, prompts, settings.batch_size)
-            for record, of_record in zip(records, scores, strict=True):
-                scored.append(replace(record, scores={**record.scores, **of_record}))
-            write_shard(out, number, scored[-len(records) :], latents, samples.masks(kind, records))
-            yield len(scored)
+    done = 0
+    with worker.writing(out):
+        with worker.in_turn(out / SETTINGS):
+            runfile.claim(out / SETTINGS, settings, CONVERTER, ["batch_size"], inputs)
+        files = [(shard_path(out, number), number) for number in range(len(planned))]
+        for path, number, task in worker.turns(files):
+            kind, records = planned[number]
+            if task == "look":
+                scored[number] = _scored_before(path, records)
+            if task == "make":
+                judged = True
+                latents = samples.latents(kind, records)
+                images = latents.flatten(0, 1)
+                scored[number] = list(_scored(images, records, judge, decode, prompts, settings.batch_size))
+                write_shard(out, number, scored[number], latents, samples.masks(kind, records))
+            done += len(records)
+            yield done
+        left = [number for path, number in files if not path.exists()]
+        if left:
+            log.info(f"{out}: {len(left)} of {len(files)} files are left to other parts")
+            return
+        # of workers that end together each finds all files there, and writes the same
+        every = (scored.get(number) or _scored_before(path, planned[number][1]) for path, number in files)
         better = {name: _BETTER[is_higher] for name, is_higher in judge.higher_is_better.items()}
         sections = {**origin(store), "scores": {**directions(store), **better}, "score": settings}
-        begin(out, sections, CONVERTER, decoder, scored, (), inputs, masked=samples.masked)
+        with worker.in_turn(out / MANIFEST):
+            begin(out, sections, CONVERTER, decoder, chain.from_iterable(every), (), inputs, masked=samples.masked)
     if not judged:
         log.info(f"{out}: all groups were scored already")
 
@@ -105,15 +125,15 @@ def _scored_before(path: Path, records: Sequence[GroupRecord]) -> list[GroupReco
     return stored
 
 
-def _scores(
+def _scored(
     latents: Tensor,
     records: Sequence[GroupRecord],
     judge: Judge,
     decode: Decode,
     prompts: Mapping[str, Prompt],
     batch_size: int,
-) -> Iterator[dict[str, tuple[float, ...]]]:
-    """Each record's new scores, of the latents of all records' samples, one sample after another."""
+) -> Iterator[GroupRecord]:
+    """Each record with its new scores, of the latents of all records' samples, one sample after another."""
     wanted: list[Prompt] = []
     for record in records:
         wanted += [prompts[record.prompt]] * record.num_samples
@@ -125,5 +145,6 @@ def _scores(
     first = 0
     for record in records:
         last = first + record.num_samples
-        yield {name: tuple(numbers[first:last]) for name, numbers in values.items()}
+        scores = {name: tuple(numbers[first:last]) for name, numbers in values.items()}
+        yield replace(record, scores={**record.scores, **scores})
         first = last

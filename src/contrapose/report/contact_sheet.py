@@ -13,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from contrapose.files import one_writer, write_text
+from contrapose.files import write_text
 from contrapose.guiding.images import SETTINGS, Job
 from contrapose.report.html import fill
 from contrapose.report.provenance import settings_of
 from contrapose.report.thumbnails import PIXEL_ART
+from contrapose.workers import ALONE, Worker
 
 CONTACT_SHEET = "contact.html"
 NUM_IMAGES = 48
@@ -38,10 +39,13 @@ class SheetRow(NamedTuple):
     images: list[SheetImage]
 
 
-def write_contact_sheet(out: Path, jobs: Sequence[Job], number: int = NUM_IMAGES, seed: int = SEED) -> Path:
+def write_contact_sheet(
+    out: Path, jobs: Sequence[Job], number: int = NUM_IMAGES, seed: int = SEED, worker: Worker = ALONE
+) -> Path:
     """Write `contact.html` into a folder in which these jobs are done, and return its path.
 
-    It shows `number` images at most, of other prompts as long as there are any.
+    It shows `number` images at most, of other prompts as long as there are any. Every worker of a folder may write it,
+    and writes the same.
     """
     with Image.open(jobs[0].path, formats=["PNG"]) as image:
         width, height = image.size
@@ -61,7 +65,7 @@ def write_contact_sheet(out: Path, jobs: Sequence[Job], number: int = NUM_IMAGES
         pixelated=max(width, height) <= PIXEL_ART,
         settings_file=(out / SETTINGS).read_text(encoding="utf-8"),
     )
-    with one_writer(out):
+    with worker.writing(out), worker.in_turn(out / CONTACT_SHEET):
         write_text(out / CONTACT_SHEET, page)
     return out / CONTACT_SHEET
 

@@ -18,6 +18,7 @@ from contrapose.errors import UserError
 from contrapose.store.groups import read_shard, shard_path, write_shard
 from contrapose.store.manifest import FORMAT, MANIFEST, MASKED_FORMAT, OLD_FORMAT, read_manifest
 from contrapose.store.records import GroupRecord, count_and_digest
+from contrapose.workers import ALONE, Worker
 
 log = logging.getLogger(__name__)
 S = TypeVar("S")
@@ -93,25 +94,25 @@ def fill(
     batch_size: int,
     make: Callable[[S, list[GroupRecord]], Tensor],
     masks: Callable[[S, list[GroupRecord]], Tensor | None] | None = None,
+    worker: Worker = ALONE,
 ) -> Iterator[int]:
     """Write every shard that is missing, yielding the number of groups done; `make` gives latents [b, n, ...].
 
-    `masks` gives what `write_shard` takes beside them, of a whole shard, or None where its groups have none.
+    `masks` gives what `write_shard` takes beside them, of a whole shard, or None where its groups have none. A worker
+    that shares the folder writes what no other one does, and counts what they have written; it ends when all shards of
+    its part are there.
 
     Raises `UserError` naming a shard that is there and broken, or holds groups that were not planned.
     """
     done = 0
     missing = False
     planned = set()
-    for index, (size, shard) in enumerate(shards):
-        path = shard_path(out, index)
+    files = ((shard_path(out, index), (index, size, shard)) for index, (size, shard) in enumerate(shards))
+    for path, (index, size, shard), task in worker.turns(files):
         planned.add(path.name)
-        if path.exists():
-            if read_shard(path).records != shard:
-                raise UserError(
-                    f"{path}: holds other groups than were planned; delete it and run the same command again"
-                )
-        else:
+        if task == "look" and read_shard(path).records != shard:
+            raise UserError(f"{path}: holds other groups than were planned; delete it and run the same command again")
+        if task == "make":
             missing = True
             latents: list[Tensor] = []
             # batches end with their shard, so that the same groups go together whatever was there before
@@ -128,3 +129,6 @@ def fill(
             raise UserError(f"{path}: holds other groups than were planned; take it out of the folder")
     if not missing:
         log.info(f"{out}: all pairs were there already")
+    num_missing = len(planned) - sum(1 for _ in out.glob("shard-*.safetensors"))
+    if num_missing:
+        log.info(f"{out}: {num_missing} of {len(planned)} files are left to other parts")
