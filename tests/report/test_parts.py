@@ -20,15 +20,20 @@ from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.taking import Taking
 from contrapose.exchange.settings import Import
 from contrapose.guiding.settings import Sampling
+from contrapose.judges.colours import Colours
+from contrapose.judges.self_confidence import SelfConfidence
+from contrapose.methods import OnlineDPO
+from contrapose.methods.own_samples import OwnSamples
 from contrapose.photographs.settings import Real
 from contrapose.report import numbers
 from contrapose.report.evidence import Judged
 from contrapose.report.examples import choose
-from contrapose.report.plots import running_mean
+from contrapose.report.plots import curves, running_mean
 from contrapose.report.provenance import commands, flat, sampling
 from contrapose.report.runs import LINES, read_run
-from contrapose.runfile import sections
-from contrapose.train.settings import Run
+from contrapose.runfile import sections, to_yaml
+from contrapose.train.judging import RolloutJudging
+from contrapose.train.settings import CONVERTER, Run
 
 
 def interval(value: float, reach: float) -> Interval:
@@ -126,6 +131,23 @@ def test_metrics_of_a_step_taken_twice_count_once(project):
     steps, losses = read_run(project.run).series("loss")
     assert 3 not in steps  # not a finite number
     assert losses[steps.index(4)] == 9.0
+
+
+def test_what_a_run_draws_itself_is_drawn_by_its_reward_and_told_by_its_judges(tmp_path, monkeypatch):
+    judging = RolloutJudging((SelfConfidence(probes=2), Colours()), ("self-confidence", "colourfulness:0.1"))
+    run = Run("a/model", Path("prompts.txt"), OnlineDPO(sampling=OwnSamples(sync_every=4)), judging=judging)
+    (tmp_path / "run.yaml").write_text(to_yaml(run, CONVERTER), encoding="utf-8")
+    lines = ['{"step": 1, "loss": 0.69, "rollouts/reward": 1.5}', '{"step": 2, "loss": 0.68}']
+    lines.append('{"step": 5, "loss": 0.67, "rollouts/reward": 2.25}')
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    shown = read_run(tmp_path)
+    (plot,) = [plot for plot in curves(shown, "run") if plot.title == "Reward of own samples"]
+    assert plot.caption.endswith("At the end: mean 2.25.")
+    parsed = []
+    monkeypatch.setattr(cli_align, "align", parsed.append)
+    (line,) = commands(None, [shown], [])
+    cli_align.main(shlex.split(line)[2:], "contrapose align")
+    assert parsed[0].run == run
 
 
 def test_printed_commands_are_understood(project, monkeypatch):

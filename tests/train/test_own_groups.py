@@ -102,6 +102,15 @@ def test_a_killed_run_ends_the_same(run: Run, tmp_path: Path, kill: int) -> None
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
+def test_a_run_goes_on_by_the_judges_that_it_began_with(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until(align(run, tmp_path / "out"), 1)
+    monkeypatch.setattr(Colours, "version", "2")
+    with pytest.raises(UserError, match="another content of rollout_judges"):
+        list(align(run, tmp_path / "out"))
+
+
 def test_micro_batches_change_nothing(run: Run, tmp_path: Path) -> None:
     """Samples of one prompt are drawn in batches of other prompts' or their own."""
     lines = []

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from contrapose.evaluate.statistics import Interval
 from contrapose.report.drawing import DASHES, FRAME, MARKERS, QUIET, SERIES, TEXT, drawing, short
 from contrapose.report.runs import ShownRun
-from contrapose.runs.metrics import JUDGED
+from contrapose.runs.metrics import JUDGED, ROLLOUTS
 
 _WIDTH = 330
 _HEIGHT = 225
@@ -73,6 +73,12 @@ PANELS = (
         (Curve("winner_error", "winner"), Curve("loser_error", "loser")),
         "Mean squared error to the target.",
     ),
+    Panel(
+        "reward",
+        "Reward of own samples",
+        (Curve(f"{ROLLOUTS}reward", "mean"),),
+        "What the judges say of the samples that the model drew itself to train on, and what it is trained towards.",
+    ),
     Panel("grad", "Gradient norm", (Curve("grad_norm", "norm"),), "Of a whole step's gradient, before clipping."),
     Panel("rate", "Learning rate", (Curve("learning_rate", "learning rate"),), "As the schedule gave it to each step."),
 )
@@ -130,7 +136,7 @@ def _curve(run: ShownRun, panel: Panel, key: str) -> Plot:
         for line in shown:
             number = panel.lines.index(line)
             steps, values = run.series(line.metric)
-            noisy = not line.metric.startswith(("held_out/", "learning_rate"))
+            noisy = not line.metric.startswith(("held_out/", "learning_rate", ROLLOUTS))
             _draw(plot.axes, steps, values, number, line.label, noisy)
         plot.axes.set_xlabel("step")
         _legend(plot.axes, len(shown))

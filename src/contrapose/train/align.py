@@ -109,7 +109,9 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
     backbone = _backbone(run, accelerator)
     watched = Watched(run.watching, backbone) if run.watching.draws else None
     trainer = _trainer(stage, compared, accelerator, backbone, watched)
-    if is_first and not begun:  # only now: a mistyped model or folder of pairs leaves nothing that refuses its fix
+    if is_first:
+        # only now: a mistyped model or folder of pairs leaves nothing that refuses its fix, and judges are known
+        inputs |= trainer.rollouts.inputs if trainer.rollouts else {}
         claim(stage, inputs)
     notes = {"base": public_name(run.model), "method": name_of(run.method), BASE_NOTE: trainer.trainable.fingerprint}
     trained = Trained(trainer.trainable, trainer.average, notes)

@@ -49,6 +49,7 @@ class JudgedRollouts:
         self.backbone = backbone
         self.jury = Jury([self._judge(judge) for judge in self.run.judging.rollout_judges])
         self.weights = self.run.judging.weights(self.jury)
+        self.inputs = {"rollout_judges": self.jury.version}
         self.shape = backbone.images.shape_for(settings.size)
         self.steps = settings.num_steps or backbone.sampler.steps
 

@@ -52,6 +52,8 @@ class SampleSource(Protocol):
 
     every: int
     """Optimiser steps from one draw to the next."""
+    inputs: dict[str, str]
+    """Digests of what decides it beside the settings, by what they are of."""
 
     def draw(self, step: int) -> dict[str, float]:
         """The new samples of an optimiser step, and what is told of them."""

@@ -45,6 +45,7 @@ class Rollouts:
         self.predict = predict
         self.size = size
         self.device = device
+        self.inputs: dict[str, str] = {}
 
     def draw(self, step: int) -> dict[str, float]:
         """The new rollouts of an optimiser step, at most `size` at once; there is nothing to tell of them."""
