@@ -51,6 +51,7 @@ METHODS: dict[str, list[str]] = {
     "dgpo": ["dgpo", "--stored", "--samples-per-prompt", "2"],
     "nft": ["nft", "--stored", "--samples-per-prompt", "2"],
     "awm": ["awm", "--stored", "--samples-per-prompt", "2"],
+    "crd": ["crd", "--stored", "--samples-per-prompt", "2"],
     "dspo": ["dspo"],
     "dspo-squared": ["dspo", "--form", "squared", "--beta", "5000"],
     "inpo": ["inpo", "--inversion-steps", "2"],

@@ -65,3 +65,19 @@ def awm(i: int, num: int, p: float, clip: float, pulls: tuple[float, float]) -> 
         loss = loss - min(a / 5 * ratio, a / 5 * ratio.clamp(1 - clip, 1 + clip))
         loss = loss + pulls[0] * apart(i, name, "reference") + pulls[1] * apart(i, name, "old")
     return loss / num
+
+
+def crd(i: int, num: int, beta: float, pull: float) -> Tensor:
+    """(5 / B) mean (B (r - mean r) - (q - mean q))^2 + mean p mse(theta, ref), r of errors over residuals' sizes"""
+    rewards, good = [], [(a / 5 + 1) / 2 for a in advantages(i, num)]
+    for name in RANKS[:num]:
+        sized = {}
+        for policy in ("old", "trainee"):
+            square = of(policy, i, name)
+            sized[policy] = square / (math.sqrt(2 / math.pi) * square.detach().sqrt())
+        rewards.append(sized["old"] - sized["trainee"])
+    loss = torch.zeros(())
+    for name, reward, q in zip(RANKS[:num], rewards, good, strict=True):
+        apart_by = beta * (reward - sum(rewards) / num) - (q - sum(good) / num)
+        loss = loss + 5 / beta * apart_by**2 + (1e-4 + q * (pull - 1e-4)) * apart(i, name, "reference")
+    return loss / num

@@ -104,6 +104,7 @@ if TYPE_CHECKING:
     from contrapose.labels.settings import Scoring as Scoring
     from contrapose.methods import AWM as AWM
     from contrapose.methods import CHATS as CHATS
+    from contrapose.methods import CRD as CRD
     from contrapose.methods import D3PO as D3PO
     from contrapose.methods import DDSPO as DDSPO
     from contrapose.methods import DGPO as DGPO
@@ -258,7 +259,7 @@ _NAMES = {
     "labels.settings": "Labelling Scoring",
     "methods": """
         AWM CHATS CaPO DDSPO DGPO DMPO DSPO MaPO OnlineDPO NFT D3PO TailorPO SPO RankDPO DataDrivenDDSPO DiffusionDPO
-        DiffusionDRO DiffusionKTO InPO SmPO SelfNPO DiffusionLPO RealAlign SFT TDPO TKTO
+        CRD DiffusionDRO DiffusionKTO InPO SmPO SelfNPO DiffusionLPO RealAlign SFT TDPO TKTO
         """,
     "methods.judged_groups": "OldPolicy JudgedGroups",
     "photographs.captions": "Captioner",

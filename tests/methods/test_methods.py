@@ -62,6 +62,7 @@ from contrapose.errors import UserError
 from contrapose.methods import (
     AWM,
     CHATS,
+    CRD,
     D3PO,
     DDSPO,
     DGPO,
@@ -163,6 +164,7 @@ METHOD_TABLE = [
         3,
         3,
     ),
+    (CRD(2.0, JUDGED), lambda i: group_formulas.crd(i, 4, 2.0, 0.1), 4, 4),
     (AWM(0.25, groups=JUDGED, ratio_clip=0.05), lambda i: group_formulas.awm(i, 4, 0.25, 0.05, (0.003, 1.0)), 4, 4),
     (SPO(), lambda i: nll(10 * step_margin(i, 0.1, one_state=True)), 2, 2),  # guided: a row without the prompt too
     (SPO(beta=3.0, clip=0.3, sampling=PLAIN), lambda i: nll(3 * step_margin(i, 0.3, one_state=True)), 1, 1),
@@ -267,7 +269,7 @@ def test_what_a_method_needs_first():
 def test_methods_say_why_they_are_not_swapped():
     """What a method declares is none of its settings."""
     declaring = {cls for cls in METHODS.values() if cls.instead_of_swap}
-    assert declaring == {SFT, CHATS, DiffusionDRO, SmPO, SelfNPO, TDPO, TKTO, CaPO, RankDPO, DGPO, NFT, AWM}
+    assert declaring == {SFT, CHATS, DiffusionDRO, SmPO, SelfNPO, TDPO, TKTO, CaPO, RankDPO, DGPO, NFT, AWM, CRD}
     assert not any("instead_of_swap" in vars(cls()) for cls in METHODS.values())
 
 

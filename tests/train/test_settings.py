@@ -19,6 +19,7 @@ from contrapose.errors import UserError
 from contrapose.methods import (
     AWM,
     CHATS,
+    CRD,
     D3PO,
     DDSPO,
     DGPO,
@@ -80,6 +81,7 @@ METHODS_WITH_LINKS = [
         old=OldPolicy(0.999, 0.0075, 75),
     ),
     NFT(strength=0.1, groups=JudgedGroups(OwnSamples(3), True, "pickscore"), old=OldPolicy(None), space=None),
+    CRD(beta=12.5, sampler_decay=0.9, sampler_delay=3),
     AWM(error_power=0.5, ratio_clip=0.2, old=OldPolicy(0.2, None)),
     SFT("loser"),
     CHATS(beta=12.5, dropout=0.2, space="x0"),

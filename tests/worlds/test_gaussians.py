@@ -19,6 +19,7 @@ from contrapose.errors import UserError
 from contrapose.methods import (
     AWM,
     CHATS,
+    CRD,
     D3PO,
     DDSPO,
     DGPO,
@@ -103,6 +104,7 @@ RIGHT_WAY = [
     (NFT(space=None), 4e-5),
     (NFT(groups=JudgedGroups(OwnSamples(2), stored=True, advantage_limit=1.0), old=OldPolicy(None), space=None), 2e-4),
     (AWM(), 4e-5),
+    (CRD(), 1e-4),
     (SPO(tie_margin=0.0, sampling=STEPS), 4e-5),
     (TailorPO(sampling=STEPS), 4e-5),
     (D3PO(beta=10.0, sampling=STEPS), 4e-5),

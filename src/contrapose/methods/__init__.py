@@ -5,6 +5,7 @@ from __future__ import annotations
 from contrapose.methods.awm import AWM
 from contrapose.methods.capo import CaPO
 from contrapose.methods.chats import CHATS
+from contrapose.methods.crd import CRD
 from contrapose.methods.d3po import D3PO
 from contrapose.methods.ddspo import DDSPO
 from contrapose.methods.ddspo_data import DataDrivenDDSPO
@@ -53,6 +54,7 @@ Method = (
     | DGPO
     | NFT
     | AWM
+    | CRD
     | SPO
     | TailorPO
     | D3PO
@@ -82,6 +84,7 @@ METHODS: dict[str, type[Method]] = {
     "dgpo": DGPO,
     "nft": NFT,
     "awm": AWM,
+    "crd": CRD,
     "spo": SPO,
     "tailorpo": TailorPO,
     "d3po": D3PO,

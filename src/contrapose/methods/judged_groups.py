@@ -92,8 +92,8 @@ class OldPolicy:
     """The policy that a trainee was a little earlier: an average of it, or the one that the run began with."""
 
     old_decay: ShareBelow1 | None = 0.3
-    """What the old policy, an average of the trainee, keeps of its own at each step, at the most; it draws the samples.
-    None leaves it where the run begins, which is the policy that drew stored groups."""
+    """What the old policy, an average of the trainee, keeps of its own at each step, at the most; None leaves it where
+    the run begins, which is the policy that drew stored groups."""
     old_growth: AtLeast0 | None = 0.001
     """By how much that share grows at each step from 0 on; None has it in full at once."""
     old_delay: CountOrNone = 0
