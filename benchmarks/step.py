@@ -146,7 +146,7 @@ def build_trainer(
     denoiser = backbone.denoiser
     objective = run.objective()
     # what other runs' weights are changes no operation: copies of the trainee stand in for them
-    frozen = dict.fromkeys(objective.frozen)
+    frozen = dict.fromkeys(policy for policy in (*objective.frozen, *objective.moving) if policy != "reference")
     if full:
         trainable = denoiser.full(dtype, "reference" in objective.plan(), objective.trained, None, frozen)
     else:
@@ -308,6 +308,7 @@ def print_counts(work: Path, args: Namespace) -> None:
             bare, ours = count(work, method, full, args)
             cells += [f"{bare:.2f}", f"{ours:.2f}", f"{ours / bare:.3f}"]
         lines.append(cells)
+        print(*cells, file=sys.stderr)
     print_table(header, lines)
 
 
