@@ -77,6 +77,13 @@ def test_what_a_run_begins_with_takes_its_time(tiny_model):
     assert "1600 steps of start and 1000 steps" in duration(Setup(run), Speed(), times)
 
 
+def test_judged_steps_cost_their_trajectories(tiny_model):
+    """Of a draw of 40 prompts for 15 steps: 65 states, and each is predicted with the prompt and without."""
+    run = changed(runfile.read(ROOT / "recipes/sd15-spo.yaml", Run, CONVERTER), model=str(tiny_model))
+    flops = estimate_run(Setup(run)).flops
+    assert flops.step - run.optimisation.batch_size * flops.pair == round(40 * 65 * 2 / 15 * flops.forward)
+
+
 def test_size_and_number_are_those_of_the_pairs(folders, tmp_path):
     records = [GroupRecord.pair(f"{i}", "a cat", f"a {i}", i) for i in range(3)]
     write_shard(tmp_path, 0, records, torch.zeros(3, 2, 4, 8, 16))

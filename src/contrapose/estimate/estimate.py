@@ -21,6 +21,7 @@ from contrapose.estimate.memory import Cost, inference_cost, training_cost
 from contrapose.estimate.settings import Setup
 from contrapose.estimate.standing import Memory, float32_bytes, module_bytes, state_bytes, weight_bytes
 from contrapose.methods import METHODS
+from contrapose.train.judging import RolloutJudging
 from contrapose.train.settings import First, Optimisation, Watching
 
 TYPICAL_TOKENS = 40  # of a prompt, where padding is not kept
@@ -173,7 +174,7 @@ def skeleton_of(setup: Setup) -> Skeleton:
         setup.run, pairs=(), method=any_method, precision=setup.precision, policies=None, swap=False, seed=0,
         mask_floor=None, reference_decay=None, reference_every=None, gradient_checkpointing=False, split_pairs=False,
         optimisation=Optimisation(), first=First(),
-        watching=Watching(), loading=replace(setup.run.loading, quantize="none"),
+        watching=Watching(), judging=RolloutJudging(), loading=replace(setup.run.loading, quantize="none"),
     )  # fmt: skip
     of_shapes = replace(setup, run=of_network, num_prompts=None, num_pairs=None)
     has_frozen = setup.needs_reference or setup.num_others > 0
