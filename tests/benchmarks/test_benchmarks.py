@@ -145,3 +145,12 @@ def test_the_estimates_are_those_of_the_document(benchmark, capsys):
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     document = (BENCHMARKS.parent / "docs" / "estimate.md").read_text(encoding="utf-8").splitlines()
     assert len(rows) == 2 and set(rows) <= set(document)
+
+
+@pytest.mark.parametrize("benchmark", ["scale"], indirect=True)
+def test_every_stage_of_many_records_runs(benchmark, tmp_path):
+    benchmark.write_inputs(tmp_path, 130)
+    for stage in benchmark.STAGES.values():
+        stage(tmp_path)
+    costs = {size: dict.fromkeys(benchmark.STAGES, benchmark.Cost(size / 10, 5.0)) for size in (10, 100)}
+    assert "| open a store | 1.00 | 5 | 10.00 | 5 | 1.00 |" in benchmark.table(costs)
