@@ -65,7 +65,7 @@ def test_the_published_figures_are_those_of_the_papers_table(path: Path) -> None
     assert tuple(published.rows[row].values() if row else ()) == figures
 
 
-def test_the_quickstarts_folders_are_those_that_it_always_had() -> None:
+def test_the_quickstart_makes_what_its_methods_need_and_nothing_else() -> None:
     class Nothing:
         def best(self, group: str) -> object:
             raise AssertionError
@@ -80,7 +80,7 @@ def test_the_quickstarts_folders_are_those_that_it_always_had() -> None:
     assert outs == [
         "q/train.jsonl",
         "q/test.jsonl",
-        "q/pairs",
+        *(f"q/pairs/{name}" for name in ("worded", "own", "scored", "labelled")),
         *runs,
         *images,
         "q/evidence/scale-1",
@@ -89,6 +89,7 @@ def test_the_quickstarts_folders_are_those_that_it_always_had() -> None:
     several = Quickstart(out=Path("q"), seeds=(0, 2), methods=("ddspo",))
     lines = [line for stage in stages(several.study(), Nothing()) for line in stage.lines]
     assert [str(line.out) for line in lines if line.words[0] == "align"] == ["q/runs/ddspo-0", "q/runs/ddspo-2"]
+    assert [str(line.out) for line in lines if line.words[0] == "pairs" and line.out] == ["q/pairs"]
     judged = [line.words for line in lines if line.words[0] == "evaluate"]
     assert "ddspo/2=q/images/scale-1/ddspo-2" in judged[0]
 

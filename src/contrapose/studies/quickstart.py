@@ -22,7 +22,7 @@ def _number(flags: Flags, name: str) -> int:
     return value
 
 
-_PAIRS_PER_PROMPT = _number(_STUDY.pairs["pairs"].options, "pairs-per-prompt")
+_PAIRS_PER_PROMPT = _number(_STUDY.pairs["worded"].options, "pairs-per-prompt")
 _TRAIN_STEPS = _number(_STUDY.training, "train-steps")
 _STEPS = _number(_STUDY.sampling, "steps")
 
@@ -43,7 +43,7 @@ class Quickstart:
     train_per_tag: Batch = _STUDY.prompts["train"].per_tag
     """Training prompts of each category, at most."""
     pairs_per_prompt: Few = _PAIRS_PER_PROMPT
-    """Pairs drawn for each training prompt."""
+    """Pairs for each training prompt: drawn for DDSPO, and labelled for Diffusion-DPO."""
     train_steps: Count = _TRAIN_STEPS
     """Optimiser steps of each training run."""
     steps: Steps = _STEPS
@@ -51,7 +51,7 @@ class Quickstart:
     seeds: tuple[Seed, ...] = _STUDY.seeds
     """Seeds of the training runs; every method is trained once with each."""
     methods: tuple[Literal["diffusion-dpo", "ddspo", "ddspo-not-paired"], ...] = ("diffusion-dpo", "ddspo")
-    """Methods to compare, all on the same pairs."""
+    """Methods to compare: Diffusion-DPO on labels by a judge, DDSPO without any."""
 
     def __post_init__(self) -> None:
         for name in ("methods", "seeds"):
@@ -65,17 +65,29 @@ class Quickstart:
             "test": replace(_STUDY.prompts["test"], per_tag=self.per_tag),
         }
         steps = Flags({"steps": self.steps})
-        pairs = _STUDY.pairs["pairs"]
-        drawn = Flags({"pairs-per-prompt": self.pairs_per_prompt, "steps": self.steps}).over(pairs.options)
+        methods = {name: _STUDY.methods[name] for name in dict.fromkeys(self.methods)}
+        needed = _needed({name for method in methods.values() for name in method.pairs})
+        drawn = Flags({"pairs-per-prompt": self.pairs_per_prompt, "steps": self.steps})
+        pairs = {
+            name: replace(source, options=drawn.over(source.options)) if source.made_by == "draw" else source
+            for name, source in _STUDY.pairs.items()
+            if name in needed
+        }
         return replace(
             _STUDY,
             out=self.out,
             model=self.model or _STUDY.model,
             prompts=prompts,
-            pairs={"pairs": replace(pairs, options=drawn)},
-            methods={name: _STUDY.methods[name] for name in dict.fromkeys(self.methods)},
+            pairs=pairs,
+            methods=methods,
             training=Flags({"train-steps": self.train_steps}).over(_STUDY.training),
             seeds=tuple(dict.fromkeys(self.seeds)),
             num_images=self.num_images,
             sampling=steps.over(_STUDY.sampling),
         )
+
+
+def _needed(names: set[str]) -> set[str]:
+    """These pairs, and those that they are made of."""
+    sources = {_STUDY.pairs[name].of for name in names} - {""}
+    return names | _needed(sources) if sources else names
