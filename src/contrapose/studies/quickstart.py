@@ -9,7 +9,7 @@ from typing import Literal
 from contrapose.errors import UserError
 from contrapose.ranges import Batch, Count, Few, Seed, Steps, checked
 from contrapose.studies.flags import Flags
-from contrapose.studies.settings import Study, read_study
+from contrapose.studies.settings import Study, StudyMethod, read_study
 
 _FILE = Path(__file__).with_name("quickstart.yaml")
 _STUDY = read_study(_FILE)
@@ -65,7 +65,7 @@ class Quickstart:
             "test": replace(_STUDY.prompts["test"], per_tag=self.per_tag),
         }
         steps = Flags({"steps": self.steps})
-        methods = {name: _STUDY.methods[name] for name in dict.fromkeys(self.methods)}
+        methods: dict[str, StudyMethod] = {name: _STUDY.methods[name] for name in dict.fromkeys(self.methods)}
         needed = _needed({name for method in methods.values() for name in method.pairs})
         drawn = Flags({"pairs-per-prompt": self.pairs_per_prompt, "steps": self.steps})
         pairs = {
