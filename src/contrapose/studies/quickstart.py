@@ -9,7 +9,7 @@ from typing import Literal
 from contrapose.errors import UserError
 from contrapose.ranges import Batch, Count, Few, Seed, Steps, checked
 from contrapose.studies.flags import Flags
-from contrapose.studies.settings import Study, StudyMethod, read_study
+from contrapose.studies.settings import PairSource, Study, StudyMethod, read_study
 
 _FILE = Path(__file__).with_name("quickstart.yaml")
 _STUDY = read_study(_FILE)
@@ -66,13 +66,12 @@ class Quickstart:
         }
         steps = Flags({"steps": self.steps})
         methods: dict[str, StudyMethod] = {name: _STUDY.methods[name] for name in dict.fromkeys(self.methods)}
-        needed = _needed({name for method in methods.values() for name in method.pairs})
         drawn = Flags({"pairs-per-prompt": self.pairs_per_prompt, "steps": self.steps})
-        pairs = {
-            name: replace(source, options=drawn.over(source.options)) if source.made_by == "draw" else source
-            for name, source in _STUDY.pairs.items()
-            if name in needed
-        }
+        pairs: dict[str, PairSource] = {}
+        for name in _needed({name for method in methods.values() for name in method.pairs}):
+            source = _STUDY.pairs[name]
+            is_drawn = source.made_by == "draw"
+            pairs[name] = replace(source, options=drawn.over(source.options)) if is_drawn else source
         return replace(
             _STUDY,
             out=self.out,
@@ -87,7 +86,11 @@ class Quickstart:
         )
 
 
-def _needed(names: set[str]) -> set[str]:
-    """These pairs, and those that they are made of."""
-    sources = {_STUDY.pairs[name].of for name in names} - {""}
-    return names | _needed(sources) if sources else names
+def _needed(names: set[str]) -> list[str]:
+    """These pairs of the study, and those that they are made of, in the study's order."""
+    needed = set(names)
+    # what others are made of stands before them
+    for name, source in reversed(_STUDY.pairs.items()):
+        if name in needed and source.of:
+            needed.add(source.of)
+    return [name for name in _STUDY.pairs if name in needed]
