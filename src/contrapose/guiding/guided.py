@@ -46,11 +46,10 @@ def settled(settings: Sampling, backbone: Backbone) -> Sampling:
 
 def _attention(guiding: Guiding) -> NAG | None:
     """The attention guidance of the settings, with NAG's defaults where one is unset; None without a `nag_scale`."""
-    unset = Guiding()
     chosen: dict[str, Any] = {}
     for field in fields(NAG):
         name = f"nag_{field.name}"
-        if getattr(guiding, name) != getattr(unset, name):
+        if getattr(guiding, name) is not None:
             chosen[field.name] = getattr(guiding, name)
     if guiding.nag_scale is None:
         if chosen:

@@ -37,8 +37,8 @@ class Guiding:
     """How many times longer than the prompt's the guided attention may be; 2.5 when unset."""
     nag_alpha: Share | None = None
     """Share of the guided attention, 0 to 1; 0.25 when unset."""
-    nag_interval: Interval = (0.0, 1.0)
-    """Noise levels, 0 data to 1 noise, between which attention is guided."""
+    nag_interval: Interval | None = None
+    """Noise levels, 0 data to 1 noise, between which attention is guided; all of them when unset."""
 
     @property
     def by_runs(self) -> bool:
