@@ -23,6 +23,7 @@ RUN = Run("x", Path("x"), SFT())
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that computes in bf16."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
 
 

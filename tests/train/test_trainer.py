@@ -66,6 +66,7 @@ class Groups:
 
     path = DiffusionPath(torch.linspace(0.999, 0.01, 1000))
     replay = None
+    drawn = None
 
     def micro_batches(self, positions: Sequence[int], size: int) -> list[list[int]]:
         kinds = [[p for p in positions if p % 3], [p for p in positions if p % 3 == 0]]
