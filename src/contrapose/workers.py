@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 from contrapose.errors import UserError
 from contrapose.files import claimed, one_writer
@@ -23,12 +23,8 @@ T = TypeVar("T")
 _PART = re.compile(r"(\d{1,6})/(\d{1,6})")
 
 
-class Turn(NamedTuple, Generic[T]):
-    """A file of the folder, what it is made of, and what is to be done: make it, look at it, or leave it to others."""
-
-    file: Path
-    content: T
-    task: Literal["make", "look", "leave"]
+Turn = tuple[Path, T, Literal["make", "look", "leave"]]
+"""A file of the folder, what it is made of, and what is to be done: make it, look at it, or leave it to others."""
 
 
 @dataclass(frozen=True)
@@ -73,22 +69,22 @@ class Worker:
         """
         if self.alone:
             for file, content in files:
-                yield Turn(file, content, "look" if is_made(file, content) else "make")
+                yield (file, content, "look" if is_made(file, content) else "make")
             return
         claimed_by_others: list[tuple[Path, T]] = []
         for in_part, file, content in self._ordered(list(files)):
             if not in_part or is_made(file, content):
-                yield Turn(file, content, "look" if in_part else "leave")
+                yield (file, content, "look" if in_part else "leave")
                 continue
             with claimed(file) as is_mine:
                 if is_mine:
                     # it may have been finished between the look and the claim
-                    yield Turn(file, content, "look" if is_made(file, content) else "make")
+                    yield (file, content, "look" if is_made(file, content) else "make")
                 else:
                     claimed_by_others.append((file, content))
         for file, content in claimed_by_others:
             with claimed(file, wait=True):
-                yield Turn(file, content, "look" if is_made(file, content) else "make")
+                yield (file, content, "look" if is_made(file, content) else "make")
 
     def _ordered(self, files: list[tuple[Path, T]]) -> Iterator[tuple[bool, Path, T]]:
         """The files in the order in which this worker comes to them, and whether each is of its part."""

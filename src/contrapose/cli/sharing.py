@@ -35,8 +35,11 @@ class Sharing:
     @contextmanager
     def working(self) -> Iterator[Worker]:
         """The worker at its work: what fails within is this process's own, which tells of it itself."""
+        worker = self.worker
         try:
-            yield self.worker
+            yield worker
         except Exception as error:
-            error.add_note(OF_ONE)
+            if not worker.alone:
+                # as `add_note` does, which Python 3.10 has not
+                error.__notes__ = [*getattr(error, "__notes__", ()), OF_ONE]
             raise
