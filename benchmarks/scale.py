@@ -66,7 +66,7 @@ def write_inputs(folder: Path, num: int) -> None:
 
 
 def start_training(folder: Path) -> None:
-    """What `align` does with its pairs before the first step: the order of the first epoch and the digest of inputs."""
+    """What `align` does with its pairs before the first step, but for their digest: the order of the first epoch."""
     mixture = Mixture([folder / "pairs"])
     Order(mixture, range(len(mixture)), 0, "epoch")(0)
 

@@ -109,6 +109,7 @@ NEEDED = {
     "dgpo": Needed({"reference": 2, "old": 2}, _PAIR, _OF_TWO),
     "nft": Needed({"reference": 2, "old": 2}, _PAIR, _OF_TWO),
     "awm": Needed({"reference": 2, "old": 2}, _PAIR, _OF_TWO),
+    "crd": Needed({"reference": 2, "old": 2}, _PAIR, _OF_TWO),
 }
 """Of all methods but those that draw all that they compare, whose steps are of these kinds; drawing is sampling."""
 
