@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from contrapose.cli.device import OnDevice
+from contrapose.cli.sharing import OF_ONE, Sharing
 from contrapose.errors import UserError
 from contrapose.files import CLAIM, LOCK, claimed, one_writer, write_text
 from contrapose.processes import Launched, launched
@@ -85,6 +87,31 @@ def test_what_launchers_say(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert launched() == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"), [(None, "cuda:1"), ("cuda", "cuda:1"), ("cuda:0", "cuda:0"), ("cpu", "cpu")]
+)
+def test_each_process_of_a_machine_has_a_gpu_in_turn(
+    device: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("contrapose.backbones.loading.check_device", lambda _: None)
+    for name, value in {"RANK": "7", "WORLD_SIZE": "8", "LOCAL_RANK": "3"}.items():
+        monkeypatch.setenv(name, value)
+    assert OnDevice(device=device).name == expected
+
+
+@pytest.mark.parametrize(("part", "is_noted"), [(None, False), ("1/1", True)])
+def test_what_fails_in_one_of_several_is_known_for_it(
+    part: str | None, is_noted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError) as raised, Sharing(part=part).working():
+        raise ValueError
+    assert (OF_ONE in getattr(raised.value, "__notes__", ())) == is_noted
 
 
 HOLD = """

@@ -10,7 +10,8 @@ class OnDevice:
     """Where a command computes; a device that cannot be used is told before anything else is done."""
 
     device: str | None = None
-    """Where models run: cpu, cuda, cuda:1, mps; the fastest of this machine when unset."""
+    """Where models run: cpu, cuda, cuda:1, mps; the fastest of this machine when unset. Of cuda each of several
+    processes has a GPU in turn."""
 
     def __post_init__(self) -> None:
         if self.device is not None:
@@ -20,9 +21,11 @@ class OnDevice:
 
     @property
     def name(self) -> str:
-        """The device, or the fastest of this machine; of several processes each has a GPU in turn."""
+        """The device, or the fastest of this machine; of several processes each has a GPU in turn, but of cuda:1."""
         from contrapose.backbones.loading import best_device
         from contrapose.processes import launched
 
+        if self.device not in (None, "cuda"):
+            return self.device
         process = launched()
-        return self.device or best_device(process.number_here if process else 0)
+        return best_device(process.number_here if process else 0)
