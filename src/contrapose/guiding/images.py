@@ -113,7 +113,7 @@ def sample_images(
                         image.save(aside, format="PNG", pnginfo=inscription.of(job.prompt, seed, image.size))
             done += len(chunk)
             yield done
-        if not missing:
+        if not missing and all(job.path.exists() for job in todo):
             log.info(f"{out}: all images were there already")
 
 

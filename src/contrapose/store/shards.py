@@ -127,8 +127,8 @@ def fill(
     for path in sorted(out.glob("shard-*.safetensors")):
         if path.name not in planned:
             raise UserError(f"{path}: holds other groups than were planned; take it out of the folder")
-    if not missing:
-        log.info(f"{out}: all pairs were there already")
     num_missing = len(planned) - sum(1 for _ in out.glob("shard-*.safetensors"))
     if num_missing:
         log.info(f"{out}: {num_missing} of {len(planned)} files are left to other parts")
+    elif not missing:
+        log.info(f"{out}: all pairs were there already")
