@@ -31,7 +31,8 @@ _NAMES = {
         """,
     "fitting": "fitting",
     "judging": """
-        suite judges features base allow_missing skip_broken compare shown samples_per_class rollout_judges rollout_by
+        best_of suite judges features base allow_missing skip_broken compare shown samples_per_class
+        rollout_judges rollout_by
         """,
     "watching": "watching",
     "expert": "beta1 beta2 weight_decay epsilon max_grad_norm cache_limit",

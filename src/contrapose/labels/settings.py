@@ -49,8 +49,8 @@ class Labelling:
     roughness:-0.1."""
     combine: Literal["sum", "pareto"] = "sum"
     """What several scores come to: their weighted sum; or pareto, by which a sample is better where it is worse by no
-    score and better by one, so that judges need no common scale, and what they do not agree on is a tie. Weights are
-    then in what win rates are computed with, stored beside as the score win_rate."""
+    score and better by one, so that judges need no common scale, and what they do not agree on is a tie. Each
+    sample's mean win rate in its group, by the scores times their weights, is then stored as the score win_rate."""
     form: Literal["pairs", "likes", "rankings"] = "pairs"
     """Labels: pairs of each group's best and worst sample, likes and dislikes (each sample a group of its own), or
     rankings of all samples."""
