@@ -1,6 +1,7 @@
 """A strip of images from folders of samples: one row a model, the first prompt of each category in a column.
 
-    python studies/strip.py results/shapes/images/scale-1 --models base diffusion-dpo-0 ddspo-0 --out docs/shapes.png
+    python studies/strip.py results/world/table-2/images/scale-3 \\
+        --models base diffusion-dpo-0 ddspo-0 diffusion-kto-0 --out docs/shapes.png
 
 The first image of each prompt is taken, so that nothing is chosen by eye. README's picture is made so.
 """

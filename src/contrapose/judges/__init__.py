@@ -1,1 +1,1 @@
-"""What scores an image: published networks on this machine, and formulas."""
+"""What scores an image: published networks on this machine, servers, formulas, and the model itself."""
