@@ -18,7 +18,8 @@ from contrapose.errors import UserError
 from contrapose.judges.colours import Colours, colourfulness
 from contrapose.judges.judge import Judge, judge_of, marks_of
 from contrapose.judges.self_confidence import SelfConfidence
-from contrapose.methods import DiffusionDPO, OnlineDPO
+from contrapose.methods import DGPO, DiffusionDPO, OnlineDPO
+from contrapose.methods.judged_groups import JudgedGroups
 from contrapose.methods.own_samples import OwnSamples
 from contrapose.seeds import generator, starting_noise
 from contrapose.store.mixture import Mixture
@@ -178,6 +179,8 @@ def test_what_makes_no_sense_is_refused(run: Run, tmp_path: Path, tiny_pairs: Pa
     refused("no judge gives taste", judging=RolloutJudging((Colours(),), ("taste",)))
     refused("holds no prompts|no such file|cannot be read", pairs=tmp_path / "missing.txt")
     refused("is a file of prompts, and diffusion-dpo takes pairs", method=DiffusionDPO(), judging=RolloutJudging())
+    stored = DGPO(groups=JudgedGroups(stored=True, judge="taste"))
+    refused("is a file of prompts, and dgpo takes pairs", method=stored, judging=RolloutJudging())
     refused("its metadata is not of the shapes world", judging=RolloutJudging((Shapes(),)))
     assert not (tmp_path / "out").exists()
     refused("make no difference between the 3 samples", method=replace(METHOD, tie_margin=1e6))

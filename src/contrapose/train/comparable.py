@@ -28,14 +28,6 @@ def comparable(pairs: Mixture, run: Run) -> Mixture:
     looked at; for prompts alone where the method draws no groups of its own, and where it does and nobody judges them.
     """
     composition = run.method.composition()
-    if composition.as_drawn and not composition.own_groups:
-        _check_scored(pairs, run)
-        pairs = pairs.as_drawn(len(composition.samples), composition.judge)
-    if not composition.own_groups and all(record.tied and not record.degraded for record in pairs.records):
-        raise UserError(
-            f"{pairs}: nobody has said yet which of the samples are better; 'contrapose pairs score' and 'pairs label' "
-            "do, by judges"
-        )
     if composition.own_groups:
         if not run.judging.rollout_judges:
             raise UserError(
@@ -49,6 +41,14 @@ def comparable(pairs: Mixture, run: Run) -> Mixture:
         raise UserError(
             f"{alone.folder}: is a file of prompts, and {name_of(run.method)} takes pairs; 'contrapose pairs "
             "draw' draws some"
+        )
+    if composition.as_drawn:
+        _check_scored(pairs, run)
+        pairs = pairs.as_drawn(len(composition.samples), composition.judge)
+    if all(record.tied and not record.degraded for record in pairs.records):
+        raise UserError(
+            f"{pairs}: nobody has said yet which of the samples are better; 'contrapose pairs score' and 'pairs label' "
+            "do, by judges"
         )
     samples = _samples(composition, run.watching.holdout > 0)
     if composition.apart:
