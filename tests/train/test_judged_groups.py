@@ -14,7 +14,7 @@ from trained import metrics_of
 from contrapose.core.group import REWARD
 from contrapose.errors import UserError
 from contrapose.judges.colours import Colours
-from contrapose.methods import DGPO, NFT
+from contrapose.methods import CRD, DGPO, NFT
 from contrapose.methods.judged_groups import JudgedGroups, OldPolicy
 from contrapose.methods.own_samples import OwnSamples
 from contrapose.train.align import align
@@ -74,6 +74,8 @@ def test_what_is_drawn_and_what_is_stored() -> None:
         JudgedGroups(judge="taste")
     with pytest.raises(UserError, match="buffer, rollout_steps: unused with stored groups"):
         JudgedGroups(OwnSamples(3, buffer=5, rollout_steps=2), stored=True)
+    with pytest.raises(UserError, match="sampler_decay, sampler_delay: unused with stored groups"):
+        CRD(groups=JudgedGroups(stored=True), sampler_decay=0.9, sampler_delay=0)
 
 
 def test_a_reference_that_follows_already_is_not_moved_twice(run: Run) -> None:

@@ -26,6 +26,7 @@ from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition
 from contrapose.core.measured import Measured
 from contrapose.core.moving import Average
+from contrapose.errors import UserError
 from contrapose.methods.judged_groups import REFERENCE, JudgedGroups, OldPolicy
 from contrapose.methods.method import AlignmentMethod
 from contrapose.methods.nft import by_size
@@ -87,6 +88,14 @@ class CRD(AlignmentMethod):
     """Where errors are measured; the model's own prediction space when unset."""
 
     instead_of_swap: ClassVar[str | None] = "scores have a direction of their own"
+
+    def __post_init__(self) -> None:
+        of_sampler = ("sampler_decay", "sampler_growth", "sampler_delay")
+        unused = [name for name in of_sampler if getattr(self, name) != getattr(type(self), name)]
+        if self.groups.stored and unused:
+            raise UserError(
+                f"{', '.join(unused)}: unused with stored groups, as none are drawn; leave one of the two out"
+            )
 
     def objective(self) -> Objective:
         """beta = 2 makes a reward the plain difference of two errors."""
