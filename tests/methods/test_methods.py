@@ -169,6 +169,7 @@ METHOD_TABLE = [
     (SPO(), lambda i: nll(10 * step_margin(i, 0.1, one_state=True)), 2, 2),  # guided: a row without the prompt too
     (SPO(beta=3.0, clip=0.3, sampling=PLAIN), lambda i: nll(3 * step_margin(i, 0.3, one_state=True)), 1, 1),
     (TailorPO(beta=BETA, sampling=PLAIN), lambda i: nll(BETA * step_margin(i, math.inf, one_state=True)), 1, 1),
+    (SPO(sampling=StepSampling(rollout_guidance_scale=0.0)), lambda i: nll(10 * step_margin(i, 0.1, True)), 1, 1),
     (D3PO(), lambda i: nll(0.1 * step_margin(i, 0.1, one_state=False)), 4, 4),
     (D3PO(beta=BETA, clip=0.6, sampling=PLAIN), lambda i: nll(BETA * step_margin(i, 0.6, one_state=False)), 2, 2),
     (SFT(side="loser"), lambda i: error("trainee", i, RECORDS["loser"][i], NOISE[i]), 1, 0),

@@ -83,7 +83,7 @@ class StepSampling:
             every=self.sync_every,
             buffer_size=self.buffer,
             num_steps=self.rollout_steps,
-            guidance_scale=self.rollout_guidance_scale,
+            guidance_scale=self.rollout_guidance_scale if self._is_guided else 1.0,
             size=self.rollout_size,
             tie_margin=tie_margin,
             eta=self.rollout_eta,
@@ -92,4 +92,4 @@ class StepSampling:
 
     @property
     def _is_guided(self) -> bool:
-        return self.rollout_guidance_scale != 1
+        return self.rollout_guidance_scale not in (0, 1)
