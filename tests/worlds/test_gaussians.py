@@ -294,6 +294,11 @@ def test_impossible_settings_are_refused_by_name(wrong, named):
         Toy(**wrong)
 
 
+def test_a_strength_in_a_unit_of_its_own_is_kept() -> None:
+    methods = Toy(beta=7.0, methods=("diffusion-dpo", "dgpo", "crd", "spo")).aligned()
+    assert [method.beta for method in methods.values()] == [7.0, 7.0, CRD().beta, SPO().beta]
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_any_method_of_one_policy_and_prompt_is_a_row(tmp_path: Path, first: ToyResult) -> None:
     names = tuple(name for name, cls in METHODS.items() if cls not in (CHATS, SelfNPO))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Neighbours = Literal["couple", "both"]
 _TITLES = {"diffusion-dpo": "Diffusion-DPO", "ddspo": "DDSPO"}  # as in the paper's figure
 # whose beta multiplies something else than half a difference of errors
-_OF_OTHER_UNITS = ("dspo", "mapo", "spo", "tailorpo", "d3po")
+_OF_OTHER_UNITS = ("dspo", "mapo", "crd", "spo", "tailorpo", "d3po")
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Toy:
     reference_steps: Count = 2000
     """Adam steps of the reference, on fresh batches of 512 and a rate of 2e-3 that falls to zero."""
     beta: Positive = 25.0
-    """Strength of the pull to the reference, for every method but dspo, mapo and those of steps (spo, tailorpo, d3po),
-    which keep their own."""
+    """Strength of the pull to the reference, for every method but dspo, mapo, crd and those of steps (spo, tailorpo,
+    d3po), which keep their own."""
     learning_rate: Positive = 1e-5
     """Learning rate of the alignment, for all methods."""
     train_steps: Count = 300
