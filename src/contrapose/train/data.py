@@ -225,13 +225,15 @@ class Groups:
         if entries:
             blank = [entry.rollout.blank for entry in entries]
         dropped = {slot: self._dropped(slot, streams, blank) for slot in self.composition.prompts}
-        draws = self._draws(streams, shape, device)
         steps = self.drawn.steps(owns) if self.drawn else []
+        draws: dict[str, Tensor] = {}
         if self.drawn and steps:
             # a step is looked at where it was taken, under the noise that it implies
             times = torch.stack([step.t for step in steps])
             for sample, pick in self.composition.samples.items():
                 draws[sample] = send(self.drawn.noises(pick.field, owns)[:, None], device)
+        else:
+            draws = self._draws(streams, shape, device)
         exchanged = self._exchanged(times, streams) if is_training else {}
         stored = _Stored(self, owns, partners, dropped, device, exchanged)
         states = _states(entries, device)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import cache
 from itertools import repeat
 
 import torch
 from torch import Tensor
 
-from contrapose.core.group import REWARD, OwnSteps
+from contrapose.core.group import REWARD, Condition, OwnSteps
 from contrapose.core.solver import grid
 from contrapose.core.transitions import Fork, Step, forks, implied, reward_scale
 from contrapose.seeds import generator, starting_noise
@@ -105,13 +106,18 @@ class StepRollouts(JudgedRollouts):
         texts = [self.groups.store.records[self.groups.prompt_of(number)].prompt for number in numbers]
         in_training_precision = self.run.computes_in != "fp32"
 
+        rows = 1 if scale == 1 else 2
+
+        # steps have one candidate or all of them: each condition is made once, and not at every step
+        @cache
+        def condition_of(width: int) -> Condition:
+            # the candidates of one trajectory after another, and without a prompt after all of them
+            asked: list[str | None] = [text for text in texts for _ in range(width)]
+            asked += [None] * (len(asked) * (rows - 1))
+            return self.groups.condition(asked, self.accelerator.device)
+
         def predicted(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-            # the candidates of one trajectory after another
-            asked: list[str | None] = [text for text in texts for _ in range(len(x) // len(texts))]
-            if scale != 1:
-                asked += [None] * len(x)
-            condition = self.groups.condition(asked, self.accelerator.device)
-            rows = len(asked) // len(x)
+            condition = condition_of(len(x) // len(texts))
             with self.accelerator.autocast() if in_training_precision else nullcontext():
                 answers = self.trainable.predict(
                     self.settings.policy, x.repeat(rows, *[1] * (x.ndim - 1)), t.repeat(rows), condition
