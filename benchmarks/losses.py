@@ -1,4 +1,4 @@
-"""Losses of every method over 20 steps, as the exact numbers that were computed, to be compared between two checkouts.
+"""Losses of every method of stored groups over 20 steps, as exact numbers, to be compared between two checkouts.
 
     python benchmarks/losses.py before.json                   # in one checkout
     python benchmarks/losses.py after.json --against before.json

@@ -10,8 +10,7 @@ class OnDevice:
     """Where a command computes; a device that cannot be used is told before anything else is done."""
 
     device: str | None = None
-    """Where models run: cpu, cuda, cuda:1, mps; the fastest of this machine when unset. Of cuda each of several
-    processes has a GPU in turn."""
+    """Where models run: cpu, cuda, cuda:1, mps; the fastest of this machine when unset."""
 
     def __post_init__(self) -> None:
         if self.device is not None:

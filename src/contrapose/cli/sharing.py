@@ -19,7 +19,8 @@ class Sharing:
 
     part: str | None = None
     """For several processes on one folder, typed in each: 3/8 makes the third of eight parts of its files alone; 1/1
-    whichever files no other process has claimed. Under torchrun and srun it can be left out."""
+    whichever files no other process has claimed. Under torchrun and srun it can be left out, and GPUs are taken in
+    turn."""
 
     def __post_init__(self) -> None:
         self.worker  # noqa: B018 - what is no part is refused here
