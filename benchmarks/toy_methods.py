@@ -1,4 +1,4 @@
-"""Every method that trains one policy, on the Gaussians toy: each at a learning rate of its own, chosen on other seeds.
+"""Every method that the Gaussians toy can train, on it: each at a learning rate of its own, chosen on other seeds.
 
     python benchmarks/toy_methods.py out/ [--rates 1e-5 1e-4] [--dev-seeds 1000] [--seeds 0 1 2 3 4]
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from contrapose.errors import UserError
 from contrapose.methods import METHODS
 from contrapose.worlds.gaussians.outcome import HEADINGS
 from contrapose.worlds.gaussians.settings import Toy
@@ -34,6 +35,15 @@ def energies(settings: Toy, out: Path) -> dict[str, tuple[float, list[str]]]:
     }
 
 
+def is_playable(name: str) -> bool:
+    """Whether the toy can train this method: not those of several policies, or that ask without a prompt."""
+    try:
+        Toy(methods=(name,)).aligned()
+    except UserError:
+        return False
+    return True
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -42,7 +52,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    names = tuple(name for name, cls in METHODS.items() if len(cls().objective().trained) == 1)
+    names = tuple(filter(is_playable, METHODS))
     every = Toy(methods=names, pairs_per_class=(PAIRS,), shown=PAIRS, seeds=tuple(options.dev_seeds))
     of_rates = {}
     for rate in options.rates:
