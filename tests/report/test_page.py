@@ -116,6 +116,7 @@ def test_what_came_out_stands_first_and_how_it_was_made_last(html):
     assert sections_of(html) == ["images", "scores", "more", "pairs", "training", "made"]
     head, first, scores = html[: html.index('id="images"')], *html[html.index('id="images"') :].split('id="scores"')
     assert "ddspo is better than base" in head
+    assert re.search(r"Besides, [^.]*worse: [^.]*artefact rate [.\d]+ against", head)
     assert "<img" not in head and first.count("<img ") == 2 * 4 and "<table" not in first
     assert "verdict right" in first and "verdict wrong" in first and "artefact rate 0" in first
     assert scores.count("<img ") == 2 * 8

@@ -246,5 +246,21 @@ def headlines(judged: Judged) -> list[Headline]:
         if row.gain.smallest is not None:
             chosen = "prompts" if method is None else "prompts and seeds"
             numbers += f" With these {chosen} a difference under {row.gain.smallest} cannot be seen."
-        lines.append(Headline(claim, numbers))
+        lines.append(Headline(claim, numbers + _besides(judged, row.model)))
     return lines
+
+
+def _besides(judged: Judged, model: str) -> str:
+    """What else clearly sets a model apart, as " Besides, better: ...; worse: ..."; empty where nothing does."""
+    by_verdict: dict[str, list[str]] = {"better": [], "worse": []}
+    for metric in judged.metrics[1:]:
+        table = judged.table(metric)
+        rows = {row.model: row for row in (*table.models, *table.methods)}
+        row = rows.get(model)
+        if row is None or row.gain is None or row.gain.verdict == 0:
+            continue
+        base = rows[str(judged.base)].overall.value
+        numbers = f"{spoken(metric)} {row.overall.value}{table.unit} against {base}{table.unit}"
+        by_verdict["better" if row.gain.verdict > 0 else "worse"].append(numbers)
+    claims = [f"{verdict}: {', '.join(numbers)}" for verdict, numbers in by_verdict.items() if numbers]
+    return f" Besides, {'; '.join(claims)}." if claims else ""
