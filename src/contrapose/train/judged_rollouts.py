@@ -7,7 +7,7 @@ Of several processes each draws and judges its share, and all get all groups.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from statistics import fmean
@@ -134,8 +134,7 @@ class JudgedRollouts:
     @contextmanager
     def _sampled(self, policy: str) -> Iterator[None]:
         """The policy in evaluation, in the precision of training."""
-        in_training_precision = self.run.computes_in != "fp32"
-        with self.trainable.sampled(policy), self.accelerator.autocast() if in_training_precision else nullcontext():
+        with self.trainable.sampled(policy), self.accelerator.autocast():
             yield
 
     @torch.no_grad()

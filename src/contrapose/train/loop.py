@@ -260,7 +260,7 @@ class Trainer:
 
     def _predict(self, policy: str, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The policy's, under an autocast of its own, since a split pair's parts are predicted when asked for."""
-        with self.accelerator.autocast() if self.run.computes_in != "fp32" else nullcontext():
+        with self.accelerator.autocast():
             return self.trainable.predict(policy, x_t, t, condition)
 
     @staticmethod

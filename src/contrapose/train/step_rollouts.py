@@ -6,7 +6,6 @@ A trajectory depends on (seed, its number) and the policy's weights alone, and s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from functools import cache
 from itertools import repeat
 
@@ -104,8 +103,6 @@ class StepRollouts(JudgedRollouts):
         space = self.trainable.space
         scale = self.settings.guidance_scale
         texts = [self.groups.store.records[self.groups.prompt_of(number)].prompt for number in numbers]
-        in_training_precision = self.run.computes_in != "fp32"
-
         rows = 1 if scale == 1 else 2
 
         # steps have one candidate or all of them: each condition is made once, and not at every step
@@ -118,7 +115,7 @@ class StepRollouts(JudgedRollouts):
 
         def predicted(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             condition = condition_of(len(x) // len(texts))
-            with self.accelerator.autocast() if in_training_precision else nullcontext():
+            with self.accelerator.autocast():
                 answers = self.trainable.predict(
                     self.settings.policy, x.repeat(rows, *[1] * (x.ndim - 1)), t.repeat(rows), condition
                 )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -186,7 +185,6 @@ class Watcher:
     def _images(self, asked: Sequence[WatchedImage]) -> Iterator[Image.Image]:
         """The images, with the network in evaluation and the autoencoder on the device while they are drawn."""
         policy = self.run.method.objective().trained[0]
-        in_training_precision = self.run.computes_in != "fp32"
         with self.trained.averaged(), self.trainable.sampled(policy):
             for image in asked:
                 text = image.prompt.text
@@ -199,7 +197,7 @@ class Watcher:
                     self.watched.steps,
                     self.watched.guidance_scale,
                 )
-                with self.accelerator.autocast() if in_training_precision else nullcontext():
+                with self.accelerator.autocast():
                     latents = self.backbone.sampler.generate(generation)
                 # outside of autocast, which would take an autoencoder down to numbers that it leaves
                 [pixels] = to_pixels(self.backbone.images.decode(latents))
