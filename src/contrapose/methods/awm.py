@@ -94,20 +94,8 @@ class AWM(AlignmentMethod):
     instead_of_swap: ClassVar[str | None] = "scores have a direction of their own"
 
     def objective(self) -> Objective:
-        """beta = 2 makes a reward the plain difference of two errors."""
-        from contrapose.core.objective import Objective
-
         link = ClippedRatio(self.groups, self.error_power, self.level_power, self.ratio_clip, self.pull, self.old_pull)
-        return Objective(
-            self.groups.sides(),
-            link,
-            beta=2.0,
-            reference=self.old.policy,
-            anchors=(REFERENCE,),
-            weighting=self.weighting,
-            space=self.space,
-            moving=self.old.moving,
-        )
+        return self.groups.objective(link, self.old, self.weighting, self.space)
 
     def composition(self) -> Composition:
         return self.groups.composition(self.old.policy)

@@ -98,22 +98,10 @@ class CRD(AlignmentMethod):
             )
 
     def objective(self) -> Objective:
-        """beta = 2 makes a reward the plain difference of two errors."""
-        from contrapose.core.objective import Objective
-
-        moving = dict(self.old.moving)
-        if not self.groups.stored:
-            moving[_SAMPLER] = Average(self.sampler_decay, self.sampler_growth, self.sampler_delay)
-        return Objective(
-            self.groups.sides(),
-            CentredReward(self.groups, self.beta, self.pull),
-            beta=2.0,
-            reference=self.old.policy,
-            anchors=(REFERENCE,),
-            weighting=self.weighting,
-            space=self.space,
-            moving=moving,
-        )
+        link = CentredReward(self.groups, self.beta, self.pull)
+        sampler = Average(self.sampler_decay, self.sampler_growth, self.sampler_delay)
+        drawing = {} if self.groups.stored else {_SAMPLER: sampler}
+        return self.groups.objective(link, self.old, self.weighting, self.space, **drawing)
 
     def composition(self) -> Composition:
         return self.groups.composition(_SAMPLER)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from contrapose.core.objective import Side
+    from contrapose.core.choices import Space, Weighting
+    from contrapose.core.links import Link
+    from contrapose.core.objective import Objective, Side
 
 REFERENCE = "reference"
 _OLD = "old"
@@ -78,6 +80,26 @@ class JudgedGroups:
         from contrapose.core.objective import Side
 
         return tuple(Side(name) for name in self.names)
+
+    def objective(
+        self, link: Link, old: OldPolicy, weighting: Weighting, space: Space | None, **further: Following
+    ) -> Objective:
+        """Every sample of a group against the old policy, and beside it against the one that the run began with.
+
+        beta = 2 makes a reward the plain difference of two errors. `further` policies follow the trainee as well.
+        """
+        from contrapose.core.objective import Objective
+
+        return Objective(
+            self.sides(),
+            link,
+            beta=2.0,
+            reference=old.policy,
+            anchors=(REFERENCE,),
+            weighting=weighting,
+            space=space,
+            moving={**old.moving, **further},
+        )
 
     def composition(self, drawn_by: str) -> Composition:
         """What a group is made of; samples that are drawn are this policy's."""

@@ -91,19 +91,8 @@ class NFT(AlignmentMethod):
     instead_of_swap: ClassVar[str | None] = "scores have a direction of their own"
 
     def objective(self) -> Objective:
-        """beta = 2 makes a reward the plain difference of two errors."""
-        from contrapose.core.objective import Objective
-
-        return Objective(
-            self.groups.sides(),
-            NegativeAware(self.groups, self.strength, self.pull),
-            beta=2.0,
-            reference=self.old.policy,
-            anchors=(REFERENCE,),
-            weighting=self.weighting,
-            space=self.space,
-            moving=self.old.moving,
-        )
+        link = NegativeAware(self.groups, self.strength, self.pull)
+        return self.groups.objective(link, self.old, self.weighting, self.space)
 
     def composition(self) -> Composition:
         return self.groups.composition(self.old.policy)
