@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pytest
 
 from contrapose.errors import UserError
-from contrapose.ranges import AtLeast0, Count, Interval, Positive, Seed, Share, ShareBelow1, checked
+from contrapose.ranges import AtLeast0, Count, Interval, Positive, Range, Seed, Share, ShareBelow1, checked
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Base:
     drop: ShareBelow1 = 0.0
     levels: Interval = (0.0, 1.0)
     seed: Seed = 0
+    twos: Annotated[int, Range(2, 10, integer=True, even=True)] = 2
     plain: float = math.nan  # nothing is declared
 
 
@@ -40,7 +42,7 @@ class Derived(Base):
 GOOD = [
     {"steps": 1}, {"rate": 1e-300}, {"decay": 0}, {"maybe": 5}, {"span": (0, 1)}, {"many": (1, 2)}, {"either": "x"},
     {"either": 3}, {"drop": 0.999}, {"seed": 2**63 - 1}, {"rate": 3}, {"steps": np.int64(3)},
-    {"span": [0, 1]}, {"levels": (0.2, 0.8)}, {"levels": [0, 1]},
+    {"span": [0, 1]}, {"twos": 4}, {"levels": (0.2, 0.8)}, {"levels": [0, 1]},
 ]  # fmt: skip
 BAD = [
     ("steps", 0), ("steps", -1), ("steps", 2**64), ("steps", 10**12), ("steps", True), ("steps", 2.0),
@@ -48,7 +50,7 @@ BAD = [
     ("rate", math.inf), ("rate", -math.inf), ("rate", 2**64), ("decay", -1e-9), ("maybe", 0), ("span", (-0.1, 1.0)),
     ("span", (0.0, math.nan)), ("span", [0.0, 2.0]), ("steps", np.int64(0)), ("rate", np.float32("nan")),
     ("many", (1, 0)), ("either", 0), ("drop", 1.0), ("seed", -1), ("seed", 2**63), ("levels", (-0.1, 1.0)),
-    ("levels", (0.8, math.nan)), ("levels", (1.5, 0.5)),
+    ("levels", (0.8, math.nan)), ("levels", (1.5, 0.5)), ("twos", 3), ("twos", 12),
 ]  # fmt: skip
 
 
@@ -61,7 +63,7 @@ def test_a_number_in_its_range_is_taken(cls, settings) -> None:
 @pytest.mark.parametrize("cls", [Base, Derived])
 @pytest.mark.parametrize(("name", "value"), BAD, ids=str)
 def test_a_number_outside_its_range_is_named(cls, name: str, value) -> None:
-    with pytest.raises(UserError, match=rf"^{name} .*: a (whole )?number (from|above) .* is wanted$"):
+    with pytest.raises(UserError, match=rf"^{name} .*: an? (whole |even )?number (from|above) .* is wanted$"):
         cls(**{name: value})
 
 

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from contrapose.runs.names import LORA_FILE, PEFT_FILE
+from contrapose.train.align import align
 from contrapose.train.loop import TrainState
+from contrapose.train.settings import Run
 
 
 def until(states: Iterator[TrainState], step: int) -> None:
@@ -26,6 +29,21 @@ def metrics_of(out: Path) -> list[dict[str, float]]:
     """All but the clock, which no two runs share."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def check_killed_ends_the_same(run: Run, folder: Path, kill: int) -> None:
+    """A run that is killed after this step goes on from there, to the metrics and weights of one that was not."""
+    whole = folder / "whole"
+    cut = folder / "cut"
+    list(align(run, whole))
+    until(align(run, cut), kill)
+    resumed = list(align(run, cut))
+    assert resumed[0].step == kill
+    assert metrics_of(cut) == metrics_of(whole)
+    ours = weights_of(cut)
+    theirs = weights_of(whole)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 def content_of(out: Path) -> dict[str, Any]:

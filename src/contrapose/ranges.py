@@ -33,14 +33,19 @@ class Range:
     low_open: bool = False
     high_open: bool = False
     integer: bool = False
+    even: bool = False
 
     def __contains__(self, value: float) -> bool:
+        if self.even and value % 2:
+            return False
         above = value > self.low if self.low_open else value >= self.low
         below = value < self.high if self.high_open else value <= self.high
         return above and below  # not so for one that is no number, and both ends are finite
 
     def __str__(self) -> str:
         kind = "a whole number" if self.integer else "a number"
+        if self.even:
+            kind = "an even number"
         start = f"above {_written(self.low)}" if self.low_open else f"from {_written(self.low)}"
         end = f"to below {_written(self.high)}" if self.high_open else f"up to {_written(self.high)}"
         return f"{kind} {start} {end}"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from trained import until, weights_of
+from trained import check_killed_ends_the_same, until, weights_of
 
 from contrapose.backbones.kinds import ADAPTER_KINDS, LoKr
 from contrapose.backbones.settings import Adapters
@@ -60,13 +60,7 @@ def test_dropout_is_the_same_however_the_batch_is_split(run: Run, tmp_path: Path
 )
 def test_killed_and_resumed_is_uninterrupted(adapters: Adapters, run: Run, tmp_path: Path) -> None:
     run = replace(run, adapters=adapters, optimisation=replace(FAST, ema_decay=0.9))
-    list(align(run, tmp_path / "whole"))
-    until(align(run, tmp_path / "cut"), 2)
-    states = list(align(run, tmp_path / "cut"))
-    assert states[0].step == 2
-    ours, theirs = weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole")
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    check_killed_ends_the_same(run, tmp_path, 2)
     told = yaml.safe_load((tmp_path / "whole" / "run.yaml").read_text())["adapters"]
     assert told["lora_targets"] == ["attention"]
     assert ADAPTER_KINDS[told["lora_kind"]["name"]] is type(adapters.lora_kind)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from trained import metrics_of, until, weights_of
+from trained import check_killed_ends_the_same, metrics_of, until
 
 from contrapose.backbones.settings import Adapters
 from contrapose.cli.main import main
@@ -94,13 +94,7 @@ def test_each_group_is_seen_once_before_any_is_seen_again(run: Run, tmp_path: Pa
 @pytest.mark.parametrize("kill", [2, 3])
 def test_a_killed_run_ends_the_same(run: Run, tmp_path: Path, kill: int) -> None:
     """Killed at a draw and between two: the buffer comes back, and no draw is repeated."""
-    list(align(run, tmp_path / "whole"))
-    until(align(run, tmp_path / "cut"), kill)
-    resumed = list(align(run, tmp_path / "cut"))
-    assert resumed[0].step == kill
-    assert metrics_of(tmp_path / "cut") == metrics_of(tmp_path / "whole")
-    ours, theirs = weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole")
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    check_killed_ends_the_same(run, tmp_path, kill)
 
 
 def test_a_run_goes_on_by_the_judges_that_it_began_with(

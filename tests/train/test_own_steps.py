@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.distributions import Normal
-from trained import metrics_of, until, weights_of
+from trained import check_killed_ends_the_same, metrics_of
 
 from contrapose.core.group import REWARD, Group
 from contrapose.core.path import per_sample
@@ -162,13 +162,7 @@ def test_a_killed_run_ends_the_same(
 ) -> None:
     """Killed at a draw and between two: steps come back with their noise and time."""
     run = run_of(tiny_model, prompts_file, METHODS[name], full=full)
-    list(align(run, tmp_path / "whole"))
-    until(align(run, tmp_path / "cut"), kill)
-    resumed = list(align(run, tmp_path / "cut"))
-    assert resumed[0].step == kill
-    assert metrics_of(tmp_path / "cut") == metrics_of(tmp_path / "whole")
-    ours, theirs = weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole")
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    check_killed_ends_the_same(run, tmp_path, kill)
 
 
 @each_method

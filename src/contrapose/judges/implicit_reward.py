@@ -35,7 +35,7 @@ class ImplicitReward:
     """Folder or hub id of that model; the one that the run's settings name when empty."""
     beta: Positive = 5000.0
     """Unit of the score, as of Diffusion-DPO's beta; changes no order."""
-    probes: Annotated[int, Range(2, 1000, integer=True)] = 2
+    probes: Annotated[int, Range(2, 1000, integer=True, even=True)] = 2
     """Noises at each time, an even number; a judged image costs twice them times the times in forwards."""
     probe_steps: Steps = 10
     """Times, at even distances between data and noise."""
@@ -43,10 +43,6 @@ class ImplicitReward:
     """Precision of the networks."""
     batch_size: Batch = 8
     """Noised samples in a network at a time."""
-
-    def __post_init__(self) -> None:
-        if self.probes % 2:
-            raise UserError(f"probes {self.probes}: every noise has its opposite; set an even number")
 
     def load(self, device: str) -> Judge:
         return self.load_for(device, "", "")

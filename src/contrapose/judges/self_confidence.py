@@ -35,7 +35,7 @@ class SelfConfidence:
 
     model: str = ""
     """Folder or hub id of the model that judges; the one that drew what is judged when empty, where that is known."""
-    probes: Annotated[int, Range(2, 1000, integer=True)] = 8
+    probes: Annotated[int, Range(2, 1000, integer=True, even=True)] = 8
     """Noises at each time, an even number; a judged image costs them times the times in forwards."""
     probe_steps: Annotated[int, Range(3, 1000, integer=True)] = 10
     """Steps of the sampler's way of which the later half are the times."""
@@ -43,10 +43,6 @@ class SelfConfidence:
     """Precision of the network, where it is loaded for judging."""
     batch_size: Batch = 8
     """Noised samples in the network at a time."""
-
-    def __post_init__(self) -> None:
-        if self.probes % 2:
-            raise UserError(f"probes {self.probes}: every noise has its opposite; set an even number")
 
     def load(self, device: str) -> Judge:
         return self.load_for(device, "", "")
