@@ -97,6 +97,14 @@ def test_the_best_of_several_in_the_shapes_world(tiny_model: Path, tmp_path: Pat
     assert not (tmp_path / "refused").exists()
 
 
+def test_the_best_of_several_by_the_model_that_draws_them(tiny_model: Path, tmp_path: Path) -> None:
+    judged = ["--judges", "self-confidence", "--judges.0.probes", "2", "--judges.0.probe-steps", "3"]
+    assert _sample(tiny_model, tmp_path, "--best-of", "2", *judged) == 0
+    choice = json.loads((tmp_path / "out/00000/samples/0000.json").read_text())
+    confidence = choice["scores"]["self-confidence"]
+    assert choice["seed"] == choice["seeds"][confidence.index(max(confidence))]
+
+
 def test_negative_prompt_and_attention(tiny_model: Path, tmp_path: Path) -> None:
     assert (
         _sample(

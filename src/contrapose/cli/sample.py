@@ -52,7 +52,7 @@ def sample(command: Command) -> None:
     settings = command.sampling
     out = command.out
     prompts = named_prompts(settings.prompts)
-    chooser = BestByJudges(command.judges, prompts, command.on.name) if command.judges else None
+    chooser = BestByJudges(command.judges, prompts, command.on.name, settings.model) if command.judges else None
     images = jobs(prompts, settings.num_images, out)
     precision = settings.precision or usual_precision(command.on.name, out / SETTINGS)
     at_once = Images(settings.model, precision, settings.loading, settings.size, settings.batch_size)

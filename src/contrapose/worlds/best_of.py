@@ -10,7 +10,7 @@ from PIL.Image import Image
 
 from contrapose import runfile
 from contrapose.guiding.choosing import Kept
-from contrapose.judges.judge import Jury
+from contrapose.judges.judge import Jury, judge_of
 from contrapose.store.prompts import Prompt
 from contrapose.worlds.judges import IMAGE_JUDGES, ImageJudge, check_without_ceiling
 from contrapose.worlds.shapes.suite import Shapes
@@ -32,17 +32,18 @@ class BestByJudges:
     """Keeps the image of the best number of the first judge; further numbers and judges decide between equals.
 
     Numbers count in the order in which a judge names them, the one that matters most first. The judges are loaded here,
-    once. Raises `UserError` for weights that are missing or broken, two judges of one number, and prompts that the
-    shapes world does not know where its suite is to judge them.
+    once; one that looks with a model's own eyes takes `model` where none is named. Raises `UserError` for weights that
+    are missing or broken, two judges of one number, and prompts that the shapes world does not know where its suite is
+    to judge them.
     """
 
-    def __init__(self, judges: Sequence[ImageJudge], prompts: Sequence[Prompt], device: str) -> None:
+    def __init__(self, judges: Sequence[ImageJudge], prompts: Sequence[Prompt], device: str, model: str) -> None:
         check_without_ceiling(judges, "here")
         for judge in judges:
             if isinstance(judge, Shapes):
                 judge.check(prompts)
         self._settings = Judges(tuple(judges))
-        self._jury = Jury([judge.load(device) for judge in judges])
+        self._jury = Jury([judge_of(judge, device, model, "") for judge in judges])
 
     @property
     def version(self) -> str:
