@@ -176,9 +176,12 @@ class OwnSteps(OwnGroups):
     def num_predictions(self, num_steps: int) -> int:
         if self.first_fork is None:
             return super().num_predictions(num_steps)
-        # the last prediction is the image, and leads to no further candidates
-        num_forks = num_steps - 1 - self.first_fork
-        return 1 + self.first_fork + num_forks * self.num_samples
+        return 1 + sum(self.widths(num_steps))
+
+    def widths(self, num_steps: int) -> list[int]:
+        """Candidates for each step of a trajectory; its last prediction is the image, and leads to none."""
+        num_single = num_steps - 1 if self.first_fork is None else self.first_fork
+        return [1] * num_single + [self.num_samples] * (num_steps - 1 - num_single)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -52,10 +51,8 @@ class StepRollouts(JudgedRollouts):
         num = self.settings.num_samples
         streams = [generator(self.run.seed, "own steps", number) for number in numbers]
         noise = starting_noise(streams, self.shape)
-        num_single = self.settings.first_fork or 0
-        widths = [*repeat(1, num_single), *repeat(num, self.steps - 1 - num_single)]
         judged = [number for number in numbers for _ in range(num)]
-        for fork in list(self._trajectories(numbers, streams, noise, widths))[num_single:]:
+        for fork in list(self._trajectories(numbers, streams, noise))[self.settings.first_fork :]:
             scores = self.scores_of(fork.x0.flatten(0, 1), judged)
             for row, number in enumerate(numbers):
                 of_row = {name: values[row * num : (row + 1) * num] for name, values in scores.items()}
@@ -69,8 +66,7 @@ class StepRollouts(JudgedRollouts):
         # trajectories of one prompt begin at one noise, and part at their first step
         shared = starting_noise([generator(self.run.seed, "own steps", number) for number in numbers], self.shape)
         of_jobs = [number for number, _ in jobs]
-        widths = [1] * (self.steps - 1)
-        taken = list(self._trajectories(of_jobs, streams, shared.repeat_interleave(num, 0), widths))
+        taken = list(self._trajectories(of_jobs, streams, shared.repeat_interleave(num, 0)))
         scores = self.scores_of(taken[-1].x0[:, 0], of_jobs)
         for row, number in enumerate(numbers):
             rows = range(row * num, (row + 1) * num)
@@ -79,7 +75,7 @@ class StepRollouts(JudgedRollouts):
                 yield self._group(number, fork, [(trajectory, 0) for trajectory in rows], of_row)
 
     def _trajectories(
-        self, numbers: Sequence[int], streams: Sequence[torch.Generator], noise: Tensor, widths: list[int]
+        self, numbers: Sequence[int], streams: Sequence[torch.Generator], noise: Tensor
     ) -> Iterator[Fork]:
         """Trajectories from this noise under the prompts of these numbers, with chance from a stream for each."""
         device = self.accelerator.device
@@ -95,6 +91,7 @@ class StepRollouts(JudgedRollouts):
             return send(torch.stack(chosen), device)
 
         predicted = self._predicted_under(numbers)
+        widths = self.settings.widths(self.steps)
         return forks(path, times, send(noise, device), predicted, self.settings.eta, widths, draw, choose)
 
     def _predicted_under(self, numbers: Sequence[int]) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

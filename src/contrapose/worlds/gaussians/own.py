@@ -128,8 +128,6 @@ def _draw_steps(backbone: ToyBackbone, settings: OwnSteps, modes: Modes, random:
     is_whole = settings.first_fork is None
     # whole trajectories of a condition begin at one noise, and have one candidate for each step
     copies = num if is_whole else 1
-    num_single = settings.first_fork or 0
-    widths = [1] * num_single + [1 if is_whole else num] * (num_steps - 1 - num_single)
     labels = prompt.repeat_interleave(copies)
     path = backbone.path
 
@@ -146,8 +144,9 @@ def _draw_steps(backbone: ToyBackbone, settings: OwnSteps, modes: Modes, random:
 
     times = path.times(grid(num_steps, torch.ones(len(labels))))
     start = noise.repeat_interleave(copies, 0)
-    taken = list(forks(path, times, start, predicted, settings.eta, widths, draw, choose))
-    compared = taken[num_single:]
+    taken = list(forks(path, times, start, predicted, settings.eta, settings.widths(num_steps), draw, choose))
+    # those of whole trajectories are compared from the first one on
+    compared = taken[settings.first_fork :]
     # [b, n, 2] for each step, of which the best and the worst are to be found
     judged = [fork.x0.reshape(-1, num, 2) for fork in compared]
     if is_whole:
