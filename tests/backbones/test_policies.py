@@ -99,12 +99,16 @@ def _move(backbone: Backbone, seed: int = 7) -> None:
         parameter.add_(torch.randn(parameter.shape, generator=random), alpha=0.05 * float(spread or 1.0))
 
 
+def _alike(name: str, first: Tensor, second: Tensor) -> bool:
+    """Whether two answers are of the same weights.
+
+    To the bit, but for Sana, whose cross attention reads a transposed tensor: torch multiplies it by weights that
+    require a gradient in another way than by others, and some CPUs round the two otherwise.
+    """
+    return torch.equal(first, second) if name != "sana" else torch.allclose(first, second, rtol=0, atol=1e-6)
+
+
 @torch.no_grad()
-def _alike(first: Tensor, second: Tensor) -> bool:
-    """Whether two answers are of the same weights, which round otherwise at other addresses on some CPUs."""
-    return torch.allclose(first, second, rtol=0, atol=1e-6)
-
-
 def _answers(backbone: Backbone, policy: str, calls: list[Meaning]) -> Tensor:
     return torch.stack([backbone.predict(policy, *call[:3]) for call in calls])
 
@@ -122,7 +126,7 @@ def test_trainee_and_reference_begin_at_the_start(
     start = run_of(name, begin, 0) if begin else None
     backbone, calls = train(kind, start=start), witness(name, start)
     trainee, reference = (_answers(backbone, policy, calls) for policy in ("trainee", "reference"))
-    assert _alike(trainee, reference)
+    assert _alike(name, trainee, reference)
     assert _apart(trainee, calls) < 1e-5
     assert not begin or _apart(_answers(backbone, "reference", witness(name, None)), witness(name, None)) > 1e-3
     x_t, t, condition, _ = calls[0]
@@ -134,7 +138,7 @@ def test_trainee_and_reference_begin_at_the_start(
                 if parameter.grad is not None:
                     parameter.sub_(parameter.grad.sign(), alpha=0.02)
                 parameter.grad = None
-    assert _alike(_answers(backbone, "reference", calls), reference)
+    assert _alike(name, _answers(backbone, "reference", calls), reference)
     moved = _answers(backbone, "trainee", calls)
     assert aligned.apart(moved, trainee) > 1e-3
     backbone.save(tmp_path)
@@ -217,20 +221,20 @@ def test_a_copy_is_the_trainee_until_the_next(name: str, kind: str, train: Any, 
     trainee = _answers(backbone, "trainee", calls)
     assert aligned.apart(_answers(backbone, "lagged", calls), trainee) > 1e-4
     policies.copy(source="trainee", to="lagged")
-    assert _alike(_answers(backbone, "lagged", calls), trainee)
+    assert _alike(name, _answers(backbone, "lagged", calls), trainee)
     assert [p.data_ptr() for p in policies.frozen_parameters("lagged")] == places
     state = {key: value.clone() for key, value in policies.state("lagged").items()}
     save_training(tmp_path / "step.safetensors", 3, lagged=Weights(policies.frozen_parameters("lagged")))
     _move(backbone, seed=8)
-    assert _alike(_answers(backbone, "lagged", calls), trainee)
+    assert _alike(name, _answers(backbone, "lagged", calls), trainee)
     for bring_back in (
         lambda: policies.load_state(state, "lagged"),
         lambda: load_training(tmp_path / "step.safetensors", lagged=Weights(policies.frozen_parameters("lagged"))),
     ):
         policies.copy()
-        assert not _alike(_answers(backbone, "lagged", calls), trainee)
+        assert not _alike(name, _answers(backbone, "lagged", calls), trainee)
         bring_back()
-        assert _alike(_answers(backbone, "lagged", calls), trainee)
+        assert _alike(name, _answers(backbone, "lagged", calls), trainee)
 
 
 @pytest.mark.parametrize("name", ["sd"])

@@ -61,8 +61,8 @@ def test_what_is_saved_draws_the_same(
     assert torch.equal(stock.draw(name, stock.load_run(name, folder, tmp_path, **others)), drawn)
     assert _difference(stock.draw(name, pipe), drawn) > 1e-3, "the test must see training"
     again = load_backbone(folder, adapter=tmp_path)
-    # as the trainee does, but for what the same weights round at other addresses on some CPUs
-    assert _difference(again.sampler.generate(asked), ours) < 1e-4
+    # Sana's cross attention multiplies weights that are trained in another way than others, which may round otherwise
+    assert _difference(again.sampler.generate(asked), ours) <= (1e-4 if name == "sana" else 0)
     assert again.sampler.generate(asked, "np").shape == (2, *reversed(stock.size(name)), 3)
     assert again.denoiser.network.dtype == torch.float32
 
