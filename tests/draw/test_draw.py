@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -273,10 +274,12 @@ def test_prompts_that_cannot_be_degraded_are_told(draw: Draw, backbone: Backbone
 def test_prompts_that_are_not_drawn_are_counted(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "p.txt").write_text("cat\na red circle\na red circle\n")
-    words = ["--model", tiny_model, "--prompts", tmp_path / "p.txt", "--steps", 1, "--out", tmp_path / "out"]
+    (tmp_path / "p.csv").write_text("prompt,tag\ncat,x\na red circle,x\n,x\na red circle,x\n")
+    words = ["--model", tiny_model, "--prompts", tmp_path / "p.csv", "--steps", 1, "--out", tmp_path / "out"]
     assert main(["pairs", "draw", *map(str, words)]) == 0
     assert "left out 1 repeated prompts and 1 that cannot be degraded" in capsys.readouterr().out
+    skipped = (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()
+    assert [json.loads(line)["kind"] for line in skipped] == ["no prompt", "not degraded"]
 
 
 def test_the_plan_keeps_the_prompts_as_they_were_read(draw: Draw, tmp_path: Path) -> None:

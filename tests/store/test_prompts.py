@@ -5,7 +5,7 @@ import json
 import pytest
 
 from contrapose.errors import UserError
-from contrapose.store.prompts import Prompt, num_duplicates, prompt_id, read_prompts
+from contrapose.store.prompts import Prompt, num_duplicates, prompt_id, read_listed, read_prompts
 
 
 def written(tmp_path, data, name="prompts.txt"):
@@ -74,7 +74,9 @@ def test_prompt_id_is_sha256_of_the_text():
         ("p.jsonl", "[" * 100_000, ["line 1"]),
         ("p.jsonl", '{"words": "a", "id": 3}', ["line 1", "`prompt`", "words, id"]),
         ("p.jsonl", '{"prompt": 7}', ["line 1", "string"]),
-        ("p.jsonl", '{"prompt": " "}', ["line 1"]),
+        ("p.jsonl", '{"prompt": " "}', ["no prompts, but 1 rows", "line 1", "`prompt` is blank"]),
+        ("p.csv", "prompt,tag\n,a\n", ["no prompts, but 1 rows", "line 2"]),
+        ("p.csv", "prompt,tag\na cat,a\n,a,b\n", ["line 3", "3 fields"]),
         ("p.jsonl", r'{"prompt": "a\u0000b"}', ["line 1", "NUL"]),
         ("p.jsonl", '{"prompt": "a\0b"}', ["line 1", "NUL"]),
         ("p.jsonl", r'{"prompt": "a\ud83d"}', ["line 1", "surrogate"]),
@@ -88,6 +90,34 @@ def test_bad_input_is_named(tmp_path, name, data, parts):
         read_prompts(written(tmp_path, data, name))
     assert all(part in str(error.value) for part in [name, *parts])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "first"),
+    [
+        ("p.csv", "prompt,tag\na cat,x\n,x\n \t,y\na dog,y\n", "line 3"),
+        ("p.tsv", 'Category\tPrompt\nx\ta cat\nx\t\nx\t""\nx\ta dog\n', "line 3"),
+        ("p.jsonl", '{"prompt": "a cat"}\n{"prompt": null}\n{"prompt": ""}\n{"prompt": "a dog"}\n', "line 2"),
+        ("p.json", '["a cat", "", " ", "a dog"]', "entry 2"),
+    ],
+)
+def test_rows_without_a_prompt_are_left_out_and_told_once(tmp_path, caplog, name, data, first):
+    caplog.set_level("INFO", "contrapose")
+    path = written(tmp_path, data, name)
+    listed = read_listed(path)
+    assert [prompt.text for prompt in listed.prompts] == texts(path) == ["a cat", "a dog"]
+    assert (listed.left_out[0].kind, listed.left_out[0].name) == ("no prompt", first)
+    assert len(listed.left_out) == 2
+    [note] = caplog.messages  # though it was read twice
+    assert note.startswith(f"{path}: left out 2 rows without a prompt; the first is {first}: its `")
+
+
+def test_rows_without_a_prompt_of_a_folder_are_named_with_their_file(tmp_path):
+    written(tmp_path, "a cat\n\na dog\n", "a.txt")
+    written(tmp_path, "prompt,tag\n,x\na bird,x\n", "b.csv")
+    listed = read_listed(tmp_path)
+    assert [prompt.text for prompt in listed.prompts] == ["a cat", "a dog", "a bird"]
+    assert [entry.name for entry in listed.left_out] == ["b.csv: line 2"]
 
 
 def test_missing_file_and_folder_are_named(tmp_path):

@@ -39,6 +39,7 @@ def draw(command: Command) -> None:
     from contrapose.cli.memory import image_memory
     from contrapose.cli.notes import quiet_libraries, tell
     from contrapose.cli.progress import follow
+    from contrapose.degrade.degrader import NOT_DEGRADED
     from contrapose.draw.pairs import draw_pairs, plan_pairs
     from contrapose.estimate.advice import Images
     from contrapose.store.manifest import MANIFEST
@@ -49,8 +50,9 @@ def draw(command: Command) -> None:
     settings = command.draw
     plan = plan_pairs(settings)
     repeated = num_duplicates(plan.prompts)
-    if repeated or plan.left_out:
-        left_out = f"{repeated} repeated prompts and {len(plan.left_out)} that cannot be degraded"
+    num_not_degraded = sum(entry.kind == NOT_DEGRADED for entry in plan.left_out)
+    if repeated or num_not_degraded:
+        left_out = f"{repeated} repeated prompts and {num_not_degraded} that cannot be degraded"
         tell(f"{title_of(settings.prompts)}: left out {left_out}")
     device = command.on.name
     precision = settings.precision or usual_precision(device, command.out / MANIFEST, "draw")

@@ -30,9 +30,11 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def look(command: Command) -> None:
+    from contrapose.cli.notes import tell_notes
     from contrapose.store.prompts import read_prompts
     from contrapose.store.splits import describe_prompts, shared_prompts
 
+    tell_notes()
     prompts = read_prompts(command.source, command.column)
     for line in describe_prompts(prompts):
         print(line)

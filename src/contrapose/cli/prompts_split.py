@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from contrapose.cli.notes import tell_notes
 from contrapose.cli.options import parse
 from contrapose.store.splits import Splitting, split_prompts
 
@@ -27,6 +28,7 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def divide(command: Command) -> None:
+    tell_notes()
     written = split_prompts(command.source, command.settings)
     print(f"{command.source}: {written.num_read} prompts, {written.num_repeated} left out as repeated")
     for out, part in written.parts.items():

@@ -15,9 +15,13 @@ Degraded = tuple[str, ...] | LeftOut
 """A prompt's distinct degraded variants, one at least, or the prompt left out with the reason why it has none."""
 
 
+NOT_DEGRADED = "not degraded"
+"""The kind of what is left out because it cannot be degraded."""
+
+
 def not_degraded(prompt: str, reason: str) -> LeftOut:
     """Return the prompt as one that is left out because it cannot be degraded."""
-    return LeftOut(prompt, "not degraded", reason)
+    return LeftOut(prompt, NOT_DEGRADED, reason)
 
 
 class Degrader(Protocol):

@@ -26,7 +26,7 @@ from contrapose.draw.settings import CONVERTER, Draw
 from contrapose.errors import UserError
 from contrapose.seeds import generator, seed_of, starting_noise
 from contrapose.store.manifest import MANIFEST
-from contrapose.store.named_prompts import digest_of_named, named_prompts, title_of
+from contrapose.store.named_prompts import digest_of_named, named_listed, title_of
 from contrapose.store.prompts import Prompt, prompt_id
 from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin, by_size, fill
@@ -35,7 +35,7 @@ from contrapose.workers import ALONE, Worker
 
 @dataclass(frozen=True)
 class DrawPlan:
-    """The records to draw, in order, the prompts that were left out with their reason, and all that were read."""
+    """The records to draw, in order, what was left out of the prompts with its reason, and all that were read."""
 
     records: list[GroupRecord]
     left_out: list[LeftOut]
@@ -45,16 +45,15 @@ class DrawPlan:
 
 def plan_pairs(draw: Draw) -> DrawPlan:
     """Read the prompts and degrade them for pairs; `UserError` when nothing is left to draw."""
-    prompts = named_prompts(draw.prompts)
+    prompts, left_out = named_listed(draw.prompts)
     # each text once, where it first stands
     texts = list(dict.fromkeys(prompt.text for prompt in prompts))
     # the same for every prompt: the noise goes by prompt and seed together
     seeds = [seed_of(draw.seed, number) for number in range(draw.pairs_per_prompt)]
     if draw.samples_per_prompt is not None:
-        return DrawPlan(_groups(texts, seeds, draw.samples_per_prompt), [], prompts)
+        return DrawPlan(_groups(texts, seeds, draw.samples_per_prompt), left_out, prompts)
     variants = draw.degrade.variants(texts, draw.seed)
     records: list[GroupRecord] = []
-    left_out: list[LeftOut] = []
     for text, options in zip(texts, variants, strict=True):
         if isinstance(options, LeftOut):
             left_out.append(options)
@@ -63,7 +62,7 @@ def plan_pairs(draw: Draw) -> DrawPlan:
             records.append(GroupRecord.pair(f"{prompt_id(text)}-{number}", text, choose(options, seed, text), seed))
     if not records:
         raise UserError(
-            f"{title_of(draw.prompts)}: none of its {len(texts)} prompts could be degraded ({left_out[0].reason})"
+            f"{title_of(draw.prompts)}: none of its {len(texts)} prompts could be degraded ({left_out[-1].reason})"
         )
     return DrawPlan(records, left_out, prompts)
 

@@ -10,7 +10,7 @@ from contrapose.containers.readers import READERS
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.files import is_writable
-from contrapose.store.prompts import Prompt, read_prompts
+from contrapose.store.prompts import ListedPrompts, Prompt, read_listed
 
 _SUFFIXES = (".txt", *READERS)
 
@@ -20,16 +20,26 @@ def named_prompts(entries: Sequence[str]) -> list[Prompt]:
 
     Raises `UserError` for an entry that is no prompt, for files as `read_prompts` does, and where there are none.
     """
+    return named_listed(entries).prompts
+
+
+def named_listed(entries: Sequence[str]) -> ListedPrompts:
+    """The same prompts, and the rows of their files that are left out."""
     if isinstance(entries, (str, Path)):  # as Python lets it be called
         raise UserError(f'prompts: a tuple of texts and files is wanted; write ("{entries}",)')
     if not entries:
         raise UserError("prompts: none is named; write a text, or the name of a file of prompts")
-    prompts: list[Prompt] = []
+    listed = ListedPrompts([], [])
     for number, entry in enumerate(entries, start=1):
         if not entry.strip() or not is_writable(entry):
             raise UserError(f"prompts: {entry!r} is no prompt; write a text, or the name of a file of prompts")
-        prompts += read_prompts(entry) if names_file(entry) else [Prompt(entry, place=f"number {number}")]
-    return prompts
+        if not names_file(entry):
+            listed.prompts.append(Prompt(entry, place=f"number {number}"))
+            continue
+        of_file = read_listed(entry)
+        listed.prompts.extend(of_file.prompts)
+        listed.left_out.extend(of_file.left_out)
+    return listed
 
 
 def names_file(entry: str) -> bool:

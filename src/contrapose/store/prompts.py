@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.containers.places import Place, place_of
 from contrapose.containers.readers import READERS, file_rows, files_of, readable
 from contrapose.containers.row import ContainerRow
 from contrapose.containers.stored import Stored
 from contrapose.errors import UserError
 from contrapose.store.benchmarks import dpg_questions, prompt_files, with_questions
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ("prompt", "Prompt", "Prompts", "caption", "text", "prompt_en", "short_description")
 TAGS = ("tag", "Category", "category", "style", "type")
@@ -48,6 +53,13 @@ class Prompt:
         return tags[0] if tags else None
 
 
+class ListedPrompts(NamedTuple):
+    """What a list of prompts holds: its prompts in order, duplicates kept, and the rows that have none."""
+
+    prompts: list[Prompt]
+    left_out: list[LeftOut]
+
+
 def prompt_id(text: str) -> str:
     """Return the first 16 hex digits of sha256(text as UTF-8): the same on every machine and in every run."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
@@ -65,12 +77,35 @@ def read_prompts(path: str | Path, column: str | None = None) -> list[Prompt]:
     entries may be texts), COCO's annotations or a Parquet file; other columns become `fields`. Of a folder of such
     files all are read: a .txt of one line is one prompt (DPG), whose `item_id` is its name, and prompts of other files
     have their file's name as `tag`, unless they have one. DPG's questions, one a row, become `questions` of one prompt.
+    Blank lines of a .txt are nothing; rows whose prompt is blank are left out, and a note tells how many.
     """
+    return read_listed(path, column).prompts
+
+
+def read_listed(path: str | Path, column: str | None = None) -> ListedPrompts:
+    """The file's prompts as `read_prompts` tells them, and the rows that it leaves out."""
     place = place_of(Path(path))
-    prompts = list(_of_place(place, column))
+    prompts: list[Prompt] = []
+    left_out: list[LeftOut] = []
+    for row in _of_place(place, column):
+        if isinstance(row, LeftOut):
+            left_out.append(row)
+        else:
+            prompts.append(row)
+    if left_out:
+        without = f"{len(left_out)} rows without a prompt; the first is {left_out[0].name}: {left_out[0].reason}"
+        if not prompts:
+            raise UserError(f"{place}: holds no prompts, but {without}")
+        _note_once(f"{place}: left out {without}")
     if not prompts:
         raise UserError(f"{place}: holds no prompts; write at least one")
-    return prompts
+    return ListedPrompts(prompts, left_out)
+
+
+@cache
+def _note_once(line: str) -> None:
+    """Tell it once a process: a command reads its prompts wherever it needs them."""
+    log.info(line)
 
 
 def num_duplicates(prompts: Sequence[Prompt]) -> int:
@@ -78,7 +113,7 @@ def num_duplicates(prompts: Sequence[Prompt]) -> int:
     return len(prompts) - len({prompt.text for prompt in prompts})
 
 
-def _of_place(place: Place, column: str | None) -> Iterator[Prompt]:
+def _of_place(place: Place, column: str | None) -> Iterator[Prompt | LeftOut]:
     with readable(place):
         listed = prompt_files(place) if place.is_dir() else []
     if listed:
@@ -89,20 +124,21 @@ def _of_place(place: Place, column: str | None) -> Iterator[Prompt]:
         yield from _of_rows(place, column)
 
 
-def _of_folder(folder: Place, listed: Sequence[Place], column: str | None) -> Iterator[Prompt]:
+def _of_folder(folder: Place, listed: Sequence[Place], column: str | None) -> Iterator[Prompt | LeftOut]:
     """Every file's prompts, by the names of the files."""
     questions = dpg_questions(folder)
     for path in listed:
         stem = path.name.removesuffix(path.suffix)
-        prompts = list(_of_place(path, column))
-        if path.suffix.lower() == ".txt" and len(prompts) == 1:
-            text = prompts[0].text
-            asked = {"questions": questions[stem]} if stem in questions else {}
-            yield Prompt(text, {"item_id": stem, **asked}, path.name)
-            continue
-        for prompt in prompts:
-            tag = {} if prompt.tag else {"tag": stem.removesuffix("_val")}  # as T2I-CompBench names what it tests on
-            yield Prompt(prompt.text, {**prompt.fields, **tag}, f"{path.name}: {prompt.place}")
+        rows = list(_of_place(path, column))
+        for row in rows:
+            if isinstance(row, LeftOut):
+                yield replace(row, name=f"{path.name}: {row.name}")
+            elif path.suffix.lower() == ".txt" and len(rows) == 1:
+                asked = {"questions": questions[stem]} if stem in questions else {}
+                yield Prompt(row.text, {"item_id": stem, **asked}, path.name)
+            else:
+                tag = {} if row.tag else {"tag": stem.removesuffix("_val")}  # as T2I-CompBench names what it tests on
+                yield Prompt(row.text, {**row.fields, **tag}, f"{path.name}: {row.place}")
 
 
 def _of_text(path: Place) -> Iterator[Prompt]:
@@ -130,13 +166,13 @@ def _lines(path: Place) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _of_rows(source: Place, column: str | None) -> Iterator[Prompt]:
+def _of_rows(source: Place, column: str | None) -> Iterator[Prompt | LeftOut]:
     if source.suffix.lower() not in READERS and not source.is_dir():
         endings = ", ".join([".txt", *READERS])
         raise UserError(f"{source}: prompts are read from {endings}; write them alone into a .txt, one a line")
     for path in files_of(source):
         for row in with_questions(file_rows(path)):
-            yield _of_row(row, column)
+            yield attempt(row.name, _of_row, row, column)
 
 
 def _of_row(row: ContainerRow, named: str | None) -> Prompt:
@@ -145,7 +181,9 @@ def _of_row(row: ContainerRow, named: str | None) -> Prompt:
     if column is None:
         raise UserError(f"{row.where}: has no `{columns[0]}` field (fields found: {row.field_names}); add one")
     text = row.fields[column]
-    if not isinstance(text, str) or not text.strip():
+    if text is None or (isinstance(text, str) and not text.strip()):
+        raise Skip(f"its `{column}` is blank", "no prompt")
+    if not isinstance(text, str):
         raise UserError(f"{row.where}: `{column}` is not a string with words in it; fix or remove it")
     _check_text("the prompt", text, row.where)
     fields = {name: value for name, value in row.fields.items() if name != column and not isinstance(value, Stored)}
