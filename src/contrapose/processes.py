@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 _LAUNCHERS = (  # the variables in which each tells a process its number, of how many, and which it is on its machine
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun, accelerate
@@ -38,6 +41,17 @@ def num_processes() -> int:
 def rank() -> int:
     """The number of this process among them, from 0; the first one does the file work."""
     return _number("RANK", 0)
+
+
+def shared_out(items: Sequence[T], number: int, of: int) -> list[tuple[T, bool]]:
+    """This process's share of what several do together, every `of`-th; and of each item whether it counts.
+
+    All processes get as many, as they have to where one waits for another in the middle of an item: what is lacking at
+    the end is made up by the last item, which does not count.
+    """
+    share = [(item, True) for item in items[number::of]]
+    most = -(-len(items) // of)
+    return share + [(items[-1], False)] * (most - len(share))
 
 
 def _number(name: str, default: int) -> int:

@@ -100,8 +100,9 @@ def a_trainer(run: Run, **of_accelerator: Any) -> Trainer:
     mixed = "no" if run.precision == "fp32" else run.precision
     accelerator = Accelerator(cpu=True, mixed_precision=mixed)
     trainer = Trainer(run, Backbone(), Groups(), accelerator)  # type: ignore[arg-type]
-    if of_accelerator:
+    if of_accelerator:  # one of several processes, whose sums are left to the test
         wrapped = {"backward": accelerator.backward, "device": accelerator.device, "autocast": accelerator.autocast}
+        wrapped["reduce"] = lambda own, _: own
         trainer.accelerator = SimpleNamespace(**wrapped, **of_accelerator)  # type: ignore[assignment]
     return trainer
 
@@ -171,41 +172,49 @@ METHODS = [*STRONG, *(method for method in USUAL if _fits(method))]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_how_the_work_is_cut_changes_no_methods_gradient(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_the_work_is_cut_changes_no_methods_gradient(method: Method) -> None:
     """Over micro-batches, over a pair's sides, and over processes."""
     run = replace(RUN, method=method)
     whole, metrics = gradients(a_trainer(run))
     assert whole.norm() > 1e-3
     for cut in (replace(run, split_pairs=True), replace(run, optimisation=replace(run.optimisation, micro_batch=1))):
         torch.testing.assert_close(gradients(a_trainer(cut))[0], whole, rtol=1e-3, atol=1e-6)
-    monkeypatch.setattr(Trainer, "_sum_over_processes", lambda self, sums: None)
     shares = [gradients(a_trainer(run, process_index=i, num_processes=2)) for i in range(2)]
     torch.testing.assert_close(shares[0][0] + shares[1][0], whole, rtol=1e-3, atol=1e-6)
     assert {n: shares[0][1][n] + shares[1][1][n] for n in metrics} == pytest.approx(metrics, rel=1e-3, abs=1e-6)
 
 
-def test_processes_share_the_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_share_the_micro_batches() -> None:
+    """As many each, and what makes them as many counts nothing."""
     whole, metrics = gradients(a_trainer(RUN))
-    monkeypatch.setattr(Trainer, "_sum_over_processes", lambda self, sums: None)
-    shares = [gradients(a_trainer(RUN, process_index=i, num_processes=2)) for i in range(2)]
+    trainers = [a_trainer(RUN, process_index=i, num_processes=2) for i in range(2)]
+    sizes = [[micro_batch.size for micro_batch in trainer.prepared([1])] for trainer in trainers]
+    assert sizes == [[3, 2], [1, 0]]
+    shares = [gradients(trainer) for trainer in trainers]
     torch.testing.assert_close(shares[0][0] + shares[1][0], whole, rtol=1e-4, atol=1e-6)
     assert {n: shares[0][1][n] + shares[1][1][n] for n in metrics} == pytest.approx(metrics, rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_parameter_without_a_gradient_does_not_decay(processes: int) -> None:
-    """In several processes as in one: a gradient of zeros would count as one."""
+def test_a_parameter_without_a_gradient_does_not_decay() -> None:
+    """A gradient of zeros would count as one; of several processes see test_reduction.py."""
     trainer = a_trainer(RUN)
     unused = nn.Parameter(torch.ones(3))
     trainer.parameters.append(unused)
     trainer.optimizer.add_param_group({"params": [unused]})
     trainer._accumulate(trainer.prepared([1]))
     before = trainer.parameters[0].detach().clone()
-    if processes > 1:
-        trainer._sum_over_processes({})
     trainer.optimizer.step()
     assert unused.grad is None
     assert torch.equal(unused, torch.ones(3)) and not torch.equal(trainer.parameters[0], before)
+
+
+@pytest.mark.parametrize(("split", "lasts"), [(False, [False, True]), (True, [False, False, False, True])])
+def test_the_reduction_is_told_which_backward_is_a_steps_last(split: bool, lasts: list[bool]) -> None:
+    trainer = a_trainer(replace(RUN, split_pairs=split), process_index=0, num_processes=2)
+    told: list[bool] = []
+    trainer.reduction = SimpleNamespace(before_backward=told.append, finish=lambda: None)
+    trainer._accumulate(trainer.prepared([0]))
+    assert told == lasts
 
 
 def test_a_process_without_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,9 +275,8 @@ def test_a_running_number_is_the_same_for_every_micro_batch() -> None:
     assert trajectories[0] == pytest.approx(trajectories[2], rel=1e-3)
 
 
-def test_a_running_number_is_the_same_for_every_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_number_is_the_same_for_every_number_of_processes() -> None:
     _, metrics = gradients(with_baseline())
-    monkeypatch.setattr(Trainer, "_sum_over_processes", lambda self, sums: None)
     shares = [gradients(with_baseline(process_index=i, num_processes=2))[1] for i in range(2)]
     assert sum(share["mean/baseline"] for share in shares) == pytest.approx(metrics["mean/baseline"], rel=1e-4)
 

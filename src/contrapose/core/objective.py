@@ -226,6 +226,15 @@ class Objective:
         policies = dict.fromkeys([*self.plan(), *walking, *self.moving])
         return tuple(policy for policy in policies if policy not in (*self.trained, self.reference))
 
+    @property
+    def part_policies(self) -> tuple[str, ...]:
+        """The trained policy that each part of an outcome has its gradient for, in the order of the parts."""
+        # With adapters, several trainees share one module: each part is to be backpropagated before another trainee is
+        # switched on. Sides that look at one prediction are one part, so that a single row is never split.
+        if self.split or len(self.trained) > 1:
+            return tuple(self.sides[places[0]].policy for places in self._places_by_row())
+        return self.trained
+
     def plan(self) -> dict[str, tuple[Row, ...]]:
         """The distinct predictions that one evaluation needs, by policy; frozen policies first."""
         trained = [side.row for side in self.sides]
@@ -258,16 +267,13 @@ class Objective:
             running = {name: mean.start for name, mean in self.running.items()}
         # the frozen policies first, once for all parts: no answer of theirs is recorded for a backward
         fixed = self._fixed(scene)
-        by_row = self._places_by_row()
-        # With adapters, several trainees share one module: each part is to be backpropagated before another trainee is
-        # switched on. Sides that look at one prediction are one part, so that a single row is never split.
-        split = (self.split or len(self.trained) > 1) and len(by_row) > 1 and torch.is_grad_enabled()
+        split = len(self.part_policies) > 1 and torch.is_grad_enabled()
         # Split, this forward is for the numbers alone, at which the slopes of (6) are taken, and keeps no activations.
         # Whole, its graph is the one that `loss` is backpropagated through.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not split):
             measured = self._measure(scene, fixed, list(range(len(self.sides))), running)
             loss = self._loss(measured)
-        parts = self._parts(scene, fixed, by_row, measured) if split else (loss,)
+        parts = self._parts(scene, fixed, measured) if split else (loss,)
         # what is written down must not keep a graph, and with it the activations, alive
         numbers = measured.detached()
         followed = {name: mean.of(numbers) for name, mean in self.running.items()}
@@ -336,9 +342,7 @@ class Objective:
             running=running,
         )
 
-    def _parts(
-        self, scene: Scene, fixed: Fixed, by_row: Sequence[Sequence[int]], measured: Measured
-    ) -> Iterator[Float[Tensor, " b"]]:
+    def _parts(self, scene: Scene, fixed: Fixed, measured: Measured) -> Iterator[Float[Tensor, " b"]]:
         """For each of the trainee's predictions, the sum of slope x number over the sides that look at it: (6).
 
         The chain rule: the loss is a function of the sides' r, T, D and distances from anchors, and only they depend on
@@ -346,7 +350,7 @@ class Objective:
         """
         slopes = self._slopes(measured)
         # the trainee is asked again only when a part is, so that one part's activations are in memory at a time
-        for places in by_row:
+        for places in self._places_by_row():
             live = self._measure(scene, fixed, places, measured.running).live()
             # [names, b, sides of this row]; slopes are constants, so that backward goes through `live` alone
             part = torch.stack([slopes[name][:, places] * live[name] for name in slopes])

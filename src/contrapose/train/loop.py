@@ -22,12 +22,14 @@ from contrapose.core.group import Condition, Group
 from contrapose.core.objective import Outcome
 from contrapose.core.running import RunningNumbers
 from contrapose.errors import UserError
+from contrapose.processes import shared_out
 from contrapose.seeds import seed_of
 from contrapose.train.data import Groups, send
 from contrapose.train.diagnostics import of_batch, of_held_out, settled
 from contrapose.train.look_ahead import LookAhead
 from contrapose.train.on_policy import Rollouts
 from contrapose.train.optimizers import build_optimizer
+from contrapose.train.reduction import reduction_of, summed
 from contrapose.train.settings import Optimisation, Run
 
 _FOLLOWED = "mean/"  # before the metrics that running numbers follow
@@ -65,9 +67,11 @@ class Prepared:
 
     group: Group
     size: int
-    """Number of its groups."""
+    """Number of its groups that count: none of one that only keeps pace with other processes' micro-batches."""
     dropout: Tensor | None
     """Seeds of its positions for what adapters drop out, as `SeededRows` takes them; None where nothing does."""
+    is_last: bool
+    """Whether it is the last one of this process in its step."""
 
 
 def learning_rate(o: Optimisation, step: int) -> float:
@@ -118,6 +122,7 @@ class Trainer:
                 on_policy, groups, groups.replay, trainable.space, self._predict, o.micro_batch, accelerator.device
             )
         self.parameters = trainable.policies.parameters()
+        self.reduction = reduction_of(self.parameters, accelerator)
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(o, self.parameters, accelerator.device))
         self.policy_averages: dict[str, list[Tensor]] = {}
         for policy, following in self.objective.moving.items():
@@ -139,7 +144,7 @@ class Trainer:
         Raises `Diverged` before the step is taken when loss or gradient is not finite or the trainee has drifted off.
         """
         end = self.run.optimisation.train_steps
-        with LookAhead[Prepared | None](self.num_ahead) as look_ahead:
+        with LookAhead[Prepared](self.num_ahead) as look_ahead:
             micro_batches = look_ahead.over(self.prepared(range(start, self._next_draw(start))))
             for step in range(start, end):
                 torch.manual_seed(seed_of(self.run.seed, "step", step))  # for anything random inside the network
@@ -161,8 +166,8 @@ class Trainer:
             return end
         return min((step // self.rollouts.every + 1) * self.rollouts.every, end)
 
-    def _take(self, step: int, micro_batches: Iterator[Prepared | None]) -> dict[str, float]:
-        """Take one optimiser step, of the micro-batches up to the next None, and tell of it."""
+    def _take(self, step: int, micro_batches: Iterator[Prepared]) -> dict[str, float]:
+        """Take one optimiser step, of the micro-batches up to its last one, and tell of it."""
         o = self.run.optimisation
         rate = learning_rate(o, step)
         for group in self.optimizer.param_groups:
@@ -204,55 +209,47 @@ class Trainer:
             if kept < 1:
                 self.trainable.policies.copy(self.objective.trained[0], policy, kept)
 
-    def prepared(self, steps: Iterable[int]) -> Iterator[Prepared | None]:
-        """This process's share of each step's micro-batches, and None at the end of each step."""
+    def prepared(self, steps: Iterable[int]) -> Iterator[Prepared]:
+        """This process's share of each step's micro-batches, as many as every other process has."""
         o = self.run.optimisation
         acc = self.accelerator
         for step in steps:
             positions_of_step = range(step * o.batch_size, (step + 1) * o.batch_size)
             micro_batches = self.groups.micro_batches(positions_of_step, o.micro_batch)
-            for positions in micro_batches[acc.process_index :: acc.num_processes]:
+            shares = shared_out(micro_batches, acc.process_index, acc.num_processes)
+            for number, (positions, counts) in enumerate(shares, start=1):
                 group = self.groups.training_batch(positions, acc.device)
                 dropout: Tensor | None = None
                 if self.run.adapters.lora_dropout:
                     seeds = [seed_of(self.run.seed, "dropout", position, bits=62) for position in positions]
                     dropout = send(words_of(seeds), acc.device)
-                yield Prepared(group, len(positions), dropout)
-            yield None
+                yield Prepared(group, len(positions) if counts else 0, dropout, number == len(shares))
 
-    def _accumulate(self, micro_batches: Iterator[Prepared | None]) -> dict[str, Tensor]:
-        """Gradients and metrics of one effective batch: of this process's micro-batches up to the next None."""
+    def _accumulate(self, micro_batches: Iterator[Prepared]) -> dict[str, Tensor]:
+        """Gradients and metrics of one effective batch: of all processes' micro-batches up to the last ones."""
         batch_size = self.run.optimisation.batch_size
+        policies = self.objective.part_policies
         sums: dict[str, Tensor] = {}
         for prepared in micro_batches:
-            if prepared is None:
-                break
             # adapters' inputs are left out, where the run asks for that, by the positions' own seeds
             seeds = prepared.dropout
             with nullcontext() if seeds is None else self.trainable.policies.rows.of(seeds):
                 outcome = self._outcome(prepared.group)
-                # a sum over the step's groups, whatever the micro-batches: divided by the batch, not their own number
-                for part in outcome.parts:
-                    self.accelerator.backward(part.sum() / batch_size)
+                for place, part in enumerate(outcome.parts):
+                    # a sum over the step's groups, whatever the micro-batches: divided by the batch, not their number
+                    loss = part.sum() / batch_size
+                    if not prepared.size:
+                        loss = loss * 0
+                    has_further_parts = policies[place] in policies[place + 1 :]
+                    self.reduction.before_backward(prepared.is_last and not has_further_parts)
+                    self.accelerator.backward(loss)
             followed = {_FOLLOWED + name: values.mean() for name, values in outcome.followed.items()}
             for name, value in (of_batch(outcome) | followed).items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * prepared.size / batch_size
-        if self.accelerator.num_processes > 1:
-            self._sum_over_processes(sums)
-        return sums
-
-    def _sum_over_processes(self, sums: dict[str, Tensor]) -> None:
-        """Make gradients and metrics those of all processes; a parameter that has no gradient in any keeps none."""
-        have_gradients = torch.tensor([p.grad is not None for p in self.parameters], device=self.accelerator.device)
-        nums_of_gradients = self.accelerator.reduce(have_gradients.float(), "sum").tolist()
-        for parameter, number in zip(self.parameters, nums_of_gradients, strict=True):
-            if number == 0:  # a gradient of zeros would let the optimiser's weight decay change it
-                continue
-            if parameter.grad is None:  # a process with fewer micro-batches than others has none
-                parameter.grad = torch.zeros_like(parameter)
-            parameter.grad.copy_(self.accelerator.reduce(parameter.grad, "sum"))
-        for name, value in sums.items():
-            sums[name] = self.accelerator.reduce(value, "sum")
+            if prepared.is_last:
+                break
+        self.reduction.finish()
+        return summed(sums, self.accelerator)
 
     def _outcome(self, group: Group) -> Outcome:
         path = self.groups.path
