@@ -235,3 +235,13 @@ def test_a_delay_without_growth_is_refused() -> None:
     for settings in ({"old_growth": None}, {"old_decay": None}):
         with pytest.raises(UserError, match="old_delay 5: only a share that grows is delayed"):
             OldPolicy(**{"old_delay": 5} | settings)
+
+
+@pytest.mark.parametrize("cls", [DGPO, NFT, AWM, CRD])
+def test_a_growth_of_what_stays_is_refused(cls: type[DGPO | NFT | AWM | CRD]) -> None:
+    """But not where nobody has set it: each method has a growth of its own."""
+    own = cls().old.old_growth
+    for unset in (OldPolicy(None), OldPolicy(None, own), OldPolicy(None, None)):
+        assert cls(old=unset).old.policy == "reference"
+    with pytest.raises(UserError, match=r"old_growth 0\.25: unused with old_decay None"):
+        cls(old=OldPolicy(None, 0.25))

@@ -22,13 +22,11 @@ half the weight.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from contrapose.core.choices import Space, Weighting
-from contrapose.core.group import Composition
 from contrapose.core.measured import Measured
-from contrapose.methods.judged_groups import REFERENCE, JudgedGroups, OldPolicy
-from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.judged_groups import REFERENCE, JudgedGroups, JudgedMethod, OldPolicy
 from contrapose.ranges import AtLeast0, Positive, ShareAbove0, checked
 
 if TYPE_CHECKING:
@@ -69,7 +67,7 @@ class ClippedRatio:
 
 @dataclass(frozen=True)
 @checked
-class AWM(AlignmentMethod):
+class AWM(JudgedMethod):
     """A prompt's own samples by their advantages, under a clipped ratio to the policy of a moment ago."""
 
     error_power: ShareAbove0 = 0.25
@@ -91,11 +89,6 @@ class AWM(AlignmentMethod):
     space: Space | None = None
     """Where errors are measured; the model's own prediction space when unset."""
 
-    instead_of_swap: ClassVar[str | None] = "scores have a direction of their own"
-
     def objective(self) -> Objective:
         link = ClippedRatio(self.groups, self.error_power, self.level_power, self.ratio_clip, self.pull, self.old_pull)
         return self.groups.objective(link, self.old, self.weighting, self.space)
-
-    def composition(self) -> Composition:
-        return self.groups.composition(self.old.policy)

@@ -20,15 +20,14 @@ are those of a group, where theirs are of all images of a step.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition
 from contrapose.core.measured import Measured
 from contrapose.core.moving import Average
 from contrapose.errors import UserError
-from contrapose.methods.judged_groups import REFERENCE, JudgedGroups, OldPolicy
-from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.judged_groups import REFERENCE, JudgedGroups, JudgedMethod, OldPolicy
 from contrapose.methods.nft import by_size
 from contrapose.ranges import AtLeast0, CountOrNone, Positive, ShareBelow1, checked
 
@@ -64,7 +63,7 @@ class CentredReward:
 
 @dataclass(frozen=True)
 @checked
-class CRD(AlignmentMethod):
+class CRD(JudgedMethod):
     """A prompt's own samples, whose rewards are fitted to their advantages inside of the group."""
 
     beta: Positive = 1.0
@@ -87,9 +86,8 @@ class CRD(AlignmentMethod):
     space: Space | None = None
     """Where errors are measured; the model's own prediction space when unset."""
 
-    instead_of_swap: ClassVar[str | None] = "scores have a direction of their own"
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         of_sampler = ("sampler_decay", "sampler_growth", "sampler_delay")
         unused = [name for name in of_sampler if getattr(self, name) != getattr(type(self), name)]
         if self.groups.stored and unused:

@@ -23,14 +23,12 @@ sampler's noisier ones.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from contrapose.core.choices import Space, Weighting
-from contrapose.core.group import Composition
 from contrapose.core.links import log_sigmoid
 from contrapose.core.measured import Measured
-from contrapose.methods.judged_groups import REFERENCE, JudgedGroups, OldPolicy
-from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.judged_groups import REFERENCE, JudgedGroups, JudgedMethod, OldPolicy
 from contrapose.ranges import AtLeast0, Positive, checked
 
 if TYPE_CHECKING:
@@ -64,7 +62,7 @@ class GroupSigmoid:
 
 @dataclass(frozen=True)
 @checked
-class DGPO(AlignmentMethod):
+class DGPO(JudgedMethod):
     """A prompt's own samples as one preference, each by its advantage over the others."""
 
     beta: Positive = 100.0
@@ -85,8 +83,6 @@ class DGPO(AlignmentMethod):
     space: Space | None = None
     """Where errors are measured; the model's own prediction space when unset."""
 
-    instead_of_swap: ClassVar[str | None] = "scores have a direction of their own"
-
     def objective(self) -> Objective:
         from contrapose.core.objective import Objective
 
@@ -101,6 +97,3 @@ class DGPO(AlignmentMethod):
             space=self.space,
             moving=self.old.moving,
         )
-
-    def composition(self) -> Composition:
-        return self.groups.composition(self.old.policy)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from contrapose.core.group import REWARD, Composition, Pick, ranks
 from contrapose.core.measured import Measured
 from contrapose.core.moving import Average, Following
 from contrapose.errors import UserError
+from contrapose.methods.method import AlignmentMethod
 from contrapose.methods.own_samples import OwnSamples
 from contrapose.ranges import AtLeast0, CountOrNone, Positive, ShareBelow1, checked
 
@@ -139,3 +140,26 @@ class OldPolicy:
         if self.old_decay is None:
             return {}
         return {_OLD: Average(self.old_decay, self.old_growth, self.old_delay)}
+
+
+class JudgedMethod(AlignmentMethod):
+    """A method of judged groups and of an old policy, which draws them; subclasses have both as settings."""
+
+    groups: JudgedGroups
+    old: OldPolicy
+
+    instead_of_swap: ClassVar[str | None] = "scores have a direction of their own"
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` for a growth of one's own where the old policy stays."""
+        fields: dict[str, Any] = type(self).__dataclass_fields__  # type: ignore[attr-defined]  # of the subclass
+        # as the method has it, and as it is where the old policy alone is made
+        unset = (None, fields["old"].default_factory().old_growth, OldPolicy.old_growth)
+        if self.old.old_decay is None and self.old.old_growth not in unset:
+            raise UserError(
+                f"old_growth {self.old.old_growth:g}: unused with old_decay None, as the old policy stays where the "
+                "run begins; leave one of the two out"
+            )
+
+    def composition(self) -> Composition:
+        return self.groups.composition(self.old.policy)

@@ -26,13 +26,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from contrapose.core.choices import Space, Weighting
-from contrapose.core.group import Composition
 from contrapose.core.measured import Measured
-from contrapose.methods.judged_groups import REFERENCE, JudgedGroups, OldPolicy
-from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.judged_groups import REFERENCE, JudgedGroups, JudgedMethod, OldPolicy
 from contrapose.ranges import AtLeast0, Positive, checked
 
 if TYPE_CHECKING:
@@ -71,7 +69,7 @@ class NegativeAware:
 
 @dataclass(frozen=True)
 @checked
-class NFT(AlignmentMethod):
+class NFT(JudgedMethod):
     """A prompt's own samples by their advantages: good ones are to be explained, bad ones by the opposite policy."""
 
     strength: Positive = 1.0
@@ -88,11 +86,6 @@ class NFT(AlignmentMethod):
     """Where errors are measured; x0 is published for flow models, and for networks that predict noise weighs what is
     nearly noise by far the most: None is the model's own prediction space."""
 
-    instead_of_swap: ClassVar[str | None] = "scores have a direction of their own"
-
     def objective(self) -> Objective:
         link = NegativeAware(self.groups, self.strength, self.pull)
         return self.groups.objective(link, self.old, self.weighting, self.space)
-
-    def composition(self) -> Composition:
-        return self.groups.composition(self.old.policy)
