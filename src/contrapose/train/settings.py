@@ -269,6 +269,11 @@ class Run:
             raise UserError(
                 f"rollout_judges: {name_of(self.method)} draws no samples to be judged; leave the setting out"
             )
+        if self.foreign_pairs and self.method.composition().own_groups:
+            raise UserError(
+                f"foreign_pairs: {name_of(self.method)} takes the prompts of any pairs and none of their images; leave "
+                "the setting out"
+            )
         self._check_reference()
         self._check_first()
         self._check_own_steps()
