@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -47,10 +47,40 @@ def converter(*unions: tuple[Any, Names]) -> cattrs.Converter:
     strict.register_structure_hook(float, _number)
     strict.register_structure_hook(str, _exactly(str))
     strict.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_of)
+    strict.register_structure_hook_factory(lambda kind: bool(_usual_sections(kind)), _completing)
     for union, names in unions:
         by_class = {cls: name for name, cls in names.items()}
         configure_tagged_union(union, strict, tag_name="name", tag_generator=by_class.__getitem__)
     return strict
+
+
+def _usual_sections(cls: Any) -> dict[str, Any]:
+    """Settings of a class that are settings of their own, and that it usually has otherwise than their class does."""
+    usual: dict[str, Any] = {}
+    for name, field in getattr(cls, "__dataclass_fields__", {}).items():
+        section = field.default_factory() if callable(field.default_factory) else None
+        # a class that is its own factory says itself what is usual
+        if is_dataclass(section) and field.default_factory is not type(section):
+            usual[name] = section
+    return usual
+
+
+def _completing(cls: type, conv: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    """Structure a class so that a section that a file gives in part is what it usually is there in all the rest."""
+    from cattrs.gen import make_dict_structure_fn
+
+    structure: Callable[[Any, Any], Any] = make_dict_structure_fn(cls, conv, _cattrs_forbid_extra_keys=True)
+    usual = {name: conv.unstructure(section) for name, section in _usual_sections(cls).items()}
+
+    def complete(value: Any, kind: Any) -> Any:
+        if isinstance(value, dict):
+            value = dict(value)
+            for name, section in usual.items():
+                if isinstance(value.get(name), dict):
+                    value[name] = section | value[name]
+        return structure(value, kind)
+
+    return complete
 
 
 def _exactly(kind: type, called: str = "") -> Any:

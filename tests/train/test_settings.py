@@ -116,6 +116,16 @@ def test_defaults_may_be_left_out(tmp_path: Path) -> None:
     assert runfile.read(tmp_path / "run.yaml", Run, CONVERTER) == RUN
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_section_of_a_method_that_is_given_in_part_is_as_usual_in_the_rest(name: str) -> None:
+    """As on the command line: a method may have other usual settings than the section's class has."""
+    usual = METHODS[name]()
+    for section in runfile.sections(type(usual)):
+        for setting, value in CONVERTER.unstructure(getattr(usual, section)).items():
+            in_part = {"name": name, section: {setting: value}}
+            assert CONVERTER.structure({"model": "m", "pairs": "p", "method": in_part}, Run).method == usual
+
+
 def test_a_small_number_without_a_point_is_a_number(tmp_path: Path) -> None:
     """YAML 1.1 reads 1e-5 as text."""
     text = runfile.to_yaml(RUN, CONVERTER).replace("learning_rate: 1.0e-05", "learning_rate: 3e-5")
