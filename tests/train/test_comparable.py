@@ -27,6 +27,7 @@ from contrapose.methods import (
     Method,
     RankDPO,
     RealAlign,
+    SelfNPO,
     SmPO,
 )
 from contrapose.methods.judged_groups import JudgedGroups
@@ -191,6 +192,23 @@ def test_groups_that_cannot_be_compared(lists: Path, tmp_path: Path, write_store
         UserError, match="nobody has said yet which of the samples are better; 'contrapose pairs score'"
     ):
         comparable(Mixture(undecided), run(undecided, AWM(groups=STORED)))
+
+
+def test_labels_are_missed_by_methods_that_go_by_them(tmp_path: Path, write_store: Callable[..., Path]) -> None:
+    """Not where a judge's scores take their place, or any image will do."""
+    scores = {"taste": (0.0, 2.0), "nothing": (1.0, 1.0)}
+    records = [replace(GroupRecord.undecided(f"id-{n}", f"of {n}", n, 2), scores=scores) for n in range(3)]
+    undecided = write_store(tmp_path / "undecided", records, torch.zeros(3, 2, 4, 8, 8))
+    of_two = JudgedGroups(OwnSamples(2), True, "taste")
+    free: list[Method] = [SelfNPO(), DDSPO(losers="random-positive"), SmPO(judge="taste"), CaPO(judge="taste")]
+    for method in (*free, RankDPO(judge="taste", num_samples=2), NFT(groups=of_two)):
+        assert len(comparable(Mixture(undecided), run(undecided, method))) == 3
+    unscored = replace(of_two, judge="nothing")
+    for method in (SFT(), DiffusionDPO(), SmPO(), CaPO(judge="nothing"), NFT(groups=unscored)):
+        with pytest.raises(UserError, match="nobody has said yet"):
+            comparable(Mixture(undecided), run(undecided, method))
+    with pytest.raises(UserError, match="no degraded prompts"):
+        comparable(Mixture(undecided), run(undecided, DDSPO()))
 
 
 @pytest.mark.parametrize(

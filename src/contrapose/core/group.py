@@ -235,6 +235,8 @@ class Composition:
     random_prompts: RandomPrompts | None = None
     judge: str | None = None
     """The judge whose scores of all samples must be there, where one is gone by."""
+    needs_labels: bool = True
+    """Whether something has to say which samples are better; else any will do, and of equal ones the first wins."""
     as_drawn: bool = False
     """Whether of each record the first so many samples are compared, ranked by the judge where there is one; else of a
     record that has more the best ones are, by their labels."""

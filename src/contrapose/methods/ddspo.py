@@ -98,6 +98,7 @@ class DDSPO(AlignmentMethod):
             prompts={"prompt": Pick("own", "prompt"), "degraded": degraded},
             own_noise=self.noise == "own",
             random_prompts=self._random_prompts,
+            needs_labels=False,
         )
 
     @property

@@ -78,4 +78,5 @@ class SelfNPO(AlignmentMethod):
             prompts={"prompt": prompt, _BLANK: prompt},
             dropout={_BLANK: 1.0},
             num_draws=2,  # a normal draw for the noise, and one for the time
+            needs_labels=False,
         )

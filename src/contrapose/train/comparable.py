@@ -24,8 +24,9 @@ def comparable(pairs: Mixture, run: Run) -> Mixture:
 
     They are the records' groups, or where the method takes samples apart, one a sample. Groups that lack the only
     sample that is looked at are left out, which is told. Raises `UserError` for a group that lacks one of several,
-    where none is left, for groups that are all tied, and for those without degraded prompts or masks where those are
-    looked at; for prompts alone where the method draws no groups of its own, and where it does and nobody judges them.
+    where none is left, for groups that are all tied where the method goes by what is better, and for those without
+    degraded prompts or masks where those are looked at; for prompts alone where the method draws no groups of its own,
+    and where it does and nobody judges them.
     """
     composition = run.method.composition()
     if composition.own_groups:
@@ -45,11 +46,8 @@ def comparable(pairs: Mixture, run: Run) -> Mixture:
     if composition.as_drawn:
         _check_scored(pairs, run)
         pairs = pairs.as_drawn(len(composition.samples), composition.judge)
-    if all(record.tied and not record.degraded for record in pairs.records):
-        raise UserError(
-            f"{pairs}: nobody has said yet which of the samples are better; 'contrapose pairs score' and 'pairs label' "
-            "do, by judges"
-        )
+    if composition.needs_labels:
+        _check_decided(pairs, composition.judge)
     samples = _samples(composition, run.watching.holdout > 0)
     if composition.apart:
         pairs = pairs.apart(composition.apart.like_share)
@@ -75,6 +73,21 @@ def comparable(pairs: Mixture, run: Run) -> Mixture:
             "'contrapose pairs real --spoil inpaint' (older ones: delete pairs.yaml and the shards, and run it again)"
         )
     return taken
+
+
+def _check_decided(pairs: Mixture, judge: str | None) -> None:
+    """Raise `UserError` where of no group anything says which samples are better.
+
+    That are the prompt that its loser was drawn of, the judge that the method goes by, and else its labels.
+    """
+    for record in pairs.records:
+        said = record.labels if judge is None else record.scores.get(judge, record.labels)
+        if record.degraded or len(said) < 2 or min(said) < max(said):
+            return
+    raise UserError(
+        f"{pairs}: nobody has said yet which of the samples are better; 'contrapose pairs score' and 'pairs label' do, "
+        "by judges"
+    )
 
 
 def _check_scored(pairs: Mixture, run: Run) -> None:
