@@ -176,8 +176,10 @@ def test_what_makes_no_sense_is_refused(run: Run, tmp_path: Path, tiny_pairs: Pa
     stored = DGPO(groups=JudgedGroups(stored=True, judge="taste"))
     refused("is a file of prompts, and dgpo takes pairs", method=stored, judging=RolloutJudging())
     refused("its metadata is not of the shapes world", judging=RolloutJudging((Shapes(),)))
-    assert not (tmp_path / "out").exists()
     refused("make no difference between the 3 samples", method=replace(METHOD, tie_margin=1e6))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="foreign_pairs: online-dpo takes the prompts of any pairs"):
+        replace(run, foreign_pairs=True)
     with pytest.raises(UserError, match="draws no samples to be judged"):
         replace(run, method=DiffusionDPO())
     with pytest.raises(UserError, match="say how much each counts"):

@@ -187,4 +187,5 @@ def test_settings_of_other_times_and_prompts_are_refused(settings, said, tiny_mo
 def test_a_margin_that_no_step_passes_is_told(tiny_model: Path, prompts_file: Path, tmp_path: Path) -> None:
     method = replace(METHODS["spo"], tie_margin=1e6)
     with pytest.raises(UserError, match="any of 6 steps; draw more --prompts-per-draw, or set another judge"):
-        list(align(run_of(tiny_model, prompts_file, method), tmp_path))
+        list(align(run_of(tiny_model, prompts_file, method), tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

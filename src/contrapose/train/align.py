@@ -108,9 +108,10 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
     torch.manual_seed(run.seed)  # LoRA's initial weights
     backbone = _backbone(run, accelerator)
     watched = Watched(run.watching, backbone) if run.watching.draws else None
-    trainer = _trainer(stage, compared, accelerator, backbone, watched)
+    trainer = _trainer(stage, compared, accelerator, backbone, watched, is_new=not begun)
     if is_first:
-        # only now: a mistyped model or folder of pairs leaves nothing that refuses its fix, and judges are known
+        # only now: a mistyped model or folder of pairs leaves nothing that refuses its fix, judges are known, and they
+        # see differences
         inputs |= trainer.rollouts.inputs if trainer.rollouts else {}
         claim(stage, inputs)
     notes = {"base": public_name(run.model), "method": name_of(run.method), BASE_NOTE: trainer.trainable.fingerprint}
@@ -181,8 +182,14 @@ def _backbone(run: Run, accelerator: Accelerator) -> Backbone:
 
 
 def _trainer(
-    stage: Stage, store: Mixture, accelerator: Accelerator, backbone: Backbone, watched: Watched | None
+    stage: Stage,
+    store: Mixture,
+    accelerator: Accelerator,
+    backbone: Backbone,
+    watched: Watched | None,
+    is_new: bool = False,
 ) -> Trainer:
+    """The loop of a stage over its groups; of a new run with the first samples drawn, where any are."""
     run = stage.run
     composition = run.method.composition()
     measured = run.method.objective().space or backbone.denoiser.space
@@ -219,6 +226,8 @@ def _trainer(
     if own_groups:
         rollouts = StepRollouts if isinstance(own_groups, OwnSteps) else JudgedRollouts
         trainer.rollouts = rollouts(own_groups, trainer, backbone)
+    if is_new:
+        trainer.draw_first()
     return trainer
 
 

@@ -80,8 +80,7 @@ class JudgedRollouts:
         """What to do where no group is decided."""
         return (
             f"the judges make no difference between the {self.settings.num_samples} samples of any of {num_groups} "
-            "prompts; draw more --samples-per-prompt or --prompts-per-draw, or set another judge or --tie-margin, "
-            "with another --out"
+            "prompts; draw more --samples-per-prompt or --prompts-per-draw, or set another judge or --tie-margin"
         )
 
     def groups_of(self, numbers: Sequence[int]) -> list[DrawnGroup]:

@@ -6,6 +6,7 @@ state of a run.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -33,6 +34,7 @@ from contrapose.train.reduction import reduction_of, summed
 from contrapose.train.settings import Optimisation, Run
 
 _FOLLOWED = "mean/"  # before the metrics that running numbers follow
+log = logging.getLogger(__name__)
 NUM_AHEAD = 2
 """Micro-batches that are prepared before the network is ready for them."""
 
@@ -115,6 +117,7 @@ class Trainer:
                 f"batch_size {o.batch_size} leaves some of {accelerator.num_processes} processes without work"
             )
         self.rollouts: SampleSource | None = None
+        self._of_first_draw: dict[str, float] | None = None
         on_policy = run.method.composition().on_policy
         if on_policy:
             assert groups.replay is not None
@@ -138,6 +141,12 @@ class Trainer:
             if run.gradient_checkpointing:
                 module.enable_gradient_checkpointing()
 
+    def draw_first(self) -> None:
+        """Draw what the first step draws now, so that samples of no use are told before anything is written."""
+        if self.rollouts:
+            log.info("drawing the first samples")
+            self._of_first_draw = self.rollouts.draw(0)
+
     def steps(self, start: int = 0) -> Iterator[TrainState]:
         """Train from step `start` to the end, yielding after each step.
 
@@ -151,7 +160,8 @@ class Trainer:
                 self._move_policies(step)
                 of_draw: dict[str, float] = {}
                 if self.rollouts and step % self.rollouts.every == 0:
-                    of_draw = self.rollouts.draw(step)
+                    drawn_already = self._of_first_draw if step == 0 else None
+                    of_draw = self.rollouts.draw(step) if drawn_already is None else drawn_already
                     # whose samples are in the groups from now on, so that none is prepared before they are there
                     micro_batches = look_ahead.over(self.prepared(range(step, self._next_draw(step))))
                 numbers = self._take(step, micro_batches)

@@ -31,7 +31,7 @@ class StepRollouts(JudgedRollouts):
     def all_tied(self, num_groups: int) -> str:
         return (
             f"the judges make no difference between the best and the worst of any of {num_groups} steps; draw more "
-            "--prompts-per-draw, or set another judge or --tie-margin, with another --out"
+            "--prompts-per-draw, or set another judge or --tie-margin"
         )
 
     def groups_of(self, numbers: Sequence[int]) -> list[DrawnGroup]:
