@@ -15,6 +15,7 @@ RUN python3 -m venv /opt/venv
 RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cu128 "torch>=2.4"
 WORKDIR /opt/contrapose
 COPY pyproject.toml README.md LICENSE ./
+COPY recipes recipes
 COPY src src
 RUN pip install --no-cache-dir ".[low-memory,play]"
 

@@ -90,7 +90,9 @@ def test_the_container_is_made_of_files_that_are_there_and_of_what_pyproject_nam
     assert not copied & set((ROOT / ".dockerignore").read_text(encoding="utf-8").split())
     readme = re.findall(r'^readme = "(.+)"$', pyproject, re.MULTILINE)
     licences = re.findall(r'^license-files = \["(.+)"\]$', pyproject, re.MULTILINE)
-    assert copied >= {"pyproject.toml", "src", *readme, *licences}, "what a build reads"
+    [wheel] = re.findall(r"^\[tool\.hatch\.build\.targets\.wheel\.force-include\]((?:\n.+)+)", pyproject, re.MULTILINE)
+    packed = re.findall(r"^(\w+) = ", wheel, re.MULTILINE)
+    assert packed and copied >= {"pyproject.toml", "src", *packed, *readme, *licences}, "what a build reads"
     [extras] = re.findall(r'pip install .*"\.\[(.+)\]"', container)
     assert all(f"\n{extra} = [" in pyproject for extra in extras.split(","))
     [torch] = re.findall(r'"(torch.*?)"', container)
