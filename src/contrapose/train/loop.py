@@ -122,7 +122,7 @@ class Trainer:
         if on_policy:
             assert groups.replay is not None
             self.rollouts = Rollouts(
-                on_policy, groups, groups.replay, trainable.space, self._predict, o.micro_batch, accelerator.device
+                on_policy, groups, groups.replay, trainable.space, self._predict, o.micro_batch, accelerator
             )
         self.parameters = trainable.policies.parameters()
         self.reduction = reduction_of(self.parameters, accelerator)

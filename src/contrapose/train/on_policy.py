@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from contrapose.core.choices import Space
 from contrapose.core.group import OnPolicy
 from contrapose.core.objective import Predict
 from contrapose.core.solver import grid, trajectory
+from contrapose.processes import shared_out
 from contrapose.seeds import starting_noise
 from contrapose.train.data import Groups, send
 from contrapose.train.replay import Replay, Rollout
@@ -23,7 +26,7 @@ from contrapose.train.replay import Replay, Rollout
 class Rollouts:
     """Draws new rollouts into the buffer that the groups take their own samples from.
 
-    With several processes each draws all of them, so that all hold the same buffer.
+    Of several processes each draws its share of the batches that one alone would draw, and all get all rollouts.
     """
 
     every = 1
@@ -36,7 +39,7 @@ class Rollouts:
         space: Space,
         predict: Predict,
         size: int,
-        device: torch.device,
+        accelerator: Accelerator,
     ):
         self.settings = settings
         self.groups = groups
@@ -44,15 +47,23 @@ class Rollouts:
         self.space = space
         self.predict = predict
         self.size = size
-        self.device = device
+        self.accelerator = accelerator
         self.inputs: dict[str, str] = {}
 
     def draw(self, step: int) -> dict[str, float]:
-        """The new rollouts of an optimiser step, at most `size` at once; there is nothing to tell of them."""
+        """The new rollouts of an optimiser step, for all processes to draw together; there is nothing to tell of them.
+
+        At most `size` are drawn at once.
+        """
         num = self.settings.num_rollouts
-        new: dict[int, Rollout] = {}
-        for numbers in self.groups.rollout_batches(range(step * num, (step + 1) * num), self.size):
-            new |= zip(numbers, self._roll_out(numbers, self.device), strict=True)
+        batches = self.groups.rollout_batches(range(step * num, (step + 1) * num), self.size)
+        acc = self.accelerator
+        mine: list[tuple[int, Rollout]] = []
+        for numbers, counts in shared_out(batches, acc.process_index, acc.num_processes):
+            rollouts = self._roll_out(numbers, acc.device)
+            if counts:
+                mine += zip(numbers, rollouts, strict=True)
+        new: dict[int, Rollout] = dict(gather_object(mine))
         self.replay.add([new[number] for number in sorted(new)])
         return {}
 
@@ -77,7 +88,8 @@ class Rollouts:
         x_t = _pick([state.x_t for state in states], chosen)
         x0 = _pick([state.x0 for state in states], chosen)
         return [
-            Rollout(record, blank, t[i], x0[i], path.convert(x0[i], x_t[i], t[i], "x0", "eps"))
+            # a copy, since a row takes the whole batch along to other processes
+            Rollout(record, blank, t[i].clone(), x0[i].clone(), path.convert(x0[i], x_t[i], t[i], "x0", "eps"))
             for i, (record, blank) in enumerate(zip(seen.records, seen.blank, strict=True))
         ]
 
