@@ -1,7 +1,7 @@
-"""Processes of a run, one alone or two as a launcher starts them, but forked from one that has the libraries loaded.
+"""Processes of a run, alone or several as a launcher starts them, but forked from one that has the libraries loaded.
 
 As a script this is that one: it reads lines of JSON that say what it is to start, and answers each with a line: how
-both of two processes ended, the number of one alone, or how that one ended. A fork of the tests' own process would
+all of several processes ended, the number of one alone, or how that one ended. A fork of the tests' own process would
 hang, as torch's threads are no part of a fork.
 """
 
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,13 +58,22 @@ class Launcher:
 
     def start_two(self, arguments: list[object], write_last: bool = False, **environment: str) -> list[Ended]:
         """Both processes of `contrapose ARGUMENTS`, ended; with `write_last` the first writes weights last of all."""
-        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), **environment}
-        request = {"arguments": [str(a) for a in arguments], "environment": shared, "write_last": write_last}
-        return [Ended(*ended) for ended in self._ask(request)]
+        return self.start(2, [arguments], write_last=write_last, **environment)
+
+    def start(
+        self, num: int, lines: Sequence[list[object]], write_last: bool = False, kill_at: int = 0, **environment: str
+    ) -> list[Ended]:
+        """So many processes, ended, each of one `contrapose` after another, up to the first that fails.
+
+        With `kill_at` they are killed in the last one, after this optimiser step and before it is written down.
+        """
+        shared = {"WORLD_SIZE": str(num), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), **environment}
+        request = {"lines": [[str(a) for a in line] for line in lines], "environment": shared, "kill_at": kill_at}
+        return [Ended(*ended) for ended in self._ask({**request, "write_last": write_last, "num": num})]
 
     def start_one(self, arguments: list[object]) -> int:
         """The number of a process of `contrapose ARGUMENTS` that has begun, and says nothing."""
-        return self._ask({"arguments": [str(a) for a in arguments], "environment": {}, "alone": True})
+        return self._ask({"lines": [[str(a) for a in arguments]], "environment": {}, "kill_at": 0, "alone": True})
 
     def code_of(self, process: int) -> int:
         """The exit code of a process that was started alone, once it ends: that of a signal is negative."""
@@ -100,9 +109,10 @@ def _answer(request: dict[str, Any]) -> Any:
     if "alone" in request:
         return _forked(request, {}, Path(os.devnull))
     with tempfile.TemporaryDirectory() as folder:
-        written = [Path(folder) / f"{rank}.err" for rank in (0, 1)]
-        waits = [Path(folder) / f"{rank}.waits" for rank in (0, 1)] if request["write_last"] else []
-        ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in (0, 1)]
+        numbers = range(request["num"])
+        written = [Path(folder) / f"{rank}.err" for rank in numbers]
+        waits = [Path(folder) / f"{rank}.waits" for rank in numbers] if request["write_last"] else []
+        ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in numbers]
         processes = [_forked(request, of_rank, path, waits) for of_rank, path in zip(ranks, written, strict=True)]
         codes = [_code_of(process) for process in processes]
         return [[code, path.read_text()] for code, path in zip(codes, written, strict=True)]
@@ -127,7 +137,13 @@ def _forked(request: dict[str, Any], of_rank: dict[str, str], written: Path, wai
             _write_last(int(of_rank["RANK"]), waits)
         from contrapose.cli.main import main
 
-        code = main(request["arguments"])
+        *lines, last = request["lines"]
+        code = 0
+        for line in lines:
+            code = code or main(line)
+        if request["kill_at"]:
+            _kill_at(request["kill_at"])
+        code = code or main(last)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -135,6 +151,21 @@ def _forked(request: dict[str, Any], of_rank: dict[str, str], written: Path, wai
             _count(waits[int(of_rank["RANK"])], 1_000)  # whoever waits for this process to wait need not any more
         sys.stderr.flush()
         os._exit(code)
+
+
+def _kill_at(step: int) -> None:
+    """This process is killed in its next run, once this optimiser step is taken."""
+    from contrapose.train.loop import Trainer
+
+    steps = Trainer.steps
+
+    def mortal(trainer: Trainer, start: int = 0) -> Iterator[Any]:
+        for state in steps(trainer, start):
+            if state.step == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield state
+
+    Trainer.steps = mortal
 
 
 def _write_last(rank: int, waits: Sequence[Path]) -> None:
