@@ -129,7 +129,10 @@ def test_a_killed_worker_holds_nothing(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(out)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout and holder.stdout.readline() == "True\n"
-        with pytest.raises(UserError, match=rf"process {holder.pid} on .* is writing here"), one_writer(out):
+        with (
+            pytest.raises(UserError, match=rf"process {holder.pid} on .* is writing here; .*--part 1/1 to share"),
+            ALONE.writing(out),
+        ):
             pass
         with one_writer(out, several=True), claimed(out / "0.txt") as is_mine:
             assert not is_mine

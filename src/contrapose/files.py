@@ -140,13 +140,15 @@ def check_file(out: Path) -> None:
 
 
 @contextmanager
-def one_writer(out: Path, *, beside: bool = False, several: bool = False) -> Iterator[None]:
+def one_writer(
+    out: Path, *, beside: bool = False, several: bool = False, fix: str = "wait for it, or choose another --out"
+) -> Iterator[None]:
     """Hold the folder `out` for this process until the block ends, and clear away what killed processes left in it.
 
     The lock is a file in the folder; `beside` puts it next to `out`, for one file or a folder that is replaced whole.
     With `several` the folder is held together with other processes that say so too. The lock goes with the block, and
     so do folders that were made for it and in which nothing was written. Where the disk cannot be written, or knows no
-    locks, there is none. Raises `UserError` naming the process that holds `out`.
+    locks, there is none. Raises `UserError` naming the process that holds `out`, and the `fix`.
     """
     folder = out.parent if beside else out
     check_folder(folder)
@@ -156,7 +158,9 @@ def one_writer(out: Path, *, beside: bool = False, several: bool = False) -> Ite
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            handle = _held_by_several(lock, out) if several else _locked(lock, out)
+            handle = _held_by_several(lock) if several else _locked(lock)
+        except _Held:
+            raise UserError(f"{out}: {_owner(lock)} is writing here; {fix}") from None
         except OSError as error:
             # What is only read needs no lock, and what is written will say so itself.
             if error.errno not in _UNLOCKABLE:
@@ -190,8 +194,8 @@ def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
     handle = None
     is_mine = True
     try:
-        handle = _locked(claim, path, wait=wait)
-    except UserError:
+        handle = _locked(claim, wait=wait)
+    except _Held:
         is_mine = False
     except OSError as error:
         if error.errno not in _UNLOCKABLE:
@@ -206,21 +210,25 @@ def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
             os.close(handle)
 
 
-def _held_by_several(lock: Path, out: Path) -> int | None:
+class _Held(Exception):
+    """Another process holds a lock."""
+
+
+def _held_by_several(lock: Path) -> int | None:
     """An open handle that shares the lock file with others, None where there are no locks."""
     last = time.monotonic() + _PATIENCE
     while True:
         try:
-            return _locked(lock, out, shared=True)
-        except UserError:
+            return _locked(lock, shared=True)
+        except _Held:
             # one that leaves has the folder to itself for a moment
             if time.monotonic() > last:
                 raise
         time.sleep(0.1)
 
 
-def _locked(lock: Path, out: Path, *, shared: bool = False, wait: bool = False) -> int | None:
-    """An open handle that holds the lock file, None where there are no locks."""
+def _locked(lock: Path, *, shared: bool = False, wait: bool = False) -> int | None:
+    """An open handle that holds the lock file, None where there are no locks; `_Held` where another process has it."""
     if fcntl is None:
         return None
     how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -239,7 +247,7 @@ def _locked(lock: Path, out: Path, *, shared: bool = False, wait: bool = False) 
                 return handle
         except BlockingIOError:
             os.close(handle)
-            raise UserError(f"{out}: {_owner(lock)} is writing here; wait for it, or choose another --out") from None
+            raise _Held from None
         except FileNotFoundError:
             pass
         except BaseException:

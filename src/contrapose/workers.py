@@ -20,6 +20,7 @@ from contrapose.files import claimed, one_writer
 from contrapose.processes import Launched
 
 T = TypeVar("T")
+_SHARE = "wait for it, start both with --part 1/1 to share its work, or choose another --out"
 _PART = re.compile(r"(\d{1,6})/(\d{1,6})")
 
 
@@ -53,7 +54,7 @@ class Worker:
 
     def writing(self, out: Path) -> AbstractContextManager[None]:
         """Hold the folder `out`, alone or beside others, as `one_writer` does."""
-        return one_writer(out, several=not self.alone)
+        return one_writer(out, several=not self.alone, fix=_SHARE)
 
     def in_turn(self, file: Path) -> AbstractContextManager[object]:
         """Hold a file that all workers write, the same in each, so that they look at it and write it one by one."""

@@ -24,11 +24,11 @@ from contrapose.errors import UserError
 from contrapose.judges.judge import Decode, Judge, marks_of
 from contrapose.labels.regrouped import Regrouped, Samples, check_identifiers, directions, origin
 from contrapose.labels.settings import CONVERTER, Scoring
-from contrapose.store.groups import GroupStore, read_shard, shard_path, write_shard
+from contrapose.store.groups import GroupStore, shard_path, write_shard
 from contrapose.store.manifest import MANIFEST
 from contrapose.store.prompts import Prompt, read_prompts
 from contrapose.store.records import GroupRecord
-from contrapose.store.shards import begin
+from contrapose.store.shards import begin, made_before
 from contrapose.workers import ALONE, Worker
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def score_groups(
         for path, number, task in worker.turns(files):
             kind, records = planned[number]
             if task == "look":
-                scored[number] = _scored_before(path, records)
+                scored[number] = made_before(path, records, scored=True)
             if task == "make":
                 judged = True
                 latents = samples.latents(kind, records)
@@ -107,22 +107,13 @@ def score_groups(
             log.info(f"{out}: {len(left)} of {len(files)} files are left to other parts")
             return
         # of workers that end together each finds all files there, and writes the same
-        every = (scored.get(number) or _scored_before(path, planned[number][1]) for path, number in files)
+        every = (scored.get(number) or made_before(path, planned[number][1], scored=True) for path, number in files)
         better = {name: _BETTER[is_higher] for name, is_higher in judge.higher_is_better.items()}
         sections = {**origin(store), "scores": {**directions(store), **better}, "score": settings}
         with worker.in_turn(out / MANIFEST):
             begin(out, sections, CONVERTER, decoder, chain.from_iterable(every), (), inputs, masked=samples.masked)
     if not judged:
         log.info(f"{out}: all groups were scored already")
-
-
-def _scored_before(path: Path, records: Sequence[GroupRecord]) -> list[GroupRecord]:
-    """The records of a file that is there; `UserError` for one of other groups."""
-    stored = read_shard(path).records
-    as_before = [replace(record, scores=old.scores) for record, old in zip(stored, records, strict=False)]
-    if len(stored) != len(records) or as_before != list(records):
-        raise UserError(f"{path}: holds other groups than were planned; delete it and run the same command again")
-    return stored
 
 
 def _scored(

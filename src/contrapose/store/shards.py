@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import is_dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,6 +88,20 @@ def begin(
     write_left_out(out, left_out)
 
 
+def made_before(path: Path, planned: Sequence[GroupRecord], scored: bool = False) -> list[GroupRecord]:
+    """The records of a shard that is there, which are the planned ones, but for their scores where it was `scored`.
+
+    Raises `UserError` for a shard that is broken, or holds other groups.
+    """
+    stored = read_shard(path).records
+    same = len(stored) == len(planned)
+    for record, plan in zip(stored, planned, strict=False):
+        same = same and (replace(record, scores=plan.scores) if scored else record) == plan
+    if not same:
+        raise UserError(f"{path}: holds other groups than were planned; delete it and run the same command again")
+    return stored
+
+
 def fill(
     out: Path,
     shards: Iterable[tuple[S, list[GroupRecord]]],
@@ -110,8 +124,8 @@ def fill(
     files = ((shard_path(out, index), (index, size, shard)) for index, (size, shard) in enumerate(shards))
     for path, (index, size, shard), task in worker.turns(files):
         planned.add(path.name)
-        if task == "look" and read_shard(path).records != shard:
-            raise UserError(f"{path}: holds other groups than were planned; delete it and run the same command again")
+        if task == "look":
+            made_before(path, shard)
         if task == "make":
             missing = True
             latents: list[Tensor] = []
