@@ -235,6 +235,20 @@ def practical_names(settings: Any, prefix: str = "") -> Iterator[str]:
                     yield from practical_names(section, f"{prefix}{name}.{number}.")
 
 
+def deciding(values: Any, settings: Any, prefix: str = "") -> Any:
+    """Unstructured settings without those that are `Practical`, for a digest: lists are mappings by number in it."""
+    practical = set(practical_names(settings)) if is_dataclass(settings) else settings
+    if isinstance(values, list | tuple):
+        values = dict(enumerate(values))
+    if not isinstance(values, Mapping):
+        return values
+    kept: dict[str, Any] = {}
+    for name, value in values.items():
+        if f"{prefix}{name}" not in practical:
+            kept[str(name)] = deciding(value, practical, f"{prefix}{name}.")
+    return kept
+
+
 def claim(
     path: Path,
     settings: Any,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,11 @@ from judging import as_prompts
 from PIL import Image
 
 from contrapose.cli.main import main
-from contrapose.evaluate.rows import read_rows, write_rows
-from contrapose.judges.colours import colourfulness
+from contrapose.evaluate import kept, run
+from contrapose.evaluate.rows import EvidenceRow, read_rows, write_rows
+from contrapose.evaluate.run import ImagePart
+from contrapose.judges.colours import Colours, colourfulness
+from contrapose.judges.judge import Marks
 from contrapose.worlds.shapes import suite
 from contrapose.worlds.shapes.grammar import prompts
 from contrapose.worlds.shapes.shipped import shipped_model
@@ -78,7 +82,7 @@ def test_again_says_so_and_judges_nothing(
     assert correct(tmp_path / "out")["base"] == 0.5
     assert correct(tmp_path / "out")["better"] == 1
     before = files(tmp_path / "out")
-    monkeypatch.setattr("contrapose.evaluate.evidence.evaluate_images", None)
+    monkeypatch.setattr("contrapose.evaluate.kept.judged", None)
     assert judging() == 0
     told = capsys.readouterr().out
     assert "judged already" in told
@@ -120,7 +124,73 @@ def test_another_autoencoder_or_base_is_refused(
     refused(capsys, judging("--autoencoder", str(other)), "another content of suite.autoencoder")
 
 
-def test_models_may_be_added_and_all_are_judged_again(judging: Judging, images: Path, tmp_path: Path) -> None:
+COLOURS = ["--suite", "scores", "--judges", "colourfulness", "--features", "pixels", "--title", "colours"]
+Judged = list[tuple[str, int]]
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> Judged:
+    """The model and the number of images of each file of rows that is made, of four images at most."""
+    parts: Judged = []
+
+    def noting(part: ImagePart, *rest: Any) -> Iterator[EvidenceRow]:
+        parts.append((part.model, len(part.samples)))
+        return run.judged(part, *rest)
+
+    monkeypatch.setattr(kept, "judged", noting)
+    monkeypatch.setattr(kept, "_PART", 4)
+    return parts
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_killed_evaluation_carries_on(
+    judging: Judging, tmp_path: Path, judged: Judged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert judging(*COLOURS, "--out", "whole") == 0
+    assert judged == [("base", 4), ("base", 2), ("better", 4), ("better", 2)]
+    scores = Colours.__call__
+
+    def killed(judge: Colours, *given: Any) -> dict[str, Marks]:
+        if len(judged) == 7:
+            raise KeyboardInterrupt
+        return scores(judge, *given)
+
+    monkeypatch.setattr(Colours, "__call__", killed)
+    assert judging(*COLOURS) == 130
+    assert not (tmp_path / "out/evidence.yaml").exists()
+    monkeypatch.setattr(Colours, "__call__", scores)
+    assert judging(*COLOURS) == 0
+    assert judged[7:] == [("better", 4), ("better", 2)], "what was judged before the kill is not judged again"
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_parts_come_to_the_evaluation_of_one_process(
+    judging: Judging, tmp_path: Path, judged: Judged, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert judging(*COLOURS, "--out", "whole") == 0
+    summary = capsys.readouterr().out
+    del judged[:]
+    assert judging(*COLOURS, "--part", "1/2") == 0
+    assert judged == [("base", 4), ("better", 4)]
+    assert "3 files of judged images are left to other parts" in capsys.readouterr().err
+    refused(capsys, main(["report", "--evidence", "out", "--out", "page.html"]), "this is not finished evidence")
+    assert judging(*COLOURS, "--part", "2/2") == 0
+    assert judged[2:] == [("base", 2), ("better", 2)]
+    assert capsys.readouterr().out == summary
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_only_the_images_of_added_models_are_judged(judging: Judging, tmp_path: Path, judged: Judged) -> None:
+    assert judging(*COLOURS, models=("base",)) == 0
+    assert judging(*COLOURS) == 0
+    assert [model for model, _ in judged] == ["base", "base", "better", "better"]
+    assert len(list((tmp_path / "out/judged").iterdir())) == 4
+
+
+def test_models_may_be_added(judging: Judging, images: Path, tmp_path: Path) -> None:
     assert judging(models=("base",)) == 0
     assert judging() == 0
     assert set(correct(tmp_path / "out")) == {"base", "better", "floor", "ceiling"}
@@ -165,7 +235,7 @@ def test_a_summary_of_an_earlier_format_is_made_anew_of_its_rows(
     path.write_text(json.dumps({key: written[key] for key in written if key not in ("format", "methods", "notes")}))
     capsys.readouterr()
     refused(capsys, main(["report", "--evidence", "out", "--out", "page.html"]), "run the command that made it again")
-    monkeypatch.setattr("contrapose.evaluate.evidence.evaluate_images", None)
+    monkeypatch.setattr("contrapose.evaluate.kept.judged", None)
     assert judging() == 0
     assert path.read_bytes() == before
 
@@ -201,7 +271,7 @@ def test_a_hacked_judge_is_told_and_what_was_trained_for_may_be_said_later(
     written = [row._replace(value=float(row.model == "better")) for row in read_rows(rows)]
     write_rows(written, rows)  # larger by every metric, and so worse by the one of which less is better
     (tmp_path / "out/summary.json").unlink()
-    monkeypatch.setattr("contrapose.evaluate.evidence.evaluate_images", None)
+    monkeypatch.setattr("contrapose.evaluate.kept.judged", None)
     assert main([*arguments, "--trained-for", "correct"]) == 0
     assert "Reward hacking? By correct, which it was trained for, better is" in capsys.readouterr().out
     assert main(["report", "--evidence", "out", "--examples", "0", "--out", "page.html"]) == 0
@@ -227,7 +297,7 @@ def test_names_that_would_be_misread(
 def test_runs_of_one_prompt_are_refused_before_they_are_judged(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("contrapose.evaluate.evidence.evaluate_images", None)
+    monkeypatch.setattr("contrapose.evaluate.kept.judged", None)
     for name in ("base", "better"):
         for folder in list((images / name).iterdir())[1:]:
             shutil.rmtree(folder)

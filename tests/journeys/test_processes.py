@@ -87,14 +87,17 @@ def _content(folder: Path) -> dict[str, bytes]:
 def test_two_workers_write_what_one_does(
     launcher: Launcher, tiny_model: Path, tiny_pairs: Path, prompts_file: Path, tmp_path: Path
 ) -> None:
-    """Groups that are drawn and scored, and images; text is read by each process itself, and not by one for both."""
+    """Groups that are drawn and scored, images, and what is judged of them; text is read by each process itself."""
     few = ["--steps", "1", "--batch-size", "2", "--device", "cpu"]
     of_model: list[object] = ["--model", tiny_model, "--prompts", prompts_file, *few]
     judges = ["--judges", "colourfulness", "--device", "cpu", "--shard-size", "3"]
+    judged = ["--suite", "scores", "--judges", "colourfulness", "--features", "pixels", "--title", "a"]
+    judged += ["--replicates", "20"]
     lines: dict[str, list[object]] = {
         "drawn": ["pairs", "draw", *of_model, "--shard-size", "2"],
         "scored": ["pairs", "score", tiny_pairs, *judges],
         "images": ["sample", *of_model, "--num-images", "1"],
+        "judged": ["evaluate", *judged, "--images", f"base={tmp_path / 'images/one'}", f"a={tmp_path / 'images/two'}"],
     }
     for name, line in lines.items():
         out = tmp_path / name

@@ -16,7 +16,7 @@ from contrapose.errors import UserError
 from contrapose.processes import num_processes
 
 __all__ = ["COMMANDS", "find", "main", "run"]
-_SHARED = ("align", "pairs draw", "pairs import", "pairs score", "sample")  # over several processes
+_SHARED = ("align", "evaluate", "pairs draw", "pairs import", "pairs score", "sample")  # over several processes
 
 
 def run(arguments: list[str]) -> None:

@@ -37,7 +37,8 @@ def main(arguments: list[str], prog: str) -> None:
 
 def report(command: Command) -> None:
     from contrapose.cli.notes import quiet_libraries
-    from contrapose.evaluate.evidence import named_folders, read_evidence
+    from contrapose.evaluate.evidence import read_evidence
+    from contrapose.evaluate.named import named_folders
     from contrapose.report.page import Report, write_report
 
     quiet_libraries()

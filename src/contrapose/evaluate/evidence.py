@@ -4,15 +4,20 @@ evidence/evidence.yaml   what was judged, and how, with digests of what it names
          rows.parquet    what the judge said of each image
          summary.json    the summary of these rows, and numbers of whole sets of images
          results/        the rows as GenEval's scripts write them, where the judge says what it saw
+         judged/         the same rows as the judge came to them, a file of each few images
          features/       what an extractor saw in the images, where one looked at them
          ceiling/        the images of the ceiling, where the suite has one
          skipped.jsonl   broken images, where they were left out
 
 Without a judge there is `evidence.yaml` alone: a report shows the images side by side.
+
+An evaluation that was killed carries on with the images that are not judged yet, and several processes share a folder,
+of which the first to find all images judged sums them up.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -27,7 +32,7 @@ from contrapose.errors import UserError
 from contrapose.evaluate.alarm import check_trained_for, of_trained_judges
 from contrapose.evaluate.geneval.results import write_results
 from contrapose.evaluate.images import Images, digest_of_images, prompt_folders
-from contrapose.evaluate.named import named_paths
+from contrapose.evaluate.kept import KeptRows
 from contrapose.evaluate.rows import Rows, read_rows, write_rows
 from contrapose.evaluate.run import Progress, evaluate_images
 from contrapose.evaluate.sets.describing import DESCRIBING
@@ -40,18 +45,21 @@ from contrapose.evaluate.summary import BOUNDS, CEILING, FIX, FLOOR, Summary, is
 from contrapose.evaluate.summing import SummarySettings, summarize
 from contrapose.evaluate.taking import Taking, taken
 from contrapose.evaluate.training_seeds import check_names, runs_of_methods
-from contrapose.files import one_writer, replacing
+from contrapose.files import replacing
 from contrapose.judges.judge import Judge
 from contrapose.ranges import checked
 from contrapose.store.prompts import Prompt
+from contrapose.workers import ALONE, Worker
 
 EVIDENCE = "evidence.yaml"
 ROWS = "rows.parquet"
 SUMMARY = "summary.json"
 FEATURES = "features"
+KEPT = "judged"
 RESULTS = "results"
 DETECTIONS = "suite.detections"
 CONVERTER = runfile.converter()
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -158,19 +166,6 @@ def _check_rows(path: Path, rows: Rows, summary: Summary) -> None:
         raise UserError(f"{path}: does not hold the rows that {SUMMARY} sums up; {FIX}")
 
 
-def named_folders(pairs: Sequence[str]) -> dict[str, Path]:
-    """`NAME=FOLDER` arguments as a mapping; `UserError` for anything else, or a name used twice.
-
-    A name METHOD/SEED is one training run of a method.
-    """
-    folders = named_paths(pairs, "--images", "FOLDER")
-    for name, folder in folders.items():
-        if name.partition("/")[0] in BOUNDS:
-            raise UserError(f"--images {name}={folder}: the name {name} is taken")
-    check_names(folders)
-    return folders
-
-
 def evaluate(
     record: Record,
     suite: Suite,
@@ -178,10 +173,12 @@ def evaluate(
     device: str = "cpu",
     progress: Progress = lambda title: nullcontext(),
     looking: Looking | None = None,
-) -> tuple[Summary, bool]:
+    worker: Worker = ALONE,
+) -> tuple[Summary | None, bool]:
     """Judge every image of the record's folders into `out`; the summary, and whether anything was judged anew.
 
-    With `looking`, each image is also looked at by an extractor, which the record then names.
+    With `looking`, each image is also looked at by an extractor, which the record then names. Several workers judge
+    into a folder together, each the images that no other one has; one that leaves images to others has no summary.
     Raises `UserError` for images that cannot be judged or compared, and for a folder that holds an evaluation by other
     settings, or of other images of a model; nothing is written then.
     """
@@ -211,28 +208,30 @@ def evaluate(
         viewer = Viewer(looking, looking.features.load(device), FeatureCache(out / FEATURES), progress)
         inputs[f"features.{viewer.extractor.name}"] = viewer.extractor.version
     work = _Work(record, base, suite, judge, folders, viewer, inputs, out, progress)
-    with one_writer(out):
-        summary = work.judged_before()
+    with worker.writing(out):
+        with worker.in_turn(out / ROWS):
+            summary = work.finished_before()
         if summary is not None:
-            work.claim()  # the title may be another
-            work.write_results()
-            if viewer is not None and not viewer.is_reference_saved():
-                viewer.reference()
             return summary, False
-        rows, summary = work.judged()
-        # only now: images that cannot be judged leave nothing that refuses their fix
-        work.claim()
-        write_rows(rows, out / ROWS)
-        write_summary(summary, out / SUMMARY)
-        work.write_results()
-        if left_out:
-            write_left_out(out, left_out)
-        if viewer is not None:
-            viewer.cache.forget_others()
-        return summary, True
+        kept = work.kept()
+        num_left = 0 if viewer is None else viewer.look_together(folders, base, worker)
+        if kept.parts:
+            with progress("judging images") as bar:
+                kept.judge(judge, worker, bar)
+        num_left += kept.num_missing
+        with worker.in_turn(out / ROWS):
+            # of workers that end together, the first has summed up what all have judged
+            summary = work.finished_before()
+            if summary is None and not num_left:
+                summary = work.finish(kept)
+                if left_out:
+                    write_left_out(out, left_out)
+    if summary is None:
+        _log.info(f"{out}: {num_left} files of judged images are left to other parts")
+    return summary, True
 
 
-def lay_out(record: Record, features: AnyFeatures, out: Path) -> str:
+def lay_out(record: Record, features: AnyFeatures, out: Path, worker: Worker = ALONE) -> str:
     """Note in `out` which images are to be shown side by side, judged by nobody; what to do next, in a line.
 
     Raises `UserError` as `taken` does, for settings that only a judge heeds, and for a folder that holds an evaluation.
@@ -241,7 +240,7 @@ def lay_out(record: Record, features: AnyFeatures, out: Path) -> str:
     if record.trained_for or taking.skip_broken or not isinstance(features, NoFeatures):
         raise UserError("the suite none has no numbers; leave --features, --trained-for and --skip-broken out")
     taken(record.images, taking)
-    with one_writer(out):
+    with worker.writing(out), worker.in_turn(out / EVIDENCE):
         path = out / EVIDENCE
         if path.exists() and read_record(path).suite != record.suite:
             raise UserError(f"{out}: holds an evaluation by another suite; choose another --out, or delete the folder")
@@ -273,6 +272,48 @@ class _Work:
         write_results(self.out / ROWS, self.folders, title, self.out / RESULTS)
         if isinstance(self.suite, WritesResults):
             self.suite.write_results(self.out / ROWS, self.out / RESULTS)
+
+    def finished_before(self) -> Summary | None:
+        """The summary of a folder that holds one of these very images; what is missing beside it is written."""
+        summary = self.judged_before()
+        if summary is not None:
+            self.claim()  # the title may be another
+            self.write_results()
+            if self.viewer is not None and not self.viewer.is_reference_saved():
+                self.viewer.reference()
+        return summary
+
+    def kept(self) -> KeptRows:
+        """The files of what the judge says of the models and of the floor; none of them where nobody judges images."""
+        models = dict(self.folders)
+        digests = {name: self.inputs[f"images.{name}"] for name in models}
+        shuffled: dict[str, Sequence[Prompt]] = {}
+        if not self.judge.higher_is_better:  # a suite of sets has nobody that judges single images
+            models = {}
+        elif self.suite.bounds:
+            models[FLOOR] = self.folders[self.base]
+            digests[FLOOR] = digests[self.base]
+            shuffled[FLOOR] = self.suite.bounds.floor(self._prompts)
+        of_suite = {name: digest for name, digest in self.inputs.items() if name.startswith("suite.")}
+        settings = [runfile.deciding(self.record.suite, self.suite), of_suite]
+        return KeptRows.of(self.out / KEPT, self.judge, models, shuffled, digests, settings)
+
+    @property
+    def _prompts(self) -> list[Prompt]:
+        return [folder.prompt for folder in prompt_folders(self.folders[self.base])]
+
+    def finish(self, kept: KeptRows) -> Summary:
+        """Sum up what was judged and looked at, and write all of it."""
+        rows, summary = self._judged(kept)
+        # only now: images that cannot be judged leave nothing that refuses their fix
+        self.claim()
+        write_rows(rows, self.out / ROWS)
+        write_summary(summary, self.out / SUMMARY)
+        self.write_results()
+        kept.forget_others()
+        if self.viewer is not None:
+            self.viewer.cache.forget_others()
+        return summary
 
     def judged_before(self) -> Summary | None:
         """What the folder says of these very images; None where they are still to be judged.
@@ -313,29 +354,21 @@ class _Work:
         free += [] if self.viewer is None else runfile.practical_names(self.viewer.looking.features, "features.")
         runfile.claim(self.out / EVIDENCE, record, CONVERTER, free=free, inputs=noted)
 
-    def judged(self) -> tuple[Rows, Summary]:
-        """Judge all models, and the bounds, whose ceiling is drawn anew; what was seen of the models follows."""
-        # before judging: what cannot be compared by features is told before a judge has worked for hours
+    def _judged(self, kept: KeptRows) -> tuple[Rows, Summary]:
+        """The rows of models and bounds, whose ceiling is drawn anew and judged here; what was seen of models follows.
+
+        The summary is of them.
+        """
         looked = self._looked()
-        bounds = self.suite.bounds
-        base = list(prompt_folders(self.folders[self.base]))
-        prompts = [folder.prompt for folder in base]
-        models = dict(self.folders)
-        shuffled: dict[str, Sequence[Prompt]] = {}
-        if bounds:
-            models[FLOOR] = self.folders[self.base]
-            shuffled[FLOOR] = bounds.floor(prompts)
-        rows = Rows.of(())
-        if self.judge.higher_is_better:  # a suite of sets has nobody that judges single images
-            with self.progress("judging images") as bar:
-                rows += evaluate_images(models, self.judge, prompts=shuffled, progress=bar)
+        rows = kept.read()
         if looked is not None:
             rows += looked.rows
+        bounds = self.suite.bounds
         if bounds is None:
             return rows, self._summed_up(rows, looked)
-        seeds = sorted({seed for folder in base for seed in folder.samples})
+        seeds = sorted({seed for folder in prompt_folders(self.folders[self.base]) for seed in folder.samples})
         with replacing(self.out / CEILING) as aside:
-            bounds.draw_ceiling(prompts, seeds, aside)
+            bounds.draw_ceiling(self._prompts, seeds, aside)
             with self.progress("judging the ceiling") as bar:
                 rows += evaluate_images({CEILING: aside}, self.judge, progress=bar)
             return rows, self._summed_up(rows, looked)  # here: what cannot be summed up leaves no ceiling

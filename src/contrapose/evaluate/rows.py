@@ -249,6 +249,12 @@ def prompt_id(folder: str, prompt: str) -> str:
     return f"{folder}-{prompts.prompt_id(prompt)[:8]}"
 
 
+def joined(rows: Iterable[Rows]) -> Rows:
+    """The rows of one after the other."""
+    tables = [_SCHEMA.empty_table(), *(each.table for each in rows)]
+    return Rows(pa.concat_tables(tables))
+
+
 def write_rows(rows: Iterable[EvidenceRow], path: Path) -> None:
     """Write rows as a parquet file, whole or not at all."""
     table = Rows.of(rows).table
@@ -256,12 +262,14 @@ def write_rows(rows: Iterable[EvidenceRow], path: Path) -> None:
         pq.write_table(table, aside)
 
 
-def read_rows(path: Path) -> Rows:
-    """Rows from a parquet file; `UserError` when it is missing, broken or of another make."""
+def read_rows(path: Path, seen: bool = False) -> Rows:
+    """Rows from a parquet file, with what was `seen` or without; `UserError` when it is missing, broken or of another
+    make."""
+    wanted = _SCHEMA.names if seen else _READ
     try:
         with pq.ParquetFile(path) as file:
-            missing = [name for name in _READ if name not in file.schema_arrow.names]
-            table = None if missing else file.read(columns=_READ)
+            missing = [name for name in wanted if name not in file.schema_arrow.names]
+            table = None if missing else file.read(columns=wanted)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file of rows; evaluate first") from None
     except (OSError, pa.ArrowException) as error:
@@ -269,7 +277,8 @@ def read_rows(path: Path) -> Rows:
     if table is None:
         raise _unreadable(path, f"has no column {', '.join(missing)}")
     try:
-        table = table.append_column(_SCHEMA.field("seen"), pa.nulls(len(table), pa.string()))
+        if not seen:
+            table = table.append_column(_SCHEMA.field("seen"), pa.nulls(len(table), pa.string()))
         table = table.select(_SCHEMA.names).cast(_SCHEMA)
     except (ValueError, pa.ArrowException) as error:
         raise _unreadable(path, f"columns are not rows' ({str(error).splitlines()[0]})") from None

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from itertools import islice
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from PIL.Image import Image
-
 from contrapose.errors import UserError
-from contrapose.evaluate.images import Images, PromptFolder, prompt_folders
+from contrapose.evaluate.images import Images, PromptFolder, prompt_folders, read_image
 from contrapose.evaluate.rows import EvidenceRow, Rows, prompt_id
 from contrapose.judges.judge import Judge
 from contrapose.store.prompts import Prompt
@@ -20,6 +18,22 @@ Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None] | N
 
 UNTAGGED = "all"  # the tag of a prompt whose metadata names none
 _AT_ONCE = 16  # images that are handed to the judge together
+
+
+class Sample(NamedTuple):
+    """One image of a model, and the prompt that it is judged by."""
+
+    folder: str
+    prompt: Prompt
+    seed: int
+    path: Path
+
+
+class ImagePart(NamedTuple):
+    """Images of one model that are judged one after the other."""
+
+    model: str
+    samples: Sequence[Sample]
 
 
 def evaluate_images(
@@ -35,33 +49,55 @@ def evaluate_images(
     shuffled prompts. `progress` is told (images done, images in all) after each batch.
     Raises `UserError` for broken folders before the first image is judged.
     """
+    parts = parts_of(models, judge, prompts)
+    tell = counting(sum(len(part.samples) for part in parts), progress)
+    # few of the rows are Python objects at one time
+    return Rows.of(row for part in parts for row in judged(part, judge, tell))
+
+
+def parts_of(
+    models: Mapping[str, Images],
+    judge: Judge,
+    prompts: Mapping[str, Sequence[Prompt]] | None = None,
+    num: int | None = None,
+) -> list[ImagePart]:
+    """All models' images in their order, in parts of a model each, or of `num` images of one at most.
+
+    Raises `UserError` as `evaluate_images` does.
+    """
     folders = {model: list(prompt_folders(path)) for model, path in models.items()}
     judged_by = {model: _prompts_of(model, those, prompts or {}) for model, those in folders.items()}
     if isinstance(judge, ByPlace):
         judge.check(folders)
-    return Rows.of(_all_judged(folders, judged_by, judge, progress))
-
-
-def _all_judged(
-    folders: Mapping[str, Sequence[PromptFolder]],
-    prompts: Mapping[str, Sequence[Prompt]],
-    judge: Judge,
-    progress: Callable[[int, int], None] | None,
-) -> Iterator[EvidenceRow]:
-    """The rows of one batch after another, so that few of them are Python objects at one time."""
-    total = sum(len(folder.samples) for those in folders.values() for folder in those)
-    done = 0
+    parts: list[ImagePart] = []
     for model, those in folders.items():
-        pairs = zip(those, prompts[model], strict=True)
-        # a generator, so that an image is read when its batch comes
-        samples = (
-            _Sample(folder.name, prompt, seed, image) for folder, prompt in pairs for seed, image in folder.images()
-        )
-        while batch := list(islice(samples, _AT_ONCE)):
-            yield from _judged(model, batch, judge)
-            done += len(batch)
-            if progress:
-                progress(done, total)
+        samples: list[Sample] = []
+        for folder, prompt in zip(those, judged_by[model], strict=True):
+            samples += [Sample(folder.name, prompt, seed, path) for seed, path in folder.samples.items()]
+        at_once = num or max(len(samples), 1)
+        parts += [ImagePart(model, samples[first : first + at_once]) for first in range(0, len(samples), at_once)]
+    return parts
+
+
+def counting(total: int, progress: Callable[[int, int], None] | None) -> Callable[[int], None]:
+    """What is told of so many further images at a time, and tells `progress` of (images done, images in all)."""
+    done = 0
+
+    def tell(num: int) -> None:
+        nonlocal done
+        done += num
+        if progress:
+            progress(done, total)
+
+    return tell
+
+
+def judged(part: ImagePart, judge: Judge, tell: Callable[[int], None]) -> Iterator[EvidenceRow]:
+    """The rows of a part: batch by batch, image by image, and of each its metrics; `tell` is told of each batch."""
+    for first in range(0, len(part.samples), _AT_ONCE):
+        batch = part.samples[first : first + _AT_ONCE]
+        yield from _of_batch(part.model, batch, judge)
+        tell(len(batch))
 
 
 @runtime_checkable
@@ -77,18 +113,8 @@ class ByPlace(Protocol):
         ...
 
 
-class _Sample(NamedTuple):
-    """One image, and the prompt that it is judged by."""
-
-    folder: str
-    prompt: Prompt
-    seed: int
-    image: Image
-
-
-def _judged(model: str, batch: Sequence[_Sample], judge: Judge) -> Iterator[EvidenceRow]:
-    """The rows of a batch: image by image, and of each its metrics."""
-    images = [sample.image for sample in batch]
+def _of_batch(model: str, batch: Sequence[Sample], judge: Judge) -> Iterator[EvidenceRow]:
+    images = [read_image(sample.path) for sample in batch]
     prompts = [sample.prompt for sample in batch]
     if isinstance(judge, ByPlace):
         judge = judge.at(model, [(sample.folder, sample.seed) for sample in batch])

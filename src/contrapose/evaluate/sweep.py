@@ -172,7 +172,10 @@ def sum_up(
     summary = None
     if record.judged:
         base = name_of(0) if 0 in scales else None
-        looked = None if viewer is None else viewer.at(folders, name_of(0))
+        looked = None
+        if viewer is not None:
+            viewer.look_together(folders, name_of(0))
+            looked = viewer.at(folders, name_of(0))
         rows = Rows.of(())
         if judge is not None:
             with progress("judging images") as bar:

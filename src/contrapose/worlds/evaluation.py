@@ -16,6 +16,7 @@ from contrapose.evaluate.suites import Unjudged
 from contrapose.evaluate.summary import Summary
 from contrapose.evaluate.taking import Taking
 from contrapose.files import check_folder
+from contrapose.workers import ALONE, Worker
 from contrapose.worlds.settings import Judging
 from contrapose.worlds.suites import as_settings
 
@@ -23,7 +24,8 @@ from contrapose.worlds.suites import as_settings
 class Evaluated(NamedTuple):
     """What an evaluation came to."""
 
-    summary: Summary
+    summary: Summary | None
+    """None where a worker has left images to others."""
     is_new: bool
     """Whether anything was judged; False where the folder held the same evaluation already."""
 
@@ -34,28 +36,30 @@ def evaluate_models(
     out: Path,
     device: str | None = None,
     progress: Progress = lambda title: nullcontext(),
+    worker: Worker = ALONE,
 ) -> Evaluated:
     """Judge every image of each model's folder, by the model's name, and compare the models with the base, into `out`.
 
     A name METHOD/SEED is one of several training runs of a method. The device is the fastest of this machine unless
-    named. Raises `UserError` for the suite none, for images that cannot be judged or compared, and for a folder that
-    holds an evaluation by other settings or of other images of a model; nothing is written then.
+    named. Several workers judge into a folder together, each the images that no other one has. Raises `UserError` for
+    the suite none, for images that cannot be judged or compared, and for a folder that holds an evaluation by other
+    settings or of other images of a model; nothing is written then.
     """
     if isinstance(judging.suite, Unjudged):
         raise UserError("the suite none judges nothing; write_report shows images side by side")
     check_folder(out)
     looking = looking_of(judging.suite, judging.features)
     record = _record(images, judging, out)
-    return Evaluated(*evaluate(record, judging.suite, out, device or best_device(), progress, looking))
+    return Evaluated(*evaluate(record, judging.suite, out, device or best_device(), progress, looking, worker))
 
 
-def lay_out_images(images: Mapping[str, Path], judging: Judging, out: Path) -> str:
+def lay_out_images(images: Mapping[str, Path], judging: Judging, out: Path, worker: Worker = ALONE) -> str:
     """Note in `out` which models' images a report shows side by side, judged by nobody; what to do next, in a line.
 
     Raises `UserError` for settings that only a judge heeds, and for a folder that holds an evaluation.
     """
     check_folder(out)
-    return lay_out(_record(images, judging, out), judging.features, out)
+    return lay_out(_record(images, judging, out), judging.features, out, worker)
 
 
 def _record(images: Mapping[str, Path], judging: Judging, out: Path) -> Record:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from contrapose import runfile
 from contrapose.errors import UserError
-from contrapose.evaluate.images import Images, prompt_folders
+from contrapose.evaluate.images import SAMPLE_AGAIN, Images, prompt_folders
 from contrapose.evaluate.rows import Key, Rows, prompt_id
 from contrapose.evaluate.run import Progress, tag_of
 from contrapose.evaluate.sets.describing import rows_of, tell_of_single_images
@@ -32,12 +32,14 @@ from contrapose.evaluate.sets.reference import (
     called,
     files_of,
     look_at,
+    look_together,
     read_reference,
     write_set,
 )
 from contrapose.evaluate.sets.suite import Sets
 from contrapose.evaluate.suites import Suite, Unjudged
 from contrapose.files import check_file
+from contrapose.workers import ALONE, Worker
 
 _REPLACE = "get it again, or take it out of the reference"
 CONVERTER = runfile.converter((AnyExtractor, EXTRACTORS))
@@ -102,22 +104,31 @@ class Viewer:
     cache: FeatureCache
     progress: Progress
 
-    def at(self, models: Mapping[str, Images], base: str) -> Looked:
-        """Look at every image of all models, which have the same prompts and seeds, and at none twice.
+    def look_together(self, models: Mapping[str, Images], base: str, worker: Worker = ALONE) -> int:
+        """Look at the images of all models and of the reference, each once: those that no other worker looks at.
 
-        Raises `UserError` for a reference that is missing or by another extractor, before an image of a model is looked
-        at; and for images that cannot be read.
+        Returns the number of files of features that are left to others. Raises `UserError` for a reference that is
+        missing or by another extractor, before an image of a model is looked at; and for images that cannot be read.
         """
-        places = {model: _places(folder) for model, folder in models.items()}
-        for model in models:
-            # equal numbers too: FID falls with them, and drift compares images one by one
-            assert places[model].keys() == places[base].keys(), f"{model} has other images than {base}"
+        sets = [(paths, SAMPLE_AGAIN) for paths in _paths(models, base).values()]
+        path = self.looking.reference
+        if path is not None and path.is_dir():
+            sets.append((files_of(path), _REPLACE))
+        elif path is not None:
+            self.reference()
+        with self.progress("looking at images") as bar:
+            return look_together(sets, self.extractor, self.cache, worker, bar)
+
+    def at(self, models: Mapping[str, Images], base: str) -> Looked:
+        """What was seen of all models, which have the same prompts and seeds; what was not looked at is looked at now.
+
+        Raises `UserError` as `look_together` does, and for sets that are too small for the metrics.
+        """
         reference = self.reference()
-        tags = {key: place.tag for key, place in places[base].items()}
+        tags = {key: place.tag for key, place in _places(models[base]).items()}
         sets: dict[str, ImageSet] = {}
-        for model in models:
-            with self.progress(f"looking at {model}") as bar:
-                sets[model] = look_at([places[model][key].path for key in tags], self.extractor, self.cache, bar)
+        for model, paths in _paths(models, base).items():
+            sets[model] = look_at(paths, self.extractor, self.cache)
         groups = groups_of([name for name, _ in tags], list(tags.values()))
         values: dict[str, dict[str, Varied]] = {}
         if self.looking.metrics:
@@ -141,8 +152,7 @@ class Viewer:
         if path is None:
             return None
         if path.is_dir():
-            with self.progress("looking at the reference") as bar:
-                reference = look_at(files_of(path), self.extractor, self.cache, bar, _REPLACE)
+            reference = look_at(files_of(path), self.extractor, self.cache, fix=_REPLACE)
         else:
             kept = read_reference(path)
             if isinstance(kept, PublishedMoments):
@@ -161,6 +171,18 @@ class Viewer:
     def is_reference_saved(self) -> bool:
         """Whether nothing is left to save."""
         return self.looking.save_reference is None or self.looking.save_reference.is_file()
+
+
+def _paths(models: Mapping[str, Images], base: str) -> dict[str, list[Path]]:
+    """Each model's images in the order of the base's."""
+    keys = _places(models[base])
+    paths: dict[str, list[Path]] = {}
+    for model, folder in models.items():
+        places = _places(folder)
+        # equal numbers too: FID falls with them, and drift compares images one by one
+        assert places.keys() == keys.keys(), f"{model} has other images than {base}"
+        paths[model] = [places[key].path for key in keys]
+    return paths
 
 
 def _places(folder: Images) -> dict[Key, _Place]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,12 @@ from PIL.Image import Image
 from contrapose.contents import digest_of_parts, file_digest
 from contrapose.errors import UserError
 from contrapose.evaluate.images import SAMPLE_AGAIN, image_digest, prompt_folders, read_image
+from contrapose.evaluate.run import counting
 from contrapose.evaluate.sets.distances import FeatureMoments, moments
 from contrapose.evaluate.sets.extractors import Extracted, Extractor
 from contrapose.evaluate.sets.published import PublishedMoments, published_moments
 from contrapose.files import replacing
+from contrapose.workers import ALONE, Worker
 
 _AT_ONCE = 256  # images that are decoded together
 _PART = 2048  # images whose features are one file of a cache
@@ -62,13 +64,24 @@ class FeatureCache:
 
     folder: Path
     _used: set[Path] = field(default_factory=set)
+    _digests: dict[Path, str] = field(default_factory=dict)
 
-    def path_of(self, extractor: Extractor, digests: Sequence[str]) -> Path:
-        """Where the features of images of these digests are, or are to be written."""
-        name = digest_of_parts([_FORMAT, extractor.name, extractor.version, *digests])
-        path = self.folder / f"{name}.npz"
-        self._used.add(path)
-        return path
+    def digests_of(self, paths: Sequence[Path]) -> list[str]:
+        """A digest of each image, read once."""
+        for path in paths:
+            if path not in self._digests:
+                self._digests[path] = image_digest(path)
+        return [self._digests[path] for path in paths]
+
+    def parts_of(self, paths: Sequence[Path], extractor: Extractor) -> Iterator[tuple[Path, Sequence[Path], list[str]]]:
+        """Images in parts of 2,048: where the features of each are, or are to be written, its images, their digests."""
+        for first in range(0, len(paths), _PART):
+            part = paths[first : first + _PART]
+            digests = self.digests_of(part)
+            name = digest_of_parts([_FORMAT, extractor.name, extractor.version, *digests])
+            place = self.folder / f"{name}.npz"
+            self._used.add(place)
+            yield place, part, digests
 
     def read(self, path: Path) -> ImageSet | None:
         """What is kept there; None where nothing whole is, so that these images are looked at again."""
@@ -120,28 +133,50 @@ def look_at(
     `fix` is what the user can do about a broken one, in which case `UserError` is raised.
     With a cache, parts of 2,048 images that were looked at before are read there, and others written.
     """
-    digests = [image_digest(path) for path in paths]
-    parts: list[ImageSet] = []
-    for first in range(0, len(paths), _PART):
-        last = min(first + _PART, len(paths))
-        place = cache.path_of(extractor, digests[first:last]) if cache else None
-        kept = cache.read(place) if cache and place else None
-        if kept is not None:
-            parts.append(kept)
+    if cache is None:
+        return _seen(paths, [image_digest(path) for path in paths], extractor, fix, counting(len(paths), progress))
+    look_together([(paths, fix)], extractor, cache, ALONE, progress)
+    parts = [read_set(place) for place, _, _ in cache.parts_of(paths, extractor)]
+    return _joined(parts, extractor, cache.digests_of(paths))
+
+
+def look_together(
+    sets: Iterable[tuple[Sequence[Path], str]],
+    extractor: Extractor,
+    cache: FeatureCache,
+    worker: Worker,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Look at the images of these sets into the cache, those that no other worker looks at.
+
+    Beside each set stands the fix of a broken image, and `progress` is told as by `look_at`. Returns the number of
+    files that are left to other workers.
+    """
+    parts: dict[Path, tuple[Sequence[Path], list[str], str]] = {}
+    for paths, fix in sets:
+        for place, part, digests in cache.parts_of(paths, extractor):
+            parts[place] = part, digests, fix  # a set may be there twice
+    tell = counting(sum(len(part) for part, *_ in parts.values()), progress)
+    for place, (part, digests, fix), task in worker.turns(
+        parts.items(), lambda place, _: cache.read(place) is not None
+    ):
+        if task == "make":
+            write_set(_seen(part, digests, extractor, fix, tell), place)
         else:
-            seen: list[Extracted] = []
-            for begin in range(first, last, _AT_ONCE):
-                end = min(begin + _AT_ONCE, last)
-                images: list[Image] = [read_image(path, fix) for path in paths[begin:end]]
-                seen.append(extractor(images))
-                if progress:
-                    progress(end, len(paths))
-            parts.append(_joined(seen, extractor, digests[first:last]))
-            if place is not None:
-                write_set(parts[-1], place)
-        if progress:
-            progress(last, len(paths))
-    return _joined(parts, extractor, digests)
+            tell(len(part))
+    return sum(not place.exists() for place in parts)
+
+
+def _seen(
+    paths: Sequence[Path], digests: Sequence[str], extractor: Extractor, fix: str, tell: Callable[[int], None]
+) -> ImageSet:
+    """The features of images of these digests, each looked at; `tell` is told of so many at a time."""
+    seen: list[Extracted] = []
+    for begin in range(0, len(paths), _AT_ONCE):
+        images: list[Image] = [read_image(path, fix) for path in paths[begin : begin + _AT_ONCE]]
+        seen.append(extractor(images))
+        tell(len(images))
+    return _joined(seen, extractor, digests)
 
 
 def _joined(parts: Sequence[Extracted | ImageSet], extractor: Extractor, digests: Sequence[str]) -> ImageSet:
