@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
+import math
 import os
 import time
 import urllib.error
@@ -29,6 +31,9 @@ REFUSALS = (
 )
 LONGEST_WAIT_S = 60.0
 MOST_BYTES = 1 << 24  # of an answer
+_SELDOM_S = 60.0
+_told_at: dict[str, float] = {}  # when it was last told of each address that it keeps one waiting
+_log = logging.getLogger(__name__)
 
 
 class RefusedInput(Exception):
@@ -117,10 +122,18 @@ class Endpoint:
             except (OSError, http.client.HTTPException) as error:
                 problem = self._lost(error)
             if trial + 1 < self.num_tries:
+                self._tell(problem, trial)
                 time.sleep(min(wait, LONGEST_WAIT_S))
         raise UserError(
             f"endpoint {self.url}: still {problem} after {self.num_tries} tries; run again later to carry on"
         )
+
+    def _tell(self, problem: str, trial: int) -> None:
+        """Note that a server lets itself be waited for, once a minute however many ask it."""
+        now = time.monotonic()
+        if trial > 0 and now - _told_at.get(self.url, -math.inf) >= _SELDOM_S:
+            _told_at[self.url] = now
+            _log.info(f"endpoint {self.url}: {problem}; it is asked again, {self.num_tries} times in all")
 
     def _send(self, payload: Mapping[str, Any] | None) -> bytes:
         headers = {"Accept": "application/json"}
@@ -170,6 +183,21 @@ class Endpoint:
         fix = fixes.get(code, "the server refused the request")
         line = f"endpoint {self.url}: HTTP {code}: {fix} (server: {message[:200]})"
         return RefusedRequest(line, code, message)
+
+
+def only_model(endpoint: Endpoint, fix: str) -> str:
+    """The name of the one model that a server of OpenAI's protocol has; `UserError` where there are others or none."""
+    models = endpoint.beside("models")
+    listing = models.get()
+    entries = listing.get("data") if isinstance(listing, dict) else None
+    names: list[str] = []
+    for entry in entries if isinstance(entries, list) else ():
+        name = entry.get("id") if isinstance(entry, dict) else None
+        if isinstance(name, str) and name:
+            names.append(name)
+    if len(names) != 1:
+        raise UserError(f"endpoint {models.url}: has not one model but {', '.join(names[:5]) or 'none'}; {fix}")
+    return names[0]
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -32,7 +32,8 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "degrade.max_new_tokens": ("degrade.llm.max_new_tokens",),
     "degrade.batch_size": ("degrade.llm.batch_size",),
     "degrade.num_retries": ("degrade.llm.num_retries",),
-    "degrade.cache": ("degrade.llm.cache",),
+    "degrade.cache": ("degrade.llm.asking.cache",),
+    "degrade.llm.cache": ("degrade.llm.asking.cache",),
 }
 """Old names, each with what it is called now: of several, whichever a command has."""
 

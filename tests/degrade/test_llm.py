@@ -1,11 +1,14 @@
 """Language-model degraders against a stub server that answers well, badly, late or not at all."""
 
 import json
+import threading
+import time
 from dataclasses import replace
 
 import pytest
 from serving import prompt_of, serving
 
+from contrapose.asking import Asking
 from contrapose.containers.left_out import LeftOut
 from contrapose.degrade.llm import LanguageModel, LlmAesthetics, LlmAlignment, ask, parse, template_text
 from contrapose.degrade.writers import EndpointWriter
@@ -95,7 +98,8 @@ def test_an_empty_list_is_an_answer():
 
 
 @pytest.fixture(autouse=True)
-def _no_key_no_proxy(monkeypatch):
+def _no_key_no_proxy_no_answers(monkeypatch, tmp_path):
+    monkeypatch.setenv("CONTRAPOSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
@@ -112,7 +116,8 @@ def test_good_answers_go_to_their_prompts(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret\n")
     with serving(lambda prompt, n: (200, answer(f"no {prompt}"))) as stub:
         prompts = [f"cat {number}" for number in range(20)] + ["", "猫 と 犬", "cat 3", "x" * 10_000]
-        got = LlmAlignment(LanguageModel("tiny", endpoint=f"{stub.url}/v1/", batch_size=7)).variants(prompts, 1)
+        llm = LanguageModel("tiny", endpoint=f"{stub.url}/v1/", asking=Asking(at_once=7))
+        got = LlmAlignment(llm).variants(prompts, 1)
     assert got == [(f"no {prompt}",) if prompt else left_out("", "the prompt is empty") for prompt in prompts]
     assert set(stub.asked.values()) == {1} and len(stub.asked) == 22
     path, headers, body = stub.requests[0]
@@ -148,7 +153,7 @@ def test_garbage_gives_no_variants_and_a_reason_and_only_the_bad_are_asked_again
 )
 def test_what_the_user_must_fix_is_told_at_once(status, body, message):
     with serving(lambda prompt, n: (status, body)) as stub, pytest.raises(UserError, match=message):
-        aligned(stub, batch_size=1).variants(["a dog", "a cat"], 0)
+        aligned(stub, asking=Asking(at_once=1)).variants(["a dog", "a cat"], 0)
     assert len(stub.requests) == 1
 
 
@@ -180,29 +185,70 @@ def test_what_is_no_text_is_no_answer():
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_run_carries_on_from_its_whole_lines(tmp_path):
+def test_what_was_answered_is_not_asked_again():
     prompts = [f"cat {number}" for number in range(9)] + ["bad"]
-    cache = tmp_path / "deep" / "answers.jsonl"
     with serving(lambda prompt, n: (200, "no" if prompt == "bad" else answer(f"no {prompt}", "猫"))) as stub:
-        degrader = aligned(stub, batch_size=2, num_retries=0, cache=cache)
+        degrader = aligned(stub, num_retries=0)
         first = degrader.variants(prompts, 1)
-        whole = cache.read_bytes()
         assert degrader.variants(prompts[::-1], 1) == first[::-1]
         assert len(stub.requests) == 10
-        lines = whole.splitlines(keepends=True)
-        for cut in (1, 5, len(lines[3]) - 1):
-            cache.write_bytes(b"".join(lines[:3]) + lines[3][:cut])
-            stub.requests.clear()
-            assert degrader.variants(prompts, 1) == first
-            assert len(stub.requests) == 7
-            assert cache.read_bytes() == whole
-        stub.requests.clear()
-        assert degrader.variants(["bad"], 1)[0].reason == first[-1].reason and not stub.requests
+        assert degrader.variants([*prompts, "dog"], 1) == [*first, ("no dog", "猫")]
+        assert len(stub.requests) == 11
 
 
-def test_another_seed_template_model_or_setting_is_asked_anew(tmp_path):
+@pytest.mark.parametrize("at_once", [1, 3, 30])
+def test_answers_are_the_same_however_many_are_under_way_and_whoever_is_first(at_once, monkeypatch):
+    """The server is late with every other answer, fails one for the first time, and needs a second try of another."""
+    prompts = [f"cat {number}" for number in range(12)]
+
+    def reply(prompt, n):
+        number = int(prompt.split()[1])
+        time.sleep(0.02 * (number % 2))
+        if n == 0 and number == 3:
+            return 503, b"busy"
+        return 200, "garbage" if n == 0 and number == 4 else answer(f"no {prompt}")
+
+    monkeypatch.setattr("contrapose.endpoints.LONGEST_WAIT_S", 0.0)
+    with serving(reply) as stub:
+        degrader = aligned(stub, asking=Asking(at_once))
+        assert degrader.variants(prompts, 1) == [(f"no {prompt}",) for prompt in prompts]
+    assert stub.asked == {prompt: 2 if prompt in ("cat 3", "cat 4") else 1 for prompt in prompts}
+
+
+def test_as_many_are_under_way_as_may_be():
+    """Each answer waits for seven others, which never come where fewer are under way."""
+    together = threading.Barrier(8)
+
+    def reply(prompt, n):
+        together.wait(timeout=30)
+        return 200, answer("x")
+
+    with serving(reply) as stub:
+        llm = aligned(stub, asking=Asking(at_once=8, tries=1))
+        assert llm.variants([f"cat {number}" for number in range(16)], 0) == [("x",)] * 16
+
+
+def test_of_two_that_plan_the_same_one_asks_and_both_have_its_answers():
+    """As two workers of a folder do; asked twice, the server answers otherwise."""
+    both_wait = threading.Barrier(2)
+    got = []
+
+    def plan(degrader):
+        both_wait.wait(timeout=30)
+        got.append(degrader.variants(["cat", "dog"], 0))
+
+    with serving(lambda prompt, n: (200, answer(f"{prompt} {n}"))) as stub:
+        workers = [threading.Thread(target=plan, args=[aligned(stub)]) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    assert got == [[("cat 0",), ("dog 0",)]] * 2
+
+
+def test_another_seed_template_model_or_setting_is_asked_anew():
     with serving(lambda prompt, n: (200, answer(str(n)))) as stub:
-        llm = LanguageModel("tiny", endpoint=stub.url, cache=tmp_path / "answers.jsonl")
+        llm = LanguageModel("tiny", endpoint=stub.url)
         others = [replace(llm, model="other"), replace(llm, temperature=0.1), replace(llm, max_new_tokens=9)]
         degraders = [*map(LlmAlignment, [llm, *others]), LlmAesthetics(llm), LlmAlignment(replace(llm, batch_size=3))]
         got = [degrader.variants(["cat"], 1) for degrader in degraders]
@@ -210,11 +256,10 @@ def test_another_seed_template_model_or_setting_is_asked_anew(tmp_path):
     assert got == [[(number,)] for number in "012340"] + [[("5",)]]
 
 
-def test_answers_got_before_the_server_fell_over_are_kept(tmp_path):
-    cache = tmp_path / "answers.jsonl"
+def test_answers_got_before_the_server_fell_over_are_kept():
     up = {"cat 0", "cat 1", "cat 2"}
     with serving(lambda prompt, n: (200, answer("x")) if prompt in up else (401, b"")) as stub:
-        degrader = aligned(stub, batch_size=1, cache=cache)
+        degrader = aligned(stub, asking=Asking(at_once=1))
         with pytest.raises(UserError):
             degrader.variants([f"cat {number}" for number in range(5)], 0)
         up |= {"cat 3", "cat 4"}
@@ -223,13 +268,22 @@ def test_answers_got_before_the_server_fell_over_are_kept(tmp_path):
         assert len(stub.requests) == 2
 
 
-@pytest.mark.parametrize("data", [b'{"prompt": "mine"}\n', b"my notes", b'{"key": "a"}\n', b"\xff\n"])
-def test_a_file_that_is_no_cache_is_left_alone(tmp_path, data):
-    path = tmp_path / "prompts.jsonl"
-    path.write_bytes(data)
-    with pytest.raises(UserError, match=r"prompts\.jsonl.*another cache file"):
-        LlmAlignment(LanguageModel("tiny", endpoint="http://127.0.0.1:1", cache=path)).variants(["cat"], 0)
-    assert path.read_bytes() == data
+def test_a_server_that_keeps_one_waiting_is_told_of_once(monkeypatch, caplog):
+    monkeypatch.setattr("contrapose.endpoints.LONGEST_WAIT_S", 0.0)
+    with serving(lambda prompt, n: (200, answer("x")) if n >= 4 else (503, b"")) as stub, caplog.at_level("INFO"):
+        assert aligned(stub).variants(["cat", "dog"], 0) == [("x",)] * 2
+    [note] = [record.message for record in caplog.records if record.name == "contrapose.endpoints"]
+    assert note == f"endpoint {stub.url}/v1/chat/completions: HTTP 503; it is asked again, 6 times in all"
+
+
+@pytest.mark.parametrize("record", [{"variants": [1], "reason": ""}, {"variants": ["x"]}, "x"])
+def test_an_answer_that_somebody_has_changed_is_asked_for_anew(record):
+    with serving(lambda prompt, n: (200, answer(str(n)))) as stub:
+        degrader = aligned(stub)
+        assert degrader.variants(["cat"], 0) == [("0",)]
+        [key] = degrader.llm._keys("alignment", ["cat"], 0).values()
+        degrader.llm.asking.answers.add({key: record})
+        assert degrader.variants(["cat"], 0) == [("1",)]
 
 
 @pytest.mark.parametrize(

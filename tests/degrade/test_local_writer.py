@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from contrapose.asking import Asking
 from contrapose.degrade.llm import LanguageModel, LlmAlignment
 from contrapose.degrade.local_writer import TOO_LONG, LocalWriter
 from contrapose.errors import UserError
@@ -86,11 +87,12 @@ def test_local_message_beyond_the_models_reach_is_not_answered(folder):
 
 
 def test_local_degrader_skips_what_a_random_model_says(folder, tmp_path):
-    llm = LanguageModel(str(folder), max_new_tokens=4, num_retries=1, cache=tmp_path / "answers.jsonl")
+    llm = LanguageModel(str(folder), max_new_tokens=4, num_retries=1, asking=Asking(cache=tmp_path / "answers.sqlite"))
     prompts = ["a red dog", "", "a cat\0"]
     got = LlmAlignment(llm).variants(prompts, 3)
     assert [entry.name for entry in got] == prompts and "no JSON object" in got[0].reason
-    assert LlmAlignment(replace(llm, batch_size=1)).variants(["a red dog"], 3) == got[:1]
+    asked_anew = replace(llm, batch_size=1, asking=Asking(cache=tmp_path / "others.sqlite"))
+    assert LlmAlignment(asked_anew).variants(["a red dog"], 3) == got[:1]
 
 
 def test_no_model_is_told(tmp_path):

@@ -21,6 +21,7 @@ from contrapose.contents import bytes_digest, file_digest
 from contrapose.errors import UserError
 from contrapose.evaluate.images import digest_of_images, image_digest, metadata_of, prompt_folders
 from contrapose.evaluate.run import evaluate_images
+from contrapose.judges.judge import Jury, images_at_once
 
 
 def write_prompt(directory: Path, number: int, prompt: str, seeds=(0, 1), tag: str | None = "colors") -> Path:
@@ -171,6 +172,18 @@ def test_evaluate_images_makes_a_row_for_each_image_and_measure(images, tmp_path
     assert told == [(3, 6), (4, 6), (6, 6)] and len(rows) == 12
     assert rows[2][:1] + rows[2][2:] == ("a", "colors", 1, "brightness", 21.0, "prompt 2", None)
     assert rows[-1].tag == "all"
+
+
+@pytest.mark.parametrize("is_of_jury", [False, True])
+def test_a_judge_by_a_server_is_given_as_many_images_as_it_asks_about_at_once(images, is_of_jury):
+    told: list[int] = []
+    judge = PerImage(lambda image, line: [Measure("m", 0.0)], {"m": True})
+    judge.at_once = 40  # more than there are
+    many = Jury([judge]) if is_of_jury else judge
+    evaluate_images({"a": images}, many, progress=lambda done, total: told.append(done))
+    judge.at_once = 3
+    assert images_at_once(many, 1) == 3 and images_at_once(many, 16) == 16
+    assert told == [4]
 
 
 def test_the_floor_is_judged_by_other_prompts(images):

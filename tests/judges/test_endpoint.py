@@ -13,8 +13,8 @@ import tiny_vision
 from PIL import Image
 from serving import serving, with_chances
 
+from contrapose.asking import Asking
 from contrapose.errors import UserError
-from contrapose.judges.asking import Asking
 from contrapose.judges.endpoint import EndpointQuestion
 from contrapose.judges.written import begins_with, chance_of, number_in
 from contrapose.judges.yes_no import PHOTOGRAPH, YesNo

@@ -11,8 +11,8 @@ import pytest
 import tiny_vision
 from serving import serving
 
+from contrapose.asking import Asking
 from contrapose.errors import UserError
-from contrapose.judges.asking import Asking
 from contrapose.judges.http_scorer import HTTPScorer
 from contrapose.judges.judge import score
 from contrapose.store.prompts import Prompt

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 
 import pytest
 import tiny_vision
 import torch
+from serving import serving
 from transformers import AutoTokenizer, BlipForConditionalGeneration
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from contrapose import runfile
+from contrapose.asking import Asking
 from contrapose.errors import UserError
 from contrapose.judges.vision_language import VisionLanguage
 from contrapose.photographs.captions import Captioner, tidy
@@ -71,6 +74,26 @@ def test_a_models_own_wish_to_draw_is_not_followed(chat, tmp_path):
 def test_a_chat_model_is_told_the_prompt(chat):
     one, other = (Captioner(str(chat), prompt=p, max_new_tokens=8).load("cpu") for p in ("is it", "two red stars"))
     assert one(IMAGES) != other(IMAGES)
+
+
+def test_a_server_captions_many_at_once_and_nothing_twice(tmp_path, monkeypatch):
+    """Each answer waits for three others; one has no words."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    together = threading.Barrier(4)
+
+    def reply(question, num_before):
+        together.wait(timeout=30)
+        return 200, "" if num_before == 0 else f' "{question}\n it is" '
+
+    with serving(reply, {"/v1/models": {"data": [{"id": "seer"}]}}) as stub:
+        captioner = Captioner("", stub.url, "Is it?", asking=Asking(4, cache=tmp_path / "answers.sqlite"))
+        captions = captioner.load("cpu")(IMAGES)
+        assert sorted(captions) == ["", *["Is it? it is"] * 3]
+        assert captioner.load("cpu")(IMAGES[::-1]) == captions[::-1]
+        assert len(stub.requests) == 4 and stub.requests[0][2]["model"] == "seer"
+    assert captioner.networks == () and captioner.at_once == 4 and Captioner().at_once == 1
+    with pytest.raises(UserError, match="captioner: model is empty"):
+        Captioner("")
 
 
 def test_a_processor_saved_whole_is_read_too(chat, tmp_path):

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+import logging
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
-from contrapose.contents import digest_of_json
-from contrapose.degrade.answers import Answers
+from contrapose.asking import Asking, Job
+from contrapose.contents import digest_of, digest_of_json
 from contrapose.degrade.degrader import Degraded, not_degraded
 from contrapose.degrade.writers import EndpointWriter, Writer
-from contrapose.endpoints import Endpoint
 from contrapose.errors import UserError
+from contrapose.files import claimed
 from contrapose.ranges import AtLeast0, Batch, Range, Tokens, checked
+from contrapose.runfile import Practical
 from contrapose.seeds import prompt_seed
 
 FIELD = "degraded_prompts"
 FIELDS = (FIELD, "neg_prompts")  # the second is what models answer that were shown DDSPO's own template
 MAX_VARIANTS = 5
+_SELDOM = 60.0  # seconds between two notes of how far the asking is
+_log = logging.getLogger(__name__)
 MAX_ANSWER = 20_000  # characters looked at: the search for a JSON object takes quadratic time in the worst case
 
 
@@ -36,18 +41,17 @@ class LanguageModel:
 
     model: str = "meta-llama/Meta-Llama-3-8B-Instruct"
     """Folder or hub id of a chat model; with an endpoint, the name that the server knows the model by."""
-    endpoint: str | None = None
+    endpoint: Practical[str | None] = None
     """Address of a server that speaks OpenAI's protocol; the model runs on this machine when unset."""
     temperature: AtLeast0 = 0.7
     """Temperature of the answers; 0 takes the likeliest words."""
     max_new_tokens: Tokens = 256
     """Tokens after which an answer is cut off."""
-    batch_size: Batch = 16
-    """Prompts that are asked about at once; decides no result."""
+    batch_size: Practical[Batch] = 16
+    """Prompts that a model on this machine reads at once; a server is asked as asking.at_once says."""
     num_retries: Annotated[int, Range(0, 1000, integer=True)] = 3
     """How often a prompt whose answer cannot be used is asked about again; then it is left out."""
-    cache: Path | None = None
-    """File that keeps the answers, so that nothing is asked twice; decides no result."""
+    asking: Asking = field(default_factory=Asking)
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -55,32 +59,54 @@ class LanguageModel:
 
     def variants(self, template: str, prompts: Sequence[str], seed: int) -> list[Degraded]:
         """Return up to five degraded prompts each, from the cache where it has them; UserError if nobody answers."""
-        answers = Answers(Path(self.cache) if self.cache else None)
-        # what decides an answer, which is not the address: a server may move
-        asked_by = ("endpoint" if self.endpoint else "local", self.model, self.temperature, self.max_new_tokens)
+        keys = self._keys(template, prompts, seed)
+        records = self.asking.answers.get(set(keys.values()))
+        if _unanswered(keys, records):
+            # of several processes that plan the same, one asks, and the others find its answers
+            plan = self.asking.answers.path.with_name(f"asking-{digest_of_json(*keys.values())[:16]}")
+            with claimed(plan, wait=True):
+                records = self.asking.answers.get(set(keys.values()))
+                records |= self._answers(template, _unanswered(keys, records), seed)
+        return [_degraded(prompt, Reply.of_record(records.get(keys.get(prompt, "")))) for prompt in prompts]
+
+    def _answers(self, template: str, keys: Mapping[str, str], seed: int) -> dict[str, Any]:
+        """Ask about prompts; the records of the replies by their keys."""
+        writer = self._writer()
+        # a server has many requests under way, and answers each when it is done
+        at_once = 1 if self.endpoint else self.batch_size
+        prompts = list(keys)
+        jobs: list[Job] = []
+        for first in range(0, len(prompts), at_once):
+            batch = {prompt: keys[prompt] for prompt in prompts[first : first + at_once]}
+            jobs.append(partial(self._asked, writer, template, batch, seed))
+        asking = self.asking if self.endpoint else replace(self.asking, at_once=1)
+        return asking.carry_out(jobs, _Told(at_once, len(prompts)))
+
+    def _keys(self, template: str, prompts: Sequence[str], seed: int) -> dict[str, str]:
+        """Each prompt that is not blank, and the key of its answer: of all that decides it.
+
+        That is not the address, since a server may move.
+        """
+        model = self.model
+        if not self.endpoint and Path(model).is_dir():
+            model = digest_of(Path(model))
+        asked_by = ("endpoint" if self.endpoint else "local", model, self.temperature, self.max_new_tokens)
         parts = (template_text(template), *asked_by, self.num_retries, seed)
-        keys = {prompt: digest_of_json(prompt, *parts) for prompt in prompts}
-        waiting = [prompt for prompt, key in keys.items() if prompt.strip() and answers.get(key) is None]
-        if waiting:
-            writer = self._writer()
-            for start in range(0, len(waiting), self.batch_size):
-                batch = waiting[start : start + self.batch_size]
-                replies = self._asked(writer, template, batch, seed)
-                # batch by batch, so that a killed run asks no more than one of them again
-                answers.add({keys[prompt]: reply.record(prompt) for prompt, reply in replies.items()})
-        return [_degraded(prompt, answers.get(keys[prompt])) for prompt in prompts]
+        return {prompt: digest_of_json(prompt, *parts) for prompt in prompts if prompt.strip()}
 
     def _writer(self) -> Writer:
         if self.endpoint:
-            return EndpointWriter(Endpoint(self.endpoint), self.model, self.temperature, self.max_new_tokens)
+            endpoint = self.asking.endpoint(self.endpoint)
+            return EndpointWriter(endpoint, self.model, self.temperature, self.max_new_tokens)
         from contrapose.degrade.local_writer import LocalWriter  # seconds of torch, needed here alone
 
         return LocalWriter(self.model, self.temperature, self.max_new_tokens)
 
-    def _asked(self, writer: Writer, template: str, prompts: list[str], seed: int) -> dict[str, Reply]:
-        """Return each prompt's reply; those that cannot be used are asked for again, each time with another seed."""
+    def _asked(self, writer: Writer, template: str, keys: Mapping[str, str], seed: int) -> dict[str, Any]:
+        """The records of replies by their keys; prompts whose reply cannot be used are asked about again, each time
+        with another seed."""
         replies: dict[str, Reply] = {}
-        pending = prompts
+        pending = list(keys)
         for trial in range(1 + self.num_retries):
             questions = [ask(template, prompt) for prompt in pending]
             # 31 bits, which fit whatever integer a server keeps its seed in
@@ -90,7 +116,28 @@ class LanguageModel:
             pending = [prompt for prompt in pending if replies[prompt].ask_again]
             if not pending:
                 break
-        return replies
+        return {keys[prompt]: reply.record(prompt) for prompt, reply in replies.items()}
+
+
+def _unanswered(keys: Mapping[str, str], records: Mapping[str, Any]) -> dict[str, str]:
+    """The prompts without a reply among the records, and those whose reply somebody has changed."""
+    return {prompt: key for prompt, key in keys.items() if Reply.of_record(records.get(key)) is None}
+
+
+@dataclass
+class _Told:
+    """Notes once a minute how many prompts were asked about."""
+
+    at_once: int
+    total: int
+    last: float = field(default_factory=time.monotonic)
+
+    def __call__(self, num_jobs: int) -> None:
+        now = time.monotonic()
+        if now - self.last >= _SELDOM:
+            self.last = now
+            done = min(num_jobs * self.at_once, self.total)
+            _log.info(f"degrading prompts: {done} of {self.total} are answered")
 
 
 @dataclass(frozen=True)
@@ -135,6 +182,17 @@ class Reply:
     def record(self, prompt: str) -> dict[str, Any]:
         """The reply as the cache of answers keeps it."""
         return {"prompt": prompt, "variants": list(self.variants), "reason": self.reason}
+
+    @classmethod
+    def of_record(cls, record: Any) -> Reply | None:
+        """A reply as the cache has it; None where somebody has changed it, so that it is asked for anew."""
+        if not isinstance(record, dict):
+            return None
+        variants = record.get("variants")
+        reason = record.get("reason")
+        if not isinstance(variants, list) or not isinstance(reason, str):
+            return None
+        return cls(tuple(variants), reason) if all(isinstance(text, str) for text in variants) else None
 
 
 @cache
@@ -191,11 +249,8 @@ def _is_sound(text: str, prompt: str) -> bool:
     return bool(text) and "\0" not in text and not unchanged and len(text) <= 3 * len(prompt) + 200
 
 
-def _degraded(prompt: str, record: Mapping[str, Any] | None) -> Degraded:
-    """What the cache of answers has for a prompt; nothing is asked about an empty one."""
-    if record is None:
+def _degraded(prompt: str, reply: Reply | None) -> Degraded:
+    """What a prompt's reply comes to; nothing is asked about an empty one."""
+    if reply is None:
         return not_degraded(prompt, "the prompt is empty")
-    variants: tuple[str, ...] = tuple(record["variants"])
-    if not variants:
-        return not_degraded(prompt, record["reason"])
-    return variants
+    return reply.variants or not_degraded(prompt, reply.reason)

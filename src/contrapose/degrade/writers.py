@@ -1,13 +1,12 @@
 """What writes degraded prompts: the `Writer` protocol, and a model behind an OpenAI-compatible address."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from contrapose.endpoints import Endpoint, RefusedInput
 from contrapose.errors import UserError
-from contrapose.ranges import AtLeast0, Few, Tokens, checked
+from contrapose.ranges import AtLeast0, Tokens, checked
 
 
 class Writer(Protocol):
@@ -21,21 +20,16 @@ class Writer(Protocol):
 @dataclass(frozen=True)
 @checked
 class EndpointWriter:
-    """A model behind an endpoint's `/v1/chat/completions`, asked `num_workers` messages at a time."""
+    """A model behind an endpoint's `/v1/chat/completions`, asked one message after the other."""
 
     endpoint: Endpoint
     model: str
     temperature: AtLeast0 = 0.7
     max_new_tokens: Tokens = 256
-    num_workers: Few = 8
 
     def write(self, prompts: list[str], seed: int) -> list[str]:
         """Return the answers; UserError where the server cannot be worked with."""
-        pool = ThreadPoolExecutor(self.num_workers)
-        try:
-            return list(pool.map(lambda prompt: self._answer(prompt, seed), prompts))
-        finally:
-            pool.shutdown(cancel_futures=True)  # after one error the other questions need not be asked
+        return [self._answer(prompt, seed) for prompt in prompts]
 
     def _answer(self, prompt: str, seed: int) -> str:
         question = {

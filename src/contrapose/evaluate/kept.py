@@ -10,7 +10,7 @@ from contrapose.contents import digest_of_json
 from contrapose.evaluate.images import Images, metadata_of
 from contrapose.evaluate.rows import Rows, joined, read_rows, write_rows
 from contrapose.evaluate.run import ImagePart, counting, judged, parts_of
-from contrapose.judges.judge import Judge
+from contrapose.judges.judge import Judge, images_at_once
 from contrapose.store.prompts import Prompt
 from contrapose.workers import Worker
 
@@ -41,7 +41,9 @@ class KeptRows:
         Raises `UserError` as `evaluate_images` does.
         """
         parts: list[tuple[Path, ImagePart]] = []
-        for part in parts_of(models, judge, prompts, _PART):
+        # a part ends when its last answer comes, so that a server has several rounds of requests in each
+        num = max(_PART, 4 * images_at_once(judge, 0))
+        for part in parts_of(models, judge, prompts, num):
             shown = [[sample.folder, sample.seed, metadata_of(sample.prompt)] for sample in part.samples]
             by = [judge.name, judge.version, settings]
             name = digest_of_json(by, part.model, inputs[part.model], shown)

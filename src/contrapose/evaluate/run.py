@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from contrapose.errors import UserError
 from contrapose.evaluate.images import Images, PromptFolder, prompt_folders, read_image
 from contrapose.evaluate.rows import EvidenceRow, Rows, prompt_id
-from contrapose.judges.judge import Judge
+from contrapose.judges.judge import Judge, images_at_once
 from contrapose.store.prompts import Prompt
 
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
@@ -94,8 +94,9 @@ def counting(total: int, progress: Callable[[int, int], None] | None) -> Callabl
 
 def judged(part: ImagePart, judge: Judge, tell: Callable[[int], None]) -> Iterator[EvidenceRow]:
     """The rows of a part: batch by batch, image by image, and of each its metrics; `tell` is told of each batch."""
-    for first in range(0, len(part.samples), _AT_ONCE):
-        batch = part.samples[first : first + _AT_ONCE]
+    at_once = images_at_once(judge, _AT_ONCE)
+    for first in range(0, len(part.samples), at_once):
+        batch = part.samples[first : first + at_once]
         yield from _of_batch(part.model, batch, judge)
         tell(len(batch))
 

@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 import numpy as np
 from PIL.Image import Image
 
-from contrapose.judges.asking import Asking, check_metric_name
+from contrapose.asking import Asking
 from contrapose.judges.judge import Judge, Marks
+from contrapose.judges.shown import check_metric_name
 from contrapose.judges.vision_endpoint import Form, ImageQuestion, Reading, Said, VisionEndpoint
 from contrapose.judges.written import begins_with, chance_of, number_in
 from contrapose.ranges import Number, Rising, Tokens, checked
@@ -92,6 +93,10 @@ class EndpointJudge:
     @property
     def higher_is_better(self) -> dict[str, bool]:
         return {self.name: self.is_better_higher}
+
+    @property
+    def at_once(self) -> int:
+        return self.endpoint.at_once
 
     def __call__(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> dict[str, Marks]:
         """Raises `UserError` for an answer that cannot be used, and where the server cannot be worked with."""

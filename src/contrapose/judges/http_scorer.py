@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
+from contrapose.asking import Asking, Job
 from contrapose.contents import digest_of_json, digest_of_parts
 from contrapose.endpoints import Endpoint, RefusedInput
 from contrapose.errors import UserError, one_line
-from contrapose.judges.asking import Asking, Job, as_png, check_metric_name, digest_of_pixels
 from contrapose.judges.judge import Judge, Marks
+from contrapose.judges.shown import as_png, check_metric_name, digest_of_pixels
 from contrapose.judges.written import is_number
 from contrapose.ranges import Batch, checked
 from contrapose.runfile import Practical
@@ -76,6 +77,10 @@ class ScorerJudge:
         self._endpoint = endpoint
         self._batch_size = batch_size
         self._asking = asking
+
+    @property
+    def at_once(self) -> int:
+        return self._asking.at_once * self._batch_size
 
     def __call__(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> dict[str, Marks]:
         """Raises `UserError` for an answer that cannot be used, and where the server cannot be worked with."""

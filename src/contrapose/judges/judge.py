@@ -73,6 +73,22 @@ class LatentJudge(Protocol):
         ...
 
 
+@runtime_checkable
+class AsksServer(Protocol):
+    """A judge whose numbers come from a server, which answers many requests at once."""
+
+    @property
+    def at_once(self) -> int:
+        """Images that it has to be given together for as many requests to be under way as may be."""
+        ...
+
+
+def images_at_once(judge: Judge, usual: int) -> int:
+    """How many images a judge is given together: so many, or more where its server answers more at once."""
+    judges = judge.judges if isinstance(judge, Jury) else (judge,)
+    return max(usual, *(each.at_once for each in judges if isinstance(each, AsksServer)), 0)
+
+
 class JudgeSettings(Protocol):
     """The settings of a judge, as they stand in a file."""
 

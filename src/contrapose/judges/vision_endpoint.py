@@ -6,15 +6,17 @@ import base64
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
+from contrapose.asking import Asking, Job
 from contrapose.contents import digest_of_json, digest_of_parts
-from contrapose.endpoints import RefusedInput, RefusedRequest
+from contrapose.endpoints import RefusedInput, RefusedRequest, only_model
 from contrapose.errors import UserError, one_line
-from contrapose.judges.asking import Asking, Job, as_png, digest_of_pixels, only_model
+from contrapose.judges.shown import as_png, digest_of_pixels
 
 PROTOCOL = 1
 """Counted up when what is sent, or how an answer is read, changes: numbers of two protocols do not compare."""
@@ -65,6 +67,11 @@ class VisionEndpoint:
         self.model = model or only_model(self.endpoint, f"name the model that {user} is to ask")
         self._asking = asking
 
+    @property
+    def at_once(self) -> int:
+        """Requests that are under way at once."""
+        return self._asking.at_once
+
     def version(self, *parts: object) -> str:
         """A digest of the model's name, of how it is asked and of `parts`, what else decides a number.
 
@@ -101,7 +108,7 @@ class VisionEndpoint:
             if said is not None and self._complaint(said, form, complaint) is None:
                 answers[key] = said
         missing = {key: each for key, each in zip(keys, shown, strict=True) if key not in answers}
-        urls = {id(image): _data_url(image) for image, _ in missing.values()}
+        urls = {id(image): _Sent(image) for image, _ in missing.values()}
         jobs: list[Job] = []
         for key, each in missing.items():
             jobs.append(partial(self._answered, key, each.question, urls[id(each.image)], form, complaint))
@@ -118,11 +125,11 @@ class VisionEndpoint:
                 return False
             raise
 
-    def _answered(self, key: str, question: str, url: str, form: Form, complaint: Complaint) -> dict[str, Said]:
+    def _answered(self, key: str, question: str, sent: _Sent, form: Form, complaint: Complaint) -> dict[str, Said]:
         # the chances of a first token are the same each time
         num_tries = 1 if form.with_chances else _TRIES
         for trial in range(num_tries):
-            said = self._said(question, url, form, trial)
+            said = self._said(question, sent.url, form, trial)
             reason = self._complaint(said, form, complaint)
             if reason is None:
                 return {key: said}
@@ -163,6 +170,17 @@ class VisionEndpoint:
                 "OpenAI-compatible?"
             )
         return said
+
+
+@dataclass
+class _Sent:
+    """An image as it is sent, which whoever asks first makes of it: many are packed beside one another."""
+
+    image: Image.Image
+
+    @cached_property
+    def url(self) -> str:
+        return _data_url(self.image)
 
 
 def _data_url(image: Image.Image) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from contrapose.errors import UserError
-from contrapose.judges.asking import check_metric_name
+from contrapose.judges.shown import check_metric_name
 from contrapose.ranges import Number, check
 
 

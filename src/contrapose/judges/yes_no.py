@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from PIL.Image import Image
 
+from contrapose.asking import Asking
 from contrapose.backbones.settings import Precision
 from contrapose.errors import UserError
-from contrapose.judges.asking import Asking
 from contrapose.judges.endpoint import yes_no_judge
 from contrapose.judges.judge import Judge
 from contrapose.judges.vision_endpoint import Reading, VisionEndpoint

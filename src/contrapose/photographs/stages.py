@@ -11,7 +11,7 @@ from PIL import Image
 
 from contrapose.containers.images import several
 from contrapose.containers.left_out import LeftOut
-from contrapose.judges.judge import Judge, JudgeSettings
+from contrapose.judges.judge import Judge, JudgeSettings, images_at_once
 from contrapose.photographs.candidates import Candidate, Side
 from contrapose.photographs.captions import Captioner
 from contrapose.photographs.filters import AnyFilter, scored
@@ -69,7 +69,8 @@ class WriteCaptions:
 
         done = photographs.num_through
         write = self.captioner.load(self.device)
-        for batch in batches_of(several(opened, photographs.waiting()), self.batch_size):
+        at_once = max(self.batch_size, self.captioner.at_once)
+        for batch in batches_of(several(opened, photographs.waiting()), at_once):
             # in the order of the batch, from which each candidate without a caption takes the next
             captions = iter(write([image for _, image in batch if image is not None]))
             rows = []
@@ -126,7 +127,8 @@ class Sift:
             return candidate, {side: self.gallery.image(candidate, side) for side in missing}
 
         num = 0
-        for batch in batches_of(several(opened, photographs.waiting()), self.batch_size):
+        at_once = images_at_once(judge, self.batch_size)
+        for batch in batches_of(several(opened, photographs.waiting()), at_once):
             candidates = [candidate for candidate, _ in batch]
             images = [images for _, images in batch]
             num += photographs.note(scored(candidates, images, judge, measure))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,9 @@ import numpy as np
 import pytest
 import tiny_vision
 import torch
-from PIL.Image import Image
 
 from contrapose.errors import UserError
-from contrapose.evaluate.questions.judge import QuestionJudge, numbers_of
+from contrapose.evaluate.questions.judge import Asked, QuestionJudge, numbers_of
 from contrapose.evaluate.questions.local import LocalAnswers
 from contrapose.evaluate.questions.question import Question, questions_of
 from contrapose.evaluate.questions.suite import Questions
@@ -78,9 +78,10 @@ class Certain:
     """Answers right about images that are bright."""
 
     version = "1"
+    at_once = 1
 
-    def chances(self, image: Image, questions: list[Question]) -> list[float]:
-        return [0.9 if np.asarray(image).mean() > 128 else 0.1 for _ in questions]
+    def chances(self, asked: Sequence[Asked]) -> list[list[float]]:
+        return [[0.9 if np.asarray(image).mean() > 128 else 0.1 for _ in questions] for image, questions in asked]
 
 
 def test_the_judge_tells_the_questions_that_were_answered_wrong() -> None:
@@ -105,7 +106,7 @@ def test_a_local_model_is_as_sure_as_its_first_token(chat: Path) -> None:
     model = VisionLanguage("test", str(chat), "fp32", "cpu")
     image = tiny_vision.noise_image(1)
     asked = [Question("Is there a cat?"), Question("How many?", "two")]
-    p = LocalAnswers(model).chances(image, asked)
+    [p] = LocalAnswers(model).chances([Asked(image, asked)])
     for question, chance in zip(asked, p, strict=True):
         logits = model.first_token(image, f"{question.text} Answer in one word.")
         right = [token for word in question.answers for token in model.spellings(word) or model.beginnings(word)]

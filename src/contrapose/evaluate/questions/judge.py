@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from PIL.Image import Image
@@ -16,6 +16,13 @@ from contrapose.store.prompts import Prompt
 _LEAST = 1e-6  # of a chance in a geometric mean, so that one wrong answer does not hide all others
 
 
+class Asked(NamedTuple):
+    """An image, and the questions about it."""
+
+    image: Image
+    questions: Sequence[Question]
+
+
 class Answerer(Protocol):
     """A model that can be asked about an image."""
 
@@ -24,8 +31,13 @@ class Answerer(Protocol):
         """A digest of what answers: weights, or an endpoint's model."""
         ...
 
-    def chances(self, image: Image, questions: Sequence[Question]) -> list[float]:
-        """Of each question, the chance of its right answer, 0 to 1."""
+    @property
+    def at_once(self) -> int:
+        """Images that it has to be given together to be asked as much at once as may be."""
+        ...
+
+    def chances(self, asked: Sequence[Asked]) -> list[list[float]]:
+        """Of each image's questions, the chance of the right answer, 0 to 1; no other question moves it."""
         ...
 
 
@@ -50,13 +62,18 @@ class QuestionJudge:
         self._answerer = answerer
         self.version = answerer.version
 
+    @property
+    def at_once(self) -> int:
+        return self._answerer.at_once
+
     def __call__(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> dict[str, Marks]:
         """Raises `UserError` for a prompt without questions."""
+        asked = []
+        for image, prompt in zip(images, prompts, strict=True):
+            asked.append(Asked(image.convert("RGB"), questions_of(prompt)))
         rows = []
         reasons: list[str | None] = []
-        for image, prompt in zip(images, prompts, strict=True):
-            questions = questions_of(prompt)
-            chances = self._answerer.chances(image.convert("RGB"), questions)
+        for (_, questions), chances in zip(asked, self._answerer.chances(asked), strict=True):
             rows.append(numbers_of(questions, chances))
             wrong = [question.text for question, p in zip(questions, chances, strict=True) if p <= 0.5]
             reasons.append("\n".join(wrong) or None)

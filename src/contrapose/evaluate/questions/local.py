@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
-from PIL.Image import Image
-
-from contrapose.evaluate.questions.question import ONE_WORD, Question
+from contrapose.evaluate.questions.judge import Asked
+from contrapose.evaluate.questions.question import ONE_WORD
 from contrapose.judges.vision_language import VisionLanguage
 
 
@@ -17,10 +17,15 @@ class LocalAnswers:
         self._model = model
         self.version = model.version
 
-    def chances(self, image: Image, questions: Sequence[Question]) -> list[float]:
+    at_once: ClassVar[int] = 1
+
+    def chances(self, asked: Sequence[Asked]) -> list[list[float]]:
         """Each question alone, so that no other one moves its answer."""
-        answers = []
-        for question in questions:
-            asked = ONE_WORD.format(question=question.text)
-            answers.append(float(self._model.chance(image, asked, question.answers)))
-        return answers
+        every: list[list[float]] = []
+        for image, questions in asked:
+            chances = []
+            for question in questions:
+                text = ONE_WORD.format(question=question.text)
+                chances.append(float(self._model.chance(image, text, question.answers)))
+            every.append(chances)
+        return every

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PIL.Image import Image
-
+from contrapose.evaluate.questions.judge import Asked
 from contrapose.evaluate.questions.question import ONE_WORD, Question
 from contrapose.judges.vision_endpoint import ImageQuestion, Reading, Said, VisionEndpoint
 from contrapose.judges.written import begins_with, chance_of
@@ -23,17 +22,22 @@ class EndpointAnswers:
         self._form = endpoint.form(reading)
         self.version = endpoint.version(ONE_WORD, *self._form)
 
-    def chances(self, image: Image, questions: Sequence[Question]) -> list[float]:
-        """Each question by itself, several under way at once."""
-        asked = [ImageQuestion(image, ONE_WORD.format(question=question.text)) for question in questions]
-        answers = self._endpoint.answers(asked, self._form, self._complaint)
-        chances = []
-        for question, said in zip(questions, answers, strict=True):
-            if self._form.with_chances:
-                chances.append(chance_of(question.answers, said.chances or {}))
-            else:
-                chances.append(float(begins_with(said.text, question.answers)))
-        return chances
+    @property
+    def at_once(self) -> int:
+        return self._endpoint.at_once
+
+    def chances(self, asked: Sequence[Asked]) -> list[list[float]]:
+        """Each question by itself, those of all images several under way at once."""
+        shown: list[ImageQuestion] = []
+        for image, questions in asked:
+            shown += [ImageQuestion(image, ONE_WORD.format(question=question.text)) for question in questions]
+        answers = iter(self._endpoint.answers(shown, self._form, self._complaint))
+        return [[self._chance(question, next(answers)) for question in questions] for _, questions in asked]
+
+    def _chance(self, question: Question, said: Said) -> float:
+        if self._form.with_chances:
+            return chance_of(question.answers, said.chances or {})
+        return float(begins_with(said.text, question.answers))
 
     def _complaint(self, said: Said) -> str | None:
         says_something = self._form.with_chances or said.text.strip()

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from contrapose.asking import Asking
 from contrapose.backbones.settings import Precision
 from contrapose.evaluate.questions.question import questions_of
-from contrapose.judges.asking import Asking
 from contrapose.judges.judge import Judge
 from contrapose.judges.vision_endpoint import Reading, VisionEndpoint
 from contrapose.ranges import checked

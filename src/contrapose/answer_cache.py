@@ -1,4 +1,4 @@
-"""What servers answered about images, in one SQLite file, so that nothing is asked twice, whatever was killed."""
+"""What models answered, in one SQLite file, so that nothing is asked twice, whatever was killed."""
 
 from __future__ import annotations
 

@@ -1,0 +1,95 @@
+"""How servers are asked: several questions at once, again where a server is busy, and none twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from threading import Event
+from typing import Annotated, Any
+
+from contrapose.answer_cache import AnswerCache
+from contrapose.endpoints import Endpoint
+from contrapose.files import users_cache
+from contrapose.ranges import Few, Range, checked
+from contrapose.runfile import Practical
+
+ANSWERS = "answers.sqlite"
+
+Job = Callable[[], Mapping[str, Any]]
+"""One request: the answers by their keys in the cache."""
+
+
+@dataclass(frozen=True)
+@checked
+class Asking:
+    """How a server is asked; decides no result."""
+
+    at_once: Practical[Few] = 8
+    """Requests that are under way at once."""
+    tries: Practical[Few] = 6
+    """How often a request is made before a server that is busy or silent is given up."""
+    timeout: Practical[Annotated[float, Range(0, 86400, low_open=True)]] = 120.0
+    """Seconds after which a server that says nothing counts as silent."""
+    cache: Practical[Path | None] = None
+    """File that keeps the answers, so that nothing is asked twice; answers.sqlite in the user's cache when unset."""
+
+    @property
+    def answers(self) -> AnswerCache:
+        """The cache."""
+        return AnswerCache(Path(self.cache) if self.cache else users_cache() / ANSWERS)
+
+    def endpoint(self, address: str, task: str | None = "chat/completions") -> Endpoint:
+        """Where is asked; `UserError` for an address that is none."""
+        return Endpoint(address, task, self.tries, self.timeout)
+
+    def carry_out(self, jobs: Sequence[Job], tell: Callable[[int], None] | None = None) -> dict[str, Any]:
+        """Make the requests, several at once, and keep the answers as they come; all of them by key.
+
+        `tell` is told how many requests are answered. After an error no further request is begun, and what the others
+        answer is kept. Raises the first one.
+        """
+        answers: dict[str, Any] = {}
+        cache = self.answers
+        first_error: BaseException | None = None
+        num_done = 0
+        waiting = iter(jobs)
+        running: set[Future[Mapping[str, Any]]] = set()
+        is_over = Event()
+
+        def begun(job: Job) -> Mapping[str, Any]:
+            if is_over.is_set():
+                return {}
+            try:
+                return job()
+            except BaseException:
+                is_over.set()
+                raise
+
+        with ThreadPoolExecutor(self.at_once) as pool:
+            try:
+                while True:
+                    if not is_over.is_set():
+                        # as many again stand ready, so that no thread idles while answers are kept
+                        ready = islice(waiting, 2 * self.at_once - len(running))
+                        running |= {pool.submit(begun, job) for job in ready}
+                    if not running:
+                        break
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    new: dict[str, Any] = {}
+                    for future in done:
+                        error = future.exception()
+                        first_error = first_error or error
+                        new |= {} if error else future.result()
+                    cache.add(new)
+                    answers |= new
+                    num_done += len(done)
+                    if tell is not None:
+                        tell(num_done)
+            finally:
+                is_over.set()  # an interrupted one waits for what is under way alone
+        if first_error is not None:
+            raise first_error
+        return answers
