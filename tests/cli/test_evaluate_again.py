@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +15,8 @@ from judging import as_prompts
 from PIL import Image
 
 from contrapose.cli.main import main
-from contrapose.evaluate import kept, run
-from contrapose.evaluate.rows import EvidenceRow, read_rows, write_rows
-from contrapose.evaluate.run import ImagePart
-from contrapose.judges.colours import Colours, colourfulness
-from contrapose.judges.judge import Marks
+from contrapose.evaluate.rows import read_rows, write_rows
+from contrapose.judges.colours import colourfulness
 from contrapose.worlds.shapes import suite
 from contrapose.worlds.shapes.grammar import prompts
 from contrapose.worlds.shapes.shipped import shipped_model
@@ -122,72 +118,6 @@ def test_another_autoencoder_or_base_is_refused(
     config.write_text(config.read_text() + "\n")
     capsys.readouterr()
     refused(capsys, judging("--autoencoder", str(other)), "another content of suite.autoencoder")
-
-
-COLOURS = ["--suite", "scores", "--judges", "colourfulness", "--features", "pixels", "--title", "colours"]
-Judged = list[tuple[str, int]]
-
-
-@pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch) -> Judged:
-    """The model and the number of images of each file of rows that is made, of four images at most."""
-    parts: Judged = []
-
-    def noting(part: ImagePart, *rest: Any) -> Iterator[EvidenceRow]:
-        parts.append((part.model, len(part.samples)))
-        return run.judged(part, *rest)
-
-    monkeypatch.setattr(kept, "judged", noting)
-    monkeypatch.setattr(kept, "_PART", 4)
-    return parts
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_a_killed_evaluation_carries_on(
-    judging: Judging, tmp_path: Path, judged: Judged, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert judging(*COLOURS, "--out", "whole") == 0
-    assert judged == [("base", 4), ("base", 2), ("better", 4), ("better", 2)]
-    scores = Colours.__call__
-
-    def killed(judge: Colours, *given: Any) -> dict[str, Marks]:
-        if len(judged) == 7:
-            raise KeyboardInterrupt
-        return scores(judge, *given)
-
-    monkeypatch.setattr(Colours, "__call__", killed)
-    assert judging(*COLOURS) == 130
-    assert not (tmp_path / "out/evidence.yaml").exists()
-    monkeypatch.setattr(Colours, "__call__", scores)
-    assert judging(*COLOURS) == 0
-    assert judged[7:] == [("better", 4), ("better", 2)], "what was judged before the kill is not judged again"
-    assert content(tmp_path / "out") == content(tmp_path / "whole")
-
-
-def test_parts_come_to_the_evaluation_of_one_process(
-    judging: Judging, tmp_path: Path, judged: Judged, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert judging(*COLOURS, "--out", "whole") == 0
-    summary = capsys.readouterr().out
-    del judged[:]
-    assert judging(*COLOURS, "--part", "1/2") == 0
-    assert judged == [("base", 4), ("better", 4)]
-    assert "3 files of judged images are left to other parts" in capsys.readouterr().err
-    refused(capsys, main(["report", "--evidence", "out", "--out", "page.html"]), "this is not finished evidence")
-    assert judging(*COLOURS, "--part", "2/2") == 0
-    assert judged[2:] == [("base", 2), ("better", 2)]
-    assert capsys.readouterr().out == summary
-    assert content(tmp_path / "out") == content(tmp_path / "whole")
-
-
-def test_only_the_images_of_added_models_are_judged(judging: Judging, tmp_path: Path, judged: Judged) -> None:
-    assert judging(*COLOURS, models=("base",)) == 0
-    assert judging(*COLOURS) == 0
-    assert [model for model, _ in judged] == ["base", "base", "better", "better"]
-    assert len(list((tmp_path / "out/judged").iterdir())) == 4
 
 
 def test_models_may_be_added(judging: Judging, images: Path, tmp_path: Path) -> None:

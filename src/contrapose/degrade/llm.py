@@ -67,7 +67,12 @@ class LanguageModel:
             with claimed(plan, wait=True):
                 records = self.asking.answers.get(set(keys.values()))
                 records |= self._answers(template, _unanswered(keys, records), seed)
-        return [_degraded(prompt, Reply.of_record(records.get(keys.get(prompt, "")))) for prompt in prompts]
+        degraded: list[Degraded] = []
+        for prompt in prompts:
+            reply = Reply.of_record(records[keys[prompt]]) if prompt in keys else _EMPTY
+            assert reply is not None, "those that somebody has changed were asked for anew"
+            degraded.append(reply.degraded(prompt))
+        return degraded
 
     def _answers(self, template: str, keys: Mapping[str, str], seed: int) -> dict[str, Any]:
         """Ask about prompts; the records of the replies by their keys."""
@@ -190,9 +195,16 @@ class Reply:
             return None
         variants = record.get("variants")
         reason = record.get("reason")
-        if not isinstance(variants, list) or not isinstance(reason, str):
+        if not isinstance(variants, list) or not all(isinstance(text, str) for text in variants):
             return None
-        return cls(tuple(variants), reason) if all(isinstance(text, str) for text in variants) else None
+        return cls(tuple(variants), reason) if isinstance(reason, str) else None
+
+    def degraded(self, prompt: str) -> Degraded:
+        """What it comes to for a prompt."""
+        return self.variants or not_degraded(prompt, self.reason)
+
+
+_EMPTY = Reply((), "the prompt is empty")  # about which nothing is asked
 
 
 @cache
@@ -247,10 +259,3 @@ def _is_sound(text: str, prompt: str) -> bool:
         return False
     unchanged = text.casefold() == " ".join(prompt.split()).casefold()
     return bool(text) and "\0" not in text and not unchanged and len(text) <= 3 * len(prompt) + 200
-
-
-def _degraded(prompt: str, reply: Reply | None) -> Degraded:
-    """What a prompt's reply comes to; nothing is asked about an empty one."""
-    if reply is None:
-        return not_degraded(prompt, "the prompt is empty")
-    return reply.variants or not_degraded(prompt, reply.reason)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from contrapose import runfile
-from contrapose.containers.left_out import write_left_out
+from contrapose.containers.left_out import LeftOut, write_left_out
 from contrapose.containers.places import digest_at
 from contrapose.documents import load_yaml
 from contrapose.errors import UserError
@@ -209,26 +209,7 @@ def evaluate(
         inputs[f"features.{viewer.extractor.name}"] = viewer.extractor.version
     work = _Work(record, base, suite, judge, folders, viewer, inputs, out, progress)
     with worker.writing(out):
-        with worker.in_turn(out / ROWS):
-            summary = work.finished_before()
-        if summary is not None:
-            return summary, False
-        kept = work.kept()
-        num_left = 0 if viewer is None else viewer.look_together(folders, base, worker)
-        if kept.parts:
-            with progress("judging images") as bar:
-                kept.judge(judge, worker, bar)
-        num_left += kept.num_missing
-        with worker.in_turn(out / ROWS):
-            # of workers that end together, the first has summed up what all have judged
-            summary = work.finished_before()
-            if summary is None and not num_left:
-                summary = work.finish(kept)
-                if left_out:
-                    write_left_out(out, left_out)
-    if summary is None:
-        _log.info(f"{out}: {num_left} files of judged images are left to other parts")
-    return summary, True
+        return work.carry_out(worker, left_out)
 
 
 def lay_out(record: Record, features: AnyFeatures, out: Path, worker: Worker = ALONE) -> str:
@@ -272,6 +253,29 @@ class _Work:
         write_results(self.out / ROWS, self.folders, title, self.out / RESULTS)
         if isinstance(self.suite, WritesResults):
             self.suite.write_results(self.out / ROWS, self.out / RESULTS)
+
+    def carry_out(self, worker: Worker, left_out: Sequence[LeftOut]) -> tuple[Summary | None, bool]:
+        """Judge and look at what no other worker does, and sum up where all is there; the result as of `evaluate`."""
+        with worker.in_turn(self.out / ROWS):
+            summary = self.finished_before()
+        if summary is not None:
+            return summary, False
+        kept = self.kept()
+        num_left = 0 if self.viewer is None else self.viewer.look_together(self.folders, self.base, worker)
+        if kept.parts:
+            with self.progress("judging images") as bar:
+                kept.judge(self.judge, worker, bar)
+        num_left += kept.num_missing
+        with worker.in_turn(self.out / ROWS):
+            # of workers that end together, the first has summed up what all have judged
+            summary = self.finished_before()
+            if summary is None and not num_left:
+                summary = self.finish(kept)
+                if left_out:
+                    write_left_out(self.out, left_out)
+        if summary is None:
+            _log.info(f"{self.out}: {num_left} files of judged images are left to other parts")
+        return summary, True
 
     def finished_before(self) -> Summary | None:
         """The summary of a folder that holds one of these very images; what is missing beside it is written."""

@@ -20,7 +20,7 @@ UNTAGGED = "all"  # the tag of a prompt whose metadata names none
 _AT_ONCE = 16  # images that are handed to the judge together
 
 
-class Sample(NamedTuple):
+class JudgedImage(NamedTuple):
     """One image of a model, and the prompt that it is judged by."""
 
     folder: str
@@ -33,7 +33,7 @@ class ImagePart(NamedTuple):
     """Images of one model that are judged one after the other."""
 
     model: str
-    samples: Sequence[Sample]
+    samples: Sequence[JudgedImage]
 
 
 def evaluate_images(
@@ -71,9 +71,9 @@ def parts_of(
         judge.check(folders)
     parts: list[ImagePart] = []
     for model, those in folders.items():
-        samples: list[Sample] = []
+        samples: list[JudgedImage] = []
         for folder, prompt in zip(those, judged_by[model], strict=True):
-            samples += [Sample(folder.name, prompt, seed, path) for seed, path in folder.samples.items()]
+            samples += [JudgedImage(folder.name, prompt, seed, path) for seed, path in folder.samples.items()]
         at_once = num or max(len(samples), 1)
         parts += [ImagePart(model, samples[first : first + at_once]) for first in range(0, len(samples), at_once)]
     return parts
@@ -114,7 +114,7 @@ class ByPlace(Protocol):
         ...
 
 
-def _of_batch(model: str, batch: Sequence[Sample], judge: Judge) -> Iterator[EvidenceRow]:
+def _of_batch(model: str, batch: Sequence[JudgedImage], judge: Judge) -> Iterator[EvidenceRow]:
     images = [read_image(sample.path) for sample in batch]
     prompts = [sample.prompt for sample in batch]
     if isinstance(judge, ByPlace):

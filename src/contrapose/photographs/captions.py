@@ -77,16 +77,18 @@ class Captioner:
         return write
 
     def _asked(self) -> Callable[[Sequence[Image]], list[str]]:
-        from contrapose.judges.vision_endpoint import Form, ImageQuestion, VisionEndpoint
+        from contrapose.judges.vision_endpoint import Form, ImageQuestion, Said, VisionEndpoint
 
         assert self.address is not None
         endpoint = VisionEndpoint("captions", self.address, self.model, self.asking)
         form = Form(self.max_new_tokens, with_chances=False)
 
+        def usable(said: Said) -> None:
+            """Every answer is: where it has no words, that photograph is left out."""
+
         def write(images: Sequence[Image]) -> list[str]:
             shown = [ImageQuestion(image, self.prompt) for image in images]
-            # an answer of no words is one too: that photograph is left out
-            return [tidy(said.text) for said in endpoint.answers(shown, form, lambda _: None)]
+            return [tidy(said.text) for said in endpoint.answers(shown, form, usable)]
 
         return write
 

@@ -12,7 +12,7 @@ import tiny_vision
 import torch
 
 from contrapose.errors import UserError
-from contrapose.evaluate.questions.judge import Asked, QuestionJudge, numbers_of
+from contrapose.evaluate.questions.judge import QuestionedImage, QuestionJudge, numbers_of
 from contrapose.evaluate.questions.local import LocalAnswers
 from contrapose.evaluate.questions.question import Question, questions_of
 from contrapose.evaluate.questions.suite import Questions
@@ -80,7 +80,7 @@ class Certain:
     version = "1"
     at_once = 1
 
-    def chances(self, asked: Sequence[Asked]) -> list[list[float]]:
+    def chances(self, asked: Sequence[QuestionedImage]) -> list[list[float]]:
         return [[0.9 if np.asarray(image).mean() > 128 else 0.1 for _ in questions] for image, questions in asked]
 
 
@@ -106,7 +106,7 @@ def test_a_local_model_is_as_sure_as_its_first_token(chat: Path) -> None:
     model = VisionLanguage("test", str(chat), "fp32", "cpu")
     image = tiny_vision.noise_image(1)
     asked = [Question("Is there a cat?"), Question("How many?", "two")]
-    [p] = LocalAnswers(model).chances([Asked(image, asked)])
+    [p] = LocalAnswers(model).chances([QuestionedImage(image, asked)])
     for question, chance in zip(asked, p, strict=True):
         logits = model.first_token(image, f"{question.text} Answer in one word.")
         right = [token for word in question.answers for token in model.spellings(word) or model.beginnings(word)]

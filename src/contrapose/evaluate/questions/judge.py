@@ -16,7 +16,7 @@ from contrapose.store.prompts import Prompt
 _LEAST = 1e-6  # of a chance in a geometric mean, so that one wrong answer does not hide all others
 
 
-class Asked(NamedTuple):
+class QuestionedImage(NamedTuple):
     """An image, and the questions about it."""
 
     image: Image
@@ -36,7 +36,7 @@ class Answerer(Protocol):
         """Images that it has to be given together to be asked as much at once as may be."""
         ...
 
-    def chances(self, asked: Sequence[Asked]) -> list[list[float]]:
+    def chances(self, asked: Sequence[QuestionedImage]) -> list[list[float]]:
         """Of each image's questions, the chance of the right answer, 0 to 1; no other question moves it."""
         ...
 
@@ -70,7 +70,7 @@ class QuestionJudge:
         """Raises `UserError` for a prompt without questions."""
         asked = []
         for image, prompt in zip(images, prompts, strict=True):
-            asked.append(Asked(image.convert("RGB"), questions_of(prompt)))
+            asked.append(QuestionedImage(image.convert("RGB"), questions_of(prompt)))
         rows = []
         reasons: list[str | None] = []
         for (_, questions), chances in zip(asked, self._answerer.chances(asked), strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from contrapose.evaluate.questions.judge import Asked
+from contrapose.evaluate.questions.judge import QuestionedImage
 from contrapose.evaluate.questions.question import ONE_WORD
 from contrapose.judges.vision_language import VisionLanguage
 
@@ -19,7 +19,7 @@ class LocalAnswers:
 
     at_once: ClassVar[int] = 1
 
-    def chances(self, asked: Sequence[Asked]) -> list[list[float]]:
+    def chances(self, asked: Sequence[QuestionedImage]) -> list[list[float]]:
         """Each question alone, so that no other one moves its answer."""
         every: list[list[float]] = []
         for image, questions in asked:

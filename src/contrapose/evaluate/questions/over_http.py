@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from contrapose.evaluate.questions.judge import Asked
-from contrapose.evaluate.questions.question import ONE_WORD, Question
+from contrapose.evaluate.questions.judge import QuestionedImage
+from contrapose.evaluate.questions.question import ONE_WORD
 from contrapose.judges.vision_endpoint import ImageQuestion, Reading, Said, VisionEndpoint
 from contrapose.judges.written import begins_with, chance_of
 
@@ -26,18 +26,23 @@ class EndpointAnswers:
     def at_once(self) -> int:
         return self._endpoint.at_once
 
-    def chances(self, asked: Sequence[Asked]) -> list[list[float]]:
+    def chances(self, asked: Sequence[QuestionedImage]) -> list[list[float]]:
         """Each question by itself, those of all images several under way at once."""
         shown: list[ImageQuestion] = []
         for image, questions in asked:
             shown += [ImageQuestion(image, ONE_WORD.format(question=question.text)) for question in questions]
         answers = iter(self._endpoint.answers(shown, self._form, self._complaint))
-        return [[self._chance(question, next(answers)) for question in questions] for _, questions in asked]
-
-    def _chance(self, question: Question, said: Said) -> float:
-        if self._form.with_chances:
-            return chance_of(question.answers, said.chances or {})
-        return float(begins_with(said.text, question.answers))
+        every: list[list[float]] = []
+        for _, questions in asked:
+            chances = []
+            for question in questions:
+                said = next(answers)
+                if self._form.with_chances:
+                    chances.append(chance_of(question.answers, said.chances or {}))
+                else:
+                    chances.append(float(begins_with(said.text, question.answers)))
+            every.append(chances)
+        return every
 
     def _complaint(self, said: Said) -> str | None:
         says_something = self._form.with_chances or said.text.strip()

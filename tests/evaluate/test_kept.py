@@ -1,0 +1,105 @@
+"""An evaluation that was killed, or is shared by several processes, comes to the bytes of one that was not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_vision
+
+from contrapose.cli.main import main
+from contrapose.evaluate import kept, run
+from contrapose.evaluate.rows import EvidenceRow
+from contrapose.evaluate.run import ImagePart
+from contrapose.judges.colours import Colours
+from contrapose.judges.judge import Marks
+
+Evaluate = Callable[..., int]
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
+    """Judge six images each of two models with these flags more; gives the exit code."""
+    monkeypatch.chdir(tmp_path)
+    for model in ("base", "better"):
+        for number in range(6):
+            samples = tmp_path / model / f"{number:05d}" / "samples"
+            samples.mkdir(parents=True)
+            (samples.parent / "metadata.jsonl").write_text(json.dumps({"prompt": f"prompt {number}"}) + "\n")
+            tiny_vision.noise_image(len(model) + number, (8, 8)).save(samples / "0000.png")
+
+    def run_command(*more: str, models: tuple[str, ...] = ("base", "better")) -> int:
+        given = ["--images", *(f"{name}={name}" for name in models)]
+        return main(["evaluate", *given, "--replicates", "20", "--out", "out", *more])
+
+    return run_command
+
+
+COLOURS = ["--suite", "scores", "--judges", "colourfulness", "--features", "pixels", "--title", "colours"]
+Judged = list[tuple[str, int]]
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> Judged:
+    """The model and the number of images of each file of rows that is made, of four images at most."""
+    parts: Judged = []
+
+    def noting(part: ImagePart, *rest: Any) -> Iterator[EvidenceRow]:
+        parts.append((part.model, len(part.samples)))
+        return run.judged(part, *rest)
+
+    monkeypatch.setattr(kept, "judged", noting)
+    monkeypatch.setattr(kept, "_PART", 4)
+    return parts
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_killed_evaluation_carries_on(
+    evaluate: Evaluate, tmp_path: Path, judged: Judged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert evaluate(*COLOURS, "--out", "whole") == 0
+    assert judged == [("base", 4), ("base", 2), ("better", 4), ("better", 2)]
+    scores = Colours.__call__
+
+    def killed(judge: Colours, *given: Any) -> dict[str, Marks]:
+        if len(judged) == 7:
+            raise KeyboardInterrupt
+        return scores(judge, *given)
+
+    monkeypatch.setattr(Colours, "__call__", killed)
+    assert evaluate(*COLOURS) == 130
+    assert not (tmp_path / "out/evidence.yaml").exists()
+    monkeypatch.setattr(Colours, "__call__", scores)
+    assert evaluate(*COLOURS) == 0
+    assert judged[7:] == [("better", 4), ("better", 2)], "what was judged before the kill is not judged again"
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_parts_come_to_the_evaluation_of_one_process(
+    evaluate: Evaluate, tmp_path: Path, judged: Judged, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(*COLOURS, "--out", "whole") == 0
+    summary = capsys.readouterr().out
+    del judged[:]
+    assert evaluate(*COLOURS, "--part", "1/2") == 0
+    assert judged == [("base", 4), ("better", 4)]
+    assert "3 files of judged images are left to other parts" in capsys.readouterr().err
+    assert main(["report", "--evidence", "out", "--out", "page.html"]) == 2
+    assert "this is not finished evidence" in capsys.readouterr().err
+    assert evaluate(*COLOURS, "--part", "2/2") == 0
+    assert judged[2:] == [("base", 2), ("better", 2)]
+    assert capsys.readouterr().out == summary
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_only_the_images_of_added_models_are_judged(evaluate: Evaluate, tmp_path: Path, judged: Judged) -> None:
+    assert evaluate(*COLOURS, models=("base",)) == 0
+    assert evaluate(*COLOURS) == 0
+    assert [model for model, _ in judged] == ["base", "base", "better", "better"]
+    assert len(list((tmp_path / "out/judged").iterdir())) == 4
