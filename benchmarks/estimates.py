@@ -1,22 +1,34 @@
-"""The two tables of docs/estimate.md: what runs of well-known models cost, and what makes them fit on which card.
+"""The tables of docs/estimate.md: what runs of well-known models cost, and what makes them fit on which card.
 
     python benchmarks/estimates.py --models sd15 sdxl qwen-image
+    python benchmarks/estimates.py --published
 
 DDSPO, bf16, one pair at once, each model at its own size with text as long as it can be. Of each model and way to train
-it prints a row of the first table and one of the second. No weights and no GPU: minutes on one core for the largest.
+it prints a row of the first table and one of the second; with --published, those of the third: DDSPO with as many
+prompts and steps as it was published with, on how many GPUs, and how long it takes them. No weights and no GPU: minutes
+on one core for the largest.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
-from contrapose.estimate.estimate import RunCost, estimate_run
-from contrapose.estimate.fitting import GIB, fit_card
-from contrapose.estimate.settings import Setup
+from torch import nn
+
+from contrapose import runfile
+from contrapose.backbones.settings import Loading, Quantisation
+from contrapose.estimate.advice import Images
+from contrapose.estimate.estimate import RunCost, Skeleton, estimate_run, skeleton_of
+from contrapose.estimate.fitting import GIB, USABLE, first_fitting, fit_card, ways
+from contrapose.estimate.hours import stage_times
+from contrapose.estimate.settings import Setup, Speed
+from contrapose.estimate.standing import CONTEXT
 from contrapose.methods import DDSPO
-from contrapose.train.settings import Optimisation, Run
+from contrapose.train.settings import CONVERTER, Optimisation, Run
 
 WAYS = {"LoRA": False, "full": True}
 CARDS = (12, 16, 24, 48, 80)
@@ -39,6 +51,31 @@ SHORT = {
     "--quantize nf4": "nf4",
 }
 BASES = ("LoRA", "8-bit", "int8", "nf4")  # named before what saves activations
+
+
+@dataclass(frozen=True)
+class Published:
+    """How many steps of which batch a model is trained for, and how its pairs are drawn."""
+
+    recipe: str
+    """Whose steps and batch are published; SD3's stand for models of which none are."""
+    draw_steps: int
+    rows: int
+    """Predictions a step of the sampler: two with classifier-free guidance, one of a model that has it distilled."""
+
+
+PUBLISHED = {
+    "sd15": Published("sd15-ddspo", 25, 2),
+    "sdxl": Published("sdxl-ddspo", 25, 2),
+    "sd35-medium": Published("sd3-ddspo", 28, 2),
+    "flux-dev": Published("sd3-ddspo", 28, 1),
+}
+NUM_PROMPTS = 200_000
+NUM_IMAGES = 2 * NUM_PROMPTS  # a winner and a loser
+PUBLISHED_RANK = 128  # of SANA's and SD3's adapters
+PEAKS = {24: 165.0, 48: 150.0, 80: 312.0}  # TFLOP/s in bf16, dense: an A30 or RTX 4090, an A40, an A100
+NUM_CARDS = (2, 4, 8, 16, 32, 64)
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def setup_of(model: str, full: bool) -> Setup:
@@ -82,11 +119,127 @@ def fits(title: str, trained: str, setup: Setup) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def published_setup(model: str, full: bool) -> Setup:
+    """The published number of steps of the published batch, one pair at once."""
+    recipe = runfile.read(RECIPES / f"{PUBLISHED[model].recipe}.yaml", Run, CONVERTER).optimisation
+    optimisation = Optimisation(train_steps=recipe.train_steps, batch_size=recipe.batch_size, micro_batch=1)
+    run = Run(model, Path("pairs"), DDSPO(), optimisation=optimisation, precision="bf16", full=full)
+    run = run if full else replace(run, lora_rank=PUBLISHED_RANK)
+    return Setup(run, num_prompts=NUM_IMAGES, num_pairs=NUM_PROMPTS)  # each image has a prompt of its own
+
+
+def drawing(model: str) -> str:
+    """A row of the third table: all pairs drawn, their prompts read once; latents and embeddings that stay on disk."""
+    plan = PUBLISHED[model]
+    cost = estimate_run(published_setup(model, full=False))
+    flops = NUM_IMAGES * (plan.draw_steps * plan.rows * cost.flops.forward + cost.flops.prompt)
+    cells = []
+    for card, peak in PEAKS.items():
+        hours = flops / (Speed.utilisation * peak * 1e12) / 3600
+        fitting = (kind for kind in get_args(Quantisation) if _pair_bytes(model, kind) <= card * GIB * USABLE)
+        kind = next(fitting)
+        cells.append(_cell(1, () if kind == "none" else (kind,), hours))
+    on_disk = f"{cost.latents / 1e9:,.0f} + {cost.embeddings / 1e9:,.0f}"
+    return _row(TITLES[model], "draw", flops, [on_disk, *cells])
+
+
+def _pair_bytes(model: str, kind: Quantisation) -> int:
+    """Bytes of sampling the two images of a pair at once."""
+    standing, image = Images(model, "bf16", Loading(quantize=kind)).bytes
+    return standing + 2 * image
+
+
+def training(model: str, trained: str) -> str:
+    """A row of the third table: the run trained, as it stands on one GPU or sharded over several."""
+    setup = published_setup(model, WAYS[trained])
+    [stage] = stage_times(setup, Speed())
+    cells = [_fewest(setup, card) for card in PEAKS]
+    return _row(TITLES[model], trained, stage.steps * stage.step_flops, ["", *cells])
+
+
+def _fewest(setup: Setup, card: int) -> str:
+    """One GPU where the run fits it, or how many hold it in shards; both where one rounds weights or moments for it."""
+    whole = first_fitting(setup, card)
+    if whole is None or "--no-full" in whole[0]:
+        return _sharded(setup, card)
+    changes, way = whole
+    words = sorted((SHORT[change] for change in changes), key=lambda word: word not in BASES)
+    cell = _cell(1, words, _hours(way, card))
+    return f"{cell} or {_sharded(setup, card)}" if words and words[0] in BASES else cell
+
+
+def _sharded(setup: Setup, card: int) -> str:
+    """The fewest GPUs that hold the run between them, each unit's weights being gathered when it computes."""
+    for num_cards in NUM_CARDS:
+        for changes, way in ways(setup):
+            if sharded_bytes(way, num_cards) <= card * GIB * USABLE:
+                words = ("sharded", *(SHORT[change] for change in changes))
+                return _cell(num_cards, words, _hours(way, card) / num_cards)
+    return "no"
+
+
+def sharded_bytes(setup: Setup, num_cards: int) -> int:
+    """Bytes on each card: its share of all that stands, one pair's activations, and what is gathered meanwhile.
+
+    Weights that autocast would cast for the whole step are cast unit by unit.
+    """
+    bones = skeleton_of(setup)
+    standing = bones.standing(setup).total - CONTEXT
+    cost = bones.trainee(setup.run.gradient_checkpointing)
+    memory = bones.memory(setup)
+    reference = setup.rows[0] * bones.reference.peak
+    passing = max(memory.activations + memory.working - cost.peak_fixed, reference)
+    return max(standing // num_cards + passing + _gathered_bytes(bones), bones.encoders) + CONTEXT
+
+
+def _gathered_bytes(bones: Skeleton) -> int:
+    """What is whole at once: all that is in no unit, the unit that computes and the next one.
+
+    Where all weights are trained, so are gradients of the first two, those of the unit in float32 besides, in which
+    they are summed over the cards. The units are the blocks that diffusers says are not to be split.
+    """
+    network = bones.backbone.denoiser.network
+    units = set(network._no_split_modules or ())
+    outside = own_parameters(network, units)
+    unit = max(own_parameters(part, units) for part in network.modules() if type(part).__name__ in units)
+    gathered = (outside + 2 * unit) * bones.dtype.itemsize
+    return gathered + ((outside + unit) * bones.dtype.itemsize + 4 * unit if bones.setup.run.full else 0)
+
+
+def own_parameters(module: nn.Module, units: Collection[str]) -> int:
+    """Parameters of a module that are in no unit below it."""
+    parts = (part for part in module.children() if type(part).__name__ not in units)
+    own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+    return own + sum(own_parameters(part, units) for part in parts)
+
+
+def _hours(setup: Setup, card: int) -> float:
+    """On one GPU; several that share the batch take as many times less."""
+    return sum(stage.hours for stage in stage_times(setup, Speed(PEAKS[card])))
+
+
+def _cell(num_cards: int, words: Sequence[str], hours: float) -> str:
+    what = f" ({', '.join(words)})" if words else ""
+    return f"{num_cards}{what}: {hours:,.0f} h"
+
+
+def _row(title: str, trained: str, flops: float, cells: Sequence[str]) -> str:
+    line = " | ".join([title, trained, f"{flops / 1e18:,.3g}", *cells])
+    return f"| {line} |".replace("|  |", "| |")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=TITLES, default=list(TITLES))
     parser.add_argument("--trained", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--published", action="store_true", help="the third table, of those models that it has")
     options = parser.parse_args(arguments)
+    if options.published:
+        for model in [model for model in options.models if model in PUBLISHED]:
+            print(drawing(model), flush=True)
+            for trained in options.trained:
+                print(training(model, trained), flush=True)
+        return
     for model in options.models:
         for trained in options.trained:
             setup = setup_of(model, WAYS[trained])

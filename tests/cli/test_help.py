@@ -30,6 +30,7 @@ FOREIGN = {"help", "version", "scale_lr", "include", "exclude", "local-dir", "no
 FOREIGN |= {"nproc-per-node", "nnodes", "rdzv-backend", "rdzv-endpoint", "multi-gpu", "num-processes"}  # of launchers
 FOREIGN |= {"nodes", "ntasks-per-node", "array", "gpus"}  # of SLURM
 FOREIGN |= {"sort"}  # of tar
+FOREIGN |= {"published"}  # of benchmarks/estimates.py
 FOREIGN |= {"no"}  # what a switch's name is put behind
 
 

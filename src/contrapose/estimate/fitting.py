@@ -52,18 +52,25 @@ def gib(count: float) -> str:
 
 
 def fit_card(setup: Setup, card: float) -> CardFit:
-    """The first way in `ways` that fits on a card of so many GiB."""
+    """Whether the setup fits on a card of so many GiB, or what makes it fit."""
+    way = first_fitting(setup, card)
+    if way is None:
+        return CardFit(card, None, needed_by(setup))
+    changes, changed = way
+    return CardFit(card, changes, needed_by(changed), None if changes else _roomiest(setup, card * GIB * USABLE))
+
+
+def first_fitting(setup: Setup, card: float) -> Way | None:
+    """The first way in `ways` of `bases` that fits on a card of so many GiB; None where none does."""
     budget = card * GIB * USABLE
     for base_changes, base in bases(setup):
         bones = skeleton_of(base)
         if max(bones.standing(base).total, bones.encoders + CONTEXT) > budget:
             continue
         for changes, way in ways(base):
-            needed = needed_by(way)
-            if needed <= budget:
-                every = (*base_changes, *changes)
-                return CardFit(card, every, needed, None if every else _roomiest(setup, budget))
-    return CardFit(card, None, needed_by(setup))
+            if needed_by(way) <= budget:
+                return (*base_changes, *changes), way
+    return None
 
 
 def bases(setup: Setup) -> Iterator[Way]:
