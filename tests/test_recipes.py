@@ -253,14 +253,15 @@ def test_realalign_on_sd35_has_what_its_configuration_says():
 
 
 @pytest.mark.parametrize(
-    ("name", "samples", "prompts", "times", "guidance", "old"),
+    ("name", "samples", "prompts", "times", "guidance", "old", "drawn_by"),
     [
-        ("sd35-dgpo", 16, 8, 4, 4.5, OldPolicy(0.3, 0.001)),
-        ("sd35-nft", 24, 48, 9, 1.0, OldPolicy(0.5, 0.001)),
-        ("sd35-awm", 24, 24, 6, 1.0, OldPolicy(0.3, 0.001)),
+        ("sd35-dgpo", 16, 8, 4, 4.5, OldPolicy(0.3, 0.001), "old"),
+        ("sd35-nft", 24, 48, 9, 1.0, OldPolicy(0.5, 0.001), "old"),
+        ("sd35-awm", 24, 24, 6, 1.0, OldPolicy(0.3, 0.001), "old"),
+        ("sd35-crd", 24, 48, 20, 1.0, OldPolicy(0.999, 0.005), "sampler"),
     ],
 )
-def test_judged_groups_are_as_published(name, samples, prompts, times, guidance, old):
+def test_judged_groups_are_as_published(name, samples, prompts, times, guidance, old, drawn_by):
     """Between two draws every group is seen at as many times as in the authors' steps."""
     run = recipe(f"{name}.yaml")
     sampling = run.method.groups.sampling
@@ -268,7 +269,7 @@ def test_judged_groups_are_as_published(name, samples, prompts, times, guidance,
     assert run.optimisation.batch_size * sampling.sync_every == prompts * times
     assert (sampling.rollout_guidance_scale, sampling.rollout_size) == (guidance, "512x512")
     assert run.method.old == old and run.method.groups.advantage_limit == 5.0
-    assert run.method.composition().own_groups.policy == "old"
+    assert run.method.composition().own_groups.policy == drawn_by
 
 
 def test_steps_are_drawn_as_published():
@@ -306,9 +307,10 @@ BASE_RATES = {
     "sd15-smpo": 1e-8,
     "sd15-spo": 6e-5 / 40,
     "sd15-d3po": 3e-5,
-    "sd35-dgpo": 3e-4 / 8,  # these three name the rate of a whole step
+    "sd35-dgpo": 3e-4 / 8,  # these four name the rate of a whole step
     "sd35-nft": 3e-4 / 432,
     "sd35-awm": 3e-4 / 144,
+    "sd35-crd": 3e-4 / 480,
     "sd15-realalign": 1e-8,
     "sd35-realalign": 1e-8,
 }
