@@ -77,6 +77,8 @@ def put(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (put("methods", "a", value={"align": "ddspo", "start": "b"}), "b is not there (known: a)"),
         (put("methods", "a", value={"align": "ddspo", "start": "a"}), "break the circle"),
         (put("methods", "a", value={"align": "ddspo", "pairs": ["drwan"]}), "drwan is not there"),
+        (put("methods", "a", value={"align": "awm", "prompts": "tarin"}), "methods a: prompts: tarin is not there"),
+        (put("methods", "a", value={"align": "awm", "prompts": "train", "pairs": ["drawn"]}), "on pairs or on prompts"),
         (put("methods", "a", value={"align": "ddspo", "options": {"seed": 3}}), "--seed is set by the study itself"),
         (put("methods", "a", value={"align": "ddspo", "options": {"betta": 3}}), "--betta 3"),
         (put("methods", "a", value={"align": "ddspo", "options": {"--beta": 3}}), "without the dashes"),

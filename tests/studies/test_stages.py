@@ -70,3 +70,14 @@ def test_methods_train_on_what_no_other_pairs_are_made_of() -> None:
     lines = [line.words for stage in planned() if stage.title == "training" for line in stage.lines]
     pairs = [words[words.index("--pairs") + 1 : words.index("--out")] for words in lines]
     assert pairs == [("o/pairs/labelled", "o/pairs/real"), ("o/pairs/real",)]
+
+
+def test_a_method_may_draw_its_samples_of_prompts_alone() -> None:
+    """Those of a list of the study's, which is written first; pairs are not looked at."""
+    online = {"align": "online-dpo", "prompts": "more", "options": {"rollout-judges": ["shapes"]}}
+    prompts = STUDY["prompts"] | {"more": {"shapes": "train", "per_tag": 2}}
+    study = CONVERTER.structure(STUDY | {"prompts": prompts, "methods": {"online": online}}, Study)
+    by_title = {stage.title: stage.lines for stage in stages(study, NoChoices())}
+    assert "o/more.jsonl" in {str(line.out) for line in by_title["prompts"]}
+    words = by_title["training"][0].words
+    assert words[words.index("--pairs") + 1 : words.index("--out")] == ("o/more.jsonl",)

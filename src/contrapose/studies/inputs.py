@@ -37,8 +37,8 @@ def check_inputs(study: Study) -> list[str]:
         if pairs.folder is not None:
             read_manifest(pairs.folder)
     check_model(study.model_path, BY_PIPELINE)
-    drawn_from = [pairs.prompts for pairs in study.pairs.values() if pairs.reads_prompts]
-    return [f"{shared}: methods are trained on what is reported" for shared in _shared(drawn_from, reported, texts)]
+    trained_on = _shared(study.prompts_drawn_from, reported, texts)
+    return [f"{shared}: methods are trained on what is reported" for shared in trained_on]
 
 
 def _shared(lists: Sequence[str], reported: Sequence[str], texts: Mapping[str, Mapping[str, str]]) -> Iterator[str]:

@@ -103,6 +103,8 @@ class StudyMethod:
     """Its options, over those of `training`."""
     pairs: tuple[str, ...] = ()
     """Names of the pairs that it is trained on; when empty, all of the study's that no others are made of."""
+    prompts: str = ""
+    """Instead of pairs: the list of prompts of which a method that trains on its own samples draws them."""
     start: str | None = None
     """The method whose run of the same seed it starts from."""
     policies: tuple[str, ...] = ()
@@ -114,6 +116,8 @@ class StudyMethod:
         self.options.check_free("options", _OF_ALIGN)
         if len(self.policies) not in (0, 2):
             raise UserError("policies: name two methods, that of the winners and that of the losers")
+        if self.prompts and self.pairs:
+            raise UserError("prompts: a method is trained on pairs or on prompts; leave one of the two out")
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -298,8 +302,9 @@ class Study:
             _check_known(f"pairs {name}: photos", filter(None, [pairs.photos]), self.photos)
         for name, method in self.methods.items():
             _check_known(f"methods {name}: pairs", method.pairs, self.pairs)
+            _check_known(f"methods {name}: prompts", filter(None, [method.prompts]), self.prompts)
             _check_known(f"methods {name}: trained after", method.needs, self.methods)
-            if not (method.pairs or self.pairs):
+            if not (method.pairs or method.prompts or self.pairs):
                 raise UserError(f"methods {name}: there are no pairs to train on; say under pairs how they are made")
         for name, guided in self.guided.items():
             runs = [guided.positive, *filter(None, [guided.negative])]
@@ -311,7 +316,7 @@ class Study:
             _check_known(f"columns {heading}: evaluation", named, self.evaluations)
         for row, figures in (self.published.rows if self.published else {}).items():
             _check_known(f"published {row}", figures, self.columns)
-        drawn_from = {pairs.prompts for pairs in self.pairs.values() if pairs.reads_prompts}
+        drawn_from = set(self.prompts_drawn_from)
         judged_on = {evaluation.prompts for evaluation in self.evaluations.values()}
         unused = self.prompts.keys() - drawn_from - judged_on - ({DEV} if self.choosing else set())
         if unused:
@@ -334,6 +339,12 @@ class Study:
         """Names of the pairs that a method is trained on."""
         made_of = {pairs.of for pairs in self.pairs.values()}
         return list(method.pairs) or [name for name in self.pairs if name not in made_of]
+
+    @property
+    def prompts_drawn_from(self) -> list[str]:
+        """The lists of prompts of which training's images are drawn, beforehand or while a method trains."""
+        of_pairs = [pairs.prompts for pairs in self.pairs.values() if pairs.reads_prompts]
+        return [*of_pairs, *(method.prompts for method in self.methods.values() if method.prompts)]
 
     def prompts_of(self, pairs: PairSource) -> str:
         """The list of prompts that pairs were drawn from, or those that they are made of; empty for others."""

@@ -170,8 +170,11 @@ def _in_order(what: str, needs: Mapping[str, Collection[str]]) -> Iterator[list[
 def _align(study: Study, name: str, seed: int) -> CommandLine:
     method = study.methods[name]
     out = run_folder(study, name, seed)
-    pairs = [str(pairs_folder(study, each)) for each in study.pairs_of(method)]
-    words = ["align", method.align, "--model", study.model_path, "--pairs", *pairs, "--out", str(out)]
+    if method.prompts:
+        compared = [prompts_file(study, method.prompts)]
+    else:
+        compared = [pairs_folder(study, pairs) for pairs in study.pairs_of(method)]
+    words = ["align", method.align, "--model", study.model_path, "--pairs", *map(str, compared), "--out", str(out)]
     if method.start is not None:
         words += ["--start", str(run_folder(study, method.start, seed))]
     if method.policies:
