@@ -43,6 +43,7 @@ def _as_stored(run: RunFolder, stored: StoredAdapter, network: Network) -> Lora:
         raise UserError(f"{run}: is a LoKr without peft's settings, by which alone training goes on from one")
     lora = lora_of(layers, targets, settings)
     config = lora.config()
+    # peft would put fresh adapters on layers that match and have none stored, and say nothing
     if {name for name, _ in network.named_modules() if check_target_module_exists(config, name)} != layers.keys():
         raise UserError(f"{run}: broken, its adapters are not on the layers that it names; train it again")
     return lora

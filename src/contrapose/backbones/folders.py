@@ -305,6 +305,7 @@ def _check_shards(folder: Path, variant: str | None) -> None:
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
             raise UserError(f"{path}: its weight_map does not tell which tensor is in which file; {_AGAIN}")
         for name in sorted(set(shards.values())):
+            # the libraries open whatever an index names, also what lies outside of the model
             if Path(name).name != name or not name.endswith(".safetensors"):
                 raise UserError(f"{path}: names {name!r:.100}, which is no .safetensors file of its own folder")
             if not (folder / name).is_file():

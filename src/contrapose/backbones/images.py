@@ -64,6 +64,7 @@ class Autoencoder:
         width, height = map(int, sides.groups())
         for side in (width, height):
             check(f"size {size}: side", side, Pixels)
+        # the autoencoder divides the sides by its unit, and the network what is left by its patch
         step = self.unit * self.patch
         if width % step or height % step or min(width, height) < step:
             raise UserError(f"size {size}: this model makes images whose sides are multiples of {step}")

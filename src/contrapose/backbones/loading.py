@@ -69,6 +69,7 @@ def best_device(number: int = 0) -> str:
 def check_device(device: str | torch.device) -> None:
     """Raise `UserError` for a device that cannot compute: one that is unknown, or not in this machine."""
     try:
+        # computed and read back: a device that cannot compute may say so only then
         (torch.ones(1, device=device) + 1).item()
     except Exception as error:  # each device has its own way of not being there
         usable = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]

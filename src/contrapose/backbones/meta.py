@@ -62,12 +62,14 @@ def skeleton(model: str | Path, dtype: torch.dtype = torch.float32, loading: Loa
         check_parts(Path(folder), pipeline, (*family.unused_parts, *_TOKENIZERS), family.optional_parts)
     parts: dict[str, Any] = {}
     for part, source in index.items():
+        # an index also tells its class and version, and settings that are no networks
         wanted = part in inspect.signature(pipeline.__init__).parameters and isinstance(source, (list, tuple))
         if wanted:
             is_built = not is_absent(source) and part not in family.unused_parts and not part.startswith("tokenizer")
             parts[part] = _read(partial(_build, folder, part, source, dtype), model) if is_built else None
     missing: dict[str, Any] = dict.fromkeys(p for p in _components(pipeline) if p not in parts)
     if "safety_checker" in _components(pipeline):
+        # or the stock pipeline warns that the one that is left out is not there
         missing["requires_safety_checker"] = False
     pipe = _read(lambda: pipeline(**parts, **missing), model)
     return Backbone.over(family, Source(str(model), Path(folder), name), pipe, _META, loading or Loading())

@@ -98,6 +98,7 @@ class Sampler:
         if scale == 1:
             return denoiser.denoise(network, x_t, t, condition)
         none = {name: value.expand(len(x_t), *value.shape[1:]) for name, value in unconditional.items()}
+        # those without a prompt first, as they are taken apart again below
         both = join([cast(none, pipeline.dtype, pipeline.device), condition])
         u, c = denoiser.denoise(network, torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
         return pipeline.family.combine(pipeline.stock, u, c, scale)

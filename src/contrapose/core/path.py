@@ -138,6 +138,7 @@ def _sigmoid_quantile(r: Float[Tensor, " count"]) -> Float[Tensor, " count"]:
     steepness = 20.0
     centre = 0.7
     softplus = torch.nn.functional.softplus
+    # in float64, since the lower end lies at softplus(-14), 8e-7, beside 6 at the upper one
     ends = steepness * (torch.tensor([0.0, 1.0], dtype=torch.float64) - centre)
     below, above = softplus(ends)
     integral = torch.lerp(below, above, r.double())

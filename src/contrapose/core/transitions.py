@@ -70,6 +70,7 @@ def implied(
 ) -> tuple[Float[Tensor, "b ..."], Float[Tensor, "b ..."]]:
     """Data x0* and noise eps* of the prediction that a step implies: the two equations above, by Cramer's rule."""
     a, s = path.coefficients(t)
+    # x_t = a x0 + s eps and x' = a' x0 + c eps: two equations, two unknowns
     determinant = a * step.noise - step.data * s
     x0 = per_sample(step.noise / determinant, x_t) * x_t - per_sample(s / determinant, x_t) * x_after
     eps = per_sample(a / determinant, x_t) * x_after - per_sample(step.data / determinant, x_t) * x_t
@@ -122,6 +123,7 @@ def forks(
             step = ddim_step(path, here, after, eta)
             mean = step.mean(x0, eps)
             spread = per_sample(step.deviation, mean)[:, None]
+            # one mean for all candidates: they differ in the step's own noise alone
             candidates = mean[:, None] + spread * draw(width)
             x0_flat, eps_flat = predicted(candidates.flatten(0, 1), after.repeat_interleave(width))
             x0_all = x0_flat.view_as(candidates)

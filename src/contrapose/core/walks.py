@@ -86,6 +86,7 @@ class Inversion:
                 deviation = self._deviation(rows, after, number)
                 x = x + per_sample(deviation, x) * torch.cat([sample.draw(number - 1) for sample in samples])
             here = after
+        # the one noise that takes the data straight to where the walk ended
         a, s = rows.path.coefficients(rows.t)
         inverted = (x - per_sample(a, x) * x0) / per_sample(s, x)
         came_with = torch.cat([sample.noise for sample in samples])
@@ -98,6 +99,7 @@ class Inversion:
 
     def _step(self, rows: Stacked, x: Tensor, here: Tensor, after: Tensor) -> Float[Tensor, "b ..."]:
         """x_u from x_s."""
+        # told the time that is stepped to, as DDIM run backwards asks for the noise at a state that is not there yet
         eps = rows.eps(self.policy, x, here, asked_at=after)
         reached = rows.carried(x, eps, here, after)
         if not self.renoise:
@@ -108,6 +110,7 @@ class Inversion:
     def _deviation(self, rows: Stacked, after: Tensor, number: int) -> Float[Tensor, " b"]:
         """sigma of DDPM's step to u from v beyond: sigma^2 = s_u^2 / s_v^2 (s_v^2 - (a_v / a_u)^2 s_u^2)."""
         end = rows.path.at_level(1.0, len(after)).to(after)
+        # a step that ends at pure noise has none beyond it
         beyond = torch.minimum(_part(rows.t, number + 1, self.num_steps), end)
         a_u, s_u = rows.path.coefficients(after)
         a_v, s_v = rows.path.coefficients(beyond)
@@ -153,9 +156,11 @@ class Descent:
         strides = stride.repeat(len(samples))
         for _ in range(self.num_steps):
             after = (here - strides).clamp_min(0)
+            # DDIM without chance: the data and the noise that are seen here, put together for the earlier time
             x = path.add_noise(*rows.seen(self.policy, x, here), after)
             here = after
         x0, _ = rows.seen(self.policy, x, here)
+        # a group's samples are all at one time: the first sample's rows tell it, and its draw the later one
         later = self._later(here[: len(end)], end, samples[0].draw(1))
         noise = self._noise(path, x, x0, here, later.repeat(len(samples)), [sample.draw(0) for sample in samples])
         moved = {}
@@ -169,6 +174,7 @@ class Descent:
         if t.is_floating_point():
             stride = end / self.num_grid
             return torch.minimum(((t / stride).floor() + 1) * stride, end), stride
+        # whole times count from 0, so that a step ends one before a multiple of its length
         stride = ((end + 1) // self.num_grid).clamp_min(1)
         return torch.minimum((t // stride + 1) * stride - 1, end), stride
 
@@ -179,6 +185,7 @@ class Descent:
         beyond = share * (end - here)
         if here.is_floating_point():
             return here + beyond.to(here)
+        # Phi of a far draw rounds to 1, which would lead beyond the end
         return torch.minimum(here + 1 + beyond.long(), end)
 
     @staticmethod

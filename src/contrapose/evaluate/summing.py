@@ -75,6 +75,7 @@ def summarize(rows: Iterable[EvidenceRow], settings: SummarySettings = SummarySe
         raise UserError("there are no rows to sum up; evaluate some images first")
     models = columns.models
     metrics = columns.metrics
+    # floor and ceiling are no models, and a gain of theirs is no finding
     contestants: list[str] = []
     if settings.base is not None:
         if settings.base not in models:
@@ -130,6 +131,7 @@ def _comparison(rows: Rows, model: str, metrics: Collection[str], settings: Summ
     assert settings.base is not None
     compared: dict[str, Comparison] = {}
     for metric in metrics:
+        # image by image: prompt and noise are the same, and what they do to both falls away
         both = evidence.paired(rows, model, settings.base, metric)
         means = prompt_means(both.a - both.b, both.prompt_ids, both.tags)
         difference = _bootstrap(means, settings)

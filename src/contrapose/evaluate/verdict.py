@@ -65,6 +65,7 @@ class Verdict:
 
 def accepted(detections: Detections, tag: str, thresholds: Thresholds = Thresholds()) -> dict[str, list[Detection]]:
     """By class, the detections above the tag's threshold: best first, at most `max_per_class`."""
+    # stricter where one box too many is a wrong answer
     least = thresholds.counting_score if tag == "counting" else thresholds.score
     kept: dict[str, list[Detection]] = {}
     for name, objects in detections.items():
@@ -85,8 +86,10 @@ def relations(a: Detection, b: Detection, slack: float = 0.1) -> set[str]:
     sizes = np.abs(boxes[:, 1] - boxes[:, 0])
     offset = centres[0] - centres[1]
     revised = np.sign(offset) * np.maximum(np.abs(offset) - slack * sizes.sum(axis=0), 0.0)
+    # one lies upon the other; the offset itself may be nothing too, and is divided by below
     if np.all(np.abs(revised) < 1e-3):
         return set()
+    # by the offset before the slack was taken off, as GenEval does, so that near objects hold no relation
     dx, dy = revised / np.linalg.norm(offset)
     holds = (dx < -0.5, dx > 0.5, dy < -0.5, dy > 0.5)
     return {name for name, held in zip(RELATIONS, holds, strict=True) if held}
@@ -120,6 +123,7 @@ def verdict(
             reason = _color_reason(clause, colors[name])
         if not reason and "position" in clause:
             reason = _position_reason(clause, group, groups, thresholds.position_slack)
+        # later clauses name this one by its place, and none may lean on objects that failed their own
         groups.append(None if reason else group)
         if reason:
             reasons.append(reason)

@@ -55,6 +55,7 @@ def comparable(pairs: Mixture, run: Run) -> Mixture:
         log.info(f"{pairs}: {num_likes} likes and {len(pairs) - num_likes} dislikes")
     taken = pairs
     lacking = [record for record in pairs.records if _missing(record, samples)]
+    # likes and dislikes have one side each, and lack the other without fault; half of a pair is a fault
     if lacking and len(samples) > 1:
         reason = _missing(lacking[0], samples)
         raise UserError(f"{pairs}: {reason}; {name_of(run.method)} {_need(composition, samples)}")

@@ -59,6 +59,7 @@ class JudgedRollouts:
         Raises `UserError` where the first groups are all tied, so that there is nothing to train on.
         """
         settings = self.settings
+        # by the step alone, so that a run that is carried on draws of the prompts that come next
         first = step // self.every * settings.num_prompts
         numbers = range(first, first + settings.num_prompts)
         mine = numbers[self.accelerator.process_index :: self.accelerator.num_processes]
@@ -96,6 +97,7 @@ class JudgedRollouts:
             for name, values in self.scores_of(drawn, [number for number, _ in batch]).items():
                 scores.setdefault(name, []).extend(values)
             latents += drawn.float().cpu().unbind()
+        # the judges' images are made: the training step wants the autoencoder's memory
         self.backbone.images.rest()
         groups: list[DrawnGroup] = []
         for number, place in zip(numbers, range(0, len(jobs), num), strict=True):

@@ -122,6 +122,7 @@ class DrawnGroups:
         """Put groups back that `state` gave."""
         places: dict[int, dict[str, Tensor]] = {}
         for key, value in state.items():
+            # what is the group's own has its number before a dot; `first` is of all groups
             place, dot, name = key.partition(".")
             if dot:
                 places.setdefault(int(place), {})[name] = value

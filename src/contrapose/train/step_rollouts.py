@@ -52,6 +52,7 @@ class StepRollouts(JudgedRollouts):
         streams = [generator(self.run.seed, "own steps", number) for number in numbers]
         noise = starting_noise(streams, self.shape)
         judged = [number for number in numbers for _ in range(num)]
+        # earlier steps have one candidate, and nothing to be compared with
         for fork in list(self._trajectories(numbers, streams, noise))[self.settings.first_fork :]:
             scores = self.scores_of(fork.x0.flatten(0, 1), judged)
             for row, number in enumerate(numbers):
@@ -136,6 +137,7 @@ class StepRollouts(JudgedRollouts):
         step = Step(*(part[rows] for part in fork.step))
         t = fork.t[rows]
         x0, eps = implied(path, step, t, fork.x_t[rows], fork.candidates[rows, candidates])
+        # best and worst are steps from one time, which have one scale
         scale = reward_scale(path, step, t, self.trainable.space)
         taken = TakenStep(t[0].cpu(), eps.cpu(), scale[0].cpu())
         said = {name: (values[best], values[worst]) for name, values in scores.items()}

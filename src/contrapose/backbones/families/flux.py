@@ -38,8 +38,10 @@ def _denoise(pipe: Any, network: Network, x_t: Tensor, t: Tensor, condition: Con
         pipe._pack_latents(x_t, *x_t.shape),
         encoder_hidden_states=text,
         pooled_projections=condition["pooled"],
+        # the network multiplies it by 1000
         timestep=timestep(t, x_t) / 1000,
         img_ids=pipe._prepare_latent_image_ids(len(x_t), height // 2, width // 2, x_t.device, x_t.dtype),
+        # words have no place in the image
         txt_ids=x_t.new_zeros(text.shape[1], 3),
         guidance=guidance,
         return_dict=False,

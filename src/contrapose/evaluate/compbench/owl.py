@@ -54,6 +54,7 @@ class OwlDetector:
         )
         scores, labels = answer.logits[0].float().sigmoid().max(-1)
         boxes: dict[str, list[Box]] = {name: [] for name in unlike}
+        # best first, so that of two boxes about one thing the better stays
         for place in scores.argsort(descending=True, stable=True).tolist():
             score = float(scores[place])
             if score <= self.least:

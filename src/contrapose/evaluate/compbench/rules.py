@@ -51,6 +51,7 @@ def place_score(word: str | None, a: Box, b: Box) -> float:
     if word in NEAR:
         is_near = min(abs(dx), abs(dy)) < _REACH
         return 1.0 if is_near else _REACH / max(abs(dx), abs(dy))
+    # dx and dy lead from a to b: where dx is above 0, a lies left of b
     holds = {
         "on the right of": -dx > abs(dy),
         "on the left of": dx > abs(dy),

@@ -194,6 +194,7 @@ def cmmd(a: Features, b: Features, groups: Groups | None = None) -> Varied:
         if not np.allclose(np.linalg.norm(features, axis=1), 1, atol=1e-3):
             raise UserError("cmmd is of CLIP's unit vectors, and these features are not; use --features clip")
     sums = _summed(a, b, _gaussian, _members(groups, len(a)))
+    # for what b is within itself, block by block; the second set is not looked at, and one row of it is cheap
     of_reference = _summed(b, b[:1], _gaussian, _members(None, len(b))).within[0] / len(b) ** 2
     distances = sums.within / sums.counts**2 + of_reference - 2 * sums.between / (sums.counts * len(b))
     value, *without = _CMMD_SCALE * distances
@@ -207,6 +208,7 @@ def _gaussian(x: Features, y: Features) -> NDArray[np.float64]:
 
 def squared_distances(x: Features, y: Features) -> NDArray[np.float64]:
     """|x_i - y_j|^2, never below 0 by rounding."""
+    # of images that are alike the three terms nearly cancel, which float32 does not survive
     x = x.astype(np.float64)
     y = y.astype(np.float64)
     distances: NDArray[np.float64] = (x * x).sum(1)[:, None] + (y * y).sum(1)[None] - 2 * x @ y.T

@@ -88,11 +88,13 @@ def over_runs(runs: Sequence[Varied], groups: Groups | None, level: float = LEVE
         return None
     num_runs = len(runs)
     values = np.array([run.value for run in runs])
+    # a group is left out of all runs at once, since they have the same prompts
     mean = Varied(float(values.mean()), np.mean([run.without for run in runs], axis=0))
     seeds = 0.0
     together = 0.0
     if num_runs > 1:
         seeds = float(values.var(ddof=1) / num_runs)
+        # what a seed does to some prompts and not to others: how a run strays from the mean as groups go
         together = sum(_variance(run.minus(mean), groups) for run in runs) / (num_runs - 1) / num_runs
     parts = Variances(
         seeds=seeds,
