@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from encoders import Fixed, same, shards
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from contrapose.backbones import embeddings as module
+from contrapose.backbones import embedding_rows
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.errors import UserError
 
@@ -106,9 +108,9 @@ def test_many_batches_list_the_folder_once(tmp_path: Path, monkeypatch: pytest.M
     Embeddings(Fixed(), folder=tmp_path)(["there before"])
     (home,) = tmp_path.iterdir()
     listed, opened = [], []
-    glob, safe_open = Path.glob, module.safe_open
+    glob, safe_open = Path.glob, embedding_rows.safe_open
     monkeypatch.setattr(Path, "glob", lambda path, *rest: listed.append(path) or glob(path, *rest))
-    monkeypatch.setattr(module, "safe_open", lambda path, *rest: opened.append(path) or safe_open(path, *rest))
+    monkeypatch.setattr(embedding_rows, "safe_open", lambda path, *rest: opened.append(path) or safe_open(path, *rest))
     backbone = Fixed()
     cached = Embeddings(backbone, folder=tmp_path)
     for batch in range(100):
@@ -122,3 +124,52 @@ def test_many_batches_list_the_folder_once(tmp_path: Path, monkeypatch: pytest.M
     cached(["of another process"])
     assert listed == [home]
     assert "of another process" not in backbone.read_in
+
+
+def _opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the shards that are opened from now on, as they are."""
+    names: list[str] = []
+    real = embedding_rows.safe_open
+
+    def noting(path: Path, framework: str) -> Any:
+        names.append(path.name)
+        return real(path, framework)
+
+    monkeypatch.setattr(embedding_rows, "safe_open", noting)
+    return names
+
+
+def test_many_shards_are_known_by_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding_rows, "_MANY", 2)
+    monkeypatch.setattr(embedding_rows, "_RECENT", 100)
+    prompts = [f"prompt {i}" for i in range(300)]
+    first = Embeddings(Fixed(), folder=tmp_path).settle(prompts)
+    names = _opened(monkeypatch)
+    backbone = Fixed()
+    again = Embeddings(backbone, folder=tmp_path)
+    settled = again.settle(reversed(prompts))
+    assert (settled.num_prompts, settled.num_new) == (300, 0) and settled.gigabytes == pytest.approx(first.gigabytes)
+    assert set(names) <= {embedding_rows.INDEX, *names[-1:]}, "no shard, but the one without a prompt"
+    assert same(again(prompts[::7]), Fixed().read(prompts[::7])) and not backbone.asked
+    # what came since is opened, and what is gone is computed again
+    monkeypatch.setattr(embedding_rows, "_MANY", 50)
+    Embeddings(Fixed(), folder=tmp_path).settle(["new"])
+    gone = next(path for path in shards(tmp_path) if path.name != names[-1])
+    gone.unlink()
+    monkeypatch.setattr(embedding_rows, "_MANY", 2)
+    late = Embeddings(Fixed(), folder=tmp_path).settle([*prompts, "new"])
+    assert 0 < late.num_new <= 64
+
+
+@pytest.mark.parametrize("spoil", [lambda data: b"", lambda data: data[:-9], lambda data: data[:-1] + b"\x01"])
+def test_an_index_that_is_broken_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[bytes], bytes]
+) -> None:
+    monkeypatch.setattr(embedding_rows, "_MANY", 2)
+    prompts = [f"prompt {i}" for i in range(200)]
+    Embeddings(Fixed(), folder=tmp_path).settle(prompts)
+    (index,) = tmp_path.glob(f"*/{embedding_rows.INDEX}")
+    index.write_bytes(spoil(index.read_bytes()))
+    backbone = Fixed()
+    cached = Embeddings(backbone, folder=tmp_path)
+    assert cached.settle(prompts).num_new == 0 and same(cached(prompts), Fixed().read(prompts)) and not backbone.asked
