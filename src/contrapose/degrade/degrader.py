@@ -1,9 +1,10 @@
 """Degraded prompts: the same wish, said worse, so that one model gives both the winner and the loser of a pair."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from itertools import islice
+from typing import Annotated, ClassVar, Protocol
 
 from contrapose.containers.left_out import LeftOut
 from contrapose.degrade.word_exchange import exchanges
@@ -14,9 +15,9 @@ from contrapose.seeds import python_stream
 Degraded = tuple[str, ...] | LeftOut
 """A prompt's distinct degraded variants, one at least, or the prompt left out with the reason why it has none."""
 
-
 NOT_DEGRADED = "not degraded"
 """The kind of what is left out because it cannot be degraded."""
+_AT_ONCE = 4096  # prompts that are degraded together
 
 
 def not_degraded(prompt: str, reason: str) -> LeftOut:
@@ -26,6 +27,9 @@ def not_degraded(prompt: str, reason: str) -> LeftOut:
 
 class Degrader(Protocol):
     """What every degrader does; what it returns for a prompt depends on (settings, seed, prompt) alone."""
+
+    by_rule: ClassVar[bool]
+    """Whether it begins at once, so that a long list of prompts is given to it a part at a time."""
 
     def variants(self, prompts: Sequence[str], seed: int) -> list[Degraded]:
         """Return for each prompt, in order, its degraded variants or why it has none."""
@@ -42,6 +46,7 @@ class Words:
     so a prompt's variants there change with the prompts before it).
     """
 
+    by_rule: ClassVar[bool] = True
     low: Annotated[float, Range(0, 1, low_open=True, high_open=True)] = 0.4
     """Smallest share of a prompt's words that is dropped."""
     high: Annotated[float, Range(0, 1, low_open=True, high_open=True)] = 0.7
@@ -81,6 +86,7 @@ class Swap:
     "a cat and a dog" is left out: the exchange says the same thing again, and the same wish is no worse one.
     """
 
+    by_rule: ClassVar[bool] = True
     num_variants: Few = 5
     """Degraded prompts that are kept of each prompt, at most; a pair takes one of them by its seed."""
 
@@ -98,6 +104,13 @@ class Swap:
         if not texts:
             return not_degraded(prompt, "no attribute, relation or pair of objects that a rule could exchange")
         return tuple(texts)
+
+
+def degraded(degrader: Degrader, prompts: Iterable[str], seed: int) -> Iterator[tuple[str, Degraded]]:
+    """Each prompt with its variants; of a degrader by rule, few of them are in memory at a time."""
+    waiting = iter(prompts)
+    while part := list(islice(waiting, _AT_ONCE if degrader.by_rule else None)):
+        yield from zip(part, degrader.variants(part, seed), strict=True)
 
 
 def choose(variants: Sequence[str], seed: int, prompt: str) -> str:

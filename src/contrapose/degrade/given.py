@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from contrapose.containers.left_out import LeftOut
 from contrapose.degrade.degrader import Degraded, not_degraded
@@ -19,6 +20,7 @@ class Given:
     Lines of one prompt add up. `file` may be the very file that the prompts are read from.
     """
 
+    by_rule: ClassVar[bool] = False
     file: Path | None = None
     """The .jsonl or .json with the degraded prompts."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from contrapose.asking import Asking, Job
 from contrapose.contents import digest_of, digest_of_json
@@ -155,6 +155,7 @@ class LlmAlignment:
     at the model's own top_p.
     """
 
+    by_rule: ClassVar[bool] = False
     llm: LanguageModel = field(default_factory=LanguageModel)
 
     def variants(self, prompts: Sequence[str], seed: int) -> list[Degraded]:
@@ -169,6 +170,7 @@ class LlmAesthetics:
     Differs from the authors' code: our own instructions and examples, and no improved prompts are asked for.
     """
 
+    by_rule: ClassVar[bool] = False
     llm: LanguageModel = field(default_factory=LanguageModel)
 
     def variants(self, prompts: Sequence[str], seed: int) -> list[Degraded]:

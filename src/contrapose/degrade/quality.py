@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from contrapose.degrade.degrader import Degraded, not_degraded
 from contrapose.degrade.looks import (
@@ -36,6 +36,7 @@ class Quality:
     asks one for, with that template's words among the usual ones.
     """
 
+    by_rule: ClassVar[bool] = True
     num_phrases: Few = 2
     """Words or phrases of bad looks that are put into a prompt."""
     num_variants: Few = 5

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from contrapose.containers.left_out import LeftOut
 from contrapose.containers.places import PROTOCOLS, digest_at
 from contrapose.containers.readers import READERS
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.files import is_writable
-from contrapose.store.prompts import ListedPrompts, Prompt, read_listed
+from contrapose.store.prompts import ListedPrompts, Prompt, iter_listed
 
 _SUFFIXES = (".txt", *READERS)
 
@@ -25,21 +26,22 @@ def named_prompts(entries: Sequence[str]) -> list[Prompt]:
 
 def named_listed(entries: Sequence[str]) -> ListedPrompts:
     """The same prompts, and the rows of their files that are left out."""
+    return ListedPrompts.of(iter_named(entries))
+
+
+def iter_named(entries: Sequence[str]) -> Iterator[Prompt | LeftOut]:
+    """The same in their order, as they are read."""
     if isinstance(entries, (str, Path)):  # as Python lets it be called
         raise UserError(f'prompts: a tuple of texts and files is wanted; write ("{entries}",)')
     if not entries:
         raise UserError("prompts: none is named; write a text, or the name of a file of prompts")
-    listed = ListedPrompts([], [])
     for number, entry in enumerate(entries, start=1):
         if not entry.strip() or not is_writable(entry):
             raise UserError(f"prompts: {entry!r} is no prompt; write a text, or the name of a file of prompts")
-        if not names_file(entry):
-            listed.prompts.append(Prompt(entry, place=f"number {number}"))
-            continue
-        of_file = read_listed(entry)
-        listed.prompts.extend(of_file.prompts)
-        listed.left_out.extend(of_file.left_out)
-    return listed
+        if names_file(entry):
+            yield from iter_listed(entry)
+        else:
+            yield Prompt(entry, place=f"number {number}")
 
 
 def names_file(entry: str) -> bool:

@@ -10,9 +10,10 @@ import hashlib
 import json
 import logging
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS = ("prompt", "Prompt", "Prompts", "caption", "text", "prompt_en", "short_description")
 TAGS = ("tag", "Category", "category", "style", "type")
+_CHUNK = 1 << 20  # bytes read at once
 _MARK = b"\xef\xbb\xbf"
 
 
@@ -59,6 +61,17 @@ class ListedPrompts(NamedTuple):
     prompts: list[Prompt]
     left_out: list[LeftOut]
 
+    @classmethod
+    def of(cls, rows: Iterable[Prompt | LeftOut]) -> ListedPrompts:
+        """Rows as they are read."""
+        listed = cls([], [])
+        for row in rows:
+            if isinstance(row, LeftOut):
+                listed.left_out.append(row)
+            else:
+                listed.prompts.append(row)
+        return listed
+
 
 def prompt_id(text: str) -> str:
     """Return the first 16 hex digits of sha256(text as UTF-8): the same on every machine and in every run."""
@@ -84,22 +97,29 @@ def read_prompts(path: str | Path, column: str | None = None) -> list[Prompt]:
 
 def read_listed(path: str | Path, column: str | None = None) -> ListedPrompts:
     """The file's prompts as `read_prompts` tells them, and the rows that it leaves out."""
+    return ListedPrompts.of(iter_listed(path, column))
+
+
+def iter_listed(path: str | Path, column: str | None = None) -> Iterator[Prompt | LeftOut]:
+    """The same in the order of the file, as they are read; what is wrong with it is told where it is come to."""
     place = place_of(Path(path))
-    prompts: list[Prompt] = []
-    left_out: list[LeftOut] = []
+    num_prompts = 0
+    num_left_out = 0
+    first: LeftOut | None = None
     for row in _of_place(place, column):
         if isinstance(row, LeftOut):
-            left_out.append(row)
+            num_left_out += 1
+            first = first or row
         else:
-            prompts.append(row)
-    if left_out:
-        without = f"{len(left_out)} rows without a prompt; the first is {left_out[0].name}: {left_out[0].reason}"
-        if not prompts:
+            num_prompts += 1
+        yield row
+    if first:
+        without = f"{num_left_out} rows without a prompt; the first is {first.name}: {first.reason}"
+        if not num_prompts:
             raise UserError(f"{place}: holds no prompts, but {without}")
         _note_once(f"{place}: left out {without}")
-    if not prompts:
+    if not num_prompts:
         raise UserError(f"{place}: holds no prompts; write at least one")
-    return ListedPrompts(prompts, left_out)
 
 
 @cache
@@ -129,11 +149,13 @@ def _of_folder(folder: Place, listed: Sequence[Place], column: str | None) -> It
     questions = dpg_questions(folder)
     for path in listed:
         stem = path.name.removesuffix(path.suffix)
-        rows = list(_of_place(path, column))
-        for row in rows:
+        rows = _of_place(path, column)
+        first_two = list(islice(rows, 2))
+        is_one_prompt = path.suffix.lower() == ".txt" and len(first_two) == 1
+        for row in chain(first_two, rows):
             if isinstance(row, LeftOut):
                 yield replace(row, name=f"{path.name}: {row.name}")
-            elif path.suffix.lower() == ".txt" and len(rows) == 1:
+            elif is_one_prompt:
                 asked = {"questions": questions[stem]} if stem in questions else {}
                 yield Prompt(row.text, {"item_id": stem, **asked}, path.name)
             else:
@@ -151,12 +173,8 @@ def _of_text(path: Place) -> Iterator[Prompt]:
 
 def _lines(path: Place) -> Iterator[tuple[int, str]]:
     """Yield (number, text) for every line that is not blank; byte order marks, of joined files too, are dropped."""
-    with readable(path):
-        data = path.read_bytes()
-    # ends of lines as Windows, and Macs of old, write them
-    data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     # Split as bytes, so that a bad byte is told with its line and U+2028 stays inside its prompt.
-    for number, raw in enumerate(data.split(b"\n"), start=1):
+    for number, raw in enumerate(_byte_lines(path), start=1):
         try:
             line = raw.removeprefix(_MARK).decode("utf-8")
         except UnicodeDecodeError as error:
@@ -164,6 +182,20 @@ def _lines(path: Place) -> Iterator[tuple[int, str]]:
             raise UserError(f"{path}: line {number}: {byte} is not UTF-8; save the file as UTF-8") from None
         if line.strip():
             yield number, line
+
+
+def _byte_lines(path: Place) -> Iterator[bytes]:
+    """The lines of a file, whose ends may be those of Windows and of Macs of old, a part of it in memory at a time."""
+    rest = b""
+    with readable(path), path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            text = rest + chunk
+            # half of an end of line, whose other half may follow
+            is_half = text.endswith(b"\r")
+            lines = text[: len(text) - is_half].replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+            rest = lines.pop() + b"\r" * is_half
+            yield from lines
+    yield from rest.replace(b"\r", b"\n").split(b"\n")
 
 
 def _of_rows(source: Place, column: str | None) -> Iterator[Prompt | LeftOut]:
