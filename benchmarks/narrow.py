@@ -16,9 +16,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from contrapose.backbones.base import Backbone
-from contrapose.store.groups import write_shard
 from contrapose.store.manifest import FORMAT, MANIFEST
 from contrapose.store.records import GroupRecord
+from contrapose.store.shard_files import write_shard
 from contrapose.worlds.shapes.blueprint import assemble, build_tokenizer
 
 TEXT_WIDTH, TEXT_LENGTH = 768, 77

@@ -32,10 +32,10 @@ from contrapose.cli.notes import quiet_libraries
 from contrapose.estimate.estimate import estimate_run
 from contrapose.estimate.settings import Setup
 from contrapose.methods import DDSPO
-from contrapose.store.groups import write_shard
 from contrapose.store.manifest import MANIFEST
 from contrapose.store.mixture import Mixture
 from contrapose.store.records import GroupRecord
+from contrapose.store.shard_files import write_shard
 from contrapose.train.data import Groups
 from contrapose.train.loop import Trainer
 from contrapose.train.settings import Optimisation, Run, Watching

@@ -1,11 +1,12 @@
 """What a store of very many groups costs beside the networks: seconds and peak memory of every stage, by its size.
 
-    python benchmarks/scale.py --records 10000 100000
+    python benchmarks/scale.py --records 10000 100000 1000000
 
-Synthetic pairs of tiny latents [4, 2, 2], two of a prompt. Each stage is a fork of its own, whose peak (VmHWM) is told
-less what it began with; what a stage reads is written beforehand. Seconds are those of the processor, since the disk's
-and other work's say little here. The growth is the power of the number of records that seconds grow by, between the two
-largest sizes. Linux only.
+Synthetic pairs of tiny latents [4, 2, 2]. Each stage is a fork of its own, whose peak of memory that is its own
+(RssAnon, looked at every few milliseconds) is told less what it began with; pages of files that are mapped do not
+count, since the system takes them back. What a stage reads is written beforehand, and kept where `--folder` names one.
+Seconds are those of the processor, since the disk's and other work's say little here. The growth is the power of the
+number of records that seconds grow by, between the two largest sizes. Linux only.
 """
 
 from __future__ import annotations
@@ -16,24 +17,31 @@ import math
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from contrapose.backbones.embeddings import Embeddings
+from contrapose.core.group import Condition
+from contrapose.core.path import FlowPath
 from contrapose.draw.pairs import plan_pairs
 from contrapose.draw.settings import Draw
+from contrapose.methods import DDSPO
 from contrapose.runfile import converter
 from contrapose.store.check import check_pairs, look_at_records
 from contrapose.store.groups import GroupStore
+from contrapose.store.index import INDEX
 from contrapose.store.mixture import Mixture
-from contrapose.store.prompts import read_prompts
+from contrapose.store.prompts import Prompt, iter_listed, read_prompts
 from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin, fill
 from contrapose.store.splits import Splitting, split_prompts
-from contrapose.train.data import Order
+from contrapose.train.comparable import comparable
+from contrapose.train.data import Groups
+from contrapose.train.settings import Run
 
 
 class Cost(NamedTuple):
@@ -42,7 +50,7 @@ class Cost(NamedTuple):
     cpu: float
     """Seconds of the processor."""
     megabytes: float
-    """The peak of memory, beyond what the process began with."""
+    """The peak of memory of its own, beyond what the process began with."""
 
 
 def text(number: int) -> str:
@@ -53,6 +61,7 @@ def text(number: int) -> str:
 
 def write_inputs(folder: Path, num: int) -> None:
     """A store of pairs, and a file of as many prompts."""
+    folder.mkdir(parents=True)
     records = [
         GroupRecord.pair(f"{number:016x}-0", text(number), f"a prompt with its number {number // 2}", number)
         for number in range(num)
@@ -65,10 +74,42 @@ def write_inputs(folder: Path, num: int) -> None:
     (folder / "prompts.jsonl").write_text("".join(lines))
 
 
+class Reader:
+    """Reads a prompt as four numbers."""
+
+    settings = "of the benchmark"
+    encoder_bytes = 0
+
+    def embed(self, prompts: Sequence[str]) -> Condition:
+        return {"text": torch.tensor([[[float(len(prompt))] * 4] for prompt in prompts])}
+
+    def unconditional(self) -> Condition:
+        return self.embed([""])
+
+
+def embeddings(folder: Path) -> Embeddings:
+    return Embeddings(Reader(), folder=folder / "embeddings")  # type: ignore[arg-type]
+
+
+def index(folder: Path) -> None:
+    """Open a store for the first time."""
+    (folder / "pairs" / INDEX).unlink(missing_ok=True)
+    GroupStore(folder / "pairs")
+
+
 def start_training(folder: Path) -> None:
-    """What `align` does with its pairs before the first step, but for their digest: the order of the first epoch."""
-    mixture = Mixture([folder / "pairs"])
-    Order(mixture, range(len(mixture)), 0, "epoch")(0)
+    """What `align` does with its pairs before the first step, but for their digest and embeddings."""
+    run = Run("model", folder / "pairs", DDSPO())
+    pairs = comparable(Mixture(run.pairs), run)
+    groups = Groups(pairs, run.method.composition(), embeddings(folder), FlowPath(), 0, 64)
+    for _ in groups.prompts():
+        pass
+
+
+def look_up(folder: Path) -> None:
+    """Ask the cache for all prompts, which are read into it where they are not there."""
+    rows = iter_listed(folder / "prompts.jsonl")
+    embeddings(folder).settle(row.text for row in rows if isinstance(row, Prompt))
 
 
 def draw(folder: Path) -> Draw:
@@ -76,30 +117,31 @@ def draw(folder: Path) -> Draw:
 
 
 STAGES: dict[str, Callable[[Path], Any]] = {
+    "open a store, first time": index,
     "open a store": lambda folder: GroupStore(folder / "pairs"),
     "its digest": lambda folder: GroupStore(folder / "pairs").digest,
     "look at its records": lambda folder: look_at_records(GroupStore(folder / "pairs")),
     "check all latents": lambda folder: check_pairs(GroupStore(folder / "pairs")),
-    "mix, first epoch": start_training,
+    "mix, hold out, first epoch": start_training,
+    "look up embeddings": look_up,
     "read prompts": lambda folder: read_prompts(folder / "prompts.jsonl"),
     "split prompts": lambda folder: split_prompts(folder / "prompts.jsonl", Splitting(folder / "test.jsonl")),
     "plan a draw": lambda folder: plan_pairs(draw(folder)),
 }
 
 
-def memory(entry: str) -> float:
-    """Of this process, in MB: VmRSS as it is, or VmHWM at its peak."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    (line,) = (line for line in status.splitlines() if line.startswith(entry))
-    return int(line.split()[1]) / 1000
+def memory(process: int | str = "self") -> float:
+    """What a process has for itself alone, in MB; 0 of one that has ended."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
+    lines = [line for line in status.splitlines() if line.startswith("RssAnon")]
+    return int(lines[0].split()[1]) / 1000 if lines else 0.0
 
 
 def measure(stage: str, folder: Path, answer: Connection) -> None:
-    """Carry out a stage in this process, and send its cost."""
-    before = memory("VmRSS")
+    """Carry out a stage in this process, and send its seconds."""
     started = time.process_time()
     kept = STAGES[stage](folder)
-    answer.send(Cost(time.process_time() - started, memory("VmHWM") - before))
+    answer.send(time.process_time() - started)
     del kept
 
 
@@ -107,11 +149,15 @@ def in_fork(stage: str, folder: Path) -> Cost:
     fork = multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe()
     process = fork.Process(target=measure, args=(stage, folder, theirs))
+    before = memory()
     process.start()
     theirs.close()  # so that a stage that fails is told
-    cost: Cost = ours.recv()
+    peak = before
+    while not ours.poll(0.003):
+        peak = max(peak, memory(process.pid or 0))
+    seconds: float = ours.recv()
     process.join()
-    return cost
+    return Cost(seconds, peak - before)
 
 
 def table(costs: dict[int, dict[str, Cost]]) -> str:
@@ -119,7 +165,7 @@ def table(costs: dict[int, dict[str, Cost]]) -> str:
     sizes = list(costs)
     heads = [f"{size:,}: s | MB" for size in sizes]
     lines = [f"| stage | {' | '.join(heads)} | growth |", "|---" * (2 * len(sizes) + 2) + "|"]
-    for stage in STAGES:
+    for stage in costs[sizes[0]]:
         of_stage = [costs[size][stage] for size in sizes]
         cells = [f"{cost.cpu:.2f} | {cost.megabytes:.0f}" for cost in of_stage]
         growth = ""
@@ -132,12 +178,19 @@ def table(costs: dict[int, dict[str, Cost]]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--folder", type=Path, help="where inputs are kept for the next time, a folder for each size")
+    parser.add_argument("--stages", nargs="+", choices=[*STAGES], default=[*STAGES], help="all when unset")
     options = parser.parse_args(arguments)
     costs: dict[int, dict[str, Cost]] = {}
     for size in options.records:
         with tempfile.TemporaryDirectory() as name:
-            write_inputs(Path(name), size)
-            costs[size] = {stage: in_fork(stage, Path(name)) for stage in STAGES}
+            folder = (options.folder or Path(name)) / str(size)
+            if not folder.exists():
+                write_inputs(folder, size)
+            GroupStore(folder / "pairs")  # which is to have its index in all stages but the first
+            if "look up embeddings" in options.stages:
+                look_up(folder)
+            costs[size] = {stage: in_fork(stage, folder) for stage in options.stages}
         print(table(costs), flush=True)
 
 

@@ -274,8 +274,8 @@ def write_store() -> Callable[..., Path]:
     ) -> Path:
         import yaml
 
-        from contrapose.store.groups import write_shard
         from contrapose.store.manifest import MANIFEST
+        from contrapose.store.shard_files import write_shard
 
         if not isinstance(latents, torch.Tensor):
             latents = torch.stack([latents["winner"], latents["loser"]], 1)

@@ -27,7 +27,7 @@ from training import with_full, with_lora
 from contrapose.backbones.families.table import KOHYA_LAYOUTS, load_backbone
 from contrapose.runs.kohya import convert
 from contrapose.guiding.merge import Merge, merge
-from contrapose.store.groups import write_shard
+from contrapose.store.shard_files import write_shard
 from contrapose.store.records import GroupRecord
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.runs.training_state import Weights, save_training

@@ -14,8 +14,9 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import TextIO
 
@@ -101,6 +102,20 @@ def write_bytes(path: Path, data: bytes) -> bool:
         return False
     with replacing(path) as aside:
         aside.write_bytes(data)
+    return True
+
+
+def write_lines(path: Path, lines: Callable[[], Iterable[bytes]]) -> bool:
+    """Write a file whole or not at all, a line in memory at a time, of lines that can be had twice.
+
+    One that holds the same already is left as it is, and False is returned.
+    """
+    if path.is_file() and not path.is_symlink():
+        with path.open("rb") as file:
+            if all(line == other for line, other in zip_longest(lines(), file)):
+                return False
+    with replacing(path) as aside, aside.open("wb") as file:
+        file.writelines(lines())
     return True
 
 

@@ -20,8 +20,9 @@ from contrapose.draw.pairs import Draw, DrawPlan, draw_pairs, plan_pairs
 from contrapose.errors import UserError
 from contrapose.files import aside_of
 from contrapose.seeds import generator, seed_of
-from contrapose.store.groups import GroupStore, shard_path, stack
+from contrapose.store.groups import GroupStore, stack
 from contrapose.store.records import GroupRecord
+from contrapose.store.shard_files import shard_path
 
 FIELDS = ("winner", "loser")
 NO_PROCESS = 2**22 + 1  # beyond the largest number that Linux gives a process

@@ -25,9 +25,9 @@ from contrapose.estimate.estimate import estimate_run, skeleton_of
 from contrapose.estimate.fitting import fit_card
 from contrapose.estimate.hours import duration, stage_times
 from contrapose.estimate.settings import Setup, Speed, sized
-from contrapose.store.groups import write_shard
 from contrapose.store.manifest import MANIFEST
 from contrapose.store.records import GroupRecord
+from contrapose.store.shard_files import write_shard
 from contrapose.train.settings import CONVERTER, Run
 
 pytestmark = pytest.mark.slow

@@ -21,8 +21,9 @@ from contrapose.exchange import exports
 from contrapose.exchange.columns import row_form, winner_side
 from contrapose.exchange.exports import Export, export_pairs
 from contrapose.exchange.imports import Import, import_pairs, plan_import, read_listing
-from contrapose.store.groups import GroupStore, write_shard
+from contrapose.store.groups import GroupStore
 from contrapose.store.records import GroupRecord
+from contrapose.store.shard_files import write_shard
 from contrapose.worlds.shapes.render import Object, render
 from contrapose.worlds.shapes.shipped import shipped_model
 

@@ -15,9 +15,10 @@ from contrapose.errors import UserError
 from contrapose.labels.label import label_groups, plan_labels
 from contrapose.labels.settings import Labelling
 from contrapose.store.check import check_pairs
-from contrapose.store.groups import GroupStore, shard_path
+from contrapose.store.groups import GroupStore
 from contrapose.store.manifest import MANIFEST
 from contrapose.store.records import GroupRecord
+from contrapose.store.shard_files import shard_path
 
 WriteStore = Callable[..., Path]
 
@@ -201,7 +202,7 @@ def test_a_run_that_was_killed_carries_on_and_other_settings_are_refused(
 
 
 def test_masks_stay_with_pairs_and_not_with_likes(tmp_path: Path) -> None:
-    from contrapose.store.groups import write_shard
+    from contrapose.store.shard_files import write_shard
 
     folder = tmp_path / "masked"
     records = [GroupRecord("a", "p", "", 0, (1.0, 0.0), {"correct": (0.0, 1.0)})]

@@ -19,8 +19,9 @@ from contrapose.judges.judge import Marks
 from contrapose.labels.score import score_groups
 from contrapose.labels.settings import Scoring
 from contrapose.store.check import check_pairs
-from contrapose.store.groups import GroupStore, shard_path
+from contrapose.store.groups import GroupStore
 from contrapose.store.prompts import Prompt
+from contrapose.store.shard_files import shard_path
 
 
 @dataclass

@@ -23,9 +23,9 @@ from contrapose.evaluate.summing import SummarySettings, summarize
 from contrapose.guiding import images
 from contrapose.methods import DDSPO, SFT
 from contrapose.report.page import Report, render
-from contrapose.store.groups import write_shard
 from contrapose.store.manifest import MANIFEST
 from contrapose.store.records import GroupRecord
+from contrapose.store.shard_files import write_shard
 from contrapose.train import settings as training
 
 SCRIPT = "<script>alert(1)</script>"

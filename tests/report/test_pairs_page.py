@@ -23,10 +23,11 @@ from contrapose.report.changed_words import changed_words
 from contrapose.report.pairs_page import gap_lines, render_pairs, write_pairs_page
 from contrapose.report.shown_groups import ShownGroup, show_groups
 from contrapose.report.thumbnails import thumbnail
-from contrapose.store.groups import GroupStore, write_shard
+from contrapose.store.groups import GroupStore
 from contrapose.store.manifest import MANIFEST
 from contrapose.store.prompts import Prompt
 from contrapose.store.records import GroupRecord
+from contrapose.store.shard_files import write_shard
 
 SCRIPT = "<script>alert(1)</script>"
 BREAKOUT = '"><img src=x onerror=alert(1)>'

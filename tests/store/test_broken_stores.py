@@ -20,10 +20,12 @@ from contrapose.cli.main import main
 from contrapose.errors import UserError
 from contrapose.report.provenance import read_pairs
 from contrapose.store.check import check_pairs
-from contrapose.store.groups import GroupStore, shard_path, write_shard
+from contrapose.store.groups import GroupStore
+from contrapose.store.index import INDEX
 from contrapose.store.manifest import MANIFEST
 from contrapose.store.mixture import Mixture
 from contrapose.store.records import GroupRecord, count_and_digest
+from contrapose.store.shard_files import shard_path, write_shard
 
 RECORDS = [GroupRecord.pair(f"id-{i}", f"a red circle {i}", f"circle {i}", i) for i in range(6)]
 Change = Callable[[Path], Any]
@@ -222,6 +224,20 @@ def test_what_is_broken_is_named(folder: Path, reader: str, change: Change, mess
     with pytest.raises(UserError, match=message) as error:
         READERS[reader](folder)
     assert "\n" not in str(error.value)
+
+
+def test_what_breaks_is_told_with_an_index_as_without(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("contrapose.store.index.LARGE", 1)
+    assert GroupStore(folder).records == RECORDS and (folder / INDEX).is_file()
+    kept = shutil.copytree(folder, folder.parent / "kept")
+    for name, (change, message) in {**BROKEN, **INCOMPLETE}.items():
+        change(folder)
+        with pytest.raises(UserError, match=message) as error:
+            GroupStore(folder)
+        assert "\n" not in str(error.value), name
+        shutil.rmtree(folder)
+        shutil.copytree(kept, folder)
+    assert GroupStore(folder).records == RECORDS
 
 
 @pytest.mark.parametrize("reader", ["align", "export", "report"])

@@ -22,7 +22,7 @@ from contrapose.errors import UserError
 from contrapose.files import aside_of
 from contrapose.methods import DDSPO, SFT, DiffusionDPO
 from contrapose.runs.folder import RunFolder
-from contrapose.store.groups import read_shard, write_shard
+from contrapose.store.shard_files import read_shard, write_shard
 from contrapose.train import loop
 from contrapose.train.align import align
 from contrapose.train.loop import Diverged, TrainState, learning_rate
@@ -252,7 +252,8 @@ def test_nan_stops_before_the_step_and_keeps_the_checkpoint(
 
 
 def test_nan_in_a_latent_is_caught(run: Run, tmp_path: Path) -> None:
-    from contrapose.store.groups import GroupStore, stack, write_shard
+    from contrapose.store.groups import GroupStore, stack
+    from contrapose.store.shard_files import write_shard
 
     shutil.copytree(run.pairs, tmp_path / "pairs")
     store = GroupStore(run.pairs)

@@ -27,8 +27,9 @@ from contrapose.methods import (
     Method,
     RealAlign,
 )
-from contrapose.store.groups import GroupStore, read_shard, write_shard
+from contrapose.store.groups import GroupStore
 from contrapose.store.mixture import Mixture
+from contrapose.store.shard_files import read_shard, write_shard
 from contrapose.train.align import align
 from contrapose.train.data import Groups
 from contrapose.train.settings import Optimisation, Run, Watching

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -12,7 +13,9 @@ from trained import metrics_of, weights_of
 
 from contrapose.errors import UserError
 from contrapose.methods import DiffusionDRO
+from contrapose.store.chosen_records import ChosenRecords
 from contrapose.store.mixture import Mixture
+from contrapose.store.record_table import RecordTable
 from contrapose.train.align import _backbone, _trainer, align
 from contrapose.train.loop import Trainer
 from contrapose.train.replay import Replay, Rollout
@@ -67,7 +70,8 @@ def test_the_photograph_is_better_whatever_it_was_stored_with(run: Run, tmp_path
     trainer = _trainer_of(run, tmp_path)
     trainer.rollouts.draw(0)
     store = trainer.groups.store
-    store.records[:] = [replace(record, labels=(0.5, 0.5)) for record in store.records]
+    tied = [replace(record, labels=(0.5, 0.5)) for record in store.records]
+    store.records = ChosenRecords([RecordTable.holding(tied)], np.arange(len(tied)))
     samples = trainer.groups.training_batch(range(3), torch.device("cpu")).samples
     assert {name: sample.label.tolist() for name, sample in samples.items()} == {"winner": [1.0] * 3, "own": [0.0] * 3}
 

@@ -13,8 +13,8 @@ from contrapose.store.prompts import Prompt
 def tell_cut(entries: Sequence[str], prompts: Sequence[Prompt], backbone: Backbone) -> None:
     """Say in one line how many prompts the text encoder will not read to their end, if there are any."""
     reader = reader_of(backbone)
-    too_long = set(reader(dict.fromkeys(prompt.text for prompt in prompts)))
-    places = [prompt.place for prompt in prompts if prompt.text in too_long]
+    # duplicates are counted again, so that no list of a million texts has to be kept
+    places = [prompt.place for prompt in prompts if reader.count(prompt.text) > reader.limit]
     if places:
         title = title_of(entries)
         print(

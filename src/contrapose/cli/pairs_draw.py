@@ -44,15 +44,13 @@ def draw(command: Command) -> None:
     from contrapose.estimate.advice import Images
     from contrapose.store.manifest import MANIFEST
     from contrapose.store.named_prompts import title_of
-    from contrapose.store.prompts import num_duplicates
 
     quiet_libraries()
     settings = command.draw
     plan = plan_pairs(settings)
-    repeated = num_duplicates(plan.prompts)
     num_not_degraded = sum(entry.kind == NOT_DEGRADED for entry in plan.left_out)
-    if repeated or num_not_degraded:
-        left_out = f"{repeated} repeated prompts and {num_not_degraded} that cannot be degraded"
+    if plan.num_repeated or num_not_degraded:
+        left_out = f"{plan.num_repeated} repeated prompts and {num_not_degraded} that cannot be degraded"
         tell(f"{title_of(settings.prompts)}: left out {left_out}")
     device = command.on.name
     precision = settings.precision or usual_precision(device, command.out / MANIFEST, "draw")

@@ -8,9 +8,10 @@ carries on at the first missing shard and ends with the very same files, and sev
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 from torch import Tensor
 
@@ -20,14 +21,15 @@ from contrapose.backbones.embeddings import Embeddings
 from contrapose.backbones.generation import Generation
 from contrapose.containers.left_out import LeftOut
 from contrapose.containers.places import digest_at
-from contrapose.degrade.degrader import choose
+from contrapose.degrade.degrader import choose, degraded
 from contrapose.degrade.given import Given
 from contrapose.draw.settings import CONVERTER, Draw
 from contrapose.errors import UserError
 from contrapose.seeds import generator, seed_of, starting_noise
 from contrapose.store.manifest import MANIFEST
-from contrapose.store.named_prompts import digest_of_named, named_listed, title_of
+from contrapose.store.named_prompts import digest_of_named, iter_named, title_of
 from contrapose.store.prompts import Prompt, prompt_id
+from contrapose.store.record_table import RecordTable
 from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin, by_size, fill
 from contrapose.workers import ALONE, Worker
@@ -37,43 +39,83 @@ from contrapose.workers import ALONE, Worker
 class DrawPlan:
     """The records to draw, in order, what was left out of the prompts with its reason, and all that were read."""
 
-    records: list[GroupRecord]
+    records: Sequence[GroupRecord]
     left_out: list[LeftOut]
     prompts: Sequence[Prompt] = ()
-    """The file's prompts in order, duplicates kept, of which each text is drawn once."""
+    """The file's prompts in order without their fields, duplicates kept, of which each text is drawn once."""
+    num_repeated: int = 0
+    """How many of them repeat the text of an earlier one."""
+
+
+class _ReadPrompts(Sequence[Prompt]):
+    """Prompts with their places, kept as identifiers of records, which take no memory."""
+
+    def __init__(self, prompts: Iterable[Prompt]):
+        self.records = RecordTable.holding(GroupRecord.undecided(p.place, p.text, 0, 0) for p in prompts)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @overload
+    def __getitem__(self, index: int) -> Prompt: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Prompt]: ...
+
+    def __getitem__(self, index: int | slice) -> Prompt | list[Prompt]:
+        if isinstance(index, slice):
+            return [Prompt(record.prompt, place=record.id) for record in self.records[index]]
+        record = self.records[index]
+        return Prompt(record.prompt, place=record.id)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return (Prompt(record.prompt, place=record.id) for record in self.records)
 
 
 def plan_pairs(draw: Draw) -> DrawPlan:
-    """Read the prompts and degrade them for pairs; `UserError` when nothing is left to draw."""
-    prompts, left_out = named_listed(draw.prompts)
+    """Read the prompts and degrade them for pairs; `UserError` when nothing is left to draw.
+
+    Prompts and records lie in files without names, as they come: a million take no more memory than a thousand.
+    """
+    left_out: list[LeftOut] = []
+    prompts = _ReadPrompts(_prompts_of(iter_named(draw.prompts), left_out))
     # each text once, where it first stands
-    texts = list(dict.fromkeys(prompt.text for prompt in prompts))
+    texts = prompts.records.distinct_texts(["prompt"])
+    num_distinct = prompts.records.num_distinct("prompt")
+    records = RecordTable.holding(_planned(draw, texts, left_out))
+    if not records:
+        raise UserError(
+            f"{title_of(draw.prompts)}: none of its {num_distinct} prompts could be degraded ({left_out[-1].reason})"
+        )
+    return DrawPlan(records, left_out, prompts, len(prompts) - num_distinct)
+
+
+def _prompts_of(rows: Iterable[Prompt | LeftOut], left_out: list[LeftOut]) -> Iterator[Prompt]:
+    """The prompts among the rows of a list; the others are added to `left_out`."""
+    for row in rows:
+        if isinstance(row, LeftOut):
+            left_out.append(row)
+        else:
+            yield row
+
+
+def _planned(draw: Draw, texts: Iterable[str], left_out: list[LeftOut]) -> Iterator[GroupRecord]:
+    """The records of these prompts; those that cannot be degraded are added to `left_out`."""
     # the same for every prompt: the noise goes by prompt and seed together
     seeds = [seed_of(draw.seed, number) for number in range(draw.pairs_per_prompt)]
     if draw.samples_per_prompt is not None:
-        return DrawPlan(_groups(texts, seeds, draw.samples_per_prompt), left_out, prompts)
-    variants = draw.degrade.variants(texts, draw.seed)
-    records: list[GroupRecord] = []
-    for text, options in zip(texts, variants, strict=True):
+        for text in texts:
+            name = prompt_id(text)
+            for number, seed in enumerate(seeds):
+                yield GroupRecord.undecided(f"{name}-{number}", text, seed, draw.samples_per_prompt)
+        return
+    for text, options in degraded(draw.degrade, texts, draw.seed):
         if isinstance(options, LeftOut):
             left_out.append(options)
             continue
+        name = prompt_id(text)
         for number, seed in enumerate(seeds):
-            records.append(GroupRecord.pair(f"{prompt_id(text)}-{number}", text, choose(options, seed, text), seed))
-    if not records:
-        raise UserError(
-            f"{title_of(draw.prompts)}: none of its {len(texts)} prompts could be degraded ({left_out[-1].reason})"
-        )
-    return DrawPlan(records, left_out, prompts)
-
-
-def _groups(texts: Sequence[str], seeds: Sequence[int], num_samples: int) -> list[GroupRecord]:
-    """Groups of the prompts' own samples; nothing is degraded."""
-    records: list[GroupRecord] = []
-    for text in texts:
-        for number, seed in enumerate(seeds):
-            records.append(GroupRecord.undecided(f"{prompt_id(text)}-{number}", text, seed, num_samples))
-    return records
+            yield GroupRecord.pair(f"{name}-{number}", text, choose(options, seed, text), seed)
 
 
 def draw_pairs(draw: Draw, plan: DrawPlan, backbone: Backbone, out: Path, worker: Worker = ALONE) -> Iterator[int]:
@@ -87,8 +129,10 @@ def draw_pairs(draw: Draw, plan: DrawPlan, backbone: Backbone, out: Path, worker
     sizes: tuple[str | None, ...] = draw.sizes or (None,)
     shapes = {size: backbone.images.shape_for(size) for size in sizes}
     # by the record alone, so that no other prompt changes a pair's size
-    sized = ((sizes[seed_of(r.id, r.seed, "size") % len(sizes)], r) for r in plan.records)
-    shards = by_size(sized, sizes, draw.shard_size)
+    sized: Iterable[str | None] = (sizes[seed_of(r.id, r.seed, "size") % len(sizes)] for r in plan.records)
+    if len(sizes) == 1:
+        sized = sizes * len(plan.records)
+    shards = by_size(plan.records, sized, sizes, draw.shard_size)
     records = (record for _, shard in shards for record in shard)
     embeddings = Embeddings(backbone.text)
 

@@ -146,16 +146,19 @@ def sized(setup: Setup) -> Setup:
     folders = (setup.run.pairs,) if isinstance(setup.run.pairs, Path) else setup.run.pairs
     if not folders:
         return setup
+    import numpy as np
+
     from contrapose.store.mixture import Mixture
+    from contrapose.store.record_table import key_of
 
     with suppress(UserError):  # they are still to be drawn
         pairs = Mixture(folders)
-        prompts = {prompt for record in pairs.records for prompt in (record.prompt, record.degraded)}
+        prompts = np.union1d(pairs.records.keys("prompt"), pairs.records.keys("degraded"))
         draws_all = setup.run.method.composition().own_groups is not None
         return replace(
             setup,
             latent=setup.latent if draws_all else pairs.usual_shape,
             num_pairs=setup.num_pairs or len(pairs),
-            num_prompts=setup.num_prompts or len(prompts - {""}) or 1,
+            num_prompts=setup.num_prompts or int((prompts != key_of("")).sum()) or 1,
         )
     return setup

@@ -148,8 +148,8 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path, wo
     # a shard stacks, so that it holds one size; sizes come in a fixed order, whatever order the source has
     # and groups with masks alone or without any
     keys = list(product(sizes, (False, True)))
-    keyed = (((pair.size, pair.mask is not None), pair.record) for pair in plan.pairs)
-    shards = by_size(keyed, keys, settings.shard_size)
+    keyed = ((pair.size, pair.mask is not None) for pair in plan.pairs)
+    shards = by_size([pair.record for pair in plan.pairs], keyed, keys, settings.shard_size)
     records = (record for _, shard in shards for record in shard)
 
     def make(_: Any, batch: Sequence[GroupRecord]) -> Tensor:

@@ -48,10 +48,10 @@ class Samples:
         """Whether any of them says where its samples differ."""
         return any(self._kind(group).has_mask for group in self._groups.values())
 
-    def shards(self, num: int) -> list[tuple[LatentKind, list[GroupRecord]]]:
+    def shards(self, num: int) -> list[tuple[LatentKind, Sequence[GroupRecord]]]:
         """The records of each file, at most `num`, with what they have in common."""
-        kinds = [(self._kind(group), group.record) for group in self._groups.values()]
-        return by_size(kinds, dict.fromkeys(kind for kind, _ in kinds), num)
+        kinds = [self._kind(group) for group in self._groups.values()]
+        return by_size([group.record for group in self._groups.values()], kinds, dict.fromkeys(kinds), num)
 
     def latents(self, _: LatentKind, records: Sequence[GroupRecord]) -> Tensor:
         """Latents [b, n, ...] of records of one kind and n."""

@@ -24,10 +24,11 @@ from contrapose.errors import UserError
 from contrapose.judges.judge import Decode, Judge, marks_of
 from contrapose.labels.regrouped import Regrouped, Samples, check_identifiers, directions, origin
 from contrapose.labels.settings import CONVERTER, Scoring
-from contrapose.store.groups import GroupStore, shard_path, write_shard
+from contrapose.store.groups import GroupStore
 from contrapose.store.manifest import MANIFEST
 from contrapose.store.prompts import Prompt, read_prompts
 from contrapose.store.records import GroupRecord
+from contrapose.store.shard_files import shard_path, write_shard
 from contrapose.store.shards import begin, made_before
 from contrapose.workers import ALONE, Worker
 

@@ -84,7 +84,7 @@ def compare(facts_by_name: Mapping[str, Sequence[Fact]]) -> Compared:
 def read_pairs(folder: Path, seed: int) -> Pairs:
     """Counts, settings and a random few of a folder of pairs. Raises `UserError` when it is none."""
     store = GroupStore(folder)
-    prompts = len({record.prompt for record in store.records})
+    prompts = store.records.num_distinct("prompt")
     size_on_disk = size(sum(path.stat().st_size for path in store.shards))
     about = f"{count(len(store))} pairs of {count(prompts)} prompts, {size_on_disk}, in {folder}."
     facts = []

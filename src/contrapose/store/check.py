@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
+import numpy as np
+import torch
+
 from contrapose.store.groups import GroupStore, sample_name
+from contrapose.store.record_table import Numbers, Records
 from contrapose.store.records import GroupRecord
 
 _SHOWN = 3  # examples named for each kind of problem
@@ -41,18 +46,20 @@ class Findings:
 
 def look_at_records(store: GroupStore, too_long: TooLong | None = None) -> Findings:
     """What the records alone tell, which takes no time however large the latents are; arguments as of `check_pairs`."""
+    records = store.records
     problems = {
         "not the groups that were planned": [store.flaw] if store.flaw else [],
-        **_problems_of_records(store.records),
+        **_problems_of_records(records),
     }
     # the noise goes by prompt and seed, so that these are the same images twice
-    origins = Counter((record.prompt, record.degraded, record.seed) for record in store.records)
-    remarks = {"groups that repeat another": [prompt for (prompt, _, _), count in origins.items() if count > 1]}
+    suspects = _repeated(records.keys("prompt"), records.keys("degraded"), records.seeds())
+    origins = [(record.prompt, record.degraded, record.seed) for record in records.of(suspects)]
+    repeated = [prompt for (prompt, _, _), count in Counter(origins).items() if count > 1]
+    remarks = {"groups that repeat another": repeated}
     if too_long:
-        prompts = dict.fromkeys(record.prompt for record in store.records)
-        remarks["prompts longer than the text encoder reads"] = too_long(prompts)
-    facts = [_count(store), *_labels(store.records), *_scores(store.records)]
-    num_masked = sum(store.has_mask(index) for index in range(len(store)))
+        remarks["prompts longer than the text encoder reads"] = too_long(records.distinct_texts(["prompt"]))
+    facts = [_count(store), *_said(records)]
+    num_masked = int(store.masked().sum())
     if num_masked:
         facts.append(f"masks: {num_masked} of {len(store)} groups say where they differ")
     return Findings(facts, _with_any(problems), _with_any(remarks))
@@ -67,14 +74,20 @@ def check_pairs(
     """
     findings = look_at_records(store, too_long)
     problems: dict[str, list[str]] = {_NOT_FINITE: [], _SAME_AS_WINNER: [], _SAME_AS_ANOTHER: []}
-    for index, latents in store.latents():
-        record = store.records[index]
-        broken = [place for place, latent in enumerate(latents) if not latent.isfinite().all()]
-        problems[_NOT_FINITE] += [f"{record.id} {sample_name(record, place)}" for place in broken]
+    done = 0
+    for latents in store.latents():
+        num_samples = latents.shape[1]
+        for row, place in (~latents.isfinite().flatten(2).all(2)).nonzero().tolist():
+            record = store.records[done + row]
+            problems[_NOT_FINITE].append(f"{record.id} {sample_name(record, place)}")
         # NaN equals nothing: what is not finite is told above alone
-        if any(bool((first == second).all()) for first, second in combinations(latents, 2)):
-            problems[_SAME_AS_WINNER if len(latents) == 2 else _SAME_AS_ANOTHER].append(record.id)
-        progress(index + 1)
+        is_same = torch.zeros(len(latents), dtype=torch.bool)
+        for first, second in combinations(range(num_samples), 2):
+            is_same |= (latents[:, first] == latents[:, second]).flatten(1).all(1)
+        kind = _SAME_AS_WINNER if num_samples == 2 else _SAME_AS_ANOTHER
+        problems[kind] += [store.records[done + row].id for row in is_same.nonzero().flatten().tolist()]
+        done += len(latents)
+        progress(done)
     findings.problems.update(_with_any(problems))
     return findings
 
@@ -84,38 +97,79 @@ def _with_any(names_by_kind: Mapping[str, list[str]]) -> dict[str, list[str]]:
     return {kind: names for kind, names in names_by_kind.items() if names}
 
 
-def _problems_of_records(records: Sequence[GroupRecord]) -> dict[str, list[str]]:
-    uses = Counter(record.id for record in records)
-    repeated = [name for name, count in uses.items() if count > 1]
-    empty = [record.id for record in records if not record.prompt.strip()]
-    bare = [record.id for record in records if not record.degraded.strip()]
-    if len(bare) == len(records):  # imported pairs have no degraded prompts at all
-        bare = []
-    same = [record.id for record in records if record.degraded.split() == record.prompt.split()]
+def _repeated(*keys: Numbers) -> Numbers:
+    """The indices, rising, whose keys stand at another index too."""
+    order = np.lexsort(keys)
+    is_as_before = np.ones(max(0, len(order) - 1), dtype=bool)
+    for column in keys:
+        is_as_before &= column[order[1:]] == column[order[:-1]]
+    either = np.concatenate([is_as_before, [False]]) | np.concatenate([[False], is_as_before])
+    return np.sort(order[either])
+
+
+def _problems_of_records(records: Records) -> dict[str, list[str]]:
+    ids = Counter(records.texts("id", _repeated(records.keys("id"))))
+    repeated = [name for name, count in ids.items() if count > 1]
+    kinds = {name: np.zeros(len(records), dtype=bool) for name in ("empty", "bare", "same")}
+    for index, (prompt, degraded) in enumerate(zip(records.texts("prompt"), records.texts("degraded"), strict=True)):
+        kinds["empty"][index] = not prompt.strip()
+        kinds["bare"][index] = not degraded.strip()
+        kinds["same"][index] = degraded.split() == prompt.split()
+    if kinds["bare"].all():  # imported pairs have no degraded prompts at all
+        kinds["bare"][:] = False
+    names = {kind: list(records.texts("id", np.flatnonzero(is_so))) for kind, is_so in kinds.items()}
     return {
         "identifiers used twice": repeated,
-        "empty prompts": empty,
-        "no degraded prompt, while other pairs have one": bare,
-        "degraded prompts equal to their prompt": same,
+        "empty prompts": names["empty"],
+        "no degraded prompt, while other pairs have one": names["bare"],
+        "degraded prompts equal to their prompt": names["same"],
     }
 
 
 def _count(store: GroupStore) -> str:
     """How many groups there are, by their number of samples where several kinds are mixed."""
-    origin = f"of {len({record.prompt for record in store.records})} prompts in {len(store.shards)} shards"
-    kinds = [f"{len(records)} {kind}" for kind, records in _by_kind(store.records).items()]
+    origin = f"of {store.records.num_distinct('prompt')} prompts in {len(store.shards)} shards"
+    sizes, counts = np.unique(np.abs(store.records.kinds()), return_counts=True)
+    kinds = [f"{count} {_kind(size)}" for size, count in zip(sizes.tolist(), counts.tolist(), strict=True)]
     if len(kinds) == 1:
         return f"{kinds[0]} {origin}"
     return f"{len(store)} groups {origin}: {', '.join(kinds)}"
 
 
-def _labels(records: Sequence[GroupRecord]) -> list[str]:
-    """A line for each kind of group: how its labels divide it."""
-    lines = []
-    for kind, same in _by_kind(records).items():
-        counts = Counter(_verdict(record) for record in same).most_common()
-        lines.append(f"{kind}: {', '.join(f'{count} {verdict}' for verdict, count in counts)}")
+def _kind(num_samples: int) -> str:
+    return _KINDS.get(num_samples, f"groups of {num_samples}")
+
+
+def _said(records: Records) -> list[str]:
+    """A line for each kind of group, fewest samples first: how its labels divide it; and one for each score."""
+    verdicts: dict[int, Counter[str]] = {}
+    scores: dict[str, _Range] = {}
+    for record in records:
+        verdicts.setdefault(record.num_samples, Counter())[_verdict(record)] += 1
+        for name, numbers in record.scores.items():
+            scores.setdefault(name, _Range()).add(numbers)
+    lines: list[str] = []
+    for size in sorted(verdicts):
+        counts = verdicts[size].most_common()
+        lines.append(f"{_kind(size)}: {', '.join(f'{count} {verdict}' for verdict, count in counts)}")
+    for name, reach in sorted(scores.items()):
+        span = f"{reach.least:.4g} to {reach.most:.4g}"
+        lines.append(f"score {name}: {span}, in {reach.num_groups} of {len(records)} groups")
     return lines
+
+
+@dataclass
+class _Range:
+    """Of a score, its range and how many groups have it."""
+
+    least: float = math.inf
+    most: float = -math.inf
+    num_groups: int = 0
+
+    def add(self, numbers: Sequence[float]) -> None:
+        self.least = min(self.least, *numbers)
+        self.most = max(self.most, *numbers)
+        self.num_groups += 1
 
 
 def _verdict(record: GroupRecord) -> str:
@@ -127,28 +181,6 @@ def _verdict(record: GroupRecord) -> str:
     if record.num_samples == 1:
         return "liked" if record.labels[0] else "disliked"
     return "decided"
-
-
-def _scores(records: Sequence[GroupRecord]) -> list[str]:
-    """A line for each score: how many groups have it, and its range."""
-    values: dict[str, list[float]] = {}
-    groups: Counter[str] = Counter()
-    for record in records:
-        for name, numbers in record.scores.items():
-            values.setdefault(name, []).extend(numbers)
-            groups[name] += 1
-    return [
-        f"score {name}: {min(numbers):.4g} to {max(numbers):.4g}, in {groups[name]} of {len(records)} groups"
-        for name, numbers in sorted(values.items())
-    ]
-
-
-def _by_kind(records: Iterable[GroupRecord]) -> dict[str, list[GroupRecord]]:
-    """The records by what their number of samples is called, fewest samples first."""
-    by_num_samples: dict[int, list[GroupRecord]] = {}
-    for record in records:
-        by_num_samples.setdefault(record.num_samples, []).append(record)
-    return {_KINDS.get(num, f"groups of {num}"): by_num_samples[num] for num in sorted(by_num_samples)}
 
 
 def _with_examples(name: str, examples: Sequence[str]) -> str:

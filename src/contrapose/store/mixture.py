@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,10 +22,12 @@ from contrapose.containers.readers import READERS
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.ranges import Range, check
+from contrapose.store.chosen_records import ChosenRecords, FirstSamples
 from contrapose.store.groups import GroupStore
 from contrapose.store.prompt_list import PromptList
 from contrapose.store.prompts import Prompt
-from contrapose.store.records import GroupRecord, Sample
+from contrapose.store.record_table import Numbers
+from contrapose.store.records import Sample
 
 Weight = Annotated[float, Range(0, 1000, low_open=True)]
 """How often an epoch sees each pair; the epoch's order is a list in memory."""
@@ -53,21 +56,6 @@ def parse(folders: Path | Sequence[Path]) -> list[tuple[Path, float]]:
     return weighted
 
 
-class _Member(NamedTuple):
-    """Where a group is: its store, its row there, and its place among the row's samples where it is one of them."""
-
-    store: GroupStore | PromptList
-    row: int
-    weight: float
-    place: int | None = None
-
-    @property
-    def groups(self) -> GroupStore:
-        """Its store, which has samples."""
-        assert isinstance(self.store, GroupStore), "prompts alone have no latents"
-        return self.store
-
-
 class Mixture:
     """Read access to several stores as to one: `len`, `records[i]`, latents by index, and what an epoch holds."""
 
@@ -77,9 +65,10 @@ class Mixture:
         for path, _ in named:
             names_prompts = path.is_file() or path.suffix.lower() in (".txt", *READERS)
             self.stores.append(PromptList(path) if names_prompts and not path.is_dir() else GroupStore(path))
-        self.records: list[GroupRecord] = [record for store in self.stores for record in store.records]
         self._named = [(weight, store) for (_, weight), store in zip(named, self.stores, strict=True)]
-        self._members = [_Member(store, row, weight) for weight, store in self._named for row in range(len(store))]
+        sizes = [len(store) for store in self.stores]
+        self.records = ChosenRecords([store.records for store in self.stores], np.arange(sum(sizes)))
+        self._weights = np.repeat([weight for weight, _ in self._named], sizes)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -94,102 +83,128 @@ class Mixture:
 
     def prompt(self, index: int) -> Prompt:
         """One record's prompt, with what a file of prompts tells beside its text."""
-        member = self._members[index]
-        if isinstance(member.store, PromptList):
-            return member.store.prompts[member.row]
-        return Prompt(self.records[index].prompt)
+        store, row = self._store(index)
+        return store.prompts[row] if isinstance(store, PromptList) else Prompt(self.records[index].prompt)
+
+    def prompts(self) -> Iterator[Prompt]:
+        """Every record's prompt, likewise."""
+        return map(self.prompt, range(len(self)))
 
     def shape(self, index: int) -> tuple[int, ...]:
         """The shape of one record's latents."""
-        member = self._members[index]
-        return member.groups.shape(member.row)
+        groups, row = self._groups(index)
+        return groups.shape(row)
 
-    def only(self, chosen: Sequence[int]) -> Mixture:
+    def by_shape(self) -> dict[tuple[int, ...], Numbers]:
+        """The records, rising, of each shape that latents have, the shape of the first record first."""
+        shapes = sorted({shape for store in self.stores for shape in _groups_of(store).shapes})
+        numbers: list[Numbers] = []
+        for store in self.stores:
+            of_store = np.array([shapes.index(shape) for shape in _groups_of(store).shapes])
+            numbers.append(of_store[_groups_of(store).shape_numbers()])
+        of_records = np.concatenate(numbers)[self.records.numbers]
+        present, firsts = np.unique(of_records, return_index=True)
+        in_turn = present[np.argsort(firsts)]
+        return {shapes[number]: np.flatnonzero(of_records == number) for number in in_turn}
+
+    @property
+    def usual_shape(self) -> tuple[int, ...]:
+        """The shape that most records have."""
+        by_shape = self.by_shape()
+        return max(by_shape, key=lambda shape: len(by_shape[shape]))
+
+    def only(self, chosen: Numbers) -> Mixture:
         """These groups alone, in this order, with their folders' weights."""
-        members = [self._members[index] for index in chosen]
-        return self._of(members, [self.records[index] for index in chosen])
+        return self._of(self.records.only(chosen), self._weights[chosen])
 
     def apart(self, like_share: float | None = None) -> Mixture:
         """Every sample as a group of its own, known by its group's identifier, prompt and seed.
 
         Of what an epoch sees, `like_share` are likes, unless all are likes, or none is.
         """
-        members: list[_Member] = []
-        records: list[GroupRecord] = []
-        for member, record in zip(self._members, self.records, strict=True):
-            for place, label in enumerate(record.labels):
-                scores = {name: (numbers[place],) for name, numbers in record.scores.items()}
-                members.append(member._replace(place=place))
-                records.append(GroupRecord(record.id, record.prompt, record.degraded, record.seed, (label,), scores))
+        records = self.records.apart()
+        weights = np.repeat(self._weights, np.abs(self.records.kinds()))
         if like_share is not None:
-            members = _balanced(members, records, like_share)
-        return self._of(members, records)
+            weights = _balanced(weights, records.kinds() > 0, like_share)
+        return self._of(records, weights)
 
     def as_drawn(self, num: int, judge: str | None) -> Mixture:
         """Every group's first so many samples, ranked by a judge, or by their labels without one."""
-        return self._of(self._members, [record.as_drawn(num, judge) for record in self.records])
+        return self._of(self.records.as_drawn(FirstSamples(num, judge)), self._weights)
 
-    def _of(self, members: list[_Member], records: list[GroupRecord]) -> Mixture:
+    def _of(self, records: ChosenRecords, weights: Numbers) -> Mixture:
         """Other groups of the same folders."""
         other = copy(self)
-        other._members = members
         other.records = records
+        other._weights = weights
         return other
 
-    @property
-    def usual_shape(self) -> tuple[int, ...]:
-        """The shape that most records have."""
-        return Counter(self.shape(index) for index in range(len(self))).most_common(1)[0][0]
+    def _store(self, index: int) -> tuple[GroupStore | PromptList, int]:
+        """The store that holds a record, and its row there."""
+        store, row = self.records.table_of(index)
+        return self.stores[store], row
+
+    def _groups(self, index: int) -> tuple[GroupStore, int]:
+        """The same where records have samples."""
+        store, row = self._store(index)
+        return _groups_of(store), row
 
     def latent(self, sample: Sample, index: int) -> Tensor:
         """The latent of one sample of one record."""
-        member = self._members[index]
+        groups, row = self._groups(index)
         # by the record as it is here, which may be ranked otherwise than its store has it
         place = self.records[index].place(sample)
-        if member.place is not None:
+        if self.records.places is not None:
             assert place == 0, "a lone sample is the first of its group"
-            place = member.place
-        return member.groups.latent(place, member.row)
+            place = int(self.records.places[index])
+        return groups.latent(place, row)
 
-    def has_mask(self, index: int) -> bool:
-        """Whether one record says where its samples differ."""
-        member = self._members[index]
-        return isinstance(member.store, GroupStore) and member.store.has_mask(member.row)
+    def masked(self) -> Numbers:
+        """By record, whether it says where its samples differ."""
+        return np.concatenate([_groups_of(store).masked() for store in self.stores])[self.records.numbers]
 
     def mask(self, index: int) -> Tensor:
         """Where the samples of one record that has a mask differ, from 0 to 1, [h, w] over its latents."""
-        member = self._members[index]
-        return member.groups.mask(member.row)
+        groups, row = self._groups(index)
+        return groups.mask(row)
 
-    def epoch(self, records: Sequence[int], generator: torch.Generator) -> list[int]:
+    def epoch(self, records: Sequence[int] | Numbers, generator: torch.Generator) -> Numbers:
         """The records that an epoch over `records` sees, shuffled; every epoch is as long as every other."""
-        by_weight: dict[float, list[int]] = {}
-        for record in records:
-            by_weight.setdefault(self._members[record].weight, []).append(record)
-        seen: list[int] = []
-        for weight, same in by_weight.items():
+        chosen = np.asarray(records, dtype=np.int64)
+        weights, firsts = np.unique(self._weights[chosen], return_index=True)
+        seen: list[Numbers] = []
+        for weight in weights[np.argsort(firsts)].tolist():
+            same = chosen[self._weights[chosen] == weight]
             # the whole part of a weight visits every pair, what is left of it a fresh lot of them
             num_times = math.floor(weight)
-            seen += same * num_times
+            seen.append(np.tile(same, num_times))
             if weight > num_times:
                 # a folder that is named is seen, however few of its pairs the weight asks for
                 num_more = max(1, round((weight - num_times) * len(same)))
-                shuffled = torch.randperm(len(same), generator=generator)
-                seen += [same[i] for i in shuffled[:num_more].tolist()]
+                seen.append(same[_shuffled(len(same), generator)[:num_more]])
         # once more over all, so that folders are mixed within a batch
-        return [seen[i] for i in torch.randperm(len(seen), generator=generator).tolist()]
+        together = np.concatenate([chosen[:0], *seen])
+        return together[_shuffled(len(together), generator)]
 
 
-def _balanced(members: Sequence[_Member], records: Sequence[GroupRecord], like_share: float) -> list[_Member]:
-    """The same lone samples with weights under which an epoch of unchanged length has this share of likes."""
-    visits = {True: 0.0, False: 0.0}
-    for member, record in zip(members, records, strict=True):
-        visits[record.liked] += member.weight
+def _groups_of(store: GroupStore | PromptList) -> GroupStore:
+    assert isinstance(store, GroupStore), "prompts alone have no latents"
+    return store
+
+
+def _shuffled(num: int, generator: torch.Generator) -> Numbers:
+    return torch.randperm(num, generator=generator).numpy()
+
+
+def _balanced(weights: Numbers, liked: Numbers, like_share: float) -> Numbers:
+    """Weights of lone samples under which an epoch of unchanged length has this share of likes."""
+    visits: dict[bool, float] = {}
+    for side in (True, False):
+        # added up one by one: numpy's own sum rounds otherwise
+        added = np.cumsum(weights[liked == side])
+        visits[side] = float(added[-1]) if len(added) else 0.0
     if not all(visits.values()):
-        return list(members)
+        return weights
     shares = {True: like_share, False: 1 - like_share}
-    factors = {liked: shares[liked] * sum(visits.values()) / number for liked, number in visits.items()}
-    return [
-        member._replace(weight=member.weight * factors[record.liked])
-        for member, record in zip(members, records, strict=True)
-    ]
+    factors = {side: shares[side] * sum(visits.values()) / number for side, number in visits.items()}
+    return weights * np.where(liked, factors[True], factors[False])

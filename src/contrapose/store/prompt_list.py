@@ -6,6 +6,7 @@ from pathlib import Path
 
 from contrapose.containers.places import digest_at
 from contrapose.store.prompts import Prompt, prompt_id, read_prompts
+from contrapose.store.record_table import RecordTable
 from contrapose.store.records import GroupRecord
 
 
@@ -18,7 +19,7 @@ class PromptList:
         for prompt in read_prompts(path):
             by_text.setdefault(prompt.text, prompt)
         self.prompts = list(by_text.values())
-        self.records = [GroupRecord.undecided(prompt_id(text), text, 0, 0) for text in by_text]
+        self.records = RecordTable.holding(GroupRecord.undecided(prompt_id(text), text, 0, 0) for text in by_text)
 
     def __len__(self) -> int:
         return len(self.records)

@@ -116,15 +116,28 @@ FIELDS = tuple(GroupRecord.__dataclass_fields__)
 OLD_FIELDS = (*FIELDS[:4], "preference")  # of format 2, which held pairs alone
 
 
-def count_and_digest(records: Iterable[GroupRecord]) -> tuple[int, str]:
-    """How many records there are, and a digest of them in the order of their shards: `pairs.yaml` knows them by it."""
-    num = 0
-    digest = hashlib.sha256()
-    for record in records:
+class RecordsDigest:
+    """A digest of records in the order of their shards, by which `pairs.yaml` knows them, as they come."""
+
+    def __init__(self) -> None:
+        self.num = 0
+        self._digest = hashlib.sha256()
+
+    def add(self, record: GroupRecord) -> None:
         values = list(vars(record).values())  # in the order of the fields, whose names may change
-        digest.update(json.dumps(values, sort_keys=True).encode() + b"\n")
-        num += 1
-    return num, digest.hexdigest()[:16]
+        self._digest.update(json.dumps(values, sort_keys=True).encode() + b"\n")
+        self.num += 1
+
+    def __str__(self) -> str:
+        return self._digest.hexdigest()[:16]
+
+
+def count_and_digest(records: Iterable[GroupRecord]) -> tuple[int, str]:
+    """How many records there are, and their digest."""
+    digest = RecordsDigest()
+    for record in records:
+        digest.add(record)
+    return digest.num, str(digest)
 
 
 def old_digest(records: Iterable[GroupRecord]) -> str:

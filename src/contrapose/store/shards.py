@@ -3,37 +3,79 @@
 from __future__ import annotations
 
 import logging
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import cattrs
+import numpy as np
 import torch
 from torch import Tensor
 
 from contrapose import runfile
 from contrapose.containers.left_out import LeftOut, write_left_out
 from contrapose.errors import UserError
-from contrapose.store.groups import read_shard, shard_path, write_shard
 from contrapose.store.manifest import FORMAT, MANIFEST, MASKED_FORMAT, OLD_FORMAT, read_manifest
+from contrapose.store.record_table import Records
 from contrapose.store.records import GroupRecord, count_and_digest
+from contrapose.store.shard_files import read_shard, shard_path, write_shard
 from contrapose.workers import ALONE, Worker
 
 log = logging.getLogger(__name__)
 S = TypeVar("S")
 
 
-def by_size(sized: Iterable[tuple[S, GroupRecord]], sizes: Iterable[S], num: int) -> list[tuple[S, list[GroupRecord]]]:
-    """The records of each file, at most `num`, with their size: a file holds one size and one n, so that they stack."""
-    alike: dict[S, dict[int, list[GroupRecord]]] = {size: {} for size in sizes}
-    for size, record in sized:
-        alike[size].setdefault(record.num_samples, []).append(record)
-    files = []
+class SomeRecords(Sequence[GroupRecord]):
+    """Some of many records, by their places, made when they are asked for."""
+
+    def __init__(self, records: Sequence[GroupRecord], places: array[int]):
+        self._records = records
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> GroupRecord: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> SomeRecords: ...
+
+    def __getitem__(self, index: int | slice) -> GroupRecord | SomeRecords:
+        if isinstance(index, slice):
+            return SomeRecords(self._records, self._places[index])
+        return self._records[self._places[index]]
+
+    def __iter__(self) -> Iterator[GroupRecord]:
+        if isinstance(self._records, Records):
+            return iter(self._records.of(np.frombuffer(self._places, np.int64)))
+        return map(self._records.__getitem__, self._places)
+
+
+def by_size(
+    records: Sequence[GroupRecord], sized: Iterable[S], sizes: Iterable[S], num: int
+) -> list[tuple[S, Sequence[GroupRecord]]]:
+    """The records of each file, at most `num`, with their size: a file holds one size and one n, so that they stack.
+
+    `sized` are the sizes of all records in turn, and `sizes` the distinct ones in the order of their files.
+    """
+    alike: dict[S, dict[int, array[int]]] = {size: {} for size in sizes}
+    for place, (size, num_samples) in enumerate(zip(sized, _nums_of_samples(records), strict=True)):
+        alike[size].setdefault(num_samples, array("q")).append(place)
+    files: list[tuple[S, Sequence[GroupRecord]]] = []
     for size, by_num_samples in alike.items():
-        for records in by_num_samples.values():
-            files += [(size, records[first : first + num]) for first in range(0, len(records), num)]
+        for places in by_num_samples.values():
+            files += [(size, SomeRecords(records, places[first : first + num])) for first in range(0, len(places), num)]
     return files
+
+
+def _nums_of_samples(records: Sequence[GroupRecord]) -> list[int]:
+    if isinstance(records, Records):
+        nums: list[int] = np.abs(records.kinds()).tolist()
+        return nums
+    return [record.num_samples for record in records]
 
 
 def begin(
@@ -104,7 +146,7 @@ def made_before(path: Path, planned: Sequence[GroupRecord], scored: bool = False
 
 def fill(
     out: Path,
-    shards: Iterable[tuple[S, list[GroupRecord]]],
+    shards: Iterable[tuple[S, Sequence[GroupRecord]]],
     batch_size: int,
     make: Callable[[S, list[GroupRecord]], Tensor],
     masks: Callable[[S, list[GroupRecord]], Tensor | None] | None = None,
@@ -122,7 +164,8 @@ def fill(
     missing = False
     planned = set()
     files = ((shard_path(out, index), (index, size, shard)) for index, (size, shard) in enumerate(shards))
-    for path, (index, size, shard), task in worker.turns(files):
+    for path, (index, size, of_file), task in worker.turns(files):
+        shard = list(of_file)
         planned.add(path.name)
         if task == "look":
             made_before(path, shard)

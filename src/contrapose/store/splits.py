@@ -7,17 +7,25 @@ a second one that repeats some of it, moves no prompt from dev to test.
 from __future__ import annotations
 
 import json
+import tempfile
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import compress
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
+import numpy as np
+
+from contrapose.containers.left_out import LeftOut
 from contrapose.errors import UserError
-from contrapose.files import check_file, one_writer, write_text
+from contrapose.files import check_file, naming_a_full_disk, one_writer, write_lines
 from contrapose.ranges import Count, Seed, Share, checked
 from contrapose.seeds import seed_of
-from contrapose.store.prompts import Prompt, canonical, read_prompts
+from contrapose.store.prompts import Prompt, canonical, iter_listed
+from contrapose.store.record_table import Numbers, first_of_each, key_of
 
 
 @dataclass(frozen=True)
@@ -47,12 +55,12 @@ class Splitting:
             raise UserError(f"out_dev {self.out_dev}: is --out-test too; name another file")
 
 
-@dataclass(frozen=True)
-class PromptSplit:
-    """Prompts for two uses, each in the order of its file."""
+class Division(NamedTuple):
+    """Of prompts in the order of their list, which ones are of each part; repeated ones are of none."""
 
-    dev: list[Prompt]
-    test: list[Prompt]
+    num_repeated: int
+    dev: Numbers
+    test: Numbers
 
 
 class WrittenPart(NamedTuple):
@@ -81,23 +89,61 @@ def split_prompts(source: Path, settings: Splitting) -> WrittenSplit:
         check_file(out)
         if out.resolve().is_relative_to(source.resolve()):
             raise UserError(f"{out}: is, or would be, among what is read; name a file elsewhere")
-    listed = read_prompts(source, settings.column)
-    prompts = distinct(listed)
-    num_repeated = len(listed) - len(prompts)
-    if settings.num_prompts is not None:
-        prompts = chosen(prompts, settings.num_prompts, settings.seed)
-    divided = split(prompts, settings.dev_share if settings.out_dev else 0.0, settings.seed)
-    to_write = {settings.out_test: divided.test}
-    if settings.out_dev:
-        to_write[settings.out_dev] = divided.dev
-    for out, part in to_write.items():
-        if not part:
-            raise UserError(f"{out}: would hold no prompts; choose another --dev-share, or more prompts")
-    written: dict[Path, WrittenPart] = {}
-    for out, part in to_write.items():
-        with one_writer(out, beside=True):
-            written[out] = WrittenPart(len(part), write_text(out, as_lines(part)))
-    return WrittenSplit(len(listed), num_repeated, written)
+    # the lines wait in a file, since nothing is written before all of them have been read
+    with tempfile.TemporaryFile() as lines, naming_a_full_disk(Path(tempfile.gettempdir())):
+        prompts = _noting(iter_listed(source, settings.column), lines)
+        dev_share = settings.dev_share if settings.out_dev else 0.0
+        division = divide(prompts, dev_share, settings.num_prompts, settings.seed)
+        to_write = {settings.out_test: division.test}
+        if settings.out_dev:
+            to_write[settings.out_dev] = division.dev
+        for out, part in to_write.items():
+            if not part.any():
+                raise UserError(f"{out}: would hold no prompts; choose another --dev-share, or more prompts")
+        written: dict[Path, WrittenPart] = {}
+        for out, part in to_write.items():
+            with one_writer(out, beside=True):
+                written[out] = WrittenPart(int(part.sum()), write_lines(out, partial(_those, lines, part)))
+    return WrittenSplit(len(division.test), division.num_repeated, written)
+
+
+def _noting(rows: Iterable[Prompt | LeftOut], lines: IO[bytes]) -> Iterator[Prompt]:
+    """The prompts among the rows of a list, each of which is written as a line of JSON that `read_prompts` reads."""
+    for row in rows:
+        if isinstance(row, Prompt):
+            line = json.dumps({"prompt": row.text, **row.fields}, ensure_ascii=False)
+            lines.write(f"{line}\n".encode("utf-8", "replace"))
+            yield row
+
+
+def _those(lines: IO[bytes], part: Numbers) -> Iterator[bytes]:
+    lines.seek(0)
+    return compress(lines, part)
+
+
+def divide(prompts: Iterable[Prompt], dev_share: float, num: int | None = None, seed: int = 0) -> Division:
+    """Which prompts, gone through once, are dev and which test: of those whose canonical texts are the same, the first.
+
+    Of these so many as `num` are kept, by the smallest hashes. A prompt is in dev where u < dev_share, u in [0, 1)
+    being drawn by the hash of its words.
+    """
+    keys = array("Q")
+    chances = array("d")
+    ranks = array("d")
+    for prompt in prompts:
+        text = canonical(prompt.text)
+        keys.append(key_of(text))
+        chances.append(_draw("split", text, seed))
+        if num is not None:
+            ranks.append(_draw("choose", text, seed))
+    distinct = first_of_each(np.array(keys))
+    kept = distinct
+    if num is not None:
+        kept = distinct[np.argsort(np.array(ranks)[distinct], kind="stable")[:num]]
+    is_kept = np.zeros(len(keys), dtype=bool)
+    is_kept[kept] = True
+    is_dev = np.array(chances) < dev_share
+    return Division(len(keys) - len(distinct), is_kept & is_dev, is_kept & ~is_dev)
 
 
 def shared_prompts(prompts: Iterable[Prompt], reserved: Iterable[Prompt]) -> list[Prompt]:
@@ -122,28 +168,6 @@ def distinct(prompts: Iterable[Prompt]) -> list[Prompt]:
     return list(by_canonical(prompts).values())
 
 
-def chosen(prompts: Sequence[Prompt], number: int, seed: int = 0) -> list[Prompt]:
-    """So many of the prompts, by the smallest hashes; fewer where there are not as many."""
-    ranked = sorted(prompts, key=lambda prompt: _draw("choose", prompt, seed))
-    kept = {canonical(prompt.text) for prompt in ranked[:number]}
-    return [prompt for prompt in prompts if canonical(prompt.text) in kept]
-
-
-def split(prompts: Iterable[Prompt], dev_share: float, seed: int = 0) -> PromptSplit:
-    """Dev and test: a prompt is in dev where u < dev_share, u in [0, 1) being drawn by the hash of its words."""
-    parts = PromptSplit([], [])
-    for prompt in prompts:
-        part = parts.dev if _draw("split", prompt, seed) < dev_share else parts.test
-        part.append(prompt)
-    return parts
-
-
-def as_lines(prompts: Iterable[Prompt]) -> str:
-    """Prompts as JSON lines, which `read_prompts` reads back."""
-    lines = [json.dumps({"prompt": prompt.text, **prompt.fields}, ensure_ascii=False) for prompt in prompts]
-    return "".join(f"{line}\n" for line in lines)
-
-
 def describe_prompts(prompts: Sequence[Prompt]) -> list[str]:
     """What a list of prompts holds, in plain lines: how many, how many twice, by category, and how long they are."""
     num_distinct = len(distinct(prompts))
@@ -160,6 +184,6 @@ def describe_prompts(prompts: Sequence[Prompt]) -> list[str]:
     return lines
 
 
-def _draw(use: str, prompt: Prompt, seed: int) -> float:
+def _draw(use: str, text: str, seed: int) -> float:
     """A number in [0, 1) by 53 bits, all that a float holds, over the use, the seed and the canonical text."""
-    return seed_of(use, seed, canonical(prompt.text), bits=53, between=" ") / 2**53
+    return seed_of(use, seed, text, bits=53, between=" ") / 2**53

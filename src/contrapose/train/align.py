@@ -216,7 +216,7 @@ def _trainer(
             # after the pairs' own, so that these are read as they are without them
             needs_encoders |= embeddings.settle(watched.texts()).encoders_needed
     else:
-        embeddings(groups.prompts())  # numbered in one order, wherever the run is resumed
+        embeddings(list(groups.prompts()))  # numbered in one order, wherever the run is resumed
         log.info("text encoders are trained: they stay in memory, and embeddings are made at every step")
     backbone.release_encoders(keep_text=needs_encoders, keep_images=watched is not None or own_groups is not None)
     dtype = DTYPES[run.computes_in]

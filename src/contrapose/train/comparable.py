@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
+
 from contrapose.core.group import Composition
 from contrapose.errors import UserError
 from contrapose.methods import METHODS, name_of
 from contrapose.store.mixture import Mixture
 from contrapose.store.prompt_list import PromptList
+from contrapose.store.record_table import key_of
 from contrapose.store.records import GroupRecord
 from contrapose.train.settings import Run
 
@@ -35,7 +38,7 @@ def comparable(pairs: Mixture, run: Run) -> Mixture:
                 f"rollout_judges: {name_of(run.method)} has its own samples judged; name a judge, such as pickscore, "
                 "or self-confidence, which needs no other network"
             )
-        run.judging.check([pairs.prompt(index) for index in range(len(pairs))])
+        run.judging.check(pairs.prompts)
         return pairs
     alone = next((store for store in pairs.stores if isinstance(store, PromptList)), None)
     if alone is not None:
@@ -51,24 +54,29 @@ def comparable(pairs: Mixture, run: Run) -> Mixture:
     samples = _samples(composition, run.watching.holdout > 0)
     if composition.apart:
         pairs = pairs.apart(composition.apart.like_share)
-        num_likes = sum(record.liked for record in pairs.records)
+        num_likes = int((pairs.records.kinds() > 0).sum())
         log.info(f"{pairs}: {num_likes} likes and {len(pairs) - num_likes} dislikes")
     taken = pairs
-    lacking = [record for record in pairs.records if _missing(record, samples)]
-    # likes and dislikes have one side each, and lack the other without fault; half of a pair is a fault
-    if lacking and len(samples) > 1:
-        reason = _missing(lacking[0], samples)
-        raise UserError(f"{pairs}: {reason}; {name_of(run.method)} {_need(composition, samples)}")
-    if lacking:
-        taken = pairs.only([index for index, record in enumerate(pairs.records) if not _missing(record, samples)])
-        if not len(taken):
-            raise UserError(f"{pairs}: {_missing(lacking[0], samples)}, and no other group has one; take other pairs")
-        log.info(f"{pairs}: {len(lacking)} of {len(pairs)} groups have no {samples[0]} and are left out")
-    if "degraded" in composition.fields and not all(record.degraded for record in taken.records):
+    # which samples a record has goes by its kind: one record of each tells of all
+    _, firsts, kinds = np.unique(pairs.records.kinds(), return_index=True, return_inverse=True)
+    lacks_by_kind = [_missing(pairs.records[first], samples) is not None for first in firsts.tolist()]
+    lacks = np.array(lacks_by_kind, dtype=bool)[kinds]
+    if lacks.any():
+        reason = _missing(pairs.records[int(lacks.argmax())], samples)  # of the first one
+        # likes and dislikes have one side each, and lack the other without fault; half of a pair is a fault
+        if len(samples) > 1:
+            raise UserError(f"{pairs}: {reason}; {name_of(run.method)} {_need(composition, samples)}")
+        if lacks.all():
+            raise UserError(f"{pairs}: {reason}, and no other group has one; take other pairs")
+        taken = pairs.only(np.flatnonzero(~lacks))
+        log.info(f"{pairs}: {lacks.sum()} of {len(pairs)} groups have no {samples[0]} and are left out")
+    if "degraded" in composition.fields and (taken.records.keys("degraded") == key_of("")).any():
         raise UserError(f"{pairs}: these pairs have no degraded prompts; draw pairs, or use diffusion-dpo")
     _check_scored(taken, run)
-    num_bare = sum(not taken.has_mask(index) for index in range(len(taken)))
-    if run.mask_floor is not None and num_bare:
+    num_bare = 0
+    if run.mask_floor is not None:
+        num_bare = int((~taken.masked()).sum())
+    if num_bare:
         raise UserError(
             f"{pairs}: {num_bare} of {len(taken)} pairs have no mask, which mask_floor needs; take pairs of "
             "'contrapose pairs real --spoil inpaint' (older ones: delete pairs.yaml and the shards, and run it again)"

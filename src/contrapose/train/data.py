@@ -6,9 +6,10 @@ count change nothing, and resuming needs no more than the step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from contrapose.errors import UserError
 from contrapose.seeds import generator
 from contrapose.store.groups import stack
 from contrapose.store.mixture import Mixture
+from contrapose.store.record_table import Numbers, key_of
 from contrapose.store.records import GroupRecord
 from contrapose.train.own_groups import DrawnGroups
 from contrapose.train.random_prompts import PromptPairs, of_file, of_records
@@ -40,7 +42,7 @@ class RolloutBatch:
 class Order:
     """The endless stream of these records, shuffled anew in each epoch; `seed` tells it from others."""
 
-    def __init__(self, store: Mixture, records: Sequence[int], *seed: object):
+    def __init__(self, store: Mixture, records: Sequence[int] | Numbers, *seed: object):
         self._store = store
         self._records = records
         self._seed = seed
@@ -51,9 +53,9 @@ class Order:
         epoch, offset = divmod(position, len(self._current[1]))  # every epoch is as long
         if self._current[0] != epoch:
             self._current = (epoch, self._epoch(epoch))
-        return self._current[1][offset]
+        return int(self._current[1][offset])
 
-    def _epoch(self, epoch: int) -> list[int]:
+    def _epoch(self, epoch: int) -> Numbers:
         return self._store.epoch(self._records, generator(*self._seed, epoch))
 
 
@@ -99,24 +101,27 @@ class Groups:
             self.drawn = DrawnGroups(composition.own_groups.buffer_size, store, seed)
             holdout = 0  # the records have no samples to measure
         self.held_out, self.training = _split(store, seed, min(holdout, len(store) // 5))
-        self._by_size = {} if self.drawn else _by_size(store, self.training)
         self._pairs_up = any(pick.whose == "other" for pick in composition.picks)
-        if self._pairs_up:
-            self._check_partners()
+        self._by_size = self._partners_by_size() if self._pairs_up else {}
         self._random_prompts = self._listed_prompts()
         self._own = Order(store, self.training, seed, "epoch")
         self._rolled_out = Order(store, self.training, seed, "rollout epoch")
 
-    def _check_partners(self) -> None:
-        """Raise `UserError` where a training record's size has no record of another prompt."""
-        by_size: dict[tuple[int, ...], set[str]] = {}
-        for record in self.training:
-            by_size.setdefault(self.store.shape(record), set()).add(self.store.records[record].prompt)
-        alone = [prompts for prompts in by_size.values() if len(prompts) < 2]
-        if alone or not by_size:
+    def _partners_by_size(self) -> dict[tuple[int, ...], Numbers]:
+        """The training records of each size; `UserError` where one has no record of another prompt."""
+        keys = self.store.records.keys("prompt")
+        trains = np.zeros(len(self.store), dtype=bool)
+        trains[self.training] = True
+        by_size: dict[tuple[int, ...], Numbers] = {}
+        for shape, records in self.store.by_shape().items():
+            of_training = records[trains[records]]
+            if len(of_training):
+                by_size[shape] = of_training
+        if not by_size or any((keys[same] == keys[same[0]]).all() for same in by_size.values()):
             raise UserError(
                 f"{self.store}: this kind of loser needs training pairs of at least two prompts of each size"
             )
+        return by_size
 
     def _listed_prompts(self) -> PromptPairs | None:
         """What random conditioning draws from; None where each group keeps its prompts."""
@@ -125,13 +130,15 @@ class Groups:
             return None
         return of_records(self.store, self.training) if settings.file is None else of_file(settings.file, self.store)
 
-    def prompts(self) -> list[str]:
-        """Every distinct prompt that a group can hold."""
+    def prompts(self) -> Iterator[str]:
+        """Every distinct prompt that a group can hold, as they come; no list of them is kept."""
         fields = sorted({pick.field for pick in self.composition.prompts.values()})
-        texts = [getattr(record, field) for record in self.store.records for field in fields]
+        yield from self.store.records.distinct_texts(fields)
         if self._random_prompts is not None:
-            texts += self._random_prompts.texts()
-        return list(dict.fromkeys(texts))
+            stored = np.concatenate([self.store.records.keys(field) for field in fields])
+            further = self._random_prompts.texts()
+            is_stored = np.isin([key_of(text) for text in further], stored)
+            yield from (text for text, is_there in zip(further, is_stored, strict=True) if not is_there)
 
     def micro_batches(self, positions: Sequence[int], size: int) -> list[list[int]]:
         """The positions in lists of at most `size` whose latents have one shape, so that they stack."""
@@ -252,7 +259,7 @@ class Groups:
             return record
         same = self._by_size[self.store.shape(record)]
         while True:
-            partner = same[int(torch.randint(len(same), (), generator=stream))]
+            partner = int(same[int(torch.randint(len(same), (), generator=stream))])
             if self.store.records[partner].prompt != self.store.records[record].prompt:
                 return partner
 
@@ -356,26 +363,20 @@ def _states(entries: Sequence[KeptState], device: torch.device) -> OwnState | No
     return OwnState(send(t, device), send(x0, device), send(eps, device))
 
 
-def _by_size(store: Mixture, records: Sequence[int]) -> dict[tuple[int, ...], list[int]]:
-    by_size: dict[tuple[int, ...], list[int]] = {}
-    for record in records:
-        by_size.setdefault(store.shape(record), []).append(record)
-    return by_size
-
-
-def _split(store: Mixture, seed: int, holdout: int) -> tuple[list[int], list[int]]:
+def _split(store: Mixture, seed: int, holdout: int) -> tuple[list[int], Numbers]:
     """Records held out and records to train on: whole prompts, until `holdout` records are out."""
-    prompts = sorted({record.prompt for record in store.records})
-    order = torch.randperm(len(prompts), generator=generator(seed, "holdout")).tolist()
-    by_prompt: dict[str, list[int]] = {}
-    for index, record in enumerate(store.records):
-        by_prompt.setdefault(record.prompt, []).append(index)
     held_out: list[int] = []
-    for number in order:
-        records = by_prompt[prompts[number]]
-        if len(held_out) + len(records) <= holdout:
-            held_out += records
-    return held_out, sorted(set(range(len(store))) - set(held_out))
+    if holdout:
+        by_prompt = store.records.alike("prompt")
+        sizes = by_prompt.sizes.tolist()
+        order = torch.randperm(len(sizes), generator=generator(seed, "holdout"))
+        for number in order.tolist():
+            if len(held_out) + sizes[number] <= holdout:
+                first = by_prompt.starts[number]
+                held_out += by_prompt.order[first : first + sizes[number]].tolist()
+    trains = np.ones(len(store), dtype=bool)
+    trains[held_out] = False
+    return held_out, np.flatnonzero(trains)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

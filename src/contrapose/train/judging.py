@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from contrapose.core.group import REWARD
@@ -38,11 +38,11 @@ class RolloutJudging:
                 "pickscore:1 aesthetic:0.5"
             )
 
-    def check(self, prompts: Sequence[Prompt]) -> None:
-        """Raise `UserError` for prompts that one of the judges cannot judge."""
+    def check(self, prompts: Callable[[], Iterable[Prompt]]) -> None:
+        """Raise `UserError` where one of the judges cannot judge one of the prompts that this gives."""
         for judge in self.rollout_judges:
             if isinstance(judge, Shapes):
-                judge.check(prompts)
+                judge.check(prompts())
 
     def weights(self, jury: Jury) -> dict[str, float]:
         """How much each score counts; raises `UserError` for names that the jury does not give, or must not."""

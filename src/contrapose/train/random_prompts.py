@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from contrapose.degrade.given import degraded_prompts
 from contrapose.errors import UserError
 from contrapose.store.mixture import Mixture
+from contrapose.store.record_table import Numbers, key_of
 
 
 class PromptPairs:
@@ -35,8 +37,9 @@ class PromptPairs:
 
 def of_file(file: Path, pairs: Mixture) -> PromptPairs:
     """The file's prompts but for those of the pairs; `UserError` where none is left or the file cannot be read."""
-    of_pairs = {record.prompt for record in pairs.records}
-    further = {prompt: variants for prompt, variants in degraded_prompts(file).items() if prompt not in of_pairs}
+    listed = degraded_prompts(file)
+    is_of_pairs = np.isin([key_of(prompt) for prompt in listed], pairs.records.keys("prompt"))
+    further = {prompt: listed[prompt] for prompt, is_known in zip(listed, is_of_pairs, strict=True) if not is_known}
     if not further:
         raise UserError(
             f"{file}: has no degraded prompt of any other prompt than those of {pairs}; name a file of further prompts"
@@ -44,11 +47,10 @@ def of_file(file: Path, pairs: Mixture) -> PromptPairs:
     return PromptPairs(further)
 
 
-def of_records(pairs: Mixture, records: Sequence[int]) -> PromptPairs:
+def of_records(pairs: Mixture, records: Numbers) -> PromptPairs:
     """The prompts of these records."""
     variants: dict[str, list[str]] = {}
-    for number in records:
-        record = pairs.records[number]
+    for record in pairs.records.of(records):
         of_prompt = variants.setdefault(record.prompt, [])
         if record.degraded not in of_prompt:
             of_prompt.append(record.degraded)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -100,7 +100,7 @@ class Shapes:
     def load(self, device: str) -> ShapesJudge:
         return ShapesJudge()
 
-    def check(self, prompts: Sequence[Prompt]) -> None:
+    def check(self, prompts: Iterable[Prompt]) -> None:
         for prompt in prompts:
             meaning_of(prompt)
 

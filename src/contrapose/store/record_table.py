@@ -1,0 +1,275 @@
+"""Records of groups as columns of Arrow, in a file that is mapped or in memory: a record is made when it is asked for.
+
+Beside what a record says there are numbers that tell records apart without it: what kind of group it is, and a key for
+each of its texts, of as many bits as an identifier has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import tempfile
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, overload
+
+import numpy as np
+import pyarrow as pa
+
+from contrapose.files import naming_a_full_disk
+from contrapose.store.records import GroupRecord
+
+Numbers = np.ndarray[Any, np.dtype[Any]]
+_TEXTS = ("id", "prompt", "degraded")
+_SAID = "said"  # labels and scores as JSON, which keeps whole numbers whole
+_SCHEMA = pa.schema(
+    [
+        *[(name, pa.string()) for name in _TEXTS],
+        ("seed", pa.int64()),
+        (_SAID, pa.string()),
+        ("kind", pa.int32()),
+        ("id_key", pa.uint64()),
+        ("prompt_key", pa.uint64()),
+        ("degraded_key", pa.uint64()),
+    ]
+)
+_BATCH = 4096  # records in one piece of a table
+_BATCH_BYTES = 1 << 26  # of texts, beyond which a piece has fewer: Arrow counts to 2 GB in one
+_RECENT = 4096  # records that are kept, since one is asked for several times in a row
+
+
+class Records(Sequence[GroupRecord]):
+    """Records in their order, each made when it is asked for; what is said of all of them comes as numbers."""
+
+    def __init__(self) -> None:
+        self._recent = lru_cache(maxsize=_RECENT)(self._made)
+
+    @abstractmethod
+    def _made(self, index: int) -> GroupRecord:
+        """One record, of an index that there is."""
+
+    @abstractmethod
+    def of(self, indices: Numbers) -> list[GroupRecord]:
+        """Several records; indices that rise are read fastest."""
+
+    @abstractmethod
+    def texts(self, name: str, indices: Numbers | None = None) -> Iterator[str]:
+        """One text of every record, or of these."""
+
+    @abstractmethod
+    def keys(self, name: str) -> Numbers:
+        """64 bits for one text of every record: two texts of a million share one by a chance of 3 in 10^8."""
+
+    @abstractmethod
+    def seeds(self) -> Numbers:
+        """The seed of every record."""
+
+    @abstractmethod
+    def kinds(self) -> Numbers:
+        """By record, its number of samples, and -1 for a lone dislike."""
+
+    @overload
+    def __getitem__(self, index: int) -> GroupRecord: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[GroupRecord]: ...
+
+    def __getitem__(self, index: int | slice) -> GroupRecord | list[GroupRecord]:
+        if isinstance(index, slice):
+            return self.of(np.arange(len(self))[index])
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(index)
+        return self._recent(place)
+
+    def __iter__(self) -> Iterator[GroupRecord]:
+        for first in range(0, len(self), _BATCH):
+            yield from self.of(np.arange(first, min(first + _BATCH, len(self))))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or len(self) != len(other):
+            return False
+        return all(record == same for record, same in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def num_distinct(self, name: str) -> int:
+        """How many different texts of this name there are."""
+        return len(np.unique(self.keys(name)))
+
+    def distinct_texts(self, names: Sequence[str]) -> Iterator[str]:
+        """Every distinct text of these names, a record after another, as they come."""
+        firsts = first_of_each(np.stack([self.keys(name) for name in names], 1).reshape(-1))
+        for start in range(0, len(firsts), _BATCH):
+            indices, columns = np.divmod(firsts[start : start + _BATCH], len(names))
+            by_name = [self.texts(name, indices[columns == column]) for column, name in enumerate(names)]
+            for column in columns.tolist():
+                yield next(by_name[column])
+
+
+class RecordTable(Records):
+    """The records of one table."""
+
+    def __init__(self, batches: Iterable[pa.RecordBatch]):
+        super().__init__()
+        self._batches = list(batches)
+        self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
+
+    @classmethod
+    def holding(cls, records: Iterable[GroupRecord]) -> RecordTable:
+        """These records, in a file without a name that goes with the table; `UserError` where the disk is full."""
+        with tempfile.TemporaryFile() as file, naming_a_full_disk(Path(tempfile.gettempdir())):
+            writer = RecordWriter(file)
+            for record in records:
+                writer.add(record)
+            writer.finish({})
+            file.flush()
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return read_table(pa.py_buffer(mapped))[0]
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def _made(self, index: int) -> GroupRecord:
+        (batch, row), *_ = self._pieces(np.array([index]))
+        return _records(batch.slice(int(row[0]), 1))[0]
+
+    def of(self, indices: Numbers) -> list[GroupRecord]:
+        records: list[GroupRecord] = []
+        for batch, rows in self._pieces(indices):
+            records += _records(batch.take(pa.array(rows)))
+        return records
+
+    def texts(self, name: str, indices: Numbers | None = None) -> Iterator[str]:
+        if indices is None:
+            for batch in self._batches:
+                yield from batch.column(name).to_pylist()
+            return
+        for batch, rows in self._pieces(indices):
+            yield from batch.column(name).take(pa.array(rows)).to_pylist()
+
+    def keys(self, name: str) -> Numbers:
+        return self._numbers(f"{name}_key", np.uint64)
+
+    def seeds(self) -> Numbers:
+        return self._numbers("seed", np.int64)
+
+    def kinds(self) -> Numbers:
+        return self._numbers("kind", np.int32)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One text of every record, as it lies in the table."""
+        return pa.chunked_array([batch.column(name) for batch in self._batches], pa.string())
+
+    def _numbers(self, name: str, kind: Any) -> Numbers:
+        parts = [batch.column(name).to_numpy() for batch in self._batches]
+        return np.concatenate([np.empty(0, kind), *parts])
+
+    def _pieces(self, indices: Numbers) -> Iterator[tuple[pa.RecordBatch, Numbers]]:
+        """The batches that hold these records, in turn, with the records' rows in each."""
+        for number, rows in stretches(indices, self._ends):
+            yield self._batches[number], rows
+
+
+class RecordWriter:
+    """Writes a table, a record after another."""
+
+    def __init__(self, sink: IO[bytes] | pa.NativeFile):
+        self._stream = pa.ipc.new_stream(sink, _SCHEMA)
+        self._rows: list[tuple[Any, ...]] = []
+        self._num_bytes = 0
+
+    def add(self, record: GroupRecord) -> None:
+        said = json.dumps([record.labels, dict(record.scores)], ensure_ascii=False)
+        texts = (record.id, record.prompt, record.degraded)
+        self._rows.append((*texts, record.seed, said, kind_of(record), *map(key_of, texts)))
+        self._num_bytes += len(said) + sum(map(len, texts))
+        if len(self._rows) >= _BATCH or self._num_bytes >= _BATCH_BYTES:
+            self._write()
+
+    def finish(self, notes: Mapping[str, str]) -> None:
+        """Write what is left, and notes that `read_table` gives."""
+        self._write()
+        empty = pa.RecordBatch.from_pylist([], _SCHEMA)
+        self._stream.write_batch(empty, custom_metadata=dict(notes))
+        self._stream.close()
+
+    def _write(self) -> None:
+        columns = zip(*self._rows, strict=True) if self._rows else [()] * len(_SCHEMA)
+        arrays = [pa.array(column, kind) for column, kind in zip(columns, _SCHEMA.types, strict=True)]
+        self._stream.write_batch(pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA))
+        self._rows.clear()
+        self._num_bytes = 0
+
+
+def read_table(data: pa.Buffer) -> tuple[RecordTable, dict[str, str]]:
+    """A table and its notes, of bytes that are not copied. Raises `pa.ArrowException` for other bytes."""
+    stream = pa.ipc.open_stream(data)
+    if stream.schema != _SCHEMA:
+        raise pa.ArrowInvalid("holds other columns")
+    batches: list[pa.RecordBatch] = []
+    notes: dict[str, str] = {}
+    while True:
+        try:
+            batch, of_batch = stream.read_next_batch_with_custom_metadata()
+        except StopIteration:
+            break
+        batches.append(batch)
+        if of_batch is not None:
+            notes = {key.decode(): value.decode() for key, value in of_batch.items()}
+    return RecordTable(batches), notes
+
+
+def stretches(indices: Numbers, ends: Numbers) -> Iterator[tuple[int, Numbers]]:
+    """The pieces in which these indices lie, in turn, with the rows in each; pieces end before the indices `ends`."""
+    pieces = np.searchsorted(ends, indices, side="right")
+    (starts,) = np.nonzero(np.diff(pieces, prepend=-1))
+    for rows in np.split(np.arange(len(indices)), starts)[1:]:
+        piece = int(pieces[rows[0]])
+        before = int(ends[piece - 1]) if piece else 0
+        yield piece, indices[rows] - before
+
+
+def kind_of(record: GroupRecord) -> int:
+    """The number of samples of a record, and -1 for a lone dislike: which samples it has goes by that alone."""
+    return -1 if record.num_samples == 1 and not record.liked else record.num_samples
+
+
+def key_of(text: str) -> int:
+    """A text's key: the first 64 bits of its sha256, as of `prompt_id`."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def first_of_each(*keys: Numbers) -> Numbers:
+    """The indices, rising, at which the keys have not stood before; of several columns the keys of one index together.
+
+    Memory is a few numbers for each index.
+    """
+    if len(keys) > 1:
+        order = np.lexsort(keys)
+        is_new = np.zeros(len(order), dtype=bool)
+        for column in keys:
+            is_new |= np.diff(column[order], prepend=column[order[:1]] ^ 1) != 0
+        starts = np.flatnonzero(is_new)
+        # `lexsort` is stable: of equal keys the first index comes first
+        return np.sort(order[starts])
+    return np.sort(np.unique(keys[0], return_index=True)[1])
+
+
+def _records(batch: pa.RecordBatch) -> list[GroupRecord]:
+    columns = [batch.column(name).to_pylist() for name in (*_TEXTS, "seed", _SAID)]
+    records: list[GroupRecord] = []
+    for id, prompt, degraded, seed, said in zip(*columns, strict=True):
+        labels, scores = _parsed(said)
+        records.append(GroupRecord(id, prompt, degraded, seed, labels, scores))
+    return records
+
+
+@lru_cache(maxsize=1024)
+def _parsed(said: str) -> tuple[tuple[float, ...], dict[str, tuple[float, ...]]]:
+    """Labels and scores; most groups say the same."""
+    labels, scores = json.loads(said)
+    return tuple(labels), {name: tuple(numbers) for name, numbers in scores.items()}
