@@ -33,7 +33,7 @@ LIBRARIES = (
     "peft",
 )
 
-SECONDS = 240  # a process that waits longer for the other one is ended
+SECONDS = 600  # a process that waits longer for the other one is ended
 
 
 class Ended(NamedTuple):
@@ -61,14 +61,22 @@ class Launcher:
         return self.start(2, [arguments], write_last=write_last, **environment)
 
     def start(
-        self, num: int, lines: Sequence[list[object]], write_last: bool = False, kill_at: int = 0, **environment: str
+        self,
+        num: int,
+        lines: Sequence[list[object]],
+        write_last: bool = False,
+        kill_at: int = 0,
+        kill_keeping: int = 0,
+        **environment: str,
     ) -> list[Ended]:
         """So many processes, ended, each of one `contrapose` after another, up to the first that fails.
 
-        With `kill_at` they are killed in the last one, after this optimiser step and before it is written down.
+        With `kill_at` they are killed in the last one, after this optimiser step and before it is written down. With
+        `kill_keeping` the last process is, when it has written its shards of so many steps and that one is not kept.
         """
         shared = {"WORLD_SIZE": str(num), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), **environment}
         request = {"lines": [[str(a) for a in line] for line in lines], "environment": shared, "kill_at": kill_at}
+        request["kill_keeping"] = kill_keeping
         return [Ended(*ended) for ended in self._ask({**request, "write_last": write_last, "num": num})]
 
     def start_one(self, arguments: list[object]) -> int:
@@ -143,6 +151,8 @@ def _forked(request: dict[str, Any], of_rank: dict[str, str], written: Path, wai
             code = code or main(line)
         if request["kill_at"]:
             _kill_at(request["kill_at"])
+        if request.get("kill_keeping") and int(of_rank["RANK"]) == request["num"] - 1:
+            _kill_keeping(request["kill_keeping"])
         code = code or main(last)
     except BaseException:
         traceback.print_exc()
@@ -166,6 +176,22 @@ def _kill_at(step: int) -> None:
             yield state
 
     Trainer.steps = mortal
+
+
+def _kill_keeping(step: int) -> None:
+    """This process is killed when it has written its shards for so many times."""
+    from contrapose.runs import training_state
+
+    write_shards = training_state.write_shards
+    kept: list[object] = []
+
+    def mortal(*arguments: Any) -> dict[str, int]:
+        kept.append(write_shards(*arguments))
+        if len(kept) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return kept[-1]
+
+    training_state.write_shards = mortal
 
 
 def _write_last(rank: int, waits: Sequence[Path]) -> None:

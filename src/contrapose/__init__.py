@@ -183,6 +183,7 @@ if TYPE_CHECKING:
     from contrapose.train.settings import Run as Run
     from contrapose.train.settings import Watching as Watching
     from contrapose.train.settings import read_run as read_run
+    from contrapose.train.sharding_settings import Sharding as Sharding
     from contrapose.worlds.evaluation import evaluate_models as evaluate_models
     from contrapose.worlds.evaluation import lay_out_images as lay_out_images
     from contrapose.worlds.gaussians.settings import Toy as Toy
@@ -293,6 +294,7 @@ _NAMES = {
     "studies.sweeping": "plan_sweep sample_sweep judge_sweep",
     "train.align": "align",
     "train.settings": "First Optimisation Run read_run Watching",
+    "train.sharding_settings": "Sharding",
     "worlds.evaluation": "evaluate_models lay_out_images",
     "worlds.gaussians.settings": "Toy",
     "worlds.gaussians.toy": "run_toy",

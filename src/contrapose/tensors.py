@@ -6,6 +6,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -25,7 +26,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with replacing(path) as aside:
         save_file(plain, aside, metadata=dict(notes or {}))
-        _sort_notes(aside)
+        sort_notes(aside)
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> int:
@@ -38,7 +39,28 @@ def checksum(tensors: Mapping[str, Tensor]) -> int:
     return checksum
 
 
-def _sort_notes(path: Path) -> None:
+def is_cut(tensor: Tensor) -> bool:
+    """Whether this is one process's shard of a tensor that is cut up over several."""
+    return hasattr(tensor, "full_tensor")
+
+
+def in_one_piece(tensor: Any) -> Tensor:
+    """The whole of a tensor that is cut up, which all processes are to ask for; else the tensor itself."""
+    gathered: Tensor = tensor.full_tensor() if is_cut(tensor) else tensor
+    return gathered
+
+
+def cut_as(tensor: Tensor, like: Any) -> Tensor:
+    """This process's shard of a whole tensor, cut as the other one is; the tensor itself where that is whole too."""
+    if is_cut(tensor) or not is_cut(like):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    # each process has the whole, and takes what is its own of it
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def sort_notes(path: Path) -> None:
     """Put the notes in a header into the order of their names: the library writes them in a random one.
 
     Nothing moves, since the header keeps its length.

@@ -21,6 +21,7 @@ from contrapose.photographs.real import Real
 from contrapose.photographs.spoil import SPOILERS
 from contrapose.train.judging import RolloutJudging
 from contrapose.train.settings import GUARDS, LINKS, First, Optimisation, Run, Watching
+from contrapose.train.sharding_settings import Sharding
 
 Capture = pytest.CaptureFixture[str]
 
@@ -44,6 +45,7 @@ def _flags(*classes: type) -> list[str]:
         "guiding",
         "adapters",
         "speed",
+        "sharding",
         "judging",
         "sampling",
         "groups",
@@ -61,7 +63,7 @@ def _explained(text: str, flags: list[str]) -> None:
 def test_align_explains_every_setting(capsys: Capture, method: str) -> None:
     _explained(
         _help(capsys, "align", method),
-        _flags(Run, Adapters, Optimisation, First, Watching, RolloutJudging, Haste, METHODS[method]),
+        _flags(Run, Adapters, Optimisation, First, Watching, RolloutJudging, Haste, Sharding, METHODS[method]),
     )
 
 

@@ -21,6 +21,7 @@ from contrapose.estimate.advice import Images
 from contrapose.estimate.estimate import estimate_run, once_flops, skeleton_of
 from contrapose.estimate.fitting import bases, fit_card, ways
 from contrapose.estimate.memory import inference_cost, saved_bytes, training_cost
+from contrapose.estimate.settings import Setup
 from contrapose.estimate.standing import state_bytes, weight_bytes
 from contrapose.methods import DDSPO, SFT, DataDrivenDDSPO, DiffusionDPO, DiffusionDRO, InPO, OnlineDPO, SmPO
 from contrapose.methods.own_samples import OwnSamples
@@ -189,6 +190,27 @@ def test_full_holds_a_copy_gradients_and_moments():
     assert weights / 2 < found.reference < 0.51 * weights
     without = altered(SMALL, full=True, method=SFT())
     assert skeleton_of(without).standing(without).reference == 0
+
+
+def test_shards_are_a_share_and_what_is_gathered_of_them():
+    whole = altered(SMALL, full=True)
+    one = skeleton_of(whole).memory(whole)
+    shards = {shard: replace(altered(whole, shard=shard), num_processes=4) for shard in ("full", "offload")}
+    four, offloaded = (skeleton_of(setup).memory(setup) for setup in shards.values())
+    assert 4 * four.optimizer == one.optimizer and 4 * four.trained == one.trained
+    assert 4 * four.reference == pytest.approx(one.reference) and offloaded.reference == 0
+    # at least the largest block in bf16, and less than the whole network and its gradients
+    largest = max(count(block) for block in skeleton_of(whole).backbone.denoiser.network.up_blocks[1].attentions)
+    assert 2 * largest < four.working + four.activations - _beside_weights(whole) < 8 * PARAMETERS["sd15"]
+    alone = replace(shards["full"], num_processes=1)
+    assert skeleton_of(alone).memory(alone) == one
+
+
+def _beside_weights(setup: Setup) -> int:
+    """Bytes of a step's activations that grow with its rows."""
+    num_trained = setup.rows[1] * setup.run.optimisation.micro_batch
+    cost = skeleton_of(setup).trainee(setup.run.gradient_checkpointing)
+    return num_trained * (cost.peak - cost.peak_fixed)
 
 
 def test_optimizer_states():

@@ -12,7 +12,7 @@ import yaml
 
 from contrapose import runfile
 from contrapose.backbones.kinds import ADAPTER_KINDS
-from contrapose.backbones.settings import Adapters, Loading
+from contrapose.backbones.settings import Adapters, Haste, Loading
 from contrapose.core.guards import SDPO, Cooling
 from contrapose.core.links import IPO, Hinge, Sigmoid
 from contrapose.errors import UserError
@@ -51,6 +51,7 @@ from contrapose.methods.judged_groups import JudgedGroups, OldPolicy
 from contrapose.methods.own_samples import OwnSamples
 from contrapose.methods.own_steps import StepSampling
 from contrapose.train.settings import CONVERTER, LINKS, Optimisation, Run, Watching
+from contrapose.train.sharding_settings import Sharding
 
 RUN = Run("a model", Path("pairs"), DDSPO())
 METHODS_WITH_LINKS = [
@@ -187,6 +188,24 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(raw))
     with pytest.raises(UserError, match=r"full.*seed|seed.*full"):
         runfile.read(tmp_path / "run.yaml", Run, CONVERTER)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"optimisation": Optimisation(optimizer="adamw-8bit")}, "optimizer adamw-8bit"),
+        ({"optimisation": Optimisation(optimizer="adafactor")}, "optimizer adafactor"),
+        ({"loading": Loading(quantize="int8")}, "quantize int8"),
+        ({"precision": "fp16"}, "precision fp16"),
+        ({"adapters": Adapters(train_text_encoder=True)}, "train_text_encoder"),
+        ({"speed": Haste(compile=True)}, "compile"),
+        ({"speed": Haste(channels_last=True)}, "channels_last"),
+        ({"sharding": Sharding(shard="offload")}, "adapters have no frozen copies"),
+    ],
+)
+def test_settings_that_do_not_go_with_shards(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=rf"^shard (full|offload): {named}"):
+        replace(RUN, **{"sharding": Sharding(shard="full"), **change})
 
 
 @pytest.mark.parametrize(

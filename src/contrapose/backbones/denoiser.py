@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from contrapose.backbones.adapters import frozen_policy, put_on, starting_loras
 from contrapose.backbones.kinds import name_of_kind
 from contrapose.backbones.loading import open_pipeline
-from contrapose.backbones.networks import Network
+from contrapose.backbones.networks import Network, network_in_one_piece
 from contrapose.backbones.pipeline import LoadedPipeline, cast
 from contrapose.backbones.policies import ENCODER_PROJECTIONS, FullPolicies, Lora, LoraPolicies, Policies
 from contrapose.backbones.settings import ATTENTION, USUAL_ADAPTERS, Adapters
@@ -24,9 +24,11 @@ from contrapose.core.choices import Density
 from contrapose.core.group import Condition
 from contrapose.core.path import Path
 from contrapose.errors import UserError
+from contrapose.processes import rank
 from contrapose.runs import saving
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.saving import PartAdapters
+from contrapose.tensors import in_one_piece
 
 
 class Denoiser:
@@ -102,18 +104,21 @@ class Denoiser:
         frozen: Mapping[str, FilePath | None] = {},
         adapters: Adapters = USUAL_ADAPTERS,
         prompts: NumberedPrompts | None = None,
+        placed: bool = True,
     ) -> Trainable:
         """Train adapters of a kind on the layers that are asked for, one a policy; the base stays as loaded.
 
         `start` is an earlier run's folder, at whose adapters all that is trained begins, and the reference; rank,
         alpha, kind and layers are theirs. `frozen` names policies that never train: a run's folder, or None for a copy
         of the first trained one as it starts. Where text encoders have adapters too, conditions are of these numbered
-        `prompts`. Raises `UserError` for a run that is broken, unfinished or another model's, a start that was trained
-        in full, a rank, alpha, kind or layers that are not the start's, and layers that are not there.
+        `prompts`. The network is moved to the device if it is to be `placed`, and left where it is for who cuts it up.
+        Raises `UserError` for a run that is broken, unfinished or another model's, a start that was trained in full, a
+        rank, alpha, kind or layers that are not the start's, and layers that are not there.
         """
         pipeline = self._pipeline
         kind = type(pipeline.stock)
-        pipeline.place(self.part)
+        if placed:
+            pipeline.place(self.part)
         self._check_runs(start, *frozen.values())
         begun: dict[str, Lora] = {}
         if start is not None:
@@ -170,15 +175,17 @@ class Denoiser:
         trained: tuple[str, ...] = ("trainee",),
         start: FilePath | None = None,
         frozen: Mapping[str, FilePath | None] = {},
+        placed: bool = True,
     ) -> Trainable:
         """Train the whole network, once a policy, beside a frozen copy (none when no reference is asked for).
 
-        `start` and `frozen` as in `lora`, of runs in full and adapters alike: their weights are put on the network and
-        on frozen copies of it.
+        `start`, `frozen` and `placed` as in `lora`, of runs in full and adapters alike: their weights are put on the
+        network and on frozen copies of it.
         """
         pipeline = self._pipeline
         kind = type(pipeline.stock)
-        pipeline.place(self.part)
+        if placed:
+            pipeline.place(self.part)
         self._check_runs(start, *frozen.values())
         network = self.network.float()
         further: dict[str, nn.Module | None] = {}
@@ -247,7 +254,8 @@ class Trainable:
         """What was trained in the form that stock diffusers loads: adapters, or a whole pipeline folder `model/`.
 
         `notes` go into the adapters' file beside their rank and alpha. Several policies have a folder each. Where not
-        `with_pipeline`, `model/` holds the denoiser alone.
+        `with_pipeline`, `model/` holds the denoiser alone. Where networks are cut up over processes, all of these are
+        to call this together, and the first one writes.
         """
         source = self._pipeline.source
         kind = type(self._pipeline.stock)
@@ -256,13 +264,21 @@ class Trainable:
         for policy, where in self._folders(folder).items():
             adapted = self._adapted()
             if adapted:
-                parts = {name: PartAdapters(of_part.state(policy), of_part.config) for name, of_part in adapted.items()}
-                saving.save_lora(where, parts, notes or {}, kind)
-            elif with_pipeline:
+                parts: dict[str, PartAdapters] = {}
+                for name, of_part in adapted.items():
+                    state = {key: in_one_piece(value) for key, value in of_part.state(policy).items()}
+                    parts[name] = PartAdapters(state, of_part.config)
+                if rank() == 0:
+                    saving.save_lora(where, parts, notes or {}, kind)
+                continue
+            network = network_in_one_piece(self.policies.denoiser(policy))
+            if network is None:
+                continue
+            if with_pipeline:
                 rest = open_pipeline(source, kind, leave_out=(part, *self._pipeline.family.unused_parts))
-                saving.save_full(where, rest, part, self.policies.denoiser(policy), base)
+                saving.save_full(where, rest, part, network, base)
             else:
-                saving.save_network(where, part, self.policies.denoiser(policy), base)
+                saving.save_network(where, part, network, base)
 
     def saved(self, folder: FilePath) -> dict[str, dict[str, Tensor]]:
         """By policy, the weights that `save` wrote, as `policies.load_state` takes them."""

@@ -13,7 +13,9 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from contrapose.errors import UserError
+from contrapose.processes import rank
 from contrapose.runs.silence import silent_libraries
+from contrapose.tensors import in_one_piece, is_cut
 
 # Of a larger model that holds the text encoder, or of older versions of it; nothing is missing without them.
 _LEFTOVERS = re.compile(
@@ -81,6 +83,28 @@ def _is_finite(value: Tensor) -> bool:
         return all(_is_finite(chunk.to(torch.bfloat16)) for chunk in value.flatten().split(_CHUNK))
     low, high = value.aminmax()
     return math.isfinite(low) and math.isfinite(high)
+
+
+def network_in_one_piece(network: Network) -> Network | None:
+    """A network that is cut up over processes, whole in the first one's own memory, and None in the others.
+
+    All processes are to ask together. A network that is not cut up is given as it is.
+    """
+    state = network.state_dict()
+    if not any(is_cut(value) for value in state.values()):
+        return network
+    gathered: dict[str, Tensor] = {}
+    for name, value in state.items():
+        tensor = in_one_piece(value)
+        if rank() == 0:
+            gathered[name] = tensor.cpu()
+    if rank() > 0:
+        return None
+    kind: Any = type(network).__bases__[-1]  # before it was cut, which made it a class of its own
+    with torch.device("meta"):
+        copy = kind.from_config(network.config)
+    copy.load_state_dict(gathered, assign=True)
+    return copy
 
 
 def _refuse(where: Path | str, what: str, names: Iterable[str]) -> None:

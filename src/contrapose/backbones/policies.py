@@ -21,6 +21,7 @@ from contrapose.backbones.dropout import DropoutByPosition, SeededRows
 from contrapose.backbones.kinds import AdapterKind
 from contrapose.backbones.networks import Network
 from contrapose.backbones.settings import USUAL_ADAPTERS
+from contrapose.tensors import cut_as
 
 ATTENTION_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 ENCODER_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -54,10 +55,10 @@ class Policies(Protocol):
         """A frozen policy's own parameters, in a fixed order; a reference that is the bare base has none."""
 
     def state(self, policy: str = "trainee") -> dict[str, Tensor]:
-        """A policy's own weights by name."""
+        """A policy's own weights by name; shards of them where its network is cut up over processes."""
 
     def load_state(self, state: dict[str, Tensor], policy: str = "trainee") -> None:
-        """Put weights back that `state` gave."""
+        """Put weights back that `state` gave, or the same in one piece."""
 
     def copy(self, source: str = "trainee", to: str = "lagged", kept: float = 0.0) -> None:
         """Give a frozen policy the weights of another of its form, in place; the share `kept` of its own stays."""
@@ -68,6 +69,9 @@ class Policies(Protocol):
         An average goes on from these, and the policy's own are rounded from them. Held from the first call on, which
         is to come while the policy is a copy of the trainee, so that nothing of its weights is lost.
         """
+
+    def take_parameters(self) -> None:
+        """Hold the parameters that the networks have by now, where others have been put in their places."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +109,7 @@ def inject(network: nn.Module, name: str, lora: Lora, dtype: torch.dtype) -> lis
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are what is wanted
         inject_adapter_in_model(lora.config(), network, adapter_name=name)
-    # LoRA's are layers of their own under this name, other kinds' the parameters themselves
-    parameters = [p for path, p in network.named_parameters() if path.endswith((f".{name}.weight", f".{name}"))]
+    parameters = adapters_of(network, name)
     for parameter in parameters:
         parameter.data = parameter.data.to(dtype)
     if lora.weights is not None:
@@ -114,6 +117,13 @@ def inject(network: nn.Module, name: str, lora: Lora, dtype: torch.dtype) -> lis
     else:
         _begin_magnitudes(network, name)
     return parameters
+
+
+def adapters_of(network: nn.Module, name: str) -> list[nn.Parameter]:
+    """The parameters of the adapters under a name, in the network's order."""
+    # LoRA's are layers of their own under this name, other kinds' the parameters themselves
+    ends = (f".{name}.weight", f".{name}")
+    return [parameter for path, parameter in network.named_parameters() if path.endswith(ends)]
 
 
 @torch.no_grad()
@@ -172,10 +182,16 @@ class LoraPolicies:
         self.rows = SeededRows()
         if lora.dropout:
             self._drop_out(lora.dropout)
-        in_training = {id(parameter) for name in trained for parameter in self._adapters[name]}
-        self._parameters = [parameter for parameter in denoiser.parameters() if id(parameter) in in_training]
         self._active: str | None = None
-        self.denoiser(trained[0])
+        self.take_parameters()
+
+    def take_parameters(self) -> None:
+        for name in self._adapters:
+            self._adapters[name] = adapters_of(self._module, name)
+        in_training = {id(parameter) for name in self.trained for parameter in self._adapters[name]}
+        self._parameters = [parameter for parameter in self._module.parameters() if id(parameter) in in_training]
+        self._active = None
+        self.denoiser(self.trained[0])
 
     def _inject(self, name: str, lora: Lora) -> None:
         # the base may be half precision; an adapter that is trained is not
@@ -225,10 +241,12 @@ class LoraPolicies:
         return get_peft_model_state_dict(self._module, adapter_name=policy)
 
     def load_state(self, state: dict[str, Tensor], policy: str = "trainee") -> None:
+        like = self.state(policy)
+        cut = {name: cut_as(value, like.get(name)) for name, value in state.items()}
         if policy in self._networks:
-            self._networks[policy].load_state_dict(state)
+            self._networks[policy].load_state_dict(cut)
         else:
-            set_peft_model_state_dict(self._module, state, adapter_name=policy)
+            set_peft_model_state_dict(self._module, cut, adapter_name=policy)
 
     @torch.no_grad()
     def copy(self, source: str = "trainee", to: str = "lagged", kept: float = 0.0) -> None:
@@ -284,7 +302,8 @@ class FullPolicies:
         return self._modules[policy].state_dict()
 
     def load_state(self, state: dict[str, Tensor], policy: str = "trainee") -> None:
-        self._modules[policy].load_state_dict(state)
+        like = self.state(policy)
+        self._modules[policy].load_state_dict({name: cut_as(value, like.get(name)) for name, value in state.items()})
 
     @torch.no_grad()
     def copy(self, source: str = "trainee", to: str = "lagged", kept: float = 0.0) -> None:
@@ -296,6 +315,9 @@ class FullPolicies:
             trainee = list(self._modules[self.trained[0]].parameters())
             self._averages[policy] = _in_float32(self.frozen_parameters(policy), trainee)
         return self._averages[policy]
+
+    def take_parameters(self) -> None:
+        assert not self._averages, "they are copies of the parameters that there were"
 
 
 def _in_float32(followers: list[nn.Parameter], leaders: list[nn.Parameter]) -> dict[int, Tensor]:
@@ -317,7 +339,8 @@ def _follow(
     At a decay of .999 a step moves w by less than half a unit of bfloat16's last place, so w rounded would stand still.
     """
     if kept == 0:
-        torch._foreach_copy_(list[Tensor](followers), list[Tensor](leaders))
+        for mine, other in zip(followers, leaders, strict=True):  # together is not to be had for tensors in shards
+            mine.copy_(other)
         for place, weights in average.items():
             weights.copy_(leaders[place])
         return

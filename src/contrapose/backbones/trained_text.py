@@ -119,3 +119,7 @@ class JointPolicies:
 
     def average(self, policy: str) -> dict[int, Tensor]:
         return {}  # adapters are float32
+
+    def take_parameters(self) -> None:
+        for policies in self.parts.values():
+            policies.take_parameters()

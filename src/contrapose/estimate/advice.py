@@ -16,6 +16,7 @@ from contrapose.estimate.fitting import GIB, USABLE, fit_card, gib, needed_by
 from contrapose.estimate.memory import inference_cost
 from contrapose.estimate.settings import Setup, sized
 from contrapose.estimate.standing import CONTEXT, weight_bytes
+from contrapose.processes import num_processes
 from contrapose.train.settings import Run
 
 _LESS = 0.9  # of what was too much, where the estimate took it for enough
@@ -38,7 +39,7 @@ def warning_before(run: Run, card: float) -> str | None:
     None too for a model whose configuration cannot be read: loading it tells why.
     """
     with suppress(UserError):
-        fitted = fit_card(sized(Setup(run)), card)
+        fitted = fit_card(sized(Setup(run, num_processes=num_processes())), card)
         if fitted.changes == ():
             return None
         return f"this run may not fit the GPU's {card:.1f} GiB by 'contrapose estimate': {fitted}"
@@ -53,7 +54,7 @@ def after_training(run: Run, card: float | None) -> str:
     """
     generic = "take a smaller --micro-batch or --gradient-checkpointing"
     with suppress(UserError):
-        setup = sized(Setup(run))
+        setup = sized(Setup(run, num_processes=num_processes()))
         as_it_is = needed_by(setup)
         less = CONTEXT + _LESS * (as_it_is - CONTEXT)
         fitted = fit_card(setup, _budget(card, less) / (GIB * USABLE))

@@ -19,10 +19,18 @@ from contrapose.backbones.meta import encoding, example, example_text, num_param
 from contrapose.backbones.settings import Quantisation
 from contrapose.estimate.memory import Cost, inference_cost, training_cost
 from contrapose.estimate.settings import Setup
-from contrapose.estimate.standing import Memory, float32_bytes, module_bytes, state_bytes, weight_bytes
+from contrapose.estimate.standing import (
+    Memory,
+    float32_bytes,
+    gathered_bytes,
+    module_bytes,
+    state_bytes,
+    weight_bytes,
+)
 from contrapose.methods import METHODS
 from contrapose.train.judging import RolloutJudging
 from contrapose.train.settings import First, Optimisation, Watching
+from contrapose.train.sharding_settings import Sharding
 
 TYPICAL_TOKENS = 40  # of a prompt, where padding is not kept
 
@@ -85,6 +93,7 @@ class Skeleton:
         self.shape = setup.latent if setup.latent and not setup.size else backbone.images.shape_for(setup.size)
         self.tokens = setup.text_tokens or backbone.text.rows
         network = backbone.denoiser.network
+        self._network = network
         self._weights = {kind: weight_bytes(network, kind) for kind in get_args(Quantisation)}
         if run.full:
             self.trainable = backbone.denoiser.full(self.dtype, has_frozen, trained)
@@ -134,16 +143,17 @@ class Skeleton:
         if setup.run.full:
             weights = 0
             frozen = self.trainable.policies.denoiser("reference") if self.has_frozen else None
-            copies = module_bytes(frozen) * (setup.needs_reference + setup.num_others) if frozen else 0
+            copies = module_bytes(frozen) * setup.num_copies if frozen else 0
             # an average goes on from its weights in float32, beside those that predict
             copies += float32_bytes(frozen) * setup.num_averages if frozen else 0
         else:
             weights = self._weights[setup.run.loading.quantize]
             weights += self.encoders if setup.run.adapters.train_text_encoder else 0  # which then stay
             copies = trained * setup.num_others  # adapters on the same network
-        return Memory(
+        of_all = Memory(
             weights, copies, trained, gradients=trained, optimizer=states, average=average, activations=0, working=0
         )
+        return of_all.of_one(setup.num_shards)
 
     def memory(self, setup: Setup) -> Memory:
         """Bytes by part of this setup, which may differ from the skeleton's in what does not change the network."""
@@ -160,7 +170,13 @@ class Skeleton:
         peak = cost.peak_for(with_gradient)
         if without_gradient:
             peak = max(peak, without_gradient * self.reference.peak)
-        return replace(self.standing(setup), activations=saved, working=max(peak - saved, 0))
+        working = max(peak - saved, 0)
+        if setup.num_shards > 1:
+            # weights are gathered in the precision that products take, so that autocast keeps no copies of them
+            saved = with_gradient * (cost.saved - cost.saved_fixed)
+            peak = max(with_gradient * (cost.peak - cost.peak_fixed), without_gradient * self.reference.peak)
+            working = max(peak - saved, 0) + gathered_bytes(self._network, self.dtype, setup.run.full)
+        return replace(self.standing(setup), activations=saved, working=working)
 
 
 _skeleton = lru_cache(maxsize=8)(Skeleton)
@@ -175,8 +191,9 @@ def skeleton_of(setup: Setup) -> Skeleton:
         mask_floor=None, reference_decay=None, reference_every=None, gradient_checkpointing=False, split_pairs=False,
         optimisation=Optimisation(), first=First(),
         watching=Watching(), judging=RolloutJudging(), loading=replace(setup.run.loading, quantize="none"),
+        sharding=Sharding(),
     )  # fmt: skip
-    of_shapes = replace(setup, run=of_network, num_prompts=None, num_pairs=None)
+    of_shapes = replace(setup, run=of_network, num_prompts=None, num_pairs=None, num_processes=1)
     has_frozen = setup.needs_reference or setup.num_others > 0
     return _skeleton(of_shapes, has_frozen, setup.objective.trained)
 

@@ -81,6 +81,8 @@ def bases(setup: Setup) -> Iterator[Way]:
         setup = _with(setup, precision="bf16")
         changes = ("--precision bf16",)
         yield changes, setup
+    if setup.run.sharding.shard != "none":  # which goes with neither of what follows
+        return
     if setup.run.full:
         if setup.run.optimisation.optimizer == "adamw":
             yield (*changes, "--optimizer adamw-8bit"), _optimised(setup, optimizer="adamw-8bit")

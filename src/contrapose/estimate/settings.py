@@ -11,6 +11,7 @@ from contrapose.backbones.settings import Loading, Precision
 from contrapose.errors import UserError
 from contrapose.ranges import Count, Pixels, Positive, ShareAbove0, Tokens, checked
 from contrapose.train.settings import DEFAULT_RANK, First, Optimisation, Run, Watching
+from contrapose.train.sharding_settings import Sharding
 
 if TYPE_CHECKING:
     from contrapose.core.group import OnPolicy
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 _COUNTED = {
     "model", "full", "lora_rank", "precision", "gradient_checkpointing", "split_pairs", "train_steps",
     "reference_decay", "first_train_steps", "batch_size", "micro_batch", "optimizer", "ema_decay", "text_length",
-    "quantize",
+    "quantize", "shard",
 }  # fmt: skip
-_SECTIONS = (Run, Optimisation, First, Watching, Loading)
+_SECTIONS = (Run, Optimisation, First, Watching, Loading, Sharding)
 UNCOUNTED = {setting.name for section in _SECTIONS for setting in fields(section)} - _COUNTED | {"latent"}
 _USUAL = 1000  # pairs, and distinct prompts, of a run whose pairs are not here
 
@@ -43,6 +44,8 @@ class Setup:
     unset."""
     num_pairs: Count | None = None
     """Pairs of latents on disk; the run's, or 1000, when unset."""
+    num_processes: Count = 1
+    """Processes that share the networks where the run has --shard, a card each; what is told is of one card."""
     latent: tuple[Pixels, ...] | None = None
     """Shape of one latent of the run's pairs, where they have been looked at; `size` goes before it."""
 
@@ -55,6 +58,18 @@ class Setup:
     def lora_rank(self) -> int:
         """Rank of the adapters; the usual one where it is left to the run that this one starts at."""
         return self.run.lora_rank or DEFAULT_RANK
+
+    @property
+    def num_shards(self) -> int:
+        """Over how many cards the networks are cut up; 1 where each has all."""
+        return 1 if self.run.sharding.shard == "none" else self.num_processes
+
+    @property
+    def num_copies(self) -> int:
+        """Frozen copies of the network on the cards, where it is trained in full."""
+        if self.num_shards > 1 and self.run.sharding.shard == "offload":
+            return len(self.objective.moving)
+        return self.needs_reference + self.num_others
 
     @property
     def prompts(self) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from contrapose.backbones.settings import Quantisation
 from contrapose.train.settings import OptimizerName
+from contrapose.train.sharding import blocks
 
 CONTEXT = 600 << 20  # bytes that CUDA and its libraries take before the first tensor
 
@@ -38,10 +40,39 @@ class Memory:
     def total(self) -> int:
         return sum(asdict(self).values())
 
+    def of_one(self, num_shards: int) -> Memory:
+        """What one of so many cards holds, over which all that stands is cut up evenly."""
+        parts = ("weights", "reference", "trained", "gradients", "optimizer", "average")
+        return replace(self, **{part: math.ceil(getattr(self, part) / num_shards) for part in parts})
+
 
 def module_bytes(module: nn.Module) -> int:
     """Bytes of parameters and buffers."""
     return sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
+
+
+def gathered_bytes(network: nn.Module, dtype: torch.dtype, full: bool) -> int:
+    """Most bytes that a network in shards is gathered in at once, beside the shards.
+
+    What is in no block, and two blocks, since the next one comes while one computes; in full training also the
+    gradients of two blocks as they are made, and in float32 as they are summed.
+    """
+    around: dict[int, str] = {}
+    named = dict(network.named_modules())
+    names = {id(module): name for name, module in named.items()}
+    of_blocks = [names[id(block)] for block in blocks(network)]
+    for name in of_blocks:  # outer ones come first, and inner ones then take theirs
+        around |= dict.fromkeys(map(id, named[name].parameters()), name)
+    sizes: Counter[str] = Counter()
+    for parameter in network.parameters():
+        sizes[around.get(id(parameter), "")] += parameter.numel()
+    with_outer: list[int] = []
+    for name in of_blocks:
+        outer = [other for other in of_blocks if name == other or name.startswith(f"{other}.")]
+        with_outer.append(sum(sizes[other] for other in outer))
+    largest = max(with_outer, default=0)
+    gradients = 2 * largest * (dtype.itemsize + 4) if full else 0
+    return (sizes[""] + 2 * largest) * dtype.itemsize + gradients
 
 
 def float32_bytes(module: nn.Module) -> int:

@@ -15,5 +15,6 @@ PEFT_CONFIG = "adapter_config.json"
 FULL_FOLDER = "model"
 MERGE_FILE = "merge.yaml"
 STATE_FILE = "training.safetensors"
+SHARDS = "training"
 
 BASE_NOTE = "base_fingerprint"  # of the model that was trained, in headers and in finished.json

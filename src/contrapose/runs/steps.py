@@ -2,6 +2,7 @@
 
 checkpoints/step-000100/pytorch_lora_weights.safetensors   adapters; or model/, the denoiser alone; a folder a policy
 checkpoints/step-000100/training.safetensors               what training needs beyond the weights to go on
+checkpoints/step-000100/training/                          what of this is cut up over processes, a file a process
 """
 
 from __future__ import annotations

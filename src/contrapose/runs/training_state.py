@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,7 +14,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from contrapose.errors import UserError, one_line
-from contrapose.tensors import checksum, save_tensors
+from contrapose.processes import rank
+from contrapose.runs.names import SHARDS
+from contrapose.runs.shards import Shards, write_shards
+from contrapose.tensors import checksum, cut_as, is_cut, save_tensors
 
 FORMAT = 2  # of kept steps; 1 was one file that held the weights too
 
@@ -45,7 +48,10 @@ class Weights:
     @torch.no_grad()
     def load(self, state: dict[str, Tensor]) -> None:
         for number, parameter in enumerate(self._parameters):
-            parameter.copy_(state[str(number)])  # in place, so that the memory's layout stays
+            parameter.copy_(cut_as(state[str(number)], parameter))  # in place, so that the memory's layout stays
+
+    def like(self, key: str) -> Tensor:
+        return self._parameters[int(key)]
 
 
 class Moments:
@@ -78,7 +84,10 @@ class Moments:
             for name, value in restored.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     # moments, of 8 bits too, keep the parameter's memory layout, as fused kernels want
-                    restored[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+                    restored[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(cut_as(value, parameter))
+
+    def like(self, key: str) -> Tensor:
+        return self._parameters()[int(key.partition(".")[0])]
 
     def _parameters(self) -> list[Tensor]:
         """In the order by which `state_dict` numbers them."""
@@ -103,6 +112,14 @@ class Scaler:
         self._scaler.load_state_dict(numbers)
 
 
+@runtime_checkable
+class Cut(Stateful, Protocol):
+    """A part whose tensors may be cut up over processes."""
+
+    def like(self, key: str) -> Tensor:
+        """A tensor that is cut as the one of this name is to be."""
+
+
 class SavedWeights(Protocol):
     """Weights that lie in files of their own beside the training state."""
 
@@ -116,11 +133,21 @@ class SavedWeights(Protocol):
 
 
 def save_training(path: Path, step: int, trained: SavedWeights | None = None, **parts: Stateful) -> None:
-    """Write the state of all parts, the step and what `trained` wrote beside it as a checksum into one file."""
+    """Write the state of all parts, the step and what `trained` wrote beside it as a checksum into one file.
+
+    What is cut up over processes goes into a folder beside it; all processes are to call this together then.
+    """
     tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.state().items()}
+    cut = {key: value for key, value in tensors.items() if is_cut(value)}
+    of_shards = write_shards(path.parent / SHARDS, cut) if cut else {}
+    if rank() > 0:
+        return
+    tensors = {key: value for key, value in tensors.items() if key not in cut}
     # read back rather than taken from memory: what is noted is what lies on the disk
     weights = checksum(trained.read(path.parent)) if trained else 0
-    note = {"format": FORMAT, "step": step, "checksum": checksum(tensors), "weights": weights}
+    note: dict[str, Any] = {"format": FORMAT, "step": step, "checksum": checksum(tensors), "weights": weights}
+    if of_shards:
+        note["shards"] = of_shards
     notes = trained.notes if trained else {}
     save_tensors(path, tensors, {"training": json.dumps(note), **notes})
 
@@ -128,11 +155,15 @@ def save_training(path: Path, step: int, trained: SavedWeights | None = None, **
 def load_training(path: Path, trained: SavedWeights | None = None, **parts: Stateful) -> int:
     """Restore the weights and all parts, and return the step they were saved at.
 
-    Raises `BrokenCheckpoint` naming the file when it is not to the last byte what was saved, or the weights beside it
-    are not those that were; nothing is restored then.
+    Of several processes each takes its share, whatever their number was when it was saved. Raises `BrokenCheckpoint`
+    naming the file when it is not to the last byte what was saved, or the weights or shards beside it are not those
+    that were; nothing is restored then.
     """
-    step, tensors, noted = _read(path)
-    saved = {key.partition("/")[0] for key in tensors}
+    step, tensors, noted, of_shards = _read(path)
+    shards = Shards(path.parent / SHARDS, of_shards)
+    if not shards.are_whole():
+        raise BrokenCheckpoint(f"{shards.folder}: its shards are missing, cut short or not those that were saved")
+    saved = {key.partition("/")[0] for key in (*tensors, *shards.names)}
     missing = [name for name in parts if name not in saved]
     if step > 0 and missing:
         raise BrokenCheckpoint(f"{path}: holds no {', '.join(missing)}")
@@ -141,6 +172,13 @@ def load_training(path: Path, trained: SavedWeights | None = None, **parts: Stat
         if checksum(weights) != noted:
             raise BrokenCheckpoint(f"{path.parent}: holds other weights than were saved")
         trained.load(weights)  # before the parts: with an average, the weights themselves are one of those
+    likes: dict[str, Tensor] = {}
+    for key in shards.names:
+        name, _, of_part = key.partition("/")
+        part_of_key = parts.get(name)
+        if isinstance(part_of_key, Cut):
+            likes[key] = part_of_key.like(of_part)
+    tensors |= shards.read(likes)
     for name, part in parts.items():
         part.load({key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")})
     return step
@@ -153,21 +191,22 @@ def _weights(trained: SavedWeights, folder: Path) -> dict[str, Tensor]:
         raise BrokenCheckpoint(f"{folder}: its weights are cut short or broken ({one_line(error)})") from None
 
 
-def _read(path: Path) -> tuple[int, dict[str, Tensor], object]:
-    """A file's step, its tensors, and the checksum of the weights beside it."""
+def _read(path: Path) -> tuple[int, dict[str, Tensor], object, dict[str, int]]:
+    """A file's step, its tensors, and the checksums of the weights and of the shards beside it."""
     try:
         with safe_open(path, "pt") as header:
             note = json.loads(header.metadata()["training"])
         step = note["step"]
         written = note["checksum"]
         weights = note["weights"]
+        shards = {str(name): int(checksum) for name, checksum in note.get("shards", {}).items()}
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise BrokenCheckpoint(f"{path}: cut short or broken ({one_line(error)})") from None
-    except (TypeError, KeyError, ValueError, RecursionError):
+    except (TypeError, KeyError, ValueError, AttributeError, RecursionError):
         raise BrokenCheckpoint(f"{path}: does not say which step it is of") from None
     if not isinstance(step, int) or step < 0:
         raise BrokenCheckpoint(f"{path}: says that it is of step {step!r:.40}")
     if written != checksum(tensors):
         raise BrokenCheckpoint(f"{path}: holds something else than was saved")
-    return step, tensors, weights
+    return step, tensors, weights, shards

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from contrapose.errors import UserError
 from contrapose.files import check_folder, one_writer
 from contrapose.methods import name_of
 from contrapose.processes import num_processes, rank
-from contrapose.runs.best import read_best
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.metrics import CLOCK, HELD_OUT, add_metrics
 from contrapose.runs.names import BASE_NOTE, METRICS, RUN_FILE
@@ -57,6 +57,7 @@ from contrapose.train.folder import (
 from contrapose.train.judged_rollouts import JudgedRollouts
 from contrapose.train.loop import Diverged, Trainer, TrainState
 from contrapose.train.settings import Run
+from contrapose.train.sharding import check_sharding, shard
 from contrapose.train.stages import Stage
 from contrapose.train.step_rollouts import StepRollouts
 from contrapose.train.trackers import Trackers, check_installed
@@ -103,7 +104,7 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
         raise UserError("precision fp16 needs a GPU; use bf16 or fp32 here")
     check_installed(run.watching.trackers)
     accelerator = _accelerator("no" if run.computes_in == "fp32" else run.computes_in)
-    _check_acquainted(accelerator)
+    _check_processes(accelerator, run)
     jury_of(run.watching, str(accelerator.device))  # missing weights are told now, not at the first image
     torch.manual_seed(run.seed)  # LoRA's initial weights
     backbone = _backbone(run, accelerator)
@@ -120,11 +121,12 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
     watcher = Watcher(out, watched, backbone, trainer, trained) if watched is not None else None
     start = resume(out, run.optimisation.train_steps, trained, parts)
     accelerator.wait_for_everyone()  # before the first process writes what the others read
+    held_out = _held_out_at(start, trainer)
     measured = 0
     if is_first:
         if has_other_steps:
             restate(stage, inputs, start)
-        measured = go_back_to(start, stage, trainer.held_out)
+        measured = go_back_to(start, stage, held_out)
     yield TrainState(start, {})
     try:
         with Trackers(stage, start, measured) if is_first else nullcontext() as trackers:
@@ -132,12 +134,17 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
     except Diverged as error:
         kept = list(kept_steps(out).values())
         raise Diverged(f"{out}: {error}; the last good checkpoint is {kept[-1] if kept else 'none yet'}") from None
-    if is_first:
+    if is_first or trainer.is_sharded:
         finish(out, trained, _summary(trainer, out))
-        best = read_best(out)
-        if best is not None:
-            log.info(f"{out}: the best kept step, {out}@best, is {best.sentence}")
     accelerator.wait_for_everyone()  # the next stage begins at these weights
+
+
+def _held_out_at(step: int, trainer: Trainer) -> Callable[[], Mapping[str, float]]:
+    """How the first process measures the held-out pairs where a run begins or goes on, if that is needed."""
+    if trainer.is_sharded and is_measured(step, trainer.run):
+        # now and together, since networks in shards answer all processes alone
+        return partial(dict, trainer.held_out())
+    return trainer.held_out
 
 
 def _watch_start(watcher: Watcher, start: int, trackers: Trackers | None) -> None:
@@ -160,8 +167,11 @@ def _accelerator(precision: str) -> Accelerator:
         return Accelerator(mixed_precision=precision)
 
 
-def _check_acquainted(accelerator: Accelerator) -> None:
-    """Raise `UserError` for several processes that do not know of each other, which would each do all of the work."""
+def _check_processes(accelerator: Accelerator, run: Run) -> None:
+    """Raise `UserError` for several processes that do not know of each other, which would each do all of the work.
+
+    And where they cannot share the networks as the run asks for it.
+    """
     if num_processes() != accelerator.num_processes:
         raise UserError(
             f"{num_processes()} processes were started that do not know of each other; on CPUs set "
@@ -169,6 +179,7 @@ def _check_acquainted(accelerator: Accelerator) -> None:
         )
     if accelerator.num_processes > 1:
         log.info(f"training over {accelerator.num_processes} processes")
+    check_sharding(run.sharding, accelerator.num_processes)
 
 
 def _backbone(run: Run, accelerator: Accelerator) -> Backbone:
@@ -220,8 +231,11 @@ def _trainer(
         log.info("text encoders are trained: they stay in memory, and embeddings are made at every step")
     backbone.release_encoders(keep_text=needs_encoders, keep_images=watched is not None or own_groups is not None)
     dtype = DTYPES[run.computes_in]
-    trainable = _trainable(stage, backbone.denoiser, dtype, prompts)
+    is_sharded = run.sharding.shard != "none" and accelerator.num_processes > 1
+    trainable = _trainable(stage, backbone.denoiser, dtype, prompts, placed=not is_sharded)
     hasten(trainable.policies.networks(), run.speed, dtype, backbone.device, trained=True)
+    if is_sharded:
+        shard(trainable.policies, run, dtype, accelerator)
     trainer = Trainer(run, trainable, groups, accelerator)
     if own_groups:
         rollouts = StepRollouts if isinstance(own_groups, OwnSteps) else JudgedRollouts
@@ -231,7 +245,9 @@ def _trainer(
     return trainer
 
 
-def _trainable(stage: Stage, denoiser: Denoiser, dtype: torch.dtype, prompts: NumberedPrompts | None) -> Trainable:
+def _trainable(
+    stage: Stage, denoiser: Denoiser, dtype: torch.dtype, prompts: NumberedPrompts | None, placed: bool
+) -> Trainable:
     """The policies that the method trains, and those that it asks."""
     run = stage.run
     objective = run.objective()
@@ -239,13 +255,13 @@ def _trainable(stage: Stage, denoiser: Denoiser, dtype: torch.dtype, prompts: Nu
     frozen.update(dict.fromkeys(objective.moving))
     if run.full:
         needs_reference = "reference" in objective.plan()
-        return denoiser.full(dtype, needs_reference, objective.trained, stage.start, frozen)
+        return denoiser.full(dtype, needs_reference, objective.trained, stage.start, frozen, placed)
     adapters = run.adapters
     if stage.start != run.start:
         # an earlier stage of this run has put its adapters where the setting says
         adapters = replace(adapters, lora_targets=None)
     settings = (run.lora_rank, run.lora_alpha, objective.trained, stage.start, frozen, adapters)
-    return denoiser.lora(*settings, prompts=prompts)
+    return denoiser.lora(*settings, prompts=prompts, placed=placed)
 
 
 def _check_origin(run: Run, mixture: Mixture, backbone: Backbone) -> None:
@@ -321,8 +337,9 @@ def _recorded(
             trackers.send(state.step, timed)
             add_metrics(out / METRICS, state.step, timed)
         clock = now
-        if main and (is_due(state.step, run.watching.save_every) or state.step == run.optimisation.train_steps):
-            save_step(out, state.step, run.watching, trained, parts)
+        is_kept = is_due(state.step, run.watching.save_every) or state.step == run.optimisation.train_steps
+        if is_kept and (main or trainer.is_sharded):
+            save_step(out, state.step, run.watching, trained, parts, together=trainer.is_sharded)
         yield state
 
 

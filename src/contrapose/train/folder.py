@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import broadcast_object_list, parse_flag_from_env, wait_for_everyone
 from safetensors import SafetensorError, safe_open
 
 from contrapose import runfile
@@ -22,7 +22,8 @@ from contrapose.backbones.precision import usual_precision
 from contrapose.contents import digest_of, digest_of_parts
 from contrapose.errors import UserError
 from contrapose.files import discard, replacing, write_text
-from contrapose.runs.best import write_best
+from contrapose.processes import rank
+from contrapose.runs.best import read_best, write_best
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.metrics import HELD_OUT, JUDGED, add_metrics, in_order, rewrite_metrics
 from contrapose.runs.names import (
@@ -279,13 +280,30 @@ def _unfinish(folder: Path, policies: tuple[str, ...]) -> None:
     (folder / FINISHED).unlink()
 
 
-def save_step(folder: Path, step: int, watching: Watching, trained: Trained, parts: Mapping[str, Stateful]) -> None:
-    """Keep a step, and of the earlier ones the latest that are due."""
-    with replacing(step_folder(folder, step)) as aside:
-        aside.mkdir()
+def save_step(
+    folder: Path, step: int, watching: Watching, trained: Trained, parts: Mapping[str, Stateful], together: bool = False
+) -> None:
+    """Keep a step, and of the earlier ones the latest that are due.
+
+    With `together` all processes call this, since each holds a share of what is kept.
+    """
+    place = step_folder(folder, step)
+    with replacing_together(place) if together else replacing(place) as aside:
+        aside.mkdir(exist_ok=together)
         trained.write(aside, with_pipeline=False)
         save_training(aside / STATE_FILE, step, trained, **parts)
-    _prune(folder, watching)
+    if rank() == 0:
+        _prune(folder, watching)
+
+
+@contextmanager
+def replacing_together(path: Path) -> Iterator[Path]:
+    """`replacing` by the first of several processes; all write into what it yields, and leave when it is in place."""
+    with replacing(path) if rank() == 0 else nullcontext(path) as place:
+        (aside,) = broadcast_object_list([str(place)])
+        yield Path(aside)
+        wait_for_everyone()
+    wait_for_everyone()
 
 
 def _prune(folder: Path, watching: Watching) -> None:
@@ -300,6 +318,14 @@ def _prune(folder: Path, watching: Watching) -> None:
 
 
 def finish(folder: Path, trained: Trained, summary: Mapping[str, Any]) -> None:
-    """Write the weights, and then what tells that the run has come to its end."""
+    """Write the weights, and then what tells that the run has come to its end; tell which kept step is the best.
+
+    Where networks are cut up over processes, all of these call this.
+    """
     trained.write(folder, with_pipeline=True)
+    if rank() > 0:
+        return
     write_text(folder / FINISHED, json.dumps(summary, indent=1))
+    best = read_best(folder)
+    if best is not None:
+        log.info(f"{folder}: the best kept step, {folder}@best, is {best.sentence}")

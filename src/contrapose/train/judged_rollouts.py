@@ -24,6 +24,7 @@ from contrapose.errors import UserError
 from contrapose.judges.judge import Judge, Jury, PolicyJudgeSettings, judge_of
 from contrapose.judges.probes import AskedModel
 from contrapose.pixels import to_pixels
+from contrapose.processes import shared_out
 from contrapose.runs.metrics import ROLLOUTS
 from contrapose.seeds import generator, starting_noise
 from contrapose.train.loop import Trainer
@@ -62,8 +63,9 @@ class JudgedRollouts:
         # by the step alone, so that a run that is carried on draws of the prompts that come next
         first = step // self.every * settings.num_prompts
         numbers = range(first, first + settings.num_prompts)
-        mine = numbers[self.accelerator.process_index :: self.accelerator.num_processes]
-        new: list[DrawnGroup] = sorted(gather_object(self.groups_of(mine)), key=lambda group: group.number)
+        mine = dict(shared_out(numbers, self.accelerator.process_index, self.accelerator.num_processes))
+        drawn = [group for group in self.groups_of(list(mine)) if mine[group.number]]
+        new: list[DrawnGroup] = sorted(gather_object(drawn), key=lambda group: group.number)
         margin = settings.tie_margin
         decided = [group for group in new if margin is None or group.spread > margin]
         self.drawn.add(decided, step * self.run.optimisation.batch_size)

@@ -25,6 +25,7 @@ from contrapose.core.running import RunningNumbers
 from contrapose.errors import UserError
 from contrapose.processes import shared_out
 from contrapose.seeds import seed_of
+from contrapose.tensors import in_one_piece, is_cut
 from contrapose.train.data import Groups, send
 from contrapose.train.diagnostics import of_batch, of_held_out, settled
 from contrapose.train.look_ahead import LookAhead
@@ -147,6 +148,11 @@ class Trainer:
             log.info("drawing the first samples")
             self._of_first_draw = self.rollouts.draw(0)
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether networks are cut up over processes, which then have to ask them together."""
+        return is_cut(self.parameters[0])
+
     def steps(self, start: int = 0) -> Iterator[TrainState]:
         """Train from step `start` to the end, yielding after each step.
 
@@ -184,7 +190,7 @@ class Trainer:
             group["lr"] = rate
         metrics = self._accumulate(micro_batches)
         most = o.max_grad_norm or math.inf  # an infinite norm is measured, and scales by 1
-        norm = self.accelerator.clip_grad_norm_(self.parameters, most)
+        norm = in_one_piece(self.accelerator.clip_grad_norm_(self.parameters, most))
         numbers = settled(self._to_host({**metrics, "grad_norm": norm}))
         self._check(step, numbers)  # before the step, so that the weights are still those of the last good one
         self.optimizer.step()

@@ -17,6 +17,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from contrapose.tensors import is_cut
+
 BUCKET_BYTES = 25 * 2**20
 """Gradients that go together: torch's own `DistributedDataParallel` has found it large enough for any network."""
 
@@ -41,8 +43,14 @@ class OneProcess:
         pass
 
 
+class InShards(OneProcess):
+    """The reduction of networks in shards, whose backward passes sum gradients themselves."""
+
+
 def reduction_of(parameters: Sequence[nn.Parameter], accelerator: Accelerator) -> Reduction:
-    """The reduction for processes that hold the whole model each."""
+    """The reduction for processes that hold the whole model each, or a share of it."""
+    if is_cut(parameters[0]):
+        return InShards()
     return Buckets(parameters) if accelerator.num_processes > 1 else OneProcess()
 
 

@@ -32,6 +32,7 @@ from contrapose.ranges import (
 )
 from contrapose.runfile import Practical
 from contrapose.train.judging import RolloutJudging
+from contrapose.train.sharding_settings import Sharding
 from contrapose.worlds.judges import IMAGE_JUDGES, ImageJudge, check_without_ceiling
 
 if TYPE_CHECKING:
@@ -243,6 +244,7 @@ class Run:
     adapters: Adapters = field(default_factory=Adapters)
     loading: Loading = field(default_factory=Loading)
     speed: Practical[Haste] = field(default_factory=Haste)
+    sharding: Practical[Sharding] = field(default_factory=Sharding)
 
     def __post_init__(self) -> None:
         o = self.optimisation
@@ -274,6 +276,7 @@ class Run:
                 f"foreign_pairs: {name_of(self.method)} takes the prompts of any pairs and none of their images; leave "
                 "the setting out"
             )
+        self.sharding.check(self)
         self._check_reference()
         self._check_first()
         self._check_own_steps()

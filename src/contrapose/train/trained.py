@@ -54,9 +54,10 @@ class Trained:
         finally:
             self._exchange()
 
+    @torch.no_grad()
     def _exchange(self) -> None:
-        """Weights for averages and back; nothing where there is no average."""
+        """Weights for averages and back, in place, as shards are to be; nothing where there is no average."""
         for average, parameter in zip(self._average, self._trainable.policies.parameters(), strict=False):
-            weights = parameter.data
-            parameter.data = average.data
-            average.data = weights
+            weights = parameter.clone()
+            parameter.copy_(average)
+            average.copy_(weights)

@@ -27,6 +27,7 @@ from contrapose.guiding.inscription import Inscription
 from contrapose.judges.judge import Judge, Jury
 from contrapose.methods import name_of
 from contrapose.pixels import to_pixels
+from contrapose.processes import shared_out
 from contrapose.runs.metrics import JUDGED
 from contrapose.runs.watched import About, Scored, read_about, watched_folder, write_about
 from contrapose.seeds import generator, starting_noise
@@ -163,8 +164,11 @@ class Watcher:
     def _watch(self, folder: Path, step: int) -> About:
         """Draw and judge, each process its share; the first one writes."""
         asked = self.watched.asked()
-        mine = range(len(asked))[self.accelerator.process_index :: self.accelerator.num_processes]
-        images = dict(zip(mine, self._images([asked[place] for place in mine]), strict=True))
+        mine = dict(shared_out(range(len(asked)), self.accelerator.process_index, self.accelerator.num_processes))
+        images: dict[int, Image.Image] = {}
+        for (place, counts), image in zip(mine.items(), self._images([asked[place] for place in mine]), strict=True):
+            if counts:
+                images[place] = image
         jury = jury_of(self.run.watching, str(self.accelerator.device))
         scores = _scores(jury, images, asked) if jury is not None else {}
         inscription = self._inscription(step)

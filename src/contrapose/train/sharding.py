@@ -1,0 +1,80 @@
+"""Networks in shards: each process holds a share of every weight, and gathers one block of layers when it computes.
+
+What is trained, its gradients and moments, averages and frozen copies are all in shards, by torch's `fully_shard`.
+A block is gathered by all processes at once, so that each has to call the networks as often as the others.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from contrapose.backbones.networks import Network
+from contrapose.backbones.policies import Policies
+from contrapose.errors import UserError
+from contrapose.train.settings import Run
+from contrapose.train.sharding_settings import Sharding
+
+log = logging.getLogger(__name__)
+_TESTED = (2, 13)
+"""The first torch that this was tested with; earlier ones add up otherwise, or refuse adapters in float32."""
+
+
+def check_sharding(sharding: Sharding, num_processes: int) -> None:
+    """Raise `UserError` for a torch that shards otherwise; tell a process alone that it holds all there is."""
+    if sharding.shard == "none":
+        return
+    if num_processes == 1:
+        log.info("shard: there is one process, which holds the networks whole")
+        return
+    version = torch.__version__
+    if tuple(int(part) for part in version.split(".")[:2]) < _TESTED:
+        needed = ".".join(map(str, _TESTED))
+        raise UserError(f"shard: needs torch {needed} or later, and this is {version}; run 'pip install -U torch'")
+
+
+def shard(policies: Policies, run: Run, dtype: torch.dtype, accelerator: Accelerator) -> None:
+    """Cut the networks of all policies up over the processes, in place; each moves to the device block by block.
+
+    Gradients are sums over processes, as in a run that is not sharded. `dtype` is what the networks compute in: a
+    network that is trained in float32 is gathered in it, its norms and tables too, and so are its frozen copies.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
+    device = accelerator.device
+    mesh = init_device_mesh(device.type, (accelerator.num_processes,))
+    # inputs are left alone, as times lose their last digits in half precision: autocast knows what to cast
+    precision = MixedPrecisionPolicy(cast_forward_inputs=False)
+    if run.full and dtype != torch.float32:
+        precision = replace(precision, param_dtype=dtype, reduce_dtype=torch.float32)
+    objective = run.objective()
+    moved = [policies.denoiser(policy) for policy in (*objective.trained, *objective.moving)]
+    for network in policies.networks():
+        offload = OffloadPolicy()
+        if run.sharding.shard == "offload" and all(network is not each for each in moved):
+            offload = CPUOffloadPolicy(pin_memory=device.type == "cuda")
+        # inner ones first, as what they hold is then no part of what is around them
+        for module in (*reversed(blocks(network)), network):
+            fully_shard(
+                module,
+                mesh=mesh,
+                reshard_after_forward=True,  # of the whole network too: between two calls, all of it is in shards
+                mp_policy=precision,
+                offload_policy=offload,
+            )
+        for module in filter(lambda part: isinstance(part, FSDPModule), network.modules()):
+            # a sum is plain on every backend: gloo has no other one that is not divided
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+    policies.take_parameters()
+
+
+def blocks(network: Network) -> list[nn.Module]:
+    """What is gathered at once: the parts that diffusers says are not to be split, which may hold one another."""
+    kinds = set(network._no_split_modules or ())
+    return [module for module in network.modules() if type(module).__name__ in kinds]

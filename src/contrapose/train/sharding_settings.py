@@ -1,0 +1,48 @@
+"""Whether networks are cut up over the processes of a run, and with which other settings that goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from contrapose.errors import UserError
+from contrapose.ranges import checked
+
+if TYPE_CHECKING:
+    from contrapose.train.settings import Run
+
+ShardName = Literal["none", "full", "offload"]
+
+
+@dataclass(frozen=True, kw_only=True)
+@checked
+class Sharding:
+    """What each process holds of the networks."""
+
+    shard: ShardName = "none"
+    """What each of several processes holds of the networks: none is all of them; full is a share of weights, gradients,
+    moments and averages, with each block gathered when it computes; offload is full with the shares of frozen copies in
+    the machine's own memory."""
+
+    def check(self, run: Run) -> None:
+        """Raise `UserError` for a setting of the run that is not to be had of networks in shards."""
+        if self.shard == "none":
+            return
+        optimizer = run.optimisation.optimizer
+        quantize = run.loading.quantize
+        if optimizer != "adamw":
+            self._refuse(f"optimizer {optimizer}", "keeps whole tensors alone; take adamw")
+        if quantize != "none":
+            self._refuse(f"quantize {quantize}", "keeps weights that cannot be cut; take one of the two")
+        if run.precision == "fp16":
+            self._refuse("precision fp16", "scales gradients by what all processes have of them; take bf16")
+        if run.adapters.train_text_encoder:
+            self._refuse("train_text_encoder", "reads other prompts in each process; leave it out")
+        for name in ("compile", "channels_last"):
+            if getattr(run.speed, name):
+                self._refuse(name, "changes networks in a way that cannot be cut; leave it out")
+        if self.shard == "offload" and not run.full:
+            raise UserError("shard offload: adapters have no frozen copies of the network; take full")
+
+    def _refuse(self, setting: str, reason: str) -> None:
+        raise UserError(f"shard {self.shard}: {setting} {reason}")
