@@ -27,8 +27,16 @@ FLAG = re.compile(r"(?<![\w-])--([a-z0-9][a-z0-9.-]*[a-z0-9])")
 PROSE = re.compile(r"Differs from|authors' code:|\bself\.\w|TODO")
 # Flags of other programs, which the documents name too.
 FOREIGN = {"help", "version", "scale_lr", "include", "exclude", "local-dir", "no-deps"}
-FOREIGN |= {"nproc-per-node", "nnodes", "rdzv-backend", "rdzv-endpoint", "multi-gpu", "num-processes"}  # of launchers
-FOREIGN |= {"nodes", "ntasks-per-node", "array", "gpus"}  # of SLURM
+FOREIGN |= {
+    "nproc-per-node",
+    "nnodes",
+    "rdzv-id",
+    "rdzv-backend",
+    "rdzv-endpoint",
+    "multi-gpu",
+    "num-processes",
+}  # of launchers
+FOREIGN |= {"nodes", "ntasks", "ntasks-per-node", "gpus-per-node", "array", "gpus"}  # of SLURM
 FOREIGN |= {"sort"}  # of tar
 FOREIGN |= {"published"}  # of benchmarks/estimates.py
 FOREIGN |= {"no"}  # what a switch's name is put behind

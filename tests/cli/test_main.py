@@ -152,6 +152,24 @@ def test_several_processes_of_a_command_that_shares_no_work_are_refused(
     assert all("2 processes" in line for line in lines)
 
 
+@pytest.mark.parametrize(("command", "instead"), [("align", "one torchrun a machine"), ("sweep", "srun --ntasks 1")])
+def test_tasks_that_srun_alone_started_are_told_once(monkeypatch, capsys: Capture, command: str, instead: str) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert main([command, "--out", "out"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "8 tasks" in line and instead in line and "env -u SLURM_PROCID" in line
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    with pytest.raises(SystemExit, match="2"):
+        main([command, "--out", "out"])
+    assert capsys.readouterr().err == ""
+    monkeypatch.delenv("SLURM_PROCID")  # or a launcher that speaks for itself
+    assert main([command, "--out", "out"]) == 2
+    assert "tasks" not in capsys.readouterr().err
+
+
 # Bad prompts
 
 

@@ -13,10 +13,11 @@ from contrapose.cli.failures import explained, fail, tell_of_thread
 from contrapose.cli.torchvision import check_torchvision
 from contrapose.cli.usage import FIRST_WORDS, usage
 from contrapose.errors import UserError
-from contrapose.processes import num_processes
+from contrapose.processes import launched, num_processes
 
 __all__ = ["COMMANDS", "find", "main", "run"]
 _SHARED = ("align", "evaluate", "pairs draw", "pairs import", "pairs score", "sample")  # over several processes
+_LONG = ("align", "sweep", "pairs real", "study run")  # the others are over before they are in the way
 
 
 def run(arguments: list[str]) -> None:
@@ -33,6 +34,7 @@ def run(arguments: list[str]) -> None:
     _check_arguments(arguments)
     command, name, rest = find(arguments)
     _check_processes(name)
+    _check_tasks(name)
     if command.uses_networks:
         check_torchvision(rest)
     importlib.import_module(f"contrapose.cli.{command.module}").main(rest, f"contrapose {name}")
@@ -73,6 +75,22 @@ def _check_processes(name: str) -> None:
             f"{name}: was started as {num_processes()} processes, but shares no work between them; start it once (for "
             f"several are {', '.join(_SHARED)})"
         )
+
+
+def _check_tasks(name: str) -> None:
+    """Raise `UserError` where srun alone started several processes of a long command that no workers share."""
+    task = launched()
+    if task is None or num_processes() > 1 or name not in _LONG:
+        return
+    if task.number > 0:
+        raise SystemExit(2)  # the first task says it for all
+    instead = "start it once (srun --ntasks 1)"
+    if name == "align":
+        instead = "let srun start one torchrun a machine (docs/many-gpus.md has the lines)"
+    raise UserError(
+        f"{name}: srun started it as {task.of} tasks, which do not know of each other; {instead}; for a run of its own "
+        f"in each task, put 'env -u SLURM_PROCID' before it"
+    )
 
 
 if __name__ == "__main__":
