@@ -124,11 +124,19 @@ class Cost:
 
 
 def build_trainer(
-    work: Path, method: str, full: bool, args: Namespace, learning_rate: float = LEARNING_RATE
+    work: Path,
+    method: str,
+    full: bool,
+    args: Namespace,
+    learning_rate: float = LEARNING_RATE,
+    micro_batch: int | None = None,
 ) -> Trainer:
-    """The real thing, put together as `contrapose align` does it."""
+    """The real thing, put together as `contrapose align` does it; a micro-batch holds all pairs where it is None."""
     optimisation = Optimisation(
-        learning_rate=learning_rate, train_steps=1_000_000, batch_size=args.pairs, micro_batch=args.pairs
+        learning_rate=learning_rate,
+        train_steps=1_000_000,
+        batch_size=args.pairs,
+        micro_batch=micro_batch or args.pairs,
     )
     run = Run(
         str(work / "model"),

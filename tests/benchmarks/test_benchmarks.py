@@ -175,3 +175,16 @@ def test_every_stage_of_many_records_runs(benchmark, tmp_path):
         stage(tmp_path)
     costs = {size: dict.fromkeys(benchmark.STAGES, benchmark.Cost(size / 10, 5.0)) for size in (10, 100)}
     assert "| open a store | 1.00 | 5 | 10.00 | 5 | 1.00 |" in benchmark.table(costs)
+
+
+@pytest.mark.parametrize("benchmark", ["processes"], indirect=True)
+def test_processes_send_their_gradients_once_and_early(benchmark, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "ROWS", [("ddspo", False)])
+    (row,) = benchmark.main(["--tiny", "--repeats", "1"])
+    alone, before, now = row.costs.values()
+    assert (alone.calls, now.calls) == (0, 2), "a bucket, and the metrics"
+    assert before.calls > 50
+    assert row.minimum < now.megabytes < 1.02 * row.minimum
+    assert before.early == 0 and now.early >= row.minimum
+    assert all(cost.seconds > 0 for cost in row.costs.values())
+    assert "chats" not in capsys.readouterr().out
