@@ -139,7 +139,7 @@ def test_a_closed_pipe_is_silent(arguments: list[str]) -> None:
     assert (ended.returncode, ended.stderr) == (141, b"")
 
 
-@pytest.mark.parametrize("command", [["pairs", "label"], ["evaluate"], ["sweep"]], ids=" ".join)
+@pytest.mark.parametrize("command", [["pairs", "label"], ["sweep"]], ids=" ".join)
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_several_processes_of_a_command_that_shares_no_work_are_refused(
     monkeypatch, capsys: Capture, command: list[str], rank: str
