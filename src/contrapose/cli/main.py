@@ -10,14 +10,12 @@ import threading
 from contrapose import __version__
 from contrapose.cli.commands import COMMANDS, find
 from contrapose.cli.failures import explained, fail, tell_of_thread
+from contrapose.cli.started import check_processes
 from contrapose.cli.torchvision import check_torchvision
 from contrapose.cli.usage import FIRST_WORDS, usage
 from contrapose.errors import UserError
-from contrapose.processes import launched, num_processes
 
 __all__ = ["COMMANDS", "find", "main", "run"]
-_SHARED = ("align", "evaluate", "pairs draw", "pairs import", "pairs score", "sample")  # over several processes
-_LONG = ("align", "sweep", "pairs real", "study run")  # the others are over before they are in the way
 
 
 def run(arguments: list[str]) -> None:
@@ -33,8 +31,7 @@ def run(arguments: list[str]) -> None:
         return
     _check_arguments(arguments)
     command, name, rest = find(arguments)
-    _check_processes(name)
-    _check_tasks(name)
+    check_processes(name)
     if command.uses_networks:
         check_torchvision(rest)
     importlib.import_module(f"contrapose.cli.{command.module}").main(rest, f"contrapose {name}")
@@ -66,31 +63,6 @@ def _check_arguments(arguments: list[str]) -> None:
             argument.encode("utf-8")
         except UnicodeEncodeError:
             raise UserError(f"{argument!a}: is not UTF-8; name it otherwise") from None
-
-
-def _check_processes(name: str) -> None:
-    """Raise `UserError` where several processes were started of a command that would do all of its work in each."""
-    if num_processes() > 1 and name not in _SHARED:
-        raise UserError(
-            f"{name}: was started as {num_processes()} processes, but shares no work between them; start it once (for "
-            f"several are {', '.join(_SHARED)})"
-        )
-
-
-def _check_tasks(name: str) -> None:
-    """Raise `UserError` where srun alone started several processes of a long command that no workers share."""
-    task = launched()
-    if task is None or num_processes() > 1 or name not in _LONG:
-        return
-    if task.number > 0:
-        raise SystemExit(2)  # the first task says it for all
-    instead = "start it once (srun --ntasks 1)"
-    if name == "align":
-        instead = "let srun start one torchrun a machine (docs/many-gpus.md has the lines)"
-    raise UserError(
-        f"{name}: srun started it as {task.of} tasks, which do not know of each other; {instead}; for a run of its own "
-        f"in each task, put 'env -u SLURM_PROCID' before it"
-    )
 
 
 if __name__ == "__main__":
