@@ -1,6 +1,6 @@
 """Every method that the Gaussians toy can train, on it: each at a learning rate of its own, chosen on other seeds.
 
-    python benchmarks/toy_methods.py out/ [--rates 1e-5 1e-4] [--dev-seeds 1000] [--seeds 0 1 2 3 4]
+    python benchmarks/toy_methods.py out/ [--rates 3e-6 1e-5 3e-5 1e-4] [--dev-seeds 1000] [--seeds 0 1 2 3 4]
 
 All have the same pairs, two a class, and the same number of tries: of the rates, each takes the one at which its energy
 distance to clean data is lowest on the dev seeds, and is told by the test seeds. Everything else is the toy's default,
@@ -47,7 +47,7 @@ def is_playable(name: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-5, 1e-4])
+    parser.add_argument("--rates", type=float, nargs="+", default=[3e-6, 1e-5, 3e-5, 1e-4])
     parser.add_argument("--dev-seeds", type=int, nargs="+", default=[1000])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     options = parser.parse_args()
