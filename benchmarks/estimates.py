@@ -12,23 +12,21 @@ on one core for the largest.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from torch import nn
-
 from contrapose import runfile
 from contrapose.backbones.settings import Loading, Quantisation
 from contrapose.estimate.advice import Images
-from contrapose.estimate.estimate import RunCost, Skeleton, estimate_run, skeleton_of
-from contrapose.estimate.fitting import GIB, USABLE, first_fitting, fit_card, ways
+from contrapose.estimate.estimate import RunCost, estimate_run
+from contrapose.estimate.fitting import GIB, USABLE, first_fitting, fit_card
 from contrapose.estimate.hours import stage_times
 from contrapose.estimate.settings import Setup, Speed
-from contrapose.estimate.standing import CONTEXT
 from contrapose.methods import DDSPO
 from contrapose.train.settings import CONVERTER, Optimisation, Run
+from contrapose.train.sharding_settings import Sharding
 
 WAYS = {"LoRA": False, "full": True}
 CARDS = (12, 16, 24, 48, 80)
@@ -169,48 +167,15 @@ def _fewest(setup: Setup, card: int) -> str:
 
 
 def _sharded(setup: Setup, card: int) -> str:
-    """The fewest GPUs that hold the run between them, each unit's weights being gathered when it computes."""
+    """The fewest GPUs that hold the run between them."""
+    in_shards = replace(setup, run=replace(setup.run, sharding=Sharding(shard="full")))
     for num_cards in NUM_CARDS:
-        for changes, way in ways(setup):
-            if sharded_bytes(way, num_cards) <= card * GIB * USABLE:
-                words = ("sharded", *(SHORT[change] for change in changes))
-                return _cell(num_cards, words, _hours(way, card) / num_cards)
+        fitting = first_fitting(replace(in_shards, num_processes=num_cards), card)
+        if fitting is not None:
+            changes, way = fitting
+            words = ("sharded", *(SHORT[change] for change in changes))
+            return _cell(num_cards, words, _hours(way, card) / num_cards)
     return "no"
-
-
-def sharded_bytes(setup: Setup, num_cards: int) -> int:
-    """Bytes on each card: its share of all that stands, one pair's activations, and what is gathered meanwhile.
-
-    Weights that autocast would cast for the whole step are cast unit by unit.
-    """
-    bones = skeleton_of(setup)
-    standing = bones.standing(setup).total - CONTEXT
-    cost = bones.trainee(setup.run.gradient_checkpointing)
-    memory = bones.memory(setup)
-    reference = setup.rows[0] * bones.reference.peak
-    passing = max(memory.activations + memory.working - cost.peak_fixed, reference)
-    return max(standing // num_cards + passing + _gathered_bytes(bones), bones.encoders) + CONTEXT
-
-
-def _gathered_bytes(bones: Skeleton) -> int:
-    """What is whole at once: all that is in no unit, the unit that computes and the next one.
-
-    Where all weights are trained, so are gradients of the first two, those of the unit in float32 besides, in which
-    they are summed over the cards. The units are the blocks that diffusers says are not to be split.
-    """
-    network = bones.backbone.denoiser.network
-    units = set(network._no_split_modules or ())
-    outside = own_parameters(network, units)
-    unit = max(own_parameters(part, units) for part in network.modules() if type(part).__name__ in units)
-    gathered = (outside + 2 * unit) * bones.dtype.itemsize
-    return gathered + ((outside + unit) * bones.dtype.itemsize + 4 * unit if bones.setup.run.full else 0)
-
-
-def own_parameters(module: nn.Module, units: Collection[str]) -> int:
-    """Parameters of a module that are in no unit below it."""
-    parts = (part for part in module.children() if type(part).__name__ not in units)
-    own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-    return own + sum(own_parameters(part, units) for part in parts)
 
 
 def _hours(setup: Setup, card: int) -> float:

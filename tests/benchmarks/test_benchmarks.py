@@ -8,7 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
-from estimating import count, setup_of
+from estimating import setup_of
 
 from contrapose.methods import METHODS
 
@@ -150,22 +150,11 @@ def test_the_estimates_are_those_of_the_document(benchmark, capsys):
 
 
 @pytest.mark.parametrize("benchmark", ["estimates"], indirect=True)
-def test_shards_share_what_stands_and_nothing_else(benchmark, tiny_model):
+def test_what_fits_no_card_is_held_by_several(benchmark, monkeypatch, tiny_model):
     setup = setup_of(str(tiny_model), precision="bf16", micro_batch=1, full=True)
-    bones = benchmark.skeleton_of(setup)
-    standing = bones.standing(setup).total - benchmark.CONTEXT
-    two, eight = (benchmark.sharded_bytes(setup, num_cards) for num_cards in (2, 8))
-    assert two - eight == standing // 2 - standing // 8
-    assert benchmark.CONTEXT < eight < bones.memory(setup).total
-
-
-@pytest.mark.parametrize("benchmark", ["estimates"], indirect=True)
-def test_every_weight_is_in_one_unit_or_in_none(benchmark, tiny_model):
-    network = benchmark.skeleton_of(setup_of(str(tiny_model))).backbone.denoiser.network
-    kinds = set(network._no_split_modules)
-    units = [part for part in network.modules() if type(part).__name__ in kinds]
-    in_units = sum(benchmark.own_parameters(unit, kinds) for unit in units)
-    assert 0 < in_units == count(network) - benchmark.own_parameters(network, kinds)
+    monkeypatch.setattr(benchmark, "PEAKS", {1: 1.0})
+    monkeypatch.setattr(benchmark, "first_fitting", lambda setup, card: ((), setup) if setup.num_shards >= 4 else None)
+    assert benchmark._fewest(setup, 1).startswith("4 (sharded): ")
 
 
 @pytest.mark.parametrize("benchmark", ["scale"], indirect=True)

@@ -34,7 +34,8 @@ def calls(page: Path) -> Iterator[str]:
     """The arguments of each whole call in a page's blocks, or in the comments of a file of settings."""
     text = page.read_text(encoding="utf-8")
     if page.suffix == ".yaml":
-        text = "".join(f"{line[1:]}\n" for line in text.splitlines() if line.startswith("#"))
+        # calls stand a little to the right of what is said
+        text = "".join(f"{line[1:]}\n" for line in text.splitlines() if line.startswith("#  "))
     else:
         text = "".join(block[0] for block in BLOCK.finditer(text)).replace("\\\n", " ")
     text = re.sub(r"\n {4,}(?=--)", " ", text)  # a line that goes on below
