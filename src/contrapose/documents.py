@@ -105,8 +105,13 @@ def load_yaml(path: Path, fix: str = "") -> Any:
     """
     if path.is_file() and path.stat().st_size > MOST_BYTES:
         raise UserError(f"{path}: not readable as YAML: it is larger than 1 MB{_ending(fix)}")
+    return parse_yaml(_text(path), path, fix)
+
+
+def parse_yaml(text: str, path: object, fix: str = "") -> Any:
+    """What a text of YAML says, of a file that lies at `path`; raises `UserError` as `load_yaml` does."""
     try:
-        return deepcopy(_parsed(_text(path)))  # the caller's own to change
+        return deepcopy(_parsed(text))  # the caller's own to change
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         reason = f"{line}{error.problem or error.context}"

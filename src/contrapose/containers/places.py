@@ -56,6 +56,11 @@ class Remote:
         with _as_os_errors(self), self.open() as file:
             return file.read()
 
+    def read_range(self, start: int, end: int) -> bytes:
+        """The bytes from `start` on and before `end`, fewer where the file ends."""
+        with _as_os_errors(self):
+            return bytes(_file_system(self.protocol).cat_file(str(self.path), start=start, end=end))
+
     def exists(self) -> bool:
         with _as_os_errors(self):
             return bool(_file_system(self.protocol).exists(str(self.path)))
@@ -80,7 +85,7 @@ class Remote:
     def glob(self, pattern: str) -> Iterator[Remote]:
         with _as_os_errors(self):
             names = _file_system(self.protocol).glob(f"{self.path}/{pattern}")
-        return (Remote(self.protocol, PurePosixPath(name)) for name in names)
+        return (Remote(self.protocol, PurePosixPath(name.lstrip("/"))) for name in names)
 
 
 Place = Path | Remote

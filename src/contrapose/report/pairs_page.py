@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from contrapose.containers.places import Remote
 from contrapose.files import check_file, one_writer, write_text
 from contrapose.judges.judge import Judge
 from contrapose.report.html import fill
@@ -38,10 +39,11 @@ def write_pairs_page(
 def render_pairs(store: GroupStore, shown: Sequence[ShownGroup], seed: int) -> str:
     """The page as text, of groups that `show_groups` chose with this seed."""
     findings = look_at_records(store)
-    facts = [Fact("Folder", str(store.folder)), Fact("Fingerprint", str(store.manifest.get("fingerprint", "–")))]
+    folder = store.folder
+    facts = [Fact("Folder", str(folder)), Fact("Fingerprint", str(store.manifest.get("fingerprint", "–")))]
     return fill(
         "pairs.html.j2",
-        title=store.folder.resolve().name,
+        title=folder.name if isinstance(folder, Remote) else folder.resolve().name,
         made=_made(store),
         counts=findings.facts,
         problems=findings.problem_lines(),
@@ -52,7 +54,7 @@ def render_pairs(store: GroupStore, shown: Sequence[ShownGroup], seed: int) -> s
         seed=seed,
         gaps=gap_lines(shown),
         facts=facts,
-        manifest=(store.folder / MANIFEST).read_text(encoding="utf-8"),
+        manifest=(folder / MANIFEST).read_bytes().decode("utf-8"),
         largest=LARGEST,
     )
 

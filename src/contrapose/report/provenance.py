@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import try_to_load_from_cache
 
+from contrapose.containers.places import size_of
 from contrapose.documents import load_yaml
 from contrapose.draw.settings import Draw
 from contrapose.errors import UserError
@@ -85,7 +86,7 @@ def read_pairs(folder: Path, seed: int) -> Pairs:
     """Counts, settings and a random few of a folder of pairs. Raises `UserError` when it is none."""
     store = GroupStore(folder)
     prompts = store.records.num_distinct("prompt")
-    size_on_disk = size(sum(path.stat().st_size for path in store.shards))
+    size_on_disk = size(sum(map(size_of, store.shards)))
     about = f"{count(len(store))} pairs of {count(prompts)} prompts, {size_on_disk}, in {folder}."
     facts = []
     for key, value in flat(store.settings).items():

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from contrapose.containers.places import Place, Remote, place_of
+from contrapose.containers.readers import readable
 from contrapose.contents import digest_of_parts, file_digest
 from contrapose.errors import UserError
 from contrapose.store.index import read_index
@@ -35,9 +37,11 @@ class GroupStore:
     """
 
     def __init__(self, folder: Path, complete: bool = True):
-        self.folder = Path(folder)
-        self.manifest = read_manifest(self.folder)
-        self.shards = shard_paths(self.folder)
+        self.folder = place_of(Path(folder))
+        with readable(self.folder):
+            self.manifest = read_manifest(self.folder)
+        with readable(self.folder):
+            self.shards = shard_paths(self.folder)
         if not self.shards:
             raise UserError(f"{self.folder}: holds no shards yet; run the command that began it again")
         index = read_index(self.folder, self.shards, self.manifest["num_groups"])
@@ -90,7 +94,7 @@ class GroupStore:
     @property
     def digest(self) -> str:
         """A digest of all groups, wherever the folder lies and under any name."""
-        return digest_of_parts(f"{shard.name} {file_digest(shard)}" for shard in self.shards)
+        return digest_of_parts(f"{shard.name} {_digest(shard)}" for shard in self.shards)
 
     @property
     def fingerprint(self) -> str:
@@ -145,7 +149,8 @@ class GroupStore:
     def latent(self, sample: Sample, index: int) -> Tensor:
         """The latent of one sample of one record; raises `UserError` when it holds values that are not finite."""
         record = self.records[index]
-        latent = self._stored(record.place(sample), index)
+        with readable(self.folder):
+            latent = self._stored(record.place(sample), index)
         if not latent.isfinite().all():
             path = self.shards[self._where(index)[0]]
             name = sample_name(record, record.place(sample))
@@ -199,6 +204,10 @@ class GroupStore:
         else:
             latent = file.get_slice(LATENTS)[row, place]
         return latent
+
+
+def _digest(shard: Place) -> str:
+    return shard.version() if isinstance(shard, Remote) else file_digest(shard)
 
 
 def sample_name(record: GroupRecord, place: int) -> str:

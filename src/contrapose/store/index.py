@@ -4,7 +4,8 @@
 
 The shards alone say what a folder holds. An index is believed where it was made of shards of these names, lengths and
 headers, byte by byte, which are all that decides what is read of them; otherwise it is made again. Small folders have
-none, and where the folder cannot be written, or its disk is full, it is in the user's cache or in memory.
+none, and where the folder cannot be written, or its disk is full, it is in the user's cache or in memory. Of a folder
+on another machine it is in the cache, and made of the versions of its shards.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from typing import IO, NamedTuple
 
 import pyarrow as pa
 
+from contrapose.containers.images import several
+from contrapose.containers.places import Place, Remote
 from contrapose.errors import UserError
 from contrapose.files import is_full, replacing, users_cache
 from contrapose.store.record_table import RecordTable, RecordWriter, read_table
 from contrapose.store.records import RecordsDigest
-from contrapose.store.shard_files import header_of, read_shard
+from contrapose.store.shard_files import Shard, header_of, read_shard
 
 INDEX = "records.arrow"
 LARGE = 10_000  # groups from which on a folder has an index: fewer are read in a tenth of a second
@@ -49,16 +52,20 @@ class Index(NamedTuple):
     """Of the records, as `pairs.yaml` knows them."""
 
 
-def read_index(folder: Path, shards: Sequence[Path], num_planned: int) -> Index:
+def read_index(folder: Place, shards: Sequence[Place], num_planned: int) -> Index:
     """What the shards of a folder say, by its index where there is one to be believed; else it is made, if it is large.
 
     Raises `UserError` naming a shard that is broken, as `read_shard` does.
     """
-    if max(num_planned, len(shards)) < LARGE:
+    is_far = isinstance(folder, Remote)
+    if not is_far and max(num_planned, len(shards)) < LARGE:
         return _in_memory(shards)
     made_of = _stamp(shards)
-    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    places = [folder / INDEX, users_cache() / "stores" / f"{name}.arrow"]  # the best first
+    whole_name = str(folder) if isinstance(folder, Remote) else str(folder.resolve())
+    name = hashlib.sha256(os.fsencode(whole_name)).hexdigest()[:16]
+    places = [users_cache() / "stores" / f"{name}.arrow"]
+    if isinstance(folder, Path):
+        places.insert(0, folder / INDEX)  # the best place
     for place in places:
         index = _believed(place, made_of)
         if index is not None:
@@ -72,17 +79,21 @@ def read_index(folder: Path, shards: Sequence[Path], num_planned: int) -> Index:
     return _in_memory(shards)
 
 
-def _stamp(shards: Sequence[Path]) -> str:
+def _stamp(shards: Sequence[Place]) -> str:
     """A digest of all that decides what the shards' headers say."""
     stamp = hashlib.sha256()
     for path in shards:
-        _add_stamp(stamp, path)
+        stamp.update(_named_header(path))
     return stamp.hexdigest()
 
 
-def _add_stamp(stamp: hashlib._Hash, path: Path) -> None:
-    stamp.update(f"{path.name} ".encode())
-    stamp.update(header_of(path))
+def _named_header(path: Place) -> bytes:
+    return f"{path.name} ".encode() + header_of(path)
+
+
+def _header_and_shard(path: Place) -> tuple[bytes, Shard]:
+    # the header first: a shard that is exchanged in between is not that of the stamp
+    return _named_header(path), read_shard(path)
 
 
 def _believed(path: Path, made_of: str) -> Index | None:
@@ -114,7 +125,7 @@ def _is_whole(file: IO[bytes]) -> bool:
     return file.read() == digest.digest()
 
 
-def _write(path: Path, shards: Sequence[Path]) -> bool:
+def _write(path: Path, shards: Sequence[Place]) -> bool:
     """Write the index to a path; False where nothing can be written."""
     try:
         with replacing(path) as aside, aside.open("wb") as file:
@@ -144,22 +155,22 @@ class _Hashed:
         return self._file.write(data)
 
 
-def _in_memory(shards: Sequence[Path]) -> Index:
+def _in_memory(shards: Sequence[Place]) -> Index:
     sink = pa.BufferOutputStream()
     digest, kinds = _build(sink, shards)
     return Index(read_table(sink.getvalue())[0], kinds, digest)
 
 
-def _build(sink: IO[bytes] | pa.NativeFile, shards: Sequence[Path]) -> tuple[str, list[ShardKind]]:
+def _build(sink: IO[bytes] | pa.NativeFile, shards: Sequence[Place]) -> tuple[str, list[ShardKind]]:
     """Write what the shards say, and return the records' digest and what each shard is like."""
     writer = RecordWriter(sink)
     stamp = hashlib.sha256()
     digest = RecordsDigest()
     kinds: list[ShardKind] = []
-    for path in shards:
-        # before the shard is read: one that is exchanged in between is not that of the stamp
-        _add_stamp(stamp, path)
-        shard = read_shard(path)
+    is_far = any(isinstance(path, Remote) for path in shards)
+    # what is elsewhere is asked for several at a time
+    for header, shard in several(_header_and_shard, shards) if is_far else map(_header_and_shard, shards):
+        stamp.update(header)
         kinds.append(ShardKind(len(shard.records), shard.shape, shard.of_old_format, shard.has_masks))
         for record in shard.records:
             writer.add(record)

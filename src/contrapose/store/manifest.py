@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from contrapose.documents import load_yaml
+from contrapose.containers.places import Place
+from contrapose.documents import load_yaml, parse_yaml
 from contrapose.errors import UserError
 
 MANIFEST = "pairs.yaml"
@@ -32,7 +33,7 @@ _KINDS: dict[str, type] = {
 _SETTINGS: dict[str, type] = {"model": str, "degrade": dict}
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Place) -> dict[str, Any]:
     """The entries of a folder's `pairs.yaml`, with `num_groups` for both formats.
 
     Raises `UserError` naming the file, and the entry, when it is missing, broken or says what no command writes.
@@ -43,7 +44,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder}: no {MANIFEST}, so this is not a folder of pairs; "
             "make one with 'contrapose pairs draw', 'pairs import' or 'pairs real'"
         )
-    manifest = load_yaml(path, _AGAIN)
+    if isinstance(path, Path):
+        manifest = load_yaml(path, _AGAIN)
+    else:
+        manifest = parse_yaml(path.read_bytes().decode("utf-8", "replace"), path, _AGAIN)
     if not isinstance(manifest, dict):
         raise UserError(f"{path}: broken, a mapping was expected; {_AGAIN}")
     _check_kinds(path, manifest, _KINDS)
@@ -59,7 +63,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return {**manifest, "num_groups": manifest[count]}
 
 
-def _check_kinds(path: Path, values: Mapping[str, Any], kinds: Mapping[str, type], prefix: str = "") -> None:
+def _check_kinds(path: Place, values: Mapping[str, Any], kinds: Mapping[str, type], prefix: str = "") -> None:
     for key, kind in kinds.items():
         if key in values and type(values[key]) is not kind:
             value = repr(values[key])[:100]

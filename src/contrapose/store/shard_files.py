@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +21,10 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from contrapose.containers.places import Place, Remote
 from contrapose.errors import UserError
 from contrapose.store.records import GroupRecord, parse_old_record, parse_record
+from contrapose.store.remote_shard import RemoteShard
 from contrapose.tensors import save_tensors
 
 LATENTS = "latents"
@@ -38,18 +40,22 @@ def shard_path(folder: Path, index: int) -> Path:
     return folder / f"shard-{index:05d}.safetensors"
 
 
-def shard_paths(folder: Path) -> list[Path]:
+def shard_paths(folder: Place) -> list[Place]:
     """The shards that a folder holds, in the order of their numbers."""
     # By length first: by name alone shard-100000 would stand before shard-99999.
-    return sorted(folder.glob("shard-*.safetensors"), key=lambda path: (len(path.name), path.name))
+    shards: Iterable[Place] = folder.glob("shard-*.safetensors")
+    return sorted(shards, key=lambda path: (len(path.name), path.name))
 
 
-def header_of(path: Path) -> bytes:
-    """The bytes of a file that decide what `read_shard` says of it: how long the file is, and its header.
+def header_of(path: Place) -> bytes:
+    """Bytes that change whenever what `read_shard` says of a file does: how long it is, and its header.
 
-    Raises `UserError` where it cannot be read; a header that is broken is for `read_shard` to tell of.
+    Of a file on another machine it is its version, as far as its keeper tells. Raises `UserError` where it cannot be
+    read; a header that is broken is for `read_shard` to tell of.
     """
     try:
+        if isinstance(path, Remote):
+            return path.version().encode()
         with path.open("rb") as file:
             beginning = file.read(_COUNT)
             length = int.from_bytes(beginning, "little")
@@ -75,14 +81,14 @@ def write_shard(
 class Shard(NamedTuple):
     """One file of groups: its records in their order, and the shape of each of their samples' latents."""
 
-    path: Path
+    path: Place
     records: list[GroupRecord]
     shape: tuple[int, ...]
     of_old_format: bool = False
     has_masks: bool = False
 
 
-def read_shard(path: Path) -> Shard:
+def read_shard(path: Place) -> Shard:
     """What a shard's header tells; no latent is read.
 
     Raises `UserError` naming the file, and the record, when it is truncated or no shard of groups.
@@ -96,7 +102,7 @@ def read_shard(path: Path) -> Shard:
     raise UserError(f"{path}: holds the tensors {', '.join(names) or 'none'}, not {LATENTS}; {_AGAIN}")
 
 
-def _read_groups(path: Path, file: Any, has_masks: bool) -> Shard:
+def _read_groups(path: Place, file: Any, has_masks: bool) -> Shard:
     records = _records(path, file, parse_record)
     axes = _shape(path, file, LATENTS, records)
     if len(axes) < 2:
@@ -115,7 +121,7 @@ def _read_groups(path: Path, file: Any, has_masks: bool) -> Shard:
     return Shard(path, records, shape, has_masks=has_masks)
 
 
-def _read_old_pairs(path: Path, file: Any) -> Shard:
+def _read_old_pairs(path: Place, file: Any) -> Shard:
     records = _records(path, file, parse_old_record)
     winners, losers = (_shape(path, file, side, records) for side in OLD_SIDES)
     if winners != losers:
@@ -124,7 +130,7 @@ def _read_old_pairs(path: Path, file: Any) -> Shard:
 
 
 def _shape(
-    path: Path, file: Any, name: str, records: Sequence[GroupRecord], dtypes: Sequence[str] = _DTYPES
+    path: Place, file: Any, name: str, records: Sequence[GroupRecord], dtypes: Sequence[str] = _DTYPES
 ) -> list[int]:
     """The shape of a tensor with a row a record; raises `UserError` for other kinds and other numbers of rows."""
     tensor = file.get_slice(name)
@@ -136,21 +142,21 @@ def _shape(
     return list(shape)
 
 
-def _checked_shape(path: Path, shape: Sequence[int]) -> tuple[int, ...]:
+def _checked_shape(path: Place, shape: Sequence[int]) -> tuple[int, ...]:
     if not shape or 0 in shape:
         raise UserError(f"{path}: holds latents of shape {list(shape)}, which are empty; {_AGAIN}")
     return tuple(shape)
 
 
-def open_shard(path: Path) -> Any:
+def open_shard(path: Place) -> Any:
     """A shard whose tensors can be read; `UserError` for one that is truncated or broken."""
     try:
-        return safe_open(path, "pt")
-    except (SafetensorError, OSError) as error:
+        return RemoteShard(path) if isinstance(path, Remote) else safe_open(path, "pt")
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: truncated or broken ({error}); {_AGAIN}") from None
 
 
-def _records(path: Path, file: Any, parse: Callable[[Any], GroupRecord]) -> list[GroupRecord]:
+def _records(path: Place, file: Any, parse: Callable[[Any], GroupRecord]) -> list[GroupRecord]:
     try:
         entries = json.loads((file.metadata() or {})["records"])
     except (KeyError, ValueError, RecursionError):
