@@ -85,7 +85,9 @@ def test_sharded_is_one_process(
     for name, (method, *options) in RUNS.items():
         sharded = [] if "--shard" in options else ["--shard", "full"]
         lines.append(["align", method, *where, *options, *sharded, "--out", tmp_path / name / "two"])
-    _check_ended(launcher.start(2, lines, **ACQUAINTED))
+    in_bf16 = ["align", "diffusion-dpo", *where, "--full", "--shard", "full", "--precision", "bf16"]
+    _check_ended(launcher.start(2, [*lines, [*in_bf16, "--out", tmp_path / "bf16"]], **ACQUAINTED))
+    assert _told(tmp_path / "bf16")[1]["drift"] == 0, "trainee and reference round their weights alike"
     for name, line in zip(RUNS, lines, strict=True):
         told = _alone([*line[:-1], tmp_path / name / "one"], capsys)
         assert "there is one process, which holds the networks whole" in told
