@@ -37,6 +37,7 @@ from contrapose.store.buckets import Size as Pixels
 from contrapose.store.check import Findings, check_pairs
 from contrapose.store.fitting import Fitting
 from contrapose.store.groups import GroupStore
+from contrapose.workers import ALONE
 
 SIZES = [(40, 40), (60, 40), (40, 60), (64, 64), (44, 40), (33, 48), (80, 60), (36, 36), (50, 50), (39, 57)]
 
@@ -157,7 +158,7 @@ def test_losers_are_made_when_a_filter_needs_them(settings, backbone, clip, tmp_
     early, late, gap = Colourfulness(), TopK(3, clip), ScorerGap(clip)
 
     def stages(*filters):
-        run = real_module._Run(changed(settings, filters=filters), backbone, tmp_path)
+        run = real_module._Run(changed(settings, filters=filters), backbone, tmp_path, ALONE)
         return [stage.name for stage in run.stages]
 
     assert stages(early, gap, late) == ["photos", "colourfulness", "losers", "scorer-gap", "top-k"]

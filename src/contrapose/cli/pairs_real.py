@@ -9,6 +9,7 @@ from pathlib import Path
 from contrapose import runfile
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import REQUIRED, Choice, ModelChoice, Unions, parse
+from contrapose.cli.sharing import Sharing
 from contrapose.photographs.captions import Captioner
 from contrapose.photographs.filters import FILTERS
 from contrapose.photographs.settings import CONVERTER, Real
@@ -34,6 +35,7 @@ class Command:
     out: Path
     """Folder that receives the pairs; an unfinished one is carried on."""
     on: OnDevice = field(default_factory=OnDevice)
+    sharing: Sharing = field(default_factory=Sharing)
 
 
 def main(arguments: list[str], prog: str) -> None:
@@ -50,7 +52,7 @@ def make(command: Command) -> None:
     from contrapose.backbones.loading import DTYPES
     from contrapose.backbones.precision import usual_precision
     from contrapose.cli.memory import image_memory
-    from contrapose.cli.notes import quiet_libraries
+    from contrapose.cli.notes import quiet_libraries, tell
     from contrapose.cli.progress import Bar
     from contrapose.containers.left_out import SKIPPED, count_left_out, told_counts
     from contrapose.estimate.advice import Images
@@ -67,10 +69,11 @@ def make(command: Command) -> None:
     with image_memory(at_once, device):
         backbone = load_backbone(settings.model, DTYPES[precision], device, loading=settings.loading)
         # One bar a stage: the states come in the order of the stages, and tell theirs.
-        for stage, states in groupby(make_pairs(settings, backbone, out), lambda state: state.stage):
-            with Bar(stage) as bar:
-                for state in states:
-                    bar(state.done, state.total)
+        with command.sharing.working() as worker:
+            for stage, states in groupby(make_pairs(settings, backbone, out, worker), lambda state: state.stage):
+                with Bar(stage) as bar:
+                    for state in states:
+                        bar(state.done, state.total)
     counts = told_counts(count_left_out(out))
     left_out = f"; left out {counts}: the reasons are in {out / SKIPPED}" if counts else ""
-    print(f"{out}: {read_manifest(out)['num_groups']} pairs{left_out}")
+    tell(f"{out}: {read_manifest(out)['num_groups']} pairs{left_out}")

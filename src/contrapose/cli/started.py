@@ -5,8 +5,9 @@ from __future__ import annotations
 from contrapose.errors import UserError
 from contrapose.processes import launched, num_processes
 
-_SHARED = ("align", "evaluate", "pairs draw", "pairs import", "pairs score", "sample")  # over several processes
-_LONG = ("align", "sweep", "pairs real", "study run")  # the others are over before they are in the way
+# over several processes
+_SHARED = ("align", "evaluate", "pairs draw", "pairs import", "pairs real", "pairs score", "sample")
+_LONG = ("align", "sweep", "study run")  # the others are over before they are in the way
 
 
 def check_processes(name: str) -> None:

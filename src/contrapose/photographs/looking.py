@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -37,11 +37,20 @@ class LookAtPhotos:
 
     name: ClassVar[str] = "photos"
     costly: ClassVar[bool] = False
+    at_once: ClassVar[None] = None
+    by_bucket: ClassVar[bool] = False
 
     def check(self) -> None:
         """There are no weights to miss."""
 
-    def work(self, photographs: Reaching) -> Iterator[int]:
+    def work(self, portions: Iterable[Reaching]) -> Iterator[int]:
+        """Nothing: whether a photograph is a near duplicate depends on those before it."""
+        yield from ()
+
+    def is_done(self, portion: Reaching) -> bool:
+        return True
+
+    def conclude(self, photographs: Reaching) -> Iterator[int]:
         done = photographs.num_through
         seen = None if self.near_duplicates is None else NearDuplicates(self.near_duplicates)
         if seen is not None:
@@ -51,8 +60,7 @@ class LookAtPhotos:
         rows = self._rows(islice(self.listing(), done, None), done, photographs, seen)
         # A batch is written as it is made: whether a photograph is a near duplicate depends on the one before it.
         while first := next(rows, None):
-            done += photographs.add(chain([first], islice(rows, _AT_ONCE - 1)))
-            yield done
+            yield photographs.add(chain([first], islice(rows, _AT_ONCE - 1)))
 
     def _rows(
         self, listing: Listing, done: int, photographs: Reaching, seen: NearDuplicates | None

@@ -7,8 +7,8 @@
     OUT/pairs.yaml, shard-*.safetensors    the pairs, with each stage's counts
 
 What becomes of a photograph depends on its pixels, its name, its caption and the seed alone. A killed run carries on
-in the stage that it was in. Memory holds a batch, whatever the number of photographs, beside the fingerprints that near
-duplicates are told by.
+in the stage that it was in, and several processes share a folder. Memory holds a batch, whatever the number of
+photographs, beside the fingerprints that near duplicates are told by.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from contrapose.containers.left_out import SKIPPED, LeftOut, told_counts, write_
 from contrapose.containers.places import place_of
 from contrapose.contents import digest_of
 from contrapose.errors import UserError
-from contrapose.files import one_writer
 from contrapose.photographs.filters import BOTH, needs_loser
 from contrapose.photographs.gallery import Gallery
 from contrapose.photographs.looking import LookAtPhotos
@@ -39,14 +38,16 @@ from contrapose.photographs.photos import Photo, count_and_digest, list_photos
 from contrapose.photographs.settings import CONVERTER, Real
 from contrapose.photographs.spoil.studio import Studio
 from contrapose.photographs.stages import MakeLosers, PhotoStage, Sift, WriteCaptions, batches_of
-from contrapose.photographs.table import AGAIN, TABLE, PhotoTable
+from contrapose.photographs.table import AGAIN, TABLE, PhotoTable, Portion, Reaching
 from contrapose.pixels import Size
 from contrapose.store.manifest import MANIFEST
 from contrapose.store.masks import levels_in_latents
 from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin, fill
+from contrapose.workers import ALONE, Worker
 
 SETTINGS = "real.yaml"
+_BATCHES = 8  # of a stage that a worker claims together
 _EARLIER = "candidates"  # the folder of tables that versions before this one wrote
 
 
@@ -58,19 +59,27 @@ class StageProgress(NamedTuple):
     total: int
 
 
-def make_pairs(settings: Real, backbone: Backbone, out: Path) -> Iterator[StageProgress]:
+def make_pairs(settings: Real, backbone: Backbone, out: Path, worker: Worker = ALONE) -> Iterator[StageProgress]:
     """Make the pairs, stage by stage, yielding how far they are; run it again to carry on.
 
-    Raises `UserError` for a source without photographs, weights that are not at hand, settings or photographs that
-    differ from those that `out` was made with, and when every photograph was left out.
+    Several workers make a folder together: one of them looks at the photographs, and networks see a portion in each.
+    Raises `UserError` for a part of several, since workers wait for one another after each stage, for a source without
+    photographs, weights that are not at hand, settings or photographs that differ from those that `out` was made with,
+    and when every photograph was left out.
     """
+    if worker.num_parts > 1:
+        raise UserError(
+            "--part: photographs take each stage together, so that no part can be made without the others; start all "
+            "workers of 'pairs real' with --part 1/1"
+        )
     settings = replace(backbone.sampler.with_usual(settings), fitting=settings.fitting.resolved(backbone.images))
-    with one_writer(out):
-        run = _Run(settings, backbone, out)
+    with worker.writing(out):
+        run = _Run(settings, backbone, out, worker)
         try:
             # whatever is refused is refused before the folder is claimed
             run.check()
-            runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"], inputs=run.inputs)
+            with worker.in_turn(out / SETTINGS):
+                runfile.claim(out / SETTINGS, settings, CONVERTER, free=["batch_size"], inputs=run.inputs)
             for number in range(len(run.stages)):
                 yield from run.carry_out(number)
             yield from run.store()
@@ -81,10 +90,11 @@ def make_pairs(settings: Real, backbone: Backbone, out: Path) -> Iterator[StageP
 class _Run:
     """One run's settings, networks, stages and table."""
 
-    def __init__(self, settings: Real, backbone: Backbone, out: Path):
+    def __init__(self, settings: Real, backbone: Backbone, out: Path, worker: Worker):
         self.settings = settings
         self.backbone = backbone
         self.out = out
+        self.worker = worker
         source = place_of(settings.photos)
         self.gallery = Gallery(out / "images", source if source.is_dir() else source.parent)
         self.studio = Studio(backbone, Embeddings(backbone.text), settings.steps, settings.guidance_scale)
@@ -127,8 +137,9 @@ class _Run:
         self.inputs = digests | {f"real.{name}": digest for name, digest in digests.items()}
         unfinished = 0
         # of a run that is carried on, weights of stages that are through are not asked for again
-        if self.table.begun and self.table.num_through(0) == self.num_photos:
-            unfinished = self.table.first_unfinished()
+        with self.worker.in_turn(self.table.path):
+            if self.table.begun and self.table.num_through(0) == self.num_photos:
+                unfinished = self.table.first_unfinished()
         for stage in self.stages[unfinished:]:
             stage.check()
 
@@ -160,9 +171,8 @@ class _Run:
         """Take all photographs through one stage; `UserError` when nothing is left after it."""
         stage = self.stages[number]
         total = self._num_reaching(number)
-        if self.table.num_through(number) < total:
-            for done in stage.work(self.table.reaching(number)):
-                yield StageProgress(stage.name, done, total)
+        for done in self._work(number, total):
+            yield StageProgress(stage.name, done, total)
         num = self.table.num_through(number)
         if num != total:
             raise UserError(f"{self.table.path}: holds {num} of {total} photographs after {stage.name}; {AGAIN}")
@@ -173,6 +183,44 @@ class _Run:
                 f"{self.settings.photos}: none of its {self.num_photos} photographs can be used ({counts}); "
                 f"the reasons are in {self.out / SKIPPED}"
             )
+
+    def _work(self, number: int, total: int) -> Iterator[int]:
+        """Do what no other worker does of a stage, yielding how many photographs are done."""
+        stage = self.stages[number]
+        # held while one looks at all photographs, or decides on them, and another waits to find that done
+        with self.worker.in_turn(self.table.path):
+            done = self.table.num_through(number)
+        if done == total:
+            return
+        photographs = self.table.reaching(number)
+        portions = [photographs] if self.worker.alone else self._portions(number)
+        for num in stage.work(portions):
+            done = min(done + num, total)
+            yield done
+        with self.worker.in_turn(self.table.path):
+            done = self.table.num_through(number)
+            if done < total:
+                for num in stage.conclude(photographs):
+                    done += num
+                    yield done
+
+    def _portions(self, number: int) -> Iterator[Reaching]:
+        """The photographs of a stage that no other worker takes, some batches at a time."""
+        stage = self.stages[number]
+        if stage.at_once is None:
+            return
+
+        def bucket(place: tuple[int, int]) -> int:
+            return place[0] if stage.by_bucket else 0
+
+        files: list[tuple[Path, Reaching]] = []
+        for batch in batches_of(self.table.places(number), _BATCHES * stage.at_once, bucket):
+            portion = Portion(batch[0], batch[-1])
+            # a name to claim it by; no file of that name is ever there
+            files.append((self.out / f"{stage.name}-{len(files):06d}", self.table.reaching(number, portion)))
+        for _, photographs, task in self.worker.turns(files, lambda _, portion: stage.is_done(portion)):
+            if task == "make":
+                yield photographs
 
     def _unclaim(self, number: int) -> None:
         """Leave the folder to other settings, unless a network has worked for what these have come to."""
@@ -202,9 +250,11 @@ class _Run:
         masked = s.spoil.masks
         fingerprint = self.backbone.fingerprint
         left_out = self.table.left_out()
-        begin(self.out, settings, CONVERTER, fingerprint, records, left_out, self.inputs, masked=masked)
+        with self.worker.in_turn(self.out / MANIFEST):
+            begin(self.out, settings, CONVERTER, fingerprint, records, left_out, self.inputs, masked=masked)
         total = self.table.num_kept(len(self.stages) - 1)
-        for done in fill(self.out, shards(), s.batch_size, self._encode, self._masks if masked else None):
+        masks = self._masks if masked else None
+        for done in fill(self.out, shards(), s.batch_size, self._encode, masks, self.worker):
             yield StageProgress("encoding", done, total)
 
     def _encode(self, size: Size, records: Sequence[GroupRecord]) -> Tensor:

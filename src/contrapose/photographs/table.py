@@ -26,6 +26,7 @@ from contrapose.pixels import Size
 TABLE = "photographs.sqlite"
 VERSION = 2  # of a folder's layout; the first one had a file of JSON lines for each stage
 AGAIN = "delete the folder and run the same command again"
+_LARGEST = 2**63 - 1  # number that SQLite has
 _PAGE = 500  # rows that are read at a time
 _WAIT = 60  # seconds for another program that looks at the file
 
@@ -91,6 +92,13 @@ class PhotoRow(NamedTuple):
     entry: Candidate | LeftOut
 
 
+class Portion(NamedTuple):
+    """Neighbours in the order of a stage: the places of the first and the last, as `PhotoTable.places` tells them."""
+
+    first: tuple[int, int]
+    last: tuple[int, int]
+
+
 class PhotoTable:
     """The file of one run; it is made by whatever is first asked of it.
 
@@ -135,9 +143,9 @@ class PhotoTable:
         if connection is not None:
             connection.close()
 
-    def num_through(self, stage: int) -> int:
-        """Photographs that have been through a stage."""
-        return self._count("stage >= :stage", stage)
+    def num_through(self, stage: int, portion: Portion | None = None) -> int:
+        """Photographs that have been through a stage, of all or of a portion."""
+        return self._count("stage >= :stage", stage, portion)
 
     def num_kept(self, stage: int) -> int:
         """Photographs that go on after a stage."""
@@ -155,9 +163,15 @@ class PhotoTable:
         [[name]] = self._rows("SELECT name FROM photographs WHERE number = :number", {"number": number})
         return str(name)
 
-    def reaching(self, stage: int) -> Reaching:
-        """The photographs of a stage."""
-        return Reaching(self, stage)
+    def reaching(self, stage: int, portion: Portion | None = None) -> Reaching:
+        """The photographs of a stage, or a portion of them."""
+        return Reaching(self, stage, portion)
+
+    def places(self, stage: int) -> Iterator[tuple[int, int]]:
+        """Bucket and number of the photographs that reach a stage, in its order; the bucket is 0 before the sorting."""
+        column = "bucket" if stage >= self.sorted_from else "0"
+        query = f"SELECT {column}, number FROM photographs WHERE id IS NOT NULL AND {_REACHED} ORDER BY 1, 2"
+        yield from self._rows(query, {"stage": stage})
 
     def left_out(self) -> Iterator[LeftOut]:
         """Every photograph that was left out, stage by stage and in each as the stage took them."""
@@ -167,23 +181,35 @@ class PhotoTable:
             for name, kind, reason in self._connection.execute(query):
                 yield LeftOut(name, kind, reason)
 
-    def candidates(self, stage: int, condition: str) -> Iterator[Candidate]:
+    def candidates(self, stage: int, condition: str, portion: Portion | None = None) -> Iterator[Candidate]:
         """The candidates of which a condition holds, in the order of a stage, which may write while they are read."""
-        parts = ["1"]
-        if stage >= self.sorted_from:
-            # a page goes on from a number, which rises within one bucket alone
-            parts = [f"bucket = {bucket}" for bucket in range(len(self.sizes))]
-        for part in parts:
+        for part, before, end in self._ranges(stage, portion):
             query = (
-                f"SELECT {_CANDIDATE} FROM photographs WHERE {part} AND number > :last AND id IS NOT NULL "
-                f"AND {condition} ORDER BY number LIMIT {_PAGE}"
+                f"SELECT {_CANDIDATE} FROM photographs WHERE {part} AND number > :last AND number <= {end} "
+                f"AND id IS NOT NULL AND {condition} ORDER BY number LIMIT {_PAGE}"
             )
             # pages from the last number on, and not a cursor, since the stage writes into what it reads
-            last = -1
+            last = before
             while page := self._rows(query, {"last": last, "stage": stage}):
                 for row in page:
                     yield self._candidate(*row)
                 last = page[-1][0]
+
+    def _ranges(self, stage: int, portion: Portion | None) -> Iterator[tuple[str, int, int]]:
+        """What the photographs of a stage are read by: conditions on buckets, the number before the first, the last."""
+        # a page goes on from a number, which rises within one bucket alone
+        buckets: Sequence[int | None] = range(len(self.sizes)) if stage >= self.sorted_from else [None]
+        for bucket in buckets:
+            before = -1
+            end = _LARGEST
+            if portion is not None:
+                if bucket is not None and not portion.first[0] <= bucket <= portion.last[0]:
+                    continue
+                if bucket in (None, portion.first[0]):
+                    before = portion.first[1] - 1
+                if bucket in (None, portion.last[0]):
+                    end = portion.last[1]
+            yield ("1" if bucket is None else f"bucket = {bucket}"), before, end
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -248,9 +274,14 @@ class PhotoTable:
         with self._naming_errors():
             return self._connection.execute(query, values).fetchall()
 
-    def _count(self, condition: str, stage: int) -> int:
-        [[number]] = self._rows(f"SELECT COUNT(*) FROM photographs WHERE {condition}", {"stage": stage})
-        return int(number)
+    def _count(self, condition: str, stage: int, portion: Portion | None = None) -> int:
+        ranges = [("1", -1, _LARGEST)] if portion is None else self._ranges(stage, portion)
+        num = 0
+        for part, before, end in ranges:
+            within = f"{part} AND number > {before} AND number <= {end} AND ({condition})"
+            [[number]] = self._rows(f"SELECT COUNT(*) FROM photographs WHERE {within}", {"stage": stage})
+            num += int(number)
+        return num
 
     def _broken(self, reason: object) -> UserError:
         return UserError(f"{self.path}: is broken ({one_line(reason)}); {AGAIN}")
@@ -274,24 +305,25 @@ class PhotoTable:
 
 
 class Reaching:
-    """The photographs that reach a stage, in its order; going through them reads the file anew."""
+    """The photographs that reach a stage, or a portion of them, in its order; going through them reads anew."""
 
-    def __init__(self, table: PhotoTable, stage: int):
+    def __init__(self, table: PhotoTable, stage: int, portion: Portion | None = None):
         self._table = table
         self._stage = stage
+        self._portion = portion
 
     def __iter__(self) -> Iterator[Candidate]:
         """All of them, with what earlier stages found: those that this stage has left out already too."""
-        return self._table.candidates(self._stage, _REACHED)
+        return self._table.candidates(self._stage, _REACHED, self._portion)
 
     def waiting(self) -> Iterator[Candidate]:
         """Those that have not been through yet."""
-        return self._table.candidates(self._stage, _WAITING)
+        return self._table.candidates(self._stage, _WAITING, self._portion)
 
     @property
     def num_through(self) -> int:
         """How many have been through, left out or not."""
-        return self._table.num_through(self._stage)
+        return self._table.num_through(self._stage, self._portion)
 
     def name(self, number: int) -> str:
         """The name of the photograph of this number."""
