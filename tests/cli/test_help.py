@@ -38,7 +38,7 @@ FOREIGN |= {
 }  # of launchers
 FOREIGN |= {"nodes", "ntasks", "ntasks-per-node", "gpus-per-node", "array", "gpus"}  # of SLURM
 FOREIGN |= {"sort"}  # of tar
-FOREIGN |= {"published"}  # of benchmarks/estimates.py
+FOREIGN |= {"published", "repeats"}  # of benchmarks
 FOREIGN |= {"no"}  # what a switch's name is put behind
 
 

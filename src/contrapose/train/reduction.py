@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from contrapose.tensors import is_cut
 
 BUCKET_BYTES = 25 * 2**20
-"""Gradients that go together: torch's own `DistributedDataParallel` has found it large enough for any network."""
+"""Of gradients that go together; as in torch's `DistributedDataParallel`."""
 
 
 class Reduction(Protocol):
