@@ -26,7 +26,7 @@ PAGES = [
 FLAG = re.compile(r"(?<![\w-])--([a-z0-9][a-z0-9.-]*[a-z0-9])")
 PROSE = re.compile(r"Differs from|authors' code:|\bself\.\w|TODO")
 # Flags of other programs, which the documents name too.
-FOREIGN = {"help", "version", "scale_lr", "include", "exclude", "local-dir", "no-deps"}
+FOREIGN = {"max-restarts", "help", "version", "scale_lr", "include", "exclude", "local-dir", "no-deps"}
 FOREIGN |= {
     "nproc-per-node",
     "nnodes",
