@@ -210,10 +210,10 @@ def _write_last(rank: int, waits: Sequence[Path]) -> None:
         _count(waits[rank])
         wait_for_everyone(accelerator)
 
-    def save_last(*arguments: Any) -> None:
+    def save_last(*arguments: Any, **named: Any) -> None:
         while waits[1].stat().st_size <= waits[0].stat().st_size:
             time.sleep(0.02)
-        save_step(*arguments)
+        save_step(*arguments, **named)
 
     Accelerator.wait_for_everyone = counted
     align.save_step = save_last
