@@ -11,11 +11,12 @@ import pytest
 import tiny_vision
 
 from contrapose.cli.main import main
-from contrapose.evaluate import kept, run
+from contrapose.evaluate import evidence, kept, run
 from contrapose.evaluate.rows import EvidenceRow
 from contrapose.evaluate.run import ImagePart
 from contrapose.judges.colours import Colours
 from contrapose.judges.judge import Marks
+from contrapose.store.prompts import Prompt
 
 Evaluate = Callable[..., int]
 
@@ -103,3 +104,30 @@ def test_only_the_images_of_added_models_are_judged(evaluate: Evaluate, tmp_path
     assert evaluate(*COLOURS) == 0
     assert [model for model, _ in judged] == ["base", "base", "better", "better"]
     assert len(list((tmp_path / "out/judged").iterdir())) == 4
+
+
+def test_one_that_was_killed_between_its_rows_and_its_summary_carries_on(
+    evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert evaluate(*COLOURS, "--out", "whole") == 0
+    assert evaluate(*COLOURS, models=("base",)) == 0
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(evidence, "write_summary", killed)
+        assert evaluate(*COLOURS) == 130
+    assert evaluate(*COLOURS) == 0
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_rows_are_kept_under_all_that_decides_them(evaluate: Evaluate, tmp_path: Path) -> None:
+    def names(images: str = "a", settings: str = "b", prompts: dict[str, list[Prompt]] | None = None) -> list[str]:
+        models = {"base": tmp_path / "base"}
+        kept_rows = kept.KeptRows.of(tmp_path, Colours(), models, prompts or {}, {"base": images}, settings)
+        return [path.name for path, _ in kept_rows.parts]
+
+    others = {"base": [Prompt(f"another prompt {number}") for number in range(6)]}
+    every = [names(), names(images="c"), names(settings="c"), names(prompts=others)]
+    assert names() == every[0] and len(set(map(tuple, every))) == 4

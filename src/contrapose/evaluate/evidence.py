@@ -311,6 +311,8 @@ class _Work:
         rows, summary = self._judged(kept)
         # only now: images that cannot be judged leave nothing that refuses their fix
         self.claim()
+        # one of fewer models would not be that of the rows, if this is killed between them
+        (self.out / SUMMARY).unlink(missing_ok=True)
         write_rows(rows, self.out / ROWS)
         write_summary(summary, self.out / SUMMARY)
         self.write_results()

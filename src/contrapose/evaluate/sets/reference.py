@@ -94,7 +94,7 @@ class FeatureCache:
         """Delete the features of images that were not asked for."""
         for path in self.folder.glob("*.npz"):
             if path not in self._used:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
 
 Reference = ImageSet | PublishedMoments
