@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +16,17 @@ from photo_table import NAME, contents
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
+from contrapose.containers.left_out import LeftOut
+from contrapose.containers.stored import InFile
 from contrapose.errors import UserError
 from contrapose.judges.clip_score import CLIPScore
 from contrapose.photographs import real
+from contrapose.photographs.candidates import Candidate
 from contrapose.photographs.filters import CaptionLength, ScorerGap, TopK
 from contrapose.photographs.real import Real, StageProgress, make_pairs
 from contrapose.photographs.spoil.redraw import Redraw
+from contrapose.photographs.table import TABLE, PhotoRow, PhotoTable
+from contrapose.pixels import Size
 from contrapose.processes import Launched
 from contrapose.store.fitting import Fitting
 from contrapose.workers import Worker
@@ -124,3 +130,22 @@ def test_portions_of_photographs_are_those_of_one_process(
     with pytest.raises(UserError, match="--part 1/1"):
         list(make_pairs(settings, backbone, tmp_path / "other", Worker.of("1/2")))
     assert not (tmp_path / "other").exists()
+
+
+def test_a_worker_that_is_behind_takes_nothing_back(tmp_path: Path) -> None:
+    square = Size(32, 32)
+    table = PhotoTable(tmp_path / TABLE, [square], sorted_from=3)
+    candidates = []
+    for number in range(2):
+        image = InFile(Path(f"{number}.png"))
+        candidates.append(Candidate(number, f"{number:016x}", image.name, image, square, 0, square, 0, "a fox"))
+    table.reaching(0).add([PhotoRow(each.number, each) for each in candidates])
+    # one is left out by a filter, the other one goes through it and the next one
+    table.reaching(1).write([PhotoRow(0, LeftOut("0.png", "top-k", "is not of the best")), PhotoRow(1, candidates[1])])
+    table.reaching(2).write([PhotoRow(1, replace(candidates[1], scores={"loser clip": 2.0}))])
+    before = [list(table.reaching(stage)) for stage in range(4)]
+    late = [replace(each, scores={"winner clip": 1.0}) for each in candidates]
+    table.reaching(1).note(late)
+    table.reaching(1).write([PhotoRow(1, LeftOut("1.png", "top-k", "is not of the best"))])
+    assert [list(table.reaching(stage)) for stage in range(4)] == before and len(before[3]) == 1
+    table.close()

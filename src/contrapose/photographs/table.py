@@ -1,8 +1,8 @@
 """All photographs of a run in one SQLite file: who they are, how far they have come, and why they were left out.
 
-A photograph's `stage` is the number of the last stage that it has been through, and its `reason` says why it goes no
-further than that. A batch is written in one transaction, so that a run that is killed anywhere finds each batch whole
-or not at all. Rows are read by the page and never kept: memory does not grow with the photographs.
+A photograph's `stage` is the number of the last stage that it has been through, which no worker that is behind takes
+back, and its `reason` says why it goes no further than that. A batch is written in one transaction, so that a run that
+is killed anywhere finds it whole or not at all. Rows are read by the page and not kept: memory does not grow with them.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ _ADD_CANDIDATE = f"INSERT INTO photographs (stage, {_CANDIDATE}) VALUES (0, ?, C
 _ADD_LEFT_OUT = (
     "INSERT INTO photographs (stage, number, name, kind, reason) VALUES (0, ?, CAST(? AS TEXT), ?, CAST(? AS TEXT))"
 )
-_KEEP = "UPDATE photographs SET stage = ?, caption = ?, scores = ?, why = ? WHERE number = ?"
-_LEAVE_OUT = "UPDATE photographs SET stage = ?, kind = ?, reason = CAST(? AS TEXT) WHERE number = ?"
+_KEEP = "UPDATE photographs SET stage = ?1, caption = ?2, scores = ?3, why = ?4 WHERE number = ?5 AND stage <= ?1"
+_LEAVE_OUT = "UPDATE photographs SET stage = ?1, kind = ?2, reason = CAST(?3 AS TEXT) WHERE number = ?4 AND stage <= ?1"
 _REACHED = "(stage >= :stage OR (stage = :stage - 1 AND reason IS NULL))"
 _WAITING = "(stage = :stage - 1 AND reason IS NULL)"
 
