@@ -95,6 +95,12 @@ def test_a_shard_that_is_gone_when_its_latent_is_wanted(here: Path) -> None:
     fsspec.filesystem("memory").rm("/stores/p/shard-00001.safetensors")
     with pytest.raises(UserError, match=r"memory://stores/p.*shard-00001"):
         store.latent("winner", 2)
+    assert store.has_mask(5)
+    store.mask(5)
+    fsspec.filesystem("memory").rm("/stores/p/shard-00002.safetensors")
+    for read in (lambda: store.mask(4), lambda: store.latent("winner", 5), lambda: store.digest):
+        with pytest.raises(UserError, match=r"^memory://stores/p: no such file"):
+            read()
 
 
 def test_nothing_there_and_a_missing_package_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,8 @@ class GroupStore:
     @property
     def digest(self) -> str:
         """A digest of all groups, wherever the folder lies and under any name."""
-        return digest_of_parts(f"{shard.name} {_digest(shard)}" for shard in self.shards)
+        with readable(self.folder):
+            return digest_of_parts(f"{shard.name} {_digest(shard)}" for shard in self.shards)
 
     @property
     def fingerprint(self) -> str:
@@ -180,7 +181,8 @@ class GroupStore:
     def mask_levels(self, index: int) -> Tensor:
         """The same as it is stored, in bytes from 0 to 255."""
         shard, row = self._where(index)
-        levels: Tensor = self._open(self.shards[shard]).get_slice(MASKS)[row]
+        with readable(self.folder):
+            levels: Tensor = self._open(self.shards[shard]).get_slice(MASKS)[row]
         return levels
 
     def latents(self) -> Iterator[Tensor]:
@@ -189,10 +191,12 @@ class GroupStore:
             file = open_shard(path)
             for first in range(0, kind.num, _AT_ONCE):
                 rows = slice(first, min(first + _AT_ONCE, kind.num))
-                if kind.of_old_format:
-                    yield torch.stack([file.get_slice(side)[rows] for side in OLD_SIDES], 1)
-                else:
-                    yield file.get_slice(LATENTS)[rows]
+                with readable(self.folder):
+                    if kind.of_old_format:
+                        latents = torch.stack([file.get_slice(side)[rows] for side in OLD_SIDES], 1)
+                    else:
+                        latents = file.get_slice(LATENTS)[rows]
+                yield latents
 
     def _stored(self, place: int, index: int) -> Tensor:
         shard, row = self._where(index)
