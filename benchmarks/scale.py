@@ -33,7 +33,7 @@ from contrapose.methods import DDSPO
 from contrapose.runfile import converter
 from contrapose.store.check import check_pairs, look_at_records
 from contrapose.store.groups import GroupStore
-from contrapose.store.index import INDEX
+from contrapose.store.manifest import INDEX
 from contrapose.store.mixture import Mixture
 from contrapose.store.prompts import Prompt, iter_listed, read_prompts
 from contrapose.store.records import GroupRecord

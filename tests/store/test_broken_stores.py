@@ -21,8 +21,7 @@ from contrapose.errors import UserError
 from contrapose.report.provenance import read_pairs
 from contrapose.store.check import check_pairs
 from contrapose.store.groups import GroupStore
-from contrapose.store.index import INDEX
-from contrapose.store.manifest import MANIFEST
+from contrapose.store.manifest import INDEX, MANIFEST
 from contrapose.store.mixture import Mixture
 from contrapose.store.records import GroupRecord, count_and_digest
 from contrapose.store.shard_files import shard_path, write_shard

@@ -16,8 +16,7 @@ import yaml
 from contrapose.errors import UserError
 from contrapose.store import index
 from contrapose.store.groups import GroupStore
-from contrapose.store.index import INDEX
-from contrapose.store.manifest import MANIFEST
+from contrapose.store.manifest import INDEX, MANIFEST
 from contrapose.store.records import GroupRecord, count_and_digest
 from contrapose.store.shard_files import shard_path, write_shard
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from contrapose.store.manifest import INDEX
+from contrapose.studies.inputs import inputs_digest
+from contrapose.studies.ledger import Ledger
 from contrapose.studies.settings import CONVERTER, Study
-from contrapose.studies.stages import StudyStage, stages
+from contrapose.studies.stages import CommandLine, StudyStage, stages
 
 STUDY: dict[str, Any] = {
     "model": "m",
@@ -81,3 +84,19 @@ def test_a_method_may_draw_its_samples_of_prompts_alone() -> None:
     assert "o/more.jsonl" in {str(line.out) for line in by_title["prompts"]}
     words = by_title["training"][0].words
     assert words[words.index("--pairs") + 1 : words.index("--out")] == ("o/more.jsonl",)
+
+
+def test_an_index_of_pairs_makes_no_line_undone(tmp_path: Path) -> None:
+    """Whoever reads a large folder first writes it, such as training after the pairs were drawn."""
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    (folder / "pairs.yaml").write_text("num_groups: 10000\n")
+    pairs = STUDY["pairs"] | {"mine": {"folder": str(folder)}}
+    study = CONVERTER.structure(STUDY | {"pairs": pairs}, Study)
+    line = CommandLine(("pairs", "draw"), folder)
+    ledger = Ledger(tmp_path, inputs_digest(study))
+    ledger.note(line)
+    (folder / INDEX).write_bytes(b"an index")
+    assert inputs_digest(study) == ledger.inputs and ledger.has(line)
+    (folder / "shard-00000.safetensors").write_bytes(b"another shard")
+    assert inputs_digest(study) != ledger.inputs and not ledger.has(line)

@@ -23,11 +23,11 @@ from contrapose.containers.images import several
 from contrapose.containers.places import Place, Remote
 from contrapose.errors import UserError
 from contrapose.files import is_full, replacing, users_cache
+from contrapose.store.manifest import INDEX
 from contrapose.store.record_table import RecordTable, RecordWriter, read_table
 from contrapose.store.records import RecordsDigest
 from contrapose.store.shard_files import Shard, header_of, read_shard
 
-INDEX = "records.arrow"
 LARGE = 10_000  # groups from which on a folder has an index: fewer are read in a tenth of a second
 _VERSION = "1"
 _CHECK = 32  # bytes at the end, sha256 of those before

@@ -11,6 +11,7 @@ from contrapose.documents import load_yaml, parse_yaml
 from contrapose.errors import UserError
 
 MANIFEST = "pairs.yaml"
+INDEX = "records.arrow"  # which whoever reads a large folder first writes beside the shards
 FORMAT = 3
 MASKED_FORMAT = 4  # the same with masks beside the latents, where groups say where their samples differ
 OLD_FORMAT = 2  # winners and losers in a tensor each: read, and not added to

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from contrapose.backbones.families.table import BY_PIPELINE
 from contrapose.backbones.loading import check_model
+from contrapose.containers.places import place_of
+from contrapose.containers.readers import readable
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.evaluate.summary import FORMAT
-from contrapose.store.manifest import read_manifest
+from contrapose.store.manifest import INDEX, read_manifest
 from contrapose.store.prompts import canonical, read_prompts
 from contrapose.studies.settings import DEV, PromptSource, Study
 from contrapose.worlds.shapes.grammar import prompts as shapes_prompts
@@ -35,7 +37,8 @@ def check_inputs(study: Study) -> list[str]:
             )
     for pairs in study.pairs.values():
         if pairs.folder is not None:
-            read_manifest(pairs.folder)
+            with readable(place_of(pairs.folder)):
+                read_manifest(place_of(pairs.folder))
     check_model(study.model_path, BY_PIPELINE)
     trained_on = _shared(study.prompts_drawn_from, reported, texts)
     return [f"{shared}: methods are trained on what is reported" for shared in trained_on]
@@ -89,7 +92,7 @@ def inputs_digest(study: Study) -> str:
 
 
 def _standing(path: Path) -> list[str]:
-    """Name, size and time of a file, or of all files in a folder."""
+    """Name, size and time of a file, or of all files in a folder but for an index, which a line of the study writes."""
     files: list[Path] = []
     with suppress(OSError, ValueError):  # a text that is no path
         files = [path, *sorted(path.rglob("*"))] if path.is_dir() else [path]
@@ -97,6 +100,6 @@ def _standing(path: Path) -> list[str]:
     for file in files:
         with suppress(OSError, ValueError):
             standing = file.stat()
-            if file.is_file():
+            if file.is_file() and file.name != INDEX:
                 parts.append(f"{file} {standing.st_size} {standing.st_mtime_ns}")
     return parts

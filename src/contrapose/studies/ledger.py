@@ -17,10 +17,11 @@ from contrapose.contents import digest_of_parts, file_digest
 from contrapose.documents import dump_yaml, load_yaml
 from contrapose.errors import UserError
 from contrapose.files import write_text
+from contrapose.store.manifest import INDEX
 from contrapose.studies.stages import CommandLine
 
 DONE = "done.yaml"
-_WITHOUT_NAME = ("events.out",)  # TensorBoard's files are named by the time
+_OF_NO_LINE = ("events.out", INDEX)  # TensorBoard's files, named by the time, and what readers of pairs leave there
 
 
 class Ledger:
@@ -52,11 +53,11 @@ def _key(line: CommandLine) -> str:
 
 
 def _contents(out: Path) -> Iterator[str]:
-    """Name and digest of each of a result's files, hidden ones left out."""
+    """Name and digest of each of a result's files; hidden ones are left out, and those that say nothing of a line."""
     if out.is_file():
         yield f"{out.name} {file_digest(out)}"
     for path in out.rglob("*") if out.is_dir() else ():
-        if not path.name.startswith((".", *_WITHOUT_NAME)) and path.is_file():
+        if not path.name.startswith((".", *_OF_NO_LINE)) and path.is_file():
             yield f"{path.relative_to(out).as_posix()} {file_digest(path)}"
 
 
