@@ -27,7 +27,7 @@ class Captioner:
 
     model: str = "Salesforce/blip-image-captioning-large"
     """Folder or hub id of a captioner such as BLIP, or of a chat model that sees images; with an address, the name that
-    the server knows the model by, its only one when empty."""
+    the server knows the model by, its only one when empty; a run that is carried on compares the name alone."""
     address: Practical[str | None] = None
     """Address of a server that speaks OpenAI's protocol, such as http://127.0.0.1:8000/v1; the model runs on this
     machine when unset."""
