@@ -105,13 +105,13 @@ def load_yaml(path: Path, fix: str = "") -> Any:
     """
     if path.is_file() and path.stat().st_size > MOST_BYTES:
         raise UserError(f"{path}: not readable as YAML: it is larger than 1 MB{_ending(fix)}")
-    return parse_yaml(_text(path), path, fix)
+    return parse_yaml(_content(path), path, fix)
 
 
-def parse_yaml(text: str, path: object, fix: str = "") -> Any:
-    """What a text of YAML says, of a file that lies at `path`; raises `UserError` as `load_yaml` does."""
+def parse_yaml(content: bytes, path: object, fix: str = "") -> Any:
+    """What the bytes of a YAML file at `path` say; raises `UserError` as `load_yaml` does."""
     try:
-        return deepcopy(_parsed(text))  # the caller's own to change
+        return deepcopy(_parsed(content.decode("utf-8")))  # the caller's own to change
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         reason = f"{line}{error.problem or error.context}"
@@ -154,7 +154,7 @@ def load_json(path: Path, fix: str = "") -> Any:
     Raises `UserError` naming the file when it is missing, not UTF-8 or broken.
     """
     try:
-        return json.loads(_text(path))
+        return json.loads(_content(path).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON: {_short(str(error))}{_ending(fix)}") from None
 
@@ -193,9 +193,9 @@ def _object(path: Opened, number: int, line: bytes, fix: str) -> dict[str, Any]:
     return row
 
 
-def _text(path: Path) -> str:
+def _content(path: Path) -> bytes:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
 

@@ -48,7 +48,7 @@ def read_manifest(folder: Place) -> dict[str, Any]:
     if isinstance(path, Path):
         manifest = load_yaml(path, _AGAIN)
     else:
-        manifest = parse_yaml(path.read_bytes().decode("utf-8", "replace"), path, _AGAIN)
+        manifest = parse_yaml(path.read_bytes(), path, _AGAIN)
     if not isinstance(manifest, dict):
         raise UserError(f"{path}: broken, a mapping was expected; {_AGAIN}")
     _check_kinds(path, manifest, _KINDS)
