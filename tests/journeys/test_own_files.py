@@ -237,7 +237,7 @@ def test_a_broken_file_is_named_by_what_reads_it_or_does_not_matter(
 
 def _may_stay_broken(file: Path) -> bool:
     """Whether a finished folder does not need the file any more: states, tables and images that led to it."""
-    led_to_it = {"checkpoints", "candidates", "images", "ceiling", "features"} & set(file.parent.parts)
+    led_to_it = {"checkpoints", "candidates", "images", "ceiling", "features", "judged"} & set(file.parent.parts)
     return bool(led_to_it) or file.name in ("metrics.jsonl", "skipped.jsonl")
 
 

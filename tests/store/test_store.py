@@ -183,7 +183,7 @@ def test_only_the_asked_sample_is_read(tmp_path: Path) -> None:
 def test_a_file_holds_groups_of_one_size_and_one_n() -> None:
     sizes = ["wide", "square", "wide", "square", "wide", "wide"]
     records = [_group(0, 1, 0), _group(1, 1), _group(2, 1), _group(3, 0), _group(4, 1, 0), _group(5, 1, 0)]
-    files = by_size(zip(sizes, records, strict=True), ["square", "wide"], 2)
+    files = by_size(records, sizes, ["square", "wide"], 2)
     assert [(size, [record.seed for record in same]) for size, same in files] == [
         ("square", [1, 3]),
         ("wide", [0, 4]),

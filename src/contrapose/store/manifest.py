@@ -45,10 +45,7 @@ def read_manifest(folder: Place) -> dict[str, Any]:
             f"{folder}: no {MANIFEST}, so this is not a folder of pairs; "
             "make one with 'contrapose pairs draw', 'pairs import' or 'pairs real'"
         )
-    if isinstance(path, Path):
-        manifest = load_yaml(path, _AGAIN)
-    else:
-        manifest = parse_yaml(path.read_bytes(), path, _AGAIN)
+    manifest = load_yaml(path, _AGAIN) if isinstance(path, Path) else parse_yaml(path.read_bytes(), path, _AGAIN)
     if not isinstance(manifest, dict):
         raise UserError(f"{path}: broken, a mapping was expected; {_AGAIN}")
     _check_kinds(path, manifest, _KINDS)
