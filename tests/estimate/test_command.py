@@ -75,6 +75,8 @@ def test_what_a_run_begins_with_takes_its_time(tiny_model):
     assert [(time.folder, time.steps) for time in times] == [("start", 1600), ("", 1000)]
     assert times[0].step_flops > 1.5 * times[1].step_flops  # it draws samples of its own
     assert "1600 steps of start and 1000 steps" in duration(Setup(run), Speed(), times)
+    in_shards = changed(run, precision="bf16", shard="full")
+    assert "on 4 GPUs that reach" in duration(Setup(in_shards, num_processes=4), Speed(), times)
 
 
 def test_judged_steps_cost_their_trajectories(tiny_model):
@@ -140,6 +142,7 @@ def test_every_setting_that_counts_is_one_of_aligns():
         (["best", "--model", "sd15"], "ddspo"),
         (["--model", "sd15", "--full", "--quantize", "nf4"], "LoRA"),
         (["--model", "sd15", "--micro-batch", "3"], "multiple"),
+        (["--model", "sd15", "--num-processes", "8"], "--shard"),
     ],
 )
 def test_bad_input_is_one_line(arguments, told, capsys):

@@ -33,13 +33,18 @@ def card_size(device: str = "cuda") -> float | None:
     return torch.cuda.get_device_properties(device).total_memory / GIB
 
 
+def _setup(run: Run) -> Setup:
+    """A run of as many processes as there are, where they share the networks."""
+    return Setup(run, num_processes=1 if run.sharding.shard == "none" else num_processes())
+
+
 def warning_before(run: Run, card: float) -> str | None:
     """One line for a run that a card of so many GiB is too small for, with what would fit; None for any other.
 
     None too for a model whose configuration cannot be read: loading it tells why.
     """
     with suppress(UserError):
-        fitted = fit_card(sized(Setup(run, num_processes=num_processes())), card)
+        fitted = fit_card(sized(_setup(run)), card)
         if fitted.changes == ():
             return None
         return f"this run may not fit the GPU's {card:.1f} GiB by 'contrapose estimate': {fitted}"
@@ -54,7 +59,7 @@ def after_training(run: Run, card: float | None) -> str:
     """
     generic = "take a smaller --micro-batch or --gradient-checkpointing"
     with suppress(UserError):
-        setup = sized(Setup(run, num_processes=num_processes()))
+        setup = sized(_setup(run))
         as_it_is = needed_by(setup)
         less = CONTEXT + _LESS * (as_it_is - CONTEXT)
         fitted = fit_card(setup, _budget(card, less) / (GIB * USABLE))

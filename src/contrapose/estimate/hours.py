@@ -22,6 +22,7 @@ class StageTime:
     steps: int
     step_flops: int
     hours: float
+    """On one card."""
 
 
 def stage_times(setup: Setup, speed: Speed) -> list[StageTime]:
@@ -39,15 +40,19 @@ def stage_times(setup: Setup, speed: Speed) -> list[StageTime]:
 
 
 def duration(setup: Setup, speed: Speed, times: Sequence[StageTime]) -> str:
-    """All stages' time in one line, with what it takes for granted."""
+    """All stages' time in one line, with what it takes for granted; over all cards where networks are in shards."""
     of_stages = [f"{time.steps} steps of {time.folder}".removesuffix(" of ") for time in times]
-    hours = sum(time.hours for time in times)
+    hours = sum(time.hours for time in times) / setup.num_shards
+    cards = "one GPU that reaches"
+    uncounted = "drawing, reading text and measuring"
+    if setup.num_shards > 1:
+        cards = f"{setup.num_shards} GPUs that reach"
+        uncounted = "drawing, reading text, measuring and what the GPUs send"
     whose = "an A100's, " if speed.peak_tflops is None else ""
     peak = speed.peak(setup.precision) / 1e12
     return (
-        f"about {in_words(hours)} for {' and '.join(of_stages)} on one GPU that reaches {speed.utilisation:.0%} of "
-        f"{peak:g} TFLOP/s ({whose}set by --peak-tflops and --utilisation); drawing, reading text and measuring not "
-        "counted"
+        f"about {in_words(hours)} for {' and '.join(of_stages)} on {cards} {speed.utilisation:.0%} of {peak:g} TFLOP/s "
+        f"({whose}set by --peak-tflops and --utilisation); {uncounted} not counted"
     )
 
 

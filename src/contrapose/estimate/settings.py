@@ -45,9 +45,14 @@ class Setup:
     num_pairs: Count | None = None
     """Pairs of latents on disk; the run's, or 1000, when unset."""
     num_processes: Count = 1
-    """Processes that share the networks where the run has --shard, a card each; what is told is of one card."""
+    """Processes that share the networks where the run has --shard, a card each: memory is that of one card,
+    hours are those of all."""
     latent: tuple[Pixels, ...] | None = None
     """Shape of one latent of the run's pairs, where they have been looked at; `size` goes before it."""
+
+    def __post_init__(self) -> None:
+        if self.num_processes > self.num_shards:
+            raise UserError("num_processes: counts with --shard alone, as each card holds the whole run without")
 
     @property
     def precision(self) -> Precision:
