@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.coherence import check_space
@@ -40,6 +41,7 @@ from contrapose.store.mixture import Mixture
 from contrapose.train.comparable import comparable
 from contrapose.train.data import Groups
 from contrapose.train.folder import (
+    check_starts,
     claim,
     finish,
     go_back_to,
@@ -77,8 +79,9 @@ def align_stage(stage: Stage) -> Iterator[TrainState]:
     """Train, yielding after each optimiser step (the first state tells where a resumed run starts).
 
     Writes `run.yaml`, `metrics.jsonl`, what trackers keep, checkpoints, and at the end the weights and `finished.json`;
-    of several processes the first one does. Raises `UserError` for pairs of another model, other settings or other
-    content of what they name in the folder, a folder that another command is writing, or divergence.
+    of several processes the first one does, and of networks in shards each its own. Raises `UserError` for pairs of
+    another model, other settings or other content of what they name in the folder, a folder that another command is
+    writing or that not all processes see, or divergence.
     """
     check_folder(stage.folder)
     with one_writer(stage.folder) if rank() == 0 else nullcontext():
@@ -120,6 +123,7 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
     parts = _parts(trainer)
     watcher = Watcher(out, watched, backbone, trainer, trained) if watched is not None else None
     start = resume(out, run.optimisation.train_steps, trained, parts)
+    check_starts(out, gather_object([start]))
     accelerator.wait_for_everyone()  # before the first process writes what the others read
     held_out = _held_out_at(start, trainer)
     measured = 0

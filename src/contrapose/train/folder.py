@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -217,6 +217,16 @@ def resume(folder: Path, steps: int, trained: Trained, parts: Mapping[str, State
         except BrokenCheckpoint as error:
             log.warning(f"{error}; carrying on from the one before it")
     return 0
+
+
+def check_starts(folder: Path, starts: Sequence[int]) -> None:
+    """Raise `UserError` where the processes of a run would go on from different steps, which not all of them see."""
+    if len(set(starts)) > 1:
+        steps = " and ".join(map(str, sorted(set(starts))))
+        raise UserError(
+            f"{folder}: processes would go on from steps {steps}, since not all of them see what was kept; name a "
+            "folder on a file system that all machines see"
+        )
 
 
 def go_back_to(step: int, stage: Stage, held_out: Callable[[], Mapping[str, float]]) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from PIL import Image
 
 from contrapose.backbones.base import Backbone
@@ -149,7 +149,8 @@ class Watcher:
         prompts, where there are several.
         """
         folder = watched_folder(self.out, step)
-        about = read_about(folder)
+        # as the first process sees it, so that all draw or none
+        (about,) = broadcast_object_list([read_about(folder)])
         if about is None or about.drawn != self.watched.drawn():
             about = self._watch(folder, step)
         numbers: dict[str, float] = {}
