@@ -201,6 +201,11 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         ({"speed": Haste(compile=True)}, "compile"),
         ({"speed": Haste(channels_last=True)}, "channels_last"),
         ({"sharding": Sharding(shard="offload")}, "adapters have no frozen copies"),
+        ({"sharding": Sharding(shard="offload"), "full": True, "method": SFT()}, "no frozen copy of the network"),
+        (
+            {"sharding": Sharding(shard="offload"), "full": True, "method": DiffusionDPO(), "reference_decay": 0.9},
+            "no frozen copy of the network",
+        ),
     ],
 )
 def test_settings_that_do_not_go_with_shards(change: dict[str, Any], named: str) -> None:

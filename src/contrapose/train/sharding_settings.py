@@ -43,6 +43,10 @@ class Sharding:
                 self._refuse(name, "changes networks in a way that cannot be cut; leave it out")
         if self.shard == "offload" and not run.full:
             raise UserError("shard offload: adapters have no frozen copies of the network; take full")
+        objective = run.objective()
+        copies = {*objective.plan(), *objective.frozen} - {*objective.trained, *objective.moving}
+        if self.shard == "offload" and not copies:
+            raise UserError("shard offload: no frozen copy of the network stands still in this run; take full")
 
     def _refuse(self, setting: str, reason: str) -> None:
         raise UserError(f"shard {self.shard}: {setting} {reason}")
