@@ -182,7 +182,10 @@ class CachedRows:
             shards = json.loads(notes["shards"])
         except (SafetensorError, OSError, KeyError, ValueError):
             return
-        sizes = {path.name: path.stat().st_size for path in paths}
+        sizes: dict[str, int] = {}
+        for path in paths:
+            with suppress(OSError):  # another process may have removed it by now
+                sizes[path.name] = path.stat().st_size
         for name, size, names, share in shards:
             path = self.folder / name
             self._shards.append(_Shard(path, tuple(names), share))
