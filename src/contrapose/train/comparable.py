@@ -87,7 +87,7 @@ def comparable(pairs: Mixture, run: Run) -> Mixture:
 def _check_decided(pairs: Mixture, judge: str | None) -> None:
     """Raise `UserError` where of no group anything says which samples are better.
 
-    That are the prompt that its loser was drawn of, the judge that the method goes by, and else its labels.
+    What says it is the prompt that a loser was drawn of, the judge that the method goes by, or else the labels.
     """
     for record in pairs.records:
         said = record.labels if judge is None else record.scores.get(judge, record.labels)
