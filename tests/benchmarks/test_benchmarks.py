@@ -159,9 +159,10 @@ def test_what_fits_no_card_is_held_by_several(benchmark, monkeypatch, tiny_model
 
 @pytest.mark.parametrize("benchmark", ["scale"], indirect=True)
 def test_every_stage_of_many_records_runs(benchmark, tmp_path):
-    benchmark.write_inputs(tmp_path, 130)
+    inputs = tmp_path / "130"
+    benchmark.write_inputs(inputs, 130)
     for stage in benchmark.STAGES.values():
-        stage(tmp_path)
+        stage(inputs)
     costs = {size: dict.fromkeys(benchmark.STAGES, benchmark.Cost(size / 10, 5.0)) for size in (10, 100)}
     assert "| open a store | 1.00 | 5 | 10.00 | 5 | 1.00 |" in benchmark.table(costs)
 
