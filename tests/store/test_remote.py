@@ -90,6 +90,14 @@ def test_a_broken_shard_is_told_in_one_line(here: Path, spoil: Callable[[bytes],
     assert "\n" not in str(error.value)
 
 
+def test_a_manifest_that_is_no_text_is_told_as_here(here: Path) -> None:
+    fsspec.filesystem("memory").pipe("/stores/p/pairs.yaml", b"\xff\xfe\0")
+    (here / "pairs.yaml").write_bytes(b"\xff\xfe\0")
+    for folder in (THERE, here):
+        with pytest.raises(UserError, match=r"pairs\.yaml: not readable as YAML: .*delete the folder"):
+            GroupStore(folder)
+
+
 def test_a_shard_that_is_gone_when_its_latent_is_wanted(here: Path) -> None:
     store = GroupStore(THERE)
     fsspec.filesystem("memory").rm("/stores/p/shard-00001.safetensors")
