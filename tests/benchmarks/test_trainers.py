@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_precision_a_process")]
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
