@@ -72,10 +72,13 @@ class AnswerCache:
             raise UserError(f"{self.path}: the cache of answers cannot be made ({error.strerror}); {_FIX}") from None
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
+        # both of one moment: another process may make the file in between
+        connection.execute("BEGIN")
         [(version,)] = connection.execute("PRAGMA user_version")
+        [(num_tables,)] = connection.execute("SELECT COUNT(*) FROM sqlite_master")
+        connection.commit()
         if version == VERSION:
             return
-        [(num_tables,)] = connection.execute("SELECT COUNT(*) FROM sqlite_master")
         if version or num_tables:
             raise UserError(f"{self.path}: is no cache of answers that this program reads; {_FIX}")
         # IF NOT EXISTS: another process may be making the same file
