@@ -34,6 +34,23 @@ LIBRARIES = (
 )
 
 SECONDS = 600  # a process that waits longer for the other one is ended
+ACQUAINTED = {"ACCELERATE_USE_CPU": "true"}
+"""With it processes on CPUs know of each other, as those on GPUs do."""
+
+
+def own_groups(num_prompts: int) -> list[str]:
+    """Settings of groups that a model draws and judges itself, all of `num_prompts` prompts in one batch."""
+    judge = [
+        "--rollout-judges",
+        "self-confidence",
+        "--rollout-judges.0.probes",
+        "2",
+        "--rollout-judges.0.probe-steps",
+        "3",
+    ]
+    num = str(num_prompts)
+    # samples of one prompt fill a batch, so that all batches are the same in one process
+    return [*judge, "--samples-per-prompt", "2", "--prompts-per-draw", num, "--rollout-steps", "2", "--buffer", num]
 
 
 class Ended(NamedTuple):

@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from launched import Launcher
+from launched import ACQUAINTED, Launcher, own_groups
 from safetensors.torch import load_file
 from torch import Tensor
 from trained import content_of, metrics_of
@@ -24,26 +23,17 @@ pytestmark = pytest.mark.slow
 
 # three micro-batches: one each, or with two processes one that counts nothing besides; an update goes with the gradient
 SMALL = ["--batch-size", "6", "--micro-batch", "2", "--learning-rate", "1e-3", "--epsilon", "1e-2", "--holdout", "0"]
-OWN = ["--rollout-judges", "self-confidence", "--rollout-judges.0.probes", "2", "--rollout-judges.0.probe-steps", "3"]
-OWN += ["--samples-per-prompt", "2", "--prompts-per-draw", "3", "--rollout-steps", "2", "--buffer", "3"]
 DRAWN = ["--rollout-steps", "2", "--rollouts", "5", "--states", "2", "--buffer", "5"]
 KINDS = {
     "pairs": ["ddspo", "--split-pairs"],
     "two trainees": ["chats"],
     "on-policy": ["diffusion-dro", *DRAWN],
-    "groups": ["dgpo", *OWN],
+    "groups": ["dgpo", *own_groups(3)],
 }
 FORMS = {"lora": [], "full": ["--full"]}
 # of which the suite has each once, and the others are exhaustive
 USUAL = {2: {"pairs": "full", "two trainees": "lora", "on-policy": "lora", "groups": "full"},
          3: {"pairs": "lora", "two trainees": "full", "on-policy": "full", "groups": "lora"}}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def launcher() -> Iterator[Launcher]:
-    launcher = Launcher()
-    yield launcher
-    launcher.close()
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +82,7 @@ def test_so_many_processes_are_one(
 ) -> None:
     chosen = [(kind, form) for kind in KINDS for form in FORMS if (USUAL[num][kind] == form) == is_usual]
     lines = [line(kind, form, tiny_model, tiny_pairs, tmp_path / kind / form) for kind, form in chosen]
-    ended = launcher.start(num, lines, ACCELERATE_USE_CPU="true")
+    ended = launcher.start(num, lines, **ACQUAINTED)
     assert [process.code for process in ended] == [0] * num, "".join(process.err for process in ended)
     for kind, form in chosen:
         expected = alone / kind / form
@@ -111,7 +101,7 @@ def test_killed_on_some_and_resumed_on_others(
         return [*line("on-policy", "lora", tiny_model, tiny_pairs, tmp_path / out, num_steps=4), "--save-every", 2]
 
     def start(num: int, *outs: str, kill_at: int = 0) -> list[int]:
-        ended = launcher.start(num, [saving(out) for out in outs], kill_at=kill_at, ACCELERATE_USE_CPU="true")
+        ended = launcher.start(num, [saving(out) for out in outs], kill_at=kill_at, **ACQUAINTED)
         return [process.code for process in ended]
 
     assert -signal.SIGKILL in start(2, "two", kill_at=3)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import every_method
 import pytest
-from launched import Launcher
+from launched import ACQUAINTED, Launcher, own_groups
 from safetensors.torch import load_file
 
 from contrapose.cli.main import main
@@ -19,18 +19,7 @@ from contrapose.cli.main import main
 pytestmark = pytest.mark.slow
 
 SMALL = ["--train-steps", "3", "--batch-size", "4", "--micro-batch", "2", "--holdout", "2", "--learning-rate", "1e-3"]
-OWN = ["--rollout-judges", "self-confidence", "--rollout-judges.0.probes", "2", "--rollout-judges.0.probe-steps", "3"]
-# samples of one prompt fill a batch, so that all batches are the same in one process
-OWN += ["--samples-per-prompt", "2", "--prompts-per-draw", "4", "--rollout-steps", "2", "--buffer", "4"]
 DROPPING = ["--lora-kind", "rslora", "--lora-dropout", "0.3", "--train-text-encoder"]
-ACQUAINTED = {"ACCELERATE_USE_CPU": "true"}
-
-
-@pytest.fixture(scope="module")
-def launcher() -> Iterator[Launcher]:
-    launcher = Launcher()
-    yield launcher
-    launcher.close()
 
 
 def _weights(run: Path) -> dict[str, bytes]:
@@ -52,7 +41,7 @@ def _rows() -> Iterator[object]:
     that judges its own."""
     yield pytest.param("ddspo", False, DROPPING, id="ddspo")
     yield pytest.param("realalign", True, ["--rollout-steps", "4"], id="realalign")
-    yield pytest.param("online-dpo", False, OWN, id="online-dpo")
+    yield pytest.param("online-dpo", False, own_groups(4), id="online-dpo")
     for name in every_method.NAMES:
         yield pytest.param(name, False, [], id=f"exhaustive-{name}", marks=pytest.mark.exhaustive)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from launched import Ended, Launcher
+from launched import ACQUAINTED, Ended, Launcher, own_groups
 from safetensors.torch import load_file
 from torch import Tensor
 from trained import content_of, metrics_of
@@ -21,26 +20,15 @@ pytestmark = pytest.mark.slow
 # three micro-batches a step, of which one of two processes has two; moments far from 0, so that no rounding grows
 SMALL = ["--batch-size", "6", "--micro-batch", "2", "--holdout", "2", "--learning-rate", "1e-3", "--epsilon", "1e-4"]
 WATCHED = ["--prompts", "a red circle", "two stars", "a blue square", "--image-steps", "1"]
-OWN = ["--rollout-judges", "self-confidence", "--rollout-judges.0.probes", "2", "--rollout-judges.0.probe-steps", "3"]
-# samples of one prompt fill a batch, so that all batches are the same in one process
-OWN += ["--samples-per-prompt", "2", "--prompts-per-draw", "3", "--rollout-steps", "2", "--buffer", "3"]
 MOVING = ["diffusion-dpo", "--full", "--reference-decay", "0.5", "--ema-decay", "0.9"]
 RUNS = {
     "pairs": ["ddspo", "--lora-kind", "dora", "--lora-dropout", "0.3", "--gradient-checkpointing", "--split-pairs"],
     "averages": [*MOVING, *WATCHED],
     "two trainees": ["chats", "--full", "--shard", "offload"],
-    "own groups": ["online-dpo", *OWN],
+    "own groups": ["online-dpo", *own_groups(3)],
     "own states": ["self-npo", "--full"],
 }
 NUMBERS = ("loss", "grad_norm")
-ACQUAINTED = {"ACCELERATE_USE_CPU": "true"}
-
-
-@pytest.fixture(scope="module")
-def launcher() -> Iterator[Launcher]:
-    launcher = Launcher()
-    yield launcher
-    launcher.close()
 
 
 def _weights(run: Path) -> dict[str, Tensor]:
