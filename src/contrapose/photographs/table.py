@@ -143,9 +143,9 @@ class PhotoTable:
         if connection is not None:
             connection.close()
 
-    def num_through(self, stage: int, portion: Portion | None = None) -> int:
-        """Photographs that have been through a stage, of all or of a portion."""
-        return self._count("stage >= :stage", stage, portion)
+    def num_through(self, stage: int) -> int:
+        """Photographs that have been through a stage."""
+        return self._count("stage >= :stage", stage)
 
     def num_kept(self, stage: int) -> int:
         """Photographs that go on after a stage."""
@@ -274,14 +274,9 @@ class PhotoTable:
         with self._naming_errors():
             return self._connection.execute(query, values).fetchall()
 
-    def _count(self, condition: str, stage: int, portion: Portion | None = None) -> int:
-        ranges = [("1", -1, _LARGEST)] if portion is None else self._ranges(stage, portion)
-        num = 0
-        for part, before, end in ranges:
-            within = f"{part} AND number > {before} AND number <= {end} AND ({condition})"
-            [[number]] = self._rows(f"SELECT COUNT(*) FROM photographs WHERE {within}", {"stage": stage})
-            num += int(number)
-        return num
+    def _count(self, condition: str, stage: int) -> int:
+        [[number]] = self._rows(f"SELECT COUNT(*) FROM photographs WHERE {condition}", {"stage": stage})
+        return int(number)
 
     def _broken(self, reason: object) -> UserError:
         return UserError(f"{self.path}: is broken ({one_line(reason)}); {AGAIN}")
@@ -322,8 +317,8 @@ class Reaching:
 
     @property
     def num_through(self) -> int:
-        """How many have been through, left out or not."""
-        return self._table.num_through(self._stage, self._portion)
+        """How many of all photographs have been through the stage, left out or not."""
+        return self._table.num_through(self._stage)
 
     def name(self, number: int) -> str:
         """The name of the photograph of this number."""
