@@ -5,7 +5,7 @@ import json
 import pytest
 
 from contrapose.errors import UserError
-from contrapose.store.prompts import Prompt, num_duplicates, prompt_id, read_listed, read_prompts
+from contrapose.store.prompts import Prompt, iter_listed, prompt_id, read_prompts
 
 
 def written(tmp_path, data, name="prompts.txt"):
@@ -49,10 +49,8 @@ def test_byte_order_marks_of_joined_files_are_dropped(tmp_path):
     assert texts(written(tmp_path, b"\xef\xbb\xbfa\nb\n\xef\xbb\xbfc\n", "p.txt")) == ["a", "b", "c"]
 
 
-def test_duplicates_are_kept_and_counted(tmp_path):
-    prompts = read_prompts(written(tmp_path, "a\nb\na\na\n"))
-    assert [prompt.text for prompt in prompts] == ["a", "b", "a", "a"]
-    assert num_duplicates(prompts) == 2
+def test_duplicates_are_kept(tmp_path):
+    assert texts(written(tmp_path, "a\nb\na\na\n")) == ["a", "b", "a", "a"]
 
 
 def test_prompt_id_is_sha256_of_the_text():
@@ -104,10 +102,10 @@ def test_bad_input_is_named(tmp_path, name, data, parts):
 def test_rows_without_a_prompt_are_left_out_and_told_once(tmp_path, caplog, name, data, first):
     caplog.set_level("INFO", "contrapose")
     path = written(tmp_path, data, name)
-    listed = read_listed(path)
-    assert [prompt.text for prompt in listed.prompts] == texts(path) == ["a cat", "a dog"]
-    assert (listed.left_out[0].kind, listed.left_out[0].name) == ("no prompt", first)
-    assert len(listed.left_out) == 2
+    before, *left_out, after = iter_listed(path)
+    assert [before.text, after.text] == texts(path) == ["a cat", "a dog"]
+    assert (left_out[0].kind, left_out[0].name) == ("no prompt", first)
+    assert [entry.kind for entry in left_out] == ["no prompt"] * 2
     [note] = caplog.messages  # though it was read twice
     assert note.startswith(f"{path}: left out 2 rows without a prompt; the first is {first}: its `")
 
@@ -115,9 +113,9 @@ def test_rows_without_a_prompt_are_left_out_and_told_once(tmp_path, caplog, name
 def test_rows_without_a_prompt_of_a_folder_are_named_with_their_file(tmp_path):
     written(tmp_path, "a cat\n\na dog\n", "a.txt")
     written(tmp_path, "prompt,tag\n,x\na bird,x\n", "b.csv")
-    listed = read_listed(tmp_path)
-    assert [prompt.text for prompt in listed.prompts] == ["a cat", "a dog", "a bird"]
-    assert [entry.name for entry in listed.left_out] == ["b.csv: line 2"]
+    cat, dog, left_out, bird = iter_listed(tmp_path)
+    assert [cat.text, dog.text, bird.text] == texts(tmp_path) == ["a cat", "a dog", "a bird"]
+    assert left_out.name == "b.csv: line 2"
 
 
 def test_missing_file_and_folder_are_named(tmp_path):

@@ -11,7 +11,7 @@ from contrapose.containers.readers import READERS
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.files import is_writable
-from contrapose.store.prompts import ListedPrompts, Prompt, iter_listed
+from contrapose.store.prompts import Prompt, iter_listed
 
 _SUFFIXES = (".txt", *READERS)
 
@@ -21,16 +21,11 @@ def named_prompts(entries: Sequence[str]) -> list[Prompt]:
 
     Raises `UserError` for an entry that is no prompt, for files as `read_prompts` does, and where there are none.
     """
-    return named_listed(entries).prompts
-
-
-def named_listed(entries: Sequence[str]) -> ListedPrompts:
-    """The same prompts, and the rows of their files that are left out."""
-    return ListedPrompts.of(iter_named(entries))
+    return [row for row in iter_named(entries) if isinstance(row, Prompt)]
 
 
 def iter_named(entries: Sequence[str]) -> Iterator[Prompt | LeftOut]:
-    """The same in their order, as they are read."""
+    """The same prompts and the rows of their files that are left out, in their order, as they are read."""
     if isinstance(entries, (str, Path)):  # as Python lets it be called
         raise UserError(f'prompts: a tuple of texts and files is wanted; write ("{entries}",)')
     if not entries:

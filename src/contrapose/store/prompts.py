@@ -10,12 +10,12 @@ import hashlib
 import json
 import logging
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.containers.places import Place, place_of
@@ -55,24 +55,6 @@ class Prompt:
         return tags[0] if tags else None
 
 
-class ListedPrompts(NamedTuple):
-    """What a list of prompts holds: its prompts in order, duplicates kept, and the rows that have none."""
-
-    prompts: list[Prompt]
-    left_out: list[LeftOut]
-
-    @classmethod
-    def of(cls, rows: Iterable[Prompt | LeftOut]) -> ListedPrompts:
-        """Rows as they are read."""
-        listed = cls([], [])
-        for row in rows:
-            if isinstance(row, LeftOut):
-                listed.left_out.append(row)
-            else:
-                listed.prompts.append(row)
-        return listed
-
-
 def prompt_id(text: str) -> str:
     """Return the first 16 hex digits of sha256(text as UTF-8): the same on every machine and in every run."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
@@ -92,16 +74,14 @@ def read_prompts(path: str | Path, column: str | None = None) -> list[Prompt]:
     have their file's name as `tag`, unless they have one. DPG's questions, one a row, become `questions` of one prompt.
     Blank lines of a .txt are nothing; rows whose prompt is blank are left out, and a note tells how many.
     """
-    return read_listed(path, column).prompts
-
-
-def read_listed(path: str | Path, column: str | None = None) -> ListedPrompts:
-    """The file's prompts as `read_prompts` tells them, and the rows that it leaves out."""
-    return ListedPrompts.of(iter_listed(path, column))
+    return [row for row in iter_listed(path, column) if isinstance(row, Prompt)]
 
 
 def iter_listed(path: str | Path, column: str | None = None) -> Iterator[Prompt | LeftOut]:
-    """The same in the order of the file, as they are read; what is wrong with it is told where it is come to."""
+    """The file's prompts as `read_prompts` tells them and the rows that it leaves out, in order, as they are read.
+
+    What is wrong with the file is told where it is come to.
+    """
     place = place_of(Path(path))
     num_prompts = 0
     num_left_out = 0
@@ -126,11 +106,6 @@ def iter_listed(path: str | Path, column: str | None = None) -> Iterator[Prompt 
 def _note_once(line: str) -> None:
     """Tell it once a process: a command reads its prompts wherever it needs them."""
     log.info(line)
-
-
-def num_duplicates(prompts: Sequence[Prompt]) -> int:
-    """Return how many prompts repeat the text of an earlier one: len(prompts) - number of distinct texts."""
-    return len(prompts) - len({prompt.text for prompt in prompts})
 
 
 def _of_place(place: Place, column: str | None) -> Iterator[Prompt | LeftOut]:
