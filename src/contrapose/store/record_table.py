@@ -243,20 +243,9 @@ def key_of(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
-def first_of_each(*keys: Numbers) -> Numbers:
-    """The indices, rising, at which the keys have not stood before; of several columns the keys of one index together.
-
-    Memory is a few numbers for each index.
-    """
-    if len(keys) > 1:
-        order = np.lexsort(keys)
-        is_new = np.zeros(len(order), dtype=bool)
-        for column in keys:
-            is_new |= np.diff(column[order], prepend=column[order[:1]] ^ 1) != 0
-        starts = np.flatnonzero(is_new)
-        # `lexsort` is stable: of equal keys the first index comes first
-        return np.sort(order[starts])
-    return np.sort(np.unique(keys[0], return_index=True)[1])
+def first_of_each(keys: Numbers) -> Numbers:
+    """The indices, rising, of keys that have not stood before; memory is a few numbers for each index."""
+    return np.sort(np.unique(keys, return_index=True)[1])
 
 
 def _records(batch: pa.RecordBatch) -> list[GroupRecord]:
