@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from contrapose.store.record_table import Numbers, Records, RecordTable, stretches
+from contrapose.store.record_table import Numbers, Records, RecordTable, piece_of, stretches
 from contrapose.store.records import GroupRecord
 
 
@@ -64,9 +64,7 @@ class ChosenRecords(Records):
 
     def table_of(self, index: int) -> tuple[int, int]:
         """Which table a record is in, and its row there."""
-        number = int(self.numbers[index])
-        table = int(np.searchsorted(self._ends, number, side="right"))
-        return table, number - int(self._ends[table]) + len(self.tables[table])
+        return piece_of(int(self.numbers[index]), self._ends)
 
     def only(self, chosen: Numbers) -> ChosenRecords:
         """These records alone, in this order."""

@@ -21,7 +21,7 @@ from contrapose.contents import digest_of_parts, file_digest
 from contrapose.errors import UserError
 from contrapose.store.index import read_index
 from contrapose.store.manifest import MADE, MANIFEST, read_manifest
-from contrapose.store.record_table import Numbers, RecordTable
+from contrapose.store.record_table import Numbers, RecordTable, piece_of
 from contrapose.store.records import GroupRecord, Sample, old_digest
 from contrapose.store.shard_files import LATENTS, MASKS, OLD_SIDES, open_shard, shard_paths
 
@@ -144,8 +144,7 @@ class GroupStore:
 
     def _where(self, index: int) -> tuple[int, int]:
         """The shard of a record, and its row there."""
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        return shard, index - int(self._ends[shard]) + self._kinds[shard].num
+        return piece_of(index, self._ends)
 
     def latent(self, sample: Sample, index: int) -> Tensor:
         """The latent of one sample of one record; raises `UserError` when it holds values that are not finite."""

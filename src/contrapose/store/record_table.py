@@ -223,14 +223,24 @@ def read_table(data: pa.Buffer) -> tuple[RecordTable, dict[str, str]]:
     return RecordTable(batches), notes
 
 
+def piece_of(index: int, ends: Numbers) -> tuple[int, int]:
+    """The piece in which an index lies, and its row there; pieces end before the indices `ends`."""
+    piece = int(np.searchsorted(ends, index, side="right"))
+    return piece, index - _before(piece, ends)
+
+
 def stretches(indices: Numbers, ends: Numbers) -> Iterator[tuple[int, Numbers]]:
-    """The pieces in which these indices lie, in turn, with the rows in each; pieces end before the indices `ends`."""
+    """The pieces in which these indices lie, in turn, with the rows in each, as `piece_of` tells them of one."""
     pieces = np.searchsorted(ends, indices, side="right")
     (starts,) = np.nonzero(np.diff(pieces, prepend=-1))
     for rows in np.split(np.arange(len(indices)), starts)[1:]:
         piece = int(pieces[rows[0]])
-        before = int(ends[piece - 1]) if piece else 0
-        yield piece, indices[rows] - before
+        yield piece, indices[rows] - _before(piece, ends)
+
+
+def _before(piece: int, ends: Numbers) -> int:
+    """How many indices lie before a piece."""
+    return int(ends[piece - 1]) if piece else 0
 
 
 def kind_of(record: GroupRecord) -> int:
