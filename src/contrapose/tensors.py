@@ -14,8 +14,10 @@ from torch import Tensor
 
 from contrapose.files import replacing
 
-_NOTES = "__metadata__"
-_COUNT = 8  # bytes at the start of a file that tell how long its header is
+NOTES = "__metadata__"
+"""What a header calls the notes."""
+COUNT = 8
+"""Bytes at the start of a file that tell how long its header is."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
@@ -66,11 +68,11 @@ def sort_notes(path: Path) -> None:
     Nothing moves, since the header keeps its length.
     """
     with path.open("r+b") as file:
-        length = int.from_bytes(file.read(_COUNT), "little")
+        length = int.from_bytes(file.read(COUNT), "little")
         header = json.loads(file.read(length))
-        if _NOTES in header:
-            header[_NOTES] = dict(sorted(header[_NOTES].items()))
+        if NOTES in header:
+            header[NOTES] = dict(sorted(header[NOTES].items()))
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
         assert len(text) == length, "the same values in another order"
-        file.seek(_COUNT)
+        file.seek(COUNT)
         file.write(text)

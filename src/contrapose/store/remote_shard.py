@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from contrapose.containers.places import Remote
+from contrapose.tensors import COUNT, NOTES
 
-_COUNT = 8  # bytes at the start of a file that tell how long its header is
 _FIRST = 1 << 16  # bytes that are fetched at first, which most headers are within
 _LONGEST = 100_000_000  # bytes of a header, as the format has it
-_NOTES = "__metadata__"
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "U8": torch.uint8}
 
 
@@ -68,16 +67,16 @@ class RemoteShard:
 
     def __init__(self, place: Remote):
         beginning = place.read_range(0, _FIRST)
-        length = int.from_bytes(beginning[:_COUNT], "little")
-        header = beginning[_COUNT : _COUNT + length]
+        length = int.from_bytes(beginning[:COUNT], "little")
+        header = beginning[COUNT : COUNT + length]
         if len(header) < length <= _LONGEST:
-            header += place.read_range(len(beginning), _COUNT + length)
+            header += place.read_range(len(beginning), COUNT + length)
         if len(header) != length:
             raise ValueError("its header is cut short")
         fields: Any = json.loads(header)
-        self._notes: dict[str, str] = fields.pop(_NOTES, {})
+        self._notes: dict[str, str] = fields.pop(NOTES, {})
         self._tensors: dict[str, RemoteSlice] = {}
-        first = _COUNT + length
+        first = COUNT + length
         size = first
         for name, field in fields.items():
             begin, end = field["data_offsets"]

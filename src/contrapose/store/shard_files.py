@@ -25,14 +25,13 @@ from contrapose.containers.places import Place, Remote
 from contrapose.errors import UserError
 from contrapose.store.records import GroupRecord, parse_old_record, parse_record
 from contrapose.store.remote_shard import RemoteShard
-from contrapose.tensors import save_tensors
+from contrapose.tensors import COUNT, save_tensors
 
 LATENTS = "latents"
 MASKS = "masks"
 OLD_SIDES = ("winner", "loser")  # the tensors of format 2, in the order of a pair's samples
 _DTYPES = ("F16", "BF16", "F32")  # as safetensors names them
 _MASK_DTYPES = ("U8",)
-_COUNT = 8  # bytes at the start of a file that tell how long its header is
 _AGAIN = "delete it and run the command that made it again"
 
 
@@ -57,7 +56,7 @@ def header_of(path: Place) -> bytes:
         if isinstance(path, Remote):
             return path.version().encode()
         with path.open("rb") as file:
-            beginning = file.read(_COUNT)
+            beginning = file.read(COUNT)
             length = int.from_bytes(beginning, "little")
             size = os.fstat(file.fileno()).st_size
             return f"{size} ".encode() + beginning + file.read(min(length, size))
