@@ -85,8 +85,7 @@ class AsksServer(Protocol):
 
 def images_at_once(judge: Judge, usual: int) -> int:
     """How many images a judge is given together: so many, or more where its server answers more at once."""
-    judges = judge.judges if isinstance(judge, Jury) else (judge,)
-    return max(usual, *(each.at_once for each in judges if isinstance(each, AsksServer)), 0)
+    return max(usual, judge.at_once) if isinstance(judge, AsksServer) else usual
 
 
 class JudgeSettings(Protocol):
@@ -142,6 +141,11 @@ class Jury:
                 if metric in self.higher_is_better:
                     raise UserError(f"judges: two of them give {metric}; name each judge once")
                 self.higher_is_better[metric] = is_better
+
+    @property
+    def at_once(self) -> int:
+        """What the one wants that asks most at once; 0 where none asks a server."""
+        return max((images_at_once(judge, 0) for judge in self.judges), default=0)
 
     def __call__(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> dict[str, Marks]:
         marks: dict[str, Marks] = {}
