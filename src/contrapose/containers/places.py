@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import fsspec
 
 from contrapose.containers.left_out import Skip
-from contrapose.contents import digest_of
+from contrapose.contents import digest_of, file_digest
 from contrapose.errors import UserError
 
 PROTOCOLS = ("hf", "s3", "memory")
@@ -124,6 +124,11 @@ def name_below(place: Place, root: Place) -> str:
 def size_of(place: Place) -> int:
     """The bytes of a file."""
     return place.size() if isinstance(place, Remote) else place.stat().st_size
+
+
+def file_digest_at(place: Place, pieces: int | None = None) -> str:
+    """The digest of one file, as `file_digest` has it; of one on another machine its version."""
+    return place.version() if isinstance(place, Remote) else file_digest(place, pieces)
 
 
 def digest_at(path: Path) -> str:

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contrapose.containers.places import Place, Remote, place_of
+from contrapose.containers.places import file_digest_at, place_of
 from contrapose.containers.readers import readable
-from contrapose.contents import digest_of_parts, file_digest
+from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.store.index import read_index
 from contrapose.store.manifest import MADE, MANIFEST, read_manifest
@@ -95,7 +95,7 @@ class GroupStore:
     def digest(self) -> str:
         """A digest of all groups, wherever the folder lies and under any name."""
         with readable(self.folder):
-            return digest_of_parts(f"{shard.name} {_digest(shard)}" for shard in self.shards)
+            return digest_of_parts(f"{shard.name} {file_digest_at(shard)}" for shard in self.shards)
 
     @property
     def fingerprint(self) -> str:
@@ -207,10 +207,6 @@ class GroupStore:
         else:
             latent = file.get_slice(LATENTS)[row, place]
         return latent
-
-
-def _digest(shard: Place) -> str:
-    return shard.version() if isinstance(shard, Remote) else file_digest(shard)
 
 
 def sample_name(record: GroupRecord, place: int) -> str:

@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from dataclasses import fields
 
 from contrapose.containers.left_out import LeftOut
-from contrapose.containers.places import Place, Remote
+from contrapose.containers.places import Place, file_digest_at
 from contrapose.containers.stored import InFile
-from contrapose.contents import file_digest
 from contrapose.photographs.photos.photo import Photo
 
 _ENDS = 2  # pieces read of each image file: a hundred thousand must be known again in seconds
@@ -40,8 +39,6 @@ def count_and_digest(listing: Iterable[Photo | LeftOut]) -> tuple[int, str]:
 
 def _file(path: Place, pieces: int | None = None) -> str:
     try:
-        if isinstance(path, Remote):
-            return path.version()
-        return file_digest(path) if pieces is None else file_digest(path, pieces)
+        return file_digest_at(path, pieces)
     except OSError as error:  # such an image is left out with its reason, and may be readable the next time
         return f"unreadable {error.errno}"
