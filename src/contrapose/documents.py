@@ -97,19 +97,21 @@ def as_read(values: Any) -> Any:
     return values
 
 
-def load_yaml(path: Path, fix: str = "") -> Any:
+class Opened(Protocol):
+    """A path, here or on another machine, whose bytes can be read."""
+
+    def open(self, mode: Literal["rb"], /) -> IO[bytes]: ...
+
+
+def load_yaml(path: Opened, fix: str = "") -> Any:
     """What a YAML file holds; `fix` is what the user can do when it is broken.
 
     Raises `UserError` naming the file and the line when it is missing, larger than 1 MB, not UTF-8, broken, or says
     more than plain mappings, lists and values.
     """
-    if path.is_file() and path.stat().st_size > MOST_BYTES:
+    content = _content(path, MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
         raise UserError(f"{path}: not readable as YAML: it is larger than 1 MB{_ending(fix)}")
-    return parse_yaml(_content(path), path, fix)
-
-
-def parse_yaml(content: bytes, path: object, fix: str = "") -> Any:
-    """What the bytes of a YAML file at `path` say; raises `UserError` as `load_yaml` does."""
     try:
         return deepcopy(_parsed(content.decode("utf-8")))  # the caller's own to change
     except yaml.MarkedYAMLError as error:
@@ -159,12 +161,6 @@ def load_json(path: Path, fix: str = "") -> Any:
         raise UserError(f"{path}: not readable as JSON: {_short(str(error))}{_ending(fix)}") from None
 
 
-class Opened(Protocol):
-    """A path, here or on another machine, whose bytes can be read."""
-
-    def open(self, mode: Literal["rb"], /) -> IO[bytes]: ...
-
-
 def json_lines(path: Opened, fix: str = "") -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a file of JSON lines with their lines' numbers, counted from 1; blank lines are passed over.
 
@@ -193,9 +189,10 @@ def _object(path: Opened, number: int, line: bytes, fix: str) -> dict[str, Any]:
     return row
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Opened, most: int = -1) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(most)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
 

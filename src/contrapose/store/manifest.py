@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from contrapose.containers.places import Place
-from contrapose.documents import load_yaml, parse_yaml
+from contrapose.documents import load_yaml
 from contrapose.errors import UserError
 
 MANIFEST = "pairs.yaml"
@@ -45,7 +44,7 @@ def read_manifest(folder: Place) -> dict[str, Any]:
             f"{folder}: no {MANIFEST}, so this is not a folder of pairs; "
             "make one with 'contrapose pairs draw', 'pairs import' or 'pairs real'"
         )
-    manifest = load_yaml(path, _AGAIN) if isinstance(path, Path) else parse_yaml(path.read_bytes(), path, _AGAIN)
+    manifest = load_yaml(path, _AGAIN)
     if not isinstance(manifest, dict):
         raise UserError(f"{path}: broken, a mapping was expected; {_AGAIN}")
     _check_kinds(path, manifest, _KINDS)
