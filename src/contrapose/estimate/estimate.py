@@ -166,16 +166,16 @@ class Skeleton:
             without_gradient = max(without_gradient, with_gradient)
             with_gradient = math.ceil(with_gradient / 2)
         cost = self.trainee(setup.run.gradient_checkpointing)
+        gathered = 0
+        if setup.num_shards > 1:
+            # weights are gathered in the precision that products take, so that autocast keeps no copies of them
+            cost = cost.without_fixed()
+            gathered = gathered_bytes(self._network, self.dtype, setup.run.full)
         saved = cost.saved_for(with_gradient)
         peak = cost.peak_for(with_gradient)
         if without_gradient:
             peak = max(peak, without_gradient * self.reference.peak)
-        working = max(peak - saved, 0)
-        if setup.num_shards > 1:
-            # weights are gathered in the precision that products take, so that autocast keeps no copies of them
-            saved = with_gradient * (cost.saved - cost.saved_fixed)
-            peak = max(with_gradient * (cost.peak - cost.peak_fixed), without_gradient * self.reference.peak)
-            working = max(peak - saved, 0) + gathered_bytes(self._network, self.dtype, setup.run.full)
+        working = max(peak - saved, 0) + gathered
         return replace(self.standing(setup), activations=saved, working=working)
 
 

@@ -53,6 +53,12 @@ class Cost:
         """The same, knowing what two rows cost: bytes(n) = fixed + n slope, so fixed = 2 bytes(1) - bytes(2)."""
         return replace(self, saved_fixed=2 * self.saved - two.saved, peak_fixed=2 * self.peak - two.peak)
 
+    def without_fixed(self) -> Cost:
+        """The same but for what does not grow with the rows."""
+        saved = self.saved - self.saved_fixed
+        peak = self.peak - self.peak_fixed
+        return replace(self, saved=saved, peak=peak, saved_fixed=0, peak_fixed=0)
+
     def saved_for(self, rows: int) -> int:
         """Bytes kept for the backward pass of so many rows."""
         return self.saved_fixed + rows * (self.saved - self.saved_fixed)
