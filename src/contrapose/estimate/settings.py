@@ -67,7 +67,7 @@ class Setup:
     @property
     def num_shards(self) -> int:
         """Over how many cards the networks are cut up; 1 where each has all."""
-        return 1 if self.run.sharding.shard == "none" else self.num_processes
+        return self.run.sharding.num_shards(self.num_processes)
 
     @property
     def num_copies(self) -> int:

@@ -235,7 +235,7 @@ def _trainer(
         log.info("text encoders are trained: they stay in memory, and embeddings are made at every step")
     backbone.release_encoders(keep_text=needs_encoders, keep_images=watched is not None or own_groups is not None)
     dtype = DTYPES[run.computes_in]
-    is_sharded = run.sharding.shard != "none" and accelerator.num_processes > 1
+    is_sharded = run.sharding.num_shards(accelerator.num_processes) > 1
     trainable = _trainable(stage, backbone.denoiser, dtype, prompts, placed=not is_sharded)
     hasten(trainable.policies.networks(), run.speed, dtype, backbone.device, trained=True)
     if is_sharded:

@@ -24,6 +24,10 @@ class Sharding:
     moments and averages, with each block gathered when it computes; offload is full with the shares of frozen copies in
     the machine's own memory."""
 
+    def num_shards(self, num_processes: int) -> int:
+        """Over how many of so many processes the networks are cut up; 1 where each has all."""
+        return 1 if self.shard == "none" else num_processes
+
     def check(self, run: Run) -> None:
         """Raise `UserError` for a setting of the run that is not to be had of networks in shards."""
         if self.shard == "none":
