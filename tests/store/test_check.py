@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from contrapose.store.check import Findings, TooLong, check_pairs
+from contrapose.store.check import Findings, TooLong, check_pairs, look_at_records
 from contrapose.store.groups import GroupStore
 from contrapose.store.manifest import MANIFEST
 from contrapose.store.records import GroupRecord
@@ -77,6 +77,12 @@ def test_pair_that_repeats_another(pairs: Pairs) -> None:
     found = pairs.findings()
     assert found.problems == {}
     assert _only(found.remarks) == ("groups that repeat another", [first.prompt])
+
+
+def test_likes_of_one_group_repeat_nothing(write_store: Write, tmp_path: Path) -> None:
+    likes = [GroupRecord(f"like-{place}", "a ring", "", 0, (1.0,)) for place in range(3)]
+    folder = write_store(tmp_path / "likes", likes, torch.randn(3, 1, 4, 2, 2))
+    assert look_at_records(GroupStore(folder)).remarks == {}
 
 
 def test_empty_prompt(pairs: Pairs) -> None:

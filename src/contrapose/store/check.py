@@ -51,8 +51,10 @@ def look_at_records(store: GroupStore, too_long: TooLong | None = None) -> Findi
         "not the groups that were planned": [store.flaw] if store.flaw else [],
         **_problems_of_records(records),
     }
-    # the noise goes by prompt and seed, so that these are the same images twice
-    suspects = _repeated(records.keys("prompt"), records.keys("degraded"), records.seeds())
+    # the noise goes by prompt and seed, so that these are the same images twice; likes of one group share both
+    several = np.flatnonzero(np.abs(records.kinds()) > 1)
+    origin = [records.keys("prompt"), records.keys("degraded"), records.seeds()]
+    suspects = several[_repeated(*(column[several] for column in origin))]
     origins = [(record.prompt, record.degraded, record.seed) for record in records.of(suspects)]
     repeated = [prompt for (prompt, _, _), count in Counter(origins).items() if count > 1]
     remarks = {"groups that repeat another": repeated}
@@ -100,7 +102,9 @@ def _with_any(names_by_kind: Mapping[str, list[str]]) -> dict[str, list[str]]:
 def _repeated(*keys: Numbers) -> Numbers:
     """The indices, rising, whose keys stand at another index too."""
     order = np.lexsort(keys)
-    is_as_before = np.ones(max(0, len(order) - 1), dtype=bool)
+    if not len(order):
+        return order
+    is_as_before = np.ones(len(order) - 1, dtype=bool)
     for column in keys:
         is_as_before &= column[order[1:]] == column[order[:-1]]
     either = np.concatenate([is_as_before, [False]]) | np.concatenate([[False], is_as_before])
