@@ -26,6 +26,7 @@ from contrapose.labels.regrouped import Regrouped, Samples, check_identifiers, d
 from contrapose.labels.settings import CONVERTER, Scoring
 from contrapose.store.groups import GroupStore
 from contrapose.store.manifest import MANIFEST
+from contrapose.store.noted_digests import NotedDigests
 from contrapose.store.prompts import Prompt, read_prompts
 from contrapose.store.records import GroupRecord
 from contrapose.store.shard_files import shard_path, write_shard
@@ -73,10 +74,7 @@ def score_groups(
     """
     check_identifiers(store)
     prompts = judged_prompts(settings, store)
-    scored_by = {name for record in store.records for name in record.scores}
-    twice = sorted(scored_by & judge.higher_is_better.keys())
-    if twice:
-        raise UserError(f"{store.folder}: its groups have {', '.join(twice)} already; leave the judge out")
+    _check_new(judge, store)
     digests = {"groups": store.digest, "judges": judge.version, "model": decoder}
     if settings.prompts is not None:
         digests["prompts"] = digest_at(settings.prompts)
@@ -85,6 +83,7 @@ def score_groups(
     samples = Samples(store, (Regrouped.all_of(store, row) for row in range(len(store))))
     planned = samples.shards(settings.shard_size)
     scored: dict[int, list[GroupRecord]] = {}  # by the number of their file
+    notes = NotedDigests(out)
     judged = False
     done = 0
     with worker.writing(out):
@@ -101,8 +100,10 @@ def score_groups(
                 images = latents.flatten(0, 1)
                 scored[number] = list(_scored(images, records, judge, decode, prompts, settings.batch_size))
                 write_shard(out, number, scored[number], latents, samples.masks(kind, records))
+                notes.read([path])
             done += len(records)
             yield done
+        notes.keep()
         left = [number for path, number in files if not path.exists()]
         if left:
             log.info(f"{out}: {len(left)} of {len(files)} files are left to other parts")
@@ -115,6 +116,14 @@ def score_groups(
             begin(out, sections, CONVERTER, decoder, chain.from_iterable(every), (), inputs, masked=samples.masked)
     if not judged:
         log.info(f"{out}: all groups were scored already")
+
+
+def _check_new(judge: Judge, store: GroupStore) -> None:
+    """Raise `UserError` for a judge whose scores the groups have already."""
+    scored_by = {name for record in store.records for name in record.scores}
+    twice = sorted(scored_by & judge.higher_is_better.keys())
+    if twice:
+        raise UserError(f"{store.folder}: its groups have {', '.join(twice)} already; leave the judge out")
 
 
 def _scored(

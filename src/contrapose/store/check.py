@@ -18,6 +18,7 @@ from contrapose.store.records import GroupRecord
 _SHOWN = 3  # examples named for each kind of problem
 _KINDS = {1: "single samples", 2: "pairs"}
 _NOT_FINITE = "latents that are not finite"
+_CHANGED = "files whose bytes changed and whose times did not"
 _SAME_AS_WINNER = "losers identical to their winner"
 _SAME_AS_ANOTHER = "samples identical to another of their group"
 TooLong = Callable[[Iterable[str]], list[str]]
@@ -90,6 +91,7 @@ def check_pairs(
         problems[kind] += [store.records[done + row].id for row in is_same.nonzero().flatten().tolist()]
         done += len(latents)
         progress(done)
+    problems[_CHANGED] = store.changed_shards()
     findings.problems.update(_with_any(problems))
     return findings
 

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contrapose.containers.places import file_digest_at, place_of
+from contrapose.containers.places import place_of
 from contrapose.containers.readers import readable
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.store.index import read_index
 from contrapose.store.manifest import MADE, MANIFEST, read_manifest
+from contrapose.store.noted_digests import changed_shards, shard_digests
 from contrapose.store.record_table import Numbers, RecordTable, piece_of
 from contrapose.store.records import GroupRecord, Sample, old_digest
 from contrapose.store.shard_files import LATENTS, MASKS, OLD_SIDES, open_shard, shard_paths
@@ -95,7 +96,15 @@ class GroupStore:
     def digest(self) -> str:
         """A digest of all groups, wherever the folder lies and under any name."""
         with readable(self.folder):
-            return digest_of_parts(f"{shard.name} {file_digest_at(shard)}" for shard in self.shards)
+            return digest_of_parts(
+                f"{shard.name} {digest}"
+                for shard, digest in zip(self.shards, shard_digests(self.folder, self.shards), strict=True)
+            )
+
+    def changed_shards(self) -> list[str]:
+        """The shards whose bytes are not those that were noted, though nobody has written them; all are read."""
+        with readable(self.folder):
+            return changed_shards(self.folder, self.shards)
 
     @property
     def fingerprint(self) -> str:

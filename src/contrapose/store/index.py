@@ -22,8 +22,8 @@ import pyarrow as pa
 from contrapose.containers.images import several
 from contrapose.containers.places import Place, Remote
 from contrapose.errors import UserError
-from contrapose.files import is_full, replacing, users_cache
-from contrapose.store.manifest import INDEX
+from contrapose.files import is_full, replacing
+from contrapose.store.manifest import INDEX, places_of_notes
 from contrapose.store.record_table import RecordTable, RecordWriter, read_table
 from contrapose.store.records import RecordsDigest
 from contrapose.store.shard_files import Shard, header_of, read_shard
@@ -61,11 +61,7 @@ def read_index(folder: Place, shards: Sequence[Place], num_planned: int) -> Inde
     if not is_far and max(num_planned, len(shards)) < LARGE:
         return _in_memory(shards)
     made_of = _stamp(shards)
-    whole_name = str(folder) if isinstance(folder, Remote) else str(folder.resolve())
-    name = hashlib.sha256(os.fsencode(whole_name)).hexdigest()[:16]
-    places = [users_cache() / "stores" / f"{name}.arrow"]
-    if isinstance(folder, Path):
-        places.insert(0, folder / INDEX)  # the best place
+    places = places_of_notes(folder, INDEX)
     for place in places:
         index = _believed(place, made_of)
         if index is not None:

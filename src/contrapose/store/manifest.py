@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from contrapose.containers.places import Place
 from contrapose.documents import load_yaml
 from contrapose.errors import UserError
+from contrapose.files import users_cache
 
 MANIFEST = "pairs.yaml"
-INDEX = "records.arrow"  # which whoever reads a large folder first writes beside the shards
+INDEX = "records.arrow"
+DIGESTS = "digests.json"
+NOTES = (INDEX, DIGESTS)  # what whoever writes or reads a large folder notes of its shards, beside them
 FORMAT = 3
 MASKED_FORMAT = 4  # the same with masks beside the latents, where groups say where their samples differ
 OLD_FORMAT = 2  # winners and losers in a tensor each: read, and not added to
@@ -58,6 +64,14 @@ def read_manifest(folder: Place) -> dict[str, Any]:
     for way in MADE:
         _check_kinds(path, manifest.get(way, {}), _SETTINGS, f"{way}.")
     return {**manifest, "num_groups": manifest[count]}
+
+
+def places_of_notes(folder: Place, name: str) -> list[Path]:
+    """Where notes of a folder's shards may lie, the best place first: in the folder, or in the user's cache."""
+    whole_name = str(folder.resolve()) if isinstance(folder, Path) else str(folder)
+    number = hashlib.sha256(os.fsencode(whole_name)).hexdigest()[:16]
+    in_cache = users_cache() / "stores" / f"{number}{Path(name).suffix}"
+    return [folder / name, in_cache] if isinstance(folder, Path) else [in_cache]
 
 
 def _check_kinds(path: Place, values: Mapping[str, Any], kinds: Mapping[str, type], prefix: str = "") -> None:

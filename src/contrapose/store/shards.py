@@ -18,6 +18,7 @@ from contrapose import runfile
 from contrapose.containers.left_out import LeftOut, write_left_out
 from contrapose.errors import UserError
 from contrapose.store.manifest import FORMAT, MANIFEST, MASKED_FORMAT, OLD_FORMAT, read_manifest
+from contrapose.store.noted_digests import NotedDigests
 from contrapose.store.record_table import Records
 from contrapose.store.records import GroupRecord, count_and_digest
 from contrapose.store.shard_files import read_shard, shard_path, write_shard
@@ -163,6 +164,7 @@ def fill(
     done = 0
     missing = False
     planned = set()
+    notes = NotedDigests(out)
     files = ((shard_path(out, index), (index, size, shard)) for index, (size, shard) in enumerate(shards))
     for path, (index, size, of_file), task in worker.turns(files):
         shard = list(of_file)
@@ -178,8 +180,10 @@ def fill(
                 latents.append(make(size, batch))
                 yield done + start + len(batch)
             write_shard(out, index, shard, torch.cat(latents), masks(size, shard) if masks else None)
+            notes.read([path])
         done += len(shard)
         yield done
+    notes.keep()
     # of a longer plan that was here before: readers would take these for planned
     for path in sorted(out.glob("shard-*.safetensors")):
         if path.name not in planned:

@@ -13,7 +13,7 @@ from contrapose.containers.readers import readable
 from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.evaluate.summary import FORMAT
-from contrapose.store.manifest import INDEX, read_manifest
+from contrapose.store.manifest import NOTES, read_manifest
 from contrapose.store.prompts import canonical, read_prompts
 from contrapose.studies.settings import DEV, PromptSource, Study
 from contrapose.worlds.shapes.grammar import prompts as shapes_prompts
@@ -92,7 +92,7 @@ def inputs_digest(study: Study) -> str:
 
 
 def _standing(path: Path) -> list[str]:
-    """Name, size and time of a file, or of all files in a folder but for an index, which a line of the study writes."""
+    """Name, size and time of a file, or of all files in a folder but for notes of shards: the study may write them."""
     files: list[Path] = []
     with suppress(OSError, ValueError):  # a text that is no path
         files = [path, *sorted(path.rglob("*"))] if path.is_dir() else [path]
@@ -100,6 +100,6 @@ def _standing(path: Path) -> list[str]:
     for file in files:
         with suppress(OSError, ValueError):
             standing = file.stat()
-            if file.is_file() and file.name != INDEX:
+            if file.is_file() and file.name not in NOTES:
                 parts.append(f"{file} {standing.st_size} {standing.st_mtime_ns}")
     return parts

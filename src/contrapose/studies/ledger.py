@@ -17,11 +17,13 @@ from contrapose.contents import digest_of_parts, file_digest
 from contrapose.documents import dump_yaml, load_yaml
 from contrapose.errors import UserError
 from contrapose.files import write_text
-from contrapose.store.manifest import INDEX
+from contrapose.store.manifest import MANIFEST, NOTES
+from contrapose.store.noted_digests import shard_digests
+from contrapose.store.shard_files import shard_paths
 from contrapose.studies.stages import CommandLine
 
 DONE = "done.yaml"
-_OF_NO_LINE = ("events.out", INDEX)  # TensorBoard's files, named by the time, and what readers of pairs leave there
+_OF_NO_LINE = ("events.out", *NOTES)  # TensorBoard's files, named by the time, and what readers of pairs leave there
 
 
 class Ledger:
@@ -56,9 +58,14 @@ def _contents(out: Path) -> Iterator[str]:
     """Name and digest of each of a result's files; hidden ones are left out, and those that say nothing of a line."""
     if out.is_file():
         yield f"{out.name} {file_digest(out)}"
+    noted: dict[str, str] = {}
+    if (out / MANIFEST).is_file():
+        shards = shard_paths(out)
+        noted = dict(zip((shard.name for shard in shards), shard_digests(out, shards), strict=True))
     for path in out.rglob("*") if out.is_dir() else ():
         if not path.name.startswith((".", *_OF_NO_LINE)) and path.is_file():
-            yield f"{path.relative_to(out).as_posix()} {file_digest(path)}"
+            name = path.relative_to(out).as_posix()
+            yield f"{name} {noted.get(name) or file_digest(path)}"
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:
