@@ -24,6 +24,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "pairs": ("num_pairs",),
     "num": ("num_photos",),
     "base": ("model",),
+    "metric": ("by",),
     "images": ("photos", "image_folder", "image_format"),
     # flags that belong to a part of their settings now
     "degrade.model": ("degrade.llm.model",),

@@ -145,7 +145,6 @@ def test_an_old_flag_tells_the_new_one(line: str, message: str, capsys: pytest.C
     [
         (["study", "choice"], "FILE, MODEL must be given"),
         (["prompts", "split"], "SOURCE, --out-test must be given"),
-        (["study", "choice", "a.yaml", "ddspo", "size"], "argument what"),
     ],
 )
 def test_what_has_no_flag_is_called_by_its_name(

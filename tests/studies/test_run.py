@@ -37,7 +37,7 @@ pairs:
   drawn: {options: {steps: 1, batch-size: 2, shard-size: 3, device: cpu}}
 methods:
   dpo: {align: diffusion-dpo, options: {beta: 1000}}
-  ddspo: {align: ddspo, options: {beta: 2000, precision: bf16}}
+  ddspo: {align: ddspo, options: {beta: 2000, precision: bf16, learning-rate: 1e-3}}
 training: {train-steps: 2, batch-size: 2, micro-batch: 2, holdout: 2, learning-rate: 1e-3, evaluate-every: 0}
 seeds: [0, 1]
 scales: [1]
@@ -45,7 +45,7 @@ num_images: 1
 sampling: {steps: 1, device: cpu}
 evaluations:
   shapes: {suite: shapes, options: {replicates: 20, autoencoder: "{model}"}}
-choosing: {scales: [1, 3], checkpoints: [1, 2], metric: artefact_rate}
+choosing: {scales: [1, 3], checkpoints: [1, 2], by: [artefact_rate], tries: {learning-rate: [1e-2, 1e-3]}}
 columns:
   artefacts: {evaluation: shapes, metric: artefact_rate, factor: 100}
 published:
@@ -100,7 +100,7 @@ def test_the_report_tells_what_was_chosen_and_what_was_published(finished: Path)
         assert text in page and text in tables
     choices = yaml.safe_load((finished / "out" / "choices.yaml").read_text())
     assert set(choices["choices"]) == {"base", "dpo", "ddspo"}
-    assert choices["rule"]["rule"] == "mean" and choices["metric"] == "artefact_rate"
+    assert choices["rule"]["rule"] == "mean" and choices["by"] == ["artefact_rate"]
     # two scales for the base, and two scales by two checkpoints for each method
     assert len(choices["candidates"]) == 2 + 2 * 4
     assert all(len(one["scores"]) == 2 for one in choices["candidates"] if one["model"] != "base")

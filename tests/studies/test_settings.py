@@ -64,6 +64,17 @@ def put(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def tries(
+    values: dict[str, Any], methods: dict[str, Any] | None = None, prompts: Any = None, checkpoints: Any = ()
+) -> Callable[[dict[str, Any]], None]:
+    def change(study: dict[str, Any]) -> None:
+        study["choosing"] = {"scales": [1], "tries": values, "checkpoints": list(checkpoints)}
+        study["methods"] = methods or study["methods"]
+        study["prompts"] = prompts or study["prompts"]
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -106,6 +117,30 @@ def put(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (put("choosing", value={"scales": [2], "checkpoints": [1]}), "scales lack 1"),
         (put("choosing", value={"scales": [1], "checkpoints": [500]}), "500 is beyond the 200 steps"),
         (put("choosing", value={"scales": [1], "rule": "best"}), "best"),
+        (put("choosing", value={"scales": [1], "metric": "correct"}), "metric is now by"),
+        (
+            put("choosing", value={"scales": [1], "by": ["correct:x"]}),
+            "by: 'correct:x' is neither NAME nor NAME:WEIGHT",
+        ),
+        (tries({"seed": [1, 2]}), "tries: --seed is set by the study itself"),
+        (tries({"save-every": [1, 2]}, checkpoints=[1]), "tries: --save-every is set by the study itself"),
+        (tries({"beta": []}), "tries: beta: name the values that are tried in a list"),
+        (tries({"beta": 3}), "tries: beta: name the values that are tried in a list"),
+        (tries({"beta": [1, 2, 1.0]}), "tries: beta: a value is named twice"),
+        (tries({"beta": ["1", 1]}), "tries: beta: a value is named twice"),
+        (tries({"full": [True, False]}), "tries: full: yes and no are not tried"),
+        (tries({"losers": ["a/b"]}), "tries: losers: 'a/b' can be no part of a run's name"),
+        (tries({"betta": [1, 2]}), "--betta 1"),
+        (put("choosing", value={"scales": [1], "tried_at": 3}), "tried_at: nothing is tried"),
+        (tries({"beta": [1]}, {"a": {"align": "ddspo", "options": {"beta": 2}}}), "beta is set by every method itself"),
+        (
+            tries({"beta": [1]}, {"a": {"align": "ddspo"}, "fit": {"align": "ddspo", "shown": False}}),
+            "methods fit: is not shown, so that nothing is tried; give it a beta",
+        ),
+        (
+            tries({"beta": [1]}, prompts={name: STUDY["prompts"][name] for name in ("train", "test")}),
+            "choosing: needs prompts named dev",
+        ),
         (put("published", value={"source": "x", "rows": {"base": {"GE": 1}}}), "published base: GE is not there"),
         (put("prompts", "dev", value={"file": "nowhere.txt"}), "nowhere.txt"),
         (put("sampling", value={"scale": 3}), "--scale is set by the study itself"),

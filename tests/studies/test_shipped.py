@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from contrapose.cli.main import main
+from contrapose.studies.choosing import Placeholders
 from contrapose.studies.quickstart import Quickstart
 from contrapose.studies.settings import read_study
 from contrapose.studies.shell import quoted
@@ -66,14 +67,9 @@ def test_the_published_figures_are_those_of_the_papers_table(path: Path) -> None
 
 
 def test_the_quickstart_makes_what_its_methods_need_and_nothing_else() -> None:
-    class Nothing:
-        def best(self, group: str) -> object:
-            raise AssertionError
-
-        checkpoint = best
-
     quick = Quickstart(out=Path("q"))
-    outs = [str(line.out) for stage in stages(quick.study(), Nothing()) for line in stage.lines if line.out]
+    study = quick.study()
+    outs = [str(line.out) for stage in stages(study, Placeholders(study)) for line in stage.lines if line.out]
     names = ("base", "diffusion-dpo", "ddspo")
     images = [f"q/images/scale-{scale}/{name}" for scale in "13" for name in names]
     runs = ["q/runs/diffusion-dpo", "q/runs/ddspo"]
@@ -87,7 +83,8 @@ def test_the_quickstart_makes_what_its_methods_need_and_nothing_else() -> None:
         "q/evidence/scale-3",
     ]
     several = Quickstart(out=Path("q"), seeds=(0, 2), methods=("ddspo",))
-    lines = [line for stage in stages(several.study(), Nothing()) for line in stage.lines]
+    study = several.study()
+    lines = [line for stage in stages(study, Placeholders(study)) for line in stage.lines]
     assert [str(line.out) for line in lines if line.words[0] == "align"] == ["q/runs/ddspo-0", "q/runs/ddspo-2"]
     assert [str(line.out) for line in lines if line.words[0] == "pairs" and line.out] == ["q/pairs"]
     judged = [line.words for line in lines if line.words[0] == "evaluate"]

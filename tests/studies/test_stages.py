@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from contrapose.store.manifest import INDEX
+from contrapose.studies.choosing import Placeholders
 from contrapose.studies.inputs import inputs_digest
 from contrapose.studies.ledger import Ledger
 from contrapose.studies.settings import CONVERTER, Study
@@ -28,18 +29,9 @@ STUDY: dict[str, Any] = {
 }
 
 
-class NoChoices:
-    """A study without choosing asks for none."""
-
-    def best(self, group: str) -> Any:
-        raise AssertionError(group)
-
-    def checkpoint(self, group: str, scale: str) -> str:
-        raise AssertionError(group)
-
-
-def planned() -> list[StudyStage]:
-    return list(stages(CONVERTER.structure(STUDY, Study), NoChoices()))
+def planned(change: dict[str, Any] | None = None) -> list[StudyStage]:
+    study = CONVERTER.structure({**STUDY, **(change or {})}, Study)
+    return list(stages(study, Placeholders(study)))
 
 
 def test_pairs_come_in_the_order_in_which_they_are_made_of_each_other() -> None:
@@ -59,8 +51,8 @@ def test_pairs_come_in_the_order_in_which_they_are_made_of_each_other() -> None:
 
 def test_the_base_is_sampled_in_other_ways_too() -> None:
     """Such as the best of several, which is drawn and judged beside the base."""
-    study = STUDY | {"sampled": {"best-of-8": {"options": {"best-of": 8, "judges": ["shapes"]}}}}
-    by_title = {stage.title: stage.lines for stage in stages(CONVERTER.structure(study, Study), NoChoices())}
+    sampled = {"best-of-8": {"options": {"best-of": 8, "judges": ["shapes"]}}}
+    by_title = {stage.title: stage.lines for stage in planned({"sampled": sampled})}
     base, best, *_ = (" ".join(line.words) for line in by_title["images"])
     images = "sample --model m --prompts test.txt --out o/images/scale-1"
     assert best.startswith(f"{images}/best-of-8 --best-of 8 --judges shapes --num-images")
@@ -79,8 +71,7 @@ def test_a_method_may_draw_its_samples_of_prompts_alone() -> None:
     """Those of a list of the study's, which is written first; pairs are not looked at."""
     online = {"align": "online-dpo", "prompts": "more", "options": {"rollout-judges": ["shapes"]}}
     prompts = STUDY["prompts"] | {"more": {"shapes": "train", "per_tag": 2}}
-    study = CONVERTER.structure(STUDY | {"prompts": prompts, "methods": {"online": online}}, Study)
-    by_title = {stage.title: stage.lines for stage in stages(study, NoChoices())}
+    by_title = {stage.title: stage.lines for stage in planned({"prompts": prompts, "methods": {"online": online}})}
     assert "o/more.jsonl" in {str(line.out) for line in by_title["prompts"]}
     words = by_title["training"][0].words
     assert words[words.index("--pairs") + 1 : words.index("--out")] == ("o/more.jsonl",)

@@ -41,10 +41,7 @@ def read(flags: Sequence[Leaf], arguments: list[str], prog: str, about: str) -> 
         (f"box{number}", Annotated[type(each), tyro.conf.arg(name=title, help="")], field(default=each))
         for number, (title, each) in enumerate(zip(titles, boxes, strict=True))
     ]
-    names: dict[str, str] = {}
-    for number, group in enumerate(groups):
-        names |= {f"box{number}.flag{place}": leaf.name for place, leaf in enumerate(group)}
-    with in_one_line(arguments, prog, names):
+    with in_one_line(arguments, prog):
         values: Any = tyro.cli(
             make_dataclass("View", view), args=arguments, prog=prog, description=about, config=CONFIG
         )

@@ -56,7 +56,7 @@ HEADINGS = {
     "Whole experiments": {
         "study run": Command("study_run", "a whole experiment from one file: does what is missing, and nothing twice"),
         "study plan": Command("study_plan", "the same as command lines, for a shell or a scheduler"),
-        "study choice": Command("study_choice", "the guidance scale or checkpoint that dev prompts chose for a model"),
+        "study choice": Command("study_choice", "the setting, guidance scale or checkpoint that dev prompts chose"),
         "study report": Command("study_report", "a study's page and tables"),
     },
     "Worlds with known answers": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 
 from contrapose.errors import UserError
@@ -17,11 +17,8 @@ _FLAG = re.compile(r"[│ ] {5}(--\S+|[A-Z]\S*)")
 
 
 @contextmanager
-def in_one_line(arguments: list[str], prog: str, names: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Turn what tyro complains of into a `UserError`; help that was asked for goes its way.
-
-    `names` are what to call arguments without a flag, which it calls by the fields that they are read into.
-    """
+def in_one_line(arguments: list[str], prog: str) -> Iterator[None]:
+    """Turn what tyro complains of into a `UserError`; help that was asked for goes its way."""
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint), _unwrapped(arguments):
@@ -30,8 +27,6 @@ def in_one_line(arguments: list[str], prog: str, names: Mapping[str, str] | None
         if not complaint.getvalue():  # it was asked for help, and gave it
             raise
         message = _line(complaint.getvalue())
-        for place, name in (names or {}).items():
-            message = message.replace(f"'{place}'", name)
         raise UserError(f"{message}; '{prog} --help' explains every option") from stop
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple, get_args
 
 import tyro
 
@@ -40,9 +40,8 @@ class Leaf(NamedTuple):
 
     @property
     def is_positional(self) -> bool:
-        """Whether it is typed without a flag, as a value that no list of words is told for."""
-        kind, *marks = get_args(self.hint) or (self.hint,)
-        return tyro.conf.Positional in marks and get_origin(kind) is not Literal
+        """Whether it is typed without a flag."""
+        return tyro.conf.Positional in get_args(self.hint)
 
 
 def apart(leaves: Iterable[Leaf]) -> Iterator[Leaf]:

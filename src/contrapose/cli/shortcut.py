@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from typing import Any, get_args
-
-import tyro
+from typing import Any
 
 from contrapose.cli import boxes
 from contrapose.cli.leaf import REQUIRED, Key, Leaf
@@ -28,7 +26,7 @@ def read(flags: Sequence[Leaf], arguments: list[str], prog: str, about: str) -> 
 
 def _is_read(leaf: Leaf, words: Collection[str]) -> bool:
     """Whether one of the words may be for the flag, or it is missed where none is."""
-    if leaf.default is REQUIRED or tyro.conf.Positional in get_args(leaf.hint):
+    if leaf.default is REQUIRED or leaf.is_positional:
         return True
     way, point, name = leaf.flag.replace("_", "-").rpartition(".")
     return f"--{way}{point}{name}" in words or f"--{way}{point}no-{name}" in words

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -16,14 +16,15 @@ from contrapose.ranges import checked
 @dataclass(frozen=True)
 @checked
 class Command:
-    """Print the guidance scale or the checkpoint that was chosen for a model on the dev prompts."""
+    """Print the guidance scale, the checkpoint or the tried setting that was chosen for a model on the dev prompts."""
 
     file: Annotated[Path, tyro.conf.Positional]
     """File of the study (.yaml)."""
     model: Annotated[str, tyro.conf.Positional]
     """A model by its name in the study: base, one of its methods, or a guided one with its strength, such as pgd-w2."""
-    what: Annotated[Literal["scale", "checkpoint"], tyro.conf.Positional] = "scale"
-    """What was chosen of the two: the guidance scale, or the checkpoint."""
+    what: Annotated[str, tyro.conf.Positional] = "scale"
+    """What was chosen: scale, the guidance scale; checkpoint; or an option of align that was tried, such as
+    learning-rate."""
     at: FreeScale | None = None
     """The checkpoint at this guidance scale rather than at the model's own."""
 
@@ -37,9 +38,18 @@ def tell(command: Command) -> None:
     from contrapose.studies.choosing import DevChoices
     from contrapose.studies.settings import read_study
 
+    if command.at is not None and command.what != "checkpoint":
+        raise UserError(f"at: a checkpoint is chosen at a scale, and not {command.what}; leave it out")
     measured = DevChoices(read_study(command.file))
     if command.what == "scale":
         print(measured.best(command.model).scale)
+        return
+    if command.what != "checkpoint":
+        tried = measured.tried(command.model).values
+        if command.what not in tried:
+            chosen = ", ".join(("scale", "checkpoint", *tried))
+            raise UserError(f"{command.model}: no {command.what} was chosen for it (known: {chosen})")
+        print(tried[command.what])
         return
     at_own = command.at is None
     step = measured.best(command.model).checkpoint if at_own else measured.checkpoint(command.model, f"{command.at:g}")

@@ -46,16 +46,17 @@ def run_study(study: Study, report: Sequence[str] | None = None) -> None:
     for line in check_inputs(study):
         print(line, file=sys.stderr)
     with one_writer(study.out):
-        _perform(study)
-        _show_and_run(report_line(study).words if report is None else report)
+        choices = DevChoices(study)
+        _perform(study, choices)
+        _show_and_run(report_line(study, choices.tried).words if report is None else report)
 
 
-def _perform(study: Study) -> None:
+def _perform(study: Study, choices: DevChoices) -> None:
     """Run what is missing, each command line shown as it runs."""
     ledger = Ledger(study.out, inputs_digest(study))
     num_done = 0
     seen: set[CommandLine] = set()
-    for stage in stages(study, DevChoices(study)):
+    for stage in stages(study, choices):
         for line in stage.lines:
             if line in seen:
                 continue

@@ -1,9 +1,9 @@
-"""Each model's guidance scale and checkpoint, chosen by what images of dev prompts score, and told with all scores."""
+"""Settings that are tried, guidance scales and checkpoints, chosen by what images of dev prompts score."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -14,9 +14,11 @@ from contrapose.errors import UserError
 from contrapose.evaluate.evidence import SUMMARY
 from contrapose.evaluate.summary import Summary, read_summary
 from contrapose.files import write_text
-from contrapose.studies.contestants import Contestant, contestants
-from contrapose.studies.settings import CONVERTER, Choosing, Study
-from contrapose.studies.stages import Chosen, checkpoints, dev_evidence
+from contrapose.studies.contestants import Contestant, contestants, try_contestant
+from contrapose.studies.deciding import Choosing, Deciding, deciding
+from contrapose.studies.flags import Flags
+from contrapose.studies.settings import CONVERTER, Study
+from contrapose.studies.stages import Chosen, checkpoints, dev_evidence, tries_evidence
 
 CHOICES = "choices.yaml"
 
@@ -43,6 +45,15 @@ class DevScore(NamedTuple):
     """A kept step; None is the end of the run."""
     scale: float
     scores: tuple[float, ...]
+
+
+class TryScore(NamedTuple):
+    """What one try of a method scores on the dev prompts."""
+
+    method: str
+    values: Flags
+    """Those of the options that are tried."""
+    score: float
 
 
 class Picked(NamedTuple):
@@ -78,24 +89,45 @@ class DevChoices:
     """The choices of a study whose dev prompts are judged; asking raises `UserError` where they are not."""
 
     study: Study
+    _read: dict[Path, Summary] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
-    def metric(self) -> tuple[str, bool]:
-        """The metric that decides, and whether larger values are the better ones."""
-        return deciding_metric(self.study, next(iter(self._summaries.values())))
+    def by(self) -> Deciding:
+        """The score that decides."""
+        first = min(_choosing(self.study).scales)
+        return deciding(_choosing(self.study), self._summary(dev_evidence(self.study, f"{first:g}")))
 
     @cached_property
     def scores(self) -> list[DevScore]:
         """Every candidate's, model by model."""
         scores = []
         choosing = _choosing(self.study)
-        for group, members in _by_group(self.study).items():
+        for group, members in self._by_group().items():
             for scale in sorted(choosing.scales):
                 for checkpoint in checkpoints(self.study, members[0]):
                     names = [member.named(checkpoint) for member in members]
-                    values = tuple(self._score(name, scale) for name in names)
+                    folder = dev_evidence(self.study, f"{scale:g}")
+                    values = tuple(self._score(name, folder) for name in names)
                     scores.append(DevScore(group, int(checkpoint) if checkpoint else None, scale, values))
         return scores
+
+    def tries(self, method: str) -> list[TryScore]:
+        """Every try of a method that is tried."""
+        folder = tries_evidence(self.study, method)
+        scores = []
+        for values in self.study.tries_of(method):
+            model = try_contestant(self.study, method, values)
+            scores.append(TryScore(method, values, self._score(model.name, folder)))
+        return scores
+
+    def tried(self, method: str) -> Flags:
+        if method not in self.study.methods:
+            raise UserError(f"{method}: no method of this study (known: {', '.join(self.study.methods)})")
+        if not self.study.is_tried(method):
+            return Flags()
+        by = deciding(_choosing(self.study), self._summary(tries_evidence(self.study, method)))
+        # of equal ones the first
+        return max(self.tries(method), key=lambda score: by.worth(score.score)).values
 
     def best(self, group: str) -> Chosen:
         return self.picked(group).typed
@@ -111,7 +143,7 @@ class DevChoices:
         return self._pick(self._of(group))
 
     def _pick(self, candidates: Sequence[DevScore]) -> Picked:
-        return pick(candidates, _choosing(self.study).rule, self.metric[1])
+        return pick(candidates, _choosing(self.study).rule, self.by.higher_is_better)
 
     def _of(self, group: str) -> list[DevScore]:
         candidates = [score for score in self.scores if score.group == group]
@@ -120,46 +152,31 @@ class DevChoices:
             raise UserError(f"{group}: no model of this study (known: {models})")
         return candidates
 
-    @cached_property
-    def _summaries(self) -> Mapping[float, Summary]:
-        summaries = {}
-        for scale in _choosing(self.study).scales:
-            folder = dev_evidence(self.study, f"{scale:g}")
+    def _by_group(self) -> Mapping[str, Sequence[Contestant]]:
+        by_group: dict[str, list[Contestant]] = {}
+        for contestant in contestants(self.study, self.tried):
+            by_group.setdefault(contestant.group, []).append(contestant)
+        return by_group
+
+    def _summary(self, folder: Path) -> Summary:
+        """What an evaluation of dev prompts found, read once."""
+        if folder not in self._read:
             if not (folder / SUMMARY).is_file():
                 raise UserError(f"{folder}: the dev prompts are not judged yet, so nothing is chosen; run the study")
-            summaries[scale] = read_summary(folder / SUMMARY)
-        return summaries
+            self._read[folder] = read_summary(folder / SUMMARY)
+        return self._read[folder]
 
-    def _score(self, model: str, scale: float) -> float:
-        models = self._summaries[scale].models
-        if model not in models:
-            folder = dev_evidence(self.study, f"{scale:g}")
+    def _score(self, model: str, folder: Path) -> float:
+        summary = self._summary(folder)
+        if model not in summary.models:
             raise UserError(f"{folder}: holds no scores of {model}; run the study again")
-        return models[model].metrics[self.metric[0]].overall.value
-
-
-def deciding_metric(study: Study, summary: Summary) -> tuple[str, bool]:
-    """The metric that decides, and whether larger values are the better ones; `UserError` for one that is not there."""
-    metric = _choosing(study).metric or next(iter(summary.metrics))
-    if metric not in summary.metrics:
-        raise UserError(f"choosing: metric {metric} was not measured (known: {', '.join(summary.metrics)})")
-    higher_is_better = summary.metrics[metric].higher_is_better
-    if higher_is_better is None:
-        raise UserError(f"choosing: metric {metric} has no better direction; choose by another")
-    return metric, higher_is_better
+        return deciding(_choosing(self.study), summary).score(summary.models[model])
 
 
 def _choosing(study: Study) -> Choosing:
     if study.choosing is None:
         raise UserError("this study chooses nothing; say under choosing which scales to choose from")
     return study.choosing
-
-
-def _by_group(study: Study) -> Mapping[str, Sequence[Contestant]]:
-    by_group: dict[str, list[Contestant]] = {}
-    for contestant in contestants(study):
-        by_group.setdefault(contestant.group, []).append(contestant)
-    return by_group
 
 
 @dataclass(frozen=True)
@@ -175,16 +192,23 @@ class Placeholders:
     def checkpoint(self, group: str, scale: str) -> str:
         return str(min(_choosing(self.study).checkpoints))
 
+    def tried(self, method: str) -> Flags:
+        return self.study.tries_of(method)[0]
+
 
 def write_choices(measured: DevChoices, path: Path) -> bool:
-    """Write what was chosen, by which rule, and every candidate's scores on the dev prompts."""
+    """Write what was chosen, by which rule, and every try's and candidate's scores on the dev prompts."""
     study = measured.study
     choices: dict[str, dict[str, object]] = {}
+    tries: list[dict[str, object]] = []
     for group in dict.fromkeys(score.group for score in measured.scores):
         picked = measured.picked(group)
         choices[group] = {"scale": picked.scale}
         if picked.checkpoint is not None:
             choices[group]["checkpoint"] = picked.checkpoint
+        if group in study.methods and study.is_tried(group):
+            choices[group]["tried"] = measured.tried(group)
+            tries += [{"model": group, "tried": each.values, "score": each.score} for each in measured.tries(group)]
     candidates = []
     for score in measured.scores:
         candidate: dict[str, object] = {"model": score.group, "scale": score.scale}
@@ -194,8 +218,9 @@ def write_choices(measured: DevChoices, path: Path) -> bool:
     values = {
         "rule": CONVERTER.unstructure(_choosing(study)),
         "evaluation": study.deciding,
-        "metric": measured.metric[0],
+        "by": measured.by.entries,
         "choices": choices,
+        **({"tries": tries} if tries else {}),
         "candidates": candidates,
     }
     return write_text(path, runfile.to_yaml(runfile.stamped(values), CONVERTER))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from contrapose.studies.flags import Flags
 from contrapose.studies.settings import BASE, Study
+
+Tried = Callable[[str], Flags]
+"""What was chosen of a method's tries; no option of one that is not tried."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,19 +45,36 @@ class Contestant:
         return f"{self.folder}@{checkpoint}" if checkpoint and self.runs else self.folder
 
 
-def run_folder(study: Study, method: str, seed: int) -> Path:
-    """Where a method is trained with a seed; a single seed needs no number in its run's name."""
-    return study.out / "runs" / (method if len(study.seeds) == 1 else f"{method}-{seed}")
+def run_folder(study: Study, method: str, seed: int, values: Flags) -> Path:
+    """Where a method is trained with a seed and with these of the values that it is tried with."""
+    return study.out / "runs" / numbered(study, tried_name(method, values), seed)
 
 
-def contestants(study: Study) -> list[Contestant]:
-    """All models, the base first."""
+def tried_name(name: str, values: Flags) -> str:
+    """A name with the values that are tried: `sft-learning-rate-3e-05`."""
+    return f"{name}-{values.name}" if values.values else name
+
+
+def numbered(study: Study, name: str, seed: int) -> str:
+    """A name with the training seed; a single seed needs no number."""
+    return name if len(study.seeds) == 1 else f"{name}-{seed}"
+
+
+def try_contestant(study: Study, method: str, values: Flags) -> Contestant:
+    """One try of a method."""
+    seed = study.seeds[0]
+    name = tried_name(method, values)
+    return Contestant(name, name, numbered(study, name, seed), {"adapter": run_folder(study, method, seed, values)})
+
+
+def contestants(study: Study, tried: Tried) -> list[Contestant]:
+    """All models, the base first, their runs those of the chosen tries."""
     every = [Contestant(BASE, BASE, BASE, {})]
     for name, sampled in study.sampled.items():
         every.append(Contestant(name, name, name, {}, tuple(sampled.options.words(study.model_path))))
     for name, method in study.methods.items():
         if method.shown:
-            every += _seeded(study, name, {"adapter": name}, ())
+            every += _seeded(study, name, {"adapter": name}, (), tried)
     for name, guided in study.guided.items():
         runs = {"positive": guided.positive}
         if guided.negative is not None:
@@ -61,20 +82,20 @@ def contestants(study: Study) -> list[Contestant]:
         for strength in guided.strengths:
             scale = f"{strength:g}"
             options = ("--scale", scale, *guided.options.words(study.model_path))
-            every += _seeded(study, f"{name}-w{scale}", runs, options)
+            every += _seeded(study, f"{name}-w{scale}", runs, options, tried)
     return every
 
 
-def _seeded(study: Study, group: str, methods: Mapping[str, str], options: tuple[str, ...]) -> Iterator[Contestant]:
+def _seeded(
+    study: Study, group: str, methods: Mapping[str, str], options: tuple[str, ...], tried: Tried
+) -> Iterator[Contestant]:
     """One model for each training seed."""
+    values = {method: tried(method) for method in dict.fromkeys(methods.values())}
+    # images of another choice lie elsewhere
+    name = group
+    for value in values.values():
+        name = tried_name(name, value)
     for seed in study.seeds:
-        runs = {flag: run_folder(study, method, seed) for flag, method in methods.items()}
-        if len(study.seeds) == 1:
-            yield Contestant(group, group, group, runs, options)
-        else:
-            yield Contestant(group, f"{group}/{seed}", f"{group}-{seed}", runs, options)
-
-
-def groups(study: Study) -> list[str]:
-    """Names of all models, those of a method once."""
-    return list(dict.fromkeys(contestant.group for contestant in contestants(study)))
+        runs = {flag: run_folder(study, method, seed, values[method]) for flag, method in methods.items()}
+        model = group if len(study.seeds) == 1 else f"{group}/{seed}"
+        yield Contestant(group, model, numbered(study, name, seed), runs, options)

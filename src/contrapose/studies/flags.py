@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -10,6 +11,14 @@ from contrapose.errors import UserError
 MODEL = "{model}"
 """In an option's text, the study's model."""
 Value = bool | int | float | str | None
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+"""What models, lists and folders of a study may be called."""
+# what the study itself sets of each command
+OF_ALIGN = ("model", "pairs", "out", "seed", "start", "policies")
+OF_SAMPLE = (
+    "model", "prompts", "out", "adapter", "num-images", "guidance-scale", "positive", "negative", "scale",
+)  # fmt: skip
+OF_EVALUATE = ("images", "out", "suite", "title", "base")
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,11 @@ class Flags:
     def over(self, usual: Flags) -> Flags:
         """These options, and the usual ones that they do not name."""
         return Flags({**usual.values, **self.values})
+
+    @property
+    def name(self) -> str:
+        """The options as a part of a run's name, such as `learning-rate-3e-05`."""
+        return "-".join(word.removeprefix("--") for word in self.words(MODEL))
 
     def check_free(self, where: str, taken: Collection[str]) -> None:
         """Raise `UserError` for an option that the study itself sets."""

@@ -80,6 +80,7 @@ def inputs_digest(study: Study) -> str:
     for method in study.methods.values():
         named.append(method.align)
         flags.append(method.options)
+    flags += [study.choosing.tries] if study.choosing is not None else []
     flags += [guided.options for guided in study.guided.values()]
     flags += [sampled.options for sampled in study.sampled.values()]
     flags += [evaluation.options for evaluation in study.evaluations.values()]

@@ -20,15 +20,17 @@ def write_study_report(study: Study) -> list[Path]:
     """
     evidence = tuple(read_evidence(folder) for folder in all_evidence(study))
     written: list[Path] = []
+    choices = DevChoices(study)
     if study.choosing is not None:
-        write_choices(DevChoices(study), study.out / CHOICES)
+        write_choices(choices, study.out / CHOICES)
         written.append(study.out / CHOICES)
-    sheets = tuple(study_sheets(study))
+    sheets = tuple(study_sheets(choices))
     for name in ("tables.md", "tables.tex", "tables.csv"):
         path = study.out / name
         write_tables(evidence, path, first=sheets)
         written.append(path)
     page = study.out / "report.html"
     pairs = pairs_folder(study, next(iter(study.pairs))) if len(study.pairs) == 1 else None
-    write_report(Report(study.title, tuple(all_runs(study)), evidence, pairs=pairs, sheets=sheets), page)
+    runs = tuple(all_runs(study, choices.tried))
+    write_report(Report(study.title, runs, evidence, pairs=pairs, sheets=sheets), page)
     return [*written, page]

@@ -2,161 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from contrapose import runfile
-from contrapose.core.guidance import FreeScale, Strength
+from contrapose.core.guidance import FreeScale
 from contrapose.errors import UserError
 from contrapose.evaluate.summary import BOUNDS
-from contrapose.ranges import Batch, Count, Few, Number, Seed, checked
-from contrapose.studies.flags import Flags, as_flags
-from contrapose.worlds.shapes.grammar import Split
+from contrapose.ranges import Count, Few, Number, Seed, checked
+from contrapose.studies.deciding import Choosing
+from contrapose.studies.entrants import Guided, Sampled, StudyMethod
+from contrapose.studies.flags import NAME, OF_ALIGN, OF_EVALUATE, OF_SAMPLE, Flags, as_flags
+from contrapose.studies.sources import PairSource, PromptSource
 from contrapose.worlds.shapes.shipped import shipped_model
 
 BASE = "base"
 DEV = "dev"
 TEST = "test"
 SHAPES = "shapes"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_OF_ALIGN = ("model", "pairs", "out", "seed", "start", "policies")
-_OF_SAMPLE = (
-    "model", "prompts", "out", "adapter", "num-images", "guidance-scale", "positive", "negative", "scale",
-)  # fmt: skip
-_OF_EVALUATE = ("images", "out", "suite", "title", "base")
-
-
-@dataclass(frozen=True)
-@checked
-class PromptSource:
-    """A list of prompts: a file, or one split of the shapes world."""
-
-    file: Path | None = None
-    """A file of prompts, as `contrapose sample --prompts` reads it."""
-    shapes: Split | None = None
-    """Instead of a file: this split of the shapes world."""
-    per_tag: Batch = 48
-    """Of the shapes world: prompts of each of the six categories, at most."""
-    num_images: Few | None = None
-    """Images for each of these prompts; the study's number when unset."""
-
-    def __post_init__(self) -> None:
-        if (self.file is None) == (self.shapes is None):
-            raise UserError("prompts are either a file or a split of the shapes world; name one of file and shapes")
-
-
-@dataclass(frozen=True)
-@checked
-class PairSource:
-    """How pairs are made, or where they are."""
-
-    made_by: Literal["draw", "real", "import", "score", "label"] = "draw"
-    """The command: pairs draw, real, import, score or label."""
-    options: Flags = field(default_factory=Flags)
-    """Its options."""
-    prompts: str = "train"
-    """For draw: which prompts."""
-    of: str = ""
-    """For score and label: the study's pairs that are scored or labelled."""
-    photos: str = ""
-    """For real: the study's photographs, in place of a folder among the options."""
-    recipe: Path | None = None
-    """For real: a file of its settings, which options override."""
-    folder: Path | None = None
-    """Instead of a command: a folder of pairs that exists."""
-
-    def __post_init__(self) -> None:
-        if self.folder is not None and self.options.values:
-            raise UserError("options are of no use where pairs are in a folder; leave one of the two out")
-        if self.recipe is not None and self.made_by != "real":
-            raise UserError(f"recipe: pairs {self.made_by} reads none; give its options")
-        self.options.check_free("options", ("model", "prompts", "out", *(["photos"] if self.photos else [])))
-        if self.is_derived and not self.of:
-            raise UserError(f"of: name the pairs that pairs {self.made_by} is given")
-        if self.of and not self.is_derived:
-            raise UserError("of: is for pairs that are scored or labelled; leave it out")
-        if self.photos and self.made_by != "real":
-            raise UserError(f"photos: pairs {self.made_by} takes none; leave the setting out")
-
-    @property
-    def is_derived(self) -> bool:
-        """Whether these pairs are made of other pairs of the study."""
-        return self.folder is None and self.made_by in ("score", "label")
-
-    @property
-    def reads_prompts(self) -> bool:
-        """Whether these pairs are drawn of a list of the study's prompts."""
-        return self.folder is None and self.made_by == "draw"
-
-
-@dataclass(frozen=True)
-@checked
-class StudyMethod:
-    """One method, trained once with each seed."""
-
-    align: str
-    """What `contrapose align` is given first: a method's name, or a file of a run such as a recipe."""
-    options: Flags = field(default_factory=Flags)
-    """Its options, over those of `training`."""
-    pairs: tuple[str, ...] = ()
-    """Names of the pairs that it is trained on; when empty, all of the study's that no others are made of."""
-    prompts: str = ""
-    """Instead of pairs: the list of prompts of which a method that trains on its own samples draws them."""
-    start: str | None = None
-    """The method whose run of the same seed it starts from."""
-    policies: tuple[str, ...] = ()
-    """Of data-driven DDSPO: the two methods whose runs are fits to winners and to losers."""
-    shown: bool = True
-    """Whether its images are drawn and judged; a run that others start from need not be."""
-
-    def __post_init__(self) -> None:
-        self.options.check_free("options", _OF_ALIGN)
-        if len(self.policies) not in (0, 2):
-            raise UserError("policies: name two methods, that of the winners and that of the losers")
-        if self.prompts and self.pairs:
-            raise UserError("prompts: a method is trained on pairs or on prompts; leave one of the two out")
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Methods that are trained before it."""
-        return (*(() if self.start is None else (self.start,)), *self.policies)
-
-
-@dataclass(frozen=True)
-@checked
-class Guided:
-    """The base, guided at inference by trained runs, at one or more strengths; each strength is a model of its own."""
-
-    positive: str
-    """The method whose run guides the sampler towards what it predicts."""
-    strengths: tuple[Strength, ...]
-    """Strengths w."""
-    negative: str | None = None
-    """The method whose run guides it away."""
-    options: Flags = field(default_factory=Flags)
-    """Further options of `contrapose sample`."""
-
-    def __post_init__(self) -> None:
-        self.options.check_free("options", _OF_SAMPLE)
-        if not self.strengths:
-            raise UserError("strengths: name at least one")
-
-
-@dataclass(frozen=True)
-@checked
-class Sampled:
-    """The base, sampled in another way, such as the best of eight by a judge: `{best-of: 8, judges: [shapes]}`."""
-
-    options: Flags
-    """Options of `contrapose sample`, beside those of `sampling`."""
-
-    def __post_init__(self) -> None:
-        self.options.check_free("options", _OF_SAMPLE)
-        if not self.options.values:
-            raise UserError("options: without any it is the base; name one at least")
 
 
 @dataclass(frozen=True)
@@ -172,33 +37,7 @@ class Evaluation:
     """Which prompts' images are judged."""
 
     def __post_init__(self) -> None:
-        self.options.check_free("options", _OF_EVALUATE)
-
-
-@dataclass(frozen=True)
-@checked
-class Choosing:
-    """How each model's own guidance scale, and checkpoint, are chosen on the dev prompts."""
-
-    scales: tuple[FreeScale, ...]
-    """Guidance scales to choose from."""
-    checkpoints: tuple[Count, ...] = ()
-    """Kept steps to choose from; the end of each run when empty."""
-    evaluation: str = ""
-    """The evaluation that decides; the first one when empty."""
-    metric: str = ""
-    """Its metric; the first one when empty."""
-    rule: Literal["mean", "lowest"] = "mean"
-    """What counts of a method's training seeds: their mean, or the worst of them. Ties go to the smaller scale, and
-    then to fewer steps."""
-
-    def __post_init__(self) -> None:
-        for name in ("scales", "checkpoints"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise UserError(f"{name}: a value is named twice")
-        if not self.scales:
-            raise UserError("scales: name at least one to choose from")
+        self.options.check_free("options", OF_EVALUATE)
 
 
 @dataclass(frozen=True)
@@ -259,14 +98,15 @@ class Study:
     sampling: Flags = field(default_factory=Flags)
     """Options of `contrapose sample`."""
     choosing: Choosing | None = None
-    """How each model's own scale and checkpoint are chosen; without it, models are shown at `scales` alone."""
+    """What is tried, and how it and each model's own scale and checkpoint are chosen; without it, models are shown at
+    `scales` alone."""
     columns: dict[str, Column] = field(default_factory=dict)
     """The columns of the table beside published figures, by heading."""
     published: PublishedFigures | None = None
 
     def __post_init__(self) -> None:
-        self.training.check_free("training", _OF_ALIGN)
-        self.sampling.check_free("sampling", _OF_SAMPLE)
+        self.training.check_free("training", OF_ALIGN)
+        self.sampling.check_free("sampling", OF_SAMPLE)
         for name in ("scales", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -280,7 +120,7 @@ class Study:
     def _check_names(self) -> None:
         for what in ("prompts", "photos", "pairs", "methods", "guided", "sampled", "evaluations"):
             for name in getattr(self, what):
-                if not _NAME.fullmatch(name):
+                if not NAME.fullmatch(name):
                     raise UserError(f"{what}: {name!r} is no name here; take letters, digits, and . _ + - within")
         for name in (*self.methods, *self.guided, *self.sampled):
             if name in (BASE, *BOUNDS):
@@ -334,6 +174,30 @@ class Study:
         if choosing.checkpoints and unmeasured:
             scale = min(unmeasured)
             raise UserError(f"choosing: scales lack {scale:g}, at which models are shown with a chosen checkpoint")
+        for option in choosing.tries.values:
+            for name, method in self.methods.items():
+                if not method.shown and option not in method.options.over(self.training).values:
+                    raise UserError(f"methods {name}: is not shown, so that nothing is tried; give it a {option}")
+            if not any(option in self.tries_of(name)[0].values for name in self.methods):
+                raise UserError(f"choosing: tries: {option} is set by every method itself; leave it out here or there")
+
+    def tries_of(self, method: str) -> list[Flags]:
+        """The values that a method is tried with, one for each try; a single empty one of a method that is not tried.
+
+        Of several options the last one changes first.
+        """
+        settings = self.methods[method]
+        tried = self.choosing.tries.values if self.choosing and settings.shown else {}
+        tries = [Flags()]
+        for name, values in tried.items():
+            if name not in settings.options.values:
+                assert isinstance(values, list), "Choosing has checked it"
+                tries = [Flags({name: value}).over(each) for each in tries for value in values]
+        return tries
+
+    def is_tried(self, method: str) -> bool:
+        """Whether a method's settings are chosen among several."""
+        return bool(self.tries_of(method)[0].values)
 
     def pairs_of(self, method: StudyMethod) -> list[str]:
         """Names of the pairs that a method is trained on."""
@@ -354,7 +218,7 @@ class Study:
 
     @property
     def deciding(self) -> str:
-        """The evaluation by which scales and checkpoints are chosen."""
+        """The evaluation by which settings, scales and checkpoints are chosen."""
         return (self.choosing.evaluation if self.choosing else "") or next(iter(self.evaluations))
 
     @property

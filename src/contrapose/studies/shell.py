@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from contrapose.studies.flags import Flags
 from contrapose.studies.settings import Study
 from contrapose.studies.stages import Chosen, CommandLine, stages
 
@@ -29,6 +30,9 @@ class Asked:
 
     def checkpoint(self, group: str, scale: str) -> str:
         return self._ask(group, "checkpoint", "--at", scale)
+
+    def tried(self, method: str) -> Flags:
+        return Flags({option: self._ask(method, option) for option in self.study.tries_of(method)[0].values})
 
     def _ask(self, *words: str) -> str:
         return f"{_MARK}{shlex.join(['contrapose', 'study', 'choice', str(self.file), *words])}{_MARK}"
@@ -58,9 +62,10 @@ def plan_study(study: Study, file: Path) -> list[str]:
     What is chosen on the way, such as a guidance scale, is asked for in the lines by `contrapose study choice`.
     """
     lines: list[str] = []
+    listed: set[str] = set()
     for number, stage in enumerate(stages(study, Asked(study, file)), start=1):
-        lines += [f"# {number}. {stage.title}"]
-        lines += list(dict.fromkeys(map(shell_line, stage.lines)))
-        lines.append("")
+        new = [line for line in dict.fromkeys(map(shell_line, stage.lines)) if line not in listed]
+        listed.update(new)
+        lines += [f"# {number}. {stage.title}", *new, ""]
     report = shlex.join(["contrapose", "study", "report", str(file)])
     return [*lines, "# report", report]

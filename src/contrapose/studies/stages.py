@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from contrapose.errors import UserError
-from contrapose.studies.contestants import Contestant, contestants, run_folder
+from contrapose.studies.contestants import Contestant, Tried, contestants, run_folder, try_contestant
 from contrapose.studies.flags import Flags
-from contrapose.studies.settings import DEV, TEST, Evaluation, Study
+from contrapose.studies.settings import BASE, DEV, TEST, Evaluation, Study
 
 _ALL = 100_000  # kept steps: more than any run has
 
@@ -32,6 +32,10 @@ class Choices(Protocol):
 
     def checkpoint(self, group: str, scale: str) -> str:
         """Its checkpoint at a scale that all models share; empty where there is none to choose."""
+        ...
+
+    def tried(self, method: str) -> Flags:
+        """The best of the values that a method is tried with; none where it is not tried."""
         ...
 
 
@@ -68,11 +72,10 @@ def stages(study: Study, choices: Choices) -> Iterator[StudyStage]:
     if study.pairs:
         checks = [CommandLine(("pairs", "check", str(pairs_folder(study, name))), None) for name in study.pairs]
         yield StudyStage("check of the pairs", checks)
-    # methods that need no other's run first, then those that need theirs, and so on
-    for ready in _in_order("methods", {name: method.needs for name, method in study.methods.items()}):
-        yield StudyStage("training", [_align(study, name, seed) for name in ready for seed in study.seeds])
+    for level in levels(study):
+        yield from _trained(study, level, choices)
     if study.choosing:
-        yield from _on_dev(study)
+        yield from _on_dev(study, choices)
     yield from _shared_scales(study, choices)
     if study.choosing:
         yield from _own_scales(study, choices)
@@ -103,6 +106,24 @@ def dev_evidence(study: Study, scale: str) -> Path:
     return study.out / "evidence" / DEV / f"scale-{scale}"
 
 
+def tries_evidence(study: Study, method: str) -> Path:
+    """Where a method's tries are judged on the dev prompts, with those of all methods that are trained beside it."""
+    tried = [level for level in levels(study) if any(map(study.is_tried, level))]
+    number = next(number for number, level in enumerate(tried, start=1) if method in level)
+    return study.out / "evidence" / DEV / ("tries" if len(tried) == 1 else f"tries-{number}")
+
+
+def tried_at(study: Study) -> str:
+    """The guidance scale at which tries are compared."""
+    at = study.choosing.tried_at if study.choosing else None
+    return f"{study.scales[-1] if at is None else at:g}"
+
+
+def levels(study: Study) -> list[list[str]]:
+    """Methods in the order of training: those that need no other's run, then those that need theirs, and so on."""
+    return list(_in_order("methods", {name: method.needs for name, method in study.methods.items()}))
+
+
 def checkpoints(study: Study, contestant: Contestant) -> tuple[str, ...]:
     """The kept steps that a model's checkpoint is chosen from."""
     steps = study.choosing.checkpoints if study.choosing and contestant.runs else ()
@@ -119,9 +140,9 @@ def all_evidence(study: Study) -> list[Path]:
     return folders
 
 
-def all_runs(study: Study) -> list[Path]:
-    """The folders of all runs."""
-    return [run_folder(study, name, seed) for name in study.methods for seed in study.seeds]
+def all_runs(study: Study, tried: Tried) -> list[Path]:
+    """The folders of all runs but those of tries that were not chosen."""
+    return [run_folder(study, name, seed, tried(name)) for name in study.methods for seed in study.seeds]
 
 
 def _shapes_prompts(study: Study, name: str) -> CommandLine:
@@ -167,19 +188,56 @@ def _in_order(what: str, needs: Mapping[str, Collection[str]]) -> Iterator[list[
             del waiting[name]
 
 
-def _align(study: Study, name: str, seed: int) -> CommandLine:
+def _trained(study: Study, level: list[str], choices: Choices) -> Iterator[StudyStage]:
+    """The runs of methods that need none of each other's: tries with the first seed, and the other seeds as chosen."""
+    first, *further = study.seeds
+    tried = [name for name in level if study.is_tried(name)]
+    if tried:
+        yield from _tries(study, tried, first, choices)
+    lines: list[CommandLine] = []
+    for name in level:
+        chosen = choices.tried(name) if name in tried else Flags()
+        seeds = further if name in tried else study.seeds
+        lines += [_align(study, name, seed, chosen, choices) for seed in seeds]
+    if lines:
+        yield StudyStage("training", lines)
+
+
+def _tries(study: Study, methods: list[str], seed: int, choices: Choices) -> Iterator[StudyStage]:
+    """Every try of these methods, and its images of the dev prompts beside the base's, in one evaluation."""
+    trained: list[CommandLine] = []
+    models = [Contestant(BASE, BASE, BASE, {})]
+    for name in methods:
+        for values in study.tries_of(name):
+            trained.append(_align(study, name, seed, values, choices))
+            models.append(try_contestant(study, name, values))
+    at = Chosen(tried_at(study))
+    images = {model.name: _images(study, DEV, model, at) for model in models}
+    title = f"Tries on dev prompts, guidance scale {at.scale}"
+    judged = _evaluate(study, study.deciding, images, tries_evidence(study, methods[0]), title)
+    yield StudyStage("training of tries", trained)
+    yield StudyStage("images of dev prompts by tries", [_sample(study, DEV, model, at) for model in models])
+    yield StudyStage("choice among tries", [judged])
+
+
+def _align(study: Study, name: str, seed: int, values: Flags, choices: Choices) -> CommandLine:
+    """The line that trains a method with these of the values that it is tried with."""
     method = study.methods[name]
-    out = run_folder(study, name, seed)
+    out = run_folder(study, name, seed, values)
+
+    def run_of(other: str) -> str:
+        return str(run_folder(study, other, seed, choices.tried(other)))
+
     if method.prompts:
         compared = [prompts_file(study, method.prompts)]
     else:
         compared = [pairs_folder(study, pairs) for pairs in study.pairs_of(method)]
     words = ["align", method.align, "--model", study.model_path, "--pairs", *map(str, compared), "--out", str(out)]
     if method.start is not None:
-        words += ["--start", str(run_folder(study, method.start, seed))]
+        words += ["--start", run_of(method.start)]
     if method.policies:
-        words += ["--policies", *(str(run_folder(study, policy, seed)) for policy in method.policies)]
-    options = method.options.over(study.training)
+        words += ["--policies", *map(run_of, method.policies)]
+    options = values.over(method.options.over(study.training))
     steps = study.choosing.checkpoints if study.choosing and method.shown else ()
     if steps:
         # every step to choose from is kept, whatever else the options say
@@ -207,14 +265,14 @@ def _evaluate(study: Study, name: str, images: dict[str, Path], out: Path, title
     return CommandLine((*words, *evaluation.options.words(study.model_path)), out)
 
 
-def _on_dev(study: Study) -> Iterator[StudyStage]:
+def _on_dev(study: Study, choices: Choices) -> Iterator[StudyStage]:
     """Every candidate's images of the dev prompts, judged scale by scale."""
     assert study.choosing is not None
     drawn: list[CommandLine] = []
     judged: list[CommandLine] = []
     for scale in sorted(study.choosing.scales):
         images: dict[str, Path] = {}
-        for contestant in contestants(study):
+        for contestant in contestants(study, choices.tried):
             for checkpoint in checkpoints(study, contestant):
                 chosen = Chosen(f"{scale:g}", checkpoint)
                 drawn.append(_sample(study, DEV, contestant, chosen))
@@ -233,7 +291,7 @@ def _shared_scales(study: Study, choices: Choices) -> Iterator[StudyStage]:
     drawn: list[CommandLine] = []
     judged: list[CommandLine] = []
     for scale in [f"{scale:g}" for scale in study.scales]:
-        at = {contestant: chosen(contestant, scale) for contestant in contestants(study)}
+        at = {contestant: chosen(contestant, scale) for contestant in contestants(study, choices.tried)}
         drawn += _drawn(study, at)
         for name, evaluation in study.evaluations.items():
             title = _title(study, name, f"Guidance scale {scale}")
@@ -244,7 +302,7 @@ def _shared_scales(study: Study, choices: Choices) -> Iterator[StudyStage]:
 
 
 def _own_scales(study: Study, choices: Choices) -> Iterator[StudyStage]:
-    at = {contestant: choices.best(contestant.group) for contestant in contestants(study)}
+    at = {contestant: choices.best(contestant.group) for contestant in contestants(study, choices.tried)}
     judged: list[CommandLine] = []
     for name, evaluation in study.evaluations.items():
         title = _title(study, name, "Each model at its own guidance scale")
@@ -272,9 +330,9 @@ def _title(study: Study, evaluation: str, at: str) -> str:
     return at if len(study.evaluations) == 1 else f"{evaluation}: {at[0].lower()}{at[1:]}"
 
 
-def report_line(study: Study) -> CommandLine:
+def report_line(study: Study, tried: Tried) -> CommandLine:
     """The command line of the page, without what a study alone can tell."""
     out = study.out / "report.html"
-    words = ["report", "--run", *map(str, all_runs(study)), "--evidence", *map(str, all_evidence(study))]
+    words = ["report", "--run", *map(str, all_runs(study, tried)), "--evidence", *map(str, all_evidence(study))]
     words += ["--pairs", str(pairs_folder(study, next(iter(study.pairs))))] if len(study.pairs) == 1 else []
     return CommandLine((*words, "--title", study.title, "--out", str(out)), out)

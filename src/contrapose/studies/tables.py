@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from contrapose.evaluate.evidence import SUMMARY
 from contrapose.evaluate.statistics import Interval
@@ -10,17 +10,20 @@ from contrapose.evaluate.summary import Summary, read_summary
 from contrapose.report.numbers import Scale, supported
 from contrapose.report.tables import NOTHING, Sheet, TableCell
 from contrapose.studies.choosing import RULES, DevChoices, DevScore
-from contrapose.studies.contestants import contestants, groups
-from contrapose.studies.settings import BASE, Column, PublishedFigures, Study
-from contrapose.studies.stages import evidence_folder
+from contrapose.studies.contestants import contestants
+from contrapose.studies.settings import BASE, Column, PublishedFigures
+from contrapose.studies.stages import evidence_folder, tried_at
 
 
-def study_sheets(study: Study) -> Iterator[Sheet]:
+def study_sheets(choices: DevChoices) -> Iterator[Sheet]:
     """The tables of a study that has been run."""
+    study = choices.study
     if study.published is not None:
-        yield from beside_published(study, study.published)
+        yield from beside_published(choices, study.published)
     if study.choosing is not None:
-        yield dev_scores(DevChoices(study))
+        yield dev_scores(choices)
+        if study.choosing.tries.values:
+            yield dev_tries(choices)
 
 
 def dev_scores(measured: DevChoices) -> Sheet:
@@ -38,11 +41,41 @@ def dev_scores(measured: DevChoices) -> Sheet:
         rows.append((name, step, *numbers) if steps else (name, *numbers))
     seeds = tuple(f"training seed {seed}" for seed in study.seeds)
     note = (
-        f"By {measured.metric[0]} ({study.deciding}) on dev prompts, which are none of those that are reported on. "
+        f"{_by(measured)} on dev prompts, which are none of those that are reported on. "
         f"Bold is chosen: {RULES[study.choosing.rule].words}, ties to the smaller scale, then to fewer steps."
     )
     head = ("model", *steps, "guidance scale", "mean", *seeds)
     return Sheet("Guidance scales on dev prompts", head, tuple(rows), note, num_names=2 + len(steps))
+
+
+def dev_tries(measured: DevChoices) -> Sheet:
+    """Every try's score on the dev prompts, those that were chosen in bold."""
+    study = measured.study
+    assert study.choosing is not None
+    options = tuple(study.choosing.tries.values)
+    tried = {method: measured.tries(method) for method in study.methods if study.is_tried(method)}
+    scores = [each.score for tries in tried.values() for each in tries]
+    scale = supported(Interval(score, score, score) for score in scores)
+    rows: list[tuple[TableCell, ...]] = []
+    for method, tries in tried.items():
+        chosen = measured.tried(method)
+        for number, each in enumerate(tries, start=1):
+            values = [str(each.values.values.get(option, NOTHING)) for option in options]
+            names = map(TableCell, (method, f"{number} of {len(tries)}", *values))
+            rows.append((*names, TableCell(scale.text(each.score), is_best=each.values == chosen)))
+    note = (
+        f"{_by(measured)} on dev prompts at guidance scale {tried_at(study)}, with training seed {study.seeds[0]}. "
+        "Bold is chosen: the best score, ties to the earlier try; all other seeds are trained with it."
+    )
+    untried = [name for name, method in study.methods.items() if method.shown and name not in tried]
+    if untried:
+        note += f" Not tried, since the study sets their values: {', '.join(untried)}."
+    head = ("model", "try", *options, "score")
+    return Sheet("Tries on dev prompts", head, tuple(rows), note, num_names=2 + len(options))
+
+
+def _by(measured: DevChoices) -> str:
+    return f"By {', '.join(measured.by.entries)} ({measured.study.deciding})"
 
 
 def _dev_row(candidate: DevScore, num_seeds: int, scale: Scale, is_chosen: bool) -> tuple[TableCell, ...]:
@@ -56,8 +89,12 @@ def _dev_row(candidate: DevScore, num_seeds: int, scale: Scale, is_chosen: bool)
     return (*map(TableCell, names), TableCell(scale.text(mean), is_best=is_chosen), *map(TableCell, scores))
 
 
-def beside_published(study: Study, published: PublishedFigures) -> Iterator[Sheet]:
+def beside_published(choices: DevChoices, published: PublishedFigures) -> Iterator[Sheet]:
     """For each shared scale, and for each model's own, a row a model: our figure and the published one by column."""
+    study = choices.study
+    models: dict[str, str] = {}  # of several training seeds the first
+    for contestant in contestants(study, choices.tried):
+        models.setdefault(contestant.group, contestant.name)
     shown = {f"scale-{scale:g}": f"guidance scale {scale:g}" for scale in study.scales}
     if study.choosing is not None:
         shown["best"] = "each model at its own guidance scale"
@@ -68,9 +105,9 @@ def beside_published(study: Study, published: PublishedFigures) -> Iterator[Shee
         for heading, column in study.columns.items():
             measured[heading] = {}
             if column.evaluation is not None:
-                measured[heading] = _ours(study, column, summaries[column.evaluation])
+                measured[heading] = _ours(models, column, summaries[column.evaluation])
         rows = []
-        for row in dict.fromkeys([*groups(study), *published.rows]):
+        for row in dict.fromkeys([*models, *published.rows]):
             cells = [TableCell(row)]
             for heading, figures in measured.items():
                 figure = published.rows.get(row, {}).get(heading)
@@ -84,11 +121,10 @@ def beside_published(study: Study, published: PublishedFigures) -> Iterator[Shee
         yield Sheet(f"Beside published figures: {words}", tuple(head), tuple(rows), note)
 
 
-def _ours(study: Study, column: Column, summary: Summary) -> dict[str, TableCell]:
+def _ours(models: Mapping[str, str], column: Column, summary: Summary) -> dict[str, TableCell]:
     """Each model's figure in one column, of several training seeds their mean."""
-    first_runs = {contestant.group: contestant.name for contestant in reversed(contestants(study))}
     intervals: dict[str, Interval] = {}
-    for group, name in first_runs.items():
+    for group, name in models.items():
         wins = column.of == "win-rate"
         figure = _win_rate(summary, group, column) if wins else _figure(summary, group, name, column)
         if figure is not None:

@@ -1,0 +1,77 @@
+"""What a study compares with the base: its methods, the base under guidance of their runs, and sampled otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from contrapose.core.guidance import Strength
+from contrapose.errors import UserError
+from contrapose.ranges import checked
+from contrapose.studies.flags import OF_ALIGN, OF_SAMPLE, Flags
+
+
+@dataclass(frozen=True)
+@checked
+class StudyMethod:
+    """One method, trained once with each seed."""
+
+    align: str
+    """What `contrapose align` is given first: a method's name, or a file of a run such as a recipe."""
+    options: Flags = field(default_factory=Flags)
+    """Its options, over those of `training`."""
+    pairs: tuple[str, ...] = ()
+    """Names of the pairs that it is trained on; when empty, all of the study's that no others are made of."""
+    prompts: str = ""
+    """Instead of pairs: the list of prompts of which a method that trains on its own samples draws them."""
+    start: str | None = None
+    """The method whose run of the same seed it starts from."""
+    policies: tuple[str, ...] = ()
+    """Of data-driven DDSPO: the two methods whose runs are fits to winners and to losers."""
+    shown: bool = True
+    """Whether its images are drawn and judged; a run that others start from need not be."""
+
+    def __post_init__(self) -> None:
+        self.options.check_free("options", OF_ALIGN)
+        if len(self.policies) not in (0, 2):
+            raise UserError("policies: name two methods, that of the winners and that of the losers")
+        if self.prompts and self.pairs:
+            raise UserError("prompts: a method is trained on pairs or on prompts; leave one of the two out")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Methods that are trained before it."""
+        return (*(() if self.start is None else (self.start,)), *self.policies)
+
+
+@dataclass(frozen=True)
+@checked
+class Guided:
+    """The base, guided at inference by trained runs, at one or more strengths; each strength is a model of its own."""
+
+    positive: str
+    """The method whose run guides the sampler towards what it predicts."""
+    strengths: tuple[Strength, ...]
+    """Strengths w."""
+    negative: str | None = None
+    """The method whose run guides it away."""
+    options: Flags = field(default_factory=Flags)
+    """Further options of `contrapose sample`."""
+
+    def __post_init__(self) -> None:
+        self.options.check_free("options", OF_SAMPLE)
+        if not self.strengths:
+            raise UserError("strengths: name at least one")
+
+
+@dataclass(frozen=True)
+@checked
+class Sampled:
+    """The base, sampled in another way, such as the best of eight by a judge: `{best-of: 8, judges: [shapes]}`."""
+
+    options: Flags
+    """Options of `contrapose sample`, beside those of `sampling`."""
+
+    def __post_init__(self) -> None:
+        self.options.check_free("options", OF_SAMPLE)
+        if not self.options.values:
+            raise UserError("options: without any it is the base; name one at least")
