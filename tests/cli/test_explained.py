@@ -6,10 +6,12 @@ import re
 from dataclasses import fields
 
 import pytest
+from declared import read_into, spellings
 
 from contrapose import __version__
 from contrapose.backbones.settings import Adapters, Haste
 from contrapose.cli.main import COMMANDS, main
+from contrapose.cli.options import flags_of
 from contrapose.degrade.degraders import DEGRADERS
 from contrapose.degrade.llm import LanguageModel
 from contrapose.draw.pairs import Draw
@@ -57,6 +59,16 @@ def _flags(*classes: type) -> list[str]:
 def _explained(text: str, flags: list[str]) -> None:
     missing = [flag for flag in flags if not re.search(rf"{flag}\b", text)]
     assert missing == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_setting_has_a_sentence(command: str) -> None:
+    unexplained = set()
+    for arguments in spellings(command):
+        cls, rest, template, unions = read_into(arguments)
+        _, flags = flags_of(cls, rest, command, template, unions)
+        unexplained |= {(arguments[-1], leaf.flag) for leaf in flags if not leaf.help}
+    assert unexplained == set()
 
 
 @pytest.mark.parametrize("method", METHODS)

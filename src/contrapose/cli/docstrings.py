@@ -10,7 +10,7 @@ from functools import cache
 
 @cache
 def field_docs(cls: type) -> dict[str, str]:
-    """The docstring beneath each field of a class, in one line."""
+    """The docstring beneath each field of a class, or of the nearest class that it is built on, in one line."""
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert isinstance(node, ast.ClassDef)
     # Python keeps no such text, so that it is read from the source: a constant that follows an annotated name.
@@ -22,7 +22,7 @@ def field_docs(cls: type) -> dict[str, str]:
                 docs[statement.target.id] = text
     inherited: dict[str, str] = {}
     for base in reversed(cls.__mro__[1:-1]):  # the nearest one last, whose word counts
-        if hasattr(base, "__dataclass_fields__"):
+        if "__annotations__" in vars(base):
             inherited |= field_docs(base)
     return inherited | docs
 

@@ -75,19 +75,15 @@ class AWM(JudgedMethod):
     level_power: AtLeast0 = 1.0
     """k: the power of the noise level, 0 to 1, by which a likelihood counts; 0 has all levels count alike."""
     groups: JudgedGroups = field(default_factory=JudgedGroups)
-    """The samples of a prompt and their advantages."""
     ratio_clip: Positive = 1.0
     """c: how far the ratio to the old policy may leave 1 before an image has no more gradient."""
     pull: AtLeast0 = 0.003
-    """Weight of the squared distance from the reference."""
     old_pull: AtLeast0 = 1.0
     """Weight of the squared distance from the old policy."""
     old: OldPolicy = field(default_factory=OldPolicy)
-    """How the old policy follows."""
     weighting: Weighting = "none"
     """Loss weight by noise level, of the distances too."""
     space: Space | None = None
-    """Where errors are measured; the model's own prediction space when unset."""
 
     def objective(self) -> Objective:
         link = ClippedRatio(self.groups, self.error_power, self.level_power, self.ratio_clip, self.pull, self.old_pull)

@@ -24,7 +24,7 @@ from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition
 from contrapose.core.links import pair_margin
 from contrapose.core.measured import Measured
-from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.method import RewardMethod
 from contrapose.ranges import Positive, checked
 
 if TYPE_CHECKING:
@@ -47,17 +47,14 @@ class ScoreMatch:
 
 @dataclass(frozen=True)
 @checked
-class CaPO(AlignmentMethod):
+class CaPO(RewardMethod):
     """Rewards that differ as much as a pair's scores do: a regression instead of a classification."""
 
     beta: Positive = 5000.0
-    """Strength of the pull to the reference, in the unit of Diffusion-DPO's code (half the mean-per-element error)."""
     judge: str | None = None
     """Whose scores are to be matched, by their name in the pairs: win rates from 0 to 1; the labels when none."""
     weighting: Weighting = "none"
-    """Loss weight by noise level."""
     space: Space | None = None
-    """Where errors are measured; the model's own prediction space when unset."""
 
     instead_of_swap: ClassVar[str | None] = "scores have a direction of their own; use diffusion-dpo --link ipo --swap"
 

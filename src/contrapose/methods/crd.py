@@ -69,7 +69,6 @@ class CRD(JudgedMethod):
     beta: Positive = 1.0
     """What rewards are multiplied by before they are fitted, in a unit of its own: errors are over their size here."""
     groups: JudgedGroups = field(default_factory=JudgedGroups)
-    """The samples of a prompt and their advantages."""
     pull: AtLeast0 = 0.1
     """Weight of the squared distance from the reference for the best sample; for the worst it is 1e-4."""
     old: OldPolicy = field(default_factory=lambda: OldPolicy(0.999, 0.005))
@@ -82,9 +81,7 @@ class CRD(JudgedMethod):
     sampler_delay: CountOrNone = 75
     """Steps in which the trainee of the step before draws, until the share begins to grow."""
     weighting: Weighting = "none"
-    """Loss weight by noise level."""
     space: Space | None = None
-    """Where errors are measured; the model's own prediction space when unset."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

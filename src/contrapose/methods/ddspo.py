@@ -27,7 +27,7 @@ from contrapose.core.group import Composition, Pick, RandomPrompts
 from contrapose.core.guards import PairGuard, Unguarded, guarded
 from contrapose.core.links import PairLink, Sigmoid
 from contrapose.errors import UserError
-from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.method import GuardedMethod
 from contrapose.ranges import Positive, checked
 
 if TYPE_CHECKING:
@@ -45,22 +45,19 @@ _LOSERS: dict[Losers, tuple[Pick, Pick]] = {
 
 @dataclass(frozen=True)
 @checked
-class DDSPO(AlignmentMethod):
+class DDSPO(GuardedMethod):
     """Stepwise contrast of the reference's score on a prompt and on its degraded prompt."""
 
     beta: Positive = 16000.0
-    """Strength of the pull to the reference, in the unit of Diffusion-DPO's code (half the mean-per-element error)."""
     losers: Losers = "paired"
     """What stands on the loser's side: the pair's own loser (paired), another record's winner (not-paired), or that
     winner with its own prompt as c- (random-positive); the last two need no loser images."""
     link: PairLink = field(default_factory=Sigmoid)
     """How a comparison is scored: sigmoid (with label smoothing), ipo or hinge."""
     guard: PairGuard = field(default_factory=Unguarded)
-    """What is kept of the loser's gradient: all (none), sdpo or cooling."""
     weighting: Weighting = "none"
     """Loss weight by noise level: linear t / (T - 1) is the published choice for SDXL."""
     space: Space | None = None
-    """Where errors are measured; the model's own prediction space when unset."""
     noise: Literal["shared", "own"] = "shared"
     """Whether winner and loser are looked at under one noise (shared, as published) or each under its own."""
     random_conditioning: RandomCourse | None = None

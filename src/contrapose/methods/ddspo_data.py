@@ -20,7 +20,7 @@ from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition
 from contrapose.core.guards import PairGuard, Unguarded, guarded
 from contrapose.core.links import PairLink, Sigmoid
-from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.method import GuardedMethod
 from contrapose.methods.sft import SFT
 from contrapose.ranges import Positive, checked
 
@@ -30,19 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 @checked
-class DataDrivenDDSPO(AlignmentMethod):
+class DataDrivenDDSPO(GuardedMethod):
     """Stepwise contrast of two policies' scores, one fitted on winners and one on losers."""
 
     beta: Positive = 8000.0
-    """Strength of the pull to the reference, in the unit of Diffusion-DPO's code (half the mean-per-element error)."""
     link: PairLink = field(default_factory=Sigmoid)
     """How a comparison is scored: sigmoid (with label smoothing), ipo or hinge."""
     guard: PairGuard = field(default_factory=Unguarded)
-    """What is kept of the loser's gradient: all (none), sdpo or cooling."""
     weighting: Weighting = "none"
-    """Loss weight by noise level."""
     space: Space | None = None
-    """Where errors are measured; the model's own prediction space when unset."""
 
     @property
     def before(self) -> dict[str, SFT]:

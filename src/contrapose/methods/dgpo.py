@@ -69,19 +69,14 @@ class DGPO(JudgedMethod):
     """Strength of the pull to the policy that rewards are against, in the unit of Diffusion-DPO's code (half the
     mean-per-element error)."""
     groups: JudgedGroups = field(default_factory=JudgedGroups)
-    """The samples of a prompt and their advantages."""
     pull: AtLeast0 = 0.02
-    """Weight of the squared distance from the reference."""
     ratio_clip: Positive = 0.01
     """How far the ratio to the old policy may leave 1 before an image has no more gradient."""
     against: Literal["reference", "old"] = "reference"
     """Whether rewards are against the policy that the run begins with, or against the old one."""
     old: OldPolicy = field(default_factory=OldPolicy)
-    """How the old policy follows."""
     weighting: Weighting = "none"
-    """Loss weight by noise level."""
     space: Space | None = None
-    """Where errors are measured; the model's own prediction space when unset."""
 
     def objective(self) -> Objective:
         from contrapose.core.objective import Objective

@@ -27,7 +27,7 @@ from contrapose.core.group import LONE, Apart, Composition, Pick
 from contrapose.core.links import log_sigmoid
 from contrapose.core.measured import Measured
 from contrapose.errors import UserError
-from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.method import RewardMethod
 from contrapose.ranges import AtLeast0, Positive, Share, ShareBelow1, checked
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def check_weights(like: float, dislike: float) -> None:
 
 @dataclass(frozen=True)
 @checked
-class DiffusionKTO(AlignmentMethod):
+class DiffusionKTO(RewardMethod):
     """Likes and dislikes without pairs, under a utility of how far each is from what is usual."""
 
     beta: Positive = 2000.0
@@ -96,9 +96,7 @@ class DiffusionKTO(AlignmentMethod):
     baseline_decay: ShareBelow1 = 0.9
     """What is kept of the baseline at each step: it is the mean reward of about the last 1 / (1 - decay) steps."""
     weighting: Weighting = "none"
-    """Loss weight by noise level."""
     space: Space | None = None
-    """Where errors are measured; the model's own prediction space when unset."""
 
     def __post_init__(self) -> None:
         check_weights(self.like_weight, self.dislike_weight)

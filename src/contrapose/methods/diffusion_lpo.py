@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition, ListLength, ranks
 from contrapose.core.measured import Measured
-from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.method import RewardMethod
 from contrapose.ranges import Positive, checked
 
 if TYPE_CHECKING:
@@ -46,17 +46,14 @@ class PlackettLuce:
 
 @dataclass(frozen=True)
 @checked
-class DiffusionLPO(AlignmentMethod):
+class DiffusionLPO(RewardMethod):
     """Ranked lists: each image over all that are ranked below it."""
 
     beta: Positive = 5000.0
-    """Strength of the pull to the reference, in the unit of Diffusion-DPO's code (half the mean-per-element error)."""
     num_samples: ListLength = 4
     """Images of a list: the best so many of each prompt, which has to have them."""
     weighting: Weighting = "none"
-    """Loss weight by noise level."""
     space: Space | None = None
-    """Where errors are measured; the model's own prediction space when unset."""
 
     def objective(self) -> Objective:
         from contrapose.core.objective import Objective, Side

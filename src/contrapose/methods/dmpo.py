@@ -24,7 +24,7 @@ from contrapose.core.group import Composition
 from contrapose.core.guards import PairGuard, Unguarded, guarded
 from contrapose.core.links import log_sigmoid, pair_margin
 from contrapose.core.measured import Measured
-from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.method import GuardedMethod
 from contrapose.ranges import Positive, Range, checked
 
 if TYPE_CHECKING:
@@ -53,19 +53,15 @@ class ReverseKL:
 
 @dataclass(frozen=True)
 @checked
-class DMPO(AlignmentMethod):
+class DMPO(GuardedMethod):
     """Winner over loser by the reverse divergence, which gives up pairs that are far on the wrong side."""
 
     beta: Positive = 2000.0
-    """Strength of the pull to the reference, in the unit of Diffusion-DPO's code (half the mean-per-element error)."""
     alpha: Smoothing = 0.01
     """Share of pairs that is taken to be labelled wrongly; above 0, and 0.5 at most."""
     guard: PairGuard = field(default_factory=Unguarded)
-    """What is kept of the loser's gradient: all (none), sdpo or cooling."""
     weighting: Weighting = "none"
-    """Loss weight by noise level."""
     space: Space | None = None
-    """Where errors are measured; the model's own prediction space when unset."""
 
     def objective(self) -> Objective:
         from contrapose.core.objective import Objective, Side

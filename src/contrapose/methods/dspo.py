@@ -28,7 +28,7 @@ from contrapose.core.group import Composition
 from contrapose.core.guards import PairGuard, Unguarded, guarded
 from contrapose.core.links import pair_margin
 from contrapose.core.measured import Measured
-from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.method import GuardedMethod
 from contrapose.ranges import Positive, checked
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class PreferredScore:
 
 @dataclass(frozen=True)
 @checked
-class DSPO(AlignmentMethod):
+class DSPO(GuardedMethod):
     """The winner's score, moved along the way from the reference as far as the order of a pair is still wrong."""
 
     beta: Positive = 0.001
@@ -75,11 +75,8 @@ class DSPO(AlignmentMethod):
     form: Form = "residual"
     """The authors' loss for SD1.5 (residual) or for SDXL (squared)."""
     guard: PairGuard = field(default_factory=Unguarded)
-    """What is kept of the loser's gradient: all (none), sdpo or cooling."""
     weighting: Weighting = "none"
-    """Loss weight by noise level."""
     space: Space | None = None
-    """Where errors are measured; the model's own prediction space when unset."""
 
     def objective(self) -> Objective:
         from contrapose.core.objective import Objective, Side

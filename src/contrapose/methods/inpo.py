@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition
 from contrapose.core.links import PairLink, Sigmoid
-from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.method import RewardMethod
 from contrapose.ranges import AtLeast0, Positive, Steps, checked
 
 if TYPE_CHECKING:
@@ -33,11 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 @checked
-class InPO(AlignmentMethod):
+class InPO(RewardMethod):
     """Winner over loser, each measured against the noise that inversion finds for it."""
 
     beta: Positive = 2000.0
-    """Strength of the pull to the reference, in the unit of Diffusion-DPO's code (half the mean-per-element error)."""
     inversion_steps: Steps = 10
     """Steps from an image to its noise, each of one more prediction a sample."""
     inversion_eta: AtLeast0 = 0.1
@@ -45,9 +44,7 @@ class InPO(AlignmentMethod):
     link: PairLink = field(default_factory=Sigmoid)
     """How a comparison is scored: sigmoid (with label smoothing), ipo or hinge."""
     weighting: Weighting = "none"
-    """Loss weight by noise level."""
     space: Space | None = None
-    """Where errors are measured; the model's own prediction space when unset."""
 
     def objective(self) -> Objective:
         from contrapose.core.objective import Objective, Side

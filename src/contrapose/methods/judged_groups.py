@@ -9,7 +9,7 @@ from contrapose.core.group import REWARD, Composition, Pick, ranks
 from contrapose.core.measured import Measured
 from contrapose.core.moving import Average, Following
 from contrapose.errors import UserError
-from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.method import MeasuredMethod
 from contrapose.methods.own_samples import OwnSamples
 from contrapose.ranges import AtLeast0, CountOrNone, Positive, ShareBelow1, checked
 
@@ -142,11 +142,15 @@ class OldPolicy:
         return {_OLD: Average(self.old_decay, self.old_growth, self.old_delay)}
 
 
-class JudgedMethod(AlignmentMethod):
-    """A method of judged groups and of an old policy, which draws them; subclasses have both as settings."""
+class JudgedMethod(MeasuredMethod):
+    """A method of groups that an old policy draws and judges score, and that keeps near the reference."""
 
     groups: JudgedGroups
+    """The samples of a prompt and their advantages."""
     old: OldPolicy
+    """How the old policy follows."""
+    pull: AtLeast0
+    """Weight of the squared distance from the reference."""
 
     instead_of_swap: ClassVar[str | None] = "scores have a direction of their own"
 

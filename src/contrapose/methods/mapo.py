@@ -21,7 +21,7 @@ from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition
 from contrapose.core.links import log_sigmoid
 from contrapose.core.measured import Measured
-from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.method import MeasuredMethod
 from contrapose.ranges import AtLeast0, Positive, checked
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class FittedMargin:
 
 @dataclass(frozen=True)
 @checked
-class MaPO(AlignmentMethod):
+class MaPO(MeasuredMethod):
     """Plain fine-tuning on winners, with a margin of errors to losers and no reference."""
 
     beta: AtLeast0 = 0.1
@@ -59,9 +59,7 @@ class MaPO(AlignmentMethod):
     steepness: Positive = 0.5
     """How fast an error's fit f(x) = s x / (e^(s x) - 1) falls: the paper's s, which its code calls an SNR value."""
     weighting: Weighting = "none"
-    """Loss weight by noise level."""
     space: Space | None = None
-    """Where errors are measured; the model's own prediction space when unset."""
 
     def objective(self) -> Objective:
         """beta = 2 makes a reward the plain negative error."""

@@ -75,13 +75,9 @@ class NFT(JudgedMethod):
     strength: Positive = 1.0
     """b: how far the policies of good and of bad samples lie from the old one, in steps of the trainee's own."""
     groups: JudgedGroups = field(default_factory=JudgedGroups)
-    """The samples of a prompt and their advantages."""
     pull: AtLeast0 = 1e-4
-    """Weight of the squared distance from the reference."""
     old: OldPolicy = field(default_factory=lambda: OldPolicy(0.5))
-    """How the old policy follows."""
     weighting: Weighting = "none"
-    """Loss weight by noise level."""
     space: Space | None = "x0"
     """Where errors are measured; x0 is published for flow models, and for networks that predict noise weighs what is
     nearly noise by far the most: None is the model's own prediction space."""

@@ -21,7 +21,7 @@ from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition
 from contrapose.core.guards import PairGuard, Unguarded, guarded
 from contrapose.core.links import PairLink, Sigmoid
-from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.method import GuardedMethod
 from contrapose.methods.own_samples import OwnSamples
 from contrapose.ranges import AtLeast0, Positive, checked
 
@@ -31,19 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 @checked
-class OnlineDPO(AlignmentMethod):
+class OnlineDPO(GuardedMethod):
     """Best over worst of the model's own samples, drawn and judged while it trains."""
 
     beta: Positive = 5000.0
-    """Strength of the pull to the reference, in the unit of Diffusion-DPO's code (half the mean-per-element error)."""
     link: PairLink = field(default_factory=Sigmoid)
     """How a comparison is scored: sigmoid (with label smoothing), ipo or hinge."""
     guard: PairGuard = field(default_factory=Unguarded)
-    """What is kept of the loser's gradient: all (none), sdpo or cooling."""
     weighting: Weighting = "none"
-    """Loss weight by noise level."""
     space: Space | None = None
-    """Where errors are measured; the model's own prediction space when unset."""
     tie_margin: AtLeast0 = 0.0
     """Prompts whose best and worst sample's rewards differ by no more than this are left out."""
     sampling: OwnSamples = field(default_factory=OwnSamples)

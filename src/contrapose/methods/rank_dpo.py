@@ -24,7 +24,7 @@ from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition, ListLength, ranks
 from contrapose.core.links import log_sigmoid
 from contrapose.core.measured import Measured
-from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.method import RewardMethod
 from contrapose.ranges import Positive, checked
 
 if TYPE_CHECKING:
@@ -68,19 +68,16 @@ def _differences(values: Float[Tensor, "b n"]) -> Float[Tensor, "b n n"]:
 
 @dataclass(frozen=True)
 @checked
-class RankDPO(AlignmentMethod):
+class RankDPO(RewardMethod):
     """Ranked lists: every pair of a list, weighted by how much of its discounted gain their order decides."""
 
     beta: Positive = 5000.0
-    """Strength of the pull to the reference, in the unit of Diffusion-DPO's code (half the mean-per-element error)."""
     judge: str | None = None
     """Whose scores say how good an image is, by their name in the lists, higher being better; the labels when none."""
     num_samples: ListLength = 4
     """Images of a list: the best so many of each prompt, which has to have them."""
     weighting: Weighting = "none"
-    """Loss weight by noise level."""
     space: Space | None = None
-    """Where errors are measured; the model's own prediction space when unset."""
 
     instead_of_swap: ClassVar[str | None] = "its scores have a direction of their own; use diffusion-lpo --swap"
 

@@ -24,7 +24,7 @@ from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition
 from contrapose.core.links import Signed
 from contrapose.core.measured import Measured
-from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.method import RewardMethod
 from contrapose.ranges import Positive, Steps, checked
 
 if TYPE_CHECKING:
@@ -57,11 +57,10 @@ class BySureness:
 
 @dataclass(frozen=True)
 @checked
-class SmPO(AlignmentMethod):
+class SmPO(RewardMethod):
     """Winner over loser under their inverted noise, as far as a judge's scores of both lie apart."""
 
     beta: Positive = 2000.0
-    """Strength of the pull to the reference, in the unit of Diffusion-DPO's code (half the mean-per-element error)."""
     inversion_steps: Steps = 5
     """Steps from an image to its noise, each of two more predictions a sample."""
     judge: str | None = None
@@ -71,9 +70,7 @@ class SmPO(AlignmentMethod):
     sureness: Positive = 10.0
     """What 2 p - 1 is multiplied by."""
     weighting: Weighting = "none"
-    """Loss weight by noise level."""
     space: Space | None = None
-    """Where errors are measured; the model's own prediction space when unset."""
 
     instead_of_swap: ClassVar[str | None] = "a judge's scores say which one is; swap inpo instead"
 

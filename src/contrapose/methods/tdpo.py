@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition, Pick
 from contrapose.core.links import Signed
-from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.method import RewardMethod
 from contrapose.ranges import Positive, checked
 
 if TYPE_CHECKING:
@@ -28,15 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 @checked
-class TDPO(AlignmentMethod):
+class TDPO(RewardMethod):
     """An image's own prompt over a degraded one, under which the same image is to be explained worse."""
 
     beta: Positive = 5000.0
-    """Strength of the pull to the reference, in the unit of Diffusion-DPO's code (half the mean-per-element error)."""
     weighting: Weighting = "none"
-    """Loss weight by noise level."""
     space: Space | None = None
-    """Where errors are measured; the model's own prediction space when unset."""
 
     instead_of_swap: ClassVar[str | None] = "both are one image, under two prompts"
 

@@ -23,7 +23,7 @@ from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition
 from contrapose.core.measured import Measured
 from contrapose.methods.diffusion_kto import BASELINE, Utility, UtilityOfGain, check_weights, mean_reward
-from contrapose.methods.method import AlignmentMethod
+from contrapose.methods.method import RewardMethod
 from contrapose.methods.tdpo import TDPO
 from contrapose.ranges import AtLeast0, Positive, ShareBelow1, checked
 
@@ -47,7 +47,7 @@ class UtilityOfPrompts:
 
 @dataclass(frozen=True)
 @checked
-class TKTO(AlignmentMethod):
+class TKTO(RewardMethod):
     """An image's own prompt liked and a degraded one disliked, each by itself under Diffusion-KTO's utility."""
 
     beta: Positive = 2000.0
@@ -61,9 +61,7 @@ class TKTO(AlignmentMethod):
     baseline_decay: ShareBelow1 = 0.9
     """What is kept of the baseline at each step: it is the mean reward of about the last 1 / (1 - decay) steps."""
     weighting: Weighting = "none"
-    """Loss weight by noise level."""
     space: Space | None = None
-    """Where errors are measured; the model's own prediction space when unset."""
 
     instead_of_swap: ClassVar[str | None] = TDPO.instead_of_swap
 
