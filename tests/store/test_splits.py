@@ -8,7 +8,7 @@ from itertools import compress
 import pytest
 
 from contrapose.store.prompts import Prompt, canonical, read_prompts
-from contrapose.store.splits import Splitting, describe_prompts, distinct, divide, split_prompts
+from contrapose.store.splits import Splitting, describe_prompts, divide, split_prompts
 
 PROMPTS = [Prompt(f"prompt number {number}", {"tag": str(number % 3)}) for number in range(2000)]
 
@@ -66,7 +66,6 @@ def test_what_is_chosen_is_neither_the_first_nor_the_dev():
 
 def test_repeated_prompts_leave_their_first():
     prompts = [Prompt("A cat", {"n": 1}), Prompt("a  cat", {"n": 2}), Prompt("a dog")]
-    assert distinct(prompts) == [prompts[0], prompts[2]]
     parts = divide(prompts, 0.0)
     assert parts.num_repeated == 1 and parts.test.tolist() == [True, False, True]
 

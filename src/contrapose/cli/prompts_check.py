@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -31,16 +32,19 @@ def main(arguments: list[str], prog: str) -> None:
 
 def look(command: Command) -> None:
     from contrapose.cli.notes import tell_notes
-    from contrapose.store.prompts import read_prompts
+    from contrapose.store.prompts import Prompt, iter_listed
     from contrapose.store.splits import describe_prompts, shared_prompts
 
     tell_notes()
-    prompts = read_prompts(command.source, command.column)
-    for line in describe_prompts(prompts):
+
+    def prompts(source: Path, column: str | None = None) -> Iterator[Prompt]:
+        return (row for row in iter_listed(source, column) if isinstance(row, Prompt))
+
+    for line in describe_prompts(prompts(command.source, command.column)):
         print(line)
     num_shared = 0
     for other in command.against:
-        shared = shared_prompts(prompts, read_prompts(other))
+        shared = shared_prompts(prompts(command.source, command.column), prompts(other))
         num_shared += len(shared)
         example = f", the first {shared[0].text!r}" if shared else ""
         print(f"{other}: has {len(shared)} of them{example}")
