@@ -54,6 +54,16 @@ def test_a_table_is_as_its_list() -> None:
     assert len(RecordTable.holding([])) == 0 and not [*RecordTable.holding([])]
 
 
+def test_a_record_is_found_by_its_text_though_another_has_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = _records(17)
+    for key in (key_of, lambda _: 5):
+        monkeypatch.setattr(record_table, "key_of", key)
+        table = RecordTable.holding(records)
+        assert [table.find("id", record.id) for record in records] == [*range(17)]
+        assert table.find("prompt", "z") == 2 and table.repeated_texts("id") == []
+        assert RecordTable.holding(_records(19)).repeated_texts("id") == ["id-0", "id-1"]
+
+
 def _apart(records: list[GroupRecord]) -> list[GroupRecord]:
     singles: list[GroupRecord] = []
     for record in records:

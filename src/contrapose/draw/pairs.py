@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from contrapose.errors import UserError
 from contrapose.seeds import generator, seed_of, starting_noise
 from contrapose.store.manifest import MANIFEST
 from contrapose.store.named_prompts import digest_of_named, iter_named, title_of
+from contrapose.store.prompt_table import PromptTable
 from contrapose.store.prompts import Prompt, prompt_id
 from contrapose.store.record_table import RecordTable
 from contrapose.store.records import GroupRecord
@@ -47,38 +47,13 @@ class DrawPlan:
     """How many of them repeat the text of an earlier one."""
 
 
-class _ReadPrompts(Sequence[Prompt]):
-    """Prompts with their places, kept as identifiers of records, which take no memory."""
-
-    def __init__(self, prompts: Iterable[Prompt]):
-        self.records = RecordTable.holding(GroupRecord.undecided(p.place, p.text, 0, 0) for p in prompts)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    @overload
-    def __getitem__(self, index: int) -> Prompt: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Prompt]: ...
-
-    def __getitem__(self, index: int | slice) -> Prompt | list[Prompt]:
-        if isinstance(index, slice):
-            return [Prompt(record.prompt, place=record.id) for record in self.records[index]]
-        record = self.records[index]
-        return Prompt(record.prompt, place=record.id)
-
-    def __iter__(self) -> Iterator[Prompt]:
-        return (Prompt(record.prompt, place=record.id) for record in self.records)
-
-
 def plan_pairs(draw: Draw) -> DrawPlan:
     """Read the prompts and degrade them for pairs; `UserError` when nothing is left to draw.
 
     Prompts and records lie in files without names, as they come: a million take no more memory than a thousand.
     """
     left_out: list[LeftOut] = []
-    prompts = _ReadPrompts(_prompts_of(iter_named(draw.prompts), left_out))
+    prompts = PromptTable(_prompts_of(iter_named(draw.prompts), left_out))
     # each text once, where it first stands
     texts = prompts.records.distinct_texts(["prompt"])
     num_distinct = prompts.records.num_distinct("prompt")
@@ -91,12 +66,12 @@ def plan_pairs(draw: Draw) -> DrawPlan:
 
 
 def _prompts_of(rows: Iterable[Prompt | LeftOut], left_out: list[LeftOut]) -> Iterator[Prompt]:
-    """The prompts among the rows of a list; the others are added to `left_out`."""
+    """The prompts among the rows of a list, without their fields; the others are added to `left_out`."""
     for row in rows:
         if isinstance(row, LeftOut):
             left_out.append(row)
         else:
-            yield row
+            yield Prompt(row.text, place=row.place)
 
 
 def _planned(draw: Draw, texts: Iterable[str], left_out: list[LeftOut]) -> Iterator[GroupRecord]:

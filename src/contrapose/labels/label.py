@@ -44,7 +44,7 @@ class GroupLabels(NamedTuple):
 class LabelPlan:
     """The labelled groups, those that were left out with their reason, and how many labels are mistakes."""
 
-    groups: list[Regrouped]
+    groups: Samples
     left_out: list[LeftOut]
     num_mistakes: int
 
@@ -59,28 +59,22 @@ def plan_labels(settings: Labelling, store: GroupStore) -> LabelPlan:
     check_identifiers(store)
     better = {name: direction == "higher" for name, direction in directions(store).items()}
     weights = settled_weights("by", settings.weights, better)
-    of_fronts = settings.combine == "pareto"
-    if of_fronts and any(WIN_RATE in record.scores for record in store.records):
+    if settings.combine == "pareto" and any(WIN_RATE in record.scores for record in store.records):
         raise UserError(f"{store.folder}: its groups have {WIN_RATE} already; label those that they were made of")
-    decide = _FORMS[settings.form]
-    groups: list[Regrouped] = []
     left_out: list[LeftOut] = []
     num_mistakes = 0
-    for row, record in enumerate(store.records):
-        if record.num_samples == 1 and settings.form != "likes":
-            raise UserError(f"{store.folder}: record {record.id}: has one sample, and {settings.form} compare several")
-        columns = _columns(store, record, weights)
-        standings = by_fronts(columns) if of_fronts else by_sum(columns)
-        scores = dict(record.scores)
-        if of_fronts:
-            scores[WIN_RATE] = tuple(mean_win_rates(columns))
-        for decided in decide(settings, standings, python_stream(settings.seed, "mistakes", record.id)):
-            group = _group(replace(record, scores=scores), row, decided)
-            if settings.ties == "drop" and set(decided.labels) == {0.5}:
-                left_out.append(LeftOut(group.record.id, "tie", "a tie; it is kept with --ties half"))
-                continue
-            groups.append(group)
-            num_mistakes += decided.num_mistakes
+
+    def labelled() -> Iterator[Regrouped]:
+        nonlocal num_mistakes
+        for row, record in enumerate(store.records):
+            for group, decided in _labelled(settings, store, weights, row, record):
+                if settings.ties == "drop" and set(decided.labels) == {0.5}:
+                    left_out.append(LeftOut(group.record.id, "tie", "a tie; it is kept with --ties half"))
+                    continue
+                num_mistakes += decided.num_mistakes
+                yield group
+
+    groups = Samples.of(store, labelled())
     if not groups:
         raise UserError(
             f"{store.folder}: all of its groups are tied; keep them with --ties half, or take a smaller --tie-margin "
@@ -94,7 +88,7 @@ def label_groups(settings: Labelling, store: GroupStore, plan: LabelPlan, out: P
 
     Raises `UserError` where `out` holds groups of other settings or of another store.
     """
-    samples = Samples(store, plan.groups)
+    samples = plan.groups
     shards = samples.shards(settings.shard_size)
     records = (record for _, shard in shards for record in shard)
     sections = {**origin(store), "label": settings}
@@ -105,6 +99,24 @@ def label_groups(settings: Labelling, store: GroupStore, plan: LabelPlan, out: P
     with one_writer(out):
         begin(out, sections, CONVERTER, fingerprint, records, plan.left_out, inputs, masked=samples.masked)
         yield from fill(out, shards, settings.shard_size, samples.latents, samples.masks)
+
+
+def _labelled(
+    settings: Labelling, store: GroupStore, weights: Mapping[str, float], row: int, record: GroupRecord
+) -> Iterator[tuple[Regrouped, GroupLabels]]:
+    """What becomes of a group; raises `UserError` where it cannot be labelled."""
+    if record.num_samples == 1 and settings.form != "likes":
+        raise UserError(f"{store.folder}: record {record.id}: has one sample, and {settings.form} compare several")
+    columns = _columns(store, record, weights)
+    scores = dict(record.scores)
+    if settings.combine == "pareto":
+        standings = by_fronts(columns)
+        scores[WIN_RATE] = tuple(mean_win_rates(columns))
+    else:
+        standings = by_sum(columns)
+    scored = replace(record, scores=scores)
+    for decided in _FORMS[settings.form](settings, standings, python_stream(settings.seed, "mistakes", record.id)):
+        yield _group(scored, row, decided), decided
 
 
 def _columns(store: GroupStore, record: GroupRecord, weights: Mapping[str, float]) -> list[Column]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from contrapose.errors import UserError
 from contrapose.store.groups import GroupStore
 from contrapose.store.manifest import JUDGED, MADE, MANIFEST
+from contrapose.store.record_table import Numbers, RecordTable
 from contrapose.store.records import GroupRecord
 from contrapose.store.shards import by_size
 
@@ -22,12 +25,6 @@ class Regrouped(NamedTuple):
     row: int
     places: tuple[int, ...]
 
-    @classmethod
-    def all_of(cls, store: GroupStore, row: int) -> Regrouped:
-        """A group as it is stored."""
-        record = store.records[row]
-        return cls(record, row, tuple(range(record.num_samples)))
-
 
 class LatentKind(NamedTuple):
     """What groups of one file have in common beside their number of samples."""
@@ -36,28 +33,82 @@ class LatentKind(NamedTuple):
     has_mask: bool
 
 
-class Samples:
-    """Samples of a store as other groups, a file of them after another; identifiers are unique among them."""
+class Samples(Sequence[Regrouped]):
+    """Samples of a store as other groups, of which records lie in a file; identifiers are unique among them."""
 
-    def __init__(self, store: GroupStore, groups: Iterable[Regrouped]) -> None:
+    def __init__(self, store: GroupStore, records: RecordTable, rows: Numbers, places: Numbers):
         self.store = store
-        self._groups = {group.record.id: group for group in groups}
+        self.records = records
+        self._rows = rows
+        self._places = places
+        """Of all groups, one behind the other."""
+        self._ends = np.cumsum(np.abs(records.kinds()), dtype=np.int64)
+
+    @classmethod
+    def all_of(cls, store: GroupStore) -> Samples:
+        """All groups as they are stored."""
+        nums = np.abs(store.records.kinds())
+        ends = np.cumsum(nums, dtype=np.int64)
+        places = np.arange(ends[-1]) - np.repeat(ends - nums, nums)
+        return cls(store, store.records, np.arange(len(store)), places)
+
+    @classmethod
+    def of(cls, store: GroupStore, groups: Iterable[Regrouped]) -> Samples:
+        """These groups, gone through once; `UserError` where the disk is full."""
+        rows = array("q")
+        places = array("q")
+
+        def records() -> Iterator[GroupRecord]:
+            for group in groups:
+                rows.append(group.row)
+                places.extend(group.places)
+                yield group.record
+
+        table = RecordTable.holding(records())
+        return cls(store, table, np.array(rows), np.array(places))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @overload
+    def __getitem__(self, index: int) -> Regrouped: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Regrouped]: ...
+
+    def __getitem__(self, index: int | slice) -> Regrouped | list[Regrouped]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        record = self.records[index]
+        end = int(self._ends[index])
+        places = self._places[end - record.num_samples : end]
+        return Regrouped(record, int(self._rows[index]), tuple(places.tolist()))
 
     @property
     def masked(self) -> bool:
         """Whether any of them says where its samples differ."""
-        return any(self._kind(group).has_mask for group in self._groups.values())
+        return bool(self._have_masks().any())
 
     def shards(self, num: int) -> list[tuple[LatentKind, Sequence[GroupRecord]]]:
         """The records of each file, at most `num`, with what they have in common."""
-        kinds = [self._kind(group) for group in self._groups.values()]
-        return by_size([group.record for group in self._groups.values()], kinds, dict.fromkeys(kinds), num)
+        shapes = self.store.shapes
+        # a shape and whether there is a mask in one number
+        numbers = 2 * self.store.shape_numbers()[self._rows] + self._have_masks()
+        kinds, firsts = np.unique(numbers, return_index=True)
+        files = by_size(self.records, numbers.tolist(), kinds[np.argsort(firsts)].tolist(), num)
+        return [(LatentKind(shapes[kind // 2], bool(kind % 2)), records) for kind, records in files]
+
+    def _have_masks(self) -> Numbers:
+        # where samples differ is said of a group whole
+        of_rows = np.abs(self.store.records.kinds())[self._rows]
+        is_whole: Numbers = np.abs(self.records.kinds()) == of_rows
+        return is_whole & self.store.masked()[self._rows]
 
     def latents(self, _: LatentKind, records: Sequence[GroupRecord]) -> Tensor:
         """Latents [b, n, ...] of records of one kind and n."""
         stacked: list[Tensor] = []
         for record in records:
-            group = self._groups[record.id]
+            group = self[self.records.find("id", record.id)]
             stacked.append(torch.stack([self.store.latent(place, group.row) for place in group.places]))
         return torch.stack(stacked)
 
@@ -65,21 +116,15 @@ class Samples:
         """Masks [b, h, w] of bytes; None for records without."""
         if not kind.has_mask:
             return None
-        return torch.stack([self.store.mask_levels(self._groups[record.id].row) for record in records])
-
-    def _kind(self, group: Regrouped) -> LatentKind:
-        # where samples differ is said of a group whole
-        is_whole = len(group.places) == self.store.records[group.row].num_samples
-        return LatentKind(self.store.shape(group.row), is_whole and self.store.has_mask(group.row))
+        rows = [int(self._rows[self.records.find("id", record.id)]) for record in records]
+        return torch.stack([self.store.mask_levels(row) for row in rows])
 
 
 def check_identifiers(store: GroupStore) -> None:
     """Raise `UserError` for groups of one identifier, which mistakes and files go by."""
-    seen: set[str] = set()
-    for record in store.records:
-        if record.id in seen:
-            raise UserError(f"{store.folder}: record {record.id}: its identifier is used twice; make the groups again")
-        seen.add(record.id)
+    twice = store.records.repeated_texts("id")
+    if twice:
+        raise UserError(f"{store.folder}: record {twice[0]}: its identifier is used twice; make the groups again")
 
 
 def origin(store: GroupStore) -> dict[str, Any]:

@@ -11,23 +11,26 @@ several processes share a folder, of which the last to end writes `pairs.yaml`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from contrapose import runfile
 from contrapose.containers.places import digest_at
 from contrapose.errors import UserError
 from contrapose.judges.judge import Decode, Judge, marks_of
-from contrapose.labels.regrouped import Regrouped, Samples, check_identifiers, directions, origin
+from contrapose.labels.regrouped import Samples, check_identifiers, directions, origin
 from contrapose.labels.settings import CONVERTER, Scoring
 from contrapose.store.groups import GroupStore
 from contrapose.store.manifest import MANIFEST
 from contrapose.store.noted_digests import NotedDigests
-from contrapose.store.prompts import Prompt, read_prompts
+from contrapose.store.prompt_table import PromptTable
+from contrapose.store.prompts import Prompt, iter_listed
+from contrapose.store.record_table import first_of_each
 from contrapose.store.records import GroupRecord
 from contrapose.store.shard_files import shard_path, write_shard
 from contrapose.store.shards import begin, made_before
@@ -39,22 +42,24 @@ SETTINGS = "score.yaml"
 _BETTER = {True: "higher", False: "lower"}  # as pairs.yaml says it of each score
 
 
-def judged_prompts(settings: Scoring, store: GroupStore) -> dict[str, Prompt]:
-    """The groups' prompts by their text, with what the settings' file tells of them.
+def judged_prompts(settings: Scoring, store: GroupStore) -> Callable[[str], Prompt]:
+    """Gives each of the groups' prompts by its text, with what the settings' file tells of it.
 
     Raises `UserError` for a file that cannot be read, and for a prompt of the groups that it does not have.
     """
-    texts = list(dict.fromkeys(record.prompt for record in store.records))
     if settings.prompts is None:
-        return {text: Prompt(text) for text in texts}
-    listed = {prompt.text: prompt for prompt in reversed(read_prompts(settings.prompts))}
-    missing = [text for text in texts if text not in listed]
-    if missing:
+        return Prompt
+    listed = PromptTable(row for row in iter_listed(settings.prompts) if isinstance(row, Prompt))
+    keys = store.records.keys("prompt")
+    firsts = first_of_each(keys)
+    missing = firsts[~np.isin(keys[firsts], listed.records.keys("prompt"))]
+    if len(missing):
+        (example,) = store.records.texts("prompt", missing[:1])
         raise UserError(
-            f"{settings.prompts}: lacks {len(missing)} of the groups' {len(texts)} prompts, such as {missing[0]!r}; "
+            f"{settings.prompts}: lacks {len(missing)} of the groups' {len(firsts)} prompts, such as {example!r}; "
             "name the file that they were drawn from"
         )
-    return {text: listed[text] for text in texts}
+    return listed.of_text
 
 
 def score_groups(
@@ -73,16 +78,15 @@ def score_groups(
     the groups have already, and what the judge raises.
     """
     check_identifiers(store)
-    prompts = judged_prompts(settings, store)
+    prompt_of = judged_prompts(settings, store)
     _check_new(judge, store)
     digests = {"groups": store.digest, "judges": judge.version, "model": decoder}
     if settings.prompts is not None:
         digests["prompts"] = digest_at(settings.prompts)
     # as score.yaml names them, and pairs.yaml
     inputs = digests | {f"score.{name}": digest for name, digest in digests.items()}
-    samples = Samples(store, (Regrouped.all_of(store, row) for row in range(len(store))))
+    samples = Samples.all_of(store)
     planned = samples.shards(settings.shard_size)
-    scored: dict[int, list[GroupRecord]] = {}  # by the number of their file
     notes = NotedDigests(out)
     judged = False
     done = 0
@@ -93,13 +97,13 @@ def score_groups(
         for path, number, task in worker.turns(files):
             kind, records = planned[number]
             if task == "look":
-                scored[number] = made_before(path, records, scored=True)
+                made_before(path, records, scored=True)
             if task == "make":
                 judged = True
                 latents = samples.latents(kind, records)
                 images = latents.flatten(0, 1)
-                scored[number] = list(_scored(images, records, judge, decode, prompts, settings.batch_size))
-                write_shard(out, number, scored[number], latents, samples.masks(kind, records))
+                scored = list(_scored(images, records, judge, decode, prompt_of, settings.batch_size))
+                write_shard(out, number, scored, latents, samples.masks(kind, records))
                 notes.read([path])
             done += len(records)
             yield done
@@ -109,7 +113,7 @@ def score_groups(
             log.info(f"{out}: {len(left)} of {len(files)} files are left to other parts")
             return
         # of workers that end together each finds all files there, and writes the same
-        every = (scored.get(number) or made_before(path, planned[number][1], scored=True) for path, number in files)
+        every = (made_before(path, planned[number][1], scored=True) for path, number in files)
         better = {name: _BETTER[is_higher] for name, is_higher in judge.higher_is_better.items()}
         sections = {**origin(store), "scores": {**directions(store), **better}, "score": settings}
         with worker.in_turn(out / MANIFEST):
@@ -131,13 +135,13 @@ def _scored(
     records: Sequence[GroupRecord],
     judge: Judge,
     decode: Decode,
-    prompts: Mapping[str, Prompt],
+    prompt_of: Callable[[str], Prompt],
     batch_size: int,
 ) -> Iterator[GroupRecord]:
     """Each record with its new scores, of the latents of all records' samples, one sample after another."""
     wanted: list[Prompt] = []
     for record in records:
-        wanted += [prompts[record.prompt]] * record.num_samples
+        wanted += [prompt_of(record.prompt)] * record.num_samples
     values: dict[str, list[float]] = {name: [] for name in judge.higher_is_better}
     for start in range(0, len(wanted), batch_size):
         marks = marks_of(judge, latents[start : start + batch_size], wanted[start : start + batch_size], decode)

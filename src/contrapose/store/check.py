@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from contrapose.store.groups import GroupStore, sample_name
-from contrapose.store.record_table import Numbers, Records
+from contrapose.store.record_table import Records, repeated
 from contrapose.store.records import GroupRecord
 
 _SHOWN = 3  # examples named for each kind of problem
@@ -55,10 +55,10 @@ def look_at_records(store: GroupStore, too_long: TooLong | None = None) -> Findi
     # the noise goes by prompt and seed, so that these are the same images twice; likes of one group share both
     several = np.flatnonzero(np.abs(records.kinds()) > 1)
     origin = [records.keys("prompt"), records.keys("degraded"), records.seeds()]
-    suspects = several[_repeated(*(column[several] for column in origin))]
+    suspects = several[repeated(*(column[several] for column in origin))]
     origins = [(record.prompt, record.degraded, record.seed) for record in records.of(suspects)]
-    repeated = [prompt for (prompt, _, _), count in Counter(origins).items() if count > 1]
-    remarks = {"groups that repeat another": repeated}
+    prompts = [prompt for (prompt, _, _), count in Counter(origins).items() if count > 1]
+    remarks = {"groups that repeat another": prompts}
     if too_long:
         remarks["prompts longer than the text encoder reads"] = too_long(records.distinct_texts(["prompt"]))
     facts = [_count(store), *_said(records)]
@@ -101,21 +101,7 @@ def _with_any(names_by_kind: Mapping[str, list[str]]) -> dict[str, list[str]]:
     return {kind: names for kind, names in names_by_kind.items() if names}
 
 
-def _repeated(*keys: Numbers) -> Numbers:
-    """The indices, rising, whose keys stand at another index too."""
-    order = np.lexsort(keys)
-    if not len(order):
-        return order
-    is_as_before = np.ones(len(order) - 1, dtype=bool)
-    for column in keys:
-        is_as_before &= column[order[1:]] == column[order[:-1]]
-    either = np.concatenate([is_as_before, [False]]) | np.concatenate([[False], is_as_before])
-    return np.sort(order[either])
-
-
 def _problems_of_records(records: Records) -> dict[str, list[str]]:
-    ids = Counter(records.texts("id", _repeated(records.keys("id"))))
-    repeated = [name for name, count in ids.items() if count > 1]
     kinds = {name: np.zeros(len(records), dtype=bool) for name in ("empty", "bare", "same")}
     for index, (prompt, degraded) in enumerate(zip(records.texts("prompt"), records.texts("degraded"), strict=True)):
         kinds["empty"][index] = not prompt.strip()
@@ -125,7 +111,7 @@ def _problems_of_records(records: Records) -> dict[str, list[str]]:
         kinds["bare"][:] = False
     names = {kind: list(records.texts("id", np.flatnonzero(is_so))) for kind, is_so in kinds.items()}
     return {
-        "identifiers used twice": repeated,
+        "identifiers used twice": records.repeated_texts("id"),
         "empty prompts": names["empty"],
         "no degraded prompt, while other pairs have one": names["bare"],
         "degraded prompts equal to their prompt": names["same"],

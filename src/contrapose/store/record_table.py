@@ -11,6 +11,7 @@ import json
 import mmap
 import tempfile
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -46,6 +47,7 @@ class Records(Sequence[GroupRecord]):
 
     def __init__(self) -> None:
         self._recent = lru_cache(maxsize=_RECENT)(self._made)
+        self._sorted = lru_cache(self._order)
 
     @abstractmethod
     def _made(self, index: int) -> GroupRecord:
@@ -95,6 +97,26 @@ class Records(Sequence[GroupRecord]):
         return all(record == same for record, same in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]
+
+    def find(self, name: str, text: str) -> int:
+        """The first record with this text, of which there is one."""
+        order, keys = self._sorted(name)
+        place = int(np.searchsorted(keys, np.uint64(key_of(text))))
+        # nearly always the first one: other texts may share a key
+        while getattr(self[int(order[place])], name) != text:
+            place += 1
+        return int(order[place])
+
+    def _order(self, name: str) -> tuple[Numbers, Numbers]:
+        """The records by the key of one text, of equal ones in turn, and these keys."""
+        keys = self.keys(name)
+        order = np.argsort(keys, kind="stable")
+        return order, keys[order]
+
+    def repeated_texts(self, name: str) -> list[str]:
+        """The texts of this name that several records have, as they come."""
+        texts = Counter(self.texts(name, repeated(self.keys(name))))
+        return [text for text, count in texts.items() if count > 1]
 
     def num_distinct(self, name: str) -> int:
         """How many different texts of this name there are."""
@@ -256,6 +278,18 @@ def key_of(text: str) -> int:
 def first_of_each(keys: Numbers) -> Numbers:
     """The indices, rising, of keys that have not stood before; memory is a few numbers for each index."""
     return np.sort(np.unique(keys, return_index=True)[1])
+
+
+def repeated(*keys: Numbers) -> Numbers:
+    """The indices, rising, whose keys stand at another index too."""
+    order = np.lexsort(keys)
+    if not len(order):
+        return order
+    is_as_before = np.ones(len(order) - 1, dtype=bool)
+    for column in keys:
+        is_as_before &= column[order[1:]] == column[order[:-1]]
+    either = np.concatenate([is_as_before, [False]]) | np.concatenate([[False], is_as_before])
+    return np.sort(order[either])
 
 
 def _records(batch: pa.RecordBatch) -> list[GroupRecord]:
