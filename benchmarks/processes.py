@@ -39,7 +39,7 @@ from torch import nn
 
 from contrapose.cli.notes import quiet_libraries
 from contrapose.train.loop import Trainer
-from contrapose.train.reduction import OneProcess, Reduction
+from contrapose.train.reduction import NothingToSum, Reduction
 
 Way = Literal["alone", "one by one", "buckets"]
 
@@ -147,7 +147,7 @@ def costs_here(trainer: Trainer, args: Namespace) -> dict[Way, list[Cost]]:
     """This process's costs, of all repeats; alone the first process takes steps, while the others wait."""
     accelerator: Any = trainer.accelerator
     ways: dict[Way, tuple[Any, Reduction]] = {
-        "alone": (Alone(accelerator), OneProcess()),
+        "alone": (Alone(accelerator), NothingToSum()),
         "one by one": (accelerator, OneByOne(trainer.parameters, accelerator)),
         "buckets": (accelerator, trainer.reduction),
     }

@@ -33,8 +33,8 @@ class Reduction(Protocol):
         """Let every gradient be the sum over all processes; a parameter that has none in any process keeps none."""
 
 
-class OneProcess:
-    """The reduction of a process alone: there is nothing to do."""
+class NothingToSum:
+    """The reduction of a process alone, and of networks in shards, whose backward passes sum gradients themselves."""
 
     def before_backward(self, is_last: bool) -> None:
         pass
@@ -43,15 +43,11 @@ class OneProcess:
         pass
 
 
-class InShards(OneProcess):
-    """The reduction of networks in shards, whose backward passes sum gradients themselves."""
-
-
 def reduction_of(parameters: Sequence[nn.Parameter], accelerator: Accelerator) -> Reduction:
     """The reduction for processes that hold the whole model each, or a share of it."""
-    if is_cut(parameters[0]):
-        return InShards()
-    return Buckets(parameters) if accelerator.num_processes > 1 else OneProcess()
+    if accelerator.num_processes == 1 or is_cut(parameters[0]):
+        return NothingToSum()
+    return Buckets(parameters)
 
 
 def summed(metrics: Mapping[str, Tensor], accelerator: Accelerator) -> dict[str, Tensor]:
