@@ -142,7 +142,7 @@ def test_files_of_one_key_that_stand_apart_are_told_so(tmp_path: Path) -> None:
     listing = source_pairs(
         _tar(tmp_path / "b.tar", sorted(_pairs(0, 1), key=lambda f: f[0].partition(".")[2])), Reading()
     )
-    assert listing.pairs == [] and "tar --sort=name" in listing.left_out[-1].reason
+    assert not listing.pairs and "tar --sort=name" in listing.left_out[-1].reason
 
 
 def test_a_key_ends_at_the_first_dot_which_is_said(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_winner_and_loser_stay_aligned(
 
 def test_settings_decide_crops_and_flips(settings: Import, backbone: Backbone) -> None:
     plan, again = _plan(settings, backbone), _plan(settings, backbone)
-    assert plan == again
+    assert [*plan.pairs] == [*again.pairs] and plan.left_out == again.left_out
     assert {fit.flip for pair in plan.pairs for fit in pair.fits} == {True, False}
     assert all(pair.fits[0].flip == pair.fits[1].flip for pair in plan.pairs)
     other = _plan(changed(settings, seed=1), backbone)

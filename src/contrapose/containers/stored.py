@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from contrapose.containers.places import Place, size_of
+from contrapose.containers.places import Place, place_of, size_of
 
 _MOST_BYTES = 1 << 30  # of an image file, so that no file takes all memory
 
@@ -95,8 +96,21 @@ class InParquet:
 
 
 Stored = InFile | InTar | InParquet
+_KINDS: dict[str, type[Stored]] = {kind.__name__: kind for kind in (InFile, InTar, InParquet)}
 _READING = threading.Lock()
 _ROWS = 32  # decoded at a time: several images that are looked at together are in one such batch, or in two
+
+
+def stored_to_json(stored: Stored) -> list[Any]:
+    """A place in what JSON holds."""
+    path, *rest = (getattr(stored, field.name) for field in fields(stored))
+    return [type(stored).__name__, str(path), *rest]
+
+
+def stored_from_json(said: list[Any]) -> Stored:
+    """The place of which this was said."""
+    kind, path, *rest = said
+    return _KINDS[kind](place_of(Path(path)), *rest)
 
 
 @lru_cache(maxsize=4)  # a pair's two columns, and the next group's, as those looked at together may be of both

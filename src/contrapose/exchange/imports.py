@@ -1,6 +1,6 @@
 """Import pairs of images: checked, fitted to a bucket, encoded by the model's autoencoder and stored like drawn ones.
 
-In memory are texts and the places of images, a kilobyte or two a pair, never the images of more than a batch.
+Texts and the places of images lie on the disk, and in memory are the images of a batch and a few numbers for each pair.
 
 What a pair becomes depends on its images, its caption and the seed alone, and its identifier on the pixels, so that a
 run that was killed carries on at the first missing shard, or refuses when an image was exchanged in between.
@@ -29,7 +29,8 @@ from contrapose.backbones.digests import model_digest
 from contrapose.containers.images import NUM_THREADS, Seen, look, read_image, several
 from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.containers.places import place_of
-from contrapose.containers.stored import InParquet, Stored
+from contrapose.containers.spool import Spool
+from contrapose.containers.stored import InParquet, Stored, stored_from_json, stored_to_json
 from contrapose.errors import UserError
 from contrapose.exchange.latents import NOTE, Ready, plan_latents, read_pairs
 from contrapose.exchange.listings import FormatName, Listed, Listing, folder_pairs, source_pairs
@@ -41,6 +42,7 @@ from contrapose.store.fitting import Fitting
 from contrapose.store.manifest import MANIFEST
 from contrapose.store.masks import levels_in_latents
 from contrapose.store.prompts import prompt_id
+from contrapose.store.record_table import RecordTable
 from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin, by_size, fill
 from contrapose.workers import ALONE, Worker
@@ -56,6 +58,25 @@ class Planned(NamedTuple):
     size: Size
     fits: tuple[Fit, ...]
     mask: Mask | None = None
+
+    def to_json(self) -> list[Any]:
+        """All of it in what JSON holds."""
+        images = [stored_to_json(image) for image in self.images]
+        mask = None
+        if self.mask is not None:
+            mask = [stored_to_json(self.mask.image), self.mask.winner, self.mask.fit.to_json()]
+        return [self.record.to_json(), images, self.size, [fit.to_json() for fit in self.fits], mask]
+
+    @classmethod
+    def from_json(cls, said: list[Any]) -> Planned:
+        """The group of which this was said."""
+        record, images, size, fits, said_of_mask = said
+        mask = None
+        if said_of_mask is not None:
+            image, winner, fit = said_of_mask
+            mask = Mask(stored_from_json(image), Size(*winner), Fit.from_json(fit))
+        places = tuple(stored_from_json(image) for image in images)
+        return cls(GroupRecord.from_json(record), places, Size(*size), tuple(map(Fit.from_json, fits)), mask)
 
 
 class Mask(NamedTuple):
@@ -133,7 +154,7 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path, wo
     # noted as it was told from the first row, so that a source of another format is refused later
     settings = replace(settings, format=plan.format if settings.source else "auto")
     settings = replace(settings, precision=settings.precision or backbone.precision)
-    by_id: dict[str, Any] = {pair.record.id: pair for pair in plan.pairs}
+    planned = RecordTable.holding(pair.record for pair in plan.pairs)
     notes: dict[str, Any] = {}
     sizes: Sequence[Any]
     latents: Callable[[Sequence[Any]], Tensor]
@@ -149,17 +170,20 @@ def import_pairs(settings: Import, plan: Plan, backbone: Backbone, out: Path, wo
     # and groups with masks alone or without any
     keys = list(product(sizes, (False, True)))
     keyed = ((pair.size, pair.mask is not None) for pair in plan.pairs)
-    shards = by_size([pair.record for pair in plan.pairs], keyed, keys, settings.shard_size)
+    shards = by_size(planned, keyed, keys, settings.shard_size)
     records = (record for _, shard in shards for record in shard)
 
+    def pair_of(record: GroupRecord) -> Any:
+        return plan.pairs[planned.find("id", record.id)]
+
     def make(_: Any, batch: Sequence[GroupRecord]) -> Tensor:
-        return latents([by_id[record.id] for record in batch])
+        return latents([pair_of(record) for record in batch])
 
     def masks(key: tuple[Any, bool], shard: Sequence[GroupRecord]) -> Tensor | None:
         _, masked = key
         if not masked:
             return None
-        pixels = several(_mask_pixels, (by_id[record.id].mask for record in shard))
+        pixels = several(_mask_pixels, (pair_of(record).mask for record in shard))
         return levels_in_latents(list(pixels), backbone.images.unit)
 
     with worker.writing(out):
@@ -184,21 +208,23 @@ def _check_images_settings(settings: Import) -> None:
 
 def _plan_images(
     settings: Import, listed: Sequence[Listed], backbone: Backbone, progress: Callable[[int], None]
-) -> tuple[list[Planned], list[LeftOut]]:
+) -> tuple[Sequence[Planned], list[LeftOut]]:
     among = settings.fitting.buckets_for(backbone.images)
-    pairs: list[Planned] = []
     left_out: list[LeftOut] = []
     repeats: Counter[str] = Counter()
     plan = partial(_planned, settings, among, backbone.images.unit, repeats)
-    # several images are looked at at a time, and come back in order
-    for number, (pair, looked) in enumerate(zip(listed, several(_look, listed), strict=True), 1):
-        planned = attempt(pair.name, plan, pair, looked)
-        if isinstance(planned, LeftOut):
-            left_out.append(planned)
-        else:
-            pairs.append(planned)
-        progress(number)
-    return pairs, left_out
+
+    def pairs() -> Iterator[Planned]:
+        # several images are looked at at a time, and come back in order
+        for number, (pair, looked) in enumerate(zip(listed, several(_look, listed), strict=True), 1):
+            planned = attempt(pair.name, plan, pair, looked)
+            if isinstance(planned, LeftOut):
+                left_out.append(planned)
+            else:
+                yield planned
+            progress(number)
+
+    return Spool(pairs(), Planned.to_json, Planned.from_json), left_out
 
 
 def _look(listed: Listed) -> _Looked | Skip:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -19,7 +19,8 @@ from torch import Tensor
 from contrapose.backbones.base import Backbone
 from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.containers.places import Place
-from contrapose.containers.stored import Stored
+from contrapose.containers.spool import Spool
+from contrapose.containers.stored import Stored, stored_from_json, stored_to_json
 from contrapose.errors import UserError
 from contrapose.exchange.listings import Listed
 from contrapose.seeds import seed_of
@@ -39,25 +40,37 @@ class Ready(NamedTuple):
     mask: None = None
     """Latents come without."""
 
+    def to_json(self) -> list[Any]:
+        """All of it in what JSON holds."""
+        return [self.record.to_json(), [stored_to_json(file) for file in self.files], self.size]
+
+    @classmethod
+    def from_json(cls, said: list[Any]) -> Ready:
+        """The pair of which this was said."""
+        record, (winner, loser), size = said
+        return cls(GroupRecord.from_json(record), (stored_from_json(winner), stored_from_json(loser)), tuple(size))
+
 
 def plan_latents(
     listed: Sequence[Listed], backbone: Backbone, seed: int, progress: Callable[[int], None]
-) -> tuple[list[Ready], list[LeftOut]]:
+) -> tuple[Sequence[Ready], list[LeftOut]]:
     """The pairs that can be stored, in order, and the others with their reason; every file is read once.
 
     Raises `UserError` for a latent that the model cannot have drawn.
     """
-    pairs: list[Ready] = []
     left_out: list[LeftOut] = []
     repeats: Counter[str] = Counter()
-    for number, pair in enumerate(listed, 1):
-        ready = attempt(pair.name, _ready, pair, backbone, seed, repeats)
-        if isinstance(ready, LeftOut):
-            left_out.append(ready)
-        else:
-            pairs.append(ready)
-        progress(number)
-    return pairs, left_out
+
+    def pairs() -> Iterator[Ready]:
+        for number, pair in enumerate(listed, 1):
+            ready = attempt(pair.name, _ready, pair, backbone, seed, repeats)
+            if isinstance(ready, LeftOut):
+                left_out.append(ready)
+            else:
+                yield ready
+            progress(number)
+
+    return Spool(pairs(), Ready.to_json, Ready.from_json), left_out
 
 
 def read_pairs(pairs: Sequence[Ready]) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
@@ -26,6 +27,16 @@ class Fit:
     scaled: Size
     box: tuple[int, int, int, int]
     flip: bool = False
+
+    def to_json(self) -> list[Any]:
+        """All of it in what JSON holds."""
+        return [self.scaled, self.box, self.flip]
+
+    @classmethod
+    def from_json(cls, said: list[Any]) -> Fit:
+        """The fit of which this was said."""
+        scaled, (left, top, right, bottom), flip = said
+        return cls(Size(*scaled), (left, top, right, bottom), flip)
 
 
 def buckets(resolution: int, unit: int, max_ratio: float = 2.0) -> tuple[Size, ...]:

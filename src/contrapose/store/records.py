@@ -44,6 +44,16 @@ class GroupRecord:
         """Samples of one prompt of which nobody has said yet which is better: a tie of all."""
         return cls(id, prompt, "", seed, (0.5,) * num_samples)
 
+    def to_json(self) -> list[Any]:
+        """All of it in what JSON holds."""
+        return list(vars(self).values())
+
+    @classmethod
+    def from_json(cls, said: list[Any]) -> GroupRecord:
+        """The record of which this was said."""
+        id, prompt, degraded, seed, labels, scores = said
+        return cls(id, prompt, degraded, seed, tuple(labels), {name: tuple(values) for name, values in scores.items()})
+
     @property
     def num_samples(self) -> int:
         return len(self.labels)

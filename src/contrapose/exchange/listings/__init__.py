@@ -1,12 +1,12 @@
 """Which pairs of images there are: every format that people have them in, one file each over the rows of a container.
 
-A pair that cannot be used is left out with its reason; a file that is not a listing is the user's to fix. What is in
-memory are texts and the places of images, never the images.
+A pair that cannot be used is left out with its reason; a file that is not a listing is the user's to fix. Texts and the
+places of images lie on the disk meanwhile, and images are not read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from contrapose.containers.left_out import LeftOut
 from contrapose.containers.places import Place, place_of
 from contrapose.containers.readers import rows_of
+from contrapose.containers.spool import Spool
 from contrapose.errors import UserError
 from contrapose.exchange.listings import folders
 from contrapose.exchange.listings.chosen import CHOSEN
@@ -49,7 +50,7 @@ else:
 class Listing:
     """The pairs in order, and those that were left out with their reason; `format` is auto for two folders."""
 
-    pairs: list[Listed]
+    pairs: Sequence[Listed]
     left_out: list[LeftOut]
     format: FormatName = "auto"
 
@@ -96,14 +97,16 @@ def detect(source: Place, split: str | None = None) -> FormatName:
 
 
 def _listing(listed: Iterable[Listed | LeftOut], format: FormatName, limit: int | None) -> Listing:
-    pairs: list[Listed] = []
     left_out: list[LeftOut] = []
-    for pair in islice(listed, limit):
-        if isinstance(pair, LeftOut):
-            left_out.append(pair)
-        else:
-            pairs.append(pair)
-    return Listing(pairs, left_out, format)
+
+    def pairs() -> Iterator[Listed]:
+        for pair in islice(listed, limit):
+            if isinstance(pair, LeftOut):
+                left_out.append(pair)
+            else:
+                yield pair
+
+    return Listing(Spool(pairs(), Listed.to_json, Listed.from_json), left_out, format)
 
 
 def _check_taken(reading: Reading, takes: frozenset[str], what: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.containers.places import Place, place_of
 from contrapose.containers.row import ContainerRow
-from contrapose.containers.stored import Stored
+from contrapose.containers.stored import Stored, stored_from_json, stored_to_json
 from contrapose.errors import UserError
 
 Ties = Literal["drop", "half"]
@@ -21,7 +21,7 @@ MASKS = (MASK, "mask_path")
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One group as it is listed, by the hundred thousand in memory: texts and places, never an image.
+    """One group as it is listed: texts and places, never an image.
 
     `name` is its stem, line, entry or row. Labels go from 0 to 1, one an image, and higher is better. A pair has its
     winner first, and its labels are shares that sum to 1: (1, 0) is decided and (0.5, 0.5) a tie.
@@ -41,6 +41,19 @@ class Listed:
     ) -> Listed:
         """A winner over a loser; `preference` is the winner's share."""
         return cls(name, prompt, (winner, loser), (preference, 1 - preference), degraded)
+
+    def to_json(self) -> list[Any]:
+        """All of it in what JSON holds."""
+        images = [stored_to_json(image) for image in self.images]
+        mask = None if self.mask is None else stored_to_json(self.mask)
+        return [self.name, self.prompt, images, self.labels, self.degraded, mask]
+
+    @classmethod
+    def from_json(cls, said: list[Any]) -> Listed:
+        """The group of which this was said."""
+        name, prompt, images, labels, degraded, mask = said
+        places = tuple(stored_from_json(image) for image in images)
+        return cls(name, prompt, places, tuple(labels), degraded, None if mask is None else stored_from_json(mask))
 
     @property
     def winner(self) -> Stored:
