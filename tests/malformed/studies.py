@@ -91,7 +91,7 @@ CHANGED: list[tuple[str, str, Any, str]] = [
     ("unknown setting of prompts", "prompts.dev.split", "x", "split"),
     ("unknown setting of choosing", "choosing.scale", 1, "scale"),
     ("version 99", "version", 99, "version"),
-    ("unknown method", "methods.a.align", "dspo", "dspo"),
+    ("unknown method", "methods.a.align", "dsppo", "dsppo"),
     ("method is a folder", "methods.a.align", ".", ".: no such method"),
     ("unknown option of a method", "methods.a.options", {"betta": 3}, "betta"),
     ("option of a method nan", "methods.a.options", {"beta": float("nan")}, "beta"),
