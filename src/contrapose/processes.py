@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
+
+from contrapose.errors import UserError, one_line
 
 T = TypeVar("T")
 
@@ -41,6 +44,39 @@ def num_processes() -> int:
 def rank() -> int:
     """The number of this process among them, from 0; the first one does the file work."""
     return _number("RANK", 0)
+
+
+def of_all(value: T) -> list[T]:
+    """What each of the processes that talk to one another gives, by their ranks; all of these are to call this."""
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        return [value]
+    values = [value] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What one process fails at ends all of them, which are all to come here, so that none waits for it later on.
+
+    Nothing within may wait for other processes. Raises the error in the process that has it, and `UserError` that tells
+    of it in the others.
+    """
+    error: Exception | None = None
+    reason: str | None = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+        reason = str(raised) if isinstance(raised, UserError) else f"{type(raised).__name__}: {one_line(raised)}"
+    messages = of_all(reason)
+    if error is not None:
+        raise error
+    for number, message in enumerate(messages):
+        if message is not None:
+            raise UserError(message if number == 0 else f"process {number}: {message}")
 
 
 def shared_out(items: Sequence[T], number: int, of: int) -> list[tuple[T, bool]]:

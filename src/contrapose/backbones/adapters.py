@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from contrapose.backbones.folders import INDEX, variant_of
 from contrapose.backbones.kinds import kind_of, name_of_kind
-from contrapose.backbones.networks import Network, read_network
+from contrapose.backbones.networks import Network, network_without_values, read_network
 from contrapose.backbones.policies import Lora, inject
 from contrapose.backbones.settings import USUAL_ADAPTERS, Adapters
 from contrapose.errors import UserError, one_line
@@ -170,13 +170,17 @@ def _divides_otherwise(layers: Adapter, settings: Mapping[str, Any]) -> bool:
 
 
 def whole_network(run: RunFolder, part: str, like: Network) -> nn.Module:
-    """A run's whole network, in the precision and with the processors of `like`.
+    """A run's whole network, in the precision and with the processors of `like`; without values where that has none.
 
     Raises `UserError` when it is broken, or has other layers.
     """
     folder = run.network_folder(part)
     try:
-        network: Network = read_network(type(like), folder, variant_of(folder, None), like.dtype)
+        network: Network
+        if like.device.type == "meta":
+            network = network_without_values(type(like), folder, like.dtype)
+        else:
+            network = read_network(type(like), folder, variant_of(folder, None), like.dtype)
     except UserError:
         raise
     except Exception as error:  # a broken file makes the library raise anything at all

@@ -32,7 +32,7 @@ from torch import nn
 
 from contrapose.backbones.coherence import check_tokenizers
 from contrapose.backbones.folders import INDEX, check_parts, is_absent, networks_of, read_index, variant_of
-from contrapose.backbones.networks import check_finite, read_network
+from contrapose.backbones.networks import check_finite, network_without_values, read_network
 from contrapose.backbones.single_file import pipeline_of_checkpoint
 from contrapose.errors import UserError, one_line
 from contrapose.runs.silence import silent_libraries
@@ -174,10 +174,12 @@ def open_pipeline(
     dtypes: Mapping[str, torch.dtype] | torch.dtype = torch.float32,
     leave_out: Iterable[str] = (),
     quantized: Mapping[str, Any] | None = None,
+    without_values: Collection[str] = (),
 ) -> DiffusionPipeline:
     """The pipeline of a model on the CPU, without the parts that are left out.
 
-    Raises `UserError` when a part is missing or broken, or its weights are not those of its network.
+    Networks `without_values` have parameters on the meta device, which take no memory. Raises `UserError` when a part
+    is missing or broken, or its weights are not those of its network.
     """
     wanted = {"default": dtypes} if isinstance(dtypes, torch.dtype) else dtypes
     options: dict[str, Any] = dict.fromkeys((*leave_out, *absent_parts(source)))
@@ -186,8 +188,10 @@ def open_pipeline(
     try:
         if source.path.is_file():
             pipe = _open_file(source.path, pipeline, wanted, options)
+            for name in without_values:
+                getattr(pipe, name).to("meta")
         else:
-            networks = read_networks(source, wanted, tuple(options), quantized or {})
+            networks = read_networks(source, wanted, tuple(options), quantized or {}, without_values)
             with silent_libraries():
                 pipe = pipeline.from_pretrained(
                     str(source.path), use_safetensors=True, local_files_only=True, **networks, **options
@@ -203,9 +207,15 @@ def open_pipeline(
 
 
 def read_networks(
-    source: Source, dtypes: Mapping[str, torch.dtype], leave_out: Collection[str], quantized: Mapping[str, Any] = {}
+    source: Source,
+    dtypes: Mapping[str, torch.dtype],
+    leave_out: Collection[str],
+    quantized: Mapping[str, Any] = {},
+    without_values: Collection[str] = (),
 ) -> dict[str, nn.Module]:
     """The networks of a pipeline folder by their parts' names, on the CPU; `quantized` has settings of some of them.
+
+    Of those `without_values` the files are not read.
 
     Raises `UserError` for one that is missing, broken or not whole, naming its folder.
     """
@@ -218,6 +228,9 @@ def read_networks(
         dtype = dtypes.get(part.name, dtypes["default"])
         options = {"quantization_config": quantized[part.name]} if part.name in quantized else {}
         try:
+            if part.name in without_values:
+                networks[part.name] = network_without_values(part.kind, part.folder, dtype)
+                continue
             networks[part.name] = read_network(part.kind, part.folder, variants[part.name], dtype, **options)
         except UserError:
             raise

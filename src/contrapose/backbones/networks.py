@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from diffusers import ModelMixin
 from torch import Tensor, nn
 
@@ -55,6 +56,16 @@ def read_network(
     check_loading(folder, loading, with_leftovers or getattr(network, "hf_quantizer", None) is not None)
     check_finite(folder, network)
     return network
+
+
+def network_without_values(kind: Any, folder: Path | str, dtype: torch.dtype) -> Any:
+    """The network of this class in a folder of diffusers, whose parameters have shapes and a precision but no values.
+
+    They are on the meta device; what the network works out for itself, such as tables of positions, is there.
+    """
+    with silent_libraries(), init_empty_weights():
+        network = kind.from_config(kind.load_config(str(folder), local_files_only=True))
+    return network.to(dtype).eval()
 
 
 def check_loading(folder: Path | str, loading: Mapping[str, Any], with_leftovers: bool = False) -> None:

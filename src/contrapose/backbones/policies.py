@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from peft import PeftConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
@@ -104,16 +104,20 @@ class Lora:
 def inject(network: nn.Module, name: str, lora: Lora, dtype: torch.dtype) -> list[nn.Parameter]:
     """Put adapters of this precision on a network's layers under a name, with their weights where `lora` has some.
 
-    Gives their parameters in the network's order.
+    Gives their parameters in the network's order; on a network without values, on the meta device, they have none.
     """
+    device = next(network.parameters()).device
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are what is wanted
-        inject_adapter_in_model(lora.config(), network, adapter_name=name)
+        # on a network without values further adapters would else be made with some
+        is_meta = device.type == "meta"
+        inject_adapter_in_model(lora.config(), network, adapter_name=name, low_cpu_mem_usage=is_meta)
     parameters = adapters_of(network, name)
     for parameter in parameters:
         parameter.data = parameter.data.to(dtype)
     if lora.weights is not None:
-        set_peft_model_state_dict(network, dict(lora.weights), adapter_name=name)
+        weights = {key: value.to(device) for key, value in lora.weights.items()}
+        set_peft_model_state_dict(network, weights, adapter_name=name)
     else:
         _begin_magnitudes(network, name)
     return parameters
@@ -273,7 +277,7 @@ class FullPolicies:
         asked = {"reference": None, **frozen} if needs_reference else frozen
         kept: dict[str, nn.Module] = {}
         for name, module in asked.items():
-            kept[name] = _frozen(copy.deepcopy(denoiser) if module is None else module, frozen_dtype)
+            kept[name] = _frozen_copy(denoiser, frozen_dtype) if module is None else _frozen(module, frozen_dtype)
         first = denoiser.float().requires_grad_(True)
         self.trained = trained
         self.rows = SeededRows()
@@ -358,6 +362,20 @@ def _frozen(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     weights there would make the reference differ from the trainee before the first step.
     """
     for part in module.requires_grad_(False).eval().modules():
-        if isinstance(part, (nn.Linear, nn.Conv2d, nn.Conv3d)):
+        if _is_product(part):
             part.to(dtype)
     return module
+
+
+def _frozen_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """What `_frozen` makes of a copy, weight by weight, so that no second network in float32 is in memory."""
+    copies: dict[int, Any] = {}
+    for part in module.modules():
+        for weight in part.parameters(recurse=False):
+            value = weight.detach().to(dtype if _is_product(part) else weight.dtype, copy=True)
+            copies[id(weight)] = nn.Parameter(value, requires_grad=False)
+    return copy.deepcopy(module, copies).eval()  # which takes what is copied already as it is
+
+
+def _is_product(part: nn.Module) -> bool:
+    return isinstance(part, (nn.Linear, nn.Conv2d, nn.Conv3d))

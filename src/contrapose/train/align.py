@@ -28,7 +28,7 @@ from contrapose.core.group import OwnSteps
 from contrapose.errors import UserError
 from contrapose.files import check_folder, one_writer
 from contrapose.methods import name_of
-from contrapose.processes import num_processes, rank
+from contrapose.processes import num_processes, rank, together
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.metrics import CLOCK, HELD_OUT, add_metrics
 from contrapose.runs.names import BASE_NOTE, METRICS, RUN_FILE
@@ -110,7 +110,8 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
     _check_processes(accelerator, run)
     jury_of(run.watching, str(accelerator.device))  # missing weights are told now, not at the first image
     torch.manual_seed(run.seed)  # LoRA's initial weights
-    backbone = _backbone(run, accelerator)
+    with together():
+        backbone = _backbone(run, accelerator)
     watched = Watched(run.watching, backbone) if run.watching.draws else None
     trainer = _trainer(stage, compared, accelerator, backbone, watched, is_new=not begun)
     if is_first:
@@ -189,7 +190,12 @@ def _check_processes(accelerator: Accelerator, run: Run) -> None:
 def _backbone(run: Run, accelerator: Accelerator) -> Backbone:
     dtype = DTYPES[run.computes_in]
     backbone = load_backbone(
-        run.model, dtype, accelerator.device, loading=run.loading, network_dtype=torch.float32 if run.full else dtype
+        run.model,
+        dtype,
+        accelerator.device,
+        loading=run.loading,
+        network_dtype=torch.float32 if run.full else dtype,
+        with_values=rank() == 0 or not _is_sharded(run, accelerator),  # of networks in shards the first process has all
     )
     if run.distilled_guidance is not None:
         backbone.denoiser.feed_guidance(run.distilled_guidance)
@@ -235,9 +241,10 @@ def _trainer(
         log.info("text encoders are trained: they stay in memory, and embeddings are made at every step")
     backbone.release_encoders(keep_text=needs_encoders, keep_images=watched is not None or own_groups is not None)
     dtype = DTYPES[run.computes_in]
-    is_sharded = run.sharding.num_shards(accelerator.num_processes) > 1
-    trainable = _trainable(stage, backbone.denoiser, dtype, prompts, placed=not is_sharded)
-    hasten(trainable.policies.networks(), run.speed, dtype, backbone.device, trained=True)
+    is_sharded = _is_sharded(run, accelerator)
+    with together():
+        trainable = _trainable(stage, backbone.denoiser, dtype, prompts, placed=not is_sharded)
+        hasten(trainable.policies.networks(), run.speed, dtype, backbone.device, trained=True)
     if is_sharded:
         shard(trainable.policies, run, dtype, accelerator)
     trainer = Trainer(run, trainable, groups, accelerator)
@@ -247,6 +254,10 @@ def _trainer(
     if is_new:
         trainer.draw_first()
     return trainer
+
+
+def _is_sharded(run: Run, accelerator: Accelerator) -> bool:
+    return run.sharding.num_shards(accelerator.num_processes) > 1
 
 
 def _trainable(

@@ -1,21 +1,25 @@
 """Networks in shards: each process holds a share of every weight, and gathers one block of layers when it computes.
 
 What is trained, its gradients and moments, averages and frozen copies are all in shards, by torch's `fully_shard`.
-A block is gathered by all processes at once, so that each has to call the networks as often as the others.
+A block is gathered by all processes at once, so that each has to call the networks as often as the others. The first
+process alone reads the networks; the others build them without values, and get their shards from it.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from itertools import chain
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from contrapose.backbones.networks import Network
 from contrapose.backbones.policies import Policies
 from contrapose.errors import UserError
+from contrapose.processes import of_all, rank
+from contrapose.tensors import cut_as
 from contrapose.train.settings import Run
 from contrapose.train.sharding_settings import Sharding
 
@@ -38,7 +42,7 @@ def check_sharding(sharding: Sharding, num_processes: int) -> None:
 
 
 def shard(policies: Policies, run: Run, dtype: torch.dtype, accelerator: Accelerator) -> None:
-    """Cut the networks of all policies up over the processes, in place; each moves to the device block by block.
+    """Cut the networks of all policies up over the processes, in place; their values are those of the first process.
 
     Gradients are sums over processes, as in a run that is not sharded. `dtype` is what the networks compute in: a
     network that is trained in float32 is gathered in it, its norms and tables too, and so are its frozen copies.
@@ -58,6 +62,7 @@ def shard(policies: Policies, run: Run, dtype: torch.dtype, accelerator: Acceler
         offload = OffloadPolicy()
         if run.sharding.shard == "offload" and all(network is not each for each in moved):
             offload = CPUOffloadPolicy(pin_memory=device.type == "cuda")
+        values = _taken_out(network)
         # inner ones first, as what they hold is then no part of what is around them
         for module in (*reversed(blocks(network)), network):
             fully_shard(
@@ -71,6 +76,8 @@ def shard(policies: Policies, run: Run, dtype: torch.dtype, accelerator: Acceler
             # a sum is plain on every backend: gloo has no other one that is not divided
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+        network.to_empty(device="cpu" if isinstance(offload, CPUOffloadPolicy) else device)
+        _put_in(network, values, device)
     policies.take_parameters()
 
 
@@ -78,3 +85,31 @@ def blocks(network: Network) -> list[nn.Module]:
     """What is gathered at once: the parts that diffusers says are not to be split, which may hold one another."""
     kinds = set(network._no_split_modules or ())
     return [module for module in network.modules() if type(module).__name__ in kinds]
+
+
+def _taken_out(network: Network) -> dict[str, Tensor]:
+    """The values of a network by name, which is left without any; of processes other than the first, nothing."""
+    values = {name: tensor.detach() for name, tensor in _tensors(network).items()}
+    forms = [(name, tensor.shape, tensor.dtype) for name, tensor in values.items()]
+    assert all(other == forms for other in of_all(forms)), "all processes build one network"
+    network.to("meta")
+    return values if rank() == 0 else {}
+
+
+@torch.no_grad()
+def _put_in(network: Network, values: dict[str, Tensor], device: torch.device) -> None:
+    """Give each process its shards of the first one's values, which are let go one after another."""
+    for name, tensor in _tensors(network).items():
+        if rank() == 0:
+            in_one_piece = values.pop(name).to(device)
+        else:
+            in_one_piece = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        torch.distributed.broadcast(in_one_piece, src=0)
+        tensor.copy_(cut_as(in_one_piece, tensor))
+    for buffer in network.buffers():
+        buffer.data = buffer.data.to(device)  # which are whole, and not offloaded
+
+
+def _tensors(network: Network) -> dict[str, Tensor]:
+    """All that a network computes with, by name."""
+    return dict(chain(network.named_parameters(), network.named_buffers()))

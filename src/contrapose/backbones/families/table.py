@@ -59,11 +59,13 @@ def load_backbone(
     adapter: Path | None = None,
     loading: Loading | None = None,
     network_dtype: torch.dtype | None = None,
+    with_values: bool = True,
 ) -> Backbone:
     """The backbone of a model folder, hub id or checkpoint file, with an aligned run's weights on top.
 
     Parts move to `device` when they are first used. `network_dtype` is the denoiser's precision where it differs from
-    the other parts'. Raises `UserError` when the model is of no known family, or a part of it or of the run is missing.
+    the other parts'; not `with_values` its parameters are on the meta device, and are not read. Raises `UserError` when
+    the model is of no known family, or a part of it or of the run is missing.
     """
     loading = loading or Loading()
     check_device(device)
@@ -79,7 +81,8 @@ def load_backbone(
     run = None if adapter is None else RunFolder(adapter)
     if run is not None:  # before gigabytes are read for a run that is not there, or another model's
         run.check(part, source)
-    pipe = open_pipeline(source, pipeline_of(source), dtypes, family.unused_parts, quantized)
+    without_values = () if with_values else (part,)
+    pipe = open_pipeline(source, pipeline_of(source), dtypes, family.unused_parts, quantized, without_values)
     if run is not None:
         apply_adapter(pipe, part, run)
     return Backbone.over(family, source, pipe, device, loading)
