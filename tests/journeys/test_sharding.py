@@ -95,6 +95,8 @@ def test_killed_and_gone_on_with_by_another_number(
 
     sharded = ["--train-steps", "4", "--shard", "full"]
     ended = launcher.start(2, lines("cut", "--train-steps", "2"), kill_keeping=3, **ACQUAINTED)
+    said = " ".join(ended[0].err.split())
+    assert ended[0].code == 2 and "contrapose: another process of this run has ended" in said and "Trace" not in said
     assert ended[1].code == -signal.SIGKILL and not (tmp_path / "cut/full/finished.json").exists()
     kept = sorted(path.name for path in (tmp_path / "cut/full/checkpoints").glob("step-*"))
     assert kept == ["step-000001", "step-000002"]

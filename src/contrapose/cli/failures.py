@@ -35,13 +35,24 @@ def explained(error: Exception) -> int:
         message = _fixable(error)
     if not isinstance(error, UserError) and ran_out(error):
         message = "out of memory; close what else uses it, or take less at once, or less precision; what is saved stays"
+    if _is_left_alone(error):
+        message = (
+            "another process of this run has ended, or cannot be reached; what was said before tells why, unless it "
+            "was killed; the same command carries on from the last kept step"
+        )
     if message is None:
         raise error
-    is_of_one = isinstance(error, OutOfMemory) or OF_ONE in getattr(error, "__notes__", ())
+    is_of_one = isinstance(error, OutOfMemory) or _is_left_alone(error) or OF_ONE in getattr(error, "__notes__", ())
     if rank() > 0 and is_of_one:  # one process may be alone with it, and then tells of it itself
         message = f"process {rank()}: {message}"
         print(f"contrapose: {message}", file=sys.stderr)
     return fail(message, 2)
+
+
+def _is_left_alone(error: Exception) -> bool:
+    """Whether this process waited for another one in vain; gloo alone tells that in no error of its own kind."""
+    is_of_torch = any(kind.__name__ == "DistError" for kind in type(error).__mro__)
+    return is_of_torch or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
 def _fixable(error: OSError) -> str | None:
