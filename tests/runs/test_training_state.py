@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from contrapose.errors import UserError
+from contrapose.runs import training_state
 from contrapose.runs.training_state import BrokenCheckpoint, Moments, Stateful, Weights, load_training, save_training
 
 
@@ -141,6 +142,23 @@ def test_a_broken_one_is_named_and_changes_nothing(
         load_training(path, **_stateful(model, optimizer))
     assert "\n" not in str(caught.value)
     assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_one_that_another_process_cannot_read_ends_all(
+    trained: tuple[nn.Module, torch.optim.Optimizer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a folder that one machine sees as it was: it is no broken step, which all would pass over."""
+    path = tmp_path / "step.safetensors"
+    _save(path, 3, trained)
+    monkeypatch.setattr(training_state, "of_all", lambda mine: [mine, "cut short"])
+    with pytest.raises(UserError, match=r"process 1 cannot read what others can \(cut short\)") as caught:
+        load_training(path, **_stateful(*_parts(1)))
+    assert not isinstance(caught.value, BrokenCheckpoint)
+    path.unlink()
+    monkeypatch.setattr(training_state, "of_all", lambda mine: [mine, None])
+    with pytest.raises(UserError, match="process 0 cannot read what others can") as caught:
+        load_training(path, **_stateful(*_parts(1)))
+    assert not isinstance(caught.value, BrokenCheckpoint)
 
 
 @pytest.mark.parametrize(

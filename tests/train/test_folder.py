@@ -16,7 +16,7 @@ from contrapose.errors import UserError
 from contrapose.files import one_writer
 from contrapose.methods import DDSPO
 from contrapose.train.align import align
-from contrapose.train.folder import check_starts
+from contrapose.train.folder import check_seen
 from contrapose.train.settings import Optimisation, Run, Watching
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_levels")]
@@ -236,6 +236,6 @@ def test_a_finished_run_is_left_as_it_is(run: Run, tmp_path: Path) -> None:
 
 
 def test_processes_that_see_different_folders_do_not_go_on(tmp_path: Path) -> None:
-    check_starts(tmp_path, [4, 4, 4])
-    with pytest.raises(UserError, match=f"{tmp_path}: processes would go on from steps 0 and 4"):
-        check_starts(tmp_path, [4, 0, 4])
+    check_seen(tmp_path, [[2, 4], [2, 4]])
+    with pytest.raises(UserError, match=f"{tmp_path}: processes see different kept steps .the newest are 4, 0, 4"):
+        check_seen(tmp_path, [[2, 4], [], [2, 4]])

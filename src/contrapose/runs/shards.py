@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed
 
+from contrapose.errors import UserError, one_line
+from contrapose.processes import of_all
 from contrapose.tensors import sort_notes
 
 _AT_ONCE = 1 << 24  # bytes that are read together
@@ -59,10 +61,14 @@ class Shards:
         return self._metadata.keys()
 
     def read(self, likes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every tensor, cut as the one of its name and shape among `likes`, and whole where there is none."""
+        """Every tensor, cut as the one of its name and shape among `likes`, and whole where there is none.
+
+        Raises `UserError` in all processes where one of them cannot read its shards.
+        """
         if not self._checksums:
             return {}
         from torch.distributed import checkpoint
+        from torch.distributed.checkpoint.api import CheckpointException
 
         tensors: dict[str, Tensor] = {}
         for name, (shape, dtype) in self._metadata.items():
@@ -74,7 +80,11 @@ class Shards:
         reader = checkpoint.HuggingFaceStorageReader(str(self.folder))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it is in one process
-            checkpoint.load(tensors, storage_reader=reader, no_dist=not distributed.is_initialized())
+            try:
+                checkpoint.load(tensors, storage_reader=reader, no_dist=not distributed.is_initialized())
+            except CheckpointException as error:
+                number, (cause, _) = next(iter(error.failures.items()))
+                raise UserError(f"{self.folder}: process {number} cannot read its shards ({one_line(cause)})") from None
         return tensors
 
     @cached_property
@@ -94,11 +104,7 @@ class Shards:
 def _checksums(files: list[Path]) -> dict[str, int]:
     """A CRC-32 of each file, -1 where it cannot be read, of all processes together."""
     mine = {file.name: _checksum(file) for file in _own(files)}
-    if not distributed.is_initialized():
-        return mine
-    of_processes: list[dict[str, int]] = [{}] * distributed.get_world_size()
-    distributed.all_gather_object(of_processes, mine)
-    return {name: value for of_process in of_processes for name, value in of_process.items()}
+    return {name: value for of_process in of_all(mine) for name, value in of_process.items()}
 
 
 def _own(files: list[Path]) -> list[Path]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,10 +15,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from contrapose.errors import UserError, one_line
-from contrapose.processes import rank
+from contrapose.processes import of_all, rank
 from contrapose.runs.names import SHARDS
 from contrapose.runs.shards import Shards, write_shards
 from contrapose.tensors import checksum, cut_as, is_cut, save_tensors
+
+T = TypeVar("T")
 
 FORMAT = 2  # of kept steps; 1 was one file that held the weights too
 
@@ -155,23 +158,27 @@ def save_training(path: Path, step: int, trained: SavedWeights | None = None, **
 def load_training(path: Path, trained: SavedWeights | None = None, **parts: Stateful) -> int:
     """Restore the weights and all parts, and return the step they were saved at.
 
-    Of several processes each takes its share, whatever their number was when it was saved. Raises `BrokenCheckpoint`
-    naming the file when it is not to the last byte what was saved, or the weights or shards beside it are not those
-    that were; nothing is restored then.
+    Of several processes each takes its share, whatever their number was when it was saved; all are to call this.
+    Raises `BrokenCheckpoint` naming the file when it is not to the last byte what was saved, or the weights or shards
+    beside it are not those that were, and `UserError` when some processes can read them and others cannot; nothing is
+    restored then.
     """
-    step, tensors, noted, of_shards = _read(path)
+    step, tensors, noted, of_shards = _read_by_all(path, partial(_read, path))
     shards = Shards(path.parent / SHARDS, of_shards)
     if not shards.are_whole():
         raise BrokenCheckpoint(f"{shards.folder}: its shards are missing, cut short or not those that were saved")
-    saved = {key.partition("/")[0] for key in (*tensors, *shards.names)}
-    missing = [name for name in parts if name not in saved]
-    if step > 0 and missing:
-        raise BrokenCheckpoint(f"{path}: holds no {', '.join(missing)}")
-    if trained:
-        weights = _weights(trained, path.parent)
-        if checksum(weights) != noted:
+
+    def read_rest() -> dict[str, Tensor]:
+        saved = {key.partition("/")[0] for key in (*tensors, *_names(shards))}
+        missing = [name for name in parts if name not in saved]
+        if step > 0 and missing:
+            raise BrokenCheckpoint(f"{path}: holds no {', '.join(missing)}")
+        weights = _weights(trained, path.parent) if trained else {}
+        if trained and checksum(weights) != noted:
             raise BrokenCheckpoint(f"{path.parent}: holds other weights than were saved")
-        trained.load(weights)  # before the parts: with an average, the weights themselves are one of those
+        return weights
+
+    weights = _read_by_all(path.parent, read_rest)
     likes: dict[str, Tensor] = {}
     for key in shards.names:
         name, _, of_part = key.partition("/")
@@ -179,9 +186,40 @@ def load_training(path: Path, trained: SavedWeights | None = None, **parts: Stat
         if isinstance(part_of_key, Cut):
             likes[key] = part_of_key.like(of_part)
     tensors |= shards.read(likes)
+    if trained:
+        trained.load(weights)  # before the parts: with an average, the weights themselves are one of those
     for name, part in parts.items():
         part.load({key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")})
     return step
+
+
+def _read_by_all(place: Path, read: Callable[[], T]) -> T:
+    """What every process reads for itself; nobody waits for one that cannot.
+
+    Raises `BrokenCheckpoint` where none of them can, and `UserError` where some can, which would go on without others.
+    """
+    error: BrokenCheckpoint | None = None
+    try:
+        result = read()
+    except BrokenCheckpoint as raised:
+        error = raised
+    errors = of_all(None if error is None else str(error))
+    if error is not None and all(errors):
+        raise error
+    for number, message in enumerate(errors):
+        if message is not None:
+            raise UserError(
+                f"{place}: process {number} cannot read what others can ({message}); see that all machines have the "
+                "same files there, and run the same command again"
+            )
+    return result
+
+
+def _names(shards: Shards) -> Iterable[str]:
+    try:
+        return shards.names
+    except Exception as error:  # a file that cannot be read makes torch raise anything at all
+        raise BrokenCheckpoint(f"{shards.folder}: its shards cannot be read ({one_line(error)})") from None
 
 
 def _weights(trained: SavedWeights, folder: Path) -> dict[str, Tensor]:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.coherence import check_space
@@ -41,7 +40,6 @@ from contrapose.store.mixture import Mixture
 from contrapose.train.comparable import comparable
 from contrapose.train.data import Groups
 from contrapose.train.folder import (
-    check_starts,
     claim,
     finish,
     go_back_to,
@@ -124,7 +122,6 @@ def _align_alone(stage: Stage) -> Iterator[TrainState]:
     parts = _parts(trainer)
     watcher = Watcher(out, watched, backbone, trainer, trained) if watched is not None else None
     start = resume(out, run.optimisation.train_steps, trained, parts)
-    check_starts(out, gather_object([start]))
     accelerator.wait_for_everyone()  # before the first process writes what the others read
     held_out = _held_out_at(start, trainer)
     measured = 0

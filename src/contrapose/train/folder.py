@@ -22,7 +22,7 @@ from contrapose.backbones.precision import usual_precision
 from contrapose.contents import digest_of, digest_of_parts
 from contrapose.errors import UserError
 from contrapose.files import discard, replacing, write_text
-from contrapose.processes import rank
+from contrapose.processes import of_all, rank
 from contrapose.runs.best import read_best, write_best
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.metrics import HELD_OUT, JUDGED, add_metrics, in_order, rewrite_metrics
@@ -197,10 +197,11 @@ def _open_weights(folder: Path) -> None:
 def resume(folder: Path, steps: int, trained: Trained, parts: Mapping[str, Stateful]) -> int:
     """Restore the latest kept step that is whole, of at most `steps` steps, and return its number; 0 without one.
 
-    A broken one is told of and passed over for the one before it. Raises `UserError` for a run whose steps were kept by
-    an older version.
+    A broken one is told of and passed over for the one before it. All processes are to call this. Raises `UserError`
+    for a run whose steps were kept by an older version, and where not all processes see and read the same.
     """
     kept = kept_steps(folder)
+    check_seen(folder, of_all(list(kept)))
     if not kept and has_old_steps(folder):
         raise UserError(
             f"{folder}: its checkpoints are of an older Contrapose and are not read any more; delete "
@@ -219,12 +220,12 @@ def resume(folder: Path, steps: int, trained: Trained, parts: Mapping[str, State
     return 0
 
 
-def check_starts(folder: Path, starts: Sequence[int]) -> None:
-    """Raise `UserError` where the processes of a run would go on from different steps, which not all of them see."""
-    if len(set(starts)) > 1:
-        steps = " and ".join(map(str, sorted(set(starts))))
+def check_seen(folder: Path, kept: Sequence[Sequence[int]]) -> None:
+    """Raise `UserError` where the processes of a run see other kept steps than one another, which each gives."""
+    newest = [max(steps, default=0) for steps in kept]
+    if any(steps != kept[0] for steps in kept):
         raise UserError(
-            f"{folder}: processes would go on from steps {steps}, since not all of them see what was kept; name a "
+            f"{folder}: processes see different kept steps (the newest are {', '.join(map(str, newest))}); name a "
             "folder on a file system that all machines see"
         )
 
