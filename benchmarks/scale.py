@@ -12,33 +12,48 @@ number of records that seconds grow by, between the two largest sizes. Linux onl
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import multiprocessing
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from PIL import Image
 
 from contrapose.backbones.embeddings import Embeddings
 from contrapose.core.group import Condition
 from contrapose.core.path import FlowPath
 from contrapose.draw.pairs import plan_pairs
 from contrapose.draw.settings import Draw
+from contrapose.exchange.imports import Plan, plan_import, read_listing
+from contrapose.exchange.settings import Import
+from contrapose.judges.colours import Colours
+from contrapose.judges.judge import Decode, Marks
+from contrapose.labels.label import label_groups, plan_labels
+from contrapose.labels.score import score_groups
+from contrapose.labels.settings import Labelling, Scoring
 from contrapose.methods import DDSPO
 from contrapose.runfile import converter
 from contrapose.store.check import check_pairs, look_at_records
+from contrapose.store.fitting import Fitting
 from contrapose.store.groups import GroupStore
 from contrapose.store.manifest import INDEX
 from contrapose.store.mixture import Mixture
 from contrapose.store.prompts import Prompt, iter_listed, read_prompts
 from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin, fill
-from contrapose.store.splits import Splitting, split_prompts
+from contrapose.store.splits import Splitting, describe_prompts, shared_prompts, split_prompts
 from contrapose.train.comparable import comparable
 from contrapose.train.data import Groups
 from contrapose.train.settings import Run
@@ -70,8 +85,35 @@ def write_inputs(folder: Path, num: int) -> None:
     begin(folder / "pairs", {}, converter(), "f", records, [])
     for _ in fill(folder / "pairs", shards, 64, lambda _, batch: torch.zeros(len(batch), 2, 4, 2, 2) + batch[0].seed):
         pass
+    scored = [
+        GroupRecord(f"{number:016x}-0", text(number), "", number, (0.5, 0.5), {"taste": (number % 7, number % 5)})
+        for number in range(num)
+    ]
+    shards = [(None, scored[first : first + 64]) for first in range(0, num, 64)]
+    begin(folder / "scored", {"scores": {"taste": "higher"}}, converter(), "f", scored, [])
+    for _ in fill(folder / "scored", shards, 64, lambda _, batch: torch.zeros(len(batch), 2, 4, 2, 2)):
+        pass
+    write_images(folder / "images.parquet", num)
     lines = (json.dumps({"prompt": f"{text(number)} {number}", "tag": "all"}) + "\n" for number in range(num))
     (folder / "prompts.jsonl").write_text("".join(lines))
+
+
+def write_images(path: Path, num: int) -> None:
+    """A table of pairs of tiny images, as others have them."""
+    schema = pa.schema({"prompt": pa.string(), "chosen": pa.binary(), "rejected": pa.binary()})
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    with pq.ParquetWriter(path, schema) as table:
+        for first in range(0, num, 1024):
+            rows: list[dict[str, Any]] = []
+            for number in range(first, min(first + 1024, num)):
+                images: dict[str, bytes] = {}
+                for side, name in enumerate(("chosen", "rejected")):
+                    pixels.reshape(-1)[:8] = np.frombuffer((2 * number + side).to_bytes(8, "little"), np.uint8)
+                    file = io.BytesIO()
+                    Image.fromarray(pixels).save(file, "png", compress_level=0)
+                    images[name] = file.getvalue()
+                rows.append({"prompt": text(number), **images})
+            table.write_table(pa.Table.from_pylist(rows, schema))
 
 
 class Reader:
@@ -112,6 +154,71 @@ def look_up(folder: Path) -> None:
     embeddings(folder).settle(row.text for row in rows if isinstance(row, Prompt))
 
 
+def check_prompts(folder: Path) -> None:
+    """What `prompts check` tells of the prompts, and which of them are in another list: in the same one here."""
+
+    def prompts() -> Iterator[Prompt]:
+        return (row for row in iter_listed(folder / "prompts.jsonl") if isinstance(row, Prompt))
+
+    describe_prompts(prompts())
+    shared_prompts(islice(prompts(), 100), prompts())
+
+
+class Length:
+    """Judges latents by the length of their prompt."""
+
+    name = "length"
+    version = "of the benchmark"
+    higher_is_better: Mapping[str, bool] = {"length": True}
+
+    def __call__(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> dict[str, Marks]:
+        return {"length": Marks(np.array([float(len(prompt.text)) for prompt in prompts]))}
+
+    def of_latents(self, latents: torch.Tensor, prompts: Sequence[Prompt], decode: Decode) -> dict[str, Marks]:
+        return self([], prompts)
+
+
+def score(folder: Path) -> None:
+    """Store another score of every sample."""
+    out = fresh(folder / "scored again")
+    store = GroupStore(folder / "pairs")
+    for _ in score_groups(Scoring((Colours(),)), store, Length(), lambda _: [], "f", out):
+        pass
+
+
+def label(folder: Path) -> None:
+    """Label every group by its scores, and store it with its latents."""
+    out = fresh(folder / "labelled")
+    store = GroupStore(folder / "scored")
+    settings = Labelling(("taste",), ties="half", mistakes=0.1)
+    for _ in label_groups(settings, store, plan_labels(settings, store), out):
+        pass
+
+
+def fresh(out: Path) -> Path:
+    """A folder that is not there."""
+    shutil.rmtree(out, ignore_errors=True)
+    return out
+
+
+class Autoencoder:
+    """What is asked of a model before its images are encoded."""
+
+    unit = 8
+    patch = 1
+    latent_shape = (4, 1, 1)
+
+    @property
+    def images(self) -> Autoencoder:
+        return self
+
+
+def plan_an_import(folder: Path) -> Plan:
+    """Read a listing and look at every image."""
+    settings = Import("model", source=folder / "images.parquet", fitting=Fitting())
+    return plan_import(settings, read_listing(settings), Autoencoder())  # type: ignore[arg-type]
+
+
 def draw(folder: Path) -> Draw:
     return Draw("model", (str(folder / "prompts.jsonl"),))
 
@@ -125,8 +232,12 @@ STAGES: dict[str, Callable[[Path], Any]] = {
     "mix, hold out, first epoch": start_training,
     "look up embeddings": look_up,
     "read prompts": lambda folder: read_prompts(folder / "prompts.jsonl"),
+    "check prompts": check_prompts,
     "split prompts": lambda folder: split_prompts(folder / "prompts.jsonl", Splitting(folder / "test.jsonl")),
     "plan a draw": lambda folder: plan_pairs(draw(folder)),
+    "plan an import": plan_an_import,
+    "score": score,
+    "label": label,
 }
 
 
