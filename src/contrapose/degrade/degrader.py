@@ -71,8 +71,10 @@ class Words:
         texts: dict[str, None] = {}  # as a set that keeps its order
         for _ in range(self.num_trials):
             num_dropped = max(1, int(rng.uniform(self.low, self.high) * len(words)))
-            dropped = set(rng.sample(range(len(words)), num_dropped))
-            texts[" ".join(word for place, word in enumerate(words) if place not in dropped)] = None
+            kept = words.copy()
+            for place in rng.sample(range(len(words)), num_dropped):
+                kept[place] = ""
+            texts[" ".join(filter(None, kept))] = None
         # all trials are drawn even if fewer are kept: a larger num_variants adds some and changes none
         return tuple(texts)[: self.num_variants]
 

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from contrapose.store.groups import GroupStore, sample_name
-from contrapose.store.record_table import Records, repeated
-from contrapose.store.records import GroupRecord
+from contrapose.store.record_table import Records, RecordTable, repeated
 
 _SHOWN = 3  # examples named for each kind of problem
 _KINDS = {1: "single samples", 2: "pairs"}
@@ -76,7 +75,8 @@ def check_pairs(
     `too_long` tells which prompts the text encoder would not read to the end; without it that check is left out.
     """
     findings = look_at_records(store, too_long)
-    problems: dict[str, list[str]] = {_NOT_FINITE: [], _SAME_AS_WINNER: [], _SAME_AS_ANOTHER: []}
+    problems: dict[str, list[str]] = {_NOT_FINITE: []}
+    same: dict[str, list[int]] = {_SAME_AS_WINNER: [], _SAME_AS_ANOTHER: []}
     done = 0
     for latents in store.latents():
         num_samples = latents.shape[1]
@@ -88,9 +88,11 @@ def check_pairs(
         for first, second in combinations(range(num_samples), 2):
             is_same |= (latents[:, first] == latents[:, second]).flatten(1).all(1)
         kind = _SAME_AS_WINNER if num_samples == 2 else _SAME_AS_ANOTHER
-        problems[kind] += [store.records[done + row].id for row in is_same.nonzero().flatten().tolist()]
+        same[kind] += (done + is_same.nonzero().flatten()).tolist()
         done += len(latents)
         progress(done)
+    for kind, rows in same.items():
+        problems[kind] = list(store.records.texts("id", np.array(rows, np.int64)))
     problems[_CHANGED] = store.changed_shards()
     findings.problems.update(_with_any(problems))
     return findings
@@ -132,14 +134,14 @@ def _kind(num_samples: int) -> str:
     return _KINDS.get(num_samples, f"groups of {num_samples}")
 
 
-def _said(records: Records) -> list[str]:
+def _said(records: RecordTable) -> list[str]:
     """A line for each kind of group, fewest samples first: how its labels divide it; and one for each score."""
     verdicts: dict[int, Counter[str]] = {}
     scores: dict[str, _Range] = {}
-    for record in records:
-        verdicts.setdefault(record.num_samples, Counter())[_verdict(record)] += 1
-        for name, numbers in record.scores.items():
-            scores.setdefault(name, _Range()).add(numbers)
+    for labels, numbers_by_score, num in records.verdicts():
+        verdicts.setdefault(len(labels), Counter())[_verdict(labels)] += num
+        for name, numbers in numbers_by_score.items():
+            scores.setdefault(name, _Range()).add(numbers, num)
     lines: list[str] = []
     for size in sorted(verdicts):
         counts = verdicts[size].most_common()
@@ -158,20 +160,20 @@ class _Range:
     most: float = -math.inf
     num_groups: int = 0
 
-    def add(self, numbers: Sequence[float]) -> None:
+    def add(self, numbers: Sequence[float], num_groups: int) -> None:
         self.least = min(self.least, *numbers)
         self.most = max(self.most, *numbers)
-        self.num_groups += 1
+        self.num_groups += num_groups
 
 
-def _verdict(record: GroupRecord) -> str:
+def _verdict(labels: Sequence[float]) -> str:
     """What a group's labels say, in one word or two."""
-    if record.tied:
+    if len(labels) > 1 and min(labels) == max(labels):
         return "tied"
-    if not set(record.labels) <= {0, 1}:
+    if not set(labels) <= {0, 1}:
         return "in shares"
-    if record.num_samples == 1:
-        return "liked" if record.labels[0] else "disliked"
+    if len(labels) == 1:
+        return "liked" if labels[0] else "disliked"
     return "decided"
 
 

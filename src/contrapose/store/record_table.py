@@ -39,6 +39,7 @@ _SCHEMA = pa.schema(
 )
 _BATCH = 4096  # records in one piece of a table
 _BATCH_BYTES = 1 << 26  # of texts, beyond which a piece has fewer: Arrow counts to 2 GB in one
+_TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
 _RECENT = 4096  # records that are kept, since one is asked for several times in a row
 
 
@@ -182,6 +183,12 @@ class RecordTable(Records):
     def kinds(self) -> Numbers:
         return self._numbers("kind", np.int32)
 
+    def verdicts(self) -> Iterator[tuple[tuple[float, ...], dict[str, tuple[float, ...]], int]]:
+        """Labels and scores, with how many records in a row of thousands have just these, in the order of the first."""
+        for batch in self._batches:
+            for entry in batch.column(_SAID).value_counts():
+                yield *_parsed(entry["values"].as_py()), entry["counts"].as_py()
+
     def column(self, name: str) -> pa.ChunkedArray:
         """One text of every record, as it lies in the table."""
         return pa.chunked_array([batch.column(name) for batch in self._batches], pa.string())
@@ -201,14 +208,13 @@ class RecordWriter:
 
     def __init__(self, sink: IO[bytes] | pa.NativeFile):
         self._stream = pa.ipc.new_stream(sink, _SCHEMA)
-        self._rows: list[tuple[Any, ...]] = []
+        self._rows: list[tuple[str, str, str, int, str, int]] = []
         self._num_bytes = 0
 
     def add(self, record: GroupRecord) -> None:
-        said = json.dumps([record.labels, dict(record.scores)], ensure_ascii=False)
-        texts = (record.id, record.prompt, record.degraded)
-        self._rows.append((*texts, record.seed, said, kind_of(record), *map(key_of, texts)))
-        self._num_bytes += len(said) + sum(map(len, texts))
+        said = _TO_JSON([record.labels, dict(record.scores)])
+        self._rows.append((record.id, record.prompt, record.degraded, record.seed, said, kind_of(record)))
+        self._num_bytes += len(record.id) + len(record.prompt) + len(record.degraded) + len(said)
         if len(self._rows) >= _BATCH or self._num_bytes >= _BATCH_BYTES:
             self._write()
 
@@ -220,7 +226,8 @@ class RecordWriter:
         self._stream.close()
 
     def _write(self) -> None:
-        columns = zip(*self._rows, strict=True) if self._rows else [()] * len(_SCHEMA)
+        columns: list[Any] = [*zip(*self._rows, strict=True)] if self._rows else [()] * 6
+        columns += [_keys_of(texts) for texts in columns[: len(_TEXTS)]]
         arrays = [pa.array(column, kind) for column, kind in zip(columns, _SCHEMA.types, strict=True)]
         self._stream.write_batch(pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA))
         self._rows.clear()
@@ -273,6 +280,12 @@ def kind_of(record: GroupRecord) -> int:
 def key_of(text: str) -> int:
     """A text's key: the first 64 bits of its sha256, as of `prompt_id`."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def _keys_of(texts: Sequence[str]) -> Numbers:
+    """The key of each of many texts."""
+    digests = b"".join([hashlib.sha256(text.encode()).digest()[:8] for text in texts])
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
 def first_of_each(keys: Numbers) -> Numbers:
