@@ -74,7 +74,7 @@ def with_chances(text, **chances):
 
 
 @contextmanager
-def serving(reply, tells=None):
+def serving(reply, tells=None, port=0):
     stub = Stub(reply, tells or {})
 
     class Handler(BaseHTTPRequestHandler):
@@ -88,7 +88,7 @@ def serving(reply, tells=None):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     stub.url = f"http://127.0.0.1:{server.server_port}"

@@ -2,11 +2,12 @@
 
 import socket
 import threading
+from contextlib import ExitStack
 
 import pytest
 from serving import serving
 
-from contrapose.endpoints import Endpoint, RefusedInput
+from contrapose.endpoints import Endpoint, RefusedInput, unless
 from contrapose.errors import UserError
 
 
@@ -48,10 +49,10 @@ def test_retry_after_is_kept(monkeypatch):
 def test_a_server_that_stays_busy_is_named():
     with (
         serving(lambda prompt, n: (429, b"busy")) as stub,
-        pytest.raises(UserError, match="still HTTP 429 after 3 tries"),
+        pytest.raises(UserError, match=r"still HTTP 429 after 0\.03 seconds; is the server running"),
     ):
-        endpoint(stub, num_tries=3).post(question("a"))
-    assert stub.asked["a"] == 3
+        endpoint(stub, patience_s=0.03).post(question("a"))
+    assert 2 <= stub.asked["a"] <= 4, "with pauses of 10 and 20 ms, and once more when the time is up"
 
 
 def test_a_redirect_does_not_carry_the_key_away(monkeypatch):
@@ -68,8 +69,38 @@ def test_a_redirect_does_not_carry_the_key_away(monkeypatch):
 def test_no_server_is_told():
     with serving(lambda prompt, n: (200, "")) as stub:
         pass
+    with pytest.raises(UserError, match=r"still .*refused; is the server running"):
+        endpoint(stub, patience_s=0).post(question("a dog"))
     with pytest.raises(UserError, match="is the server running"):
-        endpoint(stub).post(question("a dog"))
+        Endpoint("http://no-such-host.invalid").post(question("a dog"))
+
+
+def test_a_server_that_is_started_again_is_waited_for(caplog):
+    """Nothing listens until it was asked three times; what it says is told once."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    later = []
+
+    def start(_):
+        if len(later) == 2:
+            with_server.enter_context(serving(lambda prompt, n: (200, "fine"), port=port))
+        later.append(1)
+
+    gone = Endpoint(f"http://127.0.0.1:{port}", backoff_s=0.01)
+    with ExitStack() as with_server, pytest.MonkeyPatch.context() as patch, caplog.at_level("INFO"):
+        patch.setattr("contrapose.endpoints.time.sleep", start)
+        assert content(gone.post(question("a"))) == "fine" and len(later) == 3
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1 and "refused); it is asked again for 5 minutes" in told[0]
+
+
+def test_one_that_gives_up_keeps_nobody_waiting():
+    """Of several requests the first one that has waited long enough ends the others' pauses."""
+    with serving(lambda prompt, n: (503, b"")) as stub:
+        over = threading.Event()
+        over.set()
+        with unless(over), pytest.raises(UserError, match="still HTTP 503"):
+            Endpoint(stub.url, backoff_s=60).post(question("a"))
 
 
 @pytest.mark.parametrize("address", ["localhost:8000", "file:///etc/passwd", "http://", "http://a:b", "http://a b"])
@@ -122,8 +153,10 @@ def test_a_connection_that_is_lost_is_tried_again():
 
         thread = threading.Thread(target=hang_up, daemon=True)
         thread.start()
-        lost = Endpoint(f"http://127.0.0.1:{server.getsockname()[1]}", num_tries=3, backoff_s=0.01)
-        with pytest.raises(UserError, match="after 3 tries; run again later"):
-            lost.post(question("a"))
+        pauses = []
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="is the server running"):
+            # nobody is there after the third time, whose patience ends
+            patch.setattr("contrapose.endpoints._paused", lambda seconds: pauses.append(seconds) or len(pauses) == 3)
+            Endpoint(f"http://127.0.0.1:{server.getsockname()[1]}", backoff_s=0.01).post(question("a"))
         thread.join(timeout=10)
-    assert len(num_accepted) == 3
+    assert len(num_accepted) == 3 and pauses == [0.01, 0.02, 0.04]

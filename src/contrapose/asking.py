@@ -11,9 +11,9 @@ from threading import Event
 from typing import Annotated, Any
 
 from contrapose.answer_cache import AnswerCache
-from contrapose.endpoints import Endpoint
+from contrapose.endpoints import PATIENCE_S, Endpoint, unless
 from contrapose.files import users_cache
-from contrapose.ranges import Few, Range, checked
+from contrapose.ranges import AtLeast0, Few, Range, checked
 from contrapose.runfile import Practical
 
 ANSWERS = "answers.sqlite"
@@ -29,8 +29,9 @@ class Asking:
 
     at_once: Practical[Few] = 8
     """Requests that are under way at once."""
-    tries: Practical[Few] = 6
-    """How often a request is made before a server that is busy or silent is given up."""
+    patience: Practical[AtLeast0] = PATIENCE_S
+    """Seconds for which a server that is busy, silent or gone is asked again, with growing pauses, before the run
+    ends."""
     timeout: Practical[Annotated[float, Range(0, 86400, low_open=True)]] = 120.0
     """Seconds after which a server that says nothing counts as silent."""
     cache: Practical[Path | None] = None
@@ -43,7 +44,7 @@ class Asking:
 
     def endpoint(self, address: str, task: str | None = "chat/completions") -> Endpoint:
         """Where is asked; `UserError` for an address that is none."""
-        return Endpoint(address, task, self.tries, self.timeout)
+        return Endpoint(address, task, self.patience, self.timeout)
 
     def carry_out(self, jobs: Sequence[Job], tell: Callable[[int], None] | None = None) -> dict[str, Any]:
         """Make the requests, several at once, and keep the answers as they come; all of them by key.
@@ -63,7 +64,8 @@ class Asking:
             if is_over.is_set():
                 return {}
             try:
-                return job()
+                with unless(is_over):
+                    return job()
             except BaseException:
                 is_over.set()
                 raise

@@ -7,16 +7,21 @@ import json
 import logging
 import math
 import os
+import socket
+import ssl
+import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import IO, Annotated, Any
 
 from contrapose.errors import UserError
-from contrapose.ranges import AtLeast0, Few, Range, checked
+from contrapose.ranges import AtLeast0, Range, checked
 
 # What a server says when it refuses this one input rather than the request as such; only the input is lost then.
 REFUSALS = (
@@ -29,10 +34,12 @@ REFUSALS = (
     "content management",
     "too long",
 )
+PATIENCE_S = 300.0
 LONGEST_WAIT_S = 60.0
 MOST_BYTES = 1 << 24  # of an answer
 _SELDOM_S = 60.0
 _told_at: dict[str, float] = {}  # when it was last told of each address that it keeps one waiting
+_over: ContextVar[threading.Event | None] = ContextVar("over", default=None)
 _log = logging.getLogger(__name__)
 
 
@@ -58,15 +65,16 @@ class RefusedRequest(UserError):
 class Endpoint:
     """One address of a server, `{address}/v1/{task}`; the key, where one is needed, is in OPENAI_API_KEY.
 
-    429, 5xx and lost connections are tried again after backoff_s * 2^k seconds, or as long as Retry-After says. Raises
-    `UserError` for an address that is none.
+    429, 5xx, and connections that are lost, refused or silent for timeout_s, are tried again for patience_s, after
+    backoff_s * 2^k seconds, a minute at most, or as long as Retry-After says. Raises `UserError` for an address that is
+    none.
     """
 
     address: str
     """May end before or after `/v1`, or with the task too."""
     task: str | None = "chat/completions"
     """None where the address is the whole of it."""
-    num_tries: Few = 6
+    patience_s: AtLeast0 = PATIENCE_S
     timeout_s: Annotated[float, Range(0, 86400, low_open=True)] = 120.0
     backoff_s: AtLeast0 = 1.0
 
@@ -105,9 +113,10 @@ class Endpoint:
         return self._asked(payload)
 
     def _asked(self, payload: Mapping[str, Any] | None) -> Any:
-        problem = ""
-        for trial in range(self.num_tries):
-            wait = self.backoff_s * 2**trial
+        trial = 0
+        given_up_at: float | None = None
+        while True:
+            wait = self.backoff_s * 2 ** min(trial, 60)
             try:
                 return self._parsed(self._send(payload))
             except urllib.error.HTTPError as error:
@@ -121,11 +130,22 @@ class Endpoint:
                     wait = float(asked_for)
             except (OSError, http.client.HTTPException) as error:
                 problem = self._lost(error)
-            if trial + 1 < self.num_tries:
-                self._tell(problem, trial)
-                time.sleep(min(wait, LONGEST_WAIT_S))
-        raise UserError(
-            f"endpoint {self.url}: still {problem} after {self.num_tries} tries; run again later to carry on"
+            now = time.monotonic()
+            given_up_at = given_up_at or now + self.patience_s
+            left = given_up_at - now
+            if left <= 0:
+                raise self._given_up(problem)
+            self._tell(problem, trial)
+            # once more when the time is up, however long the pauses have grown
+            if _paused(min(wait, LONGEST_WAIT_S, left)):
+                raise self._given_up(problem)
+            trial += 1
+
+    def _given_up(self, problem: str) -> UserError:
+        waited = f" after {_in_words(self.patience_s)}" if self.patience_s else ""
+        return UserError(
+            f"endpoint {self.url}: still {problem}{waited}; is the server running and the address right? What was "
+            "answered is kept, and the same command carries on"
         )
 
     def _tell(self, problem: str, trial: int) -> None:
@@ -133,7 +153,9 @@ class Endpoint:
         now = time.monotonic()
         if trial > 0 and now - _told_at.get(self.url, -math.inf) >= _SELDOM_S:
             _told_at[self.url] = now
-            _log.info(f"endpoint {self.url}: {problem}; it is asked again, {self.num_tries} times in all")
+            _log.info(
+                f"endpoint {self.url}: does not answer ({problem}); it is asked again for {_in_words(self.patience_s)}"
+            )
 
     def _send(self, payload: Mapping[str, Any] | None) -> bytes:
         headers = {"Accept": "application/json"}
@@ -160,11 +182,10 @@ class Endpoint:
             raise UserError(f"endpoint {self.url}: {begin!r} is no JSON; is the address right?") from None
 
     def _lost(self, error: OSError | http.client.HTTPException) -> str:
-        """How the connection was lost; `UserError` where there never was one, which no further try would change."""
+        """How the connection was lost; `UserError` where no server can be at the address, now or later."""
         reason = getattr(error, "reason", error)
-        never_there = isinstance(error, urllib.error.URLError)
-        # urllib calls it the same when a server that is there hangs up before it has read the question
-        if never_there and not isinstance(reason, TimeoutError | ConnectionResetError | BrokenPipeError):
+        # a name that nobody knows, a certificate that is not trusted, an address that urllib makes nothing of
+        if isinstance(reason, (socket.gaierror, ssl.SSLError, str)):
             raise UserError(f"endpoint {self.url}: {reason}; is the server running and the address right?") from None
         return str(reason) or type(reason).__name__
 
@@ -198,6 +219,29 @@ def only_model(endpoint: Endpoint, fix: str) -> str:
     if len(names) != 1:
         raise UserError(f"endpoint {models.url}: has not one model but {', '.join(names[:5]) or 'none'}; {fix}")
     return names[0]
+
+
+@contextmanager
+def unless(over: threading.Event) -> Iterator[None]:
+    """Nothing that this thread asks within the block is waited for once `over` is set."""
+    token = _over.set(over)
+    try:
+        yield
+    finally:
+        _over.reset(token)
+
+
+def _paused(seconds: float) -> bool:
+    """Let so many seconds pass; True where nobody waits for an answer any more."""
+    over = _over.get()
+    if over is not None:
+        return over.wait(seconds)
+    time.sleep(seconds)
+    return False
+
+
+def _in_words(seconds: float) -> str:
+    return f"{seconds / 60:g} minutes" if seconds >= 120 else f"{seconds:g} seconds"
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -33,6 +33,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "degrade.max_new_tokens": ("degrade.llm.max_new_tokens",),
     "degrade.batch_size": ("degrade.llm.batch_size",),
     "degrade.num_retries": ("degrade.llm.num_retries",),
+    **{f"{part}tries": (f"{part}patience",) for part in ("", "asking.", "captioner.asking.", "degrade.llm.asking.")},
     "degrade.cache": ("degrade.llm.asking.cache",),
     "degrade.llm.cache": ("degrade.llm.asking.cache",),
 }

@@ -171,7 +171,7 @@ def test_no_server_and_no_address_are_told():
     with serving(lambda prompt, n: (200, "")) as stub:
         pass
     with pytest.raises(UserError, match="is the server running"):
-        aligned(stub).variants(["a dog"], 0)
+        aligned(stub, asking=Asking(patience=0)).variants(["a dog"], 0)
     with pytest.raises(UserError, match="is no address"):
         LlmAlignment(LanguageModel(endpoint="localhost:8000")).variants(["a dog"], 0)
 
@@ -224,7 +224,7 @@ def test_as_many_are_under_way_as_may_be():
         return 200, answer("x")
 
     with serving(reply) as stub:
-        llm = aligned(stub, asking=Asking(at_once=8, tries=1))
+        llm = aligned(stub, asking=Asking(at_once=8, patience=0))
         assert llm.variants([f"cat {number}" for number in range(16)], 0) == [("x",)] * 16
 
 

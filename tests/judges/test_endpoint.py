@@ -190,8 +190,9 @@ def test_what_was_answered_before_an_error_is_kept():
 def test_a_server_that_is_down_slow_or_refuses_is_told_in_one_line():
     with serving(lambda asked, n: (200, "")) as stub:
         pass
-    refusal(lambda: values(question(stub).load("cpu")), "is the server running")
-    refusal(lambda: question(stub, model="").load("cpu"), "is the server running")
+    asking = Asking(patience=0)
+    refusal(lambda: values(question(stub, asking=asking).load("cpu")), "is the server running")
+    refusal(lambda: question(stub, model="", asking=asking).load("cpu"), "is the server running")
     with pytest.raises(UserError, match="is no address"):
         EndpointQuestion("nowhere").load("cpu")
     let_go = threading.Event()
@@ -201,8 +202,8 @@ def test_a_server_that_is_down_slow_or_refuses_is_told_in_one_line():
         return 200, "1"
 
     with serving(silent) as stub:
-        slow = question(stub, asking=Asking(tries=2, timeout=0.05))
-        refusal(lambda: values(slow.load("cpu"), IMAGES[:1], PROMPTS[:1]), "still timed out after 2 tries")
+        slow = question(stub, asking=Asking(patience=0.1, timeout=0.05))
+        refusal(lambda: values(slow.load("cpu"), IMAGES[:1], PROMPTS[:1]), "still timed out after 0.1 seconds")
         let_go.set()
     with serving(lambda asked, n: (400, b"image violates content_filter")) as stub:
         refusal(lambda: values(question(stub).load("cpu")), "refuses an image, or the question")

@@ -80,9 +80,9 @@ def test_the_line_of_the_command_asks_nothing_twice(tmp_path, capsys):
 
         stub.reply = broken
         ask = [*line, "--judge", f"{stub.url}/v1", "--at-once", "1"]
-        assert main([*ask, "--tries", "2"]) == 2
+        assert main([*ask, "--patience", "0.01"]) == 2
         (told,) = capsys.readouterr().err.strip().splitlines()
-        assert "still HTTP 500 after 2 tries" in told and not out.exists()
+        assert "still HTTP 500 after 0.01 seconds" in told and not out.exists()
         stub.reply = by_chances
         num_before = len(stub.requests)
         assert main(ask) == 0
@@ -101,7 +101,7 @@ def test_a_server_that_has_moved_is_the_same_server(tmp_path, capsys):
     for most_asked, model, code in ((9, "qwen", 0), (1, "qwen", 0), (1, "other", 2)):
         with serving(by_chances, {"/v1/models": {"data": [{"id": model}]}}) as stub:
             address = f"{stub.url}/v1"
-            assert main([*line, "--judge", address, "--cache", str(tmp_path / model), "--tries", "1"]) == code
+            assert main([*line, "--judge", address, "--cache", str(tmp_path / model), "--patience", "0"]) == code
             assert len(stub.requests) <= most_asked
         if code == 0:
             assert yaml.safe_load((out / "evidence.yaml").read_text())["suite"]["judge"] == address
@@ -133,7 +133,7 @@ def test_a_server_that_is_silent_or_down_leaves_nothing(tmp_path, capsys):
 
     base = images(tmp_path / "a", 1)
     line = ["evaluate", "--suite", "questions", "--images", f"base={base}", "--out", str(tmp_path / "out")]
-    line += ["--answerer", "tiny", "--timeout", "0.05", "--tries", "2"]
+    line += ["--answerer", "tiny", "--timeout", "0.05", "--patience", "0.1"]
     with serving(silent) as stub:
         assert main([*line, "--judge", stub.url]) == 2
         let_go.set()
