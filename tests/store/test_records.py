@@ -58,8 +58,7 @@ def test_a_record_is_found_by_its_text_though_another_has_its_key(monkeypatch: p
     records = _records(17)
     for is_one_key in (False, True):
         if is_one_key:
-            monkeypatch.setattr(record_table, "key_of", lambda _: 5)
-            monkeypatch.setattr(record_table, "_keys_of", lambda texts: np.full(len(texts), 5, np.uint64))
+            monkeypatch.setattr(record_table, "_key_bytes", lambda _: bytes(range(8)))
         table = RecordTable.holding(records)
         assert [table.find("id", record.id) for record in records] == [*range(17)]
         assert table.find("prompt", "z") == 2 and table.repeated_texts("id") == []

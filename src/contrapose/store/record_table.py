@@ -157,8 +157,8 @@ class RecordTable(Records):
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def _made(self, index: int) -> GroupRecord:
-        (batch, row), *_ = self._pieces(np.array([index]))
-        return _records(batch.slice(int(row[0]), 1))[0]
+        number, row = piece_of(index, self._ends)
+        return _records(self._batches[number].slice(row, 1))[0]
 
     def of(self, indices: Numbers) -> list[GroupRecord]:
         records: list[GroupRecord] = []
@@ -227,7 +227,9 @@ class RecordWriter:
 
     def _write(self) -> None:
         columns: list[Any] = [*zip(*self._rows, strict=True)] if self._rows else [()] * 6
-        columns += [_keys_of(texts) for texts in columns[: len(_TEXTS)]]
+        for texts in columns[: len(_TEXTS)]:
+            keys = b"".join([_key_bytes(text) for text in texts])
+            columns.append(np.frombuffer(keys, ">u8").astype(np.uint64))
         arrays = [pa.array(column, kind) for column, kind in zip(columns, _SCHEMA.types, strict=True)]
         self._stream.write_batch(pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA))
         self._rows.clear()
@@ -279,13 +281,11 @@ def kind_of(record: GroupRecord) -> int:
 
 def key_of(text: str) -> int:
     """A text's key: the first 64 bits of its sha256, as of `prompt_id`."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    return int.from_bytes(_key_bytes(text), "big")
 
 
-def _keys_of(texts: Sequence[str]) -> Numbers:
-    """The key of each of many texts."""
-    digests = b"".join([hashlib.sha256(text.encode()).digest()[:8] for text in texts])
-    return np.frombuffer(digests, ">u8").astype(np.uint64)
+def _key_bytes(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:8]
 
 
 def first_of_each(keys: Numbers) -> Numbers:

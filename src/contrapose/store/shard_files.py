@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +69,8 @@ def write_shard(
     """Write one shard of groups with latents [k, n, ...], and masks [k, h, w] of bytes if any, aside and renamed."""
     assert len(latents) == len(records)
     assert {record.num_samples for record in records} == {latents.shape[1]}, "groups of one n stack"
-    header = {"records": json.dumps([asdict(record) for record in records], ensure_ascii=False)}
+    entries = [{**vars(record), "scores": dict(record.scores)} for record in records]
+    header = {"records": json.dumps(entries, ensure_ascii=False)}
     tensors = {LATENTS: latents}
     if masks is not None:
         tensors[MASKS] = masks
