@@ -101,6 +101,27 @@ def test_all_that_is_trained_is_reached(name: str, backbone: Backbone, inputs: d
     assert [n for n, p in _trainable(name, backbone).items() if p.grad is None] == []
 
 
+@torch.no_grad()
+def test_one_without_values_predicts_alike_once_it_has_them(
+    folder: Path, plain: Backbone, inputs: dict[str, Any]
+) -> None:
+    """As processes that do not read a network in shards have it; tables that are no buffers are there at once."""
+    empty = load_backbone(folder, with_values=False)
+    assert all(parameter.is_meta for parameter in empty.denoiser.network.parameters())
+    network = empty.denoiser.network.to("meta").to_empty(device="cpu")
+    values = _tensors(plain.denoiser.network)
+    for name, tensor in _tensors(network).items():
+        assert tensor.dtype == values[name].dtype
+        tensor.copy_(values.pop(name))
+    assert not values
+    predictions = [each.denoiser.denoise(each.denoiser.network, **inputs) for each in (empty, plain)]
+    assert torch.equal(*predictions)
+
+
+def _tensors(network: torch.nn.Module) -> dict[str, Tensor]:
+    return dict(network.named_parameters()) | dict(network.named_buffers())
+
+
 @pytest.mark.parametrize("name", ["sd", "sd3", "pixart"])
 def test_the_optimiser_sees_the_weights_that_are_saved(backbone: Backbone) -> None:
     parameters, state = backbone.policies.parameters(), backbone.policies.state()

@@ -178,6 +178,17 @@ def test_a_start_keeps_its_kind(trained: Trained, loaded: Loaded) -> None:
 
 
 @torch.no_grad()
+def test_a_network_without_values_takes_several(trained: Trained, tiny_model: Path) -> None:
+    """As in an estimate, and where shards come from another process: DoRA would look at the weights."""
+    denoiser = load_backbone(tiny_model, with_values=False).denoiser
+    run = trained("dora")[1]
+    frozen = {"same": run, "other": trained("lokr")[1]}
+    networks = denoiser.lora(None, None, start=run, frozen=frozen, placed=False).policies.networks()
+    assert len(networks) == 2, "of another kind than the trainee's is a network of its own"
+    assert all(weight.is_meta for network in networks for weight in network.parameters())
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("start", ["lora", "loha"])
 def test_policies_of_every_kind_beside_each_other(start: str, trained: Trained, loaded: Loaded, tmp_path: Path) -> None:
     """Each predicts as its run, and what is saved has the names of its own kind."""
