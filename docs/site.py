@@ -81,6 +81,7 @@ BY_COMMAND = {
     "study plan": "read_study plan_study",
     "study choice": "read_study DevChoices",
     "study report": "read_study write_study_report",
+    "ray": "",
     "toy": "Toy run_toy",
     "shapes prompts": "write_shapes_prompts",
     "shapes photos": "write_shapes_photos",

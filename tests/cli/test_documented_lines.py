@@ -52,6 +52,8 @@ class Stop(Exception):
 def read(arguments: list[str]) -> None:
     """Read a command line as its command does, and do no more; raises `UserError` as it does."""
     command, name, rest = find(arguments)
+    if name == "ray":  # which starts the command behind its dashes
+        read(rest[rest.index("--") + 1 :])
     module = importlib.import_module(f"contrapose.cli.{command.module}")
     for file in [Path(word) for word in rest if word.endswith(".yaml")]:
         is_recipe = settings_file(str(file)) not in (None, file)

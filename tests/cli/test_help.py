@@ -37,6 +37,7 @@ FOREIGN |= {
     "num-processes",
 }  # of launchers
 FOREIGN |= {"nodes", "ntasks", "ntasks-per-node", "gpus-per-node", "array", "gpus"}  # of SLURM
+FOREIGN |= {"head"}  # of Ray
 FOREIGN |= {"sort"}  # of tar
 FOREIGN |= {"published", "repeats"}  # of benchmarks
 FOREIGN |= {"no"}  # what a switch's name is put behind

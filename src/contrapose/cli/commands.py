@@ -22,9 +22,7 @@ HEADINGS = {
         "estimate": Command("estimate", "what a run would cost: memory, hours, and on which card it fits"),
     },
     "Prompts and pairs": {
-        "prompts check": Command(
-            "prompts_check", "count prompts, and those that repeat or stand in another list", False
-        ),
+        "prompts check": Command("prompts_check", "count prompts, those twice and those in another list", False),
         "prompts split": Command("prompts_split", "divide prompts into dev and test, by a hash of their words", False),
         "pairs draw": Command("pairs_draw", "draw winners from prompts and losers from degraded prompts"),
         "pairs real": Command("pairs_real", "make pairs of photographs: each against a spoiled copy of itself"),
@@ -59,6 +57,7 @@ HEADINGS = {
         "study choice": Command("study_choice", "the setting, guidance scale or checkpoint that dev prompts chose"),
         "study report": Command("study_report", "a study's page and tables"),
     },
+    "Many machines": {"ray": Command("ray", "a command's workers on a Ray cluster: ray -- pairs draw ...", False)},
     "Worlds with known answers": {
         "toy": Command("toy", "the 2-D experiment: methods on Gaussians, scored exactly"),
         "shapes prompts": Command("shapes_prompts", "write the shapes world's prompts of one split", False),

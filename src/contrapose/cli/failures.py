@@ -9,10 +9,8 @@ import threading
 from rich.console import Console
 from rich.markup import escape
 
-from contrapose.cli.memory import OutOfMemory, ran_out
-from contrapose.cli.sharing import OF_ONE
-from contrapose.errors import UserError
-from contrapose.files import full, is_full
+from contrapose.cli.fixes import is_of_one, message_of
+from contrapose.files import is_full
 from contrapose.processes import rank
 
 _MOST_SHOWN = 2000  # characters of a message: some quote what a file holds
@@ -30,39 +28,13 @@ def explained(error: Exception) -> int:
         # whoever read our output has left; there is nobody to tell, and Python would complain once more at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    message = str(error) if isinstance(error, UserError) else None
-    if isinstance(error, OSError):
-        message = _fixable(error)
-    if not isinstance(error, UserError) and ran_out(error):
-        message = "out of memory; close what else uses it, or take less at once, or less precision; what is saved stays"
-    if _is_left_alone(error):
-        message = (
-            "another process of this run has ended, or cannot be reached; what was said before tells why, unless it "
-            "was killed; the same command carries on from the last kept step"
-        )
+    message = message_of(error)
     if message is None:
         raise error
-    is_of_one = isinstance(error, OutOfMemory) or _is_left_alone(error) or OF_ONE in getattr(error, "__notes__", ())
-    if rank() > 0 and is_of_one:  # one process may be alone with it, and then tells of it itself
+    if rank() > 0 and is_of_one(error):  # one process may be alone with it, and then tells of it itself
         message = f"process {rank()}: {message}"
         print(f"contrapose: {message}", file=sys.stderr)
     return fail(message, 2)
-
-
-def _is_left_alone(error: Exception) -> bool:
-    """Whether this process waited for another one in vain; gloo alone tells that in no error of its own kind."""
-    is_of_torch = any(kind.__name__ == "DistError" for kind in type(error).__mro__)
-    return is_of_torch or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
-
-
-def _fixable(error: OSError) -> str | None:
-    """What the user can do about an error of the file system; None when it may be ours."""
-    if is_full(error):
-        return str(full(error.filename or "output"))
-    if error.filename is not None:
-        reason = (error.strerror or "cannot be used").lower()
-        return f"{error.filename}: {reason}; check the path, or choose another"
-    return None
 
 
 def fail(message: str, code: int) -> int:

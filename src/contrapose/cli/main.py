@@ -40,10 +40,7 @@ def run(arguments: list[str]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    # Read when the libraries are imported: they warn of a missing torchvision, which nothing here uses.
-    for library in ("TRANSFORMERS", "DIFFUSERS"):
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")
-    threading.excepthook = tell_of_thread
+    prepare()
     try:
         try:
             run(arguments)
@@ -54,6 +51,14 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return fail("stopped; the same command carries on from here", 130)
     return 0
+
+
+def prepare() -> None:
+    """Make this process one of commands: what libraries and their threads would say is silenced, or told our way."""
+    # Read when the libraries are imported: they warn of a missing torchvision, which nothing here uses.
+    for library in ("TRANSFORMERS", "DIFFUSERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    threading.excepthook = tell_of_thread
 
 
 def _check_arguments(arguments: list[str]) -> None:

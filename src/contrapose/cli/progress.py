@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
 
 from rich.console import Console
-from rich.progress import Progress, ProgressColumn, Task
+from rich.progress import Progress
 
 from contrapose.cli.pace import Pace, peak_memory
-from contrapose.cli.progress_line import ProgressLine
+from contrapose.cli.progress_line import Lines, ProgressLine
 from contrapose.processes import rank
 
 _NOTED = ("loss", "accuracy", "drift")  # of a training step's metrics
@@ -19,21 +19,20 @@ _OFTEN = 1.0  # seconds that lie between two of them at least
 _SELDOM = 600.0  # and at most
 
 
-class _Column(ProgressColumn):
-    def render(self, task: Task) -> Any:
-        return task.fields["line"]
-
-
 class Bar:
     """One progress bar, to be called with (done, total); of several processes the first one draws it."""
 
-    def __init__(self, title: str, total: int | None = None, unit: str = ""):
+    listener: ClassVar[Callable[[str, int, int | None], None] | None] = None
+    """Who is told each title, how much is done and the total, where all bars of a process are shown elsewhere."""
+
+    def __init__(self, title: str, total: int | None = None, unit: str = "", memory: Callable[[], str] = peak_memory):
         console = Console(stderr=True, highlight=False)
         self._is_live = console.is_terminal or console.is_jupyter
         self._is_silent = rank() > 0
         self._pace = Pace(total)
         self._line = ProgressLine(title, self._pace, unit)
-        self._progress = Progress(_Column(), console=console, disable=self._is_silent)
+        self._memory = memory
+        self._progress = Progress(Lines(), console=console, disable=self._is_silent)
         self._task = self._progress.add_task(title, total=total, line=self._line)
         self._due = 1
         self._last_line = -_SELDOM
@@ -51,9 +50,12 @@ class Bar:
 
     def __call__(self, done: int, total: int | None = None, notes: Iterable[str] = ()) -> None:
         total = self._pace.total if total is None else total
+        if Bar.listener is not None:
+            Bar.listener(self._line.title, done, total)
+            return
         self._pace(done, total)
         self._line.notes = tuple(notes)
-        self._line.memory = peak_memory()
+        self._line.memory = self._memory()
         if self._is_live:
             self._progress.update(self._task, completed=done, total=total)
         elif not self._is_silent:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
+from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
 from contrapose.cli.pace import Pace
@@ -23,6 +25,13 @@ def _fitting(text: str, parts: Iterable[str], room: int) -> str:
             break
         text = f"{text}{_GAP}{part}"
     return text
+
+
+class Lines(ProgressColumn):
+    """A column of such lines in rich's bars."""
+
+    def render(self, task: Task) -> Any:
+        return task.fields["line"]
 
 
 class ProgressLine:
