@@ -1,6 +1,6 @@
 """Scores by strength of guidance, from a study with `guided` models: a panel for each metric and guidance scale.
 
-    python studies/dial.py results/world/guidance --scales 1 3 --metrics correct roughness \\
+    python studies/dial.py results/world/guidance --scales 3 1 --metrics correct roughness \\
         --lines "PGD over Diffusion-DPO=pgd,dpo" "cPGD=cpgd" --out docs/guidance.svg
 
 A line is the mean of the training seeds, its band goes from the lowest to the highest. Strength 0 is the base; of a
