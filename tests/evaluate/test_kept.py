@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import tiny_vision
 
+from contrapose import files
 from contrapose.cli.main import main
 from contrapose.evaluate import evidence, kept, run
 from contrapose.evaluate.rows import EvidenceRow
@@ -80,6 +82,37 @@ def test_a_killed_evaluation_carries_on(
     assert evaluate(*COLOURS) == 0
     assert judged[7:] == [("better", 4), ("better", 2)], "what was judged before the kill is not judged again"
     assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_a_disk_that_fills_up_leaves_whole_files_and_carries_on(
+    evaluate: Evaluate,
+    tmp_path: Path,
+    judged: Judged,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each try has room for one file more, until all are there: features, rows by image, settings and summary."""
+    assert evaluate(*COLOURS, "--out", "whole") == 0
+    whole = content(tmp_path / "whole")
+    settle = files._settle
+    with_room: list[str] = []
+
+    def settling(aside: Path, mode: int) -> None:
+        if with_room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        settle(aside, mode)
+        with_room.append(aside.name)
+
+    monkeypatch.setattr(files, "_settle", settling)
+    for number in range(1, len(whole)):
+        with_room.clear()
+        assert evaluate(*COLOURS) == 2
+        assert "the disk is full; free some space and run the same command again" in capsys.readouterr().err
+        there = content(tmp_path / "out")
+        assert len(there) == number and there.items() <= whole.items(), "no file is cut, and none is written twice"
+    with_room.clear()
+    assert evaluate(*COLOURS) == 0
+    assert content(tmp_path / "out") == whole
 
 
 def test_parts_come_to_the_evaluation_of_one_process(
