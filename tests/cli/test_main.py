@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 
 from contrapose.cli.main import main
 
@@ -111,6 +112,21 @@ def test_memory_that_runs_out_is_one_line(told: Told, monkeypatch, work) -> None
 
     monkeypatch.setattr("contrapose.cli.main.run", fail)
     assert "out of memory; close what else uses it" in told("sample")
+
+
+def test_every_process_tells_that_the_disk_is_full(monkeypatch, capsys: Capture) -> None:
+    """As in a kept step of networks in shards: a launcher may end the first process before it has told of it."""
+
+    def fail(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (28)")
+
+    monkeypatch.setattr("contrapose.cli.main.run", fail)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, beginning in (("0", "contrapose: "), ("1", "contrapose: process 1: ")):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["align"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(beginning) and "the disk is full; free some space and run the same command again" in line
 
 
 @pytest.mark.parametrize(("error", "told"), [(OSError(28, "No space"), False), (ValueError("ours"), True)])

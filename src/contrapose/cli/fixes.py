@@ -19,11 +19,15 @@ def message_of(error: Exception) -> str | None:
         )
     if ran_out(error):
         return "out of memory; close what else uses it, or take less at once, or less precision; what is saved stays"
+    if is_full(error):  # some libraries have errors of their own for it
+        return str(full(getattr(error, "filename", None) or "output"))
     return _fixable(error) if isinstance(error, OSError) else None
 
 
 def is_of_one(error: Exception) -> bool:
     """Whether of several processes others may go on without it, or have told of something else."""
+    if is_full(error):
+        return True  # and where all have told of it, a launcher may have ended the first one before it could
     return isinstance(error, OutOfMemory) or _is_left_alone(error) or OF_ONE in getattr(error, "__notes__", ())
 
 
@@ -35,8 +39,6 @@ def _is_left_alone(error: Exception) -> bool:
 
 def _fixable(error: OSError) -> str | None:
     """What the user can do about an error of the file system; None when it may be ours."""
-    if is_full(error):
-        return str(full(error.filename or "output"))
     if error.filename is not None:
         reason = (error.strerror or "cannot be used").lower()
         return f"{error.filename}: {reason}; check the path, or choose another"
