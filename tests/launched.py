@@ -172,6 +172,7 @@ def _forked(request: dict[str, Any], of_rank: dict[str, str], written: Path, wai
             _kill_keeping(request["kill_keeping"])
         code = code or main(last)
     except BaseException:
+        code = 70  # whatever the lines before it gave
         traceback.print_exc()
     finally:
         if waits:

@@ -26,7 +26,7 @@ RUNS = {
     "averages": [*MOVING, *WATCHED],
     "two trainees": ["chats", "--full", "--shard", "offload"],
     "own groups": ["online-dpo", *own_groups(3)],
-    "own states": ["self-npo", "--full"],
+    "own states": ["self-npo", "--full", "--shard-over", "1"],
 }
 NUMBERS = ("loss", "grad_norm")
 

@@ -51,6 +51,7 @@ from contrapose.methods.judged_groups import JudgedGroups, OldPolicy
 from contrapose.methods.own_samples import OwnSamples
 from contrapose.methods.own_steps import StepSampling
 from contrapose.train.settings import CONVERTER, LINKS, Optimisation, Run, Watching
+from contrapose.train.sharding import check_sharding
 from contrapose.train.sharding_settings import Sharding
 
 RUN = Run("a model", Path("pairs"), DDSPO())
@@ -211,6 +212,14 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 def test_settings_that_do_not_go_with_shards(change: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=rf"^shard (full|offload): {named}"):
         replace(RUN, **{"sharding": Sharding(shard="full"), **change})
+
+
+def test_shards_over_some_of_the_processes() -> None:
+    assert [Sharding(shard="full", shard_over=4).num_shards(number) for number in (1, 4, 8)] == [1, 4, 4]
+    with pytest.raises(UserError, match="shard_over: counts with --shard alone"):
+        replace(RUN, sharding=Sharding(shard_over=4))
+    with pytest.raises(UserError, match="shard_over 4: 6 processes are no multiple of it"):
+        check_sharding(Sharding(shard="full", shard_over=4), 6)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ _NAMES = {
         """,
     "LoRA": "full lora_rank lora_alpha adapters",
     "memory": """
-        card precision micro_batch gradient_checkpointing split_pairs shard num_processes quantize optimizer
+        card precision micro_batch gradient_checkpointing split_pairs shard shard_over num_processes quantize optimizer
         peak_tflops utilisation
         """,
     "speed": "speed",

@@ -35,7 +35,7 @@ def card_size(device: str = "cuda") -> float | None:
 
 def _setup(run: Run) -> Setup:
     """A run of as many processes as there are, where they share the networks."""
-    return Setup(run, num_processes=run.sharding.num_shards(num_processes()))
+    return Setup(run, num_processes=1 if run.sharding.shard == "none" else num_processes())
 
 
 def warning_before(run: Run, card: float) -> str | None:

@@ -42,11 +42,11 @@ def stage_times(setup: Setup, speed: Speed) -> list[StageTime]:
 def duration(setup: Setup, speed: Speed, times: Sequence[StageTime]) -> str:
     """All stages' time in one line, with what it takes for granted; over all cards where networks are in shards."""
     of_stages = [f"{time.steps} steps of {time.folder}".removesuffix(" of ") for time in times]
-    hours = sum(time.hours for time in times) / setup.num_shards
+    hours = sum(time.hours for time in times) / setup.num_processes
     cards = "one GPU that reaches"
     uncounted = "drawing, reading text and measuring"
-    if setup.num_shards > 1:
-        cards = f"{setup.num_shards} GPUs that reach"
+    if setup.num_processes > 1:
+        cards = f"{setup.num_processes} GPUs that reach"
         uncounted = "drawing, reading text, measuring and what the GPUs send"
     whose = "an A100's, " if speed.peak_tflops is None else ""
     peak = speed.peak(setup.precision) / 1e12

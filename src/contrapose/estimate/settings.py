@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _COUNTED = {
     "model", "full", "lora_rank", "precision", "gradient_checkpointing", "split_pairs", "train_steps",
     "reference_decay", "first_train_steps", "batch_size", "micro_batch", "optimizer", "ema_decay", "text_length",
-    "quantize", "shard",
+    "quantize", "shard", "shard_over",
 }  # fmt: skip
 _SECTIONS = (Run, Optimisation, First, Watching, Loading, Sharding)
 UNCOUNTED = {setting.name for section in _SECTIONS for setting in fields(section)} - _COUNTED | {"latent"}
@@ -51,7 +51,7 @@ class Setup:
     """Shape of one latent of the run's pairs, where they have been looked at; `size` goes before it."""
 
     def __post_init__(self) -> None:
-        if self.num_processes > self.num_shards:
+        if self.num_processes > 1 and self.run.sharding.shard == "none":
             raise UserError("num_processes: counts with --shard alone, as each card holds the whole run without")
 
     @property

@@ -254,7 +254,7 @@ def _trainer(
 
 
 def _is_sharded(run: Run, accelerator: Accelerator) -> bool:
-    return run.sharding.num_shards(accelerator.num_processes) > 1
+    return run.sharding.shard != "none" and accelerator.num_processes > 1
 
 
 def _trainable(

@@ -29,12 +29,17 @@ _TESTED = (2, 13)
 
 
 def check_sharding(sharding: Sharding, num_processes: int) -> None:
-    """Raise `UserError` for a torch that shards otherwise; tell a process alone that it holds all there is."""
+    """Raise `UserError` for a torch that shards otherwise, and for processes that are no multiple of the shards.
+
+    A process alone is told that it holds all there is.
+    """
     if sharding.shard == "none":
         return
     if num_processes == 1:
         log.info("shard: there is one process, which holds the networks whole")
         return
+    if sharding.shard_over and num_processes % sharding.shard_over:
+        raise UserError(f"shard_over {sharding.shard_over}: {num_processes} processes are no multiple of it")
     version = torch.__version__
     if tuple(int(part) for part in version.split(".")[:2]) < _TESTED:
         needed = ".".join(map(str, _TESTED))
@@ -51,7 +56,12 @@ def shard(policies: Policies, run: Run, dtype: torch.dtype, accelerator: Acceler
     from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
     device = accelerator.device
-    mesh = init_device_mesh(device.type, (accelerator.num_processes,))
+    num_shards = run.sharding.num_shards(accelerator.num_processes)
+    num_replicas = accelerator.num_processes // num_shards
+    # neighbours hold the shards of one another, as processes of one machine are neighbours
+    mesh = init_device_mesh(device.type, (num_replicas, num_shards), mesh_dim_names=("replicas", "shards"))
+    if num_replicas == 1:
+        mesh = mesh["shards"]
     # inputs are left alone, as times lose their last digits in half precision: autocast knows what to cast
     precision = MixedPrecisionPolicy(cast_forward_inputs=False)
     if run.full and dtype != torch.float32:

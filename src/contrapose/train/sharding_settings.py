@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from contrapose.errors import UserError
-from contrapose.ranges import checked
+from contrapose.ranges import Count, checked
 
 if TYPE_CHECKING:
     from contrapose.train.settings import Run
@@ -23,14 +23,19 @@ class Sharding:
     """What each of several processes holds of the networks: none is all of them; full is a share of weights, gradients,
     moments and averages, with each block gathered when it computes; offload is full with the shares of frozen copies in
     the machine's own memory."""
+    shard_over: Count | None = None
+    """Over how many processes networks are cut up, such as those of one machine; the next ones hold the same shards
+    again, and gradients are summed over all. All processes when unset."""
 
     def num_shards(self, num_processes: int) -> int:
         """Over how many of so many processes the networks are cut up; 1 where each has all."""
-        return 1 if self.shard == "none" else num_processes
+        return 1 if self.shard == "none" else min(num_processes, self.shard_over or num_processes)
 
     def check(self, run: Run) -> None:
         """Raise `UserError` for a setting of the run that is not to be had of networks in shards."""
         if self.shard == "none":
+            if self.shard_over is not None:
+                raise UserError("shard_over: counts with --shard alone; leave the setting out")
             return
         optimizer = run.optimisation.optimizer
         quantize = run.loading.quantize
