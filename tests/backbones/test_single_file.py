@@ -107,6 +107,11 @@ def test_precisions(checkpoint: Path, loaded: Callable[[str], Backbone]) -> None
     expected = loaded("sd").denoiser.network.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in backbone.denoiser.network.state_dict().items())
     assert load_backbone(checkpoint, torch.float16).denoiser.network.dtype == torch.float16
+    empty = load_backbone(checkpoint, torch.bfloat16, network_dtype=torch.float32, with_values=False)
+    forms = [
+        {name: value.dtype for name, value in each.denoiser.network.state_dict().items()} for each in (empty, backbone)
+    ]
+    assert forms[0] == forms[1] and all(weight.is_meta for weight in empty.denoiser.network.parameters())
 
 
 @pytest.mark.usefixtures("configured")
