@@ -88,7 +88,7 @@ def test_lines_are_read_back(tmp_path):
 
 
 def test_a_list_is_described():
-    prompts = [Prompt("a cat", {"tag": "x"}), Prompt("A  cat"), Prompt("a red dog", {"tag": "x", "n": 1})]
+    prompts = [Prompt("a cat", {"tag": "x"}), Prompt("A  cat"), Prompt("a red dog", {"tag": "x", "n": ["1"]})]
     assert describe_prompts(prompts) == [
         "3 prompts, 2 of them different",
         "  x: 2",

@@ -186,7 +186,7 @@ def describe_prompts(prompts: Iterable[Prompt]) -> list[str]:
         keys.append(_key(prompt))
         num_words.append(len(prompt.text.split()))
         tags[prompt.tag] += 1
-        fields.update(prompt.fields)
+        fields.update(prompt.fields.keys())  # a mapping itself would count its values
     words = np.sort(np.array(num_words))
     lines = [f"{len(keys)} prompts, {len(np.unique(np.array(keys)))} of them different"]
     if set(tags) != {None}:
