@@ -141,6 +141,17 @@ def tries(
             tries({"beta": [1]}, prompts={name: STUDY["prompts"][name] for name in ("train", "test")}),
             "choosing: needs prompts named dev",
         ),
+        (
+            tries({"beta": [1]}, {"a": {"align": "ddspo"}, "a-beta-1": {"align": "ddspo", "options": {"beta": 2}}}),
+            "out/runs/a-beta-1: two models of this study would share it",
+        ),
+        (
+            lambda study: study.update(
+                methods={"a": {"align": "ddspo"}, "g-w1": {"align": "sft"}},
+                guided={"g": {"positive": "a", "strengths": [1]}},
+            ),
+            "g-w1: two models of this study would share it",
+        ),
         (put("published", value={"source": "x", "rows": {"base": {"GE": 1}}}), "published base: GE is not there"),
         (put("prompts", "dev", value={"file": "nowhere.txt"}), "nowhere.txt"),
         (put("sampling", value={"scale": 3}), "--scale is set by the study itself"),

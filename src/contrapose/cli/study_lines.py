@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -19,9 +20,15 @@ from contrapose.studies.stages import CommandLine, report_line, stages
 
 
 def check_lines(study: Study) -> None:
-    """Raise `UserError` for the first command line that its command would refuse, and for steps that no run keeps."""
+    """Raise `UserError` for the first command line that its command would refuse or that writes what another one does.
+
+    So it does for steps that no run keeps.
+    """
+    writers: dict[Path, CommandLine] = {}
     for stage in stages(study, Placeholders(study)):
         for line in dict.fromkeys(stage.lines):
+            if line.out is not None and writers.setdefault(line.out, line) != line:
+                raise UserError(f"{line.out}: two models of this study would share it; give one another name")
             try:
                 settings = settings_of(line.words)
             except UserError as error:
