@@ -26,12 +26,21 @@ DASHES = ("-", "--", ":")
 MARKERS = "osD"
 
 
+def groups_of(models: dict[str, Any]) -> list[str]:
+    """The models' names, those of several training seeds once."""
+    return list(dict.fromkeys(name.partition("/")[0] for name in models))
+
+
 def seeds_of(models: dict[str, Any], group: str, metric: str) -> Seeds:
-    """What a model's training seeds score; a model without seeds has one."""
+    """What a model's training seeds score; a model without seeds has one. Ends the program where there is none."""
     scores: Seeds = []
     for name, model in models.items():
         if name.partition("/")[0] == group:
+            if metric not in model["metrics"]:
+                raise SystemExit(f"{metric} was not measured (known: {', '.join(model['metrics'])})")
             scores.append(model["metrics"][metric]["overall"]["value"])
+    if not scores:
+        raise SystemExit(f"{group} is no model of this study (known: {', '.join(groups_of(models))})")
     return scores
 
 
@@ -39,10 +48,11 @@ def by_strength(models: dict[str, Any], line: str, metric: str) -> dict[float, S
     """A line's scores by rising strength; `line` is a guided model's name, and after a comma the run at strength 1."""
     guided, _, run = line.partition(",")
     named = {0.0: "base", 1.0: run} if run else {0.0: "base"}
-    for name in models:
-        group = name.partition("/")[0]
-        if group.startswith(f"{guided}-w"):
-            named[float(group.removeprefix(f"{guided}-w"))] = group
+    groups = [group for group in groups_of(models) if group.startswith(f"{guided}-w")]
+    if not groups:
+        raise SystemExit(f"{guided} is no guided model of this study (known: {', '.join(groups_of(models))})")
+    for group in groups:
+        named[float(group.removeprefix(f"{guided}-w"))] = group
     return {strength: seeds_of(models, named[strength], metric) for strength in sorted(named)}
 
 

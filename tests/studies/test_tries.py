@@ -180,7 +180,7 @@ def test_a_line_of_the_plan_asks_for_the_choice(
     assert capsys.readouterr().out == "0.0001\n"
     for words, told in (
         (["a", "beta"], "a: no beta was chosen for it (known: scale, checkpoint, learning-rate)"),
-        (["a", "learning-rate", "--at", "3"], "at: a checkpoint is chosen at a scale, and not learning-rate"),
+        (["a", "learning-rate", "--at", "3"], "at: is for a checkpoint, and not for learning-rate; leave it out"),
         (["base", "learning-rate"], "base: no method of this study (known: a)"),
     ):
         assert main([*choice, *words]) == 2

@@ -39,7 +39,7 @@ def tell(command: Command) -> None:
     from contrapose.studies.settings import read_study
 
     if command.at is not None and command.what != "checkpoint":
-        raise UserError(f"at: a checkpoint is chosen at a scale, and not {command.what}; leave it out")
+        raise UserError(f"at: is for a checkpoint, and not for {command.what}; leave it out")
     measured = DevChoices(read_study(command.file))
     if command.what == "scale":
         print(measured.best(command.model).scale)
