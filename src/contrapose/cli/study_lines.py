@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -16,28 +15,23 @@ from contrapose.studies.choosing import DevChoices, Placeholders
 from contrapose.studies.inputs import check_inputs, inputs_digest
 from contrapose.studies.ledger import Ledger
 from contrapose.studies.settings import Study
-from contrapose.studies.stages import CommandLine, report_line, stages
+from contrapose.studies.stages import CommandLine, check_outs, report_line, stages
 
 
 def check_lines(study: Study) -> None:
-    """Raise `UserError` for the first command line that its command would refuse or that writes what another one does.
-
-    So it does for steps that no run keeps.
-    """
-    writers: dict[Path, CommandLine] = {}
-    for stage in stages(study, Placeholders(study)):
-        for line in dict.fromkeys(stage.lines):
-            if line.out is not None and writers.setdefault(line.out, line) != line:
-                raise UserError(f"{line.out}: two models of this study would share it; give one another name")
-            try:
-                settings = settings_of(line.words)
-            except UserError as error:
-                raise UserError(f"contrapose {shlex.join(line.words)}: {error}") from None
-            if line.words[0] == "align" and study.choosing:
-                last = settings.run.optimisation.train_steps
-                beyond = [step for step in study.choosing.checkpoints if step > last]
-                if beyond:
-                    raise UserError(f"choosing: checkpoints {beyond[0]} is beyond the {last} steps of training")
+    """Raise `UserError` for the first command line that its command would refuse, and for steps that no run keeps."""
+    planned = list(stages(study, Placeholders(study)))
+    check_outs(planned)
+    for line in dict.fromkeys(line for stage in planned for line in stage.lines):
+        try:
+            settings = settings_of(line.words)
+        except UserError as error:
+            raise UserError(f"contrapose {shlex.join(line.words)}: {error}") from None
+        if line.words[0] == "align" and study.choosing:
+            last = settings.run.optimisation.train_steps
+            beyond = [step for step in study.choosing.checkpoints if step > last]
+            if beyond:
+                raise UserError(f"choosing: checkpoints {beyond[0]} is beyond the {last} steps of training")
 
 
 def run_study(study: Study, report: Sequence[str] | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -79,6 +79,15 @@ def stages(study: Study, choices: Choices) -> Iterator[StudyStage]:
     yield from _shared_scales(study, choices)
     if study.choosing:
         yield from _own_scales(study, choices)
+
+
+def check_outs(planned: Iterable[StudyStage]) -> None:
+    """Raise `UserError` where two command lines that differ would write the same file or folder."""
+    writers: dict[Path, CommandLine] = {}
+    for stage in planned:
+        for line in stage.lines:
+            if line.out is not None and writers.setdefault(line.out, line) != line:
+                raise UserError(f"{line.out}: two models of this study would share it; give one another name")
 
 
 def prompts_file(study: Study, name: str) -> Path:
