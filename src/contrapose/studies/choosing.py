@@ -50,7 +50,6 @@ class DevScore(NamedTuple):
 class TryScore(NamedTuple):
     """What one try of a method scores on the dev prompts."""
 
-    method: str
     values: Flags
     """Those of the options that are tried."""
     score: float
@@ -117,7 +116,7 @@ class DevChoices:
         scores = []
         for values in self.study.tries_of(method):
             model = try_contestant(self.study, method, values)
-            scores.append(TryScore(method, values, self._score(model.name, folder)))
+            scores.append(TryScore(values, self._score(model.name, folder)))
         return scores
 
     def tried(self, method: str) -> Flags:
