@@ -67,6 +67,8 @@ class Asking:
                 with unless(is_over):
                     return job()
             except BaseException:
+                if is_over.is_set():
+                    return {}  # it was not waited for any more
                 is_over.set()
                 raise
 
