@@ -1,6 +1,7 @@
 """One question over HTTP, asked again while a server is busy, and told in one line where it cannot be worked with."""
 
 import socket
+import ssl
 import threading
 from contextlib import ExitStack
 
@@ -73,6 +74,35 @@ def test_no_server_is_told():
         endpoint(stub, patience_s=0).post(question("a dog"))
     with pytest.raises(UserError, match="is the server running"):
         Endpoint("http://no-such-host.invalid").post(question("a dog"))
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"), True),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), False),
+        (ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol"), True),
+        (ssl.SSLCertVerificationError(1, "certificate verify failed"), False),
+    ],
+)
+def test_what_may_pass_is_waited_for_and_what_cannot_is_told_at_once(error, passes, monkeypatch):
+    connect = socket.create_connection
+    errors = [error]
+    monkeypatch.setattr("contrapose.endpoints.time.sleep", lambda _: None)
+
+    def fail_once(*where, **how):
+        if errors:
+            raise errors.pop()
+        return connect(*where, **how)
+
+    with serving(lambda prompt, n: (200, "fine")) as stub:
+        monkeypatch.setattr(socket, "create_connection", fail_once)
+        if passes:
+            assert content(endpoint(stub).post(question("a"))) == "fine"
+        else:
+            with pytest.raises(UserError, match="is the server running and the address right"):
+                endpoint(stub).post(question("a"))
+    assert not errors and stub.asked["a"] == passes
 
 
 def test_a_server_that_is_started_again_is_waited_for(caplog):

@@ -184,8 +184,7 @@ class Endpoint:
     def _lost(self, error: OSError | http.client.HTTPException) -> str:
         """How the connection was lost; `UserError` where no server can be at the address, now or later."""
         reason = getattr(error, "reason", error)
-        # a name that nobody knows, a certificate that is not trusted, an address that urllib makes nothing of
-        if isinstance(reason, (socket.gaierror, ssl.SSLError, str)):
+        if _is_final(reason):
             raise UserError(f"endpoint {self.url}: {reason}; is the server running and the address right?") from None
         return str(reason) or type(reason).__name__
 
@@ -238,6 +237,15 @@ def _paused(seconds: float) -> bool:
         return over.wait(seconds)
     time.sleep(seconds)
     return False
+
+
+def _is_final(reason: object) -> bool:
+    """Whether a connection failed by what waiting does not change."""
+    if isinstance(reason, socket.gaierror):
+        return reason.errno != socket.EAI_AGAIN  # a name that nobody knows, if somebody could be asked
+    if isinstance(reason, ssl.SSLError):
+        return not isinstance(reason, ssl.SSLEOFError)  # a certificate that is not trusted, if nobody just hung up
+    return isinstance(reason, str)  # an address that urllib makes nothing of
 
 
 def _in_words(seconds: float) -> str:
