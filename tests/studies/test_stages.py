@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from contrapose.files import aside_of
 from contrapose.store.manifest import INDEX
 from contrapose.studies.choosing import Placeholders
 from contrapose.studies.inputs import inputs_digest
@@ -88,6 +89,7 @@ def test_an_index_of_pairs_makes_no_line_undone(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, inputs_digest(study))
     ledger.note(line)
     (folder / INDEX).write_bytes(b"an index")
+    aside_of(folder / INDEX, 1).write_bytes(b"half of an index, whose writer was killed")
     assert inputs_digest(study) == ledger.inputs and ledger.has(line)
     (folder / "shard-00000.safetensors").write_bytes(b"another shard")
     assert inputs_digest(study) != ledger.inputs and not ledger.has(line)

@@ -93,7 +93,7 @@ def inputs_digest(study: Study) -> str:
 
 
 def _standing(path: Path) -> list[str]:
-    """Name, size and time of a file, or of all files in a folder but for notes of shards: the study may write them."""
+    """Name, size and time of a file, or of all files in a folder but for what readers of it leave there."""
     files: list[Path] = []
     with suppress(OSError, ValueError):  # a text that is no path
         files = [path, *sorted(path.rglob("*"))] if path.is_dir() else [path]
@@ -101,6 +101,8 @@ def _standing(path: Path) -> list[str]:
     for file in files:
         with suppress(OSError, ValueError):
             standing = file.stat()
-            if file.is_file() and file.name not in NOTES:
+            # notes of shards, and what one that was killed had begun of them
+            is_left = file != path and (file.name in NOTES or file.name.startswith("."))
+            if file.is_file() and not is_left:
                 parts.append(f"{file} {standing.st_size} {standing.st_mtime_ns}")
     return parts
