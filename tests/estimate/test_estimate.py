@@ -17,6 +17,7 @@ from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.meta import SHIPPED, example, skeleton
 from contrapose.backbones.settings import Loading
 from contrapose.core.moving import Average
+from contrapose.errors import UserError
 from contrapose.estimate.advice import Images
 from contrapose.estimate.estimate import estimate_run, once_flops, skeleton_of
 from contrapose.estimate.fitting import bases, fit_card, ways
@@ -204,6 +205,10 @@ def test_shards_are_a_share_and_what_is_gathered_of_them():
     assert 2 * largest < four.working + four.activations - _beside_weights(whole) < 8 * PARAMETERS["sd15"]
     alone = replace(shards["full"], num_processes=1)
     assert skeleton_of(alone).memory(alone) == one
+    copies = [replace(altered(setup, shard_over=1), num_processes=4) for setup in shards.values()]
+    assert [skeleton_of(setup).standing(setup).reference for setup in copies] == [one.reference, 0]
+    with pytest.raises(UserError, match="shard_over 4: 6 processes are no multiple of it"):
+        replace(altered(whole, shard="full", shard_over=4), num_processes=6)
 
 
 def _beside_weights(setup: Setup) -> int:

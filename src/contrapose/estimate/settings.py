@@ -53,6 +53,7 @@ class Setup:
     def __post_init__(self) -> None:
         if self.num_processes > 1 and self.run.sharding.shard == "none":
             raise UserError("num_processes: counts with --shard alone, as each card holds the whole run without")
+        self.run.sharding.check_processes(self.num_processes)
 
     @property
     def precision(self) -> Precision:
@@ -72,7 +73,7 @@ class Setup:
     @property
     def num_copies(self) -> int:
         """Frozen copies of the network on the cards, where it is trained in full."""
-        if self.num_shards > 1 and self.run.sharding.shard == "offload":
+        if self.num_processes > 1 and self.run.sharding.shard == "offload":
             return len(self.objective.moving)
         return self.needs_reference + self.num_others
 

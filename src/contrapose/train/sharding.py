@@ -38,8 +38,7 @@ def check_sharding(sharding: Sharding, num_processes: int) -> None:
     if num_processes == 1:
         log.info("shard: there is one process, which holds the networks whole")
         return
-    if sharding.shard_over and num_processes % sharding.shard_over:
-        raise UserError(f"shard_over {sharding.shard_over}: {num_processes} processes are no multiple of it")
+    sharding.check_processes(num_processes)
     version = torch.__version__
     if tuple(int(part) for part in version.split(".")[:2]) < _TESTED:
         needed = ".".join(map(str, _TESTED))
