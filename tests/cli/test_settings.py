@@ -135,7 +135,7 @@ def _put(raw: Any, key: tuple[str | int, ...], value: Any) -> None:
 
 SAMPLING = ["--model", "x", "--prompts", "p.txt", "--out", "out"]
 TEXTS = [
-    (["study", "choice", "x", "x", "x"], "for argument what"),
+    (["study", "choice", "x", "x", "scale", "--at", "3"], "at: is for a checkpoint"),
     (["sample", *SAMPLING, "--interval", "0.5", "0.5"], "interval"),
     (["sample", *SAMPLING, "--interval", "1", "0"], "interval"),
     (["sample", *SAMPLING, "--interval", "0.5"], "--interval"),
