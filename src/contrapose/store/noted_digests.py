@@ -6,6 +6,9 @@ A digest is believed while the shard has the size and the times that it had when
 content and of its entry in the file system, in nanoseconds. Whoever writes a shard notes it, and so does whoever reads
 one that is not noted as it is. Small folders have no such file; where the folder cannot be written, it is in the user's
 cache, or nowhere, and the shards are read again. Of a folder on another machine the versions of its files are taken.
+
+What this does not see is another shard of the same name, size and times, as on disks that decay or are built with fixed
+times, and on those that count whole seconds within one of them; `pairs check` reads all bytes and tells of it.
 """
 
 from __future__ import annotations
