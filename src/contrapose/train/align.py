@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.coherence import check_space
@@ -65,6 +67,7 @@ from contrapose.train.trained import Trained
 from contrapose.train.watch import Watched, Watcher, jury_of
 
 log = logging.getLogger(__name__)
+_LONGEST_WAIT = timedelta(hours=2)  # of processes for another, such as the first one that alone reads a network
 
 
 def align(run: Run, out: Path) -> Iterator[TrainState]:
@@ -161,12 +164,13 @@ def _watch_start(watcher: Watcher, start: int, trackers: Trackers | None) -> Non
 
 def _accelerator(precision: str) -> Accelerator:
     """Accelerate by the precision of this run, whichever runs the process had before."""
+    waiting = InitProcessGroupKwargs(timeout=_LONGEST_WAIT)
     try:
-        return Accelerator(mixed_precision=precision)
+        return Accelerator(mixed_precision=precision, kwargs_handlers=[waiting])
     except ValueError:
         # it takes a process's first precision for all that follow; what knows of the other processes stays
         AcceleratorState._reset_state()
-        return Accelerator(mixed_precision=precision)
+        return Accelerator(mixed_precision=precision, kwargs_handlers=[waiting])
 
 
 def _check_processes(accelerator: Accelerator, run: Run) -> None:
