@@ -73,7 +73,7 @@ def test_no_server_is_told():
     with pytest.raises(UserError, match=r"still .*refused; is the server running"):
         endpoint(stub, patience_s=0).post(question("a dog"))
     with pytest.raises(UserError, match="is the server running"):
-        Endpoint("http://no-such-host.invalid").post(question("a dog"))
+        Endpoint("http://no-such-host.invalid", patience_s=0).post(question("a dog"))
 
 
 @pytest.mark.parametrize(
