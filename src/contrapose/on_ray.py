@@ -106,7 +106,7 @@ class _Member:
 
 
 def amounts(resources: Iterable[str]) -> dict[str, float]:
-    """How much of which resource, of texts such as GPU:1; `UserError` for one that says no amount."""
+    """How much of which resource, of texts such as GPU:1; `UserError` for one that says no amount, and for none."""
     needs: dict[str, float] = {}
     for text in resources:
         name, _, number = text.rpartition(":")
@@ -118,7 +118,11 @@ def amounts(resources: Iterable[str]) -> dict[str, float]:
             raise UserError(f"resources {text}: a name and how much of it is wanted, such as GPU:1, CPU:4 or judge:1")
         if name == "GPU" and amount > 1 and not amount.is_integer():
             raise UserError(f"resources {text}: a share of one GPU is wanted, or a whole number of them")
+        if name in needs:
+            raise UserError(f"resources {text}: says again how much {name} is wanted; name it once")
         needs[name] = amount
+    if not needs:
+        raise UserError("resources: at least one is wanted, such as CPU:1")
     return needs
 
 

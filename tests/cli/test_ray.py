@@ -23,6 +23,8 @@ from contrapose.on_ray import HowFar, amounts, connected
         (["--resources", "GPU", "--", "sample"], "resources GPU: a name and how much of it is wanted"),
         (["--resources", "CPU:0", "--", "sample"], "resources CPU:0: a name and how much of it is wanted"),
         (["--resources", "GPU:1.5", "--", "sample"], "resources GPU:1.5: a share of one GPU is wanted"),
+        (["--resources", "--", "sample"], "resources: at least one is wanted, such as CPU:1"),
+        (["--resources", "CPU:1", "CPU:2", "--", "sample"], "resources CPU:2: says again how much CPU is wanted"),
         (["--workers", "0", "--", "sample"], "workers 0: a whole number from 1"),
     ],
 )
