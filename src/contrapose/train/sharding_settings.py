@@ -34,7 +34,10 @@ class Sharding:
     def check_processes(self, num_processes: int) -> None:
         """Raise `UserError` for several processes that are no multiple of those that networks are cut up over."""
         if self.shard_over and num_processes > 1 and num_processes % self.shard_over:
-            raise UserError(f"shard_over {self.shard_over}: {num_processes} processes are no multiple of it")
+            raise UserError(
+                f"shard_over {self.shard_over}: {num_processes} processes are no multiple of it; start as many, or "
+                "leave the setting out"
+            )
 
     def check(self, run: Run) -> None:
         """Raise `UserError` for a setting of the run that is not to be had of networks in shards."""
