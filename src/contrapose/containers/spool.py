@@ -1,10 +1,11 @@
-"""A sequence on the disk: what is listed by the million is not in memory but for a number each."""
+"""Sequences whose items are made when they are asked for: what is listed by the million need not lie in memory."""
 
 from __future__ import annotations
 
 import json
 import mmap
 import tempfile
+from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,7 +16,29 @@ from contrapose.files import naming_a_full_disk
 T = TypeVar("T")
 
 
-class Spool(Sequence[T]):
+class MadeWhenAsked(Sequence[T]):
+    """A sequence that makes each item anew when it is asked for, alone or in a slice."""
+
+    @abstractmethod
+    def one(self, index: int) -> T:
+        """The item of an index from 0 on that there is."""
+
+    def some(self, indices: range) -> list[T]:
+        """Several items of indices that there are."""
+        return [self.one(index) for index in indices]
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        place = range(len(self))[index]
+        return self.some(place) if isinstance(place, range) else self.one(place)
+
+
+class Spool(MadeWhenAsked[T]):
     """Items in a file without a name that goes with the sequence, each made again when it is asked for.
 
     `to_json` says an item in what JSON holds, and `from_json` makes it of that. Raises `UserError` where the disk is
@@ -38,14 +61,5 @@ class Spool(Sequence[T]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        number = range(len(self))[index]
-        if isinstance(number, range):
-            return [self[place] for place in number]
-        return self._from_json(json.loads(self._data[self._ends[number] : self._ends[number + 1]]))
+    def one(self, index: int) -> T:
+        return self._from_json(json.loads(self._data[self._ends[index] : self._ends[index + 1]]))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from contrapose.containers.spool import MadeWhenAsked
 from contrapose.errors import UserError
 from contrapose.store.groups import GroupStore
 from contrapose.store.manifest import JUDGED, MADE, MANIFEST
@@ -33,7 +34,7 @@ class LatentKind(NamedTuple):
     has_mask: bool
 
 
-class Samples(Sequence[Regrouped]):
+class Samples(MadeWhenAsked[Regrouped]):
     """Samples of a store as other groups, of which records lie in a file; identifiers are unique among them."""
 
     def __init__(self, store: GroupStore, records: RecordTable, rows: Numbers, places: Numbers):
@@ -70,15 +71,7 @@ class Samples(Sequence[Regrouped]):
     def __len__(self) -> int:
         return len(self.records)
 
-    @overload
-    def __getitem__(self, index: int) -> Regrouped: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Regrouped]: ...
-
-    def __getitem__(self, index: int | slice) -> Regrouped | list[Regrouped]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(len(self))[index]]
+    def one(self, index: int) -> Regrouped:
         record = self.records[index]
         end = int(self._ends[index])
         places = self._places[end - record.num_samples : end]

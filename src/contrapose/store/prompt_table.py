@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
+from collections.abc import Iterable, Iterator
 
+from contrapose.containers.spool import MadeWhenAsked
 from contrapose.store.prompts import Prompt
 from contrapose.store.record_table import RecordTable
 from contrapose.store.records import GroupRecord
 
 
-class PromptTable(Sequence[Prompt]):
+class PromptTable(MadeWhenAsked[Prompt]):
     """Prompts in their order with their places and fields; `UserError` where the disk is full."""
 
     def __init__(self, prompts: Iterable[Prompt]):
@@ -23,16 +23,11 @@ class PromptTable(Sequence[Prompt]):
     def __len__(self) -> int:
         return len(self.records)
 
-    @overload
-    def __getitem__(self, index: int) -> Prompt: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Prompt]: ...
-
-    def __getitem__(self, index: int | slice) -> Prompt | list[Prompt]:
-        if isinstance(index, slice):
-            return [_prompt(record) for record in self.records[index]]
+    def one(self, index: int) -> Prompt:
         return _prompt(self.records[index])
+
+    def some(self, indices: range) -> list[Prompt]:
+        return [_prompt(record) for record in self.records.some(indices)]
 
     def __iter__(self) -> Iterator[Prompt]:
         return map(_prompt, self.records)

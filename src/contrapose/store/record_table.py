@@ -15,11 +15,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, overload
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 
+from contrapose.containers.spool import MadeWhenAsked
 from contrapose.files import naming_a_full_disk
 from contrapose.store.records import GroupRecord
 
@@ -43,7 +44,7 @@ _TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
 _RECENT = 4096  # records that are kept, since one is asked for several times in a row
 
 
-class Records(Sequence[GroupRecord]):
+class Records(MadeWhenAsked[GroupRecord]):
     """Records in their order, each made when it is asked for; what is said of all of them comes as numbers."""
 
     def __init__(self) -> None:
@@ -74,19 +75,11 @@ class Records(Sequence[GroupRecord]):
     def kinds(self) -> Numbers:
         """By record, its number of samples, and -1 for a lone dislike."""
 
-    @overload
-    def __getitem__(self, index: int) -> GroupRecord: ...
+    def one(self, index: int) -> GroupRecord:
+        return self._recent(index)
 
-    @overload
-    def __getitem__(self, index: slice) -> list[GroupRecord]: ...
-
-    def __getitem__(self, index: int | slice) -> GroupRecord | list[GroupRecord]:
-        if isinstance(index, slice):
-            return self.of(np.arange(len(self))[index])
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(index)
-        return self._recent(place)
+    def some(self, indices: range) -> list[GroupRecord]:
+        return self.of(np.arange(indices.start, indices.stop, indices.step))
 
     def __iter__(self) -> Iterator[GroupRecord]:
         for first in range(0, len(self), _BATCH):
