@@ -7,10 +7,11 @@ import mmap
 import tempfile
 from abc import abstractmethod
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+from contrapose.containers.left_out import LeftOut
 from contrapose.files import naming_a_full_disk
 
 T = TypeVar("T")
@@ -63,3 +64,23 @@ class Spool(MadeWhenAsked[T]):
 
     def one(self, index: int) -> T:
         return self._from_json(json.loads(self._data[self._ends[index] : self._ends[index + 1]]))
+
+
+def apart(
+    tried: Iterable[T | LeftOut],
+    to_json: Callable[[T], Any],
+    from_json: Callable[[Any], T],
+    progress: Callable[[int], None],
+) -> tuple[Spool[T], list[LeftOut]]:
+    """What was tried apart: what came of it, as a `Spool`, and what is left out; `progress` is told how many were."""
+    left_out: list[LeftOut] = []
+
+    def kept() -> Iterator[T]:
+        for number, item in enumerate(tried, 1):
+            if isinstance(item, LeftOut):
+                left_out.append(item)
+            else:
+                yield item
+            progress(number)
+
+    return Spool(kept(), to_json, from_json), left_out

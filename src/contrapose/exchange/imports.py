@@ -29,7 +29,7 @@ from contrapose.backbones.digests import model_digest
 from contrapose.containers.images import NUM_THREADS, Seen, look, read_image, several
 from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.containers.places import place_of
-from contrapose.containers.spool import Spool
+from contrapose.containers.spool import apart
 from contrapose.containers.stored import InParquet, Stored, stored_from_json, stored_to_json
 from contrapose.errors import UserError
 from contrapose.exchange.latents import NOTE, Ready, plan_latents, read_pairs
@@ -210,21 +210,12 @@ def _plan_images(
     settings: Import, listed: Sequence[Listed], backbone: Backbone, progress: Callable[[int], None]
 ) -> tuple[Sequence[Planned], list[LeftOut]]:
     among = settings.fitting.buckets_for(backbone.images)
-    left_out: list[LeftOut] = []
     repeats: Counter[str] = Counter()
     plan = partial(_planned, settings, among, backbone.images.unit, repeats)
-
-    def pairs() -> Iterator[Planned]:
-        # several images are looked at at a time, and come back in order
-        for number, (pair, looked) in enumerate(zip(listed, several(_look, listed), strict=True), 1):
-            planned = attempt(pair.name, plan, pair, looked)
-            if isinstance(planned, LeftOut):
-                left_out.append(planned)
-            else:
-                yield planned
-            progress(number)
-
-    return Spool(pairs(), Planned.to_json, Planned.from_json), left_out
+    # several images are looked at at a time, and come back in order
+    looked = zip(listed, several(_look, listed), strict=True)
+    tried = (attempt(pair.name, plan, pair, image) for pair, image in looked)
+    return apart(tried, Planned.to_json, Planned.from_json, progress)
 
 
 def _look(listed: Listed) -> _Looked | Skip:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from contrapose.backbones.base import Backbone
 from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.containers.places import Place
-from contrapose.containers.spool import Spool
+from contrapose.containers.spool import apart
 from contrapose.containers.stored import Stored, stored_from_json, stored_to_json
 from contrapose.errors import UserError
 from contrapose.exchange.listings import Listed
@@ -58,19 +58,9 @@ def plan_latents(
 
     Raises `UserError` for a latent that the model cannot have drawn.
     """
-    left_out: list[LeftOut] = []
     repeats: Counter[str] = Counter()
-
-    def pairs() -> Iterator[Ready]:
-        for number, pair in enumerate(listed, 1):
-            ready = attempt(pair.name, _ready, pair, backbone, seed, repeats)
-            if isinstance(ready, LeftOut):
-                left_out.append(ready)
-            else:
-                yield ready
-            progress(number)
-
-    return Spool(pairs(), Ready.to_json, Ready.from_json), left_out
+    tried = (attempt(pair.name, _ready, pair, backbone, seed, repeats) for pair in listed)
+    return apart(tried, Ready.to_json, Ready.from_json, progress)
 
 
 def read_pairs(pairs: Sequence[Ready]) -> Tensor:
