@@ -317,8 +317,8 @@ def rank_dpo(i: int, quality: Sequence[float]) -> Tensor:
     """-sum over better pairs of |g_i - g_j| |1 / log(1 + t_i) - 1 / log(1 + t_j)| log sigmoid(r_i - r_j)"""
     rewards = [reward(i, name) for name in RANKS]
     ranks = []
-    for own in rewards:
-        better = [other for other in rewards if other > own]
+    for own in quality:
+        better = [other for other in quality if other > own]
         ranks.append(1 + len(better))
     loss = torch.zeros((), dtype=torch.float64)
     for a in range(4):

@@ -51,7 +51,6 @@ def test_a_list_of_two_is_a_pair_of_diffusion_dpo():
 
 
 def test_lists_pull_apart_at_the_start_and_equals_nowhere():
-    """With all rewards alike, the first of a list is taken for the best so far."""
     labels = torch.tensor([[1.0, 0.6, 0.6, 0.0], [0.5, 0.5, 0.5, 0.5]]).double()
     for link in (PlackettLuce(), DiscountedGain(None)):
         rewards = torch.zeros(2, 4, dtype=torch.float64, requires_grad=True)
