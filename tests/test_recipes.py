@@ -16,11 +16,15 @@ from contrapose.methods import (
     DMPO,
     DSPO,
     SPO,
+    CaPO,
     DataDrivenDDSPO,
     DiffusionDPO,
     DiffusionKTO,
+    DiffusionLPO,
     InPO,
     MaPO,
+    OnlineDPO,
+    RankDPO,
     SelfNPO,
     SmPO,
 )
@@ -45,6 +49,7 @@ def recipe(name: str) -> Run:
 def test_a_recipe_loads_and_is_listed(path):
     run = runfile.read(path, Run, CONVERTER)
     assert CONVERTER.structure(CONVERTER.unstructure(run), Run) == run
+    assert all(stage.run.method.objective().sides for stage in of_stages(run, Path("out")))
     assert path.name in (RECIPES / "README.md").read_text(encoding="utf-8")
 
 
@@ -173,6 +178,26 @@ def test_negative_policies_are_as_published():
     assert (o.batch_size, o.train_steps, o.learning_rate, o.optimizer) == (20, 1000, 1e-6, "adamw-8bit")
 
 
+def test_what_is_published_of_ranked_lists_and_fronts_is_in_their_recipes():
+    """The rest is Diffusion-DPO's on the same model."""
+    capo, lpo, rank = (recipe(f"{name}.yaml") for name in ("sdxl-capo", "sd15-diffusion-lpo", "sdxl-rankdpo"))
+    assert capo.method == CaPO(beta=5000, judge="win_rate", weighting="linear")
+    assert lpo.method == DiffusionLPO(beta=5000, num_samples=8)
+    assert rank.method == RankDPO(beta=5000, num_samples=4)
+    assert (rank.optimisation.batch_size, rank.optimisation.train_steps) == (1024, 400)
+
+
+def test_online_dpo_is_as_published():
+    run = recipe("sd35-online-dpo.yaml")
+    o, sampling = run.optimisation, run.method.sampling
+    assert isinstance(run.method, OnlineDPO) and run.method.beta == 100
+    assert (sampling.samples_per_prompt, sampling.rollout_steps, sampling.rollout_guidance_scale) == (4, 40, 1.0)
+    assert sampling.prompts_per_draw == sampling.buffer == o.batch_size * sampling.sync_every == 48
+    assert (run.lora_rank, run.lora_alpha, run.precision) == (32, 64, "bf16")
+    assert (run.time_density, run.time_shift, o.weight_decay) == ("logit-normal", "none", 1e-4)
+    assert o.ema_decay**4 == pytest.approx(0.99, abs=1e-4), "0.99 every 4 steps"
+
+
 def test_spin_is_as_published():
     run = recipe("sd15-spin.yaml")
     o = run.optimisation
@@ -277,7 +302,11 @@ def test_steps_are_drawn_as_published():
     assert recipe("sd15-spo.yaml").method == SPO(
         sampling=StepSampling(prompts_per_draw=40, sync_every=15, buffer=600)
     ), "as it is usually set"
-    for name, pairs_a_prompt, num_draws in (("sd15-spo", 15, 1000), ("sd15-d3po", 19, 400)):
+    for name, pairs_a_prompt, num_draws in (
+        ("sd15-spo", 15, 1000),
+        ("sd15-d3po", 19, 400),
+        ("sd15-tailorpo", 19, 1000),
+    ):
         run = recipe(f"{name}.yaml")
         sampling = run.method.sampling
         num_pairs = sampling.prompts_per_draw * pairs_a_prompt
@@ -300,6 +329,13 @@ BASE_RATES = {
     "sdxl-mapo": 1e-5 / 16,
     "sd15-dspo": 1e-8,
     "sdxl-dspo": 1e-8,
+    "sd15-chats": 1e-9,
+    "sd15-tdpo": 1e-8,  # of this and those below, the base method's
+    "sd15-tkto": 1e-7 / 2048,
+    "sdxl-capo": 1e-8,
+    "sd15-diffusion-lpo": 1e-8 * 2048 / 512,
+    "sdxl-rankdpo": 1e-8,
+    "sd15-tailorpo": 6e-5 / 40,
     "sd15-diffusion-npo": 5e-6 / 64,
     "sd15-self-npo": 1e-6 / 20,
     "sd15-spin": 2e-5 / 2048,
@@ -307,10 +343,12 @@ BASE_RATES = {
     "sd15-smpo": 1e-8,
     "sd15-spo": 6e-5 / 40,
     "sd15-d3po": 3e-5,
-    "sd35-dgpo": 3e-4 / 8,  # these four name the rate of a whole step
+    "sd35-online-dpo": 1e-5 / 48,  # these five name the rate of a whole step
+    "sd35-dgpo": 3e-4 / 8,
     "sd35-nft": 3e-4 / 432,
     "sd35-awm": 3e-4 / 144,
     "sd35-crd": 3e-4 / 480,
+    "sd15-diffusion-dro": 1e-4 / 256,
     "sd15-realalign": 1e-8,
     "sd35-realalign": 1e-8,
 }

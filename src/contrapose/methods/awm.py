@@ -11,8 +11,9 @@ The old policy draws the groups that are trained on. With `stored` they are a fo
 one that drew them, which stays: `--old-decay None`.
 
 Published with SD3.5-Medium at 512 pixels, drawn by 14 steps without guidance: p .25, e 1e-10, k 1, c 1, limit 5, pull
-.003 (1e-4 with PickScore), old_pull 1; 24 images of each of 72 prompts (24 with PickScore) a step, LoRA, learning rate
-3e-4, weight decay 1e-4, an average of the weights (.99); the old policy keeps .001 more at each step, at most .3.
+.003 (1e-4 with PickScore), old_pull 1; 24 images of each of 72 prompts (24 with PickScore) a step, LoRA rank 32 (alpha
+64), learning rate 3e-4, weight decay 1e-4, an average of the weights (.99); the old policy keeps .001 more at each
+step, at most .3.
 Differs from the authors' code: the old policy draws and w is against it, as with their `off_policy`; by default the
 trainee is both, so that w is 1. Deviations are those of a group, where theirs are of all images of a step.
 Each image is asked at one time of the run's own, where theirs is at six of its sampler's. Their `huber` is p = .5 with

@@ -12,7 +12,7 @@ VILA, pairs drawn from the upper and the lower Pareto front of the scores; beta 
 and beta is Diffusion-DPO's.
 Differs from the authors' code: none is released, and this is written from their page. The choice of pairs is that of
 `contrapose pairs label --combine pareto`, which takes one pair of each prompt's images and stores their mean win rates
-(`judge = win_rate`). Of the loss weight by noise level, sigmoid(1.5 - log SNR), the nearest is `sigmoid`.
+(`judge = win_rate`). Of the loss weight by noise level, sigmoid(1.5 - log SNR), the nearest is `linear`.
 """
 
 from __future__ import annotations

@@ -6,10 +6,11 @@ Each image is to be preferred over all those that are ranked below it at once; m
 images of a list share. A list of two is a pair of Diffusion-DPO. Of each prompt's images the best `num_samples` are
 taken, by their labels.
 
-Published with SD1.5 and SDXL on lists that were gathered from the pairs of Pick-a-Pic v2 by prompt and user; of its
-settings none is known to us, and beta is Diffusion-DPO's.
-Differs from the authors' code: written from the paper; their code has not been read. Equally good images are in each
-other's sums (Breslow's way with ties), where the paper's lists have none.
+Published with SD1.5 and SDXL on lists of 2 to 8 images that were gathered from the pairs of Pick-a-Pic v1 by what is
+transitive in them, as summaries of the paper say; of its other settings none is known to us, and beta is
+Diffusion-DPO's.
+Differs from the authors' code: neither it nor the whole paper has been read. All lists of a run have one length.
+Equally good images are in each other's sums (Breslow's way with ties), where the paper's lists have none.
 """
 
 from __future__ import annotations

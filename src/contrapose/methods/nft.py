@@ -13,9 +13,9 @@ The old policy draws the groups that are trained on. With `stored` they are a fo
 one that drew them, which stays: `--old-decay None`.
 
 Published with SD3.5-Medium at 512 pixels, drawn by 10 steps of a second-order ODE solver without guidance: b 1 (.1 for
-OCR and for several rewards), limit 5, pull 1e-4, 24 images of each of 48 prompts a step, LoRA, learning rate 3e-4,
-weight decay 1e-4; the old policy keeps .001 more at each step, at most .5 (OCR: after 75 steps .0075 more, at most
-.999), and draws.
+OCR and for several rewards), limit 5, pull 1e-4, 24 images of each of 48 prompts a step, LoRA rank 32 (alpha 64),
+learning rate 3e-4, weight decay 1e-4; the old policy keeps .001 more at each step, at most .5 (OCR: after 75 steps
+.0075 more, at most .999), and draws.
 Differs from the authors' code: |.| is sqrt(2 / pi) times the root of mse, which it is where residuals are normal; their
 own mean is of the elements. Theirs measures the distance from ref in velocities and all else in x0, here all is in
 `space`. Deviations are those of a group, where theirs are of all images of a step. Theirs asks at nearly all of the

@@ -8,7 +8,8 @@ pairs play no part. Where Diffusion-DPO says which image fits a prompt better, t
 
 Published with SD1.5 at captions that Gemini 2.0 Flash spoiled by four kinds of edit (content, attributes, relations,
 context); of its settings none is known to us, and beta is Diffusion-DPO's.
-Differs from the authors' code: written from the paper; their code has not been read. TKTO is tkto.py.
+Differs from the authors' code: written from the paper's abstract; their code has not been read. A summary of the paper
+says that what spoiled prompts pull at is clipped there; here it is not. TKTO is tkto.py.
 """
 
 from __future__ import annotations
