@@ -23,6 +23,7 @@ import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may reach for the network
 os.environ["CONTRAPOSE_CACHE"] = tempfile.mkdtemp(prefix="contrapose-tests-")  # not the user's own
+os.environ["RAY_AUTH_MODE"] = "disabled"  # before ray is imported, which would write to the user's home
 
 os.fsync = lambda handle: None  # no test cuts the power, and disks take their time
 
