@@ -20,6 +20,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import IO, Annotated, Any
 
+from contrapose.durations import in_words
 from contrapose.errors import UserError
 from contrapose.ranges import AtLeast0, Range, checked
 
@@ -142,7 +143,7 @@ class Endpoint:
             trial += 1
 
     def _given_up(self, problem: str) -> UserError:
-        waited = f" after {_in_words(self.patience_s)}" if self.patience_s else ""
+        waited = f" after {in_words(self.patience_s)}" if self.patience_s else ""
         return UserError(
             f"endpoint {self.url}: still {problem}{waited}; is the server running and the address right? What was "
             "answered is kept, and the same command carries on"
@@ -154,7 +155,7 @@ class Endpoint:
         if trial > 0 and now - _told_at.get(self.url, -math.inf) >= _SELDOM_S:
             _told_at[self.url] = now
             _log.info(
-                f"endpoint {self.url}: does not answer ({problem}); it is asked again for {_in_words(self.patience_s)}"
+                f"endpoint {self.url}: does not answer ({problem}); it is asked again for {in_words(self.patience_s)}"
             )
 
     def _send(self, payload: Mapping[str, Any] | None) -> bytes:
@@ -246,10 +247,6 @@ def _is_final(reason: object) -> bool:
     if isinstance(reason, ssl.SSLError):
         return not isinstance(reason, ssl.SSLEOFError)  # a certificate that is not trusted, if nobody just hung up
     return isinstance(reason, str)  # an address that urllib makes nothing of
-
-
-def _in_words(seconds: float) -> str:
-    return f"{seconds / 60:g} minutes" if seconds >= 120 else f"{seconds:g} seconds"
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -53,9 +53,8 @@ def test_signs_and_small_p():
     assert [numbers.p_value(p) for p in (0.0001, 0.001, 0.5)] == ["< 0.001", "0.001", "0.500"]
 
 
-def test_sizes_and_durations():
+def test_sizes():
     assert [numbers.size(n) for n in (12, 1_500, 3.4e9)] == ["12 bytes", "1.5 kB", "3.4 GB"]
-    assert [numbers.duration(s) for s in (3.21, 125, 7300)] == ["3.2 s", "2 min 5 s", "2 h 1 min"]
 
 
 def test_examples_take_turns_and_prefer_new_prompts():

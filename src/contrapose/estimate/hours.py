@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from contrapose.durations import in_words
 from contrapose.estimate.estimate import estimate_run
 from contrapose.estimate.settings import Setup, Speed
 from contrapose.train.stages import stages
@@ -42,7 +43,8 @@ def stage_times(setup: Setup, speed: Speed) -> list[StageTime]:
 def duration(setup: Setup, speed: Speed, times: Sequence[StageTime]) -> str:
     """All stages' time in one line, with what it takes for granted; over all cards where networks are in shards."""
     of_stages = [f"{time.steps} steps of {time.folder}".removesuffix(" of ") for time in times]
-    hours = sum(time.hours for time in times) / setup.num_processes
+    seconds = sum(time.hours for time in times) * _HOUR / setup.num_processes
+    length = in_words(float(f"{seconds:.2g}"))
     cards = "one GPU that reaches"
     uncounted = "drawing, reading text and measuring"
     if setup.num_processes > 1:
@@ -51,15 +53,6 @@ def duration(setup: Setup, speed: Speed, times: Sequence[StageTime]) -> str:
     whose = "an A100's, " if speed.peak_tflops is None else ""
     peak = speed.peak(setup.precision) / 1e12
     return (
-        f"about {in_words(hours)} for {' and '.join(of_stages)} on {cards} {speed.utilisation:.0%} of {peak:g} TFLOP/s "
+        f"about {length} for {' and '.join(of_stages)} on {cards} {speed.utilisation:.0%} of {peak:g} TFLOP/s "
         f"({whose}set by --peak-tflops and --utilisation); {uncounted} not counted"
     )
-
-
-def in_words(hours: float) -> str:
-    """A length of time in the unit that suits it."""
-    if hours < 1 / 60:
-        return f"{hours * _HOUR:.2g} seconds"
-    if hours < 1:
-        return f"{hours * 60:.0f} minutes"
-    return f"{hours:.1f} hours" if hours < 100 else f"{hours / 24:.0f} days"

@@ -13,10 +13,11 @@ from typing import Annotated, Any, NamedTuple
 
 from contrapose import runfile
 from contrapose.backbones.kinds import ADAPTER_KINDS
+from contrapose.durations import in_words
 from contrapose.errors import UserError
 from contrapose.ranges import Range, checked
 from contrapose.renamed import RENAMED
-from contrapose.report.numbers import count, duration, size
+from contrapose.report.numbers import count, size
 from contrapose.runs.best import read_best
 from contrapose.runs.folder import AGAIN, RunFolder
 from contrapose.runs.names import FINISHED, RUN_FILE
@@ -208,7 +209,7 @@ def facts(run: ShownRun) -> list[Fact]:
             lines.append(Fact(line.label, line.text.format(*values)))
     if run.metrics:
         mean = f"{run.seconds / max(len(run.series('seconds')[0]), 1):.2g} s a step, held-out measurements included"
-        lines.append(Fact("Time", f"{duration(run.seconds)} ({mean})"))
+        lines.append(Fact("Time", f"{in_words(run.seconds)} ({mean})"))
     weights = sum(path.stat().st_size for path in run.folder.glob("*.safetensors"))
     if weights:
         lines.append(Fact("Weights", size(weights)))
