@@ -179,12 +179,30 @@ def test_a_line_of_the_plan_asks_for_the_choice(
     assert main([*choice, "a", "learning-rate"]) == 0
     assert capsys.readouterr().out == "0.0001\n"
     for words, told in (
-        (["a", "beta"], "a: no beta was chosen for it (known: scale, checkpoint, learning-rate)"),
+        (["a", "beta"], "a: no beta was chosen for it (known: scale, learning-rate)"),
         (["a", "learning-rate", "--at", "3"], "at: is for a checkpoint, and not for learning-rate; leave it out"),
         (["base", "learning-rate"], "base: no method of this study (known: a)"),
     ):
         assert main([*choice, *words]) == 2
         assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["scale", "checkpoint", "learning-rate"])
+def test_a_study_without_choices_says_so(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = {key: value for key, value in STUDY.items() if key != "choosing"}
+    prompts = {name: STUDY["prompts"][name] for name in ("train", "test")}
+    Path("study.yaml").write_text(yaml.safe_dump({**settings, "prompts": prompts, "version": 1}))
+    assert main(["study", "choice", "study.yaml", "a", what]) == 2
+    assert "study.yaml: chooses nothing, as all models are shown at its scales" in capsys.readouterr().err
+    choosing = {key: value for key, value in STUDY["choosing"].items() if key != "tries"}
+    Path("study.yaml").write_text(yaml.safe_dump({**STUDY, "choosing": choosing, "version": 1}))
+    assert main(["study", "choice", "study.yaml", "a", what]) == 2
+    untried = "a: no learning-rate was chosen for it; nothing is tried of it (known: scale)"
+    told = {"learning-rate": untried}.get(what, "the dev prompts are not judged yet")
+    assert told in capsys.readouterr().err
 
 
 def test_before_anything_ran_lines_are_checked_with_the_first_value() -> None:

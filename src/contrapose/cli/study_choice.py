@@ -40,15 +40,24 @@ def tell(command: Command) -> None:
 
     if command.at is not None and command.what != "checkpoint":
         raise UserError(f"at: is for a checkpoint, and not for {command.what}; leave it out")
-    measured = DevChoices(read_study(command.file))
+    study = read_study(command.file)
+    if study.choosing is None:
+        raise UserError(
+            f"{command.file}: chooses nothing, as all models are shown at its scales and at the ends of their runs; "
+            "say under choosing what is chosen"
+        )
+    measured = DevChoices(study)
     if command.what == "scale":
         print(measured.best(command.model).scale)
         return
     if command.what != "checkpoint":
         tried = measured.tried(command.model).values
         if command.what not in tried:
-            chosen = ", ".join(("scale", "checkpoint", *tried))
-            raise UserError(f"{command.model}: no {command.what} was chosen for it (known: {chosen})")
+            chosen = ["scale", *(["checkpoint"] if study.choosing.checkpoints else []), *tried]
+            lacking = "" if tried else "; nothing is tried of it"
+            raise UserError(
+                f"{command.model}: no {command.what} was chosen for it{lacking} (known: {', '.join(chosen)})"
+            )
         print(tried[command.what])
         return
     at_own = command.at is None
