@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, TypeVar
+from datetime import timedelta
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from contrapose.errors import UserError, one_line
 
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
+
 T = TypeVar("T")
+_FIRST_S = 3.0  # seconds that the first process has to tell what all would tell
+_OFTEN_S = 0.05  # seconds between two looks whether it has
 
 _LAUNCHERS = (  # the variables in which each tells a process its number, of how many, and which it is on its machine
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun, accelerate
@@ -77,6 +85,45 @@ def together() -> Iterator[None]:
     for number, message in enumerate(messages):
         if message is not None:
             raise UserError(message if number == 0 else f"process {number}: {message}")
+
+
+def is_first_to_tell(*messages: str) -> bool:
+    """Whether this process is to tell the user of an error, which others may have too, in one of these wordings.
+
+    The first process tells what all have; another one where neither that has told it after a few seconds, nor any of
+    the rest. They know of that by the store of torchrun, which `accelerate launch` starts too. Where there is none, the
+    first process alone tells.
+    """
+    store = _meeting_place()
+    if store is None:
+        return rank() == 0
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    keys = [f"contrapose told {attempt} {hashlib.sha256(message.encode()).hexdigest()}" for message in messages]
+    until = time.monotonic() + (_FIRST_S if rank() > 0 else 0.0)
+    try:
+        while time.monotonic() < until and not any(store.check([key]) for key in keys):
+            time.sleep(_OFTEN_S)
+        counts = [store.add(key, 1) for key in keys]
+    except RuntimeError:  # the process that kept it has ended
+        return rank() == 0
+    return max(counts) == 1
+
+
+def _meeting_place() -> TCPStore | None:
+    """The store by which torchrun brings processes together; None where there is none, or it cannot be reached.
+
+    One that the first process holds itself is left alone: it may end at any moment, of which torch would tell a page.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    from torch.distributed import TCPStore
+
+    host = os.environ.get("MASTER_ADDR", "")
+    try:
+        port = int(os.environ.get("MASTER_PORT", ""))
+        return TCPStore(host, port, timeout=timedelta(seconds=_FIRST_S), wait_for_workers=False)
+    except (RuntimeError, ValueError):
+        return None
 
 
 def shared_out(items: Sequence[T], number: int, of: int) -> list[tuple[T, bool]]:

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from contrapose.cli.fixes import is_of_one, message_of
 from contrapose.files import is_full
-from contrapose.processes import rank
+from contrapose.processes import is_first_to_tell, rank
 
 _MOST_SHOWN = 2000  # characters of a message: some quote what a file holds
 
@@ -31,19 +31,28 @@ def explained(error: Exception) -> int:
     message = message_of(error)
     if message is None:
         raise error
-    if rank() > 0 and is_of_one(error):  # one process may be alone with it, and then tells of it itself
-        message = f"process {rank()}: {message}"
-        print(f"contrapose: {message}", file=sys.stderr)
-    return fail(message, 2)
+    if rank() == 0:
+        is_told = is_first_to_tell(message)
+    else:
+        # one process may be alone with it, and then tells of it itself
+        by_itself = f"process {rank()}: {message}"
+        is_told = is_of_one(error) or is_first_to_tell(message, by_itself)
+        message = by_itself
+    if is_told:
+        _tell(message)
+    return 2
 
 
-def fail(message: str, code: int) -> int:
-    """Tell the message in one line, once where several processes failed alike; returns the code."""
-    if rank() > 0:  # the first process says it for all
-        return code
+def stopped() -> int:
+    """The exit code of a command that was interrupted, told once for all processes."""
+    if rank() == 0:
+        _tell("stopped; the same command carries on from here")
+    return 130
+
+
+def _tell(message: str) -> None:
     if len(message) > _MOST_SHOWN:
         message = f"{message[:_MOST_SHOWN]} ..."
     Console(stderr=True, highlight=False).print(
         f"[red]contrapose:[/red] {escape(' '.join(message.split()))}", soft_wrap=True
     )
-    return code

@@ -9,7 +9,7 @@ import threading
 
 from contrapose import __version__
 from contrapose.cli.commands import COMMANDS, find
-from contrapose.cli.failures import explained, fail, tell_of_thread
+from contrapose.cli.failures import explained, stopped, tell_of_thread
 from contrapose.cli.started import check_processes
 from contrapose.cli.torchvision import check_torchvision
 from contrapose.cli.usage import FIRST_WORDS, usage
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         return explained(error)
     except KeyboardInterrupt:
-        return fail("stopped; the same command carries on from here", 130)
+        return stopped()
     return 0
 
 
