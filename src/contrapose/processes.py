@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch.distributed import TCPStore
 
 T = TypeVar("T")
+LONGEST_WAIT = timedelta(hours=2)
+"""Of processes for another, such as the first one that alone reads a network."""
 _FIRST_S = 3.0  # seconds that the first process has to tell what all would tell
 _OFTEN_S = 0.05  # seconds between two looks whether it has
 

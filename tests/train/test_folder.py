@@ -16,7 +16,7 @@ from contrapose.errors import UserError
 from contrapose.files import one_writer
 from contrapose.methods import DDSPO
 from contrapose.train.align import align
-from contrapose.train.folder import check_seen
+from contrapose.train.folder import FolderSeen, agreed, check_seen
 from contrapose.train.settings import Optimisation, Run, Watching
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_levels")]
@@ -239,3 +239,22 @@ def test_processes_that_see_different_folders_do_not_go_on(tmp_path: Path) -> No
     check_seen(tmp_path, [[2, 4], [2, 4]])
     with pytest.raises(UserError, match=f"{tmp_path}: processes see different kept steps .the newest are 4, 0, 4"):
         check_seen(tmp_path, [[2, 4], [], [2, 4]])
+
+
+def test_a_process_goes_by_what_the_first_one_sees(
+    tiny_model: Path, tiny_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own folder is still empty, as where another machine's file system shows late what was written."""
+    run = Run(str(tiny_model), tiny_pairs, DDSPO(beta=200.0), optimisation=FAST)
+    seen: list[FolderSeen] = []
+
+    def of_all(mine: FolderSeen) -> list[FolderSeen]:
+        seen.append(mine)
+        return [FolderSeen(has_begun=True, is_over=True, precision=mine.precision), mine]
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("contrapose.train.align.of_all", of_all)
+    assert [state.step for state in align(run, tmp_path / "out")] == [4]
+    assert seen == [FolderSeen(has_begun=False, is_over=False, precision="fp32")]
+    with pytest.raises(UserError, match=r"in different precisions \(bf16, fp32\); set --precision"):
+        agreed(tmp_path, [FolderSeen(True, False, "bf16"), *seen])

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from contrapose.core.group import OwnSteps
 from contrapose.errors import UserError
 from contrapose.files import check_folder, one_writer
 from contrapose.methods import name_of
-from contrapose.processes import num_processes, rank, together
+from contrapose.processes import LONGEST_WAIT, num_processes, of_all, rank, together
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.metrics import CLOCK, HELD_OUT, add_metrics
 from contrapose.runs.names import BASE_NOTE, METRICS, RUN_FILE
@@ -42,6 +41,8 @@ from contrapose.store.mixture import Mixture
 from contrapose.train.comparable import comparable
 from contrapose.train.data import Groups
 from contrapose.train.folder import (
+    FolderSeen,
+    agreed,
     claim,
     finish,
     go_back_to,
@@ -67,7 +68,6 @@ from contrapose.train.trained import Trained
 from contrapose.train.watch import Watched, Watcher, jury_of
 
 log = logging.getLogger(__name__)
-_LONGEST_WAIT = timedelta(hours=2)  # of processes for another, such as the first one that alone reads a network
 
 
 def align(run: Run, out: Path) -> Iterator[TrainState]:
@@ -84,31 +84,36 @@ def align_stage(stage: Stage) -> Iterator[TrainState]:
     another model, other settings or other content of what they name in the folder, a folder that another command is
     writing or that not all processes see, or divergence.
     """
-    check_folder(stage.folder)
-    with one_writer(stage.folder) if rank() == 0 else nullcontext():
-        yield from _align_alone(stage)
+    # first of all, so that what one process fails at ends all, and what is done goes by the files that one of them sees
+    accelerator = _accelerator(stage.run)
+    with ExitStack() as held:
+        with together():
+            check_folder(stage.folder)
+            if rank() == 0:
+                held.enter_context(one_writer(stage.folder))
+        yield from _align_alone(stage, accelerator)
 
 
-def _align_alone(stage: Stage) -> Iterator[TrainState]:
+def _align_alone(stage: Stage, accelerator: Accelerator) -> Iterator[TrainState]:
     run = stage.run
     out = stage.folder
-    pairs = Mixture(run.pairs)
-    if stage.then is not None:
-        comparable(pairs, stage.then)  # refused now, and not when this run has been trained for it
-    compared = comparable(pairs, run)
     is_first = rank() == 0
-    begun = (out / RUN_FILE).exists()
-    inputs = inputs_of(stage, pairs) if is_first else {}
-    has_other_steps = begun and is_first and claim(stage, inputs)
-    if begun and is_whole(stage):
+    with together():
+        pairs = Mixture(run.pairs)
+        if stage.then is not None:
+            comparable(pairs, stage.then)  # refused now, and not when this run has been trained for it
+        compared = comparable(pairs, run)
+        begun = (out / RUN_FILE).exists()
+        inputs = inputs_of(stage, pairs) if is_first else {}
+        has_other_steps = begun and is_first and claim(stage, inputs)
+        is_over = begun and is_first and is_whole(stage)
+    # another machine may see later what the first process has written
+    begun, is_over = agreed(out, of_all(FolderSeen(begun, is_over, run.precision)))
+    if is_over:
         log.info(f"{out}: had finished already")
         yield TrainState(run.optimisation.train_steps, {})
         return
-    if run.precision == "fp16" and not torch.cuda.is_available():
-        raise UserError("precision fp16 needs a GPU; use bf16 or fp32 here")
-    check_installed(run.watching.trackers)
-    accelerator = _accelerator("no" if run.computes_in == "fp32" else run.computes_in)
-    _check_processes(accelerator, run)
+    _check_here(accelerator, run)
     jury_of(run.watching, str(accelerator.device))  # missing weights are told now, not at the first image
     torch.manual_seed(run.seed)  # LoRA's initial weights
     with together():
@@ -162,9 +167,15 @@ def _watch_start(watcher: Watcher, start: int, trackers: Trackers | None) -> Non
         trackers.send(start, judged, is_new)
 
 
-def _accelerator(precision: str) -> Accelerator:
+def _lacks_gpu(run: Run) -> bool:
+    return run.precision == "fp16" and not torch.cuda.is_available()
+
+
+def _accelerator(run: Run) -> Accelerator:
     """Accelerate by the precision of this run, whichever runs the process had before."""
-    waiting = InitProcessGroupKwargs(timeout=_LONGEST_WAIT)
+    # one that lacks its GPU may be over, and is refused otherwise
+    precision = "no" if run.computes_in == "fp32" or _lacks_gpu(run) else run.computes_in
+    waiting = InitProcessGroupKwargs(timeout=LONGEST_WAIT)
     try:
         return Accelerator(mixed_precision=precision, kwargs_handlers=[waiting])
     except ValueError:
@@ -173,11 +184,14 @@ def _accelerator(precision: str) -> Accelerator:
         return Accelerator(mixed_precision=precision, kwargs_handlers=[waiting])
 
 
-def _check_processes(accelerator: Accelerator, run: Run) -> None:
-    """Raise `UserError` for several processes that do not know of each other, which would each do all of the work.
+def _check_here(accelerator: Accelerator, run: Run) -> None:
+    """Raise `UserError` where a GPU, a tracker's package or a newer torch is missing that the run needs.
 
-    And where they cannot share the networks as the run asks for it.
+    And for several processes that do not know of each other, which would each do all of the work.
     """
+    if _lacks_gpu(run):
+        raise UserError("precision fp16 needs a GPU; use bf16 or fp32 here")
+    check_installed(run.watching.trackers)
     if num_processes() != accelerator.num_processes:
         raise UserError(
             f"{num_processes()} processes were started that do not know of each other; on CPUs set "

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelerate.utils import broadcast_object_list, parse_flag_from_env, wait_for_everyone
 from safetensors import SafetensorError, safe_open
@@ -192,6 +192,30 @@ def _open_weights(folder: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file.name} is broken ({error})") from error
+
+
+class FolderSeen(NamedTuple):
+    """What one of several processes sees of a run in its folder."""
+
+    has_begun: bool
+    is_over: bool
+    """Looked up by the first process alone."""
+    precision: str | None
+    """The one that a setting left out has there."""
+
+
+def agreed(folder: Path, seen: Sequence[FolderSeen]) -> tuple[bool, bool]:
+    """Whether a run has begun and is over as the first process sees it: what it wrote, others may see later.
+
+    Raises `UserError` for processes that would train in other precisions.
+    """
+    precisions = list(dict.fromkeys(each.precision for each in seen))
+    if len(precisions) > 1:
+        raise UserError(
+            f"{folder}: processes would train in different precisions ({', '.join(map(str, precisions))}); set "
+            "--precision, and name a folder on a file system that all machines see"
+        )
+    return seen[0].has_begun, seen[0].is_over
 
 
 def resume(folder: Path, steps: int, trained: Trained, parts: Mapping[str, Stateful]) -> int:
