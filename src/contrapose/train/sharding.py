@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -18,10 +19,13 @@ from torch import Tensor, nn
 from contrapose.backbones.networks import Network
 from contrapose.backbones.policies import Policies
 from contrapose.errors import UserError
-from contrapose.processes import of_all, rank
+from contrapose.processes import LONGEST_WAIT, of_all, rank
 from contrapose.tensors import cut_as
 from contrapose.train.settings import Run
 from contrapose.train.sharding_settings import Sharding
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 log = logging.getLogger(__name__)
 _TESTED = (2, 13)
@@ -51,16 +55,12 @@ def shard(policies: Policies, run: Run, dtype: torch.dtype, accelerator: Acceler
     Gradients are sums over processes, as in a run that is not sharded. `dtype` is what the networks compute in: a
     network that is trained in float32 is gathered in it, its norms and tables too, and so are its frozen copies.
     """
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
     device = accelerator.device
     num_shards = run.sharding.num_shards(accelerator.num_processes)
     num_replicas = accelerator.num_processes // num_shards
-    # neighbours hold the shards of one another, as processes of one machine are neighbours
-    mesh = init_device_mesh(device.type, (num_replicas, num_shards), mesh_dim_names=("replicas", "shards"))
-    if num_replicas == 1:
-        mesh = mesh["shards"]
+    mesh = mesh_of(device.type, num_replicas, num_shards)
     # inputs are left alone, as times lose their last digits in half precision: autocast knows what to cast
     precision = MixedPrecisionPolicy(cast_forward_inputs=False)
     if run.full and dtype != torch.float32:
@@ -88,6 +88,24 @@ def shard(policies: Policies, run: Run, dtype: torch.dtype, accelerator: Acceler
         network.to_empty(device="cpu" if isinstance(offload, CPUOffloadPolicy) else device)
         _put_in(network, values, device)
     policies.take_parameters()
+
+
+def mesh_of(device_type: str, num_replicas: int, num_shards: int) -> DeviceMesh:
+    """The processes by their copy and their shard; by their shard alone where there is one copy.
+
+    Each group of them waits for one another as long as all processes do: torch would give those that it makes itself
+    ten minutes on GPUs.
+    """
+    from torch.distributed import new_subgroups_by_enumeration
+    from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+    if num_replicas == 1:
+        return init_device_mesh(device_type, (num_shards,), mesh_dim_names=("shards",))
+    # neighbours hold the shards of one another, as processes of one machine are neighbours
+    ranks = torch.arange(num_replicas * num_shards).view(num_replicas, num_shards)
+    of_shard, _ = new_subgroups_by_enumeration(ranks.T.tolist(), timeout=LONGEST_WAIT)
+    of_copy, _ = new_subgroups_by_enumeration(ranks.tolist(), timeout=LONGEST_WAIT)
+    return DeviceMesh.from_group([of_shard, of_copy], device_type, ranks, mesh_dim_names=("replicas", "shards"))
 
 
 def blocks(network: Network) -> list[nn.Module]:
