@@ -75,6 +75,11 @@ def tries(
     return change
 
 
+def own_tries(values: dict[str, Any], **settings: Any) -> Callable[[dict[str, Any]], None]:
+    """A method with tries of its own, and others for all."""
+    return tries({"beta": [1]}, {"a": {"align": "ddspo", "tries": values, **settings}})
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -133,6 +138,22 @@ def tries(
         (tries({"betta": [1, 2]}), "--betta 1"),
         (put("choosing", value={"scales": [1], "tried_at": 3}), "tried_at: nothing is tried"),
         (tries({"beta": [1]}, {"a": {"align": "ddspo", "options": {"beta": 2}}}), "beta is set by every method itself"),
+        (
+            tries({"beta": [1]}, {"a": {"align": "ddspo"}, "s": {"align": "sft"}}),
+            "is given tries of its own (methods: NAME: tries)",
+        ),
+        (own_tries({"beta": 3}), "methods a: tries: beta: name the values that are tried in a list"),
+        (own_tries({"beta": [3]}, options={"beta": 2}), "tries: beta: its options set it"),
+        (own_tries({"beta": [3]}, shown=False), "tries: it is not shown, so that nothing is tried"),
+        (own_tries({}), "beta is set by every method itself, or replaced by its own tries"),
+        (
+            lambda study: study.update(
+                choosing=None,
+                prompts={name: STUDY["prompts"][name] for name in ("train", "test")},
+                methods={"a": {"align": "ddspo", "tries": {"beta": [3]}}},
+            ),
+            "methods a: tries: nothing is chosen",
+        ),
         (
             tries({"beta": [1]}, {"a": {"align": "ddspo"}, "fit": {"align": "ddspo", "shown": False}}),
             "methods fit: is not shown, so that nothing is tried; give it a beta",

@@ -115,13 +115,20 @@ GRID = {"learning-rate": [0.1, 0.2], "beta": [10, 20]}
          ["a-learning-rate-0.1-beta-10-5", "a-learning-rate-0.1-beta-20-5", "a-learning-rate-0.2-beta-10-5",
           "a-learning-rate-0.2-beta-20-5", "own-beta-10-5", "own-beta-20-5", "a-learning-rate-0.2-beta-10-6",
           "own-beta-20-6"]),
+        # tries of one's own instead, or none
+        ({"choosing": {"tries": {"beta": [10, 20]}},
+          "methods": {"a": {"align": "ddspo"}, "s": {"align": "sft", "tries": {"learning-rate": [0.1, 0.2]}},
+                      "n": {"align": "sft", "tries": {}}, "fit": {"align": "sft", "shown": False, "tries": {}}}},
+         lambda name: 0.9 if name in ("a-beta-20", "s-learning-rate-0.2") else 0.1,
+         ["a-beta-10-5", "a-beta-20-5", "s-learning-rate-0.1-5", "s-learning-rate-0.2-5", "a-beta-20-6",
+          "s-learning-rate-0.2-6", "n-5", "n-6", "fit-5", "fit-6"]),
         # level by level: the second starts from the chosen run of the first
         ({"methods": {"b": {"align": "ddspo", "start": "a"}, "a": {"align": "sft"}}}, by_rate,
          [*(f"a-learning-rate-{rate}-5" for rate in RATES), "a-learning-rate-0.0001-6",
           *(f"b-learning-rate-{rate}-5 of a-learning-rate-0.0001-5" for rate in RATES),
           "b-learning-rate-0.0001-6 of a-learning-rate-0.0001-6"]),
     ],
-    ids=["best", "least", "ties", "one-seed", "own", "grid", "start"],
+    ids=["best", "least", "ties", "one-seed", "own", "grid", "tries-of-its-own", "start"],
 )  # fmt: skip
 def test_the_best_try_alone_is_trained_with_the_other_seeds(
     change: Change, good: Callable[[str], float], expected: list[str], tmp_path: Path
@@ -160,7 +167,25 @@ def test_choices_and_tables_tell_every_try(tmp_path: Path) -> None:
     assert [(row[1].text, row[2].text, row[3].is_best) for row in sheet.rows] == [
         ("1 of 3", "3e-05", False), ("2 of 3", "0.0001", True), ("3 of 3", "0.0003", False),
     ]  # fmt: skip
-    assert "scale 7.5, with training seed 5" in sheet.note and sheet.note.endswith("values: own.")
+    assert "scale 7.5, with training seed 5" in sheet.note and sheet.note.endswith(
+        "Methods have different numbers of tries: 3 of a; none of own."
+    )
+
+
+@pytest.mark.parametrize(
+    ("methods", "told"),
+    [
+        ({"a": {"align": "ddspo"}, "b": {"align": "sft"}}, "Every method has 3 tries."),
+        ({"a": {"align": "ddspo"}, "b": {"align": "sft", "tries": {"side": ["winner", "loser"]}},
+          "c": {"align": "sft", "tries": {}}, "own": OWN},
+         "Methods have different numbers of tries: 3 of a; 2 of b; none of c, own. Tries of their own: b, c."),
+        ({"own": OWN, "b": {"align": "sft", "tries": {"learning-rate": [1, 2, 3]}}, "a": {"align": "ddspo"}},
+         "Methods have different numbers of tries: none of own; 3 of b, a. Tries of their own: b."),
+        ({"fit": {"align": "sft", "shown": False, "tries": {}}, "b": {"align": "sft"}}, "Every method has 3 tries."),
+    ],
+)  # fmt: skip
+def test_the_plan_says_whether_methods_were_tried_alike(methods: Change, told: str) -> None:
+    assert plan_study(study_of({"methods": methods}), Path("study.yaml"))[0] == f"# {told}"
 
 
 def test_a_line_of_the_plan_asks_for_the_choice(

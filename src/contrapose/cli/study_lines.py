@@ -15,7 +15,7 @@ from contrapose.studies.choosing import DevChoices, Placeholders
 from contrapose.studies.inputs import check_inputs, inputs_digest
 from contrapose.studies.ledger import Ledger
 from contrapose.studies.settings import Study
-from contrapose.studies.stages import CommandLine, check_outs, report_line, stages
+from contrapose.studies.stages import CommandLine, check_outs, fix_of, report_line, stages
 
 
 def check_lines(study: Study) -> None:
@@ -26,7 +26,7 @@ def check_lines(study: Study) -> None:
         try:
             settings = settings_of(line.words)
         except UserError as error:
-            raise UserError(f"contrapose {shlex.join(line.words)}: {error}") from None
+            raise UserError(f"contrapose {shlex.join(line.words)}: {error}{fix_of(study, line, error)}") from None
         if line.words[0] == "align" and study.choosing:
             last = settings.run.optimisation.train_steps
             beyond = [step for step in study.choosing.checkpoints if step > last]

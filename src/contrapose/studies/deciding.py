@@ -27,8 +27,8 @@ class Choosing:
     """Kept steps to choose from; the end of each run when empty."""
     tries: Flags = field(default_factory=Flags)
     """Options of `contrapose align`, each with a list of values; of several options every combination is tried. Each
-    method that is shown and does not set the option itself is trained so with the first training seed, and with the
-    other seeds as it was best. Ties go to the earlier value."""
+    method that is shown, does not set the option itself and has no `tries` of its own is trained so with the first
+    training seed, and with the other seeds as it was best. Ties go to the earlier value."""
     tried_at: FreeScale | None = None
     """Guidance scale at which tries are compared; the last of the study's `scales` when unset."""
     evaluation: str = ""
@@ -48,22 +48,23 @@ class Choosing:
         if not self.scales:
             raise UserError("scales: name at least one to choose from")
         parsed_weights("by", self.by)
-        self._check_tries()
+        self.check_tries("tries", self.tries)
 
-    def _check_tries(self) -> None:
-        if self.tried_at is not None and not self.tries.values:
-            raise UserError("tried_at: nothing is tried; leave it out, or say under tries what is")
-        self.tries.check_free("tries", (*OF_ALIGN, *(_OF_CHECKPOINTS if self.checkpoints else ())))
-        for name, values in self.tries.values.items():
+    def check_tries(self, where: str, tries: Flags) -> None:
+        """Raise `UserError` for options that cannot be tried, of the study's or of a method's own."""
+        tries.check_free(where, (*OF_ALIGN, *(_OF_CHECKPOINTS if self.checkpoints else ())))
+        for name, values in tries.values.items():
             if not isinstance(values, list) or not values:
-                raise UserError(f"tries: {name}: name the values that are tried in a list, one at least")
+                raise UserError(f"{where}: {name}: name the values that are tried in a list, one at least")
             for value in values:
                 if isinstance(value, bool):
-                    raise UserError(f"tries: {name}: yes and no are not tried; make them two methods")
+                    raise UserError(f"{where}: {name}: yes and no are not tried; make them two methods")
                 if isinstance(value, str) and not NAME.fullmatch(value):
-                    raise UserError(f"tries: {name}: {value!r} can be no part of a run's name; take letters and digits")
+                    raise UserError(
+                        f"{where}: {name}: {value!r} can be no part of a run's name; take letters and digits"
+                    )
             if len({*map(str, values)}) < len(values) or len(set(values)) < len(values):
-                raise UserError(f"tries: {name}: a value is named twice")
+                raise UserError(f"{where}: {name}: a value is named twice")
 
 
 class Deciding(NamedTuple):

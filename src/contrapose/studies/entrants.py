@@ -27,6 +27,9 @@ class StudyMethod:
     """The method whose run of the same seed it starts from."""
     policies: tuple[str, ...] = ()
     """Of data-driven DDSPO: the two methods whose runs are fits to winners and to losers."""
+    tries: Flags | None = None
+    """What is tried of it in place of the `tries` under `choosing`, such as where it has not their options; nothing
+    when empty."""
     shown: bool = True
     """Whether its images are drawn and judged; a run that others start from need not be."""
 
@@ -34,6 +37,11 @@ class StudyMethod:
         self.options.check_free("options", OF_ALIGN)
         if len(self.policies) not in (0, 2):
             raise UserError("policies: name two methods, that of the winners and that of the losers")
+        for name in self.tries.values if self.tries else ():
+            if name in self.options.values:
+                raise UserError(f"tries: {name}: its options set it; leave it out here or there")
+        if self.tries is not None and self.tries.values and not self.shown:
+            raise UserError("tries: it is not shown, so that nothing is tried; leave them out")
         if self.prompts and self.pairs:
             raise UserError("prompts: a method is trained on pairs or on prompts; leave one of the two out")
 

@@ -79,7 +79,7 @@ def inputs_digest(study: Study) -> str:
         flags.append(pairs.options)
     for method in study.methods.values():
         named.append(method.align)
-        flags.append(method.options)
+        flags += [method.options, *([method.tries] if method.tries is not None else [])]
     flags += [study.choosing.tries] if study.choosing is not None else []
     flags += [guided.options for guided in study.guided.values()]
     flags += [sampled.options for sampled in study.sampled.values()]

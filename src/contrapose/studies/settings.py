@@ -165,6 +165,11 @@ class Study:
     def _check_choosing(self) -> None:
         choosing = self.choosing
         if choosing is None:
+            for name, method in self.methods.items():
+                if method.tries is not None:
+                    raise UserError(
+                        f"methods {name}: tries: nothing is chosen; say under choosing how, or leave it out"
+                    )
             return
         if DEV not in self.prompts:
             raise UserError("choosing: needs prompts named dev, which are not those that are reported on")
@@ -174,12 +179,24 @@ class Study:
         if choosing.checkpoints and unmeasured:
             scale = min(unmeasured)
             raise UserError(f"choosing: scales lack {scale:g}, at which models are shown with a chosen checkpoint")
+        self._check_tries(choosing)
+
+    def _check_tries(self, choosing: Choosing) -> None:
+        for name, method in self.methods.items():
+            if method.tries is not None:
+                choosing.check_tries(f"methods {name}: tries", method.tries)
         for option in choosing.tries.values:
             for name, method in self.methods.items():
-                if not method.shown and option not in method.options.over(self.training).values:
+                has_value = option in method.options.over(self.training).values or method.tries is not None
+                if not method.shown and not has_value:
                     raise UserError(f"methods {name}: is not shown, so that nothing is tried; give it a {option}")
             if not any(option in self.tries_of(name)[0].values for name in self.methods):
-                raise UserError(f"choosing: tries: {option} is set by every method itself; leave it out here or there")
+                raise UserError(
+                    f"choosing: tries: {option} is set by every method itself, or replaced by its own tries; leave it "
+                    "out here or there"
+                )
+        if choosing.tried_at is not None and not any(map(self.is_tried, self.methods)):
+            raise UserError("choosing: tried_at: nothing is tried; leave it out, or say under tries what is")
 
     def tries_of(self, method: str) -> list[Flags]:
         """The values that a method is tried with, one for each try; a single empty one of a method that is not tried.
@@ -187,17 +204,37 @@ class Study:
         Of several options the last one changes first.
         """
         settings = self.methods[method]
-        tried = self.choosing.tries.values if self.choosing and settings.shown else {}
+        tried = Flags()
+        if self.choosing and settings.shown:
+            tried = self.choosing.tries if settings.tries is None else settings.tries
         tries = [Flags()]
-        for name, values in tried.items():
+        for name, values in tried.values.items():
             if name not in settings.options.values:
-                assert isinstance(values, list), "Choosing has checked it"
+                assert isinstance(values, list), "choosing has checked it"
                 tries = [Flags({name: value}).over(each) for each in tries for value in values]
         return tries
 
     def is_tried(self, method: str) -> bool:
         """Whether a method's settings are chosen among several."""
         return bool(self.tries_of(method)[0].values)
+
+    @property
+    def budget(self) -> str:
+        """Whether all methods that are shown were tried as often, in a sentence; empty where nothing is tried."""
+        numbers = {name: len(self.tries_of(name)) * self.is_tried(name) for name in self.methods}
+        shown = {name: number for name, number in numbers.items() if self.methods[name].shown}
+        with_theirs = [name for name in shown if self.methods[name].tries is not None]
+        if not any(shown.values()):
+            return ""
+        by_number: dict[int, list[str]] = {}
+        for name, number in shown.items():
+            by_number.setdefault(number, []).append(name)
+        if len(by_number) == 1:
+            sentence = f"Every method has {max(by_number)} tries."
+        else:
+            parts = [f"{number or 'none'} of {', '.join(names)}" for number, names in by_number.items()]
+            sentence = f"Methods have different numbers of tries: {'; '.join(parts)}."
+        return f"{sentence} Tries of their own: {', '.join(with_theirs)}." if with_theirs else sentence
 
     def pairs_of(self, method: StudyMethod) -> list[str]:
         """Names of the pairs that a method is trained on."""

@@ -61,7 +61,7 @@ def plan_study(study: Study, file: Path) -> list[str]:
 
     What is chosen on the way, such as a guidance scale, is asked for in the lines by `contrapose study choice`.
     """
-    lines: list[str] = []
+    lines = [f"# {study.budget}", ""] if study.budget else []
     listed: set[str] = set()
     for number, stage in enumerate(stages(study, Asked(study, file)), start=1):
         new = [line for line in dict.fromkeys(map(shell_line, stage.lines)) if line not in listed]

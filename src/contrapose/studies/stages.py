@@ -90,6 +90,13 @@ def check_outs(planned: Iterable[StudyStage]) -> None:
                 raise UserError(f"{line.out}: two models of this study would share it; give one another name")
 
 
+def fix_of(study: Study, line: CommandLine, error: UserError) -> str:
+    """Beside correcting a line that is refused: an option that is tried of all methods is one that some do not have."""
+    tried = study.choosing.tries.values if study.choosing else {}
+    is_of_tries = line.words[0] == "align" and any(f"--{option}" in str(error) for option in tried)
+    return "; a method without the option is given tries of its own (methods: NAME: tries)" if is_of_tries else ""
+
+
 def prompts_file(study: Study, name: str) -> Path:
     """Where a list of prompts lies."""
     source = study.prompts[name]

@@ -22,7 +22,7 @@ def study_sheets(choices: DevChoices) -> Iterator[Sheet]:
         yield from beside_published(choices, study.published)
     if study.choosing is not None:
         yield dev_scores(choices)
-        if study.choosing.tries.values:
+        if any(map(study.is_tried, study.methods)):
             yield dev_tries(choices)
 
 
@@ -51,8 +51,7 @@ def dev_scores(measured: DevChoices) -> Sheet:
 def dev_tries(measured: DevChoices) -> Sheet:
     """Every try's score on the dev prompts, those that were chosen in bold."""
     study = measured.study
-    assert study.choosing is not None
-    options = tuple(study.choosing.tries.values)
+    options = tuple(dict.fromkeys(name for method in study.methods for name in study.tries_of(method)[0].values))
     tried = {method: measured.tries(method) for method in study.methods if study.is_tried(method)}
     scores = [each.score for tries in tried.values() for each in tries]
     scale = supported(Interval(score, score, score) for score in scores)
@@ -65,11 +64,9 @@ def dev_tries(measured: DevChoices) -> Sheet:
             rows.append((*names, TableCell(scale.text(each.score), is_best=each.values == chosen)))
     note = (
         f"{_by(measured)} on dev prompts at guidance scale {tried_at(study)}, with training seed {study.seeds[0]}. "
-        "Bold is chosen: the best score, ties to the earlier try; all other seeds are trained with it."
+        "Bold is chosen: the best score, ties to the earlier try; all other seeds are trained with it. "
+        f"{study.budget}"
     )
-    untried = [name for name, method in study.methods.items() if method.shown and name not in tried]
-    if untried:
-        note += f" Not tried, since the study sets their values: {', '.join(untried)}."
     head = ("model", "try", *options, "score")
     return Sheet("Tries on dev prompts", head, tuple(rows), note, num_names=2 + len(options))
 
