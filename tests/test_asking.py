@@ -37,3 +37,22 @@ def test_of_several_errors_the_first_one_is_told(tmp_path):
     asking = Asking(at_once=len(jobs), cache=tmp_path / "answers.sqlite")
     with serving(reply) as stub, pytest.raises(UserError, match="the key was refused"):
         asking.carry_out(jobs, lambda num: wait_for(is_over) if num == 1 else None)
+
+
+@pytest.mark.parametrize(
+    ("in_line_since", "num_asked"), [(0.0, 1), (1e12, 2), (None, 2)], ids=["before", "after", "no"]
+)
+def test_a_server_that_another_has_given_up_on_meanwhile_is_asked_once(in_line_since, num_asked, tmp_path):
+    """One that began to wait for its turn before that does not wait for the server anew; one that began later does."""
+    with serving(lambda prompt, n: (503, b"")) as stub:
+
+        def give_up(patience, since):
+            asking = Asking(patience=patience, cache=tmp_path / "answers.sqlite")
+            endpoint = asking.endpoint(stub.url)
+            with pytest.raises(UserError, match="still HTTP 503"):
+                asking.carry_out([lambda: endpoint.post({"messages": [{"content": "a"}]})], in_line_since=since)
+
+        give_up(patience=0, since=None)
+        before = stub.asked["a"]
+        give_up(patience=0.05, since=in_line_since)
+        assert stub.asked["a"] - before == num_asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from threading import Event
 from typing import Annotated, Any
 
 from contrapose.answer_cache import AnswerCache
-from contrapose.endpoints import PATIENCE_S, Endpoint, unless
+from contrapose.endpoints import PATIENCE_S, Endpoint, GivenUp, unless, waited_for
 from contrapose.files import users_cache
 from contrapose.ranges import AtLeast0, Few, Range, checked
 from contrapose.runfile import Practical
 
 ANSWERS = "answers.sqlite"
+_GIVEN_UP = "given up"  # in the cache, when and on which server; the keys of answers are digests
 
 Job = Callable[[], Mapping[str, Any]]
 """One request: the answers by their keys in the cache."""
@@ -46,11 +48,17 @@ class Asking:
         """Where is asked; `UserError` for an address that is none."""
         return Endpoint(address, task, self.patience, self.timeout)
 
-    def carry_out(self, jobs: Sequence[Job], tell: Callable[[int], None] | None = None) -> dict[str, Any]:
+    def carry_out(
+        self,
+        jobs: Sequence[Job],
+        tell: Callable[[int], None] | None = None,
+        in_line_since: float | None = None,
+    ) -> dict[str, Any]:
         """Make the requests, several at once, and keep the answers as they come; all of them by key.
 
         `tell` is told how many requests are answered. After an error no further request is begun, and what the others
-        answer is kept. Raises the first one.
+        answer is kept. Raises the first one. A server that another process has given up on after `in_line_since`, in
+        seconds since 1970, when this one began to wait for its turn, is asked and not waited for once more.
         """
         answers: dict[str, Any] = {}
         cache = self.answers
@@ -59,12 +67,13 @@ class Asking:
         waiting = iter(jobs)
         running: set[Future[Mapping[str, Any]]] = set()
         is_over = Event()
+        given_up = _given_up_after(in_line_since, cache)
 
         def begun(job: Job) -> Mapping[str, Any]:
             if is_over.is_set():
                 return {}
             try:
-                with unless(is_over):
+                with unless(is_over), waited_for(given_up):
                     return job()
             except BaseException:
                 if is_over.is_set():
@@ -94,6 +103,19 @@ class Asking:
                         tell(num_done)
             finally:
                 is_over.set()  # an interrupted one waits for what is under way alone
+        if isinstance(first_error, GivenUp):
+            cache.add({_GIVEN_UP: {"url": first_error.url, "at": time.time()}})
         if first_error is not None:
             raise first_error
         return answers
+
+
+def _given_up_after(moment: float | None, cache: AnswerCache) -> str | None:
+    """The server that a process with the same cache has given up on since then, if any."""
+    if moment is None:
+        return None
+    note = cache.get([_GIVEN_UP]).get(_GIVEN_UP)
+    if note is None or note["at"] <= moment:
+        return None
+    url: str = note["url"]
+    return url

@@ -41,6 +41,7 @@ MOST_BYTES = 1 << 24  # of an answer
 _SELDOM_S = 60.0
 _told_at: dict[str, float] = {}  # when it was last told of each address that it keeps one waiting
 _over: ContextVar[threading.Event | None] = ContextVar("over", default=None)
+_waited_for: ContextVar[str | None] = ContextVar("waited_for", default=None)
 _log = logging.getLogger(__name__)
 
 
@@ -59,6 +60,14 @@ class RefusedRequest(UserError):
         super().__init__(message)
         self.code = code
         self.reason = reason
+
+
+class GivenUp(UserError):
+    """The server at `url` did not answer for as long as it was waited for."""
+
+    def __init__(self, message: str, url: str):
+        super().__init__(message)
+        self.url = url
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,8 @@ class Endpoint:
 
     def _asked(self, payload: Mapping[str, Any] | None) -> Any:
         trial = 0
+        # another process may have waited in place of this one
+        patience = 0.0 if _waited_for.get() == self.url else self.patience_s
         given_up_at: float | None = None
         while True:
             wait = self.backoff_s * 2 ** min(trial, 60)
@@ -132,7 +143,7 @@ class Endpoint:
             except (OSError, http.client.HTTPException) as error:
                 problem = self._lost(error)
             now = time.monotonic()
-            given_up_at = given_up_at or now + self.patience_s
+            given_up_at = given_up_at or now + patience
             left = given_up_at - now
             if left <= 0:
                 raise self._given_up(problem)
@@ -142,11 +153,12 @@ class Endpoint:
                 raise self._given_up(problem)
             trial += 1
 
-    def _given_up(self, problem: str) -> UserError:
+    def _given_up(self, problem: str) -> GivenUp:
         waited = f" after {in_words(self.patience_s)}" if self.patience_s else ""
-        return UserError(
+        return GivenUp(
             f"endpoint {self.url}: still {problem}{waited}; is the server running and the address right? What was "
-            "answered is kept, and the same command carries on"
+            "answered is kept, and the same command carries on",
+            self.url,
         )
 
     def _tell(self, problem: str, trial: int) -> None:
@@ -229,6 +241,16 @@ def unless(over: threading.Event) -> Iterator[None]:
         yield
     finally:
         _over.reset(token)
+
+
+@contextmanager
+def waited_for(url: str | None) -> Iterator[None]:
+    """Within the block this thread asks the server at `url` once: it was waited for in vain already."""
+    token = _waited_for.set(url)
+    try:
+        yield
+    finally:
+        _waited_for.reset(token)
 
 
 def _paused(seconds: float) -> bool:

@@ -14,6 +14,7 @@ from contrapose.degrade.llm import LanguageModel, LlmAesthetics, LlmAlignment, a
 from contrapose.degrade.writers import EndpointWriter
 from contrapose.endpoints import Endpoint
 from contrapose.errors import UserError
+from contrapose.files import claimed
 
 
 def answer(*variants, before="Sure!\n"):
@@ -244,6 +245,32 @@ def test_of_two_that_plan_the_same_one_asks_and_both_have_its_answers():
         for worker in workers:
             worker.join()
     assert got == [[("cat 0",), ("dog 0",)]] * 2
+
+
+def test_of_two_that_plan_the_same_one_waits_for_a_server_that_is_gone(monkeypatch):
+    """The other asks it once when its turn comes."""
+    both_in_line = threading.Barrier(2)
+    told = []
+
+    def claimed_in_turn(plan, *, wait):
+        both_in_line.wait(timeout=60)
+        return claimed(plan, wait=wait)
+
+    def plan(degrader):
+        with pytest.raises(UserError) as error:
+            degrader.variants(["cat"], 0)
+        told.append(str(error.value))
+
+    monkeypatch.setattr("contrapose.degrade.llm.claimed", claimed_in_turn)
+    with serving(lambda prompt, n: (503, b"")) as stub:
+        patient = Asking(patience=0.05)
+        workers = [threading.Thread(target=plan, args=[aligned(stub, asking=patient)]) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    assert len(told) == 2 and all("still HTTP 503" in line for line in told)
+    assert stub.asked["cat"] == 3
 
 
 def test_another_seed_template_model_or_setting_is_asked_anew():

@@ -64,9 +64,10 @@ class LanguageModel:
         if _unanswered(keys, records):
             # of several processes that plan the same, one asks, and the others find its answers
             plan = self.asking.answers.path.with_name(f"asking-{digest_of_json(*keys.values())[:16]}")
+            in_line_since = time.time()
             with claimed(plan, wait=True):
                 records = self.asking.answers.get(set(keys.values()))
-                records |= self._answers(template, _unanswered(keys, records), seed)
+                records |= self._answers(template, _unanswered(keys, records), seed, in_line_since)
         degraded: list[Degraded] = []
         for prompt in prompts:
             reply = Reply.of_record(records[keys[prompt]]) if prompt in keys else _EMPTY
@@ -74,7 +75,7 @@ class LanguageModel:
             degraded.append(reply.degraded(prompt))
         return degraded
 
-    def _answers(self, template: str, keys: Mapping[str, str], seed: int) -> dict[str, Any]:
+    def _answers(self, template: str, keys: Mapping[str, str], seed: int, in_line_since: float) -> dict[str, Any]:
         """Ask about prompts; the records of the replies by their keys."""
         writer = self._writer()
         # a server has many requests under way, and answers each when it is done
@@ -85,7 +86,7 @@ class LanguageModel:
             batch = {prompt: keys[prompt] for prompt in prompts[first : first + at_once]}
             jobs.append(partial(self._asked, writer, template, batch, seed))
         asking = self.asking if self.endpoint else replace(self.asking, at_once=1)
-        return asking.carry_out(jobs, _Told(at_once, len(prompts)))
+        return asking.carry_out(jobs, _Told(at_once, len(prompts)), in_line_since)
 
     def _keys(self, template: str, prompts: Sequence[str], seed: int) -> dict[str, str]:
         """Each prompt that is not blank, and the key of its answer: of all that decides it.
