@@ -50,6 +50,7 @@ from contrapose.store.fitting import Fitting
 from contrapose.store.groups import GroupStore
 from contrapose.store.manifest import INDEX
 from contrapose.store.mixture import Mixture
+from contrapose.store.prompt_list import PromptList
 from contrapose.store.prompts import Prompt, iter_listed, read_prompts
 from contrapose.store.records import GroupRecord
 from contrapose.store.shards import begin, fill
@@ -232,6 +233,7 @@ STAGES: dict[str, Callable[[Path], Any]] = {
     "mix, hold out, first epoch": start_training,
     "look up embeddings": look_up,
     "read prompts": lambda folder: read_prompts(folder / "prompts.jsonl"),
+    "list prompts alone": lambda folder: PromptList(folder / "prompts.jsonl"),
     "check prompts": check_prompts,
     "split prompts": lambda folder: split_prompts(folder / "prompts.jsonl", Splitting(folder / "test.jsonl")),
     "plan a draw": lambda folder: plan_pairs(draw(folder)),

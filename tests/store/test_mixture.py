@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from contrapose.errors import UserError
 from contrapose.store.mixture import Mixture, parse
+from contrapose.store.prompts import Prompt
 from contrapose.store.records import GroupRecord
 
 
@@ -47,6 +49,15 @@ def test_an_epoch_sees_each_pair_as_often_as_its_weight_says(folders: tuple[Path
         assert len(epoch) == 26 and max(counts[i] for i in range(10, 30)) == 1
     often = Counter(record for epoch in epochs for record in epoch if record >= 10)
     assert len(often) == 20 and min(often.values()) > 5, "another share each time"
+
+
+def test_a_file_of_prompts_is_each_text_once_with_what_its_first_line_tells(tmp_path: Path) -> None:
+    rows = [{"prompt": "a fox", "tag": "x"}, {"prompt": "a cup"}, {"prompt": "a fox", "tag": "y"}, {"prompt": "a bee"}]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    mixture = Mixture(tmp_path / "p.jsonl")
+    assert [record.prompt for record in mixture.records] == ["a fox", "a cup", "a bee"]
+    assert list(mixture.prompts()) == [Prompt("a fox", {"tag": "x"}), Prompt("a cup"), Prompt("a bee")]
+    assert [prompt.place for prompt in mixture.prompts()] == ["line 1", "line 2", "line 4"]
 
 
 def test_the_smallest_weight_still_sees_something(folders: tuple[Path, Path]) -> None:

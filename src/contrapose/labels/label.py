@@ -59,7 +59,7 @@ def plan_labels(settings: Labelling, store: GroupStore) -> LabelPlan:
     check_identifiers(store)
     better = {name: direction == "higher" for name, direction in directions(store).items()}
     weights = settled_weights("by", settings.weights, better)
-    if settings.combine == "pareto" and any(WIN_RATE in record.scores for record in store.records):
+    if settings.combine == "pareto" and WIN_RATE in store.records.score_names():
         raise UserError(f"{store.folder}: its groups have {WIN_RATE} already; label those that they were made of")
     left_out: list[LeftOut] = []
     num_mistakes = 0

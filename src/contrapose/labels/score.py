@@ -79,7 +79,9 @@ def score_groups(
     """
     check_identifiers(store)
     prompt_of = judged_prompts(settings, store)
-    _check_new(judge, store)
+    twice = sorted(store.records.score_names() & judge.higher_is_better.keys())
+    if twice:
+        raise UserError(f"{store.folder}: its groups have {', '.join(twice)} already; leave the judge out")
     digests = {"groups": store.digest, "judges": judge.version, "model": decoder}
     if settings.prompts is not None:
         digests["prompts"] = digest_at(settings.prompts)
@@ -120,14 +122,6 @@ def score_groups(
             begin(out, sections, CONVERTER, decoder, chain.from_iterable(every), (), inputs, masked=samples.masked)
     if not judged:
         log.info(f"{out}: all groups were scored already")
-
-
-def _check_new(judge: Judge, store: GroupStore) -> None:
-    """Raise `UserError` for a judge whose scores the groups have already."""
-    scored_by = {name for record in store.records for name in record.scores}
-    twice = sorted(scored_by & judge.higher_is_better.keys())
-    if twice:
-        raise UserError(f"{store.folder}: its groups have {', '.join(twice)} already; leave the judge out")
 
 
 def _scored(

@@ -84,7 +84,7 @@ class Mixture:
     def prompt(self, index: int) -> Prompt:
         """One record's prompt, with what a file of prompts tells beside its text."""
         store, row = self._store(index)
-        return store.prompts[row] if isinstance(store, PromptList) else Prompt(self.records[index].prompt)
+        return store.prompt(row) if isinstance(store, PromptList) else Prompt(self.records[index].prompt)
 
     def prompts(self) -> Iterator[Prompt]:
         """Every record's prompt, likewise."""

@@ -182,6 +182,10 @@ class RecordTable(Records):
             for entry in batch.column(_SAID).value_counts():
                 yield *_parsed(entry["values"].as_py()), entry["counts"].as_py()
 
+    def score_names(self) -> set[str]:
+        """The scores that any record has."""
+        return {name for _, scores, _ in self.verdicts() for name in scores}
+
     def column(self, name: str) -> pa.ChunkedArray:
         """One text of every record, as it lies in the table."""
         return pa.chunked_array([batch.column(name) for batch in self._batches], pa.string())
