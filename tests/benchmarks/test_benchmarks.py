@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -179,3 +181,17 @@ def test_processes_send_their_gradients_once_and_early(benchmark, monkeypatch, c
     assert all(cost.seconds > 0 for cost in row.costs.values())
     (line,) = capsys.readouterr().out.splitlines()[2:]
     assert [cell.strip() for cell in line.split("|")][1:4] == ["ddspo", "LoRA", f"{row.minimum:.2f}"]
+
+
+def test_the_start_of_training_is_measured_where_forks_are_no_danger():
+    """In a process of its own: forks of this one, whose torch has threads, would hang."""
+    command = [sys.executable, BENCHMARKS / "starting.py", "--tiny", "--pairs", "8", "--precisions", "bf16"]
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=alone, stdout=subprocess.PIPE, text=True, check=True)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
+    _, _, each, first, _, _, not_noted, noted = rows
+    assert [each[:2], first[:2]] == [["bf16", "each process"], ["bf16", "the first one"]]
+    # with AdamW's moments still to come, a process has no less than its shards
+    assert all(int(megabytes) >= int(row[4]) > 0 for row in (each, first) for megabytes in row[2:4])
+    assert [not_noted[0], noted[0]] == ["not noted", "noted"]
+    assert all(float(seconds) > 0 for seconds in (not_noted[2], noted[2]))

@@ -39,7 +39,7 @@ FOREIGN |= {
 FOREIGN |= {"nodes", "ntasks", "ntasks-per-node", "gpus-per-node", "array", "gpus"}  # of SLURM
 FOREIGN |= {"head"}  # of Ray
 FOREIGN |= {"sort"}  # of tar
-FOREIGN |= {"published", "repeats"}  # of benchmarks
+FOREIGN |= {"published", "repeats", "tables", "precisions"}  # of benchmarks
 FOREIGN |= {"no"}  # what a switch's name is put behind
 
 
