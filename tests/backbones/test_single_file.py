@@ -115,6 +115,18 @@ def test_precisions(checkpoint: Path, loaded: Callable[[str], Backbone]) -> None
 
 
 @pytest.mark.usefixtures("configured")
+def test_without_values_its_network_is_not_read(checkpoint: Path, tmp_path: Path) -> None:
+    broken = {
+        name: value * float("nan") if name.startswith("model.diffusion_model.") else value
+        for name, value in load_file(checkpoint).items()
+    }
+    save_file(broken, tmp_path / "broken.safetensors")
+    _refused("broken.safetensors: unet: ", tmp_path / "broken.safetensors")
+    denoiser = load_backbone(tmp_path / "broken.safetensors", with_values=False).denoiser
+    assert all(weight.is_meta for weight in denoiser.network.parameters())
+
+
+@pytest.mark.usefixtures("configured")
 def test_the_reader(checkpoint: Path, tiny_model: Path) -> None:
     prompts = ["a red circle", "a red circle " * 7, "a red circle " * 8]
     assert prompt_reader(checkpoint)(prompts) == prompt_reader(tiny_model)(prompts) == prompts[2:]

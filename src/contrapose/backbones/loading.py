@@ -18,7 +18,7 @@ from diffusers.loaders.single_file_utils import (
     load_single_file_checkpoint,
 )
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from contrapose.backbones.coherence import check_tokenizers
-from contrapose.backbones.folders import INDEX, check_parts, is_absent, networks_of, read_index, variant_of
+from contrapose.backbones.folders import INDEX, check_parts, class_of, is_absent, networks_of, read_index, variant_of
 from contrapose.backbones.networks import check_finite, network_without_values, read_network
 from contrapose.backbones.single_file import pipeline_of_checkpoint
 from contrapose.errors import UserError, one_line
@@ -187,9 +187,12 @@ def open_pipeline(
         options["requires_safety_checker"] = False
     try:
         if source.path.is_file():
-            pipe = _open_file(source.path, pipeline, wanted, options)
             for name in without_values:
-                getattr(pipe, name).to("meta")
+                # of the file nothing is read for it but what kind of model it is
+                folder = _configuration(source.path, INDEX, f"{name}/config.json")
+                kind = class_of(folder, name, read_index(folder)[name])
+                options[name] = network_without_values(kind, folder / name, wanted.get(name, wanted["default"]))
+            pipe = _open_file(source.path, pipeline, wanted, options)
         else:
             networks = read_networks(source, wanted, tuple(options), quantized or {}, without_values)
             with silent_libraries():
@@ -240,7 +243,10 @@ def read_networks(
 
 
 def _open_file(path: Path, pipeline: Any, dtypes: Mapping[str, torch.dtype], options: Any) -> DiffusionPipeline:
-    """diffusers reads a checkpoint file in one precision: the widest that is asked for, before parts are cast."""
+    """diffusers reads a checkpoint file in one precision: the widest that is asked for, before parts are cast.
+
+    Parts that the options hold are taken as they are.
+    """
     widest = max(dtypes.values(), key=lambda dtype: dtype.itemsize)
     try:
         with silent_libraries():
@@ -248,7 +254,7 @@ def _open_file(path: Path, pipeline: Any, dtypes: Mapping[str, torch.dtype], opt
     except NotImplementedError:  # from casting a tensor that has no values
         raise UserError(f"{path}: tensors of its network or autoencoder are missing; download it again") from None
     for name, part in pipe.components.items():
-        if not isinstance(part, nn.Module):
+        if not isinstance(part, nn.Module) or part is options.get(name):
             continue
         dtype = dtypes.get(name, dtypes["default"])
         if part.dtype != dtype:
@@ -260,6 +266,11 @@ def _open_file(path: Path, pipeline: Any, dtypes: Mapping[str, torch.dtype], opt
 def configuration_of(path: Path) -> str:
     """The hub id whose configuration and tokenizers go with a checkpoint file, which has none itself."""
     return fetch_diffusers_config(load_single_file_checkpoint(str(path)))["pretrained_model_name_or_path"]
+
+
+def _configuration(path: Path, *patterns: str) -> Path:
+    """The folder of a checkpoint file's configuration in the hub's cache, with the files of these names."""
+    return Path(snapshot_download(configuration_of(path), allow_patterns=list(patterns)))
 
 
 def why_unreadable(path: Path, error: Exception) -> str:
@@ -279,10 +290,8 @@ def tokenizer_folder(source: Source, pipeline: type[DiffusionPipeline]) -> Path:
     """The tokenizer of the largest text encoder; that of a checkpoint file is in the hub, with its configuration."""
     if not source.path.is_file():
         return max(source.path.glob("tokenizer*"))
-    from huggingface_hub import snapshot_download
-
     name = max(n for n in inspect.signature(pipeline.__init__).parameters if n.startswith("tokenizer"))
-    return Path(snapshot_download(configuration_of(source.path), allow_patterns=[f"{name}/*"])) / name
+    return _configuration(source.path, f"{name}/*") / name
 
 
 def absent_parts(source: Source) -> list[str]:
