@@ -258,3 +258,19 @@ def test_a_process_goes_by_what_the_first_one_sees(
     assert seen == [FolderSeen(has_begun=False, is_over=False, precision="fp32")]
     with pytest.raises(UserError, match=r"in different precisions \(bf16, fp32\); set --precision"):
         agreed(tmp_path, [FolderSeen(True, False, "bf16"), *seen])
+
+
+def test_what_a_process_alone_lacks_here_the_others_are_told(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str | None] = []
+
+    def of_all(reason: str | None) -> list[str | None]:
+        told.append(reason)
+        return [reason]
+
+    monkeypatch.setattr("contrapose.processes.of_all", of_all)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="precision fp16 needs a GPU"):
+        list(align(replace(run, precision="fp16"), tmp_path / "out"))
+    assert told[-1] == "precision fp16 needs a GPU; use bf16 or fp32 here"

@@ -113,8 +113,9 @@ def _align_alone(stage: Stage, accelerator: Accelerator) -> Iterator[TrainState]
         log.info(f"{out}: had finished already")
         yield TrainState(run.optimisation.train_steps, {})
         return
-    _check_here(accelerator, run)
-    jury_of(run.watching, str(accelerator.device))  # missing weights are told now, not at the first image
+    with together():
+        _check_here(accelerator, run)
+        jury_of(run.watching, str(accelerator.device))  # missing weights are told now, not at the first image
     torch.manual_seed(run.seed)  # LoRA's initial weights
     with together():
         backbone = _backbone(run, accelerator)
