@@ -188,6 +188,10 @@ def test_the_plan_says_whether_methods_were_tried_alike(methods: Change, told: s
     assert plan_study(study_of({"methods": methods}), Path("study.yaml"))[0] == f"# {told}"
 
 
+def test_one_try_is_told_as_one() -> None:
+    assert study_of({"choosing": {"tries": {"beta": [10]}}}).budget == "Every method has 1 try."
+
+
 def test_a_line_of_the_plan_asks_for_the_choice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

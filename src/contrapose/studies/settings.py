@@ -230,7 +230,8 @@ class Study:
         for name, number in shown.items():
             by_number.setdefault(number, []).append(name)
         if len(by_number) == 1:
-            sentence = f"Every method has {max(by_number)} tries."
+            number = max(by_number)
+            sentence = f"Every method has {number} {'try' if number == 1 else 'tries'}."
         else:
             parts = [f"{number or 'none'} of {', '.join(names)}" for number, names in by_number.items()]
             sentence = f"Methods have different numbers of tries: {'; '.join(parts)}."
