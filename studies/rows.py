@@ -55,16 +55,27 @@ def cell(shown: Shown | None, wanted: Column) -> str:
 
 
 def rows(summary: Shown, columns: list[Column]) -> list[str]:
-    """A line for each method, after those of the models that are no training seed of one."""
-    models = {name: model for name, model in summary["models"].items() if "/" not in name}
-    sets = summary.get("sets") or {"models": {}, "methods": {}}
+    """A line for each method of several training seeds, after those of the other models.
+
+    Ends the program for a metric that was not measured.
+    """
+    sets = summary["sets"] or {"models": {}, "differences": {}, "methods": {}, "higher_is_better": {}}
+    known = [*summary["metrics"], *sets["higher_is_better"]]
+    for wanted in columns:
+        if wanted.metric not in known:
+            raise SystemExit(f"{wanted.metric} was not measured (known: {', '.join(known)})")
+    runs = {run for method in summary["methods"].values() for run in method["runs"]}
+    models = {name: model for name, model in summary["models"].items() if name not in runs}
     lines = []
     for name, model in {**models, **summary["methods"]}.items():
-        whole = sets["methods"].get(name, {})
-        values = {metric: found["overall"] for metric, found in model.get("metrics", {}).items()}
-        values |= intervals(whole.get("metrics") or sets["models"].get(name, {}))
-        differences = {metric: found["difference"] for metric, found in model.get("comparisons", {}).items()}
-        differences |= intervals(whole.get("differences", {}))
+        # a model of one run is compared in a place of its own
+        compared = model.get("comparisons") or summary["comparisons"].get(name, {})
+        of_sets = {"metrics": sets["models"].get(name, {}), "differences": sets["differences"].get(name, {})}
+        of_sets |= sets["methods"].get(name, {})
+        values = {metric: found["overall"] for metric, found in model["metrics"].items()}
+        values |= intervals(of_sets["metrics"])
+        differences = {metric: found["difference"] for metric, found in compared.items()}
+        differences |= intervals(of_sets["differences"])
         shown = [(differences if wanted.form == "difference" else values).get(wanted.metric) for wanted in columns]
         cells = [cell(one, wanted) for one, wanted in zip(shown, columns, strict=True)]
         lines.append(f"| {' | '.join([name, *cells])} |")
