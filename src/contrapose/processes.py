@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -89,26 +89,34 @@ def together() -> Iterator[None]:
             raise UserError(message if number == 0 else f"process {number}: {message}")
 
 
-def is_first_to_tell(*messages: str) -> bool:
+@contextmanager
+def told_once(*messages: str) -> Iterator[bool]:
     """Whether this process is to tell the user of an error, which others may have too, in one of these wordings.
 
-    The first process tells what all have; another one where neither that has told it after a few seconds, nor any of
-    the rest. They know of that by the store of torchrun, which `accelerate launch` starts too. Where there is none, the
-    first process alone tells.
+    It is told within the block. The first process tells what all have; another one where neither that has told it after
+    a few seconds, nor any of the rest. They know of that by the store of torchrun, which `accelerate launch` starts
+    too. Where there is none, the first process alone tells.
     """
     store = _meeting_place()
     if store is None:
-        return rank() == 0
+        yield rank() == 0
+        return
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     keys = [f"contrapose told {attempt} {hashlib.sha256(message.encode()).hexdigest()}" for message in messages]
     until = time.monotonic() + (_FIRST_S if rank() > 0 else 0.0)
     try:
         while time.monotonic() < until and not any(store.check([key]) for key in keys):
             time.sleep(_OFTEN_S)
-        counts = [store.add(key, 1) for key in keys]
+        # beside whether a wording was told, how many have come to tell it
+        is_first = max([store.add(f"{key} by", 1) for key in keys]) == 1
     except RuntimeError:  # the process that kept it has ended
-        return rank() == 0
-    return max(counts) == 1
+        is_first = rank() == 0
+    yield is_first
+    if is_first:
+        # only now may others end: torchrun ends this process when one of them has
+        with suppress(RuntimeError):
+            for key in keys:
+                store.set(key, "told")
 
 
 def _meeting_place() -> TCPStore | None:

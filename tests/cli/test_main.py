@@ -16,10 +16,8 @@ import pytest
 import torch
 import yaml
 from safetensors import SafetensorError
-from torch.distributed import TCPStore
 
 from contrapose.cli.main import main
-from contrapose.errors import UserError
 
 Capture = pytest.CaptureFixture[str]
 Told = Callable[..., str]
@@ -129,54 +127,6 @@ def test_every_process_tells_that_the_disk_is_full(monkeypatch, capsys: Capture)
         assert main(["align"]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(beginning) and "the disk is full; free some space and run the same command again" in line
-
-
-@pytest.mark.parametrize(
-    ("met", "told"),
-    [
-        ([("0", "bad"), ("1", "bad"), ("2", "bad")], ["bad"]),
-        ([("2", "bad"), ("0", "bad"), ("1", "bad")], ["process 2: bad"]),  # the first comes too late
-        ([("1", "bad")], ["process 1: bad"]),
-        ([("1", "bad"), ("2", "worse")], ["process 1: bad", "process 2: worse"]),
-        # what one told the others of
-        ([("0", "process 1: bad"), ("1", "bad"), ("2", "process 1: bad")], ["process 1: bad"]),
-    ],
-)
-def test_what_a_process_fails_at_is_told_once_whoever_meets_it(
-    monkeypatch, capsys: Capture, met: list[tuple[str, str]], told: list[str]
-) -> None:
-    """By the store that torchrun has for all of them."""
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    monkeypatch.setattr("contrapose.processes._FIRST_S", 0.2)
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", str(store.port))
-
-    def fail(arguments: list[str]) -> None:
-        raise UserError(arguments[0])
-
-    monkeypatch.setattr("contrapose.cli.main.run", fail)
-    for rank, message in met:
-        monkeypatch.setenv("RANK", rank)
-        assert main([message]) == 2
-    assert capsys.readouterr().err.splitlines() == [f"contrapose: {line}" for line in told]
-
-
-def test_without_a_store_the_first_process_tells(monkeypatch, capsys: Capture) -> None:
-    def fail(_: object) -> None:
-        raise UserError("bad")
-
-    monkeypatch.setattr("contrapose.cli.main.run", fail)
-    monkeypatch.setattr("contrapose.processes._FIRST_S", 0.2)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", "1")  # where nobody listens
-    for rank in ("1", "0"):
-        monkeypatch.setenv("RANK", rank)
-        assert main(["align"]) == 2
-    assert capsys.readouterr().err.splitlines() == ["contrapose: bad"]
 
 
 @pytest.mark.parametrize(("error", "told"), [(OSError(28, "No space"), False), (ValueError("ours"), True)])

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from contrapose.cli.fixes import is_of_one, message_of
 from contrapose.files import is_full
-from contrapose.processes import is_first_to_tell, rank
+from contrapose.processes import rank, told_once
 
 _MOST_SHOWN = 2000  # characters of a message: some quote what a file holds
 
@@ -31,15 +31,16 @@ def explained(error: Exception) -> int:
     message = message_of(error)
     if message is None:
         raise error
-    if rank() == 0:
-        is_told = is_first_to_tell(message)
-    else:
+    wordings = [message]
+    if rank() > 0:
         # one process may be alone with it, and then tells of it itself
-        by_itself = f"process {rank()}: {message}"
-        is_told = is_of_one(error) or is_first_to_tell(message, by_itself)
-        message = by_itself
-    if is_told:
-        _tell(message)
+        wordings.append(f"process {rank()}: {message}")
+    if rank() > 0 and is_of_one(error):
+        _tell(wordings[-1])
+        return 2
+    with told_once(*wordings) as is_to_tell:
+        if is_to_tell:
+            _tell(wordings[-1])
     return 2
 
 
