@@ -54,6 +54,7 @@ def cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # kills no worker where the machine's memory is nearly full
         patch.setenv("RAY_prestart_worker_first_driver", "0")  # processes for the cluster's own, which starts no worker
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where workers find ray_jobs
         with started() as address, connected(address):
