@@ -20,7 +20,7 @@ from contrapose.evaluate.verdict import Detection, Thresholds
 from contrapose.pixels import lab
 from contrapose.worlds.shapes.render import BACKGROUND, COLORS, PALETTE, SHAPES, coverage
 
-THRESHOLDS = Thresholds(score=0.6, counting_score=0.75)
+THRESHOLDS = Thresholds(score=0.6, counting_score=0.7)
 
 _FOREGROUND = 28.0  # Lab distance to the background from which a pixel belongs to some object
 _WRONG_COLOR = 100.0  # RGB distance to the palette beyond which a thing is no object of this world

@@ -36,7 +36,7 @@ class ShapesJudge:
     """
 
     name = "shapes"
-    version = "3"
+    version = "4"
     higher_is_better: ClassVar[dict[str, bool]] = {
         "correct": True,
         "shape_fidelity": True,
@@ -88,7 +88,7 @@ class Shapes:
 
     title: ClassVar[str] = ""
     counted: ClassVar[str] = (
-        "An object counts where its outline overlaps that of a shape by more than 0.6, or 0.75 where objects are to be "
+        "An object counts where its outline overlaps that of a shape by more than 0.6, or 0.7 where objects are to be "
         "counted (soft intersection over union), and has the colour that most of it is nearest to. One that runs into "
         "another may be missed, however plain it is to the eye."
     )
