@@ -224,7 +224,7 @@ def test_runs_finished_and_not(html):
     assert "finished: 40 steps" in page.text
     assert "unfinished: 20 of 40 steps" in page.text
     assert "50 for training, 9 held out" in page.text
-    assert "1 min 0 s" in page.text
+    assert "1 minute (" in page.text
     labels = [svg["aria-label"] for svg in page.named("svg")]
     assert any("held out 0.613" in label or "held out 0.612" in label for label in labels)
     assert any("at the end 0.51 at 0.1, 0.55 at 0.5" in label for label in labels)
