@@ -11,14 +11,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,ray]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
 # Files go to the workers in the order that tests/conftest.py gives them: slow ones first. Bytecode is kept, whatever
 # the shell says: without it each worker compiles hundreds of files anew, and pytest rewrites their asserts.
 test fast: export PYTHONDONTWRITEBYTECODE =
 
+# Ray is for its own tests alone, and 79 MB to download.
 test: install lint
+	$(BIN)/python -m pip install --quiet -c constraints.txt ray
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What runs before a push: all but the tests that are marked slow.
