@@ -68,6 +68,20 @@ def test_others_wait_until_the_first_one_has_told(monkeypatch: pytest.MonkeyPatc
     assert waited and len(naps) == waited
 
 
+@pytest.mark.usefixtures("meeting")
+def test_one_that_is_stopped_while_it_waits_to_tell_ends_as_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise UserError("bad")
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("contrapose.cli.main.run", fail)
+    monkeypatch.setattr("contrapose.processes.time.sleep", interrupt)
+    monkeypatch.setenv("RANK", "1")
+    assert main(["align"]) == 130
+
+
 def test_without_a_store_the_first_process_tells(monkeypatch, capsys: Capture) -> None:
     def fail(_: object) -> None:
         raise UserError("bad")

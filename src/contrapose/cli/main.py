@@ -42,14 +42,20 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     prepare()
     try:
+        return _outcome(arguments)
+    except KeyboardInterrupt:  # while an error is told, too, for which one of several processes waits
+        return stopped()
+
+
+def _outcome(arguments: list[str]) -> int:
+    """The exit code of a command line, whose errors are told."""
+    try:
         try:
             run(arguments)
         finally:
             sys.stdout.flush()  # here, where a reader that has left is still told apart
     except Exception as error:
         return explained(error)
-    except KeyboardInterrupt:
-        return stopped()
     return 0
 
 
