@@ -6,12 +6,14 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import every_method
 import pytest
 from launched import ACQUAINTED, Launcher, own_groups
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from contrapose.cli.main import main
@@ -59,7 +61,10 @@ def test_two_processes_are_one_run(
     """Two micro-batches a step, so that each process has one and the sum has one order."""
     options = options or [*every_method.flags(method)]
     named: list[object] = ["align", method, "--model", tiny_model, "--pairs", tiny_pairs, *SMALL, *options]
-    ended = launcher.start_two([*named, "--out", tmp_path / "two"], write_last, **ACQUAINTED)
+    cache = tmp_path / "cache"
+    ended = launcher.start_two(
+        [*named, "--out", tmp_path / "two"], write_last, CONTRAPOSE_CACHE=str(cache), **ACQUAINTED
+    )
     assert [process.code for process in ended] == [0, 0], ended[0].err + ended[1].err
     assert "2 processes" in ended[0].err and ended[1].err == ""
     assert main([str(a) for a in [*named, "--out", tmp_path / "one"]]) == 0
@@ -67,6 +72,14 @@ def test_two_processes_are_one_run(
     assert dict(_losses(tmp_path / "two")) == pytest.approx(dict(_losses(tmp_path / "one")))
     assert _weights(tmp_path / "two") == _weights(tmp_path / "one") != {}
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(p.name for p in (tmp_path / "one").iterdir())
+    read = Counter(key for shard in cache.glob("embeddings/*/*.safetensors") for key in _rows_of(shard))
+    del read["unconditional"]
+    assert set(read.values()) == ({1} if "--train-text-encoder" not in options else set()), "each prompt by one of them"
+
+
+def _rows_of(shard: Path) -> list[str]:
+    with safe_open(shard, "pt") as file:
+        return [*file.metadata()]
 
 
 def _content(folder: Path) -> dict[str, bytes]:

@@ -47,7 +47,19 @@ class Settled(NamedTuple):
     num_new: int
     gigabytes: float
     encoders_needed: bool
-    line: str  # all of it in a sentence, for the user
+    num_left: int = 0
+    """Of prompts that are lacking and other processes read."""
+    need: str = ""
+    """Why the text encoders are needed."""
+
+    @property
+    def line(self) -> str:
+        """All of it in a sentence, for the user."""
+        if self.encoders_needed:
+            return f"{self.num_prompts} prompts: {self.need}"
+        size = _told(self.gigabytes * GIGABYTE)
+        message = f"embeddings in the cache ({size}, {self.num_new} new); text encoders leave memory"
+        return f"{self.num_prompts} prompts: {message}"
 
 
 class Embeddings:
@@ -78,38 +90,46 @@ class Embeddings:
         """What stands for no prompt, one row."""
         return self([None])
 
-    def settle(self, prompts: Iterable[str], progress: Callable[[int, int], None] | None = None) -> Settled:
+    def settle(
+        self,
+        prompts: Iterable[str],
+        progress: Callable[[int, int], None] | None = None,
+        number: int = 0,
+        of: int = 1,
+    ) -> Settled:
         """Read all prompts and the unconditional row into the cache; where that is too small, small encoders stay.
 
-        `progress` hears how many of the missing are done. Raises `UserError` where large encoders would have to stay.
+        Of several processes that settle the same prompts this one, of its number, reads its share of the missing.
+        `progress` hears how many of these are done. Raises `UserError` where large encoders would have to stay.
         """
         self._follow_encoders()
         self._rows.look()
         wanted, missing = self._sorted_out(prompts)
+        # by what the prompts are: what is missing may be less by the time at which another process looks
+        mine = [text for text in missing if short_key(_key(text)) % of == number]
         # Lengths differ, and files are often sorted: the sample is spread over all that is missing.
-        step = -(-len(missing) // AT_ONCE) or 1
-        sample = self._compute(_by_key(missing[::step])) if missing else {}
+        step = -(-len(mine) // AT_ONCE) or 1
+        sample = self._compute(_by_key(mine[::step])) if mine else {}
         extra = _bytes(sample) / max(1, len(sample)) * len(missing)
-        self._writing = not missing or self._rows.bytes + extra <= self.limit * GIGABYTE
+        self._writing = not mine or self._rows.bytes + extra <= self.limit * GIGABYTE
         if not self._writing:
             self._remember(sample)
             return self._stay(len(wanted), self._rows.bytes_of(wanted), extra)
-        rest = (text for number, text in enumerate(missing) if number % step)
+        rest = (text for place, text in enumerate(mine) if place % step)
         rows = sample
         done = 0
         while rows:
             self._rows.write(rows)
             done += len(rows)
             if progress:
-                progress(done, len(missing))
+                progress(done, len(mine))
             texts = _by_key(islice(rest, AT_ONCE))
             rows = self._compute(texts) if texts else {}
         self.unconditional()
         self._rows.keep_index()
         self._encoders_may_leave = True
-        size = self._rows.bytes_of(wanted)
-        message = f"embeddings in the cache ({_told(size)}, {len(missing)} new); text encoders leave memory"
-        return Settled(len(wanted), len(missing), size / GIGABYTE, False, f"{len(wanted)} prompts: {message}")
+        gigabytes = self._rows.bytes_of(wanted) / GIGABYTE
+        return Settled(len(wanted), len(mine), gigabytes, False, num_left=len(missing) - len(mine))
 
     def _sorted_out(self, prompts: Iterable[str]) -> tuple[Keys, list[str]]:
         """The short keys of all distinct prompts, and in their order those that have no row."""
@@ -129,12 +149,13 @@ class Embeddings:
         needs = f"would take {_told(size)}"
         if size <= self.limit * GIGABYTE:  # what is over the limit is what lies there of other models
             needs += f" beside {_told(self._rows.bytes - cached)} of others in {self._rows.folder}"
-        message = f"{num_prompts} prompts: embeddings {needs}, over the limit of {self.limit:g} GB"
+        message = f"embeddings {needs}, over the limit of {self.limit:g} GB"
         if encoders > SMALL_ENCODERS:
             fix = "raise --cache-limit, shorten --text-length, or use fewer prompts"
-            raise UserError(f"{message}, and text encoders of {_told(encoders)} are too large to stay in memory: {fix}")
-        line = f"{message}: the text encoders ({_told(encoders)}) stay in memory instead"
-        return Settled(num_prompts, 0, size / GIGABYTE, True, line)
+            problem = f"text encoders of {_told(encoders)} are too large to stay in memory"
+            raise UserError(f"{num_prompts} prompts: {message}, and {problem}: {fix}")
+        need = f"{message}: the text encoders ({_told(encoders)}) stay in memory instead"
+        return Settled(num_prompts, 0, size / GIGABYTE, True, need=need)
 
     def _follow_encoders(self) -> None:
         """Turn to the rows of the encoders as they are by now: adapters may have come or gone since the last call."""

@@ -63,6 +63,7 @@ from contrapose.train.settings import Run
 from contrapose.train.sharding import check_sharding, shard
 from contrapose.train.stages import Stage
 from contrapose.train.step_rollouts import StepRollouts
+from contrapose.train.texts import settle_together
 from contrapose.train.trackers import Trackers, check_installed
 from contrapose.train.trained import Trained
 from contrapose.train.watch import Watched, Watcher, jury_of
@@ -246,7 +247,7 @@ def _trainer(
     )
     needs_encoders = True
     if isinstance(embeddings, Embeddings):
-        settled = embeddings.settle(groups.prompts())
+        settled = settle_together(embeddings, groups.prompts)
         log.info(settled.line)
         needs_encoders = settled.encoders_needed
         if watched is not None:
