@@ -155,7 +155,7 @@ def test_a_closed_pipe_is_silent(arguments: list[str]) -> None:
     assert (ended.returncode, ended.stderr) == (141, b"")
 
 
-@pytest.mark.parametrize("command", [["pairs", "label"], ["sweep"]], ids=" ".join)
+@pytest.mark.parametrize("command", [["pairs", "label"], ["merge"]], ids=" ".join)
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_several_processes_of_a_command_that_shares_no_work_are_refused(
     monkeypatch, capsys: Capture, command: list[str], rank: str
@@ -168,21 +168,23 @@ def test_several_processes_of_a_command_that_shares_no_work_are_refused(
     assert all("2 processes" in line for line in lines)
 
 
-@pytest.mark.parametrize(("command", "instead"), [("align", "one torchrun a machine"), ("sweep", "srun --ntasks 1")])
+@pytest.mark.parametrize(
+    ("command", "instead"), [("align", "one torchrun a machine"), ("study run", "srun --ntasks 1")]
+)
 def test_tasks_that_srun_alone_started_are_told_once(monkeypatch, capsys: Capture, command: str, instead: str) -> None:
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
     monkeypatch.setenv("SLURM_PROCID", "0")
-    assert main([command, "--out", "out"]) == 2
+    assert main([*command.split(), "--out", "out"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "8 tasks" in line and instead in line and "env -u SLURM_PROCID" in line
     monkeypatch.setenv("SLURM_PROCID", "3")
     with pytest.raises(SystemExit, match="2"):
-        main([command, "--out", "out"])
+        main([*command.split(), "--out", "out"])
     assert capsys.readouterr().err == ""
     monkeypatch.delenv("SLURM_PROCID")  # or a launcher that speaks for itself
-    assert main([command, "--out", "out"]) == 2
+    assert main([*command.split(), "--out", "out"]) == 2
     assert "tasks" not in capsys.readouterr().err
 
 

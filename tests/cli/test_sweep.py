@@ -54,7 +54,8 @@ def command(tiny_model: Path, run: Path) -> Callable[..., list[str]]:
 
 
 def _files(folder: Path) -> dict[str, tuple[int, bytes]]:
-    return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.read_bytes()) for p in files}
 
 
 def test_scores_by_scale(command: Callable[..., list[str]], shapes_file: Path, tmp_path: Path) -> None:
@@ -67,7 +68,8 @@ def test_scores_by_scale(command: Callable[..., list[str]], shapes_file: Path, t
     assert list(summary["models"]) == ["w = 0", "w = 2"]
     assert "difference" in summary["comparisons"]["w = 2"]["correct"]
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "images.yaml", "inputs.yaml", "scale-0", "scale-2", "rows.parquet", "summary.json", "judged.yaml", "page.html",
+        "images.yaml", "inputs.yaml", "scale-0", "scale-2", "judged", "rows.parquet", "summary.json", "judged.yaml",
+        "page.html",
     }  # fmt: skip
 
 
@@ -161,18 +163,41 @@ def test_again_does_nothing_and_carries_on(
     before, lost = _files(out), out / "scale-1/00002/samples/0000.png"
     lost.unlink()
     with monkeypatch.context() as patched:
-        patched.setattr("contrapose.evaluate.sweep.evaluate_images", None)  # judged already
+        patched.setattr("contrapose.evaluate.kept.judged", None)  # it was already
         capsys.readouterr()
         assert main(line) == 0
     assert "finished already" in capsys.readouterr().out
     after = _files(out)
     assert {path: data for path, (_, data) in after.items()} == {path: data for path, (_, data) in before.items()}
     drawn = [path for path in after if path.endswith(".png") and after[path][0] != before[path][0]]
-    assert str(lost) in drawn
+    assert str(lost.relative_to(out)) in drawn
     assert all("scale-1" in path for path in drawn)
     assert main([*line, "--batch-size", "8", "--channels-last"]) == 0  # how images are drawn, not which
+    kept = {path.name for path in (out / "judged").iterdir()}
     assert main([*start, "--scales", "0", "1", "4"]) == 0  # more strengths may come later
+    assert kept < {path.name for path in (out / "judged").iterdir()}, "those before are not judged again"
     assert json.loads((out / "summary.json").read_text())["sweep"]["scales"] == [0.0, 1.0, 4.0]
+
+
+def test_parts_are_the_sweep_of_one_process(
+    command: Callable[..., list[str]], shapes_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each draws its images of every strength, and the last one judges all."""
+    sharing = ["--batch-size", "2", "--features", "pixels"]
+    line = command("--prompts", shapes_file, "--scales", "0", "1", *sharing, "--label", "A", "--out")
+    assert main([*line, str(tmp_path / "one")]) == 0
+    two = tmp_path / "two"
+    capsys.readouterr()
+    assert main([*line, str(two), "--part", "1/2"]) == 0
+    assert "images are left to other parts" in capsys.readouterr().out
+    assert not (two / "judged").exists() and not (two / "scale-0/contact.html").exists()
+    assert main([*line, str(two), "--part", "2/2"]) == 0
+    assert _contents(two) == _contents(tmp_path / "one")
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Without the page, which tells the folder's name."""
+    return {path: data for path, (_, data) in _files(folder).items() if path != "page.html"}
 
 
 def test_what_lies_at_a_name_is_claimed(

@@ -15,7 +15,9 @@ import pytest
 from launched import ACQUAINTED, Launcher, own_groups
 from safetensors import safe_open
 from safetensors.torch import load_file
+from training import with_lora
 
+from contrapose.backbones.families.table import load_backbone
 from contrapose.cli.main import main
 
 pytestmark = pytest.mark.slow
@@ -89,17 +91,31 @@ def _content(folder: Path) -> dict[str, bytes]:
 def test_two_workers_write_what_one_does(
     launcher: Launcher, tiny_model: Path, tiny_pairs: Path, prompts_file: Path, tmp_path: Path
 ) -> None:
-    """Groups that are drawn and scored, images, and what is judged of them; text is read by each process itself."""
+    """Groups that are drawn and scored, images, what is judged of them, and a sweep; each process reads text itself."""
     few = ["--steps", "1", "--batch-size", "2", "--device", "cpu"]
     of_model: list[object] = ["--model", tiny_model, "--prompts", prompts_file, *few]
     judges = ["--judges", "colourfulness", "--device", "cpu", "--shard-size", "3"]
     judged = ["--suite", "scores", "--judges", "colourfulness", "--features", "pixels", "--title", "a"]
     judged += ["--replicates", "20"]
+    with_lora(load_backbone(tiny_model), 2, 2).save(tmp_path / "run")
+    swept = [
+        "--positive",
+        str(tmp_path / "run"),
+        "--scales",
+        "0",
+        "1",
+        "--suite",
+        "scores",
+        "--judges",
+        "colourfulness",
+    ]
+    swept += ["--label", "a"]
     lines: dict[str, list[object]] = {
         "drawn": ["pairs", "draw", *of_model, "--shard-size", "2"],
         "scored": ["pairs", "score", tiny_pairs, *judges],
         "images": ["sample", *of_model, "--num-images", "1"],
         "judged": ["evaluate", *judged, "--images", f"base={tmp_path / 'images/one'}", f"a={tmp_path / 'images/two'}"],
+        "swept": ["sweep", *of_model, "--num-images", "1", *swept],
     }
     for name, line in lines.items():
         out = tmp_path / name
@@ -107,8 +123,8 @@ def test_two_workers_write_what_one_does(
         ended = launcher.start_two([*line, "--out", out / "two"], **cache)
         assert [process.code for process in ended] == [0, 0], ended[0].err + ended[1].err
         assert main([str(a) for a in [*line, "--out", out / "one"]]) == 0
-        # the page of images is titled by its folder
-        one, two = ({**_content(out / each), "contact.html": b""} for each in ("one", "two"))
+        # pages are titled by their folder
+        one, two = ({**_content(out / each), "contact.html": b"", "page.html": b""} for each in ("one", "two"))
         assert one == two
 
 

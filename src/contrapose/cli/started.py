@@ -5,10 +5,10 @@ from __future__ import annotations
 from contrapose.errors import UserError
 from contrapose.processes import launched, num_processes
 
-OF_WORKERS = ("evaluate", "pairs draw", "pairs import", "pairs real", "pairs score", "sample")
+OF_WORKERS = ("evaluate", "pairs draw", "pairs import", "pairs real", "pairs score", "sample", "sweep")
 """Commands that workers share which know nothing of each other."""
 _SHARED = ("align", *OF_WORKERS)  # over several processes
-_LONG = ("align", "sweep", "study run")  # the others are over before they are in the way
+_LONG = ("align", "study run")  # the others are over before they are in the way
 
 
 def check_processes(name: str) -> None:

@@ -13,6 +13,7 @@ from contrapose.cli.evaluate import UNIONS as OF_EVALUATE
 from contrapose.cli.options import Choice, parse
 from contrapose.cli.sample import UNIONS
 from contrapose.cli.sampled import load_sampled
+from contrapose.cli.sharing import Sharing
 from contrapose.worlds.settings import Sweeping
 from contrapose.worlds.suites import OF_SWEEPS
 
@@ -29,6 +30,7 @@ class Command:
     compare: tuple[Path, ...] = ()
     """Instead of sampling: finished sweeps to draw in one plot, with --out alone beside it."""
     on: OnDevice = field(default_factory=OnDevice)
+    sharing: Sharing = field(default_factory=Sharing)
 
 
 def main(arguments: list[str], prog: str) -> None:
@@ -42,13 +44,13 @@ def main(arguments: list[str], prog: str) -> None:
 def sweep(command: Command) -> None:
     from contrapose.backbones.precision import usual_precision
     from contrapose.cli.memory import advised, image_memory
-    from contrapose.cli.notes import quiet_libraries
+    from contrapose.cli.notes import quiet_libraries, tell
     from contrapose.cli.progress import Bar
     from contrapose.estimate.advice import Images, after_judging
     from contrapose.files import check_folder
     from contrapose.guiding.images import SETTINGS
     from contrapose.report.sweep import read_sweep, write_sweep_page
-    from contrapose.studies.sweeping import judge_sweep, plan_sweep, sample_sweep
+    from contrapose.studies.sweeping import judge_sweep, num_left, plan_sweep, sample_sweep
 
     quiet_libraries()
     out = command.out
@@ -57,14 +59,19 @@ def sweep(command: Command) -> None:
     plan = plan_sweep(command.settings, command.on.name)
     precision = sampling.precision or usual_precision(command.on.name, out / SETTINGS)
     at_once = Images(sampling.model, precision, sampling.loading, sampling.size, sampling.batch_size)
-    with image_memory(at_once, command.on.name):
-        backbone = load_sampled(sampling, precision, plan.prompts, command.on.name)
-        for scale, states in groupby(sample_sweep(plan, backbone, out), lambda state: state.scale):
-            with Bar(f"sampling at w = {scale:g}") as bar:
-                for state in states:
-                    bar(state.done, state.total)
-    with advised(lambda card: after_judging(plan.by.suite, command.settings.features), command.on.name):
-        is_new = judge_sweep(plan, out, Bar)
-    if not is_new:
-        print(f"{out}: this sweep was finished already")
-    print(write_sweep_page([read_sweep(out)], out).resolve())
+    with command.sharing.working() as worker:
+        with image_memory(at_once, command.on.name):
+            backbone = load_sampled(sampling, precision, plan.prompts, command.on.name)
+            for scale, states in groupby(sample_sweep(plan, backbone, out, worker), lambda state: state.scale):
+                with Bar(f"sampling at w = {scale:g}") as bar:
+                    for state in states:
+                        bar(state.done, state.total)
+        num_of_others = num_left(plan, out)
+        if num_of_others:
+            tell(f"{out}: {num_of_others} images are left to other parts, of which the last one judges them")
+            return
+        with advised(lambda card: after_judging(plan.by.suite, command.settings.features), command.on.name):
+            is_new = judge_sweep(plan, out, Bar, worker)
+        if not is_new:
+            tell(f"{out}: this sweep was finished already")
+        tell(write_sweep_page([read_sweep(out)], out, worker).resolve())

@@ -2,7 +2,8 @@
 
 sweep/images.yaml      the settings that all strengths share, with digests of what they name in inputs.yaml
       scale-0.5/       the images at w = 0.5, in GenEval's layout
-      rows.parquet     what the judge said of each image, where there was one
+      judged/          what the judge said of each image so far, where there is one
+      rows.parquet     all of it
       features/        what an extractor saw in the images, where one looked at them
       summary.json     the summary of these rows, and under `sweep` the label and the scales
       judged.yaml      digests of the images that were judged, of the judge, and of what its suite reads
@@ -22,10 +23,11 @@ from contrapose.backbones.base import Backbone
 from contrapose.core.guidance import Strength
 from contrapose.documents import as_read, dump_yaml, load_json, load_yaml
 from contrapose.errors import UserError
-from contrapose.evaluate.evidence import FEATURES, ROWS, SUMMARY
+from contrapose.evaluate.evidence import FEATURES, KEPT, ROWS, SUMMARY
 from contrapose.evaluate.images import digest_of_images
+from contrapose.evaluate.kept import KeptRows
 from contrapose.evaluate.rows import Rows, write_rows
-from contrapose.evaluate.run import Progress, evaluate_images
+from contrapose.evaluate.run import Progress
 from contrapose.evaluate.sets.describing import DESCRIBING
 from contrapose.evaluate.sets.looking import Looking, Viewer
 from contrapose.evaluate.sets.reference import FeatureCache
@@ -38,7 +40,9 @@ from contrapose.guiding.guided import settled
 from contrapose.guiding.images import SETTINGS as OF_IMAGES
 from contrapose.guiding.images import inputs_of
 from contrapose.guiding.settings import CONVERTER, Sampling
+from contrapose.judges.judge import Judge
 from contrapose.ranges import Number, check, checked
+from contrapose.workers import ALONE, Worker
 
 JUDGED = "judged.yaml"
 FIX = "delete it and run 'contrapose sweep' again"
@@ -145,69 +149,113 @@ def sum_up(
     by: JudgedBy,
     device: str = "cpu",
     progress: Progress = lambda title: nullcontext(),
+    worker: Worker = ALONE,
 ) -> bool:
-    """Judge the images of all strengths and write the folder's summary; False where that was done already."""
-    suite, settings, looking = by
-    judge = suite.load(device)
-    viewer = None
-    if looking is not None:
-        viewer = Viewer(looking, looking.features.load(device), FeatureCache(out / FEATURES), progress)
-    record = SweepRecord(label or out.absolute().name, tuple(scales), judge is not None or viewer is not None)
-    folders = {name_of(scale): folder_of(out, scale) for scale in scales}
-    digests: dict[str, str] = {}
-    free: list[str] = []
-    if record.judged:
-        digests = {folder.name: digest_of_images(folder) for folder in folders.values()}
-    if judge is not None:
-        digests[f"judge.{judge.name}"] = judge.version
-        record = replace(record, suite=settings, counted=suite.counted, called=suite.title)
-        digests |= {f"suite.{name}": digest for name, digest in suite.inputs().items()}
-        free += runfile.practical_names(suite, "suite.")
-    if viewer is not None:
-        digests[f"features.{viewer.extractor.name}"] = viewer.extractor.version
-        record = replace(record, features=viewer.looking.as_settings())
-        free += runfile.practical_names(viewer.looking.features, "features.")
-    if _is_summed_up(out, record, digests, free):
-        return False
-    summary = None
-    if record.judged:
-        base = name_of(0) if 0 in scales else None
-        looked = None
-        if viewer is not None:
-            viewer.look_together(folders, name_of(0))
-            looked = viewer.at(folders, name_of(0))
-        rows = Rows.of(())
-        if judge is not None:
-            with progress("judging images") as bar:
-                rows += evaluate_images(folders, judge, progress=bar)
-        higher_is_better = {} if judge is None else judge.higher_is_better
-        if looked is not None:
-            rows += looked.rows
-        summary = summarize(rows, SummarySettings(base, {**higher_is_better, **dict.fromkeys(DESCRIBING)}))
-        if looked is not None:
-            summary = replace(summary, sets=looked.numbers)
-        write_rows(rows, out / ROWS)
-    write_summary(summary, out / SUMMARY, {"sweep": _CONVERTER.unstructure(record)})
-    write_text(out / JUDGED, dump_yaml(digests))  # last: what was killed before is judged again
-    if viewer is not None:
-        viewer.cache.forget_others()
+    """Judge the images of all strengths and write the folder's summary; False where that was done already.
+
+    Several workers judge together, and the first that finds all of it judged sums up.
+    """
+    work = _Work.of(out, scales, label, by, device, progress)
+    with worker.in_turn(out / SUMMARY):
+        if work.is_summed_up():
+            return False
+    work.judge(worker)
+    with worker.in_turn(out / SUMMARY):
+        # of workers that end together, the first has summed up what all have judged
+        if not work.is_summed_up():
+            work.sum_up()
     return True
 
 
-def _is_summed_up(out: Path, record: SweepRecord, digests: Mapping[str, str], free: Collection[str]) -> bool:
-    """Whether the folder's summary is of these strengths, this suite and the images that are there now.
+@dataclass(frozen=True)
+class _Work:
+    """A sweep whose images are there, what judges them and what looks at them."""
 
-    Settings named in `free` decide no number.
-    """
-    if not (out / SUMMARY).is_file() or not (out / JUDGED).is_file():
-        return False
-    now = as_read(_CONVERTER.unstructure(record))
-    before = as_read(_CONVERTER.unstructure(read_record(out)))
-    if any(name not in free for name in runfile.differences(before, now)):
-        return False
-    if record.judged and not is_current(out / SUMMARY):
-        return False
-    return bool(load_yaml(out / JUDGED, FIX) == digests)
+    out: Path
+    record: SweepRecord
+    folders: Mapping[str, Path]
+    judge_and_kept: tuple[Judge, KeptRows] | None
+    viewer: Viewer | None
+    progress: Progress
+    digests: Mapping[str, str]
+    """Of all that the summary comes from."""
+    free: Collection[str]
+    """Settings that decide no number."""
+
+    @classmethod
+    def of(cls, out: Path, scales: Sequence[float], label: str, by: JudgedBy, device: str, progress: Progress) -> _Work:
+        suite, settings, looking = by
+        judge = suite.load(device)
+        viewer = None
+        if looking is not None:
+            viewer = Viewer(looking, looking.features.load(device), FeatureCache(out / FEATURES), progress)
+        record = SweepRecord(label or out.absolute().name, tuple(scales), judge is not None or viewer is not None)
+        folders = {name_of(scale): folder_of(out, scale) for scale in scales}
+        of_images: dict[str, str] = {}
+        if record.judged:
+            of_images = {name: digest_of_images(folder) for name, folder in folders.items()}
+        digests = {folders[name].name: digest for name, digest in of_images.items()}
+        free: list[str] = []
+        judge_and_kept = None
+        if judge is not None:
+            record = replace(record, suite=settings, counted=suite.counted, called=suite.title)
+            of_suite = {f"suite.{name}": digest for name, digest in suite.inputs().items()}
+            digests |= {f"judge.{judge.name}": judge.version, **of_suite}
+            free += runfile.practical_names(suite, "suite.")
+            decided_by = [runfile.deciding(settings, suite), of_suite]
+            judge_and_kept = judge, KeptRows.of(out / KEPT, judge, folders, {}, of_images, decided_by)
+        if viewer is not None:
+            digests[f"features.{viewer.extractor.name}"] = viewer.extractor.version
+            record = replace(record, features=viewer.looking.as_settings())
+            free += runfile.practical_names(viewer.looking.features, "features.")
+        return cls(out, record, folders, judge_and_kept, viewer, progress, digests, free)
+
+    def is_summed_up(self) -> bool:
+        """Whether the folder's summary is of these strengths, this suite and the images that are there now."""
+        if not (self.out / SUMMARY).is_file() or not (self.out / JUDGED).is_file():
+            return False
+        now = as_read(_CONVERTER.unstructure(self.record))
+        before = as_read(_CONVERTER.unstructure(read_record(self.out)))
+        if any(name not in self.free for name in runfile.differences(before, now)):
+            return False
+        if self.record.judged and not is_current(self.out / SUMMARY):
+            return False
+        return bool(load_yaml(self.out / JUDGED, FIX) == self.digests)
+
+    def judge(self, worker: Worker) -> None:
+        """Judge and look at what no other worker does."""
+        if self.viewer is not None:
+            self.viewer.look_together(self.folders, name_of(0), worker)
+        if self.judge_and_kept is not None:
+            judge, kept = self.judge_and_kept
+            with self.progress("judging images") as bar:
+                kept.judge(judge, worker, bar)
+
+    def sum_up(self) -> None:
+        """Write the rows and the summary of all that was judged and looked at."""
+        summary = None
+        if self.record.judged:
+            rows = Rows.of(())
+            better: dict[str, bool | None] = dict.fromkeys(DESCRIBING)
+            if self.judge_and_kept is not None:
+                judge, kept = self.judge_and_kept
+                rows += kept.read()
+                better = {**judge.higher_is_better, **better}
+            looked = None if self.viewer is None else self.viewer.at(self.folders, name_of(0))
+            if looked is not None:
+                rows += looked.rows
+            base = name_of(0) if 0 in self.record.scales else None
+            summary = summarize(rows, SummarySettings(base, better))
+            if looked is not None:
+                summary = replace(summary, sets=looked.numbers)
+            write_rows(rows, self.out / ROWS)
+        write_summary(summary, self.out / SUMMARY, {"sweep": _CONVERTER.unstructure(self.record)})
+        # last: what was killed before is summed up again
+        write_text(self.out / JUDGED, dump_yaml(dict(self.digests)))
+        if self.judge_and_kept is not None:
+            self.judge_and_kept[1].forget_others()
+        if self.viewer is not None:
+            self.viewer.cache.forget_others()
 
 
 def read_record(folder: Path) -> SweepRecord:

@@ -15,7 +15,7 @@ from contrapose.evaluate.images import prompt_folders
 from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.summary import write_summary
 from contrapose.evaluate.sweep import FIX, folder_of, name_of, read_record
-from contrapose.files import check_folder, one_writer, write_text
+from contrapose.files import check_folder, write_text
 from contrapose.report.drawing import DASHES, MARKERS, QUIET, SERIES, drawing
 from contrapose.report.evidence import Judged, headlines, spoken
 from contrapose.report.examples import Example, examples, unjudged_examples
@@ -23,6 +23,7 @@ from contrapose.report.html import fill
 from contrapose.report.numbers import Cell, Scale
 from contrapose.report.plots import Plot
 from contrapose.report.provenance import sampling, settings_of, versions
+from contrapose.workers import ALONE, Worker
 
 PAGE = "page.html"
 NUM_EXAMPLES = 6
@@ -83,7 +84,7 @@ def read_sweeps(folders: Sequence[Path]) -> list[Sweep]:
     return sweeps
 
 
-def write_sweep_page(sweeps: Sequence[Sweep], out: Path) -> Path:
+def write_sweep_page(sweeps: Sequence[Sweep], out: Path, worker: Worker = ALONE) -> Path:
     """Write `page.html` on one sweep, or on several with their lines' scores in `summary.json` beside it.
 
     Raises `UserError` when they cannot be compared.
@@ -91,7 +92,7 @@ def write_sweep_page(sweeps: Sequence[Sweep], out: Path) -> Path:
     check_folder(out)
     _check(sweeps, out)
     page = render(sweeps)
-    with one_writer(out):
+    with worker.writing(out), worker.in_turn(out / PAGE):
         if len(sweeps) > 1:
             lines: dict[str, list[dict[str, Any]]] = {}
             for metric in _metrics(sweeps):
