@@ -60,7 +60,7 @@ def test_a_penalty_is_from_a_policy_that_rewards_are_not_against(pull: float, sp
     loss = torch.log1p(torch.exp(rewards[1] - rewards[0])) + sum(penalties)
     torch.testing.assert_close(outcome.loss.detach(), loss.detach(), rtol=1e-12, atol=1e-14)
     theirs = list(torch.autograd.grad(loss.sum(), list(policies.nets["trainee"].parameters())))
-    assert relative_error(ours, theirs) < 1e-11
+    assert relative_error(ours, theirs) < 1e-12
 
 
 @pytest.mark.parametrize("split", [False, True], ids=["whole", "split"])

@@ -171,7 +171,7 @@ def test_the_authors_loss(method, formula, space, same_value, split: bool, num: 
     ours = gradient(outcome, policies.nets["trainee"])
     loss = formula(method, seen(group, policies, space))
     theirs = list(torch.autograd.grad(loss.sum(), list(policies.nets["trainee"].parameters())))
-    assert relative_error(ours, theirs) < 1e-11
+    assert relative_error(ours, theirs) < 1e-12
     if same_value:
         torch.testing.assert_close(outcome.loss.detach(), loss.detach(), rtol=1e-12, atol=1e-14)
 
