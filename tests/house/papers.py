@@ -60,8 +60,11 @@ LEFT_OUT = """\
 - D2-Align (arXiv 2512.24146, first stage) learns by gradient a direction in a reward model's text embedding, and
   then follows that model's gradient through the image. No method here takes a gradient through an image. A judge that
   is corrected so, as a class of yours with `Judge`'s shape, can score and choose.
-- GrAInS, lambda-DPO and CW-DPO are methods for language models. Of them there are CW-DPO's weight
-  (`--guard cooling`) and pairs of a list by what they are worth (`rankdpo`).
+- GrAInS, lambda-DPO and CW-DPO are methods for language models. Of CW-DPO there is its weight (`--guard cooling`).
+  Lambda-DPO sums, with weights lambda that are drawn anew at each step, the losses of one list under several
+  preferences, each the cross entropy of its softmax. Here several judges are weighed before a list is ranked
+  (`pairs label --by pickscore:2 hpsv2.1`), and lists are learnt by `diffusion-lpo` (Plackett-Luce) or by `rankdpo`
+  (pairs of a list by what they are worth), both made for diffusion.
 """
 
 

@@ -1,12 +1,13 @@
-"""CHATS (ICML 2025): a policy for winners and one for losers, trained jointly and contrasted in sampling.
+"""CHATS (ICML 2025, arXiv 2502.12579): a policy of winners and one of losers, trained jointly, contrasted in sampling.
 
     L = -E log sigmoid( -B [ (mse_w^{+} - mse_w^{ref}) + (mse_l^{-} - mse_l^{ref}) ] ),   mse to the forward noise
 
 Each policy fits its own images (a sum, where DPO has a difference); the losing one's prompt is left out half of the
 time. Published: B 1000 (no factor of a half, so beta is 2000 here), batch 128 (1 x 16 accumulated x 8 GPUs), warm-up
 100; SD1.5 2000 steps at an effective learning rate of 1.28e-7 (1e-9 with --scale_lr: times the batch), SDXL 6000 steps
-of Adafactor at 3.84e-7 (3e-9). Sampling: 50 steps, `contrapose sample --guidance chats --positive RUN/positive
---negative RUN/negative`, at a guidance scale of 6 for the paper's s = 5.
+of Adafactor at 3.84e-7 (3e-9), its gradients taken as they come (`max_grad_norm: 0`). Sampling: 50 steps, `contrapose
+sample --guidance chats --positive RUN/positive --negative RUN/negative`, at a guidance scale of 6 for the paper's
+s = 5.
 
 Differs from the authors' code: without a prompt the losing policy reads what the family reads for none (SD1.5 the
 empty text, SDXL zeros) both in training and in sampling. Theirs is trained on zeros in place of the text's embedding

@@ -12,8 +12,8 @@ The old policy draws the groups that are trained on, or with `stored` they are a
 
 Published with SD3.5-Medium at 512 pixels, drawn by 10 steps: LoRA rank 64, learning rate 3e-4, weight decay 1e-4, an
 average of the weights (.9 every 8 steps), 24 images of each of 24 prompts, 16 of each of 8 in the released
-configurations, which four steps go through. With a guidance of 4.5: beta 100, pull .02, clip .01. Without guidance,
-rewards against the old policy (`against = old`): beta 2000, pull .001, clip .001.
+configurations, each group at four times in one step. With a guidance of 4.5: beta 100, pull .02, clip .01. Without
+guidance, rewards against the old policy (`against = old`): beta 2000, pull .001, clip .001.
 Differs from the authors' code: their loss is another number of the same gradient, as the sigmoid is a weight there and
 no gradient flows through it. Theirs draws by the trainee itself in the first 500 steps. Deviations are those of a
 group, where some of their configurations take all images'. Times are the run's own, where theirs are four of the

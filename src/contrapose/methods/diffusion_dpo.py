@@ -7,7 +7,7 @@ dropped.
 Differs from the authors' code: noise and time come from each pair's own seed. Latents are the autoencoder's mean, where
 theirs are a fresh sample each time; images are mirrored once, by their seed (`--flip`), where theirs are mirrored at
 random each time, winner and loser each by itself. A dropped caption is the family's no prompt, on SDXL zeros, where
-theirs is the empty text. On SDXL their Adafactor takes gradients as they come, which is `max_grad_norm = 0`.
+theirs is the empty text.
 """
 
 from __future__ import annotations

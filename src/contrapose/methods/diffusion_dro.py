@@ -1,4 +1,4 @@
-"""Diffusion-DRO (basiclab/DiffusionDRO): inverse reinforcement learning; stage 1 of RealAlign (arXiv 2605.19839).
+"""Diffusion-DRO (NeurIPS 2025, arXiv 2510.18353): inverse reinforcement learning; stage 1 of RealAlign (realalign.py).
 
     L = E max(0, m + [mse(n, theta(xr_t)) - mse(n, ref(xr_t))] - [mse(e_pol, theta(xp_t)) - mse(e_pol, ref(xp_t))])
 

@@ -1,4 +1,4 @@
-"""DMPO (as in Fu et al. 2025, arXiv 2511.03317, github.com/AIDC-AI/Diffusion-SDPO): reverse KL to the preference.
+"""DMPO (Li et al. 2025, arXiv 2507.07510, as in Diffusion-SDPO, arXiv 2511.03317): reverse KL to the preference.
 
     L = E KL( Bernoulli(p) || Bernoulli(q) ) = p log (p / q) + (1 - p) log ((1 - p) / (1 - q))
     p = sigmoid(r_w - r_l), Diffusion-DPO's,   q = 1 - alpha where the winner is preferred; mse to the forward noise

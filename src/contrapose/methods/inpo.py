@@ -1,4 +1,4 @@
-"""InPO (JaydenLyh/InPO): Diffusion-DPO under the noise from which the model itself would draw each image.
+"""InPO (CVPR 2025, arXiv 2503.18454): Diffusion-DPO under the noise from which the model itself would draw each image.
 
     L = -E log sigmoid( -(beta / 2) [ (mse_w - mse_l)_theta - (mse_w - mse_l)_ref ] ),   mse to each image's own noise
     noise_i = (x_t^i - a(t) x0^i) / s(t),   x_t^i by inversion of DDIM from x0^i to t with theta, without gradient
@@ -7,8 +7,8 @@ Inversion takes n steps, each of one more prediction without gradient for every 
 state. A pair costs 2 n forwards more than one of Diffusion-DPO.
 
 Published on Pick-a-Pic v2 without ties: n 10, eta 0.1; SD1.5 beta 2000 from a model fitted on winners, SDXL beta 5000
-with Adafactor; both full, fp16, batch 1024 (1 x 128 accumulated x 8 GPUs), 400 steps, warm-up 200, effective learning
-rate 1.02e-5 (1e-8 with --scale_lr: times the batch).
+with Adafactor; both full, fp16, 20 % of captions dropped, batch 1024 (1 x 128 accumulated x 8 GPUs), 400 steps, warm-up
+200, effective learning rate 1.02e-5 (1e-8 with --scale_lr: times the batch).
 Differs from the authors' code: its grid is n steps over the whole way, of which those below t are walked, so that a
 state lies up to a step below the time that the network is told, and half of the steps are walked on average; here all n
 steps lead to t itself. Its last step asks the scheduler for a level beyond its table where t lies past the grid's end;

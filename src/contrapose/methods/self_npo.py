@@ -1,4 +1,4 @@
-"""Self-NPO (G-U-N/Diffusion-NPO): a negative policy for guidance, without any preferences, from the model itself.
+"""Self-NPO (AAAI 2026, arXiv 2505.11777): a negative policy for guidance, without preferences, from the model itself.
 
     L = E mean( sqrt(d^2 + c^2) - c ),   d = x0_theta(x_u, u, c) - x0_teacher(x_t', t', no prompt)
 

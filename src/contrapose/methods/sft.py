@@ -3,6 +3,13 @@
     L = E mse(eps, e_theta(x_t, t, c))
 
 With `side = loser` it fits what should be avoided, as cPGD's negative module needs (arXiv 2602.18799).
+
+Published as cPGD's two modules for SDXL, one of winners and one of losers, on Pick-a-Pic v2 without ties: full UNet in
+fp16, Adafactor, batch 2048 (8 x 256 accumulated x 1 GPU), effective learning rate 2.05e-6 (1e-9 with --scale_lr: times
+the batch), warm-up 200, 2000 steps, 20 % of captions dropped.
+Differs from the authors' code: latents are the autoencoder's mean, where theirs are a fresh sample each time; images
+are mirrored once, by their seed, where theirs are at random each time; a dropped caption is the family's no prompt, on
+SDXL zeros, where theirs is the empty text.
 """
 
 from __future__ import annotations

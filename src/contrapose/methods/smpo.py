@@ -1,4 +1,4 @@
-"""SmPO (JaydenLyh/SmPO): InPO's noise by a more exact inversion, and a margin that counts by how sure a judge is.
+"""SmPO (ICML 2025, arXiv 2506.02698, eq. 9): InPO's noise by a closer inversion, margins by how sure a judge is.
 
     L = -E log sigmoid( -(beta / 2) k (2 p - 1) [ (mse_w - mse_l)_theta - (mse_w - mse_l)_ref ] ),   k = 10
     p = exp(s_w) / (exp(s_w) + exp(s_l)),   s a judge's scores, over its range on the data
@@ -7,10 +7,10 @@ mse is to each image's own noise, by inversion of DDIM of which every step asks 
 a pair's own label where no judge is named, 1 for a decided pair. A pair costs 4 n forwards more than one of
 Diffusion-DPO, n the steps of inversion.
 
-Published on Pick-a-Pic v2, scored by PickScore, whose cosines have a range of 0.1154 to 0.2820 there, so that 16.68 is
-that of PickScore as it is stored here, 100 times the cosine: SD1.5 n 5, beta 2000, from a model fitted on winners; SDXL
-n 10, beta 5000, Adafactor; both full, fp16, batch 1024 (1 x 128 accumulated x 8 GPUs), 200 steps, warm-up 100,
-effective learning rate 1.02e-5 (1e-8 with --scale_lr: times the batch).
+Published on Pick-a-Pic v2, scored by PickScore, whose cosines go from 0.11544 to 0.28202 there, so that 16.66 is the
+range of PickScore as it is stored here, 100 times the cosine: SD1.5 n 5, beta 2000, from a model fitted on winners;
+SDXL n 10, beta 5000, Adafactor; both full, fp16, 20 % of captions dropped, batch 1024 (1 x 128 accumulated x 8 GPUs),
+200 steps, warm-up 100, effective learning rate 1.02e-5 (1e-8 with --scale_lr: times the batch).
 Differs from the authors' code: as InPO does, but for eta, which is 0 in both. Its winner is the image of the higher
 score; here the pair's winner stays one, and a judge that prefers its loser turns the margin round.
 """
@@ -65,7 +65,7 @@ class SmPO(RewardMethod):
     """Steps from an image to its noise, each of two more predictions a sample."""
     judge: str | None = None
     """Judge by whose stored scores a pair counts; the pair's own label when unset."""
-    score_range: Positive = 16.68
+    score_range: Positive = 16.66
     """The judge's largest score less its smallest on the data; that of PickScore on Pick-a-Pic."""
     sureness: Positive = 10.0
     """What 2 p - 1 is multiplied by."""

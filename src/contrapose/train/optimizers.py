@@ -32,8 +32,8 @@ def _adafactor(o: Optimisation, parameters: Sequence[nn.Parameter]) -> Optimizer
     updates clipped at RMS 1, second-moment decay 1 - step^-0.8. torch's own Adafactor always scales by the parameter's
     size, so that a LoRA matrix that starts at zero would learn a thousand times slower at the same rate.
 
-    Differs from the authors' code: gradients are scaled down to `max_grad_norm` as with AdamW, where theirs are not
-    (`max_grad_norm: 0`).
+    Gradients are scaled down to `max_grad_norm` first, as with AdamW. So they are in that code where its SDXL script
+    chooses Adafactor; where Adafactor is asked for by name, as in CHATS's script, they are not: `max_grad_norm: 0`.
     """
     from transformers.optimization import Adafactor
 
