@@ -42,14 +42,19 @@ from contrapose.backbones.families.table import load_backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.backbones.policies import Policies
 from contrapose.cli.notes import quiet_libraries
+from contrapose.core.group import OwnSteps
+from contrapose.judges.self_confidence import SelfConfidence
 from contrapose.methods import METHODS
 from contrapose.methods.judged_groups import JudgedGroups
 from contrapose.methods.own_samples import OwnSamples
+from contrapose.methods.own_steps import StepSampling
 from contrapose.store.mixture import Mixture
 from contrapose.train.comparable import comparable
 from contrapose.train.data import Groups
+from contrapose.train.judged_rollouts import JudgedRollouts
 from contrapose.train.loop import Trainer
-from contrapose.train.settings import Optimisation, Run, Watching
+from contrapose.train.settings import Optimisation, RolloutJudging, Run, Watching
+from contrapose.train.step_rollouts import StepRollouts
 
 Side = Literal["bare", "ours"]
 Step = Callable[[], Any]
@@ -71,7 +76,7 @@ CPU_ATTENTION = {
 class Needed:
     """The predictions that a pair of a method cannot do without, rows by policy: worked out from the papers' formulas.
 
-    `settings` are the method's, where the usual ones look at more than a pair.
+    `settings` are the method's, where the usual ones look at more than a pair, or draw more than one step needs.
     """
 
     frozen: dict[str, int]
@@ -82,6 +87,7 @@ class Needed:
 _PAIR = {"trainee": 2}
 _DPO = Needed({"reference": 2}, _PAIR)
 _OF_TWO = {"groups": JudgedGroups(OwnSamples(2), stored=True)}
+_STEPS = StepSampling(prompts_per_draw=1, rollout_steps=3)
 _ROLLOUTS = {"rollouts": 1, "rollout_steps": 4, "states": 1, "buffer": 1}
 NEEDED = {
     "ddspo": Needed({"reference": 3}, _PAIR),
@@ -101,6 +107,11 @@ NEEDED = {
     "self-npo": Needed({"teacher": 6}, {"trainee": 1}),
     "dmpo": _DPO,
     "mapo": Needed({}, _PAIR),
+    "online-dpo": Needed({"reference": 2}, _PAIR, {"sampling": OwnSamples(2, 1, rollout_steps=2)}),
+    # with guidance a row without the prompt beside each; winner and loser from one state are one prediction
+    "spo": Needed({"reference": 2}, _PAIR, {"sampling": _STEPS, "first_fork": 0, "tie_margin": 0.0}),
+    "tailorpo": Needed({"reference": 2}, _PAIR, {"sampling": _STEPS}),
+    "d3po": Needed({"reference": 4}, {"trainee": 4}, {"sampling": _STEPS}),
     "tdpo": _DPO,
     "tkto": _DPO,
     "capo": _DPO,
@@ -111,7 +122,7 @@ NEEDED = {
     "awm": Needed({"reference": 2, "old": 2}, _PAIR, _OF_TWO),
     "crd": Needed({"reference": 2, "old": 2}, _PAIR, _OF_TWO),
 }
-"""Of all methods but those that draw all that they compare, whose steps are of these kinds; drawing is sampling."""
+"""What methods compare of their own drawing is drawn before a step, and not counted: it is sampling."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +149,8 @@ def build_trainer(
         batch_size=args.pairs,
         micro_batch=micro_batch or args.pairs,
     )
+    own_groups = METHODS[method](**NEEDED[method].settings).composition().own_groups
+    judging = RolloutJudging((SelfConfidence(probes=2, probe_steps=4),)) if own_groups else RolloutJudging()
     run = Run(
         str(work / "model"),
         work / "pairs",
@@ -146,6 +159,7 @@ def build_trainer(
         precision=args.precision,
         optimisation=optimisation,
         watching=Watching(holdout=0),
+        judging=judging,
     )
     accelerator = Accelerator(
         cpu=args.device == "cpu", mixed_precision="no" if args.precision == "fp32" else args.precision
@@ -166,8 +180,13 @@ def build_trainer(
         store, run.method.composition(), Embeddings(backbone.text, folder=work / "cache"), backbone.denoiser.path, 0, 0
     )
     groups.embeddings.settle(groups.prompts())
-    backbone.release_encoders()
-    return Trainer(run, trainable, groups, accelerator)
+    backbone.release_encoders(keep_images=own_groups is not None)
+    trainer = Trainer(run, trainable, groups, accelerator)
+    if own_groups:
+        rollouts = StepRollouts if isinstance(own_groups, OwnSteps) else JudgedRollouts
+        trainer.rollouts = rollouts(own_groups, trainer, backbone)
+        trainer.draw_first()
+    return trainer
 
 
 def our_step(trainer: Trainer) -> Step:
