@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL.Image import Image
 
 from contrapose.backbones.decoder import Decoder
@@ -16,11 +17,13 @@ from contrapose.cli.main import main
 from contrapose.errors import UserError
 from contrapose.judges.colours import Colours
 from contrapose.judges.judge import Marks
+from contrapose.labels.regrouped import Regrouped, Samples
 from contrapose.labels.score import score_groups
 from contrapose.labels.settings import Scoring
 from contrapose.store.check import check_pairs
 from contrapose.store.groups import GroupStore
 from contrapose.store.prompts import Prompt
+from contrapose.store.records import GroupRecord
 from contrapose.store.shard_files import shard_path
 
 
@@ -84,6 +87,22 @@ def test_a_run_that_was_killed_judges_only_what_is_missing(tiny_pairs: Path, dec
     with pytest.raises(UserError, match="darkness, length already"):
         scored(tmp_path / "whole", tmp_path / "twice", decoder, Darkness())
     assert not (tmp_path / "twice").exists()
+
+
+def test_a_sample_that_is_not_finite_is_named(tmp_path: Path, write_store: Callable[..., Path]) -> None:
+    """Where whole groups are wanted; one that is left out matters to nobody."""
+    latents = torch.randn(3, 3, 4, 2, 2)
+    latents[1, 2, 0, 0, 0] = float("nan")
+    groups = [GroupRecord(f"id-{i}", "a prompt", "", i, (0.5, 0.5, 0.5)) for i in range(3)]
+    store = GroupStore(write_store(tmp_path, groups, latents))
+    whole = Samples.all_of(store)
+    for kind, records in whole.shards(3):
+        with pytest.raises(UserError, match="record id-1: its sample 3 holds values that are not finite"):
+            whole.latents(kind, records)
+    pairs = [replace(record, labels=(1.0, 0.0)) for record in groups]
+    without = Samples.of(store, [Regrouped(record, row, (1, 0)) for row, record in enumerate(pairs)])
+    for kind, records in without.shards(3):
+        assert torch.equal(without.latents(kind, records), latents[:, [1, 0]])
 
 
 def test_judges_are_told_what_a_file_says_of_the_prompts(tiny_pairs: Path, decoder: Decoder, tmp_path: Path) -> None:

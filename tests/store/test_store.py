@@ -139,6 +139,9 @@ def test_groups_of_any_n_round_trip(mixed: tuple[Path, list[torch.Tensor]]) -> N
     assert store.shapes == [(4, 2, 2)]
     assert all(map(torch.equal, store.latents(), latents))
     assert torch.equal(store.latent(3, 4), latents[2][0, 3])
+    by_record = [samples for of_shard in latents for samples in of_shard]
+    for order in ([0, 1, 2, 3, 4, 5], [5, 4, 2, 3, 0, 3]):
+        assert all(map(torch.equal, store.groups(order), [by_record[index] for index in order]))
 
 
 def test_winner_and_loser_go_by_the_labels(mixed: tuple[Path, list[torch.Tensor]]) -> None:
@@ -212,6 +215,7 @@ def test_folders_of_the_format_before_are_read(tmp_path: Path, latents: torch.Te
     assert store.records == RECORDS and store.shapes == [(4, 2, 2)]
     assert [record.preference for record in store.records] == [0.5, 0.6, 0.7, 0.8, 0.9]
     assert torch.equal(stack(store, "loser", range(5)), latents[:, 1])
+    assert torch.equal(torch.stack(list(store.groups(range(5)))), latents)
 
 
 def test_folders_of_the_format_before_are_checked(tmp_path: Path, latents: torch.Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,17 +92,28 @@ class Samples(MadeWhenAsked[Regrouped]):
         files = by_size(self.records, numbers.tolist(), kinds[np.argsort(firsts)].tolist(), num)
         return [(LatentKind(shapes[kind // 2], bool(kind % 2)), records) for kind, records in files]
 
+    @cached_property
+    def _are_whole(self) -> Numbers:
+        """By group, whether it has all samples of a stored one."""
+        are_whole: Numbers = np.abs(self.records.kinds()) == np.abs(self.store.records.kinds())[self._rows]
+        return are_whole
+
     def _have_masks(self) -> Numbers:
         # where samples differ is said of a group whole
-        of_rows = np.abs(self.store.records.kinds())[self._rows]
-        is_whole: Numbers = np.abs(self.records.kinds()) == of_rows
-        return is_whole & self.store.masked()[self._rows]
+        return self._are_whole & self.store.masked()[self._rows]
 
     def latents(self, _: LatentKind, records: Sequence[GroupRecord]) -> Tensor:
-        """Latents [b, n, ...] of records of one kind and n."""
+        """Latents [b, n, ...] of records of one kind and n; `UserError` for values that are not finite."""
+        indices = [self.records.find("id", record.id) for record in records]
+        groups = [self[index] for index in indices]
+        if self._are_whole[indices].all():
+            stored = self.store.groups([group.row for group in groups])
+            latents = torch.stack([samples[list(group.places)] for samples, group in zip(stored, groups, strict=True)])
+            if latents.isfinite().all():
+                return latents
+        # one by one: so that samples that are left out are not read, and a message names its sample
         stacked: list[Tensor] = []
-        for record in records:
-            group = self[self.records.find("id", record.id)]
+        for group in groups:
             stacked.append(torch.stack([self.store.latent(place, group.row) for place in group.places]))
         return torch.stack(stacked)
 

@@ -195,16 +195,37 @@ class GroupStore:
 
     def latents(self) -> Iterator[Tensor]:
         """All latents as they are stored, [k, n, ...] of some records after another's."""
-        for path, kind in zip(self.shards, self._kinds, strict=True):
+        for shard, (path, kind) in enumerate(zip(self.shards, self._kinds, strict=True)):
             file = open_shard(path)
             for first in range(0, kind.num, _AT_ONCE):
-                rows = slice(first, min(first + _AT_ONCE, kind.num))
                 with readable(self.folder):
-                    if kind.of_old_format:
-                        latents = torch.stack([file.get_slice(side)[rows] for side in OLD_SIDES], 1)
-                    else:
-                        latents = file.get_slice(LATENTS)[rows]
+                    latents = self._rows(file, shard, slice(first, min(first + _AT_ONCE, kind.num)))
                 yield latents
+
+    def groups(self, indices: Sequence[int]) -> Iterator[Tensor]:
+        """The latents [n, ...] of all samples of each of these records, as they are stored.
+
+        Neighbours are read at once.
+        """
+        pieces = [self._where(index) for index in indices]
+        first = 0
+        for last in range(1, len(pieces) + 1):
+            if last < len(pieces) and pieces[last] == (pieces[last - 1][0], pieces[last - 1][1] + 1):
+                continue
+            shard, row = pieces[first]
+            with readable(self.folder):
+                latents = self._rows(self._open(self.shards[shard]), shard, slice(row, row + last - first))
+            yield from latents
+            first = last
+
+    def _rows(self, file: Any, shard: int, rows: slice) -> Tensor:
+        """The latents [k, n, ...] of these rows of a shard."""
+        latents: Tensor
+        if self._kinds[shard].of_old_format:
+            latents = torch.stack([file.get_slice(side)[rows] for side in OLD_SIDES], 1)
+        else:
+            latents = file.get_slice(LATENTS)[rows]
+        return latents
 
     def _stored(self, place: int, index: int) -> Tensor:
         shard, row = self._where(index)
