@@ -6,7 +6,9 @@ Stores hold what these functions give, so none of their values may ever change.
 from __future__ import annotations
 
 import hashlib
+import math
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch takes a second to import, and those who want a number alone need none
@@ -52,3 +54,16 @@ def starting_noise(streams: list[torch.Generator], shape: tuple[int, ...]) -> Te
     import torch
 
     return torch.stack([torch.randn(shape, generator=stream) for stream in streams])
+
+
+def spread_numbers(positions: Sequence[int], *parts: object) -> Tensor:
+    """Numbers of these positions, 0 to below 1, in the sequence u + n phi modulo 1: u by what the parts name.
+
+    Wherever such a sequence begins and ends, its numbers lie evenly: with phi, the golden ratio, most evenly of all.
+    """
+    import torch
+
+    phi = (1 + math.sqrt(5)) / 2
+    start = torch.rand((), generator=generator(*parts), dtype=torch.float64)
+    numbers = (start + phi * torch.tensor(positions, dtype=torch.float64)) % 1
+    return numbers.float().clamp(max=1 - 2**-24)  # the largest number of float32 below 1

@@ -134,6 +134,24 @@ def test_ddspos_densities_are_its_codes(density):
     assert late == pytest.approx(float(chances[5:].sum()), abs=0.006)
 
 
+@pytest.mark.parametrize("density", ["uniform", "linear", "sigmoid"])
+def test_times_by_uniform_numbers_are_drawn_times(density):
+    for path in (FlowPath(density), FlowPath(density, shifted_table(3.0)), DiffusionPath(ABAR, density)):
+        if density == "uniform" and isinstance(path, DiffusionPath):
+            continue  # draws whole numbers, which have the same chances
+        numbers = torch.rand(500, generator=torch.Generator().manual_seed(7))
+        assert torch.equal(path.times_by(numbers), path.draw_times(500, torch.Generator().manual_seed(7)))
+
+
+def test_times_by_even_numbers_have_the_densitys_chances():
+    even = (torch.arange(1000) + 0.5) / 1000
+    assert torch.equal(DiffusionPath(ABAR).times_by(even), torch.arange(1000))
+    table = shifted_table(3.0)
+    assert torch.equal(FlowPath(table=table).times_by(even), table)
+    normal = FlowPath("logit-normal").times_by(even).logit()
+    torch.testing.assert_close(normal, torch.distributions.Normal(0, 1).icdf(even), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_drawn_times_are_reproducible_and_lie_on_the_path(path):
     first, again = (path.draw_times(500, torch.Generator().manual_seed(7)) for _ in range(2))

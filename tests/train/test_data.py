@@ -46,8 +46,11 @@ def _store(folder: Path, write_store: Write, num: int) -> Mixture:
     return Mixture(write_store(folder, records, {"winner": numbers, "loser": 100 + numbers}, shard_size=7))
 
 
-def _groups(store: Mixture, composition: Composition | None = None, seed: int = 0, holdout: int = 4) -> Groups:
-    return Groups(store, composition or DDSPO().composition(), Numbered(), PATH, seed, holdout)
+def _groups(
+    store: Mixture, composition: Composition | None = None, seed: int = 0, holdout: int = 4, spread: bool = False
+) -> Groups:
+    composition = composition or DDSPO().composition()
+    return Groups(store, composition, Numbered(), PATH, seed, holdout, spread_times=spread)
 
 
 def _batch(groups: Groups, positions: Sequence[int]) -> Group:
@@ -70,14 +73,34 @@ def _numbers(values: Tensor) -> list[int]:
 
 @pytest.mark.parametrize("losers", ["paired", "not-paired", "random-positive"])
 @pytest.mark.parametrize("size", [1, 3, 8])
-def test_a_position_does_not_depend_on_its_batch(store: Mixture, losers: str, size: int) -> None:
+@pytest.mark.parametrize("spread", [False, True])
+def test_a_position_does_not_depend_on_its_batch(store: Mixture, losers: str, size: int, spread: bool) -> None:
     composition = DDSPO(losers=losers).composition()
     positions = range(5, 29)  # across an epoch's end
-    whole = _tensors(_batch(_groups(store, composition), positions))
-    fresh = _groups(store, composition)  # as after a resume: nothing carried over
+    whole = _tensors(_batch(_groups(store, composition, spread=spread), positions))
+    fresh = _groups(store, composition, spread=spread)  # as after a resume: nothing carried over
     parts = [_tensors(_batch(fresh, positions[i : i + size])) for i in range(0, len(positions), size)]
     for index, value in enumerate(whole):
         assert torch.equal(value, torch.cat([part[index] for part in parts]))
+
+
+def test_spread_times_fill_every_stretch_of_positions_evenly(store: Mixture) -> None:
+    alone, spread, of_another = (
+        _groups(store, seed=seed, spread=even) for seed, even in ((0, False), (0, True), (1, True))
+    )
+    # three sequences of 50 positions: of the ten tenths of the way, each has about five of its times
+    for start in (0, 64, 1000):
+        positions = range(start, start + 50)
+        by_tenth = torch.bincount(_batch(spread, positions).t // 100, minlength=10)
+        assert by_tenth.min() >= 4 and by_tenth.max() <= 6
+        independent = torch.bincount(_batch(alone, positions).t // 100, minlength=10)
+        assert independent.min() < 4 and independent.max() > 6
+    ours, theirs = _batch(spread, range(8)), _batch(of_another, range(8))
+    assert not torch.equal(ours.t, theirs.t)
+    # all else of a position is as it is without
+    same = _batch(alone, range(8))
+    assert torch.equal(ours.samples["winner"].noise, same.samples["winner"].noise)
+    assert _held(ours, "loser") == _held(same, "loser")
 
 
 def test_each_epoch_sees_every_training_pair_once(store: Mixture) -> None:

@@ -177,7 +177,11 @@ def test_micro_batches_change_nothing(method, tiny_model: Path, prompts_file: Pa
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"caption_dropout": 0.1}, "caption_dropout"), ({"time_density": "linear"}, "time_density")],
+    [
+        ({"caption_dropout": 0.1}, "caption_dropout"),
+        ({"time_density": "linear"}, "time_density"),
+        ({"time_draws": "spread"}, "time_draws"),
+    ],
 )
 def test_settings_of_other_times_and_prompts_are_refused(settings, said, tiny_model: Path, prompts_file: Path) -> None:
     with pytest.raises(UserError, match=said):

@@ -15,7 +15,7 @@ _NAMES = {
     "pairs": "degrade spoil filters captioner near_duplicates ties only_models likes",
     "method": """
         methods method link beta swap reference_decay reference_every mask_floor caption_dropout distilled_guidance
-        time_density time_shift kl_weight log_snr_mean log_snr_spread
+        time_density time_draws time_shift kl_weight log_snr_mean log_snr_spread
         """,
     "guidance": """
         positive negative guidance scales most negative_prompt nag_scale nag_tau nag_alpha nag_interval

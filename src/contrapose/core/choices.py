@@ -6,5 +6,6 @@ from typing import Literal
 
 Space = Literal["eps", "v", "x0", "velocity"]
 Density = Literal["uniform", "logit-normal", "linear", "sigmoid"]
+TimeDraws = Literal["independent", "spread"]
 RandomCourse = Literal["sigmoid", "exponential", "always"]
 Weighting = Literal["none", "linear", "sigmoid"]

@@ -71,6 +71,10 @@ class Path(ABC):
     def draw_times(self, count: int, generator: torch.Generator | None = None) -> Num[Tensor, " count"]:
         """Training times for `count` groups."""
 
+    @abstractmethod
+    def times_by(self, draws: Float[Tensor, " count"]) -> Num[Tensor, " count"]:
+        """The training times that numbers between 0 and 1 pick by the path's density: uniform ones draw from it."""
+
     def add_noise(
         self, x0: Float[Tensor, "b ..."], eps: Float[Tensor, "b ..."], t: Num[Tensor, " b"]
     ) -> Float[Tensor, "b ..."]:
@@ -122,7 +126,14 @@ def _draw_share(density: Density, count: int, generator: torch.Generator | None)
     """
     if density == "logit-normal":
         return torch.randn(count, generator=generator).sigmoid()
-    r = torch.rand(count, generator=generator)
+    return _quantile(density, torch.rand(count, generator=generator))
+
+
+def _quantile(density: Density, r: Float[Tensor, " count"]) -> Float[Tensor, " count"]:
+    """The u below which a share r of a density lies."""
+    if density == "logit-normal":
+        deviates: Tensor = torch.special.ndtri(r)
+        return deviates.sigmoid()
     if density == "linear":
         return 1 - (1 - r).sqrt()
     if density == "sigmoid":
@@ -183,6 +194,9 @@ class DiffusionPath(Path):
             return torch.randint(len(self.alphas_cumprod), (count,), generator=generator)
         return self.times(_draw_share(self.density, count, generator))
 
+    def times_by(self, draws: Float[Tensor, " count"]) -> Num[Tensor, " count"]:
+        return self.times(_quantile(self.density, draws))
+
 
 @dataclass(frozen=True, eq=False)
 class FlowPath(Path):
@@ -210,7 +224,13 @@ class FlowPath(Path):
         return shares if self.table is None else self._entry(1 - shares)
 
     def draw_times(self, count: int, generator: torch.Generator | None = None) -> Num[Tensor, " count"]:
-        u = _draw_share(self.density, count, generator)
+        return self._at(_draw_share(self.density, count, generator))
+
+    def times_by(self, draws: Float[Tensor, " count"]) -> Num[Tensor, " count"]:
+        return self._at(_quantile(self.density, draws))
+
+    def _at(self, u: Float[Tensor, " count"]) -> Float[Tensor, " count"]:
+        """The time that a draw of the density picks."""
         if self.table is None:
             return u
         is_symmetric = self.density in ("uniform", "logit-normal")

@@ -242,8 +242,9 @@ def _trainer(
     prompts = NumberedPrompts() if run.adapters.train_text_encoder else None
     embeddings = prompts or Embeddings(backbone.text, run.cache_limit)
     holdout = run.watching.holdout
+    spread = run.time_draws == "spread"
     groups = Groups(
-        store, composition, embeddings, path, run.seed, holdout, run.swap, run.caption_dropout, run.mask_floor
+        store, composition, embeddings, path, run.seed, holdout, run.swap, run.caption_dropout, run.mask_floor, spread
     )
     needs_encoders = True
     if isinstance(embeddings, Embeddings):

@@ -18,7 +18,7 @@ from contrapose.core.group import Composition, Condition, Group, Pick
 from contrapose.core.path import Path
 from contrapose.core.reward import element_weights
 from contrapose.errors import UserError
-from contrapose.seeds import generator
+from contrapose.seeds import generator, spread_numbers
 from contrapose.store.groups import stack
 from contrapose.store.mixture import Mixture
 from contrapose.store.record_table import Numbers, key_of
@@ -69,7 +69,9 @@ class Groups:
     `caption_dropout` is how often all of a group's slots hold no prompt. With a `replay` buffer, a training position
     takes its record and the policy's sample from the buffer; held-out groups use their stored loser instead. Where a
     policy draws whole groups, positions take those that are `drawn`, and nothing is held out. With a `mask_floor`,
-    groups have weights by their records' masks.
+    groups have weights by their records' masks. With `spread_times`, training times follow one another evenly over
+    their density. A sum over times, as a gradient is, then varies less (Kingma et al. 2021, appendix I.1, spread those
+    of a batch).
     """
 
     replay: Replay | None = None
@@ -86,6 +88,7 @@ class Groups:
         swap: bool = False,
         caption_dropout: float = 0.0,
         mask_floor: float | None = None,
+        spread_times: bool = False,
     ):
         self.store = store
         self.composition = composition
@@ -95,6 +98,7 @@ class Groups:
         self.swap = swap
         self.caption_dropout = caption_dropout
         self.mask_floor = mask_floor
+        self.spread_times = spread_times
         if composition.on_policy:
             self.replay = Replay(composition.on_policy.buffer_size)
         if composition.own_groups:
@@ -180,7 +184,7 @@ class Groups:
         entries = [entry for _, entry in places if entry is not None]
         blank = [self._blank("caption", position) for position in positions]
         streams = [self._stream("position", position) for position in positions]
-        return self._compose([record for record, _ in places], streams, blank, device, entries, is_training=True)
+        return self._compose([record for record, _ in places], streams, blank, device, entries, positions)
 
     def held_out_batch(self, level: float, device: torch.device, owns: Sequence[int]) -> Group:
         """Held-out pairs at one noise level, always with the same noise."""
@@ -218,15 +222,18 @@ class Groups:
         blank: Sequence[bool],
         device: torch.device,
         entries: Sequence[KeptState],
-        is_training: bool = False,
+        positions: Sequence[int] = (),
     ) -> Group:
         """One group a stream, whose numbers are drawn in a fixed order: partner, time, noise, dropped prompts, ...
 
+        Groups of training tell their positions. A time is drawn even where times are spread, so that the noise stays.
         Further ones, each sample's own draws and then random prompts, are drawn after these, so that a composition
         which asks for none sees what it saw before.
         """
         partners = [self._partner(record, stream) for record, stream in zip(owns, streams, strict=True)]
         times = torch.cat([self.path.draw_times(1, stream) for stream in streams])
+        if self.spread_times and positions:
+            times = self.path.times_by(spread_numbers(positions, self.seed, "spread times"))
         shape = self.source.shape(owns[0])
         noise = torch.stack([torch.randn(shape, generator=stream) for stream in streams])
         if entries:
@@ -241,7 +248,7 @@ class Groups:
                 draws[sample] = send(self.drawn.noises(pick.field, owns)[:, None], device)
         else:
             draws = self._draws(streams, shape, device)
-        exchanged = self._exchanged(times, streams) if is_training else {}
+        exchanged = self._exchanged(times, streams) if positions else {}
         stored = _Stored(self, owns, partners, dropped, device, exchanged)
         states = _states(entries, device)
         group = compose(self.composition, stored, send(times, device), send(noise, device), states, draws)

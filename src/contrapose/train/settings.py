@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from contrapose import runfile
 from contrapose.backbones.kinds import ADAPTER_KINDS, AdapterKind
 from contrapose.backbones.settings import ATTENTION, USUAL_ADAPTERS, Adapters, Haste, Loading, Precision
-from contrapose.core.choices import Density
+from contrapose.core.choices import Density, TimeDraws
 from contrapose.core.group import OwnSteps
 from contrapose.core.guards import GUARDS, PairGuard
 from contrapose.core.guidance import FreeScale
@@ -214,6 +214,9 @@ class Run:
     time_density: Density | None = None
     """Density of training times; the family's usual one when unset, uniform or logit-normal. linear falls from the data
     to the noise, sigmoid keeps to the noise (DDSPO's options)."""
+    time_draws: TimeDraws = "independent"
+    """Whether each comparison draws its time by itself, as published, or a run's times are spread evenly over their
+    density, by which training seeds differ less."""
     time_shift: Literal["scheduler", "none"] = "scheduler"
     """Flow models: times from the scheduler's own shifted table, or unshifted."""
     distilled_guidance: AtLeast0 | None = None
@@ -314,6 +317,8 @@ class Run:
         name = name_of(self.method)
         if self.time_density is not None:
             raise UserError(f"time_density: {name} learns steps at the times of its sampler; leave the setting out")
+        if self.time_draws != "independent":
+            raise UserError(f"time_draws: {name} learns steps at the times of its sampler; leave the setting out")
         if self.caption_dropout:
             raise UserError(f"caption_dropout: {name} takes its steps under their prompts; leave the setting out")
 
