@@ -61,6 +61,15 @@ def test_a_recipe_of_pairs_loads_and_is_listed(path):
     assert path.name in (RECIPES / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("path", [path for path in FILES if "one-gpu" not in path.stem], ids=lambda p: p.stem)
+def test_every_setting_says_whose_it_is(path):
+    """All but what names the model, the pairs and the method; those for one GPU are ours from the first line on."""
+    lines = re.findall(r"^( *(?:- )?\w+): *([^ #\n].*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    settings = [(name, value) for name, value in lines if name not in ("model", "start", "pairs", "  name")]
+    said = re.compile(r"# (.*\*published\*|ours|does not change)")
+    assert settings and [name for name, value in settings if not said.search(value)] == []
+
+
 def test_they_go_by_name_and_a_file_that_is_there_goes_before(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert sorted(RECIPES / f"{name}.yaml" for name in recipe_names()) == FILES
