@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import os
 import pkgutil
+import shutil
 import sys
 import tempfile
 import typing
@@ -22,7 +23,8 @@ import pytest
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may reach for the network
-os.environ["CONTRAPOSE_CACHE"] = tempfile.mkdtemp(prefix="contrapose-tests-")  # not the user's own
+CACHE = tempfile.mkdtemp(prefix="contrapose-tests-")
+os.environ["CONTRAPOSE_CACHE"] = CACHE  # not the user's own
 os.environ["RAY_AUTH_MODE"] = "disabled"  # before ray is imported, which would write to the user's home
 
 os.fsync = lambda handle: None  # no test cuts the power, and disks take their time
@@ -60,6 +62,10 @@ def pytest_configure() -> None:
     """Transformers tells once a class that torchvision is absent; no test needs it."""
     log = logging.getLogger("transformers.utils.import_utils")
     log.addFilter(lambda record: "requires torchvision" not in record.getMessage())
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(CACHE, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -7,6 +7,7 @@ hang, as torch's threads are no part of a fork.
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import json
@@ -84,16 +85,18 @@ class Launcher:
         write_last: bool = False,
         kill_at: int = 0,
         kill_keeping: int = 0,
+        full_keeping: int = 0,
         **environment: str,
     ) -> list[Ended]:
         """So many processes, ended, each of one `contrapose` after another, up to the first that fails.
 
         With `kill_at` they are killed in the last one, after this optimiser step and before it is written down. With
-        `kill_keeping` the last process is, when it has written its shards of so many steps and that one is not kept.
+        `kill_keeping` the last process is, when it has written its shards of so many steps and that one is not kept;
+        with `full_keeping` its disk is full when it is about to.
         """
         shared = {"WORLD_SIZE": str(num), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), **environment}
         request = {"lines": [[str(a) for a in line] for line in lines], "environment": shared, "kill_at": kill_at}
-        request["kill_keeping"] = kill_keeping
+        request |= {"kill_keeping": kill_keeping, "full_keeping": full_keeping}
         return [Ended(*ended) for ended in self._ask({**request, "write_last": write_last, "num": num})]
 
     def start_one(self, arguments: list[object]) -> int:
@@ -155,6 +158,10 @@ def _forked(request: dict[str, Any], of_rank: dict[str, str], written: Path, wai
     signal.alarm(SECONDS)
     try:
         os.environ |= request["environment"] | of_rank
+        from huggingface_hub import constants
+
+        # the library read it when it was imported
+        constants.HF_HUB_CACHE = os.environ.get("HF_HUB_CACHE", constants.HF_HUB_CACHE)
         stderr = os.open(written, os.O_WRONLY | os.O_CREAT)
         os.dup2(stderr, 1)  # this process's own standard output is for answers
         os.dup2(stderr, 2)
@@ -170,6 +177,8 @@ def _forked(request: dict[str, Any], of_rank: dict[str, str], written: Path, wai
             _kill_at(request["kill_at"])
         if request.get("kill_keeping") and int(of_rank["RANK"]) == request["num"] - 1:
             _kill_keeping(request["kill_keeping"])
+        if request.get("full_keeping") and int(of_rank["RANK"]) == request["num"] - 1:
+            _full_keeping(request["full_keeping"])
         code = code or main(last)
     except BaseException:
         code = 70  # whatever the lines before it gave
@@ -210,6 +219,28 @@ def _kill_keeping(step: int) -> None:
         return kept[-1]
 
     training_state.write_shards = mortal
+
+
+def _full_keeping(step: int) -> None:
+    """This process has no room for its shards of so many steps."""
+    from torch.distributed.checkpoint.filesystem import FileSystem
+
+    from contrapose.runs import training_state
+
+    write_shards = training_state.write_shards
+    num_begun = 0
+
+    def without_room(files: object, path: str, mode: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
+
+    def short_of_room(*arguments: Any) -> dict[str, int]:
+        nonlocal num_begun
+        num_begun += 1
+        if num_begun == step:
+            FileSystem.create_stream = without_room
+        return write_shards(*arguments)
+
+    training_state.write_shards = short_of_room
 
 
 def _write_last(rank: int, waits: Sequence[Path]) -> None:

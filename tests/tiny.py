@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import families
@@ -28,6 +29,16 @@ def save_single_file(folder: Path, path: Path) -> Path:
     tensors |= {f"cond_stage_model.transformer.text_model.{key.removeprefix('text_model.')}": text[key] for key in text}
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
     return path
+
+
+def save_hub(folder: Path, cache: Path) -> Path:
+    """Make `cache` a hub's cache in which SD 1.5's configuration is that of a saved model."""
+    home = cache / "models--stable-diffusion-v1-5--stable-diffusion-v1-5"
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text(revision)
+    shutil.copytree(folder, home / "snapshots" / revision, ignore=shutil.ignore_patterns("*.safetensors"))
+    return cache
 
 
 _UNET_LAYERS = {

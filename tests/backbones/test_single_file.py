@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,6 @@ from contrapose.backbones.generation import Generation
 from contrapose.backbones.settings import Loading
 from contrapose.errors import UserError
 
-REPOSITORY = "models--stable-diffusion-v1-5--stable-diffusion-v1-5"
-REVISION = "0123456789abcdef0123456789abcdef01234567"
-
 
 @pytest.fixture(scope="module")
 def checkpoint(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -36,12 +32,7 @@ def checkpoint(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="module")
 def hub(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A hub's cache in which SD 1.5's configuration is the tiny model's."""
-    cache = tmp_path_factory.mktemp("hub")
-    (cache / REPOSITORY / "refs").mkdir(parents=True)
-    (cache / REPOSITORY / "refs" / "main").write_text(REVISION)
-    weights = shutil.ignore_patterns("*.safetensors")
-    shutil.copytree(tiny_model, cache / REPOSITORY / "snapshots" / REVISION, ignore=weights)
-    return cache
+    return tiny.save_hub(tiny_model, tmp_path_factory.mktemp("hub"))
 
 
 @pytest.fixture

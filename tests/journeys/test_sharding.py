@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
+from huggingface_hub import constants
 from launched import ACQUAINTED, Ended, Launcher, own_groups
 from safetensors.torch import load_file
 from torch import Tensor
@@ -27,6 +30,14 @@ RUNS = {
     "two trainees": ["chats", "--full", "--shard", "offload"],
     "own groups": ["online-dpo", *own_groups(3)],
     "own states": ["self-npo", "--full", "--shard-over", "1"],
+}
+DRAWN = ["--rollout-steps", "2", "--rollouts", "5", "--states", "2", "--buffer", "5"]
+OTHERS = {
+    "pairs in full": ["ddspo", "--full"],
+    "two trainees by adapters": ["chats"],
+    "own groups in full": ["dgpo", "--full", *own_groups(3)],
+    "own states by adapters": ["diffusion-dro", *DRAWN],
+    "own states in full": ["diffusion-dro", "--full", *DRAWN],
 }
 NUMBERS = ("loss", "grad_norm")
 
@@ -65,27 +76,70 @@ def _alone(line: list[object], capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
-def test_sharded_is_one_process(
-    launcher: Launcher, tiny_model: Path, tiny_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    where = ["--model", tiny_model, "--pairs", tiny_pairs, *SMALL, "--train-steps", "2"]
-    lines: list[list[object]] = []
-    for name, (method, *options) in RUNS.items():
+def _sharded(runs: Mapping[str, list[str]], model: Path, pairs: Path, out: Path) -> dict[str, list[object]]:
+    """The lines of runs whose networks are in shards, each but for its folder's name."""
+    where = ["--model", model, "--pairs", pairs, *SMALL, "--train-steps", "2"]
+    lines: dict[str, list[object]] = {}
+    for name, (method, *options) in runs.items():
         sharded = [] if "--shard" in options else ["--shard", "full"]
-        lines.append(["align", method, *where, *options, *sharded, "--out", tmp_path / name / "two"])
-    in_bf16 = ["align", "diffusion-dpo", *where, "--full", "--shard", "full", "--precision", "bf16"]
-    _check_ended(launcher.start(2, [*lines, [*in_bf16, "--out", tmp_path / "bf16"]], **ACQUAINTED))
-    assert _told(tmp_path / "bf16")[1]["drift"] == 0, "trainee and reference round their weights alike"
-    for name, line in zip(RUNS, lines, strict=True):
-        told = _alone([*line[:-1], tmp_path / name / "one"], capsys)
+        lines[name] = ["align", method, *where, *options, *sharded, "--out", out / name]
+    return lines
+
+
+def _check_one_run(num: int, lines: Mapping[str, list[object]], capsys: pytest.CaptureFixture[str]) -> None:
+    """So many processes have been what one is, which is started now."""
+    for line in lines.values():
+        *options, out = line
+        told = _alone([*options, Path(str(out)) / "one"], capsys)
         assert "there is one process, which holds the networks whole" in told
-        _check_close(tmp_path / name / "one", tmp_path / name / "two")
+        _check_close(Path(str(out)) / "one", Path(str(out)) / str(num))
+
+
+def test_sharded_is_one_process(
+    launcher: Launcher,
+    tiny_model: Path,
+    tiny_pairs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = _sharded(RUNS, tiny_model, tiny_pairs, tmp_path)
+    # one file, which the first process alone reads
+    file = tiny.save_single_file(tiny_model, tmp_path / "sd.safetensors")
+    hub = tiny.save_hub(tiny_model, tmp_path / "hub")
+    lines |= _sharded({"one file": ["diffusion-dpo", "--full", "--foreign-pairs"]}, file, tiny_pairs, tmp_path)
+    in_bf16 = _sharded({"bf16": ["diffusion-dpo", "--full", "--precision", "bf16"]}, tiny_model, tiny_pairs, tmp_path)
+    started = [[*line[:-1], Path(str(line[-1])) / "2"] for line in (lines | in_bf16).values()]
+    _check_ended(launcher.start(2, started, HF_HUB_CACHE=str(hub), **ACQUAINTED))
+    assert _told(tmp_path / "bf16/2")[1]["drift"] == 0, "trainee and reference round their weights alike"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub))
+    _check_one_run(2, lines, capsys)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("num", [2, 3])
+def test_every_kind_of_method_in_full_and_by_adapters(
+    launcher: Launcher,
+    tiny_model: Path,
+    tiny_pairs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    num: int,
+) -> None:
+    """Those that the test above has over two processes are here over three alone."""
+    lines = _sharded(OTHERS if num == 2 else RUNS | OTHERS, tiny_model, tiny_pairs, tmp_path)
+    started = [[*line[:-1], Path(str(line[-1])) / str(num)] for line in lines.values()]
+    _check_ended(launcher.start(num, started, **ACQUAINTED))
+    _check_one_run(num, lines, capsys)
 
 
 def test_killed_and_gone_on_with_by_another_number(
     launcher: Launcher, tiny_model: Path, tiny_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Adapters that were not in shards go on in these; a network in full is killed while its third step is kept."""
+    """Adapters that were not in shards go on in these; a network in full is killed while its third step is kept.
+
+    Before that, one process has no room to keep the second.
+    """
     where = ["--model", tiny_model, "--pairs", tiny_pairs, *SMALL, "--save-every", "1"]
 
     def lines(folder: str, *lora: str) -> list[list[object]]:
@@ -94,7 +148,12 @@ def test_killed_and_gone_on_with_by_another_number(
         return [of_lora, full]
 
     sharded = ["--train-steps", "4", "--shard", "full"]
-    ended = launcher.start(2, lines("cut", "--train-steps", "2"), kill_keeping=3, **ACQUAINTED)
+    ended = launcher.start(2, lines("cut", "--train-steps", "2"), full_keeping=2, **ACQUAINTED)
+    assert [process.code for process in ended] == [2, 2]
+    assert ["the disk is full" in " ".join(process.err.split()) for process in ended] == [True, True]
+    assert "Trace" not in ended[0].err + ended[1].err
+    assert [path.name for path in (tmp_path / "cut/full/checkpoints").glob("step-*")] == ["step-000001"]
+    ended = launcher.start(2, lines("cut", "--train-steps", "2"), kill_keeping=2, **ACQUAINTED)
     said = " ".join(ended[0].err.split())
     assert ended[0].code == 2 and "contrapose: another process of this run has ended" in said and "Trace" not in said
     assert ended[1].code == -signal.SIGKILL and not (tmp_path / "cut/full/finished.json").exists()
