@@ -56,3 +56,13 @@ def test_a_server_that_another_has_given_up_on_meanwhile_is_asked_once(in_line_s
         before = stub.asked["a"]
         give_up(patience=0.05, since=in_line_since)
         assert stub.asked["a"] - before == num_asked
+
+
+@pytest.mark.parametrize(
+    "note", [{"url": "http://a"}, {"url": 1, "at": 2.0}, {"url": "http://a", "at": "now"}, [], "a"]
+)
+def test_a_note_that_a_hand_has_changed_is_told(note, tmp_path):
+    asking = Asking(cache=tmp_path / "answers.sqlite")
+    asking.answers.add({"given up": note})
+    with pytest.raises(UserError, match=r"answers\.sqlite: its note 'given up' does not say which server and when"):
+        asking.carry_out([], in_line_since=0.0)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 from serving import serving
 
-from contrapose.endpoints import Endpoint, RefusedInput, unless
+from contrapose.endpoints import Endpoint, RefusedInput, waiting
 from contrapose.errors import UserError
 
 
@@ -129,7 +129,7 @@ def test_one_that_gives_up_keeps_nobody_waiting():
     with serving(lambda prompt, n: (503, b"")) as stub:
         over = threading.Event()
         over.set()
-        with unless(over), pytest.raises(UserError, match="still HTTP 503"):
+        with waiting(until=over), pytest.raises(UserError, match="still HTTP 503"):
             Endpoint(stub.url, backoff_s=60).post(question("a"))
 
 

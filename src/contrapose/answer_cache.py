@@ -15,7 +15,7 @@ from contrapose.files import full, is_full
 VERSION = 1  # of the file's layout
 _WAIT = 60  # seconds for another process that writes
 _AT_ONCE = 500  # keys in one query, of which SQLite takes a limited number
-_FIX = "delete it, or name another file as the cache of answers"
+FIX = "delete it, or name another file as the cache of answers"
 
 
 class AnswerCache:
@@ -53,7 +53,7 @@ class AnswerCache:
         try:
             return json.loads(str(text))
         except (ValueError, RecursionError):
-            raise UserError(f"{self.path}: holds an answer that is no JSON; {_FIX}") from None
+            raise UserError(f"{self.path}: holds an answer that is no JSON; {FIX}") from None
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -65,11 +65,11 @@ class AnswerCache:
         except sqlite3.OperationalError as error:
             if is_full(error):
                 raise full(self.path) from error
-            raise UserError(f"{self.path}: the cache of answers cannot be used ({one_line(error)}); {_FIX}") from None
+            raise UserError(f"{self.path}: the cache of answers cannot be used ({one_line(error)}); {FIX}") from None
         except sqlite3.Error as error:
-            raise UserError(f"{self.path}: is no cache of answers ({one_line(error)}); {_FIX}") from None
+            raise UserError(f"{self.path}: is no cache of answers ({one_line(error)}); {FIX}") from None
         except OSError as error:
-            raise UserError(f"{self.path}: the cache of answers cannot be made ({error.strerror}); {_FIX}") from None
+            raise UserError(f"{self.path}: the cache of answers cannot be made ({error.strerror}); {FIX}") from None
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         # both of one moment: another process may make the file in between
@@ -80,7 +80,7 @@ class AnswerCache:
         if version == VERSION:
             return
         if version or num_tables:
-            raise UserError(f"{self.path}: is no cache of answers that this program reads; {_FIX}")
+            raise UserError(f"{self.path}: is no cache of answers that this program reads; {FIX}")
         # IF NOT EXISTS: another process may be making the same file
         connection.executescript(f"""
             BEGIN IMMEDIATE;

@@ -11,8 +11,9 @@ from pathlib import Path
 from threading import Event
 from typing import Annotated, Any
 
-from contrapose.answer_cache import AnswerCache
-from contrapose.endpoints import PATIENCE_S, Endpoint, GivenUp, unless, waited_for
+from contrapose.answer_cache import FIX, AnswerCache
+from contrapose.endpoints import PATIENCE_S, Endpoint, GivenUp, waiting
+from contrapose.errors import UserError
 from contrapose.files import users_cache
 from contrapose.ranges import AtLeast0, Few, Range, checked
 from contrapose.runfile import Practical
@@ -64,7 +65,7 @@ class Asking:
         cache = self.answers
         first_error: BaseException | None = None
         num_done = 0
-        waiting = iter(jobs)
+        still_to_do = iter(jobs)
         running: set[Future[Mapping[str, Any]]] = set()
         is_over = Event()
         given_up = _given_up_after(in_line_since, cache)
@@ -73,7 +74,7 @@ class Asking:
             if is_over.is_set():
                 return {}
             try:
-                with unless(is_over), waited_for(given_up):
+                with waiting(until=is_over, in_vain_for=given_up):
                     return job()
             except BaseException:
                 if is_over.is_set():
@@ -86,7 +87,7 @@ class Asking:
                 while True:
                     if not is_over.is_set():
                         # as many again stand ready, so that no thread idles while answers are kept
-                        ready = islice(waiting, 2 * self.at_once - len(running))
+                        ready = islice(still_to_do, 2 * self.at_once - len(running))
                         running |= {pool.submit(begun, job) for job in ready}
                     if not running:
                         break
@@ -115,7 +116,9 @@ def _given_up_after(moment: float | None, cache: AnswerCache) -> str | None:
     if moment is None:
         return None
     note = cache.get([_GIVEN_UP]).get(_GIVEN_UP)
-    if note is None or note["at"] <= moment:
-        return None
-    url: str = note["url"]
-    return url
+    match note:
+        case None:
+            return None
+        case {"url": str(url), "at": int() | float() as given_up_at}:
+            return url if given_up_at > moment else None
+    raise UserError(f"{cache.path}: its note {_GIVEN_UP!r} does not say which server and when; {FIX}")

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, NamedTuple
 
 from contrapose.durations import in_words
 from contrapose.errors import UserError
@@ -40,8 +40,6 @@ LONGEST_WAIT_S = 60.0
 MOST_BYTES = 1 << 24  # of an answer
 _SELDOM_S = 60.0
 _told_at: dict[str, float] = {}  # when it was last told of each address that it keeps one waiting
-_over: ContextVar[threading.Event | None] = ContextVar("over", default=None)
-_waited_for: ContextVar[str | None] = ContextVar("waited_for", default=None)
 _log = logging.getLogger(__name__)
 
 
@@ -125,7 +123,7 @@ class Endpoint:
     def _asked(self, payload: Mapping[str, Any] | None) -> Any:
         trial = 0
         # another process may have waited in place of this one
-        patience = 0.0 if _waited_for.get() == self.url else self.patience_s
+        patience = 0.0 if _waiting.get().in_vain_for == self.url else self.patience_s
         given_up_at: float | None = None
         while True:
             wait = self.backoff_s * 2 ** min(trial, 60)
@@ -233,29 +231,31 @@ def only_model(endpoint: Endpoint, fix: str) -> str:
     return names[0]
 
 
-@contextmanager
-def unless(over: threading.Event) -> Iterator[None]:
-    """Nothing that this thread asks within the block is waited for once `over` is set."""
-    token = _over.set(over)
-    try:
-        yield
-    finally:
-        _over.reset(token)
+class _Waiting(NamedTuple):
+    until: threading.Event | None = None
+    in_vain_for: str | None = None
+
+
+_AS_PATIENT = _Waiting()
+_waiting: ContextVar[_Waiting] = ContextVar("waiting", default=_AS_PATIENT)
 
 
 @contextmanager
-def waited_for(url: str | None) -> Iterator[None]:
-    """Within the block this thread asks the server at `url` once: it was waited for in vain already."""
-    token = _waited_for.set(url)
+def waiting(until: threading.Event, in_vain_for: str | None = None) -> Iterator[None]:
+    """Within the block this thread waits for no server once `until` is set.
+
+    The one at the address `in_vain_for` is asked once: another process has waited for it.
+    """
+    token = _waiting.set(_Waiting(until, in_vain_for))
     try:
         yield
     finally:
-        _waited_for.reset(token)
+        _waiting.reset(token)
 
 
 def _paused(seconds: float) -> bool:
     """Let so many seconds pass; True where nobody waits for an answer any more."""
-    over = _over.get()
+    over = _waiting.get().until
     if over is not None:
         return over.wait(seconds)
     time.sleep(seconds)

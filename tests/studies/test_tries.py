@@ -19,7 +19,7 @@ from contrapose.studies.choosing import CHOICES, DevChoices, Placeholders, write
 from contrapose.studies.deciding import Choosing, deciding
 from contrapose.studies.settings import CONVERTER, Study
 from contrapose.studies.shell import plan_study
-from contrapose.studies.stages import CommandLine, stages
+from contrapose.studies.stages import CommandLine, fix_of, stages
 from contrapose.studies.tables import dev_tries
 
 STUDY: dict[str, Any] = {
@@ -266,3 +266,17 @@ def test_the_score_that_decides(by: list[str], expected: tuple[dict[str, float],
     decides = deciding(choosing, summary)
     assert (decides.weights, decides.higher_is_better) == expected
     assert decides.score(scores["base"]) == 0.5 * sum(expected[0].values())
+
+
+@pytest.mark.parametrize(
+    ("message", "has_fix"),
+    [
+        ("--learning-rate 1e-4: not known", True),
+        ("leave out --learning-rate.", True),
+        ("--learning-rate-of-text 1: not known", False),
+        ("--learning-rate.first 1: not known", False),
+    ],
+)
+def test_what_fixes_a_line_goes_by_whole_options(message: str, has_fix: bool) -> None:
+    line = CommandLine(("align", "ddspo"), None)
+    assert bool(fix_of(study_of({}), line, UserError(message))) == has_fix

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,9 @@ def check_outs(planned: Iterable[StudyStage]) -> None:
 def fix_of(study: Study, line: CommandLine, error: UserError) -> str:
     """Beside correcting a line that is refused: an option that is tried of all methods is one that some do not have."""
     tried = study.choosing.tries.values if study.choosing else {}
-    is_of_tries = line.words[0] == "align" and any(f"--{option}" in str(error) for option in tried)
+    # a whole option: one may begin with another, or hold settings of its own behind a dot
+    named = set(re.findall(r"--([\w-]+(?:\.[\w-]+)*)", str(error)))
+    is_of_tries = line.words[0] == "align" and not named.isdisjoint(tried)
     return "; a method without the option is given tries of its own (methods: NAME: tries)" if is_of_tries else ""
 
 
