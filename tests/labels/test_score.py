@@ -105,6 +105,30 @@ def test_a_sample_that_is_not_finite_is_named(tmp_path: Path, write_store: Calla
         assert torch.equal(without.latents(kind, records), latents[:, [1, 0]])
 
 
+def test_a_server_is_given_as_many_images_as_it_asks_for(tiny_pairs: Path, decoder: Decoder, tmp_path: Path) -> None:
+    """Which are decoded a batch at a time."""
+
+    class OfServer(Darkness):
+        at_once = 7
+
+        def __call__(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> dict[str, Marks]:
+            given.append(len(images))
+            return super().__call__(images, prompts)
+
+    given: list[int] = []
+    decoded: list[int] = []
+
+    def decode(latents: torch.Tensor) -> list[Image]:
+        decoded.append(len(latents))
+        return decoder(latents)
+
+    for _ in score_groups(SETTINGS, GroupStore(tiny_pairs), OfServer(), decode, decoder.fingerprint, tmp_path / "out"):
+        pass
+    assert given == [7, 3, 7, 3, 4] and decoded == [3, 3, 1, 3, 3, 3, 1, 3, 3, 1]
+    usual = scored(tiny_pairs, tmp_path / "usual", decoder, Darkness())
+    assert GroupStore(tmp_path / "out").records == usual.records
+
+
 def test_judges_are_told_what_a_file_says_of_the_prompts(tiny_pairs: Path, decoder: Decoder, tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
     texts = [record.prompt for record in GroupStore(tiny_pairs).records]

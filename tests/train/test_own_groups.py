@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL.Image import Image
 from trained import check_killed_ends_the_same, metrics_of, until
 
 from contrapose.backbones.settings import Adapters
@@ -16,13 +19,14 @@ from contrapose.cli.main import main
 from contrapose.core.group import REWARD
 from contrapose.errors import UserError
 from contrapose.judges.colours import Colours, colourfulness
-from contrapose.judges.judge import Judge, judge_of, marks_of
+from contrapose.judges.judge import Judge, Jury, Marks, judge_of, marks_of
 from contrapose.judges.self_confidence import SelfConfidence
 from contrapose.methods import DGPO, DiffusionDPO, OnlineDPO
 from contrapose.methods.judged_groups import JudgedGroups
 from contrapose.methods.own_samples import OwnSamples
 from contrapose.seeds import generator, starting_noise
 from contrapose.store.mixture import Mixture
+from contrapose.store.prompts import Prompt
 from contrapose.train.align import _backbone, _trainer, align
 from contrapose.train.comparable import comparable
 from contrapose.train.judging import RolloutJudging
@@ -117,6 +121,26 @@ def test_micro_batches_change_nothing(run: Run, tmp_path: Path) -> None:
         values = [[line[name] for line in of_size if name in line] for of_size in lines]
         assert values[0] == pytest.approx(values[1], rel=1e-2, abs=1e-4)
         assert len(values[0]) == (2 if "rollouts" in name else 3), "told of the steps of a draw"
+
+
+def test_a_server_judges_the_samples_of_several_micro_batches(run: Run, tmp_path: Path) -> None:
+    """Of which each is decoded by itself."""
+
+    class OfServer:
+        name, version, higher_is_better, at_once = "number", "1", {"number": True}, 3
+
+        def __call__(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> dict[str, Marks]:
+            given.append(len(images))
+            return {"number": Marks(np.arange(len(images)))}
+
+    given: list[int] = []
+    trainer = trainer_of(replace(run, optimisation=replace(FAST, micro_batch=2)), tmp_path)
+    rollouts = trainer.rollouts
+    rollouts.jury = Jury([OfServer()])
+    rollouts.weights = {"number": 1.0}
+    groups = rollouts.groups_of([0, 1, 2])
+    assert given == [4, 4, 1], "two micro-batches have the three images that it asks for"
+    assert [group.scores["number"] for group in groups] == [(0, 1, 2), (3, 0, 1), (2, 3, 0)]
 
 
 def test_guidance_leads_the_samples(run: Run, tmp_path: Path) -> None:

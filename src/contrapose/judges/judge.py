@@ -88,6 +88,18 @@ def images_at_once(judge: Judge, usual: int) -> int:
     return max(usual, judge.at_once) if isinstance(judge, AsksServer) else usual
 
 
+def in_batches(decode: Decode, num: int) -> Decode:
+    """The same images, of which so many are decoded at once."""
+
+    def decoded(latents: Tensor) -> list[Image]:
+        images: list[Image] = []
+        for batch in latents.split(num):
+            images += decode(batch)
+        return images
+
+    return decoded
+
+
 class JudgeSettings(Protocol):
     """The settings of a judge, as they stand in a file."""
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from contrapose import runfile
 from contrapose.containers.places import digest_at
 from contrapose.errors import UserError
-from contrapose.judges.judge import Decode, Judge, marks_of
+from contrapose.judges.judge import Decode, Judge, images_at_once, in_batches, marks_of
 from contrapose.labels.regrouped import Samples, check_identifiers, directions, origin
 from contrapose.labels.settings import CONVERTER, Scoring
 from contrapose.store.groups import GroupStore
@@ -137,8 +137,10 @@ def _scored(
     for record in records:
         wanted += [prompt_of(record.prompt)] * record.num_samples
     values: dict[str, list[float]] = {name: [] for name in judge.higher_is_better}
-    for start in range(0, len(wanted), batch_size):
-        marks = marks_of(judge, latents[start : start + batch_size], wanted[start : start + batch_size], decode)
+    at_once = images_at_once(judge, batch_size)
+    for start in range(0, len(wanted), at_once):
+        batch = slice(start, start + at_once)
+        marks = marks_of(judge, latents[batch], wanted[batch], in_batches(decode, batch_size))
         for name in values:
             values[name] += marks[name].values.tolist()
     first = 0

@@ -21,7 +21,7 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.generation import Generation
 from contrapose.core.group import REWARD, Condition, OwnGroups
 from contrapose.errors import UserError
-from contrapose.judges.judge import Judge, Jury, PolicyJudgeSettings, judge_of
+from contrapose.judges.judge import Judge, Jury, PolicyJudgeSettings, images_at_once, in_batches, judge_of
 from contrapose.judges.probes import AskedModel
 from contrapose.pixels import to_pixels
 from contrapose.processes import shared_out
@@ -91,12 +91,13 @@ class JudgedRollouts:
         num = self.settings.num_samples
         jobs = [(number, place) for number in numbers for place in range(num)]
         size = self.run.optimisation.micro_batch
+        judged_together = -(-images_at_once(self.jury, size) // size) * size
         latents: list[Tensor] = []
         scores: dict[str, list[float]] = {}
-        for start in range(0, len(jobs), size):
-            batch = jobs[start : start + size]
-            drawn = self._latents(batch)
-            for name, values in self.scores_of(drawn, [number for number, _ in batch]).items():
+        for first in range(0, len(jobs), judged_together):
+            judged = jobs[first : first + judged_together]
+            drawn = torch.cat([self._latents(judged[start : start + size]) for start in range(0, len(judged), size)])
+            for name, values in self.scores_of(drawn, [number for number, _ in judged]).items():
                 scores.setdefault(name, []).extend(values)
             latents += drawn.float().cpu().unbind()
         # the judges' images are made: the training step wants the autoencoder's memory
@@ -111,7 +112,8 @@ class JudgedRollouts:
     def scores_of(self, latents: Tensor, numbers: Sequence[int]) -> dict[str, list[float]]:
         """What the judges say of samples under the prompts of these numbers, and the weighted sum, `REWARD`."""
         prompts = [self.groups.store.prompt(self.groups.prompt_of(number)) for number in numbers]
-        marks = self.jury.of_latents(latents, prompts, self._images)
+        decode = in_batches(self._images, self.run.optimisation.micro_batch)
+        marks = self.jury.of_latents(latents, prompts, decode)
         scores: dict[str, list[float]] = {name: marks[name].values.tolist() for name in self.jury.higher_is_better}
         rewards = [0.0] * len(numbers)
         for name, weight in self.weights.items():
