@@ -184,6 +184,17 @@ def test_processes_send_their_gradients_once_and_early(benchmark, monkeypatch, c
     assert [cell.strip() for cell in line.split("|")][1:4] == ["ddspo", "LoRA", f"{row.minimum:.2f}"]
 
 
+def test_workers_are_measured_beside_one_process():
+    """In a process of its own, as below."""
+    command = [sys.executable, BENCHMARKS / "workers.py", "--prompts", "4", "--steps", "1", "--repeats", "1"]
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "--commands", "sample"], env=alone, stdout=subprocess.PIPE, text=True, check=True)
+    [*_, row] = done.stdout.splitlines()
+    name, *numbers = [cell.strip() for cell in row.split("|")[1:-1]]
+    again, one, workers, efficiency = map(float, numbers[:4])
+    assert name == "sample" and again > 0 and efficiency == pytest.approx(one / workers, abs=0.02)
+
+
 def test_the_start_of_training_is_measured_where_forks_are_no_danger():
     """In a process of its own: forks of this one, whose torch has threads, would hang."""
     command = [sys.executable, BENCHMARKS / "starting.py", "--tiny", "--pairs", "8", "--precisions", "bf16"]
