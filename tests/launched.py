@@ -94,7 +94,7 @@ class Launcher:
         `kill_keeping` the last process is, when it has written its shards of so many steps and that one is not kept;
         with `full_keeping` its disk is full when it is about to.
         """
-        shared = {"WORLD_SIZE": str(num), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), **environment}
+        shared = {"WORLD_SIZE": str(num), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), **environment}
         request = {"lines": [[str(a) for a in line] for line in lines], "environment": shared, "kill_at": kill_at}
         request |= {"kill_keeping": kill_keeping, "full_keeping": full_keeping}
         return [Ended(*ended) for ended in self._ask({**request, "write_last": write_last, "num": num})]
@@ -116,7 +116,7 @@ class Launcher:
         self._process.wait(timeout=60)
 
 
-def _free_port() -> str:
+def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])

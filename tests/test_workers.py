@@ -12,7 +12,7 @@ from contrapose.cli.device import OnDevice
 from contrapose.cli.sharing import OF_ONE, Sharing
 from contrapose.errors import UserError
 from contrapose.files import CLAIM, LOCK, claimed, one_writer, write_text
-from contrapose.processes import Launched, launched
+from contrapose.processes import Launched, launched, may_meet_in_vain
 from contrapose.workers import ALONE, Worker
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
@@ -87,6 +87,16 @@ def test_what_launchers_say(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert launched() == expected
+
+
+def test_old_addresses_are_warned_of_where_processes_are_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    for num_restarts, warns in (("0", False), ("3", True)):
+        monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", num_restarts)
+        assert may_meet_in_vain() == warns
+    # as torchrun says it with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    assert not may_meet_in_vain()
 
 
 @pytest.mark.parametrize(

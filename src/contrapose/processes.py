@@ -56,6 +56,15 @@ def rank() -> int:
     return _number("RANK", 0)
 
 
+def may_meet_in_vain() -> bool:
+    """Whether torchrun starts processes again where one failed, and keeps the addresses of those before.
+
+    It keeps one store for all attempts unless TORCH_DISABLE_SHARE_RDZV_TCP_STORE is 1, and gloo may take an address
+    that a process had before for its new one.
+    """
+    return _number("TORCHELASTIC_MAX_RESTARTS", 0) > 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
 def of_all(value: T) -> list[T]:
     """What each of the processes that talk to one another gives, by their ranks; all of these are to call this."""
     from torch import distributed

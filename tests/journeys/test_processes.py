@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import every_method
 import pytest
-from launched import ACQUAINTED, Launcher, own_groups
+from launched import ACQUAINTED, SECONDS, Launcher, free_port, own_groups
 from safetensors import safe_open
 from safetensors.torch import load_file
 from training import with_lora
@@ -158,9 +160,31 @@ def test_kill_9_and_again(launcher: Launcher, tiny_model: Path, tiny_pairs: Path
     assert _weights(tmp_path / "cut") == _weights(tmp_path / "whole")
 
 
+@pytest.mark.exhaustive
+def test_torchrun_starts_all_again_where_one_was_killed(tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> None:
+    """Which go on from the last kept step, to the bytes of one process that nobody killed."""
+    where = ["--model", tiny_model, "--pairs", tiny_pairs, *SMALL, "--save-every", "1", "--train-steps", "16"]
+    line: list[object] = ["align", "ddspo", *where, "--out"]
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", *meeting]
+    command = [sys.executable, *torchrun, "-m", "contrapose", *line, tmp_path / "cut"]
+    environment = os.environ | ACQUAINTED | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    with subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True) as launched:
+        _wait_for(tmp_path / "cut/checkpoints/step-000003")
+        workers = Path(f"/proc/{launched.pid}/task/{launched.pid}/children").read_text().split()
+        os.kill(int(workers[-1]), signal.SIGKILL)
+        _, said = launched.communicate(timeout=SECONDS)
+    assert launched.returncode == 0, said
+    assert said.count("training over 2 processes") == 2, "the kill came in the middle"
+    assert "may wait for one another" not in said
+    assert main([str(a) for a in [*line, tmp_path / "whole"]]) == 0
+    assert _weights(tmp_path / "cut") == _weights(tmp_path / "whole")
+    assert dict(_losses(tmp_path / "cut")) == pytest.approx(dict(_losses(tmp_path / "whole")))
+
+
 def _wait_for(step: Path) -> None:
     """Wait for this kept step or a later one."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while time.monotonic() < until:
         later = step.parent.glob("step-*") if step.parent.exists() else ()
         if any(found.name >= step.name for found in later):

@@ -28,7 +28,7 @@ from contrapose.core.group import OwnSteps
 from contrapose.errors import UserError
 from contrapose.files import check_folder, one_writer
 from contrapose.methods import name_of
-from contrapose.processes import LONGEST_WAIT, num_processes, of_all, rank, together
+from contrapose.processes import LONGEST_WAIT, may_meet_in_vain, num_processes, of_all, rank, together
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.metrics import CLOCK, HELD_OUT, add_metrics
 from contrapose.runs.names import BASE_NOTE, METRICS, RUN_FILE
@@ -201,6 +201,9 @@ def _check_here(accelerator: Accelerator, run: Run) -> None:
         )
     if accelerator.num_processes > 1:
         log.info(f"training over {accelerator.num_processes} processes")
+    if may_meet_in_vain():
+        fix = "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun"
+        log.warning(f"processes that torchrun starts again may wait for one another in vain; {fix}")
     check_sharding(run.sharding, accelerator.num_processes)
 
 
