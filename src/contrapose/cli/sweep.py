@@ -59,17 +59,18 @@ def sweep(command: Command) -> None:
     plan = plan_sweep(command.settings, command.on.name)
     precision = sampling.precision or usual_precision(command.on.name, out / SETTINGS)
     at_once = Images(sampling.model, precision, sampling.loading, sampling.size, sampling.batch_size)
-    with command.sharing.working() as worker:
-        with image_memory(at_once, command.on.name):
-            backbone = load_sampled(sampling, precision, plan.prompts, command.on.name)
+    with image_memory(at_once, command.on.name):
+        backbone = load_sampled(sampling, precision, plan.prompts, command.on.name)
+        with command.sharing.working() as worker:
             for scale, states in groupby(sample_sweep(plan, backbone, out, worker), lambda state: state.scale):
                 with Bar(f"sampling at w = {scale:g}") as bar:
                     for state in states:
                         bar(state.done, state.total)
-        num_of_others = num_left(plan, out)
-        if num_of_others:
-            tell(f"{out}: {num_of_others} images are left to other parts, of which the last one judges them")
-            return
+    num_of_others = num_left(plan, out)
+    if num_of_others:
+        tell(f"{out}: {num_of_others} images are left to other parts, of which the last one judges them")
+        return
+    with command.sharing.working() as worker:
         with advised(lambda card: after_judging(plan.by.suite, command.settings.features), command.on.name):
             is_new = judge_sweep(plan, out, Bar, worker)
         if not is_new:
