@@ -59,8 +59,8 @@ def rank() -> int:
 def may_meet_in_vain() -> bool:
     """Whether torchrun starts processes again where one failed, and keeps the addresses of those before.
 
-    It keeps one store for all attempts unless TORCH_DISABLE_SHARE_RDZV_TCP_STORE is 1, and gloo may take an address
-    that a process had before for its new one.
+    It keeps one store for all attempts, unless its processes meet by c10d and TORCH_DISABLE_SHARE_RDZV_TCP_STORE is 1;
+    and gloo may take an address that a process had before for its new one.
     """
     return _number("TORCHELASTIC_MAX_RESTARTS", 0) > 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 

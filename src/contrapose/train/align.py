@@ -202,7 +202,7 @@ def _check_here(accelerator: Accelerator, run: Run) -> None:
     if accelerator.num_processes > 1:
         log.info(f"training over {accelerator.num_processes} processes")
     if may_meet_in_vain():
-        fix = "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun"
+        fix = "give torchrun --rdzv-backend c10d, and set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for it"
         log.warning(f"processes that torchrun starts again may wait for one another in vain; {fix}")
     check_sharding(run.sharding, accelerator.num_processes)
 
