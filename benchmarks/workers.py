@@ -101,7 +101,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--prompts", type=int, default=48)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--commands", nargs="+", default=COMMANDS, help="each needs what those before it make")
+    parser.add_argument(
+        "--commands", nargs="+", default=COMMANDS, choices=COMMANDS, help="each needs what those before it make"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args(arguments)
     for name in LIBRARIES:

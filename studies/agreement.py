@@ -46,5 +46,9 @@ if __name__ == "__main__":
     parser.add_argument("--of", nargs="+", required=True, help="scores that are looked at")
     settings = parser.parse_args()
     records = GroupStore(settings.groups).records
+    known = records[0].scores
+    for name in (settings.by, *settings.of):
+        if name not in known:
+            raise SystemExit(f"{name} is no score of these groups (known: {', '.join(known)})")
     for name in settings.of:
         print(f"{name}: {agreement((record.scores[settings.by], record.scores[name]) for record in records)}")
