@@ -48,7 +48,7 @@ class Settled(NamedTuple):
     gigabytes: float
     encoders_needed: bool
     num_left: int = 0
-    """Of prompts that are lacking and other processes read."""
+    """Prompts that were lacking and are left to other processes."""
     need: str = ""
     """Why the text encoders are needed."""
 
