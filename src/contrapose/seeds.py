@@ -59,7 +59,8 @@ def starting_noise(streams: list[torch.Generator], shape: tuple[int, ...]) -> Te
 def spread_numbers(positions: Sequence[int], *parts: object) -> Tensor:
     """Numbers of these positions, 0 to below 1, in the sequence u + n phi modulo 1: u by what the parts name.
 
-    Wherever such a sequence begins and ends, its numbers lie evenly: with phi, the golden ratio, most evenly of all.
+    Wherever such a sequence begins and ends, its numbers lie evenly: with phi, the golden ratio, no gap between two
+    neighbours, around the end too, is more than phi^2 = 2.62 times another (three-gap theorem, Sos 1958).
     """
     import torch
 
