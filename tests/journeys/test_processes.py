@@ -182,6 +182,42 @@ def test_torchrun_starts_all_again_where_one_was_killed(tiny_model: Path, tiny_p
     assert dict(_losses(tmp_path / "cut")) == pytest.approx(dict(_losses(tmp_path / "whole")))
 
 
+@pytest.mark.exhaustive
+def test_torchrun_goes_on_without_a_node_that_was_lost(tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> None:
+    """Of two nodes, one dies with all its processes: the other starts again alone, and ends as one that began alone."""
+    where = ["--model", tiny_model, "--pairs", tiny_pairs, *SMALL, "--save-every", "1", "--train-steps", "16"]
+    line: list[object] = ["align", "ddspo", *where, "--out"]
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "lost"]
+    torchrun = [
+        "-m",
+        "torch.distributed.run",
+        "--nnodes",
+        "1:2",
+        "--nproc-per-node",
+        "1",
+        "--max-restarts",
+        "3",
+        *meeting,
+    ]
+    command = [str(word) for word in [sys.executable, *torchrun, "-m", "contrapose", *line, tmp_path / "cut"]]
+    environment = os.environ | ACQUAINTED | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    # each in a group of its own, which dies as one; the first keeps the store by which they meet
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as stays:
+        time.sleep(5)
+        lost = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+        _wait_for(tmp_path / "cut/checkpoints/step-000003")
+        for child in Path(f"/proc/{lost.pid}/task/{lost.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+        lost.kill()
+        lost.wait()
+        assert not (tmp_path / "cut/finished.json").exists(), "the loss came in the middle"
+        _, said = stays.communicate(timeout=SECONDS)
+    assert stays.returncode == 0, said
+    assert "training over 2 processes" in said, "both had begun"
+    assert main([str(a) for a in [*line, tmp_path / "whole"]]) == 0
+    assert dict(_losses(tmp_path / "cut")) == pytest.approx(dict(_losses(tmp_path / "whole")), rel=1e-4)
+
+
 def _wait_for(step: Path) -> None:
     """Wait for this kept step or a later one."""
     until = time.monotonic() + 300
