@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import every_method
 import pytest
@@ -160,62 +161,71 @@ def test_kill_9_and_again(launcher: Launcher, tiny_model: Path, tiny_pairs: Path
     assert _weights(tmp_path / "cut") == _weights(tmp_path / "whole")
 
 
+class Torchrun(NamedTuple):
+    """A run of 16 steps under torchrun, which may start its processes again, and a folder for it."""
+
+    line: list[object]
+    out: Path
+    meeting: list[str]
+
+    @classmethod
+    def of(cls, model: Path, pairs: Path, folder: Path) -> Torchrun:
+        where = ["--model", model, "--pairs", pairs, *SMALL, "--save-every", "1", "--train-steps", "16"]
+        meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "again"]
+        return cls(["align", "ddspo", *where], folder, meeting)
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        torchrun = ["-m", "torch.distributed.run", "--max-restarts", "3", *self.meeting, *options]
+        command = [sys.executable, *torchrun, "-m", "contrapose", *self.line, "--out", self.out / "cut"]
+        environment = os.environ | ACQUAINTED | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+        return subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True)
+
+    def is_under_way(self) -> None:
+        _wait_for(self.out / "cut/checkpoints/step-000003")
+
+    def check(self, left: subprocess.Popen[str], within: float = 1e-6) -> str:
+        """What was said by the one that is left, whose losses are those of a run that nobody killed."""
+        assert not (self.out / "cut/finished.json").exists(), "the kill came in the middle"
+        _, said = left.communicate(timeout=SECONDS)
+        assert left.returncode == 0, said
+        assert main([str(a) for a in [*self.line, "--out", self.out / "whole"]]) == 0
+        assert dict(_losses(self.out / "cut")) == pytest.approx(dict(_losses(self.out / "whole")), rel=within)
+        return said
+
+
+def _workers_of(launched: subprocess.Popen[str]) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{launched.pid}/task/{launched.pid}/children").read_text().split()]
+
+
 @pytest.mark.exhaustive
 def test_torchrun_starts_all_again_where_one_was_killed(tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> None:
     """Which go on from the last kept step, to the bytes of one process that nobody killed."""
-    where = ["--model", tiny_model, "--pairs", tiny_pairs, *SMALL, "--save-every", "1", "--train-steps", "16"]
-    line: list[object] = ["align", "ddspo", *where, "--out"]
-    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", *meeting]
-    command = [sys.executable, *torchrun, "-m", "contrapose", *line, tmp_path / "cut"]
-    environment = os.environ | ACQUAINTED | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    with subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True) as launched:
-        _wait_for(tmp_path / "cut/checkpoints/step-000003")
-        workers = Path(f"/proc/{launched.pid}/task/{launched.pid}/children").read_text().split()
-        os.kill(int(workers[-1]), signal.SIGKILL)
-        _, said = launched.communicate(timeout=SECONDS)
-    assert launched.returncode == 0, said
-    assert said.count("training over 2 processes") == 2, "the kill came in the middle"
+    run = Torchrun.of(tiny_model, tiny_pairs, tmp_path)
+    with run.start("--nproc-per-node", "2") as launched:
+        run.is_under_way()
+        os.kill(_workers_of(launched)[-1], signal.SIGKILL)
+        said = run.check(launched)
+    assert said.count("training over 2 processes") == 2, "both began again"
     assert "may wait for one another" not in said
-    assert main([str(a) for a in [*line, tmp_path / "whole"]]) == 0
     assert _weights(tmp_path / "cut") == _weights(tmp_path / "whole")
-    assert dict(_losses(tmp_path / "cut")) == pytest.approx(dict(_losses(tmp_path / "whole")))
 
 
 @pytest.mark.exhaustive
 def test_torchrun_goes_on_without_a_node_that_was_lost(tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> None:
     """Of two nodes, one dies with all its processes: the other starts again alone, and ends as one that began alone."""
-    where = ["--model", tiny_model, "--pairs", tiny_pairs, *SMALL, "--save-every", "1", "--train-steps", "16"]
-    line: list[object] = ["align", "ddspo", *where, "--out"]
-    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "lost"]
-    torchrun = [
-        "-m",
-        "torch.distributed.run",
-        "--nnodes",
-        "1:2",
-        "--nproc-per-node",
-        "1",
-        "--max-restarts",
-        "3",
-        *meeting,
-    ]
-    command = [str(word) for word in [sys.executable, *torchrun, "-m", "contrapose", *line, tmp_path / "cut"]]
-    environment = os.environ | ACQUAINTED | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    # each in a group of its own, which dies as one; the first keeps the store by which they meet
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as stays:
-        time.sleep(5)
-        lost = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
-        _wait_for(tmp_path / "cut/checkpoints/step-000003")
-        for child in Path(f"/proc/{lost.pid}/task/{lost.pid}/children").read_text().split():
-            os.kill(int(child), signal.SIGKILL)
+    run = Torchrun.of(tiny_model, tiny_pairs, tmp_path)
+    of_two = ["--nnodes", "1:2", "--nproc-per-node", "1"]
+    # the one that stays keeps the store by which they meet
+    with (
+        run.start(*of_two, "--rdzv-conf", "is_host=1") as stays,
+        run.start(*of_two, "--rdzv-conf", "is_host=0") as lost,
+    ):
+        run.is_under_way()
+        for child in _workers_of(lost):
+            os.kill(child, signal.SIGKILL)
         lost.kill()
-        lost.wait()
-        assert not (tmp_path / "cut/finished.json").exists(), "the loss came in the middle"
-        _, said = stays.communicate(timeout=SECONDS)
-    assert stays.returncode == 0, said
+        said = run.check(stays, within=1e-4)
     assert "training over 2 processes" in said, "both had begun"
-    assert main([str(a) for a in [*line, tmp_path / "whole"]]) == 0
-    assert dict(_losses(tmp_path / "cut")) == pytest.approx(dict(_losses(tmp_path / "whole")), rel=1e-4)
 
 
 def _wait_for(step: Path) -> None:
