@@ -6,6 +6,8 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -153,11 +155,17 @@ def test_settle_reads_everything_in_and_lets_the_encoders_go(tmp_path: Path) -> 
     backbone = Ragged()
     prompts = [f"{'long ' * (i // 50)}prompt {i}" for i in range(200)]
     Embeddings(backbone, folder=tmp_path)(prompts[:10])
+    titles: list[str] = []
     told: list[tuple[int, int]] = []
+
+    def progress(title: str) -> AbstractContextManager[Callable[[int, int], None]]:
+        titles.append(title)
+        return nullcontext(lambda done, total: told.append((done, total)))
+
     cached = Embeddings(backbone, folder=tmp_path)
-    settled = cached.settle(iter(prompts * 2), lambda done, total: told.append((done, total)))
+    settled = cached.settle(iter(prompts * 2), progress)
     assert settled[:2] == (200, 190) and not settled.encoders_needed
-    assert told[-1] == (190, 190) and told == sorted(told)
+    assert titles == ["reading prompts"] and told[-1] == (190, 190) and told == sorted(told)
     assert sorted(backbone.read_in) == sorted(prompts)
     size = sum(path.stat().st_size for path in shards(tmp_path)) / 1e9
     assert 0.98 * size < settled.gigabytes < size, "all but the unconditional row"
@@ -166,7 +174,8 @@ def test_settle_reads_everything_in_and_lets_the_encoders_go(tmp_path: Path) -> 
     assert same(cached(prompts), backbone.read(prompts))
     cached.unconditional()
     assert backbone.asked == [] and backbone.unconditional_asked == before
-    assert Embeddings(backbone, folder=tmp_path).settle(prompts).num_new == 0
+    assert Embeddings(backbone, folder=tmp_path).settle(prompts, progress).num_new == 0
+    assert titles == ["reading prompts"], "nothing was left to be told of"
 
 
 def test_settling_nothing(tmp_path: Path) -> None:

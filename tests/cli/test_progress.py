@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from contrapose.cli import follow as module
+from contrapose.cli.follow import follow
 from contrapose.cli.pace import Pace, peak_memory
-from contrapose.cli.progress import Bar, follow
+from contrapose.cli.progress import Bar
 from contrapose.cli.progress_line import ProgressLine
 from contrapose.train.loop import TrainState
 
@@ -71,6 +73,32 @@ def test_a_log_gets_the_first_the_last_and_some_between(clock, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert [int(line.split()[1].split("/")[0]) for line in lines] == [1, *range(6, 100, 5), 100]
     assert lines[1].startswith("aligning: 6/100, 0:03:08 left, loss 0.5, 2 s/step, peak ")
+
+
+def test_what_leads_up_to_the_beginning_has_the_terminal_to_itself(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # by which rich takes it for a terminal
+    order: list[str] = []
+
+    class Noted(Bar):
+        def __enter__(self) -> Bar:
+            order.append(f"{self._line.title} begins")
+            return super().__enter__()
+
+        def __exit__(self, *error: object) -> None:
+            order.append(f"{self._line.title} ends")
+            super().__exit__(*error)
+
+    def states() -> Iterator[TrainState]:
+        with Noted("reading prompts") as bar:
+            bar(40, 40)
+        yield TrainState(0, {})
+        yield TrainState(1, {"loss": 0.5})
+
+    monkeypatch.setattr(module, "Bar", Noted)
+    follow("aligning", 1, states(), "step")
+    assert order == ["reading prompts begins", "reading prompts ends", "aligning begins", "aligning ends"]
+    shown = capsys.readouterr().err
+    assert "reading prompts" in shown and "loss 0.5" in shown
 
 
 def test_fast_work_is_told_twice_and_slow_work_every_ten_minutes(clock, capsys):

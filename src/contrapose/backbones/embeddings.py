@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import compress, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +24,7 @@ from contrapose.backbones.embedding_rows import NO_PROMPT, CachedRows, Keys, sho
 from contrapose.core.group import Condition, join
 from contrapose.errors import UserError
 from contrapose.files import users_cache
+from contrapose.progress import Progress, untold
 
 if TYPE_CHECKING:
     from contrapose.backbones.text import TextReader
@@ -93,14 +94,15 @@ class Embeddings:
     def settle(
         self,
         prompts: Iterable[str],
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress = untold,
         number: int = 0,
         of: int = 1,
     ) -> Settled:
         """Read all prompts and the unconditional row into the cache; where that is too small, small encoders stay.
 
         Of several processes that settle the same prompts this one, of its number, reads its share of the missing.
-        `progress` hears how many of these are done. Raises `UserError` where large encoders would have to stay.
+        `progress` is told how many of these are done, where any are missing. Raises `UserError` where large encoders
+        would have to stay.
         """
         self._follow_encoders()
         self._rows.look()
@@ -115,21 +117,28 @@ class Embeddings:
         if not self._writing:
             self._remember(sample)
             return self._stay(len(wanted), self._rows.bytes_of(wanted), extra)
-        rest = (text for place, text in enumerate(mine) if place % step)
-        rows = sample
-        done = 0
-        while rows:
-            self._rows.write(rows)
-            done += len(rows)
-            if progress:
-                progress(done, len(mine))
-            texts = _by_key(islice(rest, AT_ONCE))
-            rows = self._compute(texts) if texts else {}
+        if mine:
+            rest = (text for place, text in enumerate(mine) if place % step)
+            with progress("reading prompts") as bar:
+                self._read(sample, rest, len(mine), bar)
         self.unconditional()
         self._rows.keep_index()
         self._encoders_may_leave = True
         gigabytes = self._rows.bytes_of(wanted) / GIGABYTE
         return Settled(len(wanted), len(mine), gigabytes, False, num_left=len(missing) - len(mine))
+
+    def _read(
+        self, rows: dict[str, Condition], rest: Iterator[str], total: int, bar: Callable[[int, int], None] | None
+    ) -> None:
+        """Write the rows that are there, then those of the other prompts."""
+        done = 0
+        while rows:
+            self._rows.write(rows)
+            done += len(rows)
+            if bar:
+                bar(done, total)
+            texts = _by_key(islice(rest, AT_ONCE))
+            rows = self._compute(texts) if texts else {}
 
     def _sorted_out(self, prompts: Iterable[str]) -> tuple[Keys, list[str]]:
         """The short keys of all distinct prompts, and in their order those that have no row."""

@@ -73,7 +73,7 @@ def align(command: Command) -> None:
     if command.push_to_hub:
         check_access(command.push_to_hub, kind_of(command.run))  # before hours of training, not after
     for stage in settled_stages(command.run, command.out):
-        follow_stage(stage, align_stage(stage))
+        follow_stage(stage, align_stage)
         if rank() == 0:
             finish_run(stage.folder)
     if command.push_to_hub and rank() == 0:

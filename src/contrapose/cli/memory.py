@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from contrapose.cli.progress import follow
+from contrapose.cli.follow import follow
+from contrapose.cli.progress import Bar
 from contrapose.errors import UserError
 from contrapose.processes import rank
+from contrapose.progress import Progress
 
 if TYPE_CHECKING:
     from contrapose.estimate.advice import Images
@@ -47,8 +49,8 @@ def advised(advice: Callable[[float | None], str], device: str = "cuda") -> Iter
     raise OutOfMemory(f"out of memory; {advice(card_size(device))}")
 
 
-def follow_stage(stage: Stage, states: Iterable[TrainState]) -> None:
-    """Draw a bar while a run trains; tell of a GPU that is too small before, and what fits when memory runs out.
+def follow_stage(stage: Stage, train: Callable[[Stage, Progress], Iterable[TrainState]]) -> None:
+    """Train, and draw a bar meanwhile; tell of a GPU that is too small before, and what fits when memory runs out.
 
     A run on CPUs is not judged beforehand: what the estimate counts is a GPU's kernels and precision.
     """
@@ -61,7 +63,7 @@ def follow_stage(stage: Stage, states: Iterable[TrainState]) -> None:
         if warning:
             log.warning(warning)
     with advised(lambda card: after_training(stage.run, card)):
-        follow(stage.title, stage.run.optimisation.train_steps, states, "step")
+        follow(stage.title, stage.run.optimisation.train_steps, train(stage, Bar), "step")
 
 
 @contextmanager

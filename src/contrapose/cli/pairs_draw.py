@@ -36,9 +36,9 @@ def draw(command: Command) -> None:
     from contrapose.backbones.precision import usual_precision
     from contrapose.backbones.speed import hasten
     from contrapose.cli.cut_prompts import tell_cut
+    from contrapose.cli.follow import follow
     from contrapose.cli.memory import image_memory
     from contrapose.cli.notes import quiet_libraries, tell
-    from contrapose.cli.progress import follow
     from contrapose.degrade.degrader import NOT_DEGRADED
     from contrapose.draw.pairs import draw_pairs, plan_pairs
     from contrapose.estimate.advice import Images

@@ -35,9 +35,9 @@ def main(arguments: list[str], prog: str) -> None:
 def hand_out(command: Command) -> None:
     from contrapose.backbones.families.table import load_backbone
     from contrapose.backbones.loading import DTYPES
+    from contrapose.cli.follow import follow
     from contrapose.cli.memory import image_memory
     from contrapose.cli.notes import quiet_libraries
-    from contrapose.cli.progress import follow
     from contrapose.estimate.advice import Images
     from contrapose.exchange.exports import export_pairs, is_exported
     from contrapose.store.groups import GroupStore

@@ -33,9 +33,10 @@ def bring_in(command: Command) -> None:
     from contrapose.backbones.families.table import load_backbone
     from contrapose.backbones.loading import DTYPES
     from contrapose.backbones.precision import usual_precision
+    from contrapose.cli.follow import follow
     from contrapose.cli.memory import image_memory
     from contrapose.cli.notes import quiet_libraries, tell
-    from contrapose.cli.progress import Bar, follow
+    from contrapose.cli.progress import Bar
     from contrapose.containers.left_out import SKIPPED, told_counts
     from contrapose.estimate.advice import Images
     from contrapose.exchange.imports import import_pairs, plan_import, read_listing

@@ -28,7 +28,7 @@ def main(arguments: list[str], prog: str) -> None:
 
 
 def label(command: Command) -> None:
-    from contrapose.cli.progress import follow
+    from contrapose.cli.follow import follow
     from contrapose.labels.label import label_groups, plan_labels
     from contrapose.store.groups import GroupStore
 

@@ -37,9 +37,9 @@ def main(arguments: list[str], prog: str) -> None:
 
 def judge(command: Command) -> None:
     from contrapose.backbones.decoder import Decoder
+    from contrapose.cli.follow import follow
     from contrapose.cli.memory import image_memory
     from contrapose.cli.notes import quiet_libraries, tell
-    from contrapose.cli.progress import follow
     from contrapose.estimate.advice import Images
     from contrapose.judges.judge import Jury, judge_of
     from contrapose.labels.score import judged_prompts, score_groups

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rich.console import Console
 from rich.progress import Progress
@@ -13,7 +13,6 @@ from contrapose.cli.pace import Pace, peak_memory
 from contrapose.cli.progress_line import Lines, ProgressLine
 from contrapose.processes import rank
 
-_NOTED = ("loss", "accuracy", "drift")  # of a training step's metrics
 _LINES = 20  # of a whole, where there is no terminal
 _OFTEN = 1.0  # seconds that lie between two of them at least
 _SELDOM = 600.0  # and at most
@@ -69,12 +68,3 @@ class Bar:
             self._progress.console.print(self._line.plain, soft_wrap=True, markup=False)
             self._last_line = time.monotonic()
             self._due = done + max((total or 0) // _LINES, 1)
-
-
-def follow(title: str, total: int, done: Iterable[Any], unit: str = "") -> None:
-    """Draw a bar while an iterable yields how much is done (a number, or an object with `step` and `metrics`)."""
-    with Bar(title, total, unit) as bar:
-        for state in done:
-            metrics = getattr(state, "metrics", {})
-            notes = [f"{name} {metrics[name]:.3g}" for name in _NOTED if name in metrics]
-            bar(getattr(state, "step", state), notes=notes)

@@ -38,9 +38,9 @@ def main(arguments: list[str], prog: str) -> None:
 
 def sample(command: Command) -> None:
     from contrapose.backbones.precision import usual_precision
+    from contrapose.cli.follow import follow
     from contrapose.cli.memory import image_memory
     from contrapose.cli.notes import quiet_libraries, tell
-    from contrapose.cli.progress import follow
     from contrapose.cli.sampled import load_sampled
     from contrapose.estimate.advice import Images
     from contrapose.guiding.images import SETTINGS, jobs, sample_images

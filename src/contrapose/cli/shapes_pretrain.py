@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from contrapose.cli.follow import follow
 from contrapose.cli.options import parse
-from contrapose.cli.progress import follow
 from contrapose.worlds.shapes.settings import Pretraining
 
 

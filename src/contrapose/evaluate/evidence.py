@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from contrapose.evaluate.geneval.results import write_results
 from contrapose.evaluate.images import Images, digest_of_images, prompt_folders
 from contrapose.evaluate.kept import KeptRows
 from contrapose.evaluate.rows import Rows, read_rows, write_rows
-from contrapose.evaluate.run import Progress, evaluate_images
+from contrapose.evaluate.run import evaluate_images
 from contrapose.evaluate.sets.describing import DESCRIBING
 from contrapose.evaluate.sets.extractors import AnyFeatures, NoFeatures
 from contrapose.evaluate.sets.looking import Looked, Looking, Viewer
@@ -47,6 +46,7 @@ from contrapose.evaluate.taking import Taking, taken
 from contrapose.evaluate.training_seeds import check_names, runs_of_methods
 from contrapose.files import replacing
 from contrapose.judges.judge import Judge
+from contrapose.progress import Progress, untold
 from contrapose.ranges import checked
 from contrapose.store.prompts import Prompt
 from contrapose.workers import ALONE, Worker
@@ -171,7 +171,7 @@ def evaluate(
     suite: Suite,
     out: Path,
     device: str = "cpu",
-    progress: Progress = lambda title: nullcontext(),
+    progress: Progress = untold,
     looking: Looking | None = None,
     worker: Worker = ALONE,
 ) -> tuple[Summary | None, bool]:

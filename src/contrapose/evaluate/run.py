@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -12,9 +11,6 @@ from contrapose.evaluate.images import Images, PromptFolder, prompt_folders, rea
 from contrapose.evaluate.rows import EvidenceRow, Rows, prompt_id
 from contrapose.judges.judge import Judge, images_at_once
 from contrapose.store.prompts import Prompt
-
-Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
-"""From the name of a piece of work to what is told (images done, images in all) while it lasts."""
 
 UNTAGGED = "all"  # the tag of a prompt whose metadata names none
 _AT_ONCE = 16  # images that are handed to the judge together

@@ -13,7 +13,6 @@ sweep/images.yaml      the settings that all strengths share, with digests of wh
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +26,6 @@ from contrapose.evaluate.evidence import FEATURES, KEPT, ROWS, SUMMARY
 from contrapose.evaluate.images import digest_of_images
 from contrapose.evaluate.kept import KeptRows
 from contrapose.evaluate.rows import Rows, write_rows
-from contrapose.evaluate.run import Progress
 from contrapose.evaluate.sets.describing import DESCRIBING
 from contrapose.evaluate.sets.looking import Looking, Viewer
 from contrapose.evaluate.sets.reference import FeatureCache
@@ -41,6 +39,7 @@ from contrapose.guiding.images import SETTINGS as OF_IMAGES
 from contrapose.guiding.images import inputs_of
 from contrapose.guiding.settings import CONVERTER, Sampling
 from contrapose.judges.judge import Judge
+from contrapose.progress import Progress, untold
 from contrapose.ranges import Number, check, checked
 from contrapose.workers import ALONE, Worker
 
@@ -148,7 +147,7 @@ def sum_up(
     label: str,
     by: JudgedBy,
     device: str = "cpu",
-    progress: Progress = lambda title: nullcontext(),
+    progress: Progress = untold,
     worker: Worker = ALONE,
 ) -> bool:
     """Judge the images of all strengths and write the folder's summary; False where that was done already.

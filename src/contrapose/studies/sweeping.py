@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -11,12 +10,12 @@ from typing import NamedTuple
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import BY_PIPELINE
 from contrapose.backbones.loading import best_device, check_model
-from contrapose.evaluate.run import Progress
 from contrapose.evaluate.sets.looking import looking_of
 from contrapose.evaluate.sweep import JudgedBy, at_strengths, claim, folder_of, settled_for_all, sum_up
 from contrapose.files import check_folder
 from contrapose.guiding.images import SETTINGS, jobs, sample_images
 from contrapose.guiding.settings import Sampling
+from contrapose.progress import Progress, untold
 from contrapose.report.contact_sheet import write_contact_sheet
 from contrapose.store.named_prompts import named_prompts
 from contrapose.store.prompts import Prompt
@@ -88,9 +87,7 @@ def num_left(plan: SweepPlan, out: Path) -> int:
     return num
 
 
-def judge_sweep(
-    plan: SweepPlan, out: Path, progress: Progress = lambda title: nullcontext(), worker: Worker = ALONE
-) -> bool:
+def judge_sweep(plan: SweepPlan, out: Path, progress: Progress = untold, worker: Worker = ALONE) -> bool:
     """Judge the images of all strengths and write the summary of `out`; False where that was done already.
 
     Several workers judge together: of parts the last one, which finds all images there, judges them all.

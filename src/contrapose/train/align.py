@@ -29,6 +29,7 @@ from contrapose.errors import UserError
 from contrapose.files import check_folder, one_writer
 from contrapose.methods import name_of
 from contrapose.processes import LONGEST_WAIT, may_meet_in_vain, num_processes, of_all, rank, together
+from contrapose.progress import Progress, untold
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.metrics import CLOCK, HELD_OUT, add_metrics
 from contrapose.runs.names import BASE_NOTE, METRICS, RUN_FILE
@@ -77,8 +78,10 @@ def align(run: Run, out: Path) -> Iterator[TrainState]:
         yield from align_stage(stage)
 
 
-def align_stage(stage: Stage) -> Iterator[TrainState]:
+def align_stage(stage: Stage, progress: Progress = untold) -> Iterator[TrainState]:
     """Train, yielding after each optimiser step (the first state tells where a resumed run starts).
+
+    `progress` is told of the reading of prompts, which comes before.
 
     Writes `run.yaml`, `metrics.jsonl`, what trackers keep, checkpoints, and at the end the weights and `finished.json`;
     of several processes the first one does, and of networks in shards each its own. Raises `UserError` for pairs of
@@ -92,10 +95,10 @@ def align_stage(stage: Stage) -> Iterator[TrainState]:
             check_folder(stage.folder)
             if rank() == 0:
                 held.enter_context(one_writer(stage.folder))
-        yield from _align_alone(stage, accelerator)
+        yield from _align_alone(stage, accelerator, progress)
 
 
-def _align_alone(stage: Stage, accelerator: Accelerator) -> Iterator[TrainState]:
+def _align_alone(stage: Stage, accelerator: Accelerator, progress: Progress) -> Iterator[TrainState]:
     run = stage.run
     out = stage.folder
     is_first = rank() == 0
@@ -121,7 +124,7 @@ def _align_alone(stage: Stage, accelerator: Accelerator) -> Iterator[TrainState]
     with together():
         backbone = _backbone(run, accelerator)
     watched = Watched(run.watching, backbone) if run.watching.draws else None
-    trainer = _trainer(stage, compared, accelerator, backbone, watched, is_new=not begun)
+    trainer = _trainer(stage, compared, accelerator, backbone, watched, progress, is_new=not begun)
     if is_first:
         # only now: a mistyped model or folder of pairs leaves nothing that refuses its fix, judges are known, and they
         # see differences
@@ -228,6 +231,7 @@ def _trainer(
     accelerator: Accelerator,
     backbone: Backbone,
     watched: Watched | None,
+    progress: Progress,
     is_new: bool = False,
 ) -> Trainer:
     """The loop of a stage over its groups; of a new run with the first samples drawn, where any are."""
@@ -251,7 +255,7 @@ def _trainer(
     )
     needs_encoders = True
     if isinstance(embeddings, Embeddings):
-        settled = settle_together(embeddings, groups.prompts)
+        settled = settle_together(embeddings, groups.prompts, progress)
         log.info(settled.line)
         needs_encoders = settled.encoders_needed
         if watched is not None:

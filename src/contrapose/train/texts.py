@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterable
 
 from contrapose.backbones.embeddings import Embeddings, Settled
 from contrapose.processes import of_all, rank, together
+from contrapose.progress import Progress, untold
 
 
-def settle_together(embeddings: Embeddings, prompts: Callable[[], Iterable[str]]) -> Settled:
+def settle_together(
+    embeddings: Embeddings, prompts: Callable[[], Iterable[str]], progress: Progress = untold
+) -> Settled:
     """Have the embeddings of these prompts as `Embeddings.settle` does, for all processes to call together.
 
     Each reads its share of what is missing. Where machines have caches of their own, each process has then seen the
@@ -23,7 +26,7 @@ def settle_together(embeddings: Embeddings, prompts: Callable[[], Iterable[str]]
     # alone in the end: one that does not see what another has written can do without it
     for number, of in ((rank(), len(hosts)), (here.index(rank()), len(here)), (0, 1)):
         with together():
-            settled = embeddings.settle(prompts(), number=number, of=of)
+            settled = embeddings.settle(prompts(), progress, number, of)
         num_new += settled.num_new
         if not any(of_all(settled.num_left)):
             break

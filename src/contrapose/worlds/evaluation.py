@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 from contrapose.backbones.loading import best_device
 from contrapose.errors import UserError
 from contrapose.evaluate.evidence import Record, evaluate, lay_out
-from contrapose.evaluate.run import Progress
 from contrapose.evaluate.sets.looking import looking_of
 from contrapose.evaluate.suites import Unjudged
 from contrapose.evaluate.summary import Summary
 from contrapose.evaluate.taking import Taking
 from contrapose.files import check_folder
+from contrapose.progress import Progress, untold
 from contrapose.workers import ALONE, Worker
 from contrapose.worlds.settings import Judging
 from contrapose.worlds.suites import as_settings
@@ -35,7 +34,7 @@ def evaluate_models(
     judging: Judging,
     out: Path,
     device: str | None = None,
-    progress: Progress = lambda title: nullcontext(),
+    progress: Progress = untold,
     worker: Worker = ALONE,
 ) -> Evaluated:
     """Judge every image of each model's folder, by the model's name, and compare the models with the base, into `out`.

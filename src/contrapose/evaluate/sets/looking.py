@@ -11,7 +11,7 @@ from contrapose import runfile
 from contrapose.errors import UserError
 from contrapose.evaluate.images import SAMPLE_AGAIN, Images, prompt_folders
 from contrapose.evaluate.rows import Key, Rows, prompt_id
-from contrapose.evaluate.run import Progress, tag_of
+from contrapose.evaluate.run import tag_of
 from contrapose.evaluate.sets.describing import rows_of, tell_of_single_images
 from contrapose.evaluate.sets.extractors import (
     EXTRACTORS,
@@ -39,6 +39,7 @@ from contrapose.evaluate.sets.reference import (
 from contrapose.evaluate.sets.suite import Sets
 from contrapose.evaluate.suites import Suite, Unjudged
 from contrapose.files import check_file
+from contrapose.progress import Progress
 from contrapose.workers import ALONE, Worker
 
 _REPLACE = "get it again, or take it out of the reference"
