@@ -15,6 +15,7 @@ from contrapose.errors import UserError
 from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.suites import Unjudged
 from contrapose.evaluate.sweep import JudgedBy, claim, folder_of, in_order, sum_up
+from contrapose.files import one_writer
 from contrapose.guiding.images import Sampling
 from contrapose.guiding.settings import Guiding
 from contrapose.report.sweep import SweepLine, read_sweep, render, write_sweep_page
@@ -104,6 +105,17 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="share no strength"):
         write_sweep_page([first, read_sweep(write_sweep(tmp_path / "e", "A", scales=(2.0,)))], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_another_writes_has_a_fix_that_the_command_takes(tmp_path: Path) -> None:
+    first, second = (read_sweep(write_sweep(tmp_path / name, name)) for name in ("a", "b"))
+    with (
+        one_writer(tmp_path / "both"),
+        pytest.raises(UserError, match="writing here; wait for it, or choose another --out"),
+    ):
+        write_sweep_page([first, second], tmp_path / "both")
+    with one_writer(first.folder), pytest.raises(UserError, match=r"writing here; .*--part"):
+        write_sweep_page([first], first.folder)
 
 
 @pytest.mark.parametrize("text", ["", "0 nan", "inf", "0 -inf", "1e400", "0 1001", "1 1", "1 1.0", "0 -0"])

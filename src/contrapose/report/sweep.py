@@ -15,7 +15,7 @@ from contrapose.evaluate.images import prompt_folders
 from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.summary import write_summary
 from contrapose.evaluate.sweep import FIX, folder_of, name_of, read_record
-from contrapose.files import check_folder, write_text
+from contrapose.files import check_folder, one_writer, write_text
 from contrapose.report.drawing import DASHES, MARKERS, QUIET, SERIES, drawing
 from contrapose.report.evidence import Judged, headlines, spoken
 from contrapose.report.examples import Example, examples, unjudged_examples
@@ -92,7 +92,9 @@ def write_sweep_page(sweeps: Sequence[Sweep], out: Path, worker: Worker = ALONE)
     check_folder(out)
     _check(sweeps, out)
     page = render(sweeps)
-    with worker.writing(out), worker.in_turn(out / PAGE):
+    # a comparison has no parts, which a worker would name as the way to share it
+    held = worker.writing(out) if len(sweeps) == 1 else one_writer(out)
+    with held, worker.in_turn(out / PAGE):
         if len(sweeps) > 1:
             lines: dict[str, list[dict[str, Any]]] = {}
             for metric in _metrics(sweeps):
