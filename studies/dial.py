@@ -77,7 +77,7 @@ def dial(study: Path, scales: list[str], metrics: list[str], lines: dict[str, st
                 draw(axes, by_strength(summary["models"], line, metric), number, label)
             axes.set_title(f"{metric}, guidance scale {scale}", fontsize=10)
             axes.set_xlabel("strength w (0 is the base)")
-    grid[0][0].legend(frameon=False, fontsize=8)
+    grid[0][-1].legend(frameon=False, fontsize=8)
     # the same picture is the same file
     plt.rcParams["svg.hashsalt"] = "contrapose"
     figure.savefig(out, metadata={"Date": None})
