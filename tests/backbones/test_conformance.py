@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from functools import cache
@@ -15,6 +16,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 from training import with_full, with_lora, with_own_network
+from waiting import copies
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.families.table import load_backbone
@@ -116,6 +118,19 @@ def test_one_without_values_predicts_alike_once_it_has_them(
     assert not values
     predictions = [each.denoiser.denoise(each.denoiser.network, **inputs) for each in (empty, plain)]
     assert torch.equal(*predictions)
+
+
+@torch.no_grad()
+def test_the_host_waits_for_no_copy(plain: Backbone, inputs: dict[str, Any]) -> None:
+    """What a prediction makes beside its inputs, such as places and sizes, is made on the device."""
+    network = copy.deepcopy(plain.denoiser.network).to("meta")
+    condition: dict[str, Tensor] = {}
+    for name, value in inputs["condition"].items():
+        condition[name] = value.to("meta") if value.is_floating_point() else value
+    with copies() as lines:
+        answer = plain.denoiser.denoise(network, inputs["x_t"].to("meta"), inputs["t"].to("meta"), condition)
+    assert answer.is_meta
+    assert not lines
 
 
 def _tensors(network: torch.nn.Module) -> dict[str, Tensor]:

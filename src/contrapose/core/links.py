@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
 from contrapose.core.measured import Measured
+from contrapose.core.shares import mix
 from contrapose.ranges import Positive, Range, ShareBelow1, checked
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class Guard(Protocol):
 def weighted_sum(rewards: Float[Tensor, "b n"], weights: Sequence[float]) -> Float[Tensor, " b"]:
     """m = sum_i a_i r_i; weights of (1, -1) make it a pair's margin r_w - r_l."""
     assert rewards.shape[1] == len(weights), "a weight for each side"
-    return (rewards * rewards.new_tensor(weights)).sum(1)
+    # weights stay numbers of the host: it would wait for the device to make a tensor of them
+    return mix(dict(enumerate(rewards.unbind(1))), dict(enumerate(weights)))
 
 
 def pair_margin(measured: Measured) -> Float[Tensor, " b"]:

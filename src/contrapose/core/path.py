@@ -174,7 +174,8 @@ class DiffusionPath(Path):
     density: Density = "uniform"
 
     def coefficients(self, t: Num[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-        abar = self.alphas_cumprod.to(t.device)[t]
+        # or the host would wait for the device at every call, to copy a table that lies with it
+        abar = self.alphas_cumprod.to(t.device, non_blocking=True)[t]
         return abar.sqrt(), (1 - abar).sqrt()
 
     def level(self, t: Num[Tensor, " b"]) -> Float[Tensor, " b"]:

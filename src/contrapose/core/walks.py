@@ -109,7 +109,7 @@ class Inversion:
 
     def _deviation(self, rows: Stacked, after: Tensor, number: int) -> Float[Tensor, " b"]:
         """sigma of DDPM's step to u from v beyond: sigma^2 = s_u^2 / s_v^2 (s_v^2 - (a_v / a_u)^2 s_u^2)."""
-        end = rows.path.at_level(1.0, len(after)).to(after)
+        end = rows.path.at_level(1.0, len(after)).to(after, non_blocking=True)
         # a step that ends at pure noise has none beyond it
         beyond = torch.minimum(_part(rows.t, number + 1, self.num_steps), end)
         a_u, s_u = rows.path.coefficients(after)
@@ -147,7 +147,7 @@ class Descent:
 
     def __call__(self, group: Group, path: Path, space: Space, predict: PolicyCall) -> Group:
         samples = list(group.samples.values())
-        end = path.at_level(1.0, len(group.t)).to(group.t)
+        end = path.at_level(1.0, len(group.t)).to(group.t, non_blocking=True)
         start, stride = self._grid(group.t, end)
         rows = Stacked.of(replace(group, t=start), samples, path, space, predict, self.slot)
         latents = torch.cat([sample.latent for sample in samples])

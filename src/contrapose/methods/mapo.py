@@ -45,8 +45,9 @@ class FittedMargin:
         # e^x - 1 would round to nothing at small errors
         fit = scaled / scaled.expm1()
         m = _NUM_LEVELS * (fit[:, 0] - fit[:, 1])
-        of_both = measured.T - self.strength * log_sigmoid(m[:, None] * m.new_tensor([1.0, -1.0]))
-        return (measured.labels * of_both).sum(1)
+        of_first = measured.T[:, 0] - self.strength * log_sigmoid(m)
+        of_second = measured.T[:, 1] - self.strength * log_sigmoid(-m)
+        return measured.labels[:, 0] * of_first + measured.labels[:, 1] * of_second
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ class UtilityOfPrompts:
     utility: UtilityOfGain
 
     def __call__(self, measured: Measured) -> Float[Tensor, " b"]:
-        liked = measured.labels.new_tensor([1.0, 0.0]).expand_as(measured.labels)
+        liked = measured.labels.new_zeros(measured.labels.shape)
+        liked[:, 0] = 1.0
         return self.utility(replace(measured, labels=liked))
 
 

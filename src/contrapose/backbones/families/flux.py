@@ -33,6 +33,9 @@ def _latent_shape(pipe: Any, network: Network) -> tuple[int, ...]:
 def _denoise(pipe: Any, network: Network, x_t: Tensor, t: Tensor, condition: Condition, fed: float) -> Tensor:
     height, width = x_t.shape[-2:]
     text = condition["text"]
+    # made where they are wanted: the host would wait for the device to copy them
+    with x_t.device:
+        places = pipe._prepare_latent_image_ids(len(x_t), height // 2, width // 2, x_t.device, x_t.dtype)
     guidance = torch.full((len(x_t),), fed, device=x_t.device) if _takes_guidance(network.config) else None
     answer = network(
         pipe._pack_latents(x_t, *x_t.shape),
@@ -40,7 +43,7 @@ def _denoise(pipe: Any, network: Network, x_t: Tensor, t: Tensor, condition: Con
         pooled_projections=condition["pooled"],
         # the network multiplies it by 1000
         timestep=timestep(t, x_t) / 1000,
-        img_ids=pipe._prepare_latent_image_ids(len(x_t), height // 2, width // 2, x_t.device, x_t.dtype),
+        img_ids=places,
         # words have no place in the image
         txt_ids=x_t.new_zeros(text.shape[1], 3),
         guidance=guidance,

@@ -76,13 +76,17 @@ def _shift(scheduler: Any, num_tokens: int) -> float:
 
 def _denoise(pipe: Any, network: Network, x_t: Tensor, t: Tensor, condition: Condition, fed: float) -> Tensor:
     text = condition["text"]
+    # made where they are wanted: the host would wait for the device to copy them
+    with x_t.device:
+        words = pipe._prepare_text_ids(text)
+        places = pipe._prepare_latent_ids(x_t)
     answer = network(
         hidden_states=pipe._pack_latents(x_t),
         timestep=timestep(t, x_t) / 1000,
         guidance=None,
         encoder_hidden_states=text,
-        txt_ids=pipe._prepare_text_ids(text).to(x_t.device),
-        img_ids=pipe._prepare_latent_ids(x_t).to(x_t.device),
+        txt_ids=words,
+        img_ids=places,
         return_dict=False,
     )[0]
     return answer.transpose(1, 2).reshape(x_t.shape)

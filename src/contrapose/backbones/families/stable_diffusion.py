@@ -105,7 +105,9 @@ def _xl_read_none(pipe: Any, negative_prompt: str | None, device: torch.device, 
 def _xl_denoise(pipe: Any, network: Network, x_t: Tensor, t: Tensor, condition: Condition, fed: float) -> Tensor:
     height, width = (side * int(pipe.vae_scale_factor) for side in x_t.shape[-2:])
     # original size, crop and size
-    ids = x_t.new_tensor([height, width, 0, 0, height, width]).expand(len(x_t), -1)
+    ids = x_t.new_zeros(len(x_t), 6)
+    ids[:, 0::4] = height
+    ids[:, 1::4] = width
     added = {"text_embeds": condition["pooled"], "time_ids": ids}
     text = condition["text"]
     return network(x_t, t, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False)[0]
