@@ -53,6 +53,7 @@ from contrapose.methods.own_steps import StepSampling
 from contrapose.train.settings import CONVERTER, LINKS, Optimisation, Run, Watching
 from contrapose.train.sharding import check_sharding
 from contrapose.train.sharding_settings import Sharding
+from contrapose.train.stages import stages
 
 RUN = Run("a model", Path("pairs"), DDSPO())
 METHODS_WITH_LINKS = [
@@ -212,6 +213,15 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 def test_settings_that_do_not_go_with_shards(change: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=rf"^shard (full|offload): {named}"):
         replace(RUN, **{"sharding": Sharding(shard="full"), **change})
+
+
+def test_what_a_run_begins_with_offloads_where_there_is_something_to(tmp_path: Path) -> None:
+    """The fits of data-driven DDSPO have no frozen copy, and what comes after them has three."""
+    run = replace(RUN, full=True, sharding=Sharding(shard="offload", shard_over=2))
+    fits = stages(replace(run, method=DataDrivenDDSPO()), tmp_path)
+    assert [stage.run.sharding.shard for stage in fits] == ["full", "full", "offload"]
+    assert {stage.run.sharding.shard_over for stage in fits} == {2}
+    assert [stage.run.sharding.shard for stage in stages(replace(run, method=RealAlign()), tmp_path)] == ["offload"] * 2
 
 
 def test_shards_over_some_of_the_processes() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from contrapose.errors import UserError
 from contrapose.ranges import Count, checked
 
 if TYPE_CHECKING:
+    from contrapose.core.objective import Objective
     from contrapose.train.settings import Run
 
 ShardName = Literal["none", "full", "offload"]
@@ -60,10 +61,19 @@ class Sharding:
                 self._refuse(name, "changes networks in a way that cannot be cut; leave it out")
         if self.shard == "offload" and not run.full:
             raise UserError("shard offload: adapters have no frozen copies of the network; take full")
-        objective = run.objective()
-        copies = {*objective.plan(), *objective.frozen} - {*objective.trained, *objective.moving}
-        if self.shard == "offload" and not copies:
+        if self.shard == "offload" and not _copies_that_stand_still(run.objective()):
             raise UserError("shard offload: no frozen copy of the network stands still in this run; take full")
+
+    def for_run_before(self, objective: Objective) -> Sharding:
+        """The same for a run that another begins with, which may have no frozen copy that could be offloaded."""
+        if self.shard == "offload" and not _copies_that_stand_still(objective):
+            return replace(self, shard="full")
+        return self
 
     def _refuse(self, setting: str, reason: str) -> None:
         raise UserError(f"shard {self.shard}: {setting} {reason}")
+
+
+def _copies_that_stand_still(objective: Objective) -> set[str]:
+    """The frozen policies that do not follow the trainee."""
+    return {*objective.plan(), *objective.frozen} - {*objective.trained, *objective.moving}

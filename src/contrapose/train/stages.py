@@ -48,7 +48,13 @@ def stages(run: Run, out: Path) -> list[Stage]:
         # swapped, masked and against a moving reference is what the last stage compares; what it begins with keeps the
         # pairs' own sense, and its reference
         first = replace(
-            run.first.of(run), method=method, swap=False, mask_floor=None, reference_decay=None, reference_every=None
+            run.first.of(run),
+            method=method,
+            swap=False,
+            mask_floor=None,
+            reference_decay=None,
+            reference_every=None,
+            sharding=run.sharding.for_run_before(method.objective()),
         )
         earlier[role] = Stage(first, out / role, run.start, then=run)
     folders = {role: stage.folder for role, stage in earlier.items()}
