@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from contrapose.publish.card import finish_run
 from contrapose.report.runs import Fact, facts, read_run
 from contrapose.runs.best import read_best
 from contrapose.runs.folder import RunFolder
-from contrapose.runs.watched import About, Scored, film, watched_folder, watched_steps, write_about
+from contrapose.runs.watched import About, Scored, film, read_about, watched_folder, watched_steps, write_about
 from contrapose.store.prompts import Prompt
 from contrapose.train.align import align
 from contrapose.train.best import best_of
@@ -199,6 +200,17 @@ def test_prompts_may_be_added_to_a_run_and_taken_away(run: Run, tmp_path: Path) 
     assert list(watched_steps(tmp_path)) == [2]
     list(align(plain, tmp_path))
     assert list(watched_steps(tmp_path)) == [2], "what is there stays"
+
+
+def test_a_step_that_is_judged_anew_of_other_prompts_has_their_scores(run: Run, tmp_path: Path) -> None:
+    until(align(run, tmp_path), 2)
+    before = metrics_of(tmp_path)[-1]
+    list(align(replace(run, watching=replace(WATCH, prompts=("a blue square",))), tmp_path))
+    about = read_about(watched_folder(tmp_path, 2))
+    assert about is not None and set(about.prompts) == {"a blue square"}
+    [line] = [line for line in metrics_of(tmp_path) if line["step"] == 2]
+    assert line["judged/colourfulness"] == pytest.approx(fmean(about.scores["colourfulness"].values))
+    assert "judged/colourfulness/low" in before and "judged/colourfulness/low" not in line, "one prompt has no interval"
 
 
 @pytest.mark.parametrize(("changes", "told"), [

@@ -291,16 +291,23 @@ def go_back_to(step: int, stage: Stage, held_out: Callable[[], Mapping[str, floa
 
 
 def note_judged(folder: Path, step: int, judged: Mapping[str, float]) -> None:
-    """Put what judges say of a step into its line, or into one of its own before the first step."""
+    """Put what judges say of a step into its line, or into one of its own before the first step.
+
+    What was said there of other prompts, or by other judges, goes.
+    """
     lines = {line["step"]: line for line in RunFolder(folder).metrics()}
-    if not judged or lines.get(step, {}).keys() >= judged.keys():
+    said = {name: value for name, value in lines.get(step, {}).items() if name.startswith(JUDGED)}
+    if not judged or said == judged:
         return
     if step not in lines:
         add_metrics(folder / METRICS, step, judged)
         return
 
     def with_judged(line: dict[str, Any]) -> dict[str, Any]:
-        return in_order({**line, **judged}) if line["step"] == step else line
+        if line["step"] != step:
+            return line
+        unjudged = {name: value for name, value in line.items() if name not in said}
+        return in_order({**unjudged, **judged})
 
     rewrite_metrics(folder / METRICS, with_judged)
 
