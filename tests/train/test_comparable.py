@@ -211,6 +211,12 @@ def test_labels_are_missed_by_methods_that_go_by_them(tmp_path: Path, write_stor
         comparable(Mixture(undecided), run(undecided, DDSPO()))
 
 
+def test_no_record_is_read_where_nothing_is_asked_of_all(lists: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = Mixture(lists)
+    monkeypatch.setattr(type(pairs.records), "__iter__", lambda records: pytest.fail("of millions this takes seconds"))
+    assert len(comparable(pairs, run(lists, SelfNPO()))) == len(pairs)
+
+
 @pytest.mark.parametrize(
     "method",
     [
