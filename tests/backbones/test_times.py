@@ -15,6 +15,7 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.times import shift_of
 from contrapose.core.path import DiffusionPath, FlowPath
+from contrapose.errors import UserError
 
 STEPS = 1000
 
@@ -30,6 +31,12 @@ def test_the_usual_density(name: str, plain: Backbone) -> None:
     assert path.density == families.of(name).density
     assert plain.denoiser.noising(density="uniform").density == "uniform"
     assert plain.denoiser.noising(density="logit-normal").density == "logit-normal"
+
+
+@pytest.mark.parametrize("name", families.names(flow=False))
+def test_times_without_a_shift_are_not_to_be_had_unshifted(plain: Backbone) -> None:
+    with pytest.raises(UserError, match=r"^time_shift: .* is no flow model, so its times have none; leave the setting"):
+        plain.denoiser.noising(shifted=False)
 
 
 @pytest.mark.parametrize("name", families.names(table="betas"))

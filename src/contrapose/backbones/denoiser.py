@@ -22,7 +22,7 @@ from contrapose.backbones.targets import chosen
 from contrapose.backbones.trained_text import PROMPT, JointPolicies, NumberedPrompts, TrainedText
 from contrapose.core.choices import Density
 from contrapose.core.group import Condition
-from contrapose.core.path import Path
+from contrapose.core.path import DiffusionPath, Path
 from contrapose.errors import UserError
 from contrapose.processes import rank
 from contrapose.runs import saving
@@ -67,12 +67,18 @@ class Denoiser:
         return self._pipeline.dtype
 
     def noising(self, shape: Sequence[int] | None = None, density: Density | None = None, shifted: bool = True) -> Path:
-        """The path for latents of this shape, with times drawn by this density; the family's usual where left out."""
+        """The path for latents of this shape, with times drawn by this density; the family's usual where left out.
+
+        Raises `UserError` where times are to be not `shifted` that have no shift.
+        """
         pipeline = self._pipeline
         _, height, width = shape or pipeline.latent_shape
         num_tokens = (height // pipeline.patch) * (width // pipeline.patch)
         usual = pipeline.family.density
-        return pipeline.family.process.path(pipeline.stock.scheduler, num_tokens, density or usual, shifted)
+        path = pipeline.family.process.path(pipeline.stock.scheduler, num_tokens, density or usual, shifted)
+        if not shifted and isinstance(path, DiffusionPath):
+            raise UserError(f"time_shift: {self.model} is no flow model, so its times have none; leave the setting out")
+        return path
 
     def feed_guidance(self, scale: float) -> None:
         """Feed this scale to a network that takes guidance as an input, wherever a policy predicts.
