@@ -24,7 +24,7 @@ from contrapose.methods import DDSPO, SFT, DiffusionDPO
 from contrapose.runs.folder import RunFolder
 from contrapose.store.shard_files import read_shard, write_shard
 from contrapose.train import loop
-from contrapose.train.align import align
+from contrapose.train.align import _accelerator, align
 from contrapose.train.loop import Diverged, TrainState, learning_rate
 from contrapose.train.settings import Optimisation, Run, Watching
 
@@ -342,3 +342,9 @@ def test_gradient_checkpointing_changes_nothing(run: Run, whole: Path, tmp_path:
 def test_schedules(schedule: Any, rates: list[float]) -> None:
     settings = Optimisation(learning_rate=1.0, schedule=schedule, warmup=2, train_steps=6)
     assert [learning_rate(settings, step) for step in range(6)] == pytest.approx(rates)
+
+
+def test_a_variable_of_accelerate_scales_no_gradient(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an accelerate launch of DeepSpeed leaves it, or a user for other trainers."""
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert _accelerator(run).gradient_accumulation_steps == 1

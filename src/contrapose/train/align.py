@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 
 from contrapose.backbones.base import Backbone
 from contrapose.backbones.coherence import check_space
@@ -181,12 +181,13 @@ def _accelerator(run: Run) -> Accelerator:
     # one that lacks its GPU may be over, and is refused otherwise
     precision = "no" if run.computes_in == "fp32" or _lacks_gpu(run) else run.computes_in
     waiting = InitProcessGroupKwargs(timeout=LONGEST_WAIT)
+    at_once = GradientAccumulationPlugin(num_steps=1)  # whatever accelerate's variables say: the loop adds gradients up
     try:
-        return Accelerator(mixed_precision=precision, kwargs_handlers=[waiting])
+        return Accelerator(mixed_precision=precision, gradient_accumulation_plugin=at_once, kwargs_handlers=[waiting])
     except ValueError:
         # it takes a process's first precision for all that follow; what knows of the other processes stays
         AcceleratorState._reset_state()
-        return Accelerator(mixed_precision=precision, kwargs_handlers=[waiting])
+        return Accelerator(mixed_precision=precision, gradient_accumulation_plugin=at_once, kwargs_handlers=[waiting])
 
 
 def _check_here(accelerator: Accelerator, run: Run) -> None:
