@@ -27,6 +27,9 @@ _LAUNCHERS = (  # the variables in which each tells a process its number, of how
 )
 
 
+_ENGINES = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
+
+
 class Launched(NamedTuple):
     """Which of several processes this is, as a launcher says it."""
 
@@ -63,6 +66,16 @@ def may_meet_in_vain() -> bool:
     and gloo may take an address that a process had before for its new one.
     """
     return _number("TORCHELASTIC_MAX_RESTARTS", 0) > 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def check_engine() -> None:
+    """Raise `UserError` where accelerate, by its file or a flag, is to train by an engine of its own."""
+    for variable, engine in _ENGINES.items():
+        if os.environ.get(variable, "").lower() == "true":
+            raise UserError(
+                f"accelerate is told to train by {engine}, which 'contrapose align' does not; launch it with "
+                "--multi-gpu, or by torchrun, and cut networks up by --shard full"
+            )
 
 
 def of_all(value: T) -> list[T]:

@@ -348,3 +348,11 @@ def test_a_variable_of_accelerate_scales_no_gradient(run: Run, monkeypatch: pyte
     """As an accelerate launch of DeepSpeed leaves it, or a user for other trainers."""
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     assert _accelerator(run).gradient_accumulation_steps == 1
+
+
+def test_engines_of_accelerate_are_refused(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the file of `accelerate config` may name one for every launch."""
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(UserError, match="accelerate is told to train by DeepSpeed, which 'contrapose align' does not;"):
+        next(align(run, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

@@ -28,7 +28,7 @@ from contrapose.core.group import OwnSteps
 from contrapose.errors import UserError
 from contrapose.files import check_folder, one_writer
 from contrapose.methods import name_of
-from contrapose.processes import LONGEST_WAIT, may_meet_in_vain, num_processes, of_all, rank, together
+from contrapose.processes import LONGEST_WAIT, check_engine, may_meet_in_vain, num_processes, of_all, rank, together
 from contrapose.progress import Progress, untold
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.metrics import CLOCK, HELD_OUT, add_metrics
@@ -178,6 +178,7 @@ def _lacks_gpu(run: Run) -> bool:
 
 def _accelerator(run: Run) -> Accelerator:
     """Accelerate by the precision of this run, whichever runs the process had before."""
+    check_engine()
     # one that lacks its GPU may be over, and is refused otherwise
     precision = "no" if run.computes_in == "fp32" or _lacks_gpu(run) else run.computes_in
     waiting = InitProcessGroupKwargs(timeout=LONGEST_WAIT)
