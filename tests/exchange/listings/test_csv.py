@@ -98,8 +98,8 @@ def test_liked_and_disliked_of_one_caption(read: Callable[..., Listing], reasons
     assert listing.format == "kto"
     found = [(p.name, p.prompt, p.winner.path.name, p.loser.path.name) for p in listing.pairs]
     assert found == [
-        ("lines 2 and 3", "a cat", "0.png", "0.png"), ("lines 7 and 4", "a dog", "1.png", "1.png"),
-        ("lines 5 and 8", "a cat", "2.png", "2.png"),
+        ("line 2 and line 3", "a cat", "0.png", "0.png"), ("line 7 and line 4", "a dog", "1.png", "1.png"),
+        ("line 5 and line 8", "a cat", "2.png", "2.png"),
     ]  # fmt: skip
     assert all((p.winner.path.parent.name, p.loser.path.parent.name) == ("real", "fake") for p in listing.pairs)
     assert reasons(listing) == {
@@ -110,7 +110,7 @@ def test_liked_and_disliked_of_one_caption(read: Callable[..., Listing], reasons
 
 def test_a_missing_image_leaves_its_partner_to_another(read: Callable[..., Listing], reasons: Any) -> None:
     listing = read(KTO, "real/0.png,a cat,1", "fake/9.png,a cat,0", "fake/1.png,a cat,0", "../x.png,a cat,1")
-    assert [pair.name for pair in listing.pairs] == ["lines 2 and 4"]
+    assert [pair.name for pair in listing.pairs] == ["line 2 and line 4"]
     assert reasons(listing) == {"line 3": "fake/9.png: no such file", "line 5": "../x.png: leaves the folder"}
 
 

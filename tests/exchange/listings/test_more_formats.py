@@ -250,6 +250,13 @@ def test_pairs_of_the_hub(hub: Path, picture: Any, listed: Any) -> None:
     assert read_image(pair.winner).size == (16, 16)
 
 
+def test_likes_of_several_files_are_told_by_their_files(tmp_path: Path, picture: Any, listed: Any) -> None:
+    for number in range(2):
+        row = {"prompt": [f"{number}"], "completion": [picture(number)], "label": [True]}
+        pq.write_table(pa.table(row), tmp_path / f"{number}.parquet")
+    assert [entry.name for entry in listed(tmp_path).left_out] == ["0.parquet row 1", "1.parquet row 1"]
+
+
 def test_pairs_of_the_hub_become_a_store(hub: Path, tmp_path: Path, tiny_model: Path, picture: Any) -> None:
     rows = [
         {"prompt": f"a cat {n}", "chosen": picture(n, (64, 64)), "rejected": picture(9, (64, 64))} for n in range(4)

@@ -31,7 +31,6 @@ class _Vote(NamedTuple):
     """One image with its caption, and whether it was liked."""
 
     name: str
-    place: str
     caption: str
     image: Stored
     liked: bool
@@ -65,19 +64,18 @@ def _pairs(votes: Iterable[_Vote | LeftOut]) -> Iterator[Listed | LeftOut]:
             continue
         partner = partners.popleft()
         winner, loser = (vote, partner) if vote.liked else (partner, vote)
-        numbers = [side.place.removeprefix("line ") for side in (winner, loser)]
-        yield Listed.pair(f"lines {numbers[0]} and {numbers[1]}", vote.caption, winner.image, loser.image)
+        yield Listed.pair(f"{winner.name} and {loser.name}", vote.caption, winner.image, loser.image)
     for (_, liked), lonely in waiting.items():
         reason = f"{_WORDS[liked]}, but no {_WORDS[not liked]} image of its caption is left; --likes single takes it"
         for vote in lonely:
-            yield LeftOut(vote.place, "no partner", reason)
+            yield LeftOut(vote.name, "no partner", reason)
 
 
 def _vote(row: ContainerRow, reading: Reading) -> _Vote:
     liked = _liked(row)
     caption = row.caption(_first_of(row, _CAPTIONS))
     image = row.image(_first_of(row, _IMAGES), reading.folder(row))
-    return _Vote(row.name, row.place, caption, image, liked)
+    return _Vote(row.name, caption, image, liked)
 
 
 def _first_of(row: ContainerRow, keys: tuple[str, ...]) -> str:
