@@ -1,9 +1,12 @@
 """One question over HTTP, asked again while a server is busy, and told in one line where it cannot be worked with."""
 
+import io
 import socket
 import ssl
 import threading
 from contextlib import ExitStack
+from email.message import Message
+from urllib.error import HTTPError
 
 import pytest
 from serving import serving
@@ -41,10 +44,25 @@ def test_retry_after_is_kept(monkeypatch):
     waits = []
     monkeypatch.setattr("contrapose.endpoints.time.sleep", waits.append)
     with serving(
-        lambda prompt, n: (200, "fine") if n >= 3 else (429, b"", ("Retry-After", ["7", "999", "soon"][n]))
+        lambda prompt, n: (200, "fine") if n >= 4 else (429, b"", ("Retry-After", ["7", "999", "soon", "0"][n]))
     ) as stub:
         endpoint(stub).post(question("a"))
-    assert waits == [7, 60, 0.04]
+    assert waits == [7, 60, 0.04, 0.08]
+
+
+def test_a_refusal_that_is_cut_short_is_told(monkeypatch):
+    """The server hangs up before it has said why."""
+
+    class CutShort(io.BytesIO):
+        def read(self, size=-1):
+            raise ConnectionResetError("reset by peer")
+
+    def refuse(self, payload):
+        raise HTTPError(self.url, 400, "", Message(), CutShort())
+
+    monkeypatch.setattr(Endpoint, "_send", refuse)
+    with pytest.raises(UserError, match="HTTP 400: the server refused the request"):
+        Endpoint("http://127.0.0.1:1").post(question("a"))
 
 
 def test_a_server_that_stays_busy_is_named():

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import IO, Annotated, Any, NamedTuple
@@ -132,12 +132,15 @@ class Endpoint:
             except urllib.error.HTTPError as error:
                 busy = error.code in (408, 429) or error.code >= 500
                 if not busy:
-                    raise self._refusal(error.code, error.read(2000), payload) from None
+                    words = b""
+                    with suppress(OSError, http.client.HTTPException):  # it may hang up in the middle of them
+                        words = error.read(2000)
+                    raise self._refusal(error.code, words, payload) from None
                 problem = f"HTTP {error.code}"
                 asked_for = error.headers.get("Retry-After") or ""
-                # a date, which the header may hold too, is not waited for
+                # a date, which the header may hold too, is not waited for; nor is it asked without a pause
                 if asked_for.isascii() and asked_for.isdigit():
-                    wait = float(asked_for)
+                    wait = float(asked_for) or wait
             except (OSError, http.client.HTTPException) as error:
                 problem = self._lost(error)
             now = time.monotonic()

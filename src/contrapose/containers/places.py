@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import unicodedata
@@ -16,7 +17,7 @@ import fsspec
 
 from contrapose.containers.left_out import Skip
 from contrapose.contents import digest_of, file_digest
-from contrapose.errors import UserError
+from contrapose.errors import UserError, one_line
 
 PROTOCOLS = ("hf", "s3", "memory")
 _HIDDEN = (".", "__MACOSX")
@@ -139,7 +140,7 @@ def digest_at(path: Path) -> str:
     try:
         return place.version()
     except OSError as error:
-        raise UserError(f"{place}: cannot be read ({error}); check the path") from None
+        raise UserError(f"{place}: cannot be read ({error.strerror or error}); check the path") from None
 
 
 def entries(folder: Place) -> list[Entry]:
@@ -215,11 +216,12 @@ def _file_system(protocol: str) -> Any:
 
 @contextmanager
 def _as_os_errors(place: Remote) -> Iterator[None]:
-    """Whatever a network and its libraries raise becomes `OSError`, as a disk's own errors are."""
+    """Whatever a network and its libraries raise becomes `OSError` with the place's name, as a disk's errors are."""
     try:
         yield
-    except (OSError, UserError):
+    except (FileNotFoundError, UserError):
         raise
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise OSError(f"{place}: {reason}") from None
+        if getattr(error, "filename", None) is not None:
+            raise
+        raise OSError(errno.EIO, one_line(error), str(place)) from None

@@ -60,7 +60,7 @@ def header_of(path: Place) -> bytes:
             size = os.fstat(file.fileno()).st_size
             return f"{size} ".encode() + beginning + file.read(min(length, size))
     except OSError as error:
-        raise UserError(f"{path}: truncated or broken ({error}); {_AGAIN}") from None
+        raise UserError(f"{path}: truncated or broken ({error.strerror or error}); {_AGAIN}") from None
 
 
 def write_shard(
@@ -152,7 +152,8 @@ def open_shard(path: Place) -> Any:
     try:
         return RemoteShard(path) if isinstance(path, Remote) else safe_open(path, "pt")
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: truncated or broken ({error}); {_AGAIN}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: truncated or broken ({reason}); {_AGAIN}") from None
 
 
 def _records(path: Place, file: Any, parse: Callable[[Any], GroupRecord]) -> list[GroupRecord]:

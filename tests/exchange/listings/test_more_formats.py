@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from contrapose.backbones.families.table import load_backbone
+from contrapose.cli.main import main
 from contrapose.containers.images import read_image
 from contrapose.containers.left_out import LeftOut
 from contrapose.containers.places import Remote, place_of
@@ -248,6 +249,21 @@ def test_pairs_of_the_hub(hub: Path, picture: Any, listed: Any) -> None:
     (pair,) = listed(SOURCE, split="train").pairs
     assert (pair.prompt, pair.winner.read(), pair.loser.read()) == ("train", picture(0), picture(1))
     assert read_image(pair.winner).size == (16, 16)
+
+
+def test_a_network_that_fails_is_told_in_one_line(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(self: HubStub, path: str, **options: Any) -> Any:
+        raise RuntimeError("no route to host")
+
+    monkeypatch.setattr(HubStub, "info", fails)
+    folders = ["--winners", str(SOURCE), "--losers", str(SOURCE)]
+    assert main(["pairs", "import", "--model", "m", *folders, "--out", str(tmp_path / "out")]) == 2
+    assert f"{place_of(SOURCE)}: no route to host; check the path" in capsys.readouterr().err
+    with pytest.raises(OSError, match="no route to host") as error:
+        list_photos(SOURCE)
+    assert error.value.filename == str(place_of(SOURCE))
 
 
 def test_likes_of_several_files_are_told_by_their_files(tmp_path: Path, picture: Any, listed: Any) -> None:
