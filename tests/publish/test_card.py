@@ -20,6 +20,7 @@ from contrapose import runfile
 from contrapose.backbones.families.table import load_backbone
 from contrapose.errors import UserError
 from contrapose.guiding.guide import guide
+from contrapose.judges.yes_no import YesNo
 from contrapose.methods import METHODS
 from contrapose.methods.ddspo import DDSPO
 from contrapose.publish.base import Base, base_of
@@ -29,6 +30,7 @@ from contrapose.publish.markdown import is_edited, plain
 from contrapose.runs.names import CARD
 from contrapose.runs.origin import hub_id, last_name
 from contrapose.store.records import GroupRecord
+from contrapose.train.judging import RolloutJudging
 from contrapose.train.settings import CONVERTER, Run
 
 METRICS = {"held_out/accuracy": 0.8125, "held_out/drift@0.5": 0.00123456}
@@ -109,24 +111,42 @@ def test_no_path_of_this_machine(tmp_path: Path, write_store: Callable[..., Path
         "steps": 25,
         "guidance_scale": None,
         "sizes": ["512x512", "512x768"],
+        "reading": {"image_folder": "client/images"},
+        "source": "client/list.csv",
+        "captioner": {"model": "b", "address": "http://inside:8001/v1", "asking": {"patience": 3.0}},
+        "filters": [{"name": "top-k", "scorer": {"name": "yes-no", "address": "http://inside:8002"}}],
     }
     manifest = yaml.safe_load((pairs / "pairs.yaml").read_text())
     (pairs / "pairs.yaml").write_text(yaml.safe_dump(manifest | {"draw": draw}))
     card = _card(tmp_path / "run", _run(model=str(tmp_path / "model"), pairs=pairs))
     assert str(tmp_path) not in card
-    assert "inside" not in card
+    assert "inside" not in card and "client" not in card and "patience" not in card
     assert "base_model" not in _front(card), "the hub would look for a repository of that name"
     rows = _rows(card)
     told = {"number": "6", "prompts": "prompts.txt", "degrade.name": "words", "steps": "25", "pairs": "my pairs"}
     assert told.items() <= rows.items()
     assert rows["sizes"] == "512x512, 512x768"
+    assert (rows["source"], rows["reading.image_folder"]) == ("list.csv", "images")
+    assert (rows["filters.0.name"], rows["filters.0.scorer.name"]) == ("top-k", "yes-no")
     assert "guidance_scale" not in rows
+
+
+SERVERS = {
+    "http://me:word@inside:8000/v1": "http://127.0.0.1:8000/v1",
+    "https://inside/v1": "https://127.0.0.1/v1",
+    "http://[fe80::1]:8000": "http://127.0.0.1:8000",
+    "http://[fe80::1]": "http://127.0.0.1",
+}
 
 
 def test_what_is_published_can_be_read_again(tmp_path: Path) -> None:
     run = _run(model=str(tmp_path / "model"), pairs=tmp_path / "pairs")
     again = CONVERTER.structure(published(run), Run)
     assert again == replace(run, model="model", pairs=Path("pairs"))
+    for address, told in SERVERS.items():
+        judging = RolloutJudging(rollout_judges=(YesNo("m", address=address),))
+        judged = _run(method=METHODS["online-dpo"](), judging=judging)
+        assert published(judged)["judging"]["rollout_judges"][0]["address"] == told
     assert published(_run())["model"] == "someone/tiny-model"
     assert without_folders({"a": ["/x/y", "a/b", 3, None, "C:\\x\\y"]}) == {"a": ["y", "a/b", 3, None, "y"]}
     assert without_folders("a/" + "b" * 5000) == "a/" + "b" * 5000
@@ -136,6 +156,17 @@ def test_pairs_that_are_gone(tmp_path: Path) -> None:
     card = _card(tmp_path / "run", _run(pairs=tmp_path / "none"), metrics={})
     assert "could not be read" in card
     assert "Nothing was measured" in card
+
+
+def test_prompts_in_the_place_of_pairs(tmp_path: Path) -> None:
+    """What a method that draws all of its samples was trained on, where it is there and where it is gone."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\na dog\na cat\n")
+    card = _card(tmp_path / "run", _run(pairs=prompts))
+    assert "- Prompts: the file prompts.txt, described below" in card and "## Prompts\n" in card
+    assert _rows(card)["number"] == "2"
+    prompts.unlink()
+    assert "The prompts in prompts.txt could not be read" in _card(tmp_path / "run", _run(pairs=prompts))
 
 
 NASTY = "a|b `code` <script>x</script> & *b* [l](u) # $x$\n| c\\"

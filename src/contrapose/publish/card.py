@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from contrapose import runfile
 from contrapose.documents import load_yaml
@@ -27,15 +29,19 @@ from contrapose.runs.names import CARD, PEFT_FILE, RUN_FILE
 from contrapose.runs.origin import hub_id, last_name, public_name
 from contrapose.runs.steps import step_folder
 from contrapose.store.groups import GroupStore
-from contrapose.store.mixture import parse
+from contrapose.store.mixture import names_prompts, parse
+from contrapose.store.prompt_list import PromptList
 from contrapose.train.folder import policy_folders
 from contrapose.train.settings import CONVERTER, Run
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _ARXIV = re.compile(r"arXiv[: ](\d{4}\.\d{4,5})")
-_FILES = ("model", "prompts", "photos", "source", "winners", "losers", "metadata", "image_folder")  # named by the same
+_PLACES = ("photos", "source", "winners", "losers", "metadata", "image_folder", "file", "saliency")  # on this machine
+_MODELS = ("model", "prompts")  # which may be there too
 _FIX = "correct run.yaml; where an earlier Contrapose wrote it, give its settings the names that they have now"
-_UNTOLD = ("batch_size", "shard_size", "cache", "endpoint")  # of how pairs were drawn: decides nothing, or is private
+# of how pairs were made: what decides nothing, or is private
+_UNTOLD = frozenset({"batch_size", "shard_size", "cache", "endpoint", "address", "asking"})
+_HERE = "127.0.0.1"  # in place of a server's name
 
 
 def finish_run(folder: Path) -> None:
@@ -98,9 +104,7 @@ def run_card(
     if not run.full and (adapters / PEFT_FILE).is_file():
         kind = "peft"
         part = read_file(adapters).denoiser
-    pairs = []
-    for place, weight in parse(run.pairs):
-        pairs.append((place.resolve().name, weight, _pair_facts(place)))
+    pairs = [PairsOfCard.at(place, weight) for place, weight in parse(run.pairs)]
     relation = "finetune" if run.full else "adapter"
     measured = [(name.removeprefix("held_out/"), f"{value:.4g}") for name, value in metrics.items()]
     return rendered(
@@ -133,11 +137,26 @@ def kind_of(run: Run) -> str:
 
 
 def published(run: Run) -> dict[str, Any]:
-    """The run's settings as they are written, but files and folders by their last name."""
+    """The run's settings as they are written, but files and folders by their last name, and servers without theirs."""
     paths = set(_paths(run))
     if not hub_id(run.model):
         paths.add(run.model)
-    return without_folders(CONVERTER.unstructure(run), paths)
+    written: dict[str, Any] = _without_hosts(without_folders(CONVERTER.unstructure(run), paths))
+    return written
+
+
+def _without_hosts(value: Any) -> Any:
+    """The same mappings and lists with this machine in place of the host of each `address`."""
+    if isinstance(value, list):
+        return [_without_hosts(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _without_hosts(part) for key, part in value.items()}
+    if isinstance(kept.get("address"), str):
+        address = urlsplit(kept["address"])
+        port = address.netloc.rpartition("@")[2].rpartition(":")[2]
+        kept["address"] = address._replace(netloc=f"{_HERE}:{port}" if port.isdecimal() else _HERE).geturl()
+    return kept
 
 
 def without_folders(value: Any, paths: Collection[str] = ()) -> Any:
@@ -171,26 +190,48 @@ def _is_local(text: str) -> bool:
         return False
 
 
-def _pair_facts(folder: Path) -> list[tuple[str, str]]:
-    """How many pairs there are and how they were drawn; nothing when they cannot be read any more."""
-    try:
-        store = GroupStore(folder)
-    except (UserError, OSError):
-        return []
-    settings = {key: value for key, value in _flat(store.settings) if key.rpartition(".")[2] not in _UNTOLD}
+class PairsOfCard(NamedTuple):
+    """What a card says of one of the things that a run was trained on."""
+
+    name: str
+    weight: float
+    are_prompts: bool
+    """Whether it is a file of prompts, of which the run drew samples itself."""
+    facts: Sequence[tuple[str, str]]
+    """How many there are, and how pairs were made; nothing when they cannot be read any more."""
+
+    @classmethod
+    def at(cls, place: Path, weight: float) -> PairsOfCard:
+        are_prompts = names_prompts(place)
+        facts: list[tuple[str, str]] = []
+        with suppress(UserError, OSError):
+            facts = [("number", f"{len(PromptList(place)):,}")] if are_prompts else _facts(GroupStore(place))
+        return cls(place.resolve().name, weight, are_prompts, facts)
+
+
+def _facts(store: GroupStore) -> list[tuple[str, str]]:
+    """How many pairs there are and how they were made."""
+    settings = {key: value for key, value in _flat(store.settings) if _UNTOLD.isdisjoint(key.split("."))}
     # a name such as "prompts.txt" may be a file of this machine although it does not look like a path
     files: set[str] = set()
     for key, value in settings.items():
-        named = value if isinstance(value, list) else [value]
-        if key in _FILES:
-            files |= {str(name) for name in named if not hub_id(str(name))}
+        values = value if isinstance(value, list) else [value]
+        named = list(map(str, values))
+        last = key.rpartition(".")[2]
+        if last in _PLACES:
+            files.update(named)
+        elif last in _MODELS:
+            files.update(name for name in named if not hub_id(name))
     return [("number", f"{len(store):,}"), *_rows(without_folders(settings, files))]
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All settings by their dotted names, those of a list by its numbers too."""
     for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+        holds_settings = isinstance(value, list) and any(isinstance(part, Mapping) for part in value)
+        section = dict(enumerate(value)) if holds_settings else value
+        if isinstance(section, Mapping):
+            yield from _flat(section, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

@@ -56,6 +56,11 @@ def parse(folders: Path | Sequence[Path]) -> list[tuple[Path, float]]:
     return weighted
 
 
+def names_prompts(path: Path) -> bool:
+    """Whether a path means a file of prompts, be it there or not, and not a folder of groups."""
+    return not path.is_dir() and (path.is_file() or path.suffix.lower() in (".txt", *READERS))
+
+
 class Mixture:
     """Read access to several stores as to one: `len`, `records[i]`, latents by index, and what an epoch holds."""
 
@@ -63,8 +68,7 @@ class Mixture:
         named = parse(folders)
         self.stores: list[GroupStore | PromptList] = []
         for path, _ in named:
-            names_prompts = path.is_file() or path.suffix.lower() in (".txt", *READERS)
-            self.stores.append(PromptList(path) if names_prompts and not path.is_dir() else GroupStore(path))
+            self.stores.append(PromptList(path) if names_prompts(path) else GroupStore(path))
         self._named = [(weight, store) for (_, weight), store in zip(named, self.stores, strict=True)]
         sizes = [len(store) for store in self.stores]
         self.records = ChosenRecords([store.records for store in self.stores], np.arange(sum(sizes)))
