@@ -95,6 +95,10 @@ def test_size_and_number_are_those_of_the_pairs(folders, tmp_path):
     assert (cost.latent, cost.setup.pairs, cost.setup.prompts) == ((4, 8, 16), 3, 4)
     assert cost.latents == 3 * 2 * 4 * (4 * 8 * 16)
     assert sized(altered(setup, pairs=tmp_path / "later")).latent is None
+    # prompts alone have no size: a method that takes pairs refuses them when it begins
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    of_prompts = sized(altered(setup, pairs=tmp_path / "prompts.txt"))
+    assert (of_prompts.latent, of_prompts.pairs, of_prompts.prompts) == (None, 2, 2)
 
 
 def test_adapters_on_more_layers_train_more(folders):

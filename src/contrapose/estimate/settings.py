@@ -170,15 +170,18 @@ def sized(setup: Setup) -> Setup:
     import numpy as np
 
     from contrapose.store.mixture import Mixture
+    from contrapose.store.prompt_list import PromptList
     from contrapose.store.record_table import key_of
 
     with suppress(UserError):  # they are still to be drawn
         pairs = Mixture(folders)
         prompts = np.union1d(pairs.records.keys("prompt"), pairs.records.keys("degraded"))
         draws_all = setup.run.method.composition().own_groups is not None
+        # which a method without draws of its own refuses when it begins
+        has_prompts_alone = any(isinstance(store, PromptList) for store in pairs.stores)
         return replace(
             setup,
-            latent=setup.latent if draws_all else pairs.usual_shape,
+            latent=setup.latent if draws_all or has_prompts_alone else pairs.usual_shape,
             num_pairs=setup.num_pairs or len(pairs),
             num_prompts=setup.num_prompts or int((prompts != key_of("")).sum()) or 1,
         )
