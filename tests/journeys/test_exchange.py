@@ -16,6 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from contrapose.backbones.networks import read_network
 from contrapose.cli.main import main
 from contrapose.store.groups import GroupStore
 
@@ -147,6 +148,35 @@ def test_every_other_listing_becomes_pairs_that_are_sound(
     store = GroupStore(tmp_path / "pairs")
     assert store.manifest["import"]["format"] == format
     assert sorted(record.prompt for record in store.records) == [prompt for prompt, _, _ in rows]
+
+
+def test_the_denoiser_is_not_read(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images pass through the autoencoder alone."""
+    read: list[str] = []
+
+    def noted(kind: Any, *rest: Any, **options: Any) -> Any:
+        read.append(kind.__name__)
+        return read_network(kind, *rest, **options)
+
+    monkeypatch.setattr("contrapose.backbones.loading.read_network", noted)
+    (tmp_path / "0.png").write_bytes(_picture(0))
+    (tmp_path / "1.png").write_bytes(_picture(1))
+    (tmp_path / "pairs.csv").write_text("prompt,chosen,rejected\na star,0.png,1.png\n")
+    bring_in = [
+        "pairs",
+        "import",
+        "--model",
+        tiny_model,
+        "--source",
+        tmp_path / "pairs.csv",
+        "--out",
+        tmp_path / "pairs",
+    ]
+    hand_out = ["pairs", "export", tmp_path / "pairs", "--out", tmp_path / "p.parquet"]
+    for command in (bring_in, hand_out):
+        read.clear()
+        assert _run(*command, "--device", "cpu") == 0
+        assert "AutoencoderKL" in read and "UNet2DConditionModel" not in read
 
 
 @pytest.mark.slow

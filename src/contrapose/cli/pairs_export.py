@@ -52,6 +52,8 @@ def hand_out(command: Command) -> None:
     model = store.model_or(settings.model)
     at_once = Images(model, settings.precision, settings.loading, None, 2 * settings.batch_size, coded=True)
     with image_memory(at_once, command.on.name):
-        backbone = load_backbone(model, DTYPES[settings.precision], command.on.name, loading=settings.loading)
+        # of the denoiser, most of a model, nothing is asked but its form
+        dtype = DTYPES[settings.precision]
+        backbone = load_backbone(model, dtype, command.on.name, loading=settings.loading, with_values=False)
         follow("decoding pairs", len(store), export_pairs(settings, store, backbone, out))
     print(f"{out}: {len(store)} {store.kind}")

@@ -51,7 +51,9 @@ def bring_in(command: Command) -> None:
     size = settings.fitting.square
     at_once = Images(settings.model, precision, settings.loading, size, 2 * settings.batch_size, coded=True)
     with image_memory(at_once, device):
-        backbone = load_backbone(settings.model, DTYPES[precision], device, loading=settings.loading)
+        # of the denoiser, most of a model, nothing is asked but its form
+        dtype = DTYPES[precision]
+        backbone = load_backbone(settings.model, dtype, device, loading=settings.loading, with_values=False)
         with Bar("looking at images", len(listing.pairs)) as bar:
             plan = plan_import(settings, listing, backbone, bar)
         if plan.left_out:
