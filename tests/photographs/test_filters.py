@@ -14,6 +14,7 @@ from PIL import Image
 from contrapose.containers.stored import InFile
 from contrapose.errors import UserError
 from contrapose.judges.colours import Colours, colourfulness
+from contrapose.judges.http_scorer import HTTPScorer
 from contrapose.photographs.candidates import Candidate
 from contrapose.photographs.filters import (
     BOTH,
@@ -28,6 +29,8 @@ from contrapose.photographs.filters import (
     needs_loser,
     scored,
 )
+from contrapose.photographs.gallery import Gallery
+from contrapose.photographs.stages import Sift
 from contrapose.store.buckets import Size as Pixels
 
 
@@ -177,3 +180,15 @@ def test_numbers_go_to_the_image_that_they_are_of():
     assert found[0].scores == {"winner m": colourfulness(red), "loser m": 0.0}
     assert found[1].scores == {"winner m": 7.0, "loser m": pytest.approx(60.0)}
     assert found[2].scores == {}
+
+
+def test_a_scorer_of_which_less_is_better_is_refused_before_anything_is_scored() -> None:
+    """More of its numbers would be kept, which are the worse photographs."""
+    gallery = Gallery(Path("images"), Path())
+    for some in (
+        TopK(scorer=HTTPScorer(scorer="s", lower=("blur",))),
+        ScorerGap(HTTPScorer(scorer="s", lower=("blur",))),
+    ):
+        with pytest.raises(UserError, match=rf"filter {some.name}: keeps what has more blur, of which less is better"):
+            Sift(some, gallery, "cpu", 1).check()
+    Sift(TopK(scorer=HTTPScorer(scorer="s", higher=("sharpness",))), gallery, "cpu", 1).check()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from contrapose.containers.images import several
 from contrapose.containers.left_out import LeftOut
+from contrapose.errors import UserError
 from contrapose.judges.judge import Judge, JudgeSettings, images_at_once
 from contrapose.photographs.candidates import Candidate, Side
 from contrapose.photographs.captions import Captioner
@@ -138,8 +139,13 @@ class Sift:
         return self.batch_size if self.costly else None
 
     def check(self) -> None:
-        if self.filter.scorer is not None:
-            self.filter.scorer.load(self.device)
+        if self.filter.scorer is None:
+            return
+        judge = self.filter.scorer.load(self.device)
+        if not judge.higher_is_better[judge.name]:
+            raise UserError(
+                f"filter {self.name}: keeps what has more {judge.name}, of which less is better; name another scorer"
+            )
 
     def work(self, portions: Iterable[Reaching]) -> Iterator[int]:
         """Note the judge's numbers, where they are not known from an earlier filter."""
