@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -168,7 +169,12 @@ def test_own_samples_are_drawn_scored_labelled_and_trained_on(
     judges = ["--judges", "shapes", "colourfulness", "--prompts", "p.jsonl", "--device", "cpu"]
     assert main(["pairs", "score", "groups", *judges, "--out", "scored"]) == 0
     by = ["--by", "correct:10", "colourfulness:0.1"]
-    assert main(["pairs", "label", "scored", *by, "--mistakes", "0.15", "--out", "pairs"]) == 0
+    label = ["pairs", "label", "scored", *by, "--mistakes", "0.15", "--out", "pairs"]
+    assert main(label) == 0
+    capfd.readouterr()
+    monkeypatch.setattr(logging.getLogger("contrapose"), "handlers", [])  # as in a process that labels alone
+    assert main(label) == 0
+    assert "pairs: all pairs were there already" in capfd.readouterr().err
     assert main(["pairs", "check", "pairs"]) == 0
     assert "12 decided" in capfd.readouterr().out
     assert main(["pairs", "show", "scored", "--out", "groups.html", "--device", "cpu"]) == 0

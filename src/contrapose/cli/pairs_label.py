@@ -29,9 +29,11 @@ def main(arguments: list[str], prog: str) -> None:
 
 def label(command: Command) -> None:
     from contrapose.cli.follow import follow
+    from contrapose.cli.notes import tell_notes
     from contrapose.labels.label import label_groups, plan_labels
     from contrapose.store.groups import GroupStore
 
+    tell_notes()
     settings = command.settings
     store = GroupStore(command.pairs)
     plan = plan_labels(settings, store)
