@@ -58,7 +58,7 @@ def said_beside(root: Place, name: PurePath, beside: Mapping[str, str]) -> dict[
         except Skip:
             continue
         if looked_up.endswith(".json"):
-            fields = parsed_fields(text) | fields  # a caption in a text file outranks the one in here
+            fields = parsed_fields(text)
         elif text:
             fields[CAPTION] = text
     return fields
