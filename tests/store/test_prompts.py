@@ -1,10 +1,12 @@
 """Prompts are read as written, and what cannot be read is named by file and line."""
 
 import json
+import os
 
 import pytest
 
 from contrapose.errors import UserError
+from contrapose.store.prompt_table import PromptTable
 from contrapose.store.prompts import Prompt, iter_listed, prompt_id, read_prompts
 
 
@@ -116,6 +118,25 @@ def test_rows_without_a_prompt_of_a_folder_are_named_with_their_file(tmp_path):
     cat, dog, left_out, bird = iter_listed(tmp_path)
     assert [cat.text, dog.text, bird.text] == texts(tmp_path) == ["a cat", "a dog", "a bird"]
     assert left_out.name == "b.csv: line 2"
+
+
+def test_a_name_that_is_not_utf_8_is_spelled_out(tmp_path):
+    """Prompts are kept by it, in files that hold UTF-8 alone."""
+    for name in (b"caf\xe9.txt", b"b.txt"):
+        (tmp_path / os.fsdecode(name)).write_text("a red fox\n")
+    prompts = PromptTable(read_prompts(tmp_path))
+    assert [(prompt.place, prompt.fields["item_id"]) for prompt in prompts] == [
+        ("b.txt", "b"),
+        ("caf\\xe9.txt", "caf\\xe9"),
+    ]
+
+
+def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path):
+    (tmp_path / "x.csv").write_text("prompt,,tag,,prompt\na fox,,t,,a cat\n")
+    with pytest.raises(UserError, match=r"x\.csv: has 2 columns named prompt; give each a name of its own"):
+        read_prompts(tmp_path / "x.csv")
+    (tmp_path / "x.csv").write_text("prompt,,tag,\na fox,,t,\n")
+    assert [prompt.text for prompt in read_prompts(tmp_path / "x.csv")] == ["a fox"]
 
 
 def test_missing_file_and_folder_are_named(tmp_path):

@@ -122,6 +122,11 @@ def name_below(place: Place, root: Place) -> str:
     return place.relative_to(root).as_posix()
 
 
+def spelled_out(name: str) -> str:
+    """A file's name as every file can hold it: bytes that are not UTF-8 are spelled out, as in caf\\xe9.txt."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def size_of(place: Place) -> int:
     """The bytes of a file."""
     return place.size() if isinstance(place, Remote) else place.stat().st_size

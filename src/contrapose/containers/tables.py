@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from contrapose.containers.places import Place
@@ -14,7 +15,8 @@ from contrapose.errors import UserError
 def table_rows(path: Place, needs: Sequence[str] = ()) -> Iterator[ContainerRow]:
     """Every row by its columns' names; its place is the line that it ends on.
 
-    Raises `UserError` when a column of `needs` is missing, and naming the line of a row with another number of fields.
+    Raises `UserError` when a column of `needs` is missing or a name stands twice, and naming the line of a row with
+    another number of fields.
     """
     table = _lines(path)
     header = next(table, None)
@@ -22,6 +24,10 @@ def table_rows(path: Place, needs: Sequence[str] = ()) -> Iterator[ContainerRow]
         raise UserError(f"{path}: is empty; write its columns' names into the first line")
     names = [name.strip() for name in header[1]]
     check_columns(path, names, needs)
+    # those without a name, as spreadsheets leave them at the end, are nobody's
+    twice = next((name for name, count in Counter(names).items() if name and count > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: has {names.count(twice)} columns named {twice}; give each a name of its own")
     for line, row in table:
         if len(row) != len(names):
             raise UserError(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from contrapose.containers.left_out import LeftOut, Skip, attempt
-from contrapose.containers.places import Place, place_of
+from contrapose.containers.places import Place, place_of, spelled_out
 from contrapose.containers.readers import READERS, file_rows, files_of, readable
 from contrapose.containers.row import ContainerRow
 from contrapose.containers.stored import Stored
@@ -123,19 +123,20 @@ def _of_folder(folder: Place, listed: Sequence[Place], column: str | None) -> It
     """Every file's prompts, by the names of the files."""
     questions = dpg_questions(folder)
     for path in listed:
-        stem = path.name.removesuffix(path.suffix)
+        name = spelled_out(path.name)
+        stem = name.removesuffix(path.suffix)
         rows = _of_place(path, column)
         first_two = list(islice(rows, 2))
         is_one_prompt = path.suffix.lower() == ".txt" and len(first_two) == 1
         for row in chain(first_two, rows):
             if isinstance(row, LeftOut):
-                yield replace(row, name=f"{path.name}: {row.name}")
+                yield replace(row, name=f"{name}: {row.name}")
             elif is_one_prompt:
                 asked = {"questions": questions[stem]} if stem in questions else {}
-                yield Prompt(row.text, {"item_id": stem, **asked}, path.name)
+                yield Prompt(row.text, {"item_id": stem, **asked}, name)
             else:
                 tag = {} if row.tag else {"tag": stem.removesuffix("_val")}  # as T2I-CompBench names what it tests on
-                yield Prompt(row.text, {**row.fields, **tag}, f"{path.name}: {row.place}")
+                yield Prompt(row.text, {**row.fields, **tag}, f"{name}: {row.place}")
 
 
 def _of_text(path: Place) -> Iterator[Prompt]:

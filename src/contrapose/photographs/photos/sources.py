@@ -6,7 +6,6 @@ the names of one folder are in memory, so a hundred thousand photographs list as
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from contrapose.containers.folders import image_row, sidecars
 from contrapose.containers.images import IMAGES, UNREAD
 from contrapose.containers.left_out import LeftOut, Skip, attempt
-from contrapose.containers.places import Entry, Place, entries, inside, name_below, place_of
+from contrapose.containers.places import Entry, Place, entries, inside, name_below, place_of, spelled_out
 from contrapose.containers.readers import METADATA, READERS, file_rows, files_of, metadata_of, nothing_at, split_of
 from contrapose.containers.tars import check_uncompressed
 from contrapose.errors import UserError
@@ -119,9 +118,7 @@ def _of_entry(root: Place, entry: Entry, beside: Mapping[str, str]) -> Iterator[
     elif entry.is_link_to_folder:
         yield LeftOut(name, "unusable", "is a link to a folder, which is not followed")
     elif ending in (*IMAGES, *UNREAD):
-        # Bytes that are not UTF-8 are spelled out, since the file of what was left out could not hold them.
-        shown = os.fsencode(name).decode("utf-8", "backslashreplace")
-        row = attempt(shown, image_row, root, name, beside)
+        row = attempt(spelled_out(name), image_row, root, name, beside)
         if isinstance(row, LeftOut):
             yield row
         else:
