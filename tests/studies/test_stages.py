@@ -62,6 +62,22 @@ def test_the_base_is_sampled_in_other_ways_too() -> None:
     assert "best-of-8=o/images/scale-1/best-of-8" in line.words
 
 
+def test_a_model_s_own_options_stand_in_place_of_those_of_sampling() -> None:
+    """Of two in one line the last would count, whoever's it is."""
+    change = {
+        "sampling": {"steps": 25, "tf32": False},
+        "sampled": {"longer": {"options": {"steps": 50, "tf32": True}}},
+        "guided": {"pgd": {"positive": "dpo", "strengths": [2], "options": {"steps": 40}}},
+    }
+    lines = next(stage.lines for stage in planned(change) if stage.title == "images")
+    # behind `sample --model M --prompts FILE --out`
+    told = {Path(line.words[6]).name: " ".join(line.words[7:]) for line in lines}
+    of_all = "--num-images 4 --guidance-scale 1"
+    assert told["base"] == f"{of_all} --steps 25 --no-tf32"
+    assert told["longer"] == f"--steps 50 --tf32 {of_all}"
+    assert told["pgd-w2"] == f"--positive o/runs/dpo --scale 2 --steps 40 {of_all} --no-tf32"
+
+
 def test_methods_train_on_what_no_other_pairs_are_made_of() -> None:
     lines = [line.words for stage in planned() if stage.title == "training" for line in stage.lines]
     pairs = [words[words.index("--pairs") + 1 : words.index("--out")] for words in lines]

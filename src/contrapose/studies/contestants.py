@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from contrapose.studies.flags import Flags
@@ -25,14 +25,15 @@ class Contestant:
     """What its folder of images is called."""
     runs: Mapping[str, Path]
     """Its runs by the flag of `contrapose sample` that names them."""
-    options: tuple[str, ...] = ()
+    options: Flags = field(default_factory=Flags)
+    """Options of `contrapose sample` of its own, which take the place of the study's."""
 
     def words(self, checkpoint: str) -> list[str]:
-        """How it is sampled, its runs at a kept step; at their end where the checkpoint is empty."""
+        """Its runs at a kept step; at their end where the checkpoint is empty."""
         words: list[str] = []
         for flag, run in self.runs.items():
             words += [f"--{flag}", f"{run}@{checkpoint}" if checkpoint else str(run)]
-        return [*words, *self.options]
+        return words
 
     def named(self, checkpoint: str) -> str:
         """Its name among others of other kept steps, the step beside the method."""
@@ -71,23 +72,23 @@ def contestants(study: Study, tried: Tried) -> list[Contestant]:
     """All models, the base first, their runs those of the chosen tries."""
     every = [Contestant(BASE, BASE, BASE, {})]
     for name, sampled in study.sampled.items():
-        every.append(Contestant(name, name, name, {}, tuple(sampled.options.words(study.model_path))))
+        every.append(Contestant(name, name, name, {}, sampled.options))
     for name, method in study.methods.items():
         if method.shown:
-            every += _seeded(study, name, {"adapter": name}, (), tried)
+            every += _seeded(study, name, {"adapter": name}, Flags(), tried)
     for name, guided in study.guided.items():
         runs = {"positive": guided.positive}
         if guided.negative is not None:
             runs["negative"] = guided.negative
         for strength in guided.strengths:
             scale = f"{strength:g}"
-            options = ("--scale", scale, *guided.options.words(study.model_path))
+            options = Flags({"scale": scale, **guided.options.values})
             every += _seeded(study, f"{name}-w{scale}", runs, options, tried)
     return every
 
 
 def _seeded(
-    study: Study, group: str, methods: Mapping[str, str], options: tuple[str, ...], tried: Tried
+    study: Study, group: str, methods: Mapping[str, str], options: Flags, tried: Tried
 ) -> Iterator[Contestant]:
     """One model for each training seed."""
     values = {method: tried(method) for method in dict.fromkeys(methods.values())}

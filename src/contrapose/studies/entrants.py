@@ -63,7 +63,7 @@ class Guided:
     negative: str | None = None
     """The method whose run guides it away."""
     options: Flags = field(default_factory=Flags)
-    """Further options of `contrapose sample`."""
+    """Further options of `contrapose sample`, over those of `sampling`."""
 
     def __post_init__(self) -> None:
         self.options.check_free("options", OF_SAMPLE)
@@ -77,7 +77,7 @@ class Sampled:
     """The base, sampled in another way, such as the best of eight by a judge: `{best-of: 8, judges: [shapes]}`."""
 
     options: Flags
-    """Options of `contrapose sample`, beside those of `sampling`."""
+    """Options of `contrapose sample`, over those of `sampling`."""
 
     def __post_init__(self) -> None:
         self.options.check_free("options", OF_SAMPLE)

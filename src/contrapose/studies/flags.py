@@ -42,6 +42,10 @@ class Flags:
         """These options, and the usual ones that they do not name."""
         return Flags({**usual.values, **self.values})
 
+    def without(self, names: Collection[str]) -> Flags:
+        """The options but those of these names."""
+        return Flags({name: value for name, value in self.values.items() if name not in names})
+
     @property
     def name(self) -> str:
         """The options as a part of a run's name, such as `learning-rate-3e-05`."""

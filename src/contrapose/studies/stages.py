@@ -268,8 +268,11 @@ def _sample(study: Study, prompts: str, contestant: Contestant, chosen: Chosen) 
     out = _images(study, prompts, contestant, chosen)
     number = study.prompts[prompts].num_images or study.num_images
     words = ["sample", "--model", study.model_path, "--prompts", str(prompts_file(study, prompts)), "--out", str(out)]
-    words += [*contestant.words(chosen.checkpoint), "--num-images", str(number), "--guidance-scale", chosen.scale]
-    return CommandLine((*words, *study.sampling.words(study.model_path)), out)
+    words += [*contestant.words(chosen.checkpoint), *contestant.options.words(study.model_path)]
+    words += ["--num-images", str(number), "--guidance-scale", chosen.scale]
+    # of an option that stands twice in a line the last one counts, which would be the study's
+    shared = study.sampling.without(contestant.options.values)
+    return CommandLine((*words, *shared.words(study.model_path)), out)
 
 
 def _images(study: Study, prompts: str, contestant: Contestant, chosen: Chosen) -> Path:
