@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from contrapose.studies.choosing import DevScore, Picked, pick
-
-Row = tuple[float, int | None, tuple[float, ...]]
-
+from contrapose.studies.choosing import DevChoices, DevScore, Picked, pick
+from contrapose.studies.deciding import Deciding
+from contrapose.studies.settings import CONVERTER, Study
+from contrapose.studies.tables import dev_scores
 
 Row = tuple[float, int | None, tuple[float, ...]]
 
@@ -41,3 +41,25 @@ def test_the_rule(rows: list[Row], rule: str, higher: bool, expected: Picked) ->
 def test_what_is_chosen_is_typed_as_a_user_would() -> None:
     assert Picked(7.5, 60).typed == ("7.5", "60")
     assert Picked(3.0, None).typed == ("3", "")
+
+
+def test_models_without_a_run_have_no_checkpoint_in_the_table() -> None:
+    """The base, and what is sampled in another way, beside methods whose kept step is chosen."""
+    settings = {
+        "model": "m",
+        "out": "o",
+        "prompts": {"dev": {"file": "dev.txt"}, "test": {"file": "test.txt"}},
+        "pairs": {"mine": {"folder": "p"}},
+        "methods": {"dpo": {"align": "diffusion-dpo"}},
+        "sampled": {"longer": {"options": {"steps": 50}}},
+        "evaluations": {"shapes": {"suite": "shapes"}},
+        "scales": [1],
+        "choosing": {"scales": [1], "checkpoints": [5]},
+    }
+    measured = DevChoices(CONVERTER.structure(settings, Study))
+    scores = [DevScore(group, None, 1.0, (0.5,)) for group in ("base", "longer")]
+    # in place of what evaluations say
+    vars(measured)["scores"] = [*scores, DevScore("dpo", 5, 1.0, (0.75,))]
+    vars(measured)["by"] = Deciding(("correct",), {"correct": 1.0}, higher_is_better=True)
+    rows = [[cell.text for cell in row] for row in dev_scores(measured).rows]
+    assert [row[:2] for row in rows] == [["base", "–"], ["longer", "–"], ["dpo", "5"]]

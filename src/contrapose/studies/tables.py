@@ -11,7 +11,7 @@ from contrapose.report.numbers import Scale, supported
 from contrapose.report.tables import NOTHING, Sheet, TableCell
 from contrapose.studies.choosing import RULES, DevChoices, DevScore
 from contrapose.studies.contestants import contestants
-from contrapose.studies.settings import BASE, Column, PublishedFigures
+from contrapose.studies.settings import Column, PublishedFigures
 from contrapose.studies.stages import evidence_folder, tried_at
 
 
@@ -77,7 +77,7 @@ def _by(measured: DevChoices) -> str:
 
 def _dev_row(candidate: DevScore, num_seeds: int, scale: Scale, is_chosen: bool) -> tuple[TableCell, ...]:
     mean = sum(candidate.scores) / len(candidate.scores)
-    step = NOTHING if candidate.group == BASE else str(candidate.checkpoint)
+    step = NOTHING if candidate.checkpoint is None else str(candidate.checkpoint)
     names = (candidate.group, step, f"{candidate.scale:g}")
     # the base has no training seed, so that its score is its mean alone
     scores = [NOTHING] * num_seeds
