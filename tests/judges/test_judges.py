@@ -338,5 +338,5 @@ def test_weights_that_are_no_numbers_are_told(clip, head, tmp_path):
 
 def test_a_score_that_is_no_number_is_told():
     scorer = Batched("clipscore", "", lambda images, prompts: torch.full((len(images),), float("nan")))
-    with pytest.raises(UserError, match="clipscore: a score is not a number"):
+    with pytest.raises(UserError, match="clipscore: a score is not a number; use precision fp32"):
         score(scorer, IMAGES[:1], PROMPTS[:1])

@@ -45,5 +45,5 @@ class Batched:
             texts = [prompt.text for prompt in prompts[batch]]
             scores[batch] = self.measure(pixels, texts).double().cpu().numpy()
         if not np.isfinite(scores).all():
-            raise UserError(f"{self.name}: a score is not a number; use dtype fp32, or download the weights again")
+            raise UserError(f"{self.name}: a score is not a number; use precision fp32, or download the weights again")
         return {self.name: Marks(scores)}
