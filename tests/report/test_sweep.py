@@ -92,7 +92,7 @@ def test_mean_lowest_and_highest() -> None:
     assert several.points == {0: Interval(3.0, 0.0, 6.0)}
 
 
-def test_what_cannot_be_compared(tmp_path: Path) -> None:
+def test_what_cannot_be_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = read_sweep(write_sweep(tmp_path / "a", "A"))
     others = read_sweep(write_sweep(tmp_path / "b", "B", prompts=PROMPTS[::-1]))
     unjudged = read_sweep(write_sweep(tmp_path / "c", "C", judged=False))
@@ -102,6 +102,11 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
         write_sweep_page([first, unjudged], tmp_path / "out")
     with pytest.raises(UserError, match="holds a sweep itself"):
         write_sweep_page([first, read_sweep(write_sweep(tmp_path / "d", "D"))], tmp_path / "a")
+    monkeypatch.setattr(PerImage, "version", "2")  # such as another question, or other weights, under the same name
+    otherwise = read_sweep(write_sweep(tmp_path / "f", "F"))
+    with pytest.raises(UserError, match="f: was judged by another version, or other settings, of the judge than"):
+        write_sweep_page([first, otherwise], tmp_path / "out")
+    monkeypatch.undo()
     with pytest.raises(UserError, match="share no strength"):
         write_sweep_page([first, read_sweep(write_sweep(tmp_path / "e", "A", scales=(2.0,)))], tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -44,6 +44,7 @@ from contrapose.ranges import Number, check, checked
 from contrapose.workers import ALONE, Worker
 
 JUDGED = "judged.yaml"
+_OF_IMAGES = "scale-"  # begins the names of the folders of images
 FIX = "delete it and run 'contrapose sweep' again"
 _CONVERTER = runfile.converter()
 
@@ -97,7 +98,7 @@ def name_of(scale: float) -> str:
 
 def folder_of(out: Path, scale: float) -> Path:
     """The folder of the images at one strength."""
-    return out / f"scale-{scale:g}"
+    return out / f"{_OF_IMAGES}{scale:g}"
 
 
 def in_order(scales: Iterable[float]) -> list[float]:
@@ -255,6 +256,18 @@ class _Work:
             self.judge_and_kept[1].forget_others()
         if self.viewer is not None:
             self.viewer.cache.forget_others()
+
+
+def judged_by(folder: Path) -> dict[str, str]:
+    """Digests of all that a finished sweep's numbers come from but its images: judge, features, what a suite reads.
+
+    Raises `UserError` for a sweep that was killed before it had noted them.
+    """
+    path = folder / JUDGED
+    digests = load_yaml(path, FIX) if path.is_file() else None
+    if not isinstance(digests, dict):
+        raise UserError(f"{folder}: holds no finished sweep; make it with 'contrapose sweep'")
+    return {name: digest for name, digest in digests.items() if not name.startswith(_OF_IMAGES)}
 
 
 def read_record(folder: Path) -> SweepRecord:

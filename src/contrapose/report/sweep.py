@@ -14,7 +14,7 @@ from contrapose.evaluate.evidence import SUMMARY, Evidence
 from contrapose.evaluate.images import prompt_folders
 from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.summary import write_summary
-from contrapose.evaluate.sweep import FIX, folder_of, name_of, read_record
+from contrapose.evaluate.sweep import FIX, folder_of, judged_by, name_of, read_record
 from contrapose.files import check_folder, one_writer, write_text
 from contrapose.report.drawing import DASHES, MARKERS, QUIET, SERIES, drawing
 from contrapose.report.evidence import Judged, headlines, spoken
@@ -120,6 +120,11 @@ def _check(sweeps: Sequence[Sweep], out: Path) -> None:
             raise UserError(f"{other.folder}: was made for other prompts than {first.folder}; sweep over the same ones")
         if _metrics([other]) != _metrics([first]):
             raise UserError(f"{other.folder}: was not judged as {first.folder} was; give both the same --suite")
+        if judged_by(other.folder) != judged_by(first.folder):
+            raise UserError(
+                f"{other.folder}: was judged by another version, or other settings, of the judge than {first.folder}; "
+                "sweep both with the same"
+            )
         if out.resolve() in (other.folder.resolve(), first.folder.resolve()):
             raise UserError(f"{out}: holds a sweep itself; name another folder for the comparison")
     for label in {sweep.label for sweep in sweeps}:
