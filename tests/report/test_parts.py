@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from dataclasses import fields, replace
@@ -15,11 +16,14 @@ from contrapose.cli import align as cli_align
 from contrapose.cli import evaluate as cli_evaluate
 from contrapose.cli import pairs_draw as cli_draw
 from contrapose.cli import sample as cli_sample
+from contrapose.cli.reading import settings_of
 from contrapose.draw.settings import Draw
 from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.taking import Taking
 from contrapose.exchange.settings import Import
+from contrapose.guiding.settings import CONVERTER as OF_SAMPLING
 from contrapose.guiding.settings import Sampling
+from contrapose.judges.aesthetic import Aesthetic
 from contrapose.judges.colours import Colours
 from contrapose.judges.self_confidence import SelfConfidence
 from contrapose.methods import OnlineDPO
@@ -29,7 +33,7 @@ from contrapose.report import numbers
 from contrapose.report.evidence import Judged
 from contrapose.report.examples import choose
 from contrapose.report.plots import curves, running_mean
-from contrapose.report.provenance import commands, flat, sampling
+from contrapose.report.provenance import commands, flat, read_pairs, sampling
 from contrapose.report.runs import LINES, read_run
 from contrapose.runfile import sections, to_yaml
 from contrapose.train.judging import RolloutJudging
@@ -168,3 +172,26 @@ def test_printed_commands_are_understood(project, monkeypatch):
     assert aligned.run.method.beta == 16000 and aligned.run.optimisation.train_steps == 40
     assert drawn.draw.degrade.high == 0.7 and sampled.sampling.steps == 17
     assert evaluated.judging.replicates == 300 and evaluated.judging.title == project.evidence.title
+
+
+def test_images_that_judges_chose_are_drawn_again_with_them(tmp_path):
+    sampling = Sampling("a/model", ("p.txt",), best_of=4, steps=5)
+    (tmp_path / "images.yaml").write_text(to_yaml(sampling, OF_SAMPLING), encoding="utf-8")
+    judges = "- {name: aesthetic, batch_size: 3}\n- {name: colourfulness}\n"
+    (tmp_path / "judges.yaml").write_text(f"version: 1\njudges:\n{judges}", encoding="utf-8")
+    (line,) = commands(None, [], [], [], {"best": tmp_path})
+    typed = settings_of(shlex.split(line)[1:])
+    assert typed.sampling == sampling and typed.judges == (Aesthetic(batch_size=3), Colours())
+
+
+@pytest.mark.parametrize("added", ["label: {by: [x]}", "score: {}\nearlier: [{label: {by: [x]}}]"])
+def test_labelled_pairs_are_not_told_to_be_those_of_degraded_prompts(project, added):
+    """Of which judge the labels are, and of which folder the samples, the pairs do not say."""
+    assert read_pairs(project.pairs, 0).drawn and commands(project.pairs, [], [])
+    manifest = project.pairs / "pairs.yaml"
+    before = manifest.read_text(encoding="utf-8")
+    manifest.write_text(f"{before}\n{added}\n", encoding="utf-8")
+    assert not read_pairs(project.pairs, 0).drawn and not commands(project.pairs, [], [])
+    # samples of the prompt itself
+    manifest.write_text(re.sub("samples_per_prompt: .*", "samples_per_prompt: 4", before), encoding="utf-8")
+    assert not read_pairs(project.pairs, 0).drawn

@@ -33,7 +33,9 @@ from contrapose.report.shown_groups import Decode, ShownGroup, by_lot, show_grou
 from contrapose.runfile import sections, unstamped
 from contrapose.runs.names import RUN_FILE
 from contrapose.store.groups import GroupStore
+from contrapose.store.manifest import JUDGED
 from contrapose.store.records import GroupRecord
+from contrapose.worlds.best_of import judges_of
 
 _PACKAGES = ("contrapose", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "scipy", "pillow")
 _NUM_PAIRS_SHOWN = 6
@@ -55,7 +57,7 @@ class Pairs(NamedTuple):
     records: list[GroupRecord]
     """The same pairs' prompts."""
     drawn: bool
-    """Whether 'contrapose pairs draw' made them, which is all that is known of how winners and losers differ."""
+    """Whether winners were drawn from prompts and losers from degraded ones, and nobody was asked which is better."""
 
 
 class Compared(NamedTuple):
@@ -103,7 +105,11 @@ def read_pairs(folder: Path, seed: int) -> Pairs:
     else:
         shown = show_groups(store, decoder, _NUM_PAIRS_SHOWN, seed)
     records = [store.records[index] for index in by_lot(store, _NUM_PAIRS_SHOWN, seed)]
-    return Pairs(about, facts, shown, not_shown, records, "draw" in store.manifest)
+    steps = [store.manifest, *store.manifest.get("earlier", ())]
+    are_labelled = any("label" in step for step in steps)
+    # otherwise which sample is the loser does not go by the prompt that it was drawn from
+    is_drawn = "draw" in store.manifest and not store.settings.get("samples_per_prompt") and not are_labelled
+    return Pairs(about, facts, shown, not_shown, records, is_drawn)
 
 
 def _decoder(store: GroupStore) -> Decode:
@@ -179,7 +185,7 @@ def commands(
     groups = [*(evidence.images for evidence in shown_by), images]
     for folder in dict.fromkeys(folder for group in groups for folder in group.values()):
         if settings := settings_of(folder):
-            lines.append(_command("sample", _sampling_flags(settings), folder))
+            lines.append(_command("sample", _sampling_flags(settings) + _judges(judges_of(folder)), folder))
     for evaluation in judged:
         if evaluation.images and evaluation.base is not None:
             compared = ["--base", evaluation.base, "--replicates", str(evaluation.summary.replicates)]
@@ -192,6 +198,9 @@ def commands(
 
 def _pairs(store: GroupStore, folder: Path) -> list[str]:
     settings = flat(store.settings)
+    # the folder that judges were given is not recorded
+    if any(step in store.manifest for step in JUDGED):
+        return []
     if "real" in store.manifest:
         return [_command("pairs real", [str(folder / "real.yaml")], folder)]
     degrade = settings.get("degrade") or {}
@@ -203,7 +212,10 @@ def _pairs(store: GroupStore, folder: Path) -> list[str]:
 
 
 def _evaluation(evidence: Evidence, compared: list[str]) -> str:
-    words = _suite(evidence.suite)
+    suite = evidence.suite
+    words = ["--suite", str(suite["name"])] if "name" in suite else []
+    words += _judges(suite.get("judges") or [])
+    words += _flags({key: value for key, value in suite.items() if key not in ("name", "judges")})
     if evidence.features is not None:
         flags = _flags(_without_name(evidence.features), "features.")
         words += ["--features", str(evidence.features["name"]), *flags]
@@ -212,15 +224,12 @@ def _evaluation(evidence: Evidence, compared: list[str]) -> str:
     return _command("evaluate", [*words, *compared, "--title", evidence.title], evidence.folder)
 
 
-def _suite(settings: Mapping[str, Any]) -> list[str]:
-    """A suite's settings as flags: those of its judges, where it has some, follow their names by number."""
-    words = ["--suite", str(settings["name"])] if "name" in settings else []
-    judges = settings.get("judges") or []
-    if judges:
-        words += ["--judges", *(str(judge["name"]) for judge in judges)]
+def _judges(judges: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Judges as flags: their settings follow their names by number."""
+    words = ["--judges", *(str(judge["name"]) for judge in judges)] if judges else []
     for number, judge in enumerate(judges):
         words += _flags(_without_name(judge), f"judges.{number}.")
-    return words + _flags({key: value for key, value in settings.items() if key not in ("name", "judges")})
+    return words
 
 
 def _command(name: str, words: list[str], out: Path) -> str:

@@ -87,9 +87,7 @@ def contestants(study: Study, tried: Tried) -> list[Contestant]:
     return every
 
 
-def _seeded(
-    study: Study, group: str, methods: Mapping[str, str], options: Flags, tried: Tried
-) -> Iterator[Contestant]:
+def _seeded(study: Study, group: str, methods: Mapping[str, str], options: Flags, tried: Tried) -> Iterator[Contestant]:
     """One model for each training seed."""
     values = {method: tried(method) for method in dict.fromkeys(methods.values())}
     # images of another choice lie elsewhere

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL.Image import Image
 
@@ -26,6 +27,18 @@ class Judges:
 
 
 _CONVERTER = runfile.converter((ImageJudge, IMAGE_JUDGES))
+
+
+def judges_of(folder: Path) -> list[dict[str, Any]]:
+    """The judges that chose among a folder's images, as they stand in its file; none where nobody chose.
+
+    Raises `UserError` for a file that is broken.
+    """
+    path = folder / JUDGES_FILE
+    if not path.is_file():
+        return []
+    judges: list[dict[str, Any]] = _CONVERTER.unstructure(runfile.read(path, Judges, _CONVERTER))["judges"]
+    return judges
 
 
 class BestByJudges:
