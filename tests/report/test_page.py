@@ -153,6 +153,19 @@ def test_what_a_detector_counts_is_told_once(project):
     assert html.count("An object counts where &lt;it&gt; is found.") == 1
 
 
+def test_the_same_noise_is_told_of_images_that_have_it(project):
+    """Not where one is the best of several by a judge, nor where another program drew it."""
+    told = "every model starts from the same noise"
+    path = project.evidence.images["ddspo"] / "images.yaml"
+    drawn = path.read_text()
+    report = project.report(runs=(), pairs=None)
+    assert told in render(report)
+    path.write_text(drawn.replace("best_of: 1", "best_of: 4"))
+    assert told not in render(report)
+    path.unlink()
+    assert told not in render(report)
+
+
 def test_images_without_a_judge(project):
     evidence = replace(project.evidence, suite={"name": "none"})
     (evidence.folder / "summary.json").unlink()

@@ -19,7 +19,7 @@ from contrapose.report.film import Film, shown_film
 from contrapose.report.html import fill
 from contrapose.report.numbers import count, listed
 from contrapose.report.plots import Plot, by_level, curves, forest, judged_curves
-from contrapose.report.provenance import Compared, commands, compare, read_pairs, sampling, versions
+from contrapose.report.provenance import Compared, commands, compare, read_pairs, sampling, share_noise, versions
 from contrapose.report.runs import STATE, Fact, ShownRun, distinct_names, facts, read_run
 from contrapose.report.sets import SetSection, set_headlines, set_section
 from contrapose.report.tables import Sheet, of_pairs
@@ -98,6 +98,8 @@ class ImageSection(NamedTuple):
     """What the page begins with; of the first section alone."""
     more: list[Example]
     sampling: Compared
+    share_noise: bool
+    """Whether images side by side are of the same noise."""
 
 
 def write_report(report: Report, out: Path) -> bool:
@@ -196,6 +198,7 @@ def _judged(judged: Judged, key: str, report: Report) -> ImageSection:
         first=[],
         more=examples(judged, report.num_examples, report.example_seed),
         sampling=sampling(judged.images),
+        share_noise=share_noise(judged.images),
     )
 
 
@@ -212,6 +215,7 @@ def _unjudged(title: str, images: Mapping[str, Path], key: str, report: Report) 
         first=[],
         more=unjudged_examples(images, report.num_examples, report.example_seed),
         sampling=sampling(images),
+        share_noise=share_noise(images),
     )
 
 

@@ -137,6 +137,17 @@ def sampling(images: Mapping[str, Path]) -> Compared:
     return compare({model: _sampling_facts(settings_of(folder)) for model, folder in images.items()})
 
 
+def share_noise(images: Mapping[str, Path]) -> bool:
+    """Whether images of one prompt and place are of the same noise in all folders: drawn here, and each but once."""
+    sizes: set[object] = set()
+    for folder in images.values():
+        settings = settings_of(folder)
+        if not settings or settings.get("best_of", 1) > 1:
+            return False
+        sizes.add(settings.get("size"))
+    return len(sizes) == 1
+
+
 def _sampling_facts(settings: Mapping[str, Any]) -> list[Fact]:
     """The settings that are set and decide an image: no guidance where no run guides."""
     guided = settings.get("positive") or settings.get("negative")
@@ -226,7 +237,9 @@ def _evaluation(evidence: Evidence, compared: list[str]) -> str:
 
 def _judges(judges: Sequence[Mapping[str, Any]]) -> list[str]:
     """Judges as flags: their settings follow their names by number."""
-    words = ["--judges", *(str(judge["name"]) for judge in judges)] if judges else []
+    if not judges:
+        return []
+    words = ["--judges", *(str(judge["name"]) for judge in judges)]
     for number, judge in enumerate(judges):
         words += _flags(_without_name(judge), f"judges.{number}.")
     return words
