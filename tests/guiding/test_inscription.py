@@ -105,6 +105,16 @@ def test_a_hub_id_is_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert json.loads(texts(Path("image.png"))["contrapose"])["settings"]["model"] == expected
 
 
+def test_a_kept_step_of_a_run_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No folder has that name, as none has a hub id's."""
+    monkeypatch.chdir(tmp_path)
+    settings = {"model": "owner/model", "adapter": "secret/run@100", "steps": 1, "guidance_scale": 1.0}
+    settings["guiding"] = {"positive": "secret/run@best", "negative": None, "guidance": {"name": "pgd", "scale": 1.0}}
+    Image.new("RGB", (8, 8)).save("image.png", pnginfo=Inscription(settings, "DDIMScheduler").of("p", 0, (8, 8)))
+    said = json.loads(texts(Path("image.png"))["contrapose"])["settings"]
+    assert (said["adapter"], said["guiding"]["positive"]) == ("run@100", "run@best")
+
+
 def test_a_name_with_signs_of_the_line_is_quoted(tmp_path: Path) -> None:
     settings = {"model": "m", "adapter": 'a, "b": c', "steps": 1, "guidance_scale": 1.0}
     chunks = Inscription(settings, "DDIMScheduler").of("p", 0, (8, 8))

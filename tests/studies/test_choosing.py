@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from contrapose.errors import UserError
+from contrapose.evaluate.rows import EvidenceRow
+from contrapose.evaluate.summary import write_summary
+from contrapose.evaluate.summing import SummarySettings, summarize
 from contrapose.studies.choosing import DevChoices, DevScore, Picked, pick
 from contrapose.studies.deciding import Deciding
 from contrapose.studies.settings import CONVERTER, Study
-from contrapose.studies.tables import dev_scores
+from contrapose.studies.tables import beside_published, dev_scores
 
 Row = tuple[float, int | None, tuple[float, ...]]
 
@@ -43,23 +50,51 @@ def test_what_is_chosen_is_typed_as_a_user_would() -> None:
     assert Picked(3.0, None).typed == ("3", "")
 
 
+SETTINGS: dict[str, Any] = {
+    "model": "m",
+    "out": "o",
+    "prompts": {"dev": {"file": "dev.txt"}, "test": {"file": "test.txt"}},
+    "pairs": {"mine": {"folder": "p"}},
+    "methods": {"dpo": {"align": "diffusion-dpo"}},
+    "sampled": {"longer": {"options": {"steps": 50}}},
+    "evaluations": {"shapes": {"suite": "shapes"}},
+    "scales": [1],
+    "choosing": {"scales": [1], "checkpoints": [5]},
+}
+
+
 def test_models_without_a_run_have_no_checkpoint_in_the_table() -> None:
     """The base, and what is sampled in another way, beside methods whose kept step is chosen."""
-    settings = {
-        "model": "m",
-        "out": "o",
-        "prompts": {"dev": {"file": "dev.txt"}, "test": {"file": "test.txt"}},
-        "pairs": {"mine": {"folder": "p"}},
-        "methods": {"dpo": {"align": "diffusion-dpo"}},
-        "sampled": {"longer": {"options": {"steps": 50}}},
-        "evaluations": {"shapes": {"suite": "shapes"}},
-        "scales": [1],
-        "choosing": {"scales": [1], "checkpoints": [5]},
-    }
-    measured = DevChoices(CONVERTER.structure(settings, Study))
+    measured = DevChoices(CONVERTER.structure(SETTINGS, Study))
     scores = [DevScore(group, None, 1.0, (0.5,)) for group in ("base", "longer")]
     # in place of what evaluations say
     vars(measured)["scores"] = [*scores, DevScore("dpo", 5, 1.0, (0.75,))]
     vars(measured)["by"] = Deciding(("correct",), {"correct": 1.0}, higher_is_better=True)
     rows = [[cell.text for cell in row] for row in dev_scores(measured).rows]
     assert [row[:2] for row in rows] == [["base", "–"], ["longer", "–"], ["dpo", "5"]]
+
+
+def test_a_column_of_what_was_not_measured_is_refused(tmp_path: Path) -> None:
+    rows = [EvidenceRow(model, f"p{n}", "a", 0, "correct", n / 4) for model in ("base", "dpo") for n in range(4)]
+    evidence = tmp_path / "evidence/scale-1"
+    evidence.mkdir(parents=True)
+    write_summary(summarize(rows, SummarySettings("base", replicates=20)), evidence / "summary.json")
+
+    def figures(**column: str) -> list[list[str]]:
+        published = {"source": "nobody", "rows": {"base": {"GE": 0.5}}}
+        change: dict[str, Any] = {
+            "columns": {"GE": {"evaluation": "shapes", **column}},
+            "published": published,
+            "out": str(tmp_path),
+        }
+        change |= {"prompts": {"test": {"file": "test.txt"}}, "choosing": None, "sampled": {}}
+        study = CONVERTER.structure({**SETTINGS, **change}, Study)
+        assert study.published is not None
+        (sheet,) = beside_published(DevChoices(study), study.published)
+        return [[cell.text for cell in row] for row in sheet.rows]
+
+    assert figures() == figures(metric="correct") == [["base", "0.38", "0.5"], ["dpo", "0.38", "–"]]
+    assert figures(metric="correct", of="win-rate") == [["base", "–", "0.5"], ["dpo", "0.500", "–"]]
+    for of in ("score", "win-rate"):
+        with pytest.raises(UserError, match=rf"columns GE: corect has no {of} \(known: correct\)"):
+            figures(metric="corect", of=of)

@@ -173,6 +173,7 @@ def own_tries(values: dict[str, Any], **settings: Any) -> Callable[[dict[str, An
             ),
             "g-w1: two models of this study would share it",
         ),
+        (put("columns", value={"GE": {}}), "columns: stand beside published figures, and there are none"),
         (put("published", value={"source": "x", "rows": {"base": {"GE": 1}}}), "published base: GE is not there"),
         (put("prompts", "dev", value={"file": "nowhere.txt"}), "nowhere.txt"),
         (put("sampling", value={"scale": 3}), "--scale is set by the study itself"),

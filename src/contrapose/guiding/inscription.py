@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def named_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if key in _PATHS:
             # of the page to play with a list
-            named[key] = _name(value) if isinstance(value, str) else list(map(_name, value))
+            named[key] = _name(key, value) if isinstance(value, str) else list(map(partial(_name, key), value))
         elif isinstance(value, Mapping):
             named[key] = named_settings(value)
         else:
@@ -87,9 +88,9 @@ def named_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in named.items() if value not in ({}, [])}
 
 
-def _name(path: str) -> str:
-    """The last name of a path; a hub id, which names no place, as it is."""
-    is_id = path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).exists()
+def _name(key: str, path: str) -> str:
+    """The last name of a path; a hub id, which names no place and is a model's alone, as it is."""
+    is_id = key == "model" and path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).exists()
     return path if is_id else Path(path).resolve().name
 
 

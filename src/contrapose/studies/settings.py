@@ -154,6 +154,10 @@ class Study:
         for heading, column in self.columns.items():
             named = () if column.evaluation is None else (column.evaluation,)
             _check_known(f"columns {heading}: evaluation", named, self.evaluations)
+        if self.columns and self.published is None:
+            raise UserError(
+                "columns: stand beside published figures, and there are none; say published, or leave it out"
+            )
         for row, figures in (self.published.rows if self.published else {}).items():
             _check_known(f"published {row}", figures, self.columns)
         drawn_from = set(self.prompts_drawn_from)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from contrapose.errors import UserError
 from contrapose.evaluate.evidence import SUMMARY
 from contrapose.evaluate.statistics import Interval
 from contrapose.evaluate.summary import Summary, read_summary
@@ -102,6 +103,7 @@ def beside_published(choices: DevChoices, published: PublishedFigures) -> Iterat
         for heading, column in study.columns.items():
             measured[heading] = {}
             if column.evaluation is not None:
+                _check_measured(heading, column, summaries[column.evaluation])
                 measured[heading] = _ours(models, column, summaries[column.evaluation])
         rows = []
         for row in dict.fromkeys([*models, *published.rows]):
@@ -116,6 +118,15 @@ def beside_published(choices: DevChoices, published: PublishedFigures) -> Iterat
             head += [heading, f"{heading}, published"]
         note = " ".join([f"Published: {published.source}.", *published.notes])
         yield Sheet(f"Beside published figures: {words}", tuple(head), tuple(rows), note)
+
+
+def _check_measured(heading: str, column: Column, summary: Summary) -> None:
+    """Raise `UserError` for a metric that the column's evaluation does not have; numbers of sets have no win rate."""
+    measured = list(summary.metrics)
+    if summary.sets is not None and column.of == "score":
+        measured += summary.sets.higher_is_better
+    if column.metric and column.metric not in measured:
+        raise UserError(f"columns {heading}: {column.metric} has no {column.of} (known: {', '.join(measured)})")
 
 
 def _ours(models: Mapping[str, str], column: Column, summary: Summary) -> dict[str, TableCell]:
