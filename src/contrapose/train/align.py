@@ -124,7 +124,7 @@ def _align_alone(stage: Stage, accelerator: Accelerator, progress: Progress) -> 
     with together():
         backbone = _backbone(run, accelerator)
     watched = Watched(run.watching, backbone) if run.watching.draws else None
-    trainer = _trainer(stage, compared, accelerator, backbone, watched, progress, is_new=not begun)
+    trainer = _trainer(stage, compared, accelerator, backbone, watched, not begun, progress)
     if is_first:
         # only now: a mistyped model or folder of pairs leaves nothing that refuses its fix, judges are known, and they
         # see differences
@@ -233,8 +233,8 @@ def _trainer(
     accelerator: Accelerator,
     backbone: Backbone,
     watched: Watched | None,
-    progress: Progress,
     is_new: bool = False,
+    progress: Progress = untold,
 ) -> Trainer:
     """The loop of a stage over its groups; of a new run with the first samples drawn, where any are."""
     run = stage.run
