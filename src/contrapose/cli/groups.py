@@ -8,8 +8,8 @@ ALONE = 12  # flags that need no groups
 _NAMES = {
     "model and data": """
         out model images prompts pairs photos image_folder source winners losers metadata format split limit
-        adapter start policies num_images num_prompts num_pairs pairs_per_prompt seed seeds size sizes steps
-        guidance_scale image_format foreign_pairs device overwrite push_to_hub title label json
+        adapter start policies num_images num_prompts num_pairs pairs_per_prompt samples_per_prompt seed seeds
+        size sizes steps guidance_scale image_format foreign_pairs device overwrite push_to_hub title label json
         pairs_per_class num_modes neighbours noisy_spread mislabelled carelessness
         """,
     "pairs": "degrade spoil filters captioner near_duplicates ties only_models likes",

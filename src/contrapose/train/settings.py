@@ -142,7 +142,8 @@ class Watching:
     dev_prompts: Practical[Path | None] = None
     """File of prompts whose images are judged and not kept; those of --prompts are judged when unset."""
     keep_best: Practical[str | None] = None
-    """Judge, by its name among --judges, by whose scores the best step is kept beside the latest ones, as RUN@best."""
+    """Judge, by its name such as pickscore, by whose scores the best step is kept beside the latest ones, as RUN@best;
+    it is asked first, and need not stand among --judges."""
     trackers: Practical[tuple[TrackerName, ...]] = ("tensorboard",)
     """Where metrics, images and settings are shown, beside metrics.jsonl, which is always written; each but TensorBoard
     needs a pip install of its own."""
