@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from contrapose.cli import follow as module
-from contrapose.cli.follow import follow
+from contrapose.cli.follow import follow, follow_once_begun
 from contrapose.cli.pace import Pace, peak_memory
 from contrapose.cli.progress import Bar
 from contrapose.cli.progress_line import ProgressLine
@@ -75,8 +75,9 @@ def test_a_log_gets_the_first_the_last_and_some_between(clock, capsys):
     assert lines[1].startswith("aligning: 6/100, 0:03:08 left, loss 0.5, 2 s/step, peak ")
 
 
-def test_what_leads_up_to_the_beginning_has_the_terminal_to_itself(monkeypatch, capsys):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # by which rich takes it for a terminal
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The beginnings and ends of bars, in what rich takes for a terminal."""
     order: list[str] = []
 
     class Noted(Bar):
@@ -88,14 +89,28 @@ def test_what_leads_up_to_the_beginning_has_the_terminal_to_itself(monkeypatch, 
             order.append(f"{self._line.title} ends")
             super().__exit__(*error)
 
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(module, "Bar", Noted)
+    return order
+
+
+def test_a_bar_is_there_before_the_first_is_done(order):
+    def images() -> Iterator[int]:
+        order.append("drawing")
+        yield 1
+
+    follow("sampling", 1, images())
+    assert order == ["sampling begins", "drawing", "sampling ends"]
+
+
+def test_what_leads_up_to_the_beginning_has_the_terminal_to_itself(order, capsys):
     def states() -> Iterator[TrainState]:
-        with Noted("reading prompts") as bar:
+        with module.Bar("reading prompts") as bar:
             bar(40, 40)
         yield TrainState(0, {})
         yield TrainState(1, {"loss": 0.5})
 
-    monkeypatch.setattr(module, "Bar", Noted)
-    follow("aligning", 1, states(), "step")
+    follow_once_begun("aligning", 1, states(), "step")
     assert order == ["reading prompts begins", "reading prompts ends", "aligning begins", "aligning ends"]
     shown = capsys.readouterr().err
     assert "reading prompts" in shown and "loss 0.5" in shown

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from contrapose.cli.follow import follow
+from contrapose.cli.follow import follow_once_begun
 from contrapose.cli.progress import Bar
 from contrapose.errors import UserError
 from contrapose.processes import rank
@@ -63,7 +63,7 @@ def follow_stage(stage: Stage, train: Callable[[Stage, Progress], Iterable[Train
         if warning:
             log.warning(warning)
     with advised(lambda card: after_training(stage.run, card)):
-        follow(stage.title, stage.run.optimisation.train_steps, train(stage, Bar), "step")
+        follow_once_begun(stage.title, stage.run.optimisation.train_steps, train(stage, Bar), "step")
 
 
 @contextmanager
