@@ -124,7 +124,7 @@ def _align_alone(stage: Stage, accelerator: Accelerator, progress: Progress) -> 
     with together():
         backbone = _backbone(run, accelerator)
     watched = Watched(run.watching, backbone) if run.watching.draws else None
-    trainer = _trainer(stage, compared, accelerator, backbone, watched, not begun, progress)
+    trainer = _trainer(stage, compared, accelerator, backbone, watched, is_new=not begun, progress=progress)
     if is_first:
         # only now: a mistyped model or folder of pairs leaves nothing that refuses its fix, judges are known, and they
         # see differences
