@@ -108,7 +108,7 @@ def test_one_without_values_predicts_alike_once_it_has_them(
     folder: Path, plain: Backbone, inputs: dict[str, Any]
 ) -> None:
     """As processes that do not read a network in shards have it; tables that are no buffers are there at once."""
-    empty = load_backbone(folder, with_values=False)
+    empty = load_backbone(folder, without_values=("denoiser",))
     assert all(parameter.is_meta for parameter in empty.denoiser.network.parameters())
     network = empty.denoiser.network.to("meta").to_empty(device="cpu")
     values = _tensors(plain.denoiser.network)
@@ -118,6 +118,19 @@ def test_one_without_values_predicts_alike_once_it_has_them(
     assert not values
     predictions = [each.denoiser.denoise(each.denoiser.network, **inputs) for each in (empty, plain)]
     assert torch.equal(*predictions)
+
+
+@torch.no_grad()
+def test_an_autoencoder_alone_encodes_and_decodes_alike(folder: Path, plain: Backbone, inputs: dict[str, Any]) -> None:
+    """As imports and exports have it; of the other networks there are forms, and no values."""
+    alone = load_backbone(folder, without_values=("denoiser", "text_encoders"))
+    unread = [alone.denoiser.network, *alone.pipeline.encoders.values()]
+    assert len(unread) > 1
+    assert all(parameter.is_meta for network in unread for parameter in network.parameters())
+    images = plain.images.decode(inputs["x_t"])
+    assert torch.equal(alone.images.decode(inputs["x_t"]), images)
+    assert torch.equal(alone.images.encode(images), plain.images.encode(images))
+    assert alone.fingerprint == plain.fingerprint
 
 
 @torch.no_grad()

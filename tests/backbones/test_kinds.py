@@ -180,7 +180,7 @@ def test_a_start_keeps_its_kind(trained: Trained, loaded: Loaded) -> None:
 @torch.no_grad()
 def test_a_network_without_values_takes_several(trained: Trained, tiny_model: Path) -> None:
     """As in an estimate, and where shards come from another process: DoRA would look at the weights."""
-    denoiser = load_backbone(tiny_model, with_values=False).denoiser
+    denoiser = load_backbone(tiny_model, without_values=("denoiser",)).denoiser
     run = trained("dora")[1]
     frozen = {"same": run, "other": trained("lokr")[1]}
     networks = denoiser.lora(None, None, start=run, frozen=frozen, placed=False).policies.networks()

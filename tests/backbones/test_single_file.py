@@ -98,7 +98,7 @@ def test_precisions(checkpoint: Path, loaded: Callable[[str], Backbone]) -> None
     expected = loaded("sd").denoiser.network.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in backbone.denoiser.network.state_dict().items())
     assert load_backbone(checkpoint, torch.float16).denoiser.network.dtype == torch.float16
-    empty = load_backbone(checkpoint, torch.bfloat16, network_dtype=torch.float32, with_values=False)
+    empty = load_backbone(checkpoint, torch.bfloat16, network_dtype=torch.float32, without_values=("denoiser",))
     forms = [
         {name: value.dtype for name, value in each.denoiser.network.state_dict().items()} for each in (empty, backbone)
     ]
@@ -113,8 +113,12 @@ def test_without_values_its_network_is_not_read(checkpoint: Path, tmp_path: Path
     }
     save_file(broken, tmp_path / "broken.safetensors")
     _refused("broken.safetensors: unet: ", tmp_path / "broken.safetensors")
-    denoiser = load_backbone(tmp_path / "broken.safetensors", with_values=False).denoiser
+    denoiser = load_backbone(tmp_path / "broken.safetensors", without_values=("denoiser",)).denoiser
     assert all(weight.is_meta for weight in denoiser.network.parameters())
+    alone = load_backbone(tmp_path / "broken.safetensors", without_values=("denoiser", "text_encoders"))
+    assert all(weight.is_meta for encoder in alone.pipeline.encoders.values() for weight in encoder.parameters())
+    latents = torch.zeros(1, *alone.images.latent_shape)
+    assert torch.equal(alone.images.decode(latents), load_backbone(checkpoint).images.decode(latents))
 
 
 @pytest.mark.usefixtures("configured")

@@ -59,12 +59,17 @@ def read_network(
 
 
 def network_without_values(kind: Any, folder: Path | str, dtype: torch.dtype) -> Any:
-    """The network of this class in a folder of diffusers, whose parameters have shapes and a precision but no values.
+    """The network of this class in a folder of diffusers or transformers, its parameters without values.
 
-    They are on the meta device; what the network works out for itself, such as tables of positions, is there.
+    They are on the meta device, in the precision of `dtype`; what the network works out for itself, such as tables of
+    positions, is there.
     """
     with silent_libraries(), init_empty_weights():
-        network = kind.from_config(kind.load_config(str(folder), local_files_only=True))
+        if issubclass(kind, ModelMixin):
+            network = kind.from_config(kind.load_config(str(folder), local_files_only=True))
+        else:
+            config = kind.config_class.from_pretrained(str(folder), local_files_only=True)
+            network = kind._from_config(config)
     return network.to(dtype).eval()
 
 

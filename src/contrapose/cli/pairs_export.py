@@ -29,11 +29,11 @@ class Command:
 
 
 def main(arguments: list[str], prog: str) -> None:
-    hand_out(parse(Command, arguments, prog))
+    hand_out(parse(Command, arguments, prog, without=("text_length", "quantize")))
 
 
 def hand_out(command: Command) -> None:
-    from contrapose.backbones.families.table import load_backbone
+    from contrapose.backbones.families.table import Unread, load_backbone
     from contrapose.backbones.loading import DTYPES
     from contrapose.cli.follow import follow
     from contrapose.cli.memory import image_memory
@@ -52,8 +52,9 @@ def hand_out(command: Command) -> None:
     model = store.model_or(settings.model)
     at_once = Images(model, settings.precision, settings.loading, None, 2 * settings.batch_size, coded=True)
     with image_memory(at_once, command.on.name):
-        # of the denoiser, most of a model, nothing is asked but its form
+        # its autoencoder alone is asked; of the others, most of a model, their forms
         dtype = DTYPES[settings.precision]
-        backbone = load_backbone(model, dtype, command.on.name, loading=settings.loading, with_values=False)
+        unread: tuple[Unread, ...] = ("denoiser", "text_encoders")
+        backbone = load_backbone(model, dtype, command.on.name, loading=settings.loading, without_values=unread)
         follow("decoding pairs", len(store), export_pairs(settings, store, backbone, out))
     print(f"{out}: {len(store)} {store.kind}")

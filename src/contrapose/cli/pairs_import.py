@@ -26,11 +26,11 @@ class Command:
 
 
 def main(arguments: list[str], prog: str) -> None:
-    bring_in(parse(Command, arguments, prog))
+    bring_in(parse(Command, arguments, prog, without=("text_length", "quantize")))
 
 
 def bring_in(command: Command) -> None:
-    from contrapose.backbones.families.table import load_backbone
+    from contrapose.backbones.families.table import Unread, load_backbone
     from contrapose.backbones.loading import DTYPES
     from contrapose.backbones.precision import usual_precision
     from contrapose.cli.follow import follow
@@ -51,9 +51,10 @@ def bring_in(command: Command) -> None:
     size = settings.fitting.square
     at_once = Images(settings.model, precision, settings.loading, size, 2 * settings.batch_size, coded=True)
     with image_memory(at_once, device):
-        # of the denoiser, most of a model, nothing is asked but its form
+        # its autoencoder alone is asked; of the others, most of a model, their forms
         dtype = DTYPES[precision]
-        backbone = load_backbone(settings.model, dtype, device, loading=settings.loading, with_values=False)
+        unread: tuple[Unread, ...] = ("denoiser", "text_encoders")
+        backbone = load_backbone(settings.model, dtype, device, loading=settings.loading, without_values=unread)
         with Bar("looking at images", len(listing.pairs)) as bar:
             plan = plan_import(settings, listing, backbone, bar)
         if plan.left_out:

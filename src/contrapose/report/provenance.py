@@ -41,6 +41,7 @@ _PACKAGES = ("contrapose", "torch", "diffusers", "transformers", "peft", "accele
 _NUM_PAIRS_SHOWN = 6
 _FIX = "sample these images again"
 _PRACTICAL = ("batch_size", "shard_size")  # settings that change no result
+_UNREAD_BY_IMPORTS = ("text_length", "quantize")  # of parts of a model that an import does not read
 # settings of settings, whose flags have no prefix
 _SECTIONS = frozenset(name for cls in (Draw, Import, Real, Sampling) for name in sections(cls))
 
@@ -218,8 +219,10 @@ def _pairs(store: GroupStore, folder: Path) -> list[str]:
     name = ["--degrade", str(degrade["name"])] if "name" in degrade else []
     if not settings:
         return []
-    command = "pairs draw" if "draw" in store.manifest else "pairs import"
-    return [_command(command, [*name, *_flags(settings)], folder)]
+    if "draw" in store.manifest:
+        return [_command("pairs draw", [*name, *_flags(settings)], folder)]
+    taken = {key: value for key, value in settings.items() if key not in _UNREAD_BY_IMPORTS}
+    return [_command("pairs import", _flags(taken), folder)]
 
 
 def _evaluation(evidence: Evidence, compared: list[str]) -> str:

@@ -20,7 +20,7 @@ from contrapose.backbones.base import Backbone
 from contrapose.backbones.coherence import check_space
 from contrapose.backbones.denoiser import Denoiser, Trainable
 from contrapose.backbones.embeddings import Embeddings
-from contrapose.backbones.families.table import load_backbone
+from contrapose.backbones.families.table import Unread, load_backbone
 from contrapose.backbones.loading import DTYPES
 from contrapose.backbones.speed import hasten
 from contrapose.backbones.trained_text import NumberedPrompts
@@ -214,13 +214,11 @@ def _check_here(accelerator: Accelerator, run: Run) -> None:
 
 def _backbone(run: Run, accelerator: Accelerator) -> Backbone:
     dtype = DTYPES[run.computes_in]
+    finer = torch.float32 if run.full else dtype
+    # of networks in shards the first process alone has all values
+    unread: list[Unread] = ["denoiser"] if rank() != 0 and _is_sharded(run, accelerator) else []
     backbone = load_backbone(
-        run.model,
-        dtype,
-        accelerator.device,
-        loading=run.loading,
-        network_dtype=torch.float32 if run.full else dtype,
-        with_values=rank() == 0 or not _is_sharded(run, accelerator),  # of networks in shards the first process has all
+        run.model, dtype, accelerator.device, loading=run.loading, network_dtype=finer, without_values=unread
     )
     if run.distilled_guidance is not None:
         backbone.denoiser.feed_guidance(run.distilled_guidance)

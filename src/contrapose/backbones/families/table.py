@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -49,6 +49,7 @@ FAMILIES: tuple[Family, ...] = (
     FLUX_2_KLEIN,
 )
 KOHYA_LAYOUTS = tuple(layout for family in FAMILIES for layout in family.kohya)
+Unread = Literal["denoiser", "text_encoders"]  # what a command may do without
 BY_PIPELINE = {pipeline.__name__: family for family in FAMILIES for pipeline in family.pipelines}
 
 
@@ -59,13 +60,13 @@ def load_backbone(
     adapter: Path | None = None,
     loading: Loading | None = None,
     network_dtype: torch.dtype | None = None,
-    with_values: bool = True,
+    without_values: Collection[Unread] = (),
 ) -> Backbone:
     """The backbone of a model folder, hub id or checkpoint file, with an aligned run's weights on top.
 
     Parts move to `device` when they are first used. `network_dtype` is the denoiser's precision where it differs from
-    the other parts'; not `with_values` its parameters are on the meta device, and are not read. Raises `UserError` when
-    the model is of no known family, or a part of it or of the run is missing.
+    the other parts'. Parts `without_values` have their parameters on the meta device, and are not read. Raises
+    `UserError` when the model is of no known family, or a part of it or of the run is missing.
     """
     loading = loading or Loading()
     check_device(device)
@@ -81,8 +82,11 @@ def load_backbone(
     run = None if adapter is None else RunFolder(adapter)
     if run is not None:  # before gigabytes are read for a run that is not there, or another model's
         run.check(part, source)
-    without_values = () if with_values else (part,)
-    pipe = open_pipeline(source, pipeline_of(source), dtypes, family.unused_parts, quantized, without_values)
+    pipeline = pipeline_of(source)
+    unread = [part] if "denoiser" in without_values else []
+    if "text_encoders" in without_values:
+        unread += [name for name in parts_taken(pipeline) if name.startswith("text_encoder")]
+    pipe = open_pipeline(source, pipeline, dtypes, family.unused_parts, quantized, unread)
     if run is not None:
         apply_adapter(pipe, part, run)
     return Backbone.over(family, source, pipe, device, loading)
