@@ -78,6 +78,25 @@ def test_a_model_s_own_options_stand_in_place_of_those_of_sampling() -> None:
     assert told["pgd-w2"] == f"--positive o/runs/dpo --scale 2 --steps 40 {of_all} --no-tf32"
 
 
+def test_the_base_is_guided_by_one_policy_of_several_and_away_from_a_run_alone() -> None:
+    """Without strengths each is one model of the guided's own name."""
+    chats = {"positive": "two/positive", "negative": "two/negative", "options": {"guidance": "chats"}}
+    change = {
+        "methods": {"two": {"align": "chats", "shown": False}, "other": {"align": "self-npo", "shown": False}},
+        "guided": {"chats": chats, "away": {"negative": "other", "options": {"guidance": "npo"}}},
+        "seeds": [0, 1],
+    }
+    lines = next(stage.lines for stage in planned(change) if stage.title == "images")
+    guiding = {Path(line.words[6]).name: " ".join(line.words[7:]).split(" --num-images")[0] for line in lines[1:]}
+    assert guiding == {
+        **{
+            f"chats-{n}": f"--positive o/runs/two-{n}/positive --negative o/runs/two-{n}/negative --guidance chats"
+            for n in (0, 1)
+        },
+        **{f"away-{n}": f"--negative o/runs/other-{n} --guidance npo" for n in (0, 1)},
+    }
+
+
 def test_methods_train_on_what_no_other_pairs_are_made_of() -> None:
     lines = [line.words for stage in planned() if stage.title == "training" for line in stage.lines]
     pairs = [words[words.index("--pairs") + 1 : words.index("--out")] for words in lines]

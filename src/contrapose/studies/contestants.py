@@ -77,24 +77,27 @@ def contestants(study: Study, tried: Tried) -> list[Contestant]:
         if method.shown:
             every += _seeded(study, name, {"adapter": name}, Flags(), tried)
     for name, guided in study.guided.items():
-        runs = {"positive": guided.positive}
-        if guided.negative is not None:
-            runs["negative"] = guided.negative
+        if not guided.strengths:
+            every += _seeded(study, name, guided.runs, guided.options, tried)
         for strength in guided.strengths:
             scale = f"{strength:g}"
             options = Flags({"scale": scale, **guided.options.values})
-            every += _seeded(study, f"{name}-w{scale}", runs, options, tried)
+            every += _seeded(study, f"{name}-w{scale}", guided.runs, options, tried)
     return every
 
 
-def _seeded(study: Study, group: str, methods: Mapping[str, str], options: Flags, tried: Tried) -> Iterator[Contestant]:
-    """One model for each training seed."""
-    values = {method: tried(method) for method in dict.fromkeys(methods.values())}
+def _seeded(study: Study, group: str, named: Mapping[str, str], options: Flags, tried: Tried) -> Iterator[Contestant]:
+    """One model for each training seed, of runs that are named by METHOD or METHOD/POLICY."""
+    parts = {flag: name.partition("/") for flag, name in named.items()}
+    values = {method: tried(method) for method, _, _ in parts.values()}
     # images of another choice lie elsewhere
     name = group
     for value in values.values():
         name = tried_name(name, value)
     for seed in study.seeds:
-        runs = {flag: run_folder(study, method, seed, values[method]) for flag, method in methods.items()}
+        runs = {
+            flag: run_folder(study, method, seed, values[method]) / policy
+            for flag, (method, _, policy) in parts.items()
+        }
         model = group if len(study.seeds) == 1 else f"{group}/{seed}"
         yield Contestant(group, model, numbered(study, name, seed), runs, options)

@@ -54,21 +54,30 @@ class StudyMethod:
 @dataclass(frozen=True)
 @checked
 class Guided:
-    """The base, guided at inference by trained runs, at one or more strengths; each strength is a model of its own."""
+    """The base, guided at inference by trained runs, at one or more strengths; each strength is a model of its own.
 
-    positive: str
+    Of a method that trains several policies, such as chats, METHOD/POLICY names one.
+    """
+
+    positive: str | None = None
     """The method whose run guides the sampler towards what it predicts."""
-    strengths: tuple[Strength, ...]
-    """Strengths w."""
     negative: str | None = None
     """The method whose run guides it away."""
+    strengths: tuple[Strength, ...] = ()
+    """Strengths w; without any it is one model, at the guidance's own strength."""
     options: Flags = field(default_factory=Flags)
     """Further options of `contrapose sample`, over those of `sampling`."""
 
     def __post_init__(self) -> None:
         self.options.check_free("options", OF_SAMPLE)
-        if not self.strengths:
-            raise UserError("strengths: name at least one")
+        if not self.runs:
+            raise UserError("positive: nothing guides; name a method here or under negative")
+
+    @property
+    def runs(self) -> dict[str, str]:
+        """What guides, by the flag of `contrapose sample` that names it."""
+        named = {"positive": self.positive, "negative": self.negative}
+        return {flag: name for flag, name in named.items() if name is not None}
 
 
 @dataclass(frozen=True)

@@ -147,8 +147,8 @@ class Study:
             if not (method.pairs or method.prompts or self.pairs):
                 raise UserError(f"methods {name}: there are no pairs to train on; say under pairs how they are made")
         for name, guided in self.guided.items():
-            runs = [guided.positive, *filter(None, [guided.negative])]
-            _check_known(f"guided {name}", runs, self.methods)
+            methods = [run.partition("/")[0] for run in guided.runs.values()]
+            _check_known(f"guided {name}", methods, self.methods)
         for name, evaluation in self.evaluations.items():
             _check_known(f"evaluations {name}: prompts", (evaluation.prompts,), self.prompts)
         for heading, column in self.columns.items():
