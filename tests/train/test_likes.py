@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from trained import metrics_of
 
+from contrapose.core.measured import Measured
+from contrapose.core.objective import Outcome
 from contrapose.core.path import DiffusionPath
 from contrapose.methods import DiffusionKTO
 from contrapose.store.mixture import Mixture
@@ -19,7 +21,7 @@ from contrapose.store.records import GroupRecord
 from contrapose.train.align import align
 from contrapose.train.comparable import comparable
 from contrapose.train.data import Groups
-from contrapose.train.diagnostics import settled
+from contrapose.train.diagnostics import of_batch, settled
 from contrapose.train.settings import Optimisation, Run, Watching
 
 CPU = torch.device("cpu")
@@ -108,6 +110,26 @@ def test_gains_are_means_over_likes_and_over_dislikes() -> None:
     assert settled(parts) == {"winner_error_gain": 0.3 / 0.75, "loser_error_gain": -0.4, "loss": 2.0}
     of_likes = parts | {"winner_share": 1.0, "loser_error_gain": 0.0, "loser_share": 0.0}
     assert settled(of_likes) == {"winner_error_gain": 0.3, "loss": 2.0}, "of no dislikes there is no mean"
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_swapped_numbers_keep_the_sense_of_the_likes(swap: bool) -> None:
+    """As a pair's do: what is trained towards dislikes falls, and winners are what was liked."""
+    liked = torch.tensor([[1.0], [1.0], [0.0], [0.0]])
+    gains = torch.tensor([[0.2], [0.1], [-0.2], [-0.3]])
+    measured = Measured(
+        rewards=gains,
+        T=0.5 - gains,
+        R=torch.full((4, 1), 0.5),
+        D=torch.zeros(4, 1),
+        overlap=torch.zeros(4, 1, 1),
+        labels=1 - liked if swap else liked,
+        level=torch.zeros(4),
+    )
+    numbers = {name: float(value) for name, value in of_batch(Outcome(torch.zeros(4), (), measured, {}), swap).items()}
+    assert settled(numbers) == pytest.approx(
+        {"loss": 0, "accuracy": 1, "margin": 0.2, "winner_error_gain": 0.15, "loser_error_gain": -0.25, "drift": 0}
+    )
 
 
 # Whole runs

@@ -236,9 +236,9 @@ def test_nan_stops_before_the_step_and_keeps_the_checkpoint(
 ) -> None:
     calls, of_batch = [], loop.of_batch
 
-    def poisoned(outcome: Any) -> dict[str, Tensor]:
+    def poisoned(outcome: Any, swapped: bool) -> dict[str, Tensor]:
         calls.append(outcome)
-        return of_batch(outcome) | ({"loss": torch.tensor(float("nan"))} if len(calls) == 4 else {})
+        return of_batch(outcome, swapped) | ({"loss": torch.tensor(float("nan"))} if len(calls) == 4 else {})
 
     monkeypatch.setattr(loop, "of_batch", poisoned)
     run = replace(run, watching=replace(WATCH, save_every=1))

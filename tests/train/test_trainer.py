@@ -33,6 +33,7 @@ from contrapose.methods import (
     DMPO,
     DSPO,
     NFT,
+    SFT,
     TDPO,
     CaPO,
     DataDrivenDDSPO,
@@ -202,6 +203,15 @@ def test_how_the_work_is_cut_changes_no_methods_gradient(method: Method) -> None
     shares = [gradients(a_trainer(run, process_index=i, num_processes=2)) for i in range(2)]
     assert (shares[0][0] + shares[1][0] - whole).norm() <= 1e-4 * whole.norm()
     assert {n: shares[0][1][n] + shares[1][1][n] for n in metrics} == pytest.approx(metrics, rel=1e-3, abs=1e-6)
+
+
+def test_of_one_side_there_is_an_error_and_neither_winner_nor_loser() -> None:
+    """What is fitted may be a loser; and one side's number under both names would be read as two."""
+    for side in ("winner", "loser"):
+        _, metrics = gradients(a_trainer(replace(RUN, method=SFT(side))))  # type: ignore[arg-type]
+        assert metrics.keys() == {"loss", "error"} and metrics["error"] == pytest.approx(metrics["loss"])
+    _, of_pair = gradients(a_trainer(replace(RUN, method=MaPO())))
+    assert of_pair["winner_error"] != of_pair["loser_error"] and "error" not in of_pair
 
 
 def test_processes_share_the_micro_batches() -> None:

@@ -70,8 +70,8 @@ PANELS = (
     Panel(
         "error",
         "Error",
-        (Curve("winner_error", "winner"), Curve("loser_error", "loser")),
-        "Mean squared error to the target.",
+        (Curve("winner_error", "winner"), Curve("loser_error", "loser"), Curve("error", "what is fitted")),
+        "Mean squared error to the target; of self-npo Huber's distance.",
     ),
     Panel(
         "reward",

@@ -20,18 +20,21 @@ def accuracy(rewards: Tensor) -> Tensor:
     return (margin > 0).float().mean() + 0.5 * (margin == 0).float().mean()
 
 
-def of_batch(outcome: Outcome) -> dict[str, Tensor]:
+def of_batch(outcome: Outcome, swapped: bool = False) -> dict[str, Tensor]:
     """A micro-batch's means, still on the device; each is weighted by the number of groups later, and then `settled`.
 
-    Of lone samples the margin is the reward of a like and the negative reward of a dislike.
+    Of lone samples the margin is the reward of a like and the negative reward of a dislike; labels that were `swapped`
+    for training are turned back for it, as winners and losers keep their places.
     """
     measured = outcome.measured
     means = {"loss": outcome.loss.detach().mean()}
     num_sides = measured.rewards.shape[1]
     if num_sides == 1 and measured.R is not None:
-        means |= _of_lone_samples(measured)
+        means |= _of_lone_samples(measured, swapped)
+    elif num_sides == 1:
+        means["error"] = measured.T.mean()  # of a winner or of a loser, by the method's setting
     else:
-        for name, side in (("winner", 0), ("loser", -1)):  # the first side and the last, which may be one
+        for name, side in (("winner", 0), ("loser", -1)):  # the first side and the last
             if measured.R is not None:
                 means[f"{name}_error_gain"] = (measured.R - measured.T)[:, side].mean()
             else:
@@ -46,9 +49,9 @@ def of_batch(outcome: Outcome) -> dict[str, Tensor]:
     return means
 
 
-def _of_lone_samples(measured: Measured) -> dict[str, Tensor]:
+def _of_lone_samples(measured: Measured, swapped: bool) -> dict[str, Tensor]:
     assert measured.R is not None
-    liked = measured.labels[:, 0]
+    liked = 1 - measured.labels[:, 0] if swapped else measured.labels[:, 0]
     gain = (measured.R - measured.T)[:, 0]
     signed = (2 * liked - 1) * measured.rewards[:, 0]
     # against a partner of reward 0, which is what the reference gives to everything
@@ -75,14 +78,14 @@ def settled(numbers: Mapping[str, float]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def of_held_out(measure: Callable[[float], list[Outcome]]) -> dict[str, float]:
+def of_held_out(measure: Callable[[float], list[Outcome]], swapped: bool = False) -> dict[str, float]:
     """Accuracy, margin and drift on the held-out pairs, by noise level and overall; one transfer in all."""
     means: list[dict[str, Tensor]] = []
     for level in LEVELS:
         outcomes = measure(level)
         sizes = [len(outcome.loss) for outcome in outcomes]
         counts = torch.tensor(sizes, dtype=torch.float32, device=outcomes[0].loss.device)
-        per_batch = [of_batch(outcome) for outcome in outcomes]
+        per_batch = [of_batch(outcome, swapped) for outcome in outcomes]
         of_level = {}
         for name in per_batch[0]:
             values = torch.stack([batch[name] for batch in per_batch])

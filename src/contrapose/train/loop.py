@@ -214,7 +214,7 @@ class Trainer:
             with LookAhead[Group](self.num_ahead) as look_ahead:
                 return [self._outcome(group) for group in look_ahead.over(groups)]
 
-        return of_held_out(measure)
+        return of_held_out(measure, self.run.swap)
 
     def _move_policies(self, step: int) -> None:
         """Bring the policies that follow the trainee to where they are before this step; all begin as the trainee."""
@@ -260,7 +260,7 @@ class Trainer:
                     self.reduction.before_backward(prepared.is_last and not has_further_parts)
                     self.accelerator.backward(loss)
             followed = {_FOLLOWED + name: values.mean() for name, values in outcome.followed.items()}
-            for name, value in (of_batch(outcome) | followed).items():
+            for name, value in (of_batch(outcome, self.run.swap) | followed).items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * prepared.size / batch_size
             if prepared.is_last:
                 break
