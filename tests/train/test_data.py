@@ -285,3 +285,19 @@ def test_all_samples_of_a_group_have_their_labels_and_scores(tmp_path: Path, wri
     assert [group.samples[name].scores["taste"].tolist() for name in names] == [[5.0] * 8, [9.0] * 8, [1.0] * 8]
     first = _held(group, "sample 1")
     assert _held(group, "sample 3") == [number + 200 for number in first]
+
+
+def test_a_size_that_is_held_out_whole_is_told(tmp_path: Path, write_store: Write) -> None:
+    """Of its training pairs there is none that a held-out one could be paired up with."""
+    from contrapose.store.shard_files import write_shard
+
+    folder = tmp_path / "rare"
+    records = [GroupRecord.pair(f"id-{i}", f"prompt {i}", f"degraded {100 + i}", i) for i in range(NUM)]
+    numbers = torch.arange(NUM, dtype=torch.float32).view(-1, 1, 1, 1)
+    write_store(folder, records, dict.fromkeys(("winner", "loser"), numbers.expand(-1, 4, 8, 8)), shard_size=1)
+    write_shard(folder, 0, records[:1], numbers[:1, None].expand(-1, 2, 4, 4, 16))
+    rare = Mixture(folder)
+    composition = DDSPO(losers="not-paired").composition()
+    seed = next(seed for seed in range(100) if 0 in _groups(rare, seed=seed).held_out)
+    with pytest.raises(UserError, match="training pairs of at least two prompts"):
+        _groups(rare, composition, seed=seed)

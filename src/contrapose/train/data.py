@@ -112,7 +112,7 @@ class Groups:
         self._rolled_out = Order(store, self.training, seed, "rollout epoch")
 
     def _partners_by_size(self) -> dict[tuple[int, ...], Numbers]:
-        """The training records of each size; `UserError` where one has no record of another prompt."""
+        """The training records of each size; `UserError` where one, of held-out records too, has not two prompts."""
         keys = self.store.records.keys("prompt")
         trains = np.zeros(len(self.store), dtype=bool)
         trains[self.training] = True
@@ -121,9 +121,12 @@ class Groups:
             of_training = records[trains[records]]
             if len(of_training):
                 by_size[shape] = of_training
-        if not by_size or any((keys[same] == keys[same[0]]).all() for same in by_size.values()):
+        held_out = {self.store.shape(record) for record in self.held_out}
+        lacking = held_out - by_size.keys()
+        if lacking or not by_size or any((keys[same] == keys[same[0]]).all() for same in by_size.values()):
             raise UserError(
-                f"{self.store}: this kind of loser needs training pairs of at least two prompts of each size"
+                f"{self.store}: this kind of loser needs training pairs of at least two prompts of each size, beside "
+                "those held out; leave pairs of rarer sizes out, or set another --holdout"
             )
         return by_size
 
