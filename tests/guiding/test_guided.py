@@ -125,6 +125,8 @@ def test_what_attention_reads(name: str, tiny_family: Any) -> None:
         ("sd", {"nag_interval": (0.2, 1.0)}, "nag_interval: does nothing by itself; set --nag-scale too"),
         ("sd", {"negative_prompt": "x", "guidance_scale": 1.0}, "negative_prompt: nothing reads it; set --guidance-sc"),
         ("sd", {"negative_prompt": "", "guidance_scale": 1.0}, "negative_prompt: nothing reads it; set --guidance-sc"),
+        ("sd", {"guidance_scale": 0.5}, "guidance scale 0.5: "),
+        ("flux", {"guidance_scale": 0.5, "negative_prompt": "x"}, "negative_prompt: "),  # which reads 0.5 as an input
         ("flux", {"negative_prompt": "x"}, "negative_prompt: nothing reads it; set --nag-scale"),
         ("flux", {"negative": Path("x"), "guidance": DiffusionNPO()}, "this guidance needs true_cfg_scale on this"),
     ],

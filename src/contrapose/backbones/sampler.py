@@ -46,13 +46,26 @@ class Sampler:
         """Usual guidance scale."""
         return self._pipeline.family.guidance_scale
 
+    def checked_scale(self, asked: float | None) -> float:
+        """The guidance scale that is asked for, or the usual one; `UserError` for one that the pipeline does not take.
+
+        Stock pipelines guide at a scale above 1 alone, so that one between 0 and 1 would be drawn as 1 is.
+        """
+        scale = self.guidance_scale if asked is None else asked
+        if 0 < scale < 1 and self._pipeline.family.unconditional_rows != "none":
+            raise UserError(
+                f"guidance scale {scale:g}: {self._pipeline.source.model} is guided above 1 alone, and would be drawn "
+                "without guidance; take 1 for that"
+            )
+        return scale
+
     def with_usual(self, settings: Settings) -> Settings:
         """The settings of a sampler with steps, guidance scale and precision, the model's own where they are unset.
 
-        Raises `UserError` for one step of a scheduler that has to end at a time of its own.
+        Raises `UserError` as `checked_scale` does, and for one step of a scheduler that ends at a time of its own.
         """
         steps = self.steps if settings.steps is None else settings.steps
-        scale = self.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
+        scale = self.checked_scale(settings.guidance_scale)
         if steps == 1 and self._pipeline.stock.scheduler.config.get("shift_terminal"):
             # times are stretched by the way from the first to the last, which is no way at all
             raise UserError(f"steps 1: {self._pipeline.source.model} has a scheduler that needs two steps or more")

@@ -166,7 +166,7 @@ class JudgedRollouts:
         """The scale that is set; where that is off, what a network with guidance as an input is fed in training."""
         fed = self.backbone.denoiser.fed
         scale = self.settings.guidance_scale
-        return fed if fed is not None and scale == 1 else scale
+        return fed if fed is not None and scale == 1 else self.backbone.sampler.checked_scale(scale)
 
     def _read(self, texts: Sequence[str | None]) -> Condition:
         """What the policy reads of prompts, or of none."""

@@ -64,7 +64,7 @@ class Watched:
     """What is to be drawn and judged of a run.
 
     Raises `UserError` for a file of prompts that cannot be read, prompts that cannot be judged, and a size that the
-    model cannot make.
+    model cannot make or a guidance scale that it does not take.
     """
 
     def __init__(self, watching: Watching, backbone: Backbone):
@@ -80,8 +80,7 @@ class Watched:
                 judge.check(self.dev_prompts)
         self.shape = backbone.images.shape_for(watching.image_size)
         self.steps = watching.image_steps or backbone.sampler.steps
-        scale = watching.image_guidance_scale
-        self.guidance_scale = backbone.sampler.guidance_scale if scale is None else scale
+        self.guidance_scale = backbone.sampler.checked_scale(watching.image_guidance_scale)
         self.num_images = watching.num_images
 
     def asked(self) -> list[WatchedImage]:
