@@ -73,7 +73,9 @@ def test_what_is_drawn_and_what_is_stored() -> None:
     with pytest.raises(UserError, match="judge taste: judges what is stored"):
         JudgedGroups(judge="taste")
     with pytest.raises(UserError, match="buffer, rollout_steps: unused with stored groups"):
-        JudgedGroups(OwnSamples(3, buffer=5, rollout_steps=2), stored=True)
+        JudgedGroups(OwnSamples(3, buffer=50, rollout_steps=2), stored=True)
+    with pytest.raises(UserError, match=r"prompts_per_draw 32: of each draw only 5 \(buffer\) would be kept"):
+        OwnSamples(buffer=5)
     with pytest.raises(UserError, match="sampler_decay, sampler_delay: unused with stored groups"):
         CRD(groups=JudgedGroups(stored=True), sampler_decay=0.9, sampler_delay=0)
 

@@ -57,7 +57,7 @@ class DiffusionDRO(AlignmentMethod):
     rollouts: Batch = 8
     """New trajectories for each optimiser step."""
     states: Steps = 4
-    """States kept of each trajectory, at random."""
+    """States kept of each trajectory, at random; of one whose image is noised again it is that image alone."""
     buffer: Batch = 32
     """Trajectories that are kept; the oldest leave."""
 
@@ -66,6 +66,11 @@ class DiffusionDRO(AlignmentMethod):
     def __post_init__(self) -> None:
         if self.states > self.rollout_steps:
             raise UserError(f"states {self.states}: a trajectory has {self.rollout_steps} (rollout_steps); keep fewer")
+        if self.rollouts > self.buffer:
+            raise UserError(
+                f"rollouts {self.rollouts}: of each draw only {self.buffer} (buffer) would be kept; raise buffer, or "
+                "draw fewer"
+            )
 
     def objective(self) -> Objective:
         """beta = 2 makes a reward the plain difference of two errors."""

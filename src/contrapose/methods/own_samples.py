@@ -7,6 +7,7 @@ from typing import Annotated
 
 from contrapose.core.group import OwnGroups
 from contrapose.core.guidance import FreeScale
+from contrapose.errors import UserError
 from contrapose.ranges import Batch, Count, Range, Steps, checked
 
 
@@ -29,6 +30,14 @@ class OwnSamples:
     """Guidance scale of these samples, 1 is off; a network that is fed guidance (FLUX.1-dev) is then fed training's."""
     rollout_size: str | None = None
     """Size of these samples' images as WIDTHxHEIGHT; the model's usual size when unset."""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` where of a draw some prompts' samples would leave before any is trained on."""
+        if self.prompts_per_draw > self.buffer:
+            raise UserError(
+                f"prompts_per_draw {self.prompts_per_draw}: of each draw only {self.buffer} (buffer) would be kept; "
+                "raise buffer, or draw of fewer"
+            )
 
     def groups(self, tie_margin: float | None = None, policy: str = "trainee") -> OwnGroups:
         """What a composition says of it; see `OwnGroups` for what groups are left out, and who draws."""
