@@ -55,8 +55,12 @@ def draws_groups(name: str) -> bool:
 
 
 def drops_captions(name: str) -> bool:
-    """Whether comparisons may be made without their prompt: a step of a sampler is learnt as it was taken."""
-    return not isinstance(METHODS[name]().composition().own_groups, OwnSteps)
+    """Whether comparisons may be made without their prompt.
+
+    A step of a sampler is learnt as it was taken, and two prompts of one image are alike where both are left out.
+    """
+    method = METHODS[name]()
+    return not (isinstance(method.composition().own_groups, OwnSteps) or method.objective().compares_prompts)
 
 
 def trainee(full: bool) -> tuple[str, ...]:

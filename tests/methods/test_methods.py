@@ -285,10 +285,15 @@ def test_every_method_has_one_name():
     assert {name_of(method) for method, *_ in METHOD_TABLE} == set(METHODS)
 
 
-@pytest.mark.parametrize("settings", [{"states": 0}, {"sync_every": -1}, {"states": 30}])
+@pytest.mark.parametrize("settings", [{"states": 0}, {"sync_every": -1}, {"states": 30}, {"rollouts": 33}])
 def test_settings_of_rollouts_that_make_no_sense_are_refused(settings):
     with pytest.raises(UserError, match=next(iter(settings))):
         DiffusionDRO(**settings)
+
+
+def test_a_range_of_scores_that_nobody_gives_is_refused():
+    with pytest.raises(UserError, match=r"score_range 2\.5: unused without a judge"):
+        SmPO(score_range=2.5)
 
 
 def test_with_the_policy_up_to_date_the_renoised_variant_has_no_gradient_from_its_own_samples():

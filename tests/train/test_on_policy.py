@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from trained import metrics_of, weights_of
 
 from contrapose.errors import UserError
-from contrapose.methods import DiffusionDRO
+from contrapose.methods import DiffusionDRO, RealAlign
 from contrapose.store.chosen_records import ChosenRecords
 from contrapose.store.mixture import Mixture
 from contrapose.store.record_table import RecordTable
@@ -161,3 +161,14 @@ def test_a_replay_buffer_comes_back_whole() -> None:
 def test_winner_and_own_sample_cannot_be_swapped(tiny_model: Path, tiny_pairs: Path) -> None:
     with pytest.raises(UserError, match="swap"):
         Run(str(tiny_model), tiny_pairs, METHOD, swap=True)
+
+
+def test_states_keep_the_times_of_their_trajectories() -> None:
+    """No density of times is theirs; renoised samples have one, and so has what begins with a trajectory's states."""
+    run = Run("a model", Path("pairs"), RealAlign(), time_density="linear")
+    first, last = (stage.run for stage in stages(run, Path("out")))
+    assert (first.time_density, last.time_density) == (None, "linear")
+    renoised = replace(run, method=RealAlign(stage1=DiffusionDRO(samples="renoised")))
+    assert [stage.run.time_density for stage in stages(renoised, Path("out"))] == ["linear", "linear"]
+    with pytest.raises(UserError, match="time_density: diffusion-dro as it is set learns at the times of its own"):
+        replace(run, method=METHOD)

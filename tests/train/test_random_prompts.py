@@ -135,6 +135,9 @@ def test_settings_that_go_against_each_other_are_refused(file: Path) -> None:
         DDSPO(random_prompts=file)
     with pytest.raises(UserError, match="random-positive"):
         DDSPO(losers="random-positive", random_conditioning="sigmoid")
+    for course in (None, "always"):
+        with pytest.raises(UserError, match="random_rate 5: only a chance that rises"):
+            DDSPO(random_conditioning=course, random_rate=5.0)  # type: ignore[arg-type]
 
 
 def test_a_file_without_further_prompts_is_refused(pairs: Mixture, tmp_path: Path) -> None:

@@ -241,6 +241,8 @@ def test_shards_over_some_of_the_processes() -> None:
         {"cache_limit": 0.0},
         {"full": True, "loading": Loading(quantize="nf4")},
         {"adapters": Adapters(lora_kind=ADAPTER_KINDS["loha"]()), "loading": Loading(quantize="nf4")},
+        {"method": TDPO(), "caption_dropout": 0.2},
+        {"method": TKTO(), "caption_dropout": 0.2},
     ],
 )
 def test_settings_that_contradict(change: dict[str, Any]) -> None:

@@ -257,6 +257,12 @@ class Composition:
         return self.own_noise + self.num_draws
 
     @property
+    def has_own_times(self) -> bool:
+        """Whether training looks at samples where a sampler passed, so that no time is drawn for them."""
+        is_on_a_trajectory = self.on_policy is not None and not self.on_policy.renoised
+        return is_on_a_trajectory or isinstance(self.own_groups, OwnSteps)
+
+    @property
     def is_pair(self) -> bool:
         """Whether the two samples of one record are compared."""
         is_of_records = self.on_policy is None and self.own_groups is None

@@ -220,6 +220,11 @@ class Objective:
         return tuple(dict.fromkeys(side.policy for side in self.sides))
 
     @property
+    def compares_prompts(self) -> bool:
+        """Whether all sides are of one sample, under prompts of their own."""
+        return len(self.sides) > 1 and len({side.sample for side in self.sides}) == 1
+
+    @property
     def frozen(self) -> tuple[str, ...]:
         """The further policies that are asked or that follow the trainee, neither trained nor the reference."""
         walking = () if self.walk is None else (self.walk.policy,)

@@ -72,6 +72,11 @@ class DDSPO(GuardedMethod):
     def __post_init__(self) -> None:
         if self.random_prompts is not None and self.random_conditioning is None:
             raise UserError("random_prompts is unused without random_conditioning; set both, or neither")
+        if self.random_rate != type(self).random_rate and self.random_conditioning in (None, "always"):
+            raise UserError(
+                f"random_rate {self.random_rate:g}: only a chance that rises towards the noise has one; set "
+                "random_conditioning to sigmoid or exponential, or leave it out"
+            )
         if self.random_conditioning is not None and self.losers == "random-positive":
             raise UserError(
                 "random_conditioning: with losers random-positive the degraded prompt is the other winner's own, of "

@@ -24,6 +24,7 @@ from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition
 from contrapose.core.links import Signed
 from contrapose.core.measured import Measured
+from contrapose.errors import UserError
 from contrapose.methods.method import RewardMethod
 from contrapose.ranges import Positive, Steps, checked
 
@@ -73,6 +74,13 @@ class SmPO(RewardMethod):
     space: Space | None = None
 
     instead_of_swap: ClassVar[str | None] = "a judge's scores say which one is; swap inpo instead"
+
+    def __post_init__(self) -> None:
+        if self.judge is None and self.score_range != type(self).score_range:
+            raise UserError(
+                f"score_range {self.score_range:g}: unused without a judge, as a pair counts by its label then; set "
+                "both, or neither"
+            )
 
     def objective(self) -> Objective:
         from contrapose.core.objective import Objective, Side

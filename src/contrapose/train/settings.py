@@ -10,7 +10,6 @@ from contrapose import runfile
 from contrapose.backbones.kinds import ADAPTER_KINDS, AdapterKind
 from contrapose.backbones.settings import ATTENTION, USUAL_ADAPTERS, Adapters, Haste, Loading, Precision
 from contrapose.core.choices import Density, TimeDraws
-from contrapose.core.group import OwnSteps
 from contrapose.core.guards import GUARDS, PairGuard
 from contrapose.core.guidance import FreeScale
 from contrapose.core.links import LINKS, PairLink
@@ -33,6 +32,7 @@ from contrapose.ranges import (
 from contrapose.runfile import Practical
 from contrapose.train.judging import RolloutJudging
 from contrapose.train.sharding_settings import Sharding
+from contrapose.train.unused import check_used
 from contrapose.worlds.judges import IMAGE_JUDGES, ImageJudge, check_without_ceiling
 
 if TYPE_CHECKING:
@@ -125,7 +125,8 @@ class Watching:
     """Checkpoints that are kept, the latest ones; each draws, merges and exports as RUN@STEP."""
     prompts: Practical[tuple[str, ...]] = ()
     """Prompts whose images are drawn before the first step, on the way and after the last one: as texts, or files of
-    them as `contrapose sample` reads."""
+    them as `contrapose sample` reads. The weights' average draws them where there is one, and of chats the
+    positive policy."""
     images_every: Practical[CountOrNone] = 50
     """Optimiser steps between these images; 0 is before the first step and after the last one alone."""
     num_images: Practical[Few] = 1
@@ -152,7 +153,8 @@ class Watching:
     run_name: Practical[str | None] = None
     """Name of the run in the trackers; its folder's name when unset."""
     max_drift: Positive = 1.0
-    """Stop as diverged when the mean squared distance to the reference passes this (the noise has variance 1)."""
+    """Stop as diverged when the mean squared distance to the reference passes this (the noise has variance 1). It is in
+    the method's space, and of guided predictions where these are learnt, in which it may be much larger."""
 
     @property
     def draws(self) -> bool:
@@ -217,7 +219,7 @@ class Run:
     to the noise, sigmoid keeps to the noise (DDSPO's options)."""
     time_draws: TimeDraws = "independent"
     """Whether each comparison draws its time by itself, as published, or a run's times are spread evenly over their
-    density, by which training seeds differ less."""
+    density, by which training seeds differ less. States of diffusion-dro's trajectories keep the times of these."""
     time_shift: Literal["scheduler", "none"] = "scheduler"
     """Flow models: times from the scheduler's own shifted table, or unshifted."""
     distilled_guidance: AtLeast0 | None = None
@@ -234,8 +236,8 @@ class Run:
     """What an error outside of a pair's mask counts for one inside, so that pairs of inpainted photographs are compared
     where they differ; all count alike when unset."""
     swap: bool = False
-    """Exchange winners and losers, which trains the negative policy of Diffusion-NPO; accuracy and margin keep the
-    pairs' own sense, and fall."""
+    """Exchange winners and losers, which trains the negative policy of Diffusion-NPO; accuracy, margin and error gains
+    keep the pairs' own sense, by which accuracy and margin fall, and --like-share counts likes as they were."""
     reference_decay: ShareBelow1 | None = None
     """What the reference keeps of its weights when it moves towards the trainee, 0 being a copy of it (Rethinking-DPO);
     it stays where the run begins when unset."""
@@ -283,7 +285,7 @@ class Run:
         self.sharding.check(self)
         self._check_reference()
         self._check_first()
-        self._check_own_steps()
+        check_used(self)
         if self.adapters.train_text_encoder:
             self._check_text()
         if self.full and self.loading.quantize != "none":
@@ -310,18 +312,6 @@ class Run:
                 f"reference_decay: {name_of(self.method)} measures rewards against a policy that follows already; set "
                 "old_decay instead"
             )
-
-    def _check_own_steps(self) -> None:
-        """Steps of a sampler are learnt where and how they were taken."""
-        if not isinstance(self.method.composition().own_groups, OwnSteps):
-            return
-        name = name_of(self.method)
-        if self.time_density is not None:
-            raise UserError(f"time_density: {name} learns steps at the times of its sampler; leave the setting out")
-        if self.time_draws != "independent":
-            raise UserError(f"time_draws: {name} learns steps at the times of its sampler; leave the setting out")
-        if self.caption_dropout:
-            raise UserError(f"caption_dropout: {name} takes its steps under their prompts; leave the setting out")
 
     def _check_text(self) -> None:
         """Text encoders are trained where nothing else is asked that would have some of its own."""

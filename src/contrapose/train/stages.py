@@ -54,6 +54,8 @@ def stages(run: Run, out: Path) -> list[Stage]:
             mask_floor=None,
             reference_decay=None,
             reference_every=None,
+            # what takes the times of its own sampler has no density of them
+            time_density=None if method.composition().has_own_times else run.time_density,
             sharding=run.sharding.for_run_before(method.objective()),
         )
         earlier[role] = Stage(first, out / role, run.start, then=run)
