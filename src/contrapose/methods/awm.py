@@ -16,8 +16,8 @@ Published with SD3.5-Medium at 512 pixels, drawn by 14 steps without guidance: p
 step, at most .3.
 Differs from the authors' code: the old policy draws and w is against it, as with their `off_policy`; by default the
 trainee is both, so that w is 1. Deviations are those of a group, where theirs are of all images of a step.
-Each image is asked at one time of the run's own, where theirs is at six of its sampler's. Their `huber` is p = .5 with
-half the weight.
+The images of a group share a time of the run's own and their noise, where each of theirs is asked at six of its
+sampler's times, under a noise of its own at each. Their `huber` is p = .5 with half the weight.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ keeps .0075 more at each step after 75, at most .999; the old policy .25 and .00
 Differs from the authors' code: theirs has not been read, and this is written from the paper's abstract and from the
 settings and the formula of Flow-Factory, which follows it. There the reference that pulls is guided, at a scale of 4.5;
 here it is not. |.| is sqrt(2 / pi) times the root of mse, as in nft.py. The old policy's share begins at 0. Deviations
-are those of a group, where theirs are of all images of a step.
+are those of a group, where theirs are of all images of a step; so are time and noise, where there each image has a
+noise of its own.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ learning rate 3e-4, weight decay 1e-4; the old policy keeps .001 more at each st
 Differs from the authors' code: |.| is sqrt(2 / pi) times the root of mse, which it is where residuals are normal; their
 own mean is of the elements. Theirs measures the distance from ref in velocities and all else in x0, here all is in
 `space`. Deviations are those of a group, where theirs are of all images of a step. Theirs asks at nearly all of the
-sampler's times in each step, here each image at one time of the run's own.
+sampler's times in each step, each image under a noise of its own; here the images of a group share a time of the run's
+own and their noise.
 """
 
 from __future__ import annotations
