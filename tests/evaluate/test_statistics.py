@@ -56,6 +56,19 @@ def test_tags_are_drawn_apart_from_each_other():
     assert estimate.overall.high - estimate.overall.low == pytest.approx(2 * 1.96 * expected, rel=0.05)
 
 
+def test_tags_of_one_prompt_are_not_known_for_certain():
+    """Drawn by themselves, such tags are the same in every replicate, and an interval of them alone was a point."""
+    values = np.random.default_rng(0).normal(size=300)
+    tags = [f"t{number}" for number in range(300)]
+    estimate = bootstrap(means(values, tags), replicates=4000)
+    assert estimate.overall.high - estimate.overall.low == pytest.approx(2 * 1.96 * values.std() / 300**0.5, rel=0.06)
+    assert estimate.tags["t5"].low == estimate.tags["t5"].high == pytest.approx(values[5])
+    # one such tag alone joins the smallest of the others, and no longer counts as its half of the mean without a doubt
+    alone = bootstrap(means([0.0, 2.0, 0.0, 2.0, 9.0], "aaaab"), replicates=4000).overall
+    assert alone.value == 5 and alone.high - alone.low > 4
+    assert bootstrap(means([0.3], "a"), replicates=10).overall.low == 0.3
+
+
 @pytest.mark.slow
 def test_the_interval_covers_the_truth_when_images_of_a_prompt_are_alike():
     rng = np.random.default_rng(1)

@@ -20,6 +20,7 @@ REPLICATES = 10_000
 Replicates = Annotated[int, Range(1, 10**6, integer=True)]
 LEVEL = 0.95
 _LARGEST_MATRIX = 4_000_000  # entries of random numbers held at once
+_MOST_KEPT = 20_000_000  # entries of a bootstrap's draws that are kept for the next one
 
 
 @dataclass(frozen=True)
@@ -68,20 +69,49 @@ def bootstrap(means: PromptMeans, *, replicates: int = REPLICATES, level: float 
     A replicate draws each tag's n_g prompts anew with replacement: m*_g = mean of the drawn m_p, and overall
     m* = (1/G) sum_g m*_g. The interval holds the replicates from quantile (1 - level)/2 to (1 + level)/2. Differences
     of two models and win rates are per-prompt values as scores are, so the same function serves them.
+
+    A tag of one prompt is always drawn as it is, so that both ends of its own interval are its value. Overall it would
+    count as known for certain: there such tags are drawn from together, as one of `strata_of`.
     """
-    rng = np.random.default_rng(seed)
     by_tag = _by_tag(means)
+    sizes = tuple(map(len, by_tag.values()))
     drawn: dict[str, NDArray[np.float64]] = {}
-    for tag, values in by_tag.items():
-        blocks = []
-        for rows in _blocks(replicates, len(values)):
-            chosen = rng.integers(len(values), size=(rows, len(values)), dtype=np.int32)
-            blocks.append(values[chosen].mean(axis=1))
-        drawn[tag] = np.concatenate(blocks)
+    for (tag, values), sums in zip(by_tag.items(), _drawn_sums(tuple(by_tag.values()), replicates, seed), strict=True):
+        drawn[tag] = sums / len(values)
     # Each tag's rows were drawn independently, so row k of every tag together is one replicate of the whole.
     overall = np.mean(list(drawn.values()), axis=0)
+    if min(sizes) == 1 < sum(sizes):
+        parts = tag_weights(means.tags) * means.values
+        overall = np.sum(_drawn_sums([parts[places] for places in strata_of(means.tags)], replicates, seed), axis=0)
     intervals = {tag: _percentiles(float(values.mean()), drawn[tag], level) for tag, values in by_tag.items()}
     return TagIntervals(_percentiles(mean_of_tags(means), overall, level), intervals)
+
+
+def _drawn_sums(groups: Sequence[NDArray[np.float64]], replicates: int, seed: int) -> list[NDArray[np.float64]]:
+    """Of each group of values the sums of as many drawn from it with replacement, [replicates]."""
+    sizes = tuple(map(len, groups))
+    are_few = replicates * sum(sizes) <= _MOST_KEPT
+    blocks = iter(_kept_draws(sizes, replicates, seed) if are_few else _draws(sizes, replicates, seed))
+    sums: list[NDArray[np.float64]] = []
+    for values in groups:
+        # exact for shares of 2, 4, ... images, so that a difference of nothing is 0
+        sums.append(np.concatenate([next(blocks) @ values for _ in _blocks(replicates, len(values))]))
+    return sums
+
+
+def _draws(sizes: Sequence[int], replicates: int, seed: int) -> Iterator[NDArray[np.int16]]:
+    """How often each member of a group of n is among n that are drawn, [b, n], group by group in blocks of rows."""
+    rng = np.random.default_rng(seed)
+    for size in sizes:
+        for rows in _blocks(replicates, size):
+            chosen = rng.integers(size, size=(rows, size), dtype=np.int32)
+            places = chosen + size * np.arange(rows)[:, None]
+            yield np.bincount(places.ravel(), minlength=rows * size).reshape(rows, size).astype(np.int16)
+
+
+@lru_cache(maxsize=2)  # all models and metrics of an evaluation have the same prompts
+def _kept_draws(sizes: tuple[int, ...], replicates: int, seed: int) -> tuple[NDArray[np.int16], ...]:
+    return tuple(_draws(sizes, replicates, seed))
 
 
 def mean_of_tags(means: PromptMeans) -> float:
@@ -96,6 +126,22 @@ def tag_weights(tags: tuple[str, ...]) -> NDArray[np.float64]:
     weights = np.array([1 / (len(sizes) * sizes[tag]) for tag in tags])
     weights.flags.writeable = False
     return weights
+
+
+@lru_cache(maxsize=64)
+def strata_of(tags: tuple[str, ...]) -> tuple[NDArray[np.intp], ...]:
+    """The places of each tag's prompts; tags of one prompt are joined, whose variance is then too large, not too small.
+
+    One such tag alone joins the tag with the fewest prompts. There are two prompts or more.
+    """
+    places = [np.flatnonzero(np.asarray(tags) == tag) for tag in sorted(set(tags))]
+    several = sorted((group for group in places if len(group) > 1), key=len)
+    single = [group for group in places if len(group) == 1]
+    if len(single) == 1:
+        single.append(several.pop(0))
+    if single:
+        several.append(np.concatenate(single))
+    return tuple(several)
 
 
 def sign_flip(differences: PromptMeans, *, flips: int = REPLICATES, seed: int = 0) -> float:

@@ -13,14 +13,13 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contrapose.errors import UserError
-from contrapose.evaluate.statistics import LEVEL, Interval, TagIntervals, tag_weights
+from contrapose.evaluate.statistics import LEVEL, Interval, TagIntervals, strata_of, tag_weights
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -185,7 +184,7 @@ def variances(means: SeedMeans) -> Variances:
     the order of the data, makes them alike if anything, and the interval too wide, not too narrow.
     """
     weights = tag_weights(means.tags)
-    strata = _strata(means.tags)
+    strata = strata_of(means.tags)
     prompts = 0.0
     for places in strata:
         count = len(places)
@@ -234,19 +233,3 @@ def _welch(parts: Sequence[float], freedoms: Sequence[int]) -> float:
     if len(parts) == 1 or total == 0:
         return sum(freedoms)
     return total**2 / sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True) if part)
-
-
-@lru_cache(maxsize=64)  # every metric of every method has the same prompts
-def _strata(tags: tuple[str, ...]) -> tuple[NDArray[np.intp], ...]:
-    """The places of each tag's prompts; tags of one prompt are joined, whose variance is then too large, not too small.
-
-    One such tag alone joins the tag with the fewest prompts.
-    """
-    places = [np.flatnonzero(np.asarray(tags) == tag) for tag in sorted(set(tags))]
-    several = sorted((group for group in places if len(group) > 1), key=len)
-    single = [group for group in places if len(group) == 1]
-    if len(single) == 1:
-        single.append(several.pop(0))
-    if single:
-        several.append(np.concatenate(single))
-    return tuple(several)
