@@ -163,6 +163,14 @@ def test_a_set_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert again.probabilities is not None and np.array_equal(again.probabilities, images.probabilities)
 
 
+def test_photographs_in_folders_with_numbers_for_names_are_a_reference(tmp_path: Path) -> None:
+    """As FFHQ's are; GenEval's folders have a line beside the samples."""
+    for name in ("00000/00000.png", "01000/01000.png"):
+        (tmp_path / name).parent.mkdir()
+        IMAGES[0].save(tmp_path / name)
+    assert [path.name for path in files_of(tmp_path)] == ["00000.png", "01000.png"]
+
+
 class Counting:
     """An extractor that counts the images that it sees."""
 

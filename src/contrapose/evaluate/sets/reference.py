@@ -113,7 +113,8 @@ def files_of(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of images")
-    if any(path.name.isdigit() and path.is_dir() for path in folder.iterdir()):
+    # folders with numbers for names alone are how photographs come too, such as FFHQ's
+    if any(path.name.isdigit() and (path / "metadata.jsonl").is_file() for path in folder.iterdir()):
         return [path for prompt in prompt_folders(folder) for path in prompt.samples.values()]
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
     if not paths:
