@@ -156,6 +156,11 @@ def test_the_best_is_marked_where_it_is_clearly_better(tmp_path: Path) -> None:
         assert best_of(judged, "drift") is None
 
 
+def test_a_table_is_worked_out_once(judged: Judged) -> None:
+    """Every row's heading asks for it: of a hundred models each row took as long as all of them."""
+    assert judged.table("correct") is judged.table("correct")
+
+
 def test_bounds_and_runs_of_a_method_are_never_the_best(judged: Judged) -> None:
     assert best_of(judged, "artefacts") == "m"
     assert marked(judged, "artefacts") == ["m"]

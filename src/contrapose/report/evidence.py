@@ -78,6 +78,7 @@ class Judged:
         self.images = evidence.images
         self.summary, self.rows = read_judged(self.folder)
         self._scales: dict[str, Scale] = {}
+        self._tables: dict[str, MetricTable] = {}
         unknown = [model for model in self.images if model not in self.summary.models]
         if unknown:
             models = ", ".join(self.summary.models)
@@ -115,7 +116,12 @@ class Judged:
         return ordered_tags(tag for scores in self.summary.models.values() for tag in scores.tags)
 
     def table(self, metric: str) -> MetricTable:
-        """Every model's scores by one metric, and beside them what sets it apart from the base."""
+        """Every model's scores by one metric, and beside them what sets it apart from the base; worked out once."""
+        if metric not in self._tables:
+            self._tables[metric] = self._table_of(metric)
+        return self._tables[metric]
+
+    def _table_of(self, metric: str) -> MetricTable:
         models = self._judged_by(metric)
         # bounds stand apart, since nobody trained them: they say how high and how low this metric goes here
         roles = {FLOOR: "same images, shuffled prompts", CEILING: "what could be reached"}
