@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,10 @@ def own_tries(values: dict[str, Any], **settings: Any) -> Callable[[dict[str, An
         ),
         (tries({"seed": [1, 2]}), "tries: --seed is set by the study itself"),
         (tries({"save-every": [1, 2]}, checkpoints=[1]), "tries: --save-every is set by the study itself"),
+        (
+            lambda study: study.update(choosing={"scales": [1], "checkpoints": [1]}, training={"keep": 3}),
+            "methods a: options, or training: --keep is set by the study itself",
+        ),
         (tries({"beta": []}), "tries: beta: name the values that are tried in a list"),
         (tries({"beta": 3}), "tries: beta: name the values that are tried in a list"),
         (tries({"beta": [1, 2, 1.0]}), "tries: beta: a value is named twice"),
@@ -207,6 +212,24 @@ def test_prompts_that_are_trained_on_and_reported_on_are_told(folder: Path, tiny
     Path("study.yaml").write_text(yaml.safe_dump({**STUDY, "model": str(tiny_model)}))
     told = "prompts train and test: 1 stand in both (a test of wood): methods are trained on what is reported"
     assert check_inputs(read_study(Path("study.yaml"))) == [told]
+
+
+def test_prompts_that_nothing_can_judge_are_told_before_anything_is_run(refused: Refused, tiny_model: Path) -> None:
+    """And not when the first images are judged, hours of training later."""
+
+    def change(study: dict[str, Any]) -> None:
+        study.update(model=str(tiny_model), evaluations={"asked": {"suite": "questions"}})
+
+    line = refused(change)
+    assert "evaluations asked: prompts test: prompt 'a test of wood': its line asks no questions" in line
+    answered = [{"prompt": text, "questions": ["Is it?"]} for text in ("a test of wood", "another test")]
+    Path("test.jsonl").write_text("\n".join(map(json.dumps, answered)))
+
+    def dev_alone(study: dict[str, Any]) -> None:
+        change(study)
+        study["prompts"]["test"] = {"file": "test.jsonl"}
+
+    assert "evaluations asked: prompts dev: prompt 'a dev of wood'" in refused(dev_alone)
 
 
 @pytest.mark.parametrize(

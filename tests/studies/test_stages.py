@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from contrapose.files import aside_of
 from contrapose.store.manifest import INDEX
 from contrapose.studies.choosing import Placeholders
@@ -128,3 +130,13 @@ def test_an_index_of_pairs_makes_no_line_undone(tmp_path: Path) -> None:
     assert inputs_digest(study) == ledger.inputs and ledger.has(line)
     (folder / "shard-00000.safetensors").write_bytes(b"another shard")
     assert inputs_digest(study) != ledger.inputs and not ledger.has(line)
+
+
+def test_an_option_without_a_text_names_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be the working folder, in which the study itself writes, so that no line of it was ever done."""
+    monkeypatch.chdir(tmp_path)
+    study = CONVERTER.structure({**STUDY, "sampling": {"negative-prompt": ""}}, Study)
+    before = inputs_digest(study)
+    Path("o").mkdir()
+    Path("o/done.yaml").write_text("a line\n")
+    assert inputs_digest(study) == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 
@@ -12,26 +13,24 @@ from contrapose.cli.reading import settings_of
 from contrapose.errors import UserError
 from contrapose.files import check_folder, one_writer
 from contrapose.studies.choosing import DevChoices, Placeholders
-from contrapose.studies.inputs import check_inputs, inputs_digest
+from contrapose.studies.inputs import check_inputs, check_judged, check_steps, inputs_digest
 from contrapose.studies.ledger import Ledger
 from contrapose.studies.settings import Study
 from contrapose.studies.stages import CommandLine, check_outs, fix_of, report_line, stages
 
 
-def check_lines(study: Study) -> None:
-    """Raise `UserError` for the first command line that its command would refuse, and for steps that no run keeps."""
+def check_lines(study: Study) -> dict[CommandLine, Any]:
+    """What each line is read into; raises `UserError` where its command refuses it, and for steps that no run keeps."""
     planned = list(stages(study, Placeholders(study)))
     check_outs(planned)
+    read: dict[CommandLine, Any] = {}
     for line in dict.fromkeys(line for stage in planned for line in stage.lines):
         try:
-            settings = settings_of(line.words)
+            read[line] = settings_of(line.words)
         except UserError as error:
             raise UserError(f"contrapose {shlex.join(line.words)}: {error}{fix_of(study, line, error)}") from None
-        if line.words[0] == "align" and study.choosing:
-            last = settings.run.optimisation.train_steps
-            beyond = [step for step in study.choosing.checkpoints if step > last]
-            if beyond:
-                raise UserError(f"choosing: checkpoints {beyond[0]} is beyond the {last} steps of training")
+    check_steps(study, read)
+    return read
 
 
 def run_study(study: Study, report: Sequence[str] | None = None) -> None:
@@ -39,13 +38,14 @@ def run_study(study: Study, report: Sequence[str] | None = None) -> None:
 
     What is done is left alone. At the end comes `report`, a command line, or else the page of runs and evaluations.
     Raises `UserError`, before anything is run, for command lines that their commands would refuse, for a model, pairs
-    or prompts that cannot be read, and for a folder that another command is writing.
+    or prompts that cannot be read or judged, and for a folder that another command is writing.
     """
     check_folder(study.out)
     # all that can be wrong is told before hours of work
-    check_lines(study)
+    read = check_lines(study)
     for line in check_inputs(study):
         print(line, file=sys.stderr)
+    check_judged(study, read)
     with one_writer(study.out):
         choices = DevChoices(study)
         _perform(study, choices)

@@ -13,7 +13,8 @@ from contrapose.judges.weights import parsed_weights
 from contrapose.ranges import Count, checked
 from contrapose.studies.flags import NAME, OF_ALIGN, Flags
 
-_OF_CHECKPOINTS = ("save-every", "keep")
+OF_CHECKPOINTS = ("save-every", "keep")
+"""What the study sets of align where checkpoints are chosen: every step to choose from is kept."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Choosing:
 
     def check_tries(self, where: str, tries: Flags) -> None:
         """Raise `UserError` for options that cannot be tried, of the study's or of a method's own."""
-        tries.check_free(where, (*OF_ALIGN, *(_OF_CHECKPOINTS if self.checkpoints else ())))
+        tries.check_free(where, (*OF_ALIGN, *(OF_CHECKPOINTS if self.checkpoints else ())))
         for name, values in tries.values.items():
             if not isinstance(values, list) or not values:
                 raise UserError(f"{where}: {name}: name the values that are tried in a list, one at least")

@@ -58,10 +58,10 @@ class Flags:
                 raise UserError(f"{where}: --{name} is set by the study itself; leave it out")
 
     def paths(self) -> Iterator[str]:
-        """Texts among the values, any of which may name a file."""
+        """Texts among the values, any of which may name a file; an empty one names none."""
         for value in self.values.values():
             values = value if isinstance(value, list) else [value]
-            yield from (each for each in values if isinstance(each, str))
+            yield from (each for each in values if isinstance(each, str) and each)
 
 
 def as_flags(value: object, _: object) -> Flags:

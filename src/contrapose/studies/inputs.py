@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from contrapose.backbones.families.table import BY_PIPELINE
 from contrapose.backbones.loading import check_model
@@ -14,8 +15,9 @@ from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.evaluate.summary import FORMAT
 from contrapose.store.manifest import NOTES, read_manifest
-from contrapose.store.prompts import canonical, read_prompts
+from contrapose.store.prompts import Prompt, canonical, read_prompts
 from contrapose.studies.settings import DEV, PromptSource, Study
+from contrapose.studies.stages import CommandLine, evidence_folder
 from contrapose.worlds.shapes.grammar import prompts as shapes_prompts
 
 _SHOWN = 3  # prompts that are named in a complaint
@@ -27,7 +29,9 @@ def check_inputs(study: Study) -> list[str]:
     Returns what is to be told of prompts that are trained on and reported on too, which published experiments have.
     Prompts are compared by their canonical text; those of the shapes world need no file for that.
     """
-    texts = {name: _texts(source) for name, source in study.prompts.items()}
+    texts: dict[str, dict[str, str]] = {}
+    for name, source in study.prompts.items():
+        texts[name] = {canonical(prompt.text): prompt.text for prompt in prompts_of(source)}
     reported = list(dict.fromkeys(evaluation.prompts for evaluation in study.evaluations.values()))
     if study.choosing is not None:
         for shared in _shared([DEV], reported, texts):
@@ -44,6 +48,34 @@ def check_inputs(study: Study) -> list[str]:
     return [f"{shared}: methods are trained on what is reported" for shared in trained_on]
 
 
+def check_steps(study: Study, read: Mapping[CommandLine, Any]) -> None:
+    """Raise `UserError` for checkpoints beyond the end of a run; `read` is what command lines are read into."""
+    checkpoints = study.choosing.checkpoints if study.choosing is not None else ()
+    for line, settings in read.items():
+        if line.words[0] == "align":
+            last = settings.run.optimisation.train_steps
+            beyond = [step for step in checkpoints if step > last]
+            if beyond:
+                raise UserError(f"choosing: checkpoints {beyond[0]} is beyond the {last} steps of training")
+
+
+def check_judged(study: Study, read: Mapping[CommandLine, Any]) -> None:
+    """Raise `UserError` for prompts that an evaluation's suite cannot judge; `read` as of `check_steps`."""
+    by_out = {line.out: settings for line, settings in read.items()}
+    for name, evaluation in study.evaluations.items():
+        judging = by_out[evidence_folder(study, name, f"scale-{study.scales[0]:g}")].judging
+        if judging.taking.prompts is not None:
+            continue  # a list of its own completes what the study's says of its prompts
+        lists = [evaluation.prompts]
+        if study.choosing is not None and name == study.deciding:
+            lists.append(DEV)
+        for prompts in dict.fromkeys(lists):
+            try:
+                judging.suite.check(prompts_of(study.prompts[prompts]))
+            except UserError as error:
+                raise UserError(f"evaluations {name}: prompts {prompts}: {error}") from None
+
+
 def _shared(lists: Sequence[str], reported: Sequence[str], texts: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
     """What two lists of prompts have in common, in words, of every two that have something."""
     for name in dict.fromkeys(lists):
@@ -54,14 +86,16 @@ def _shared(lists: Sequence[str], reported: Sequence[str], texts: Mapping[str, M
                 yield f"prompts {name} and {other}: {len(shared)} stand in both ({shown})"
 
 
-def _texts(source: PromptSource) -> dict[str, str]:
-    """Prompts as they are written, by their canonical text."""
-    if source.shapes is not None:
-        texts = [str(line["prompt"]) for line in shapes_prompts(source.shapes, source.per_tag)]
-    else:
-        assert source.file is not None
-        texts = [prompt.text for prompt in read_prompts(source.file)]
-    return {canonical(text): text for text in texts}
+def prompts_of(source: PromptSource) -> list[Prompt]:
+    """A list's prompts, as they are drawn and judged; `UserError` for a file that cannot be read."""
+    if source.file is not None:
+        return read_prompts(source.file)
+    assert source.shapes is not None
+    prompts: list[Prompt] = []
+    for line in shapes_prompts(source.shapes, source.per_tag):
+        fields = dict(line)
+        prompts.append(Prompt(str(fields.pop("prompt")), fields))
+    return prompts
 
 
 def inputs_digest(study: Study) -> str:

@@ -12,7 +12,7 @@ from contrapose.core.guidance import FreeScale
 from contrapose.errors import UserError
 from contrapose.evaluate.summary import BOUNDS
 from contrapose.ranges import Count, Few, Number, Seed, checked
-from contrapose.studies.deciding import Choosing
+from contrapose.studies.deciding import OF_CHECKPOINTS, Choosing
 from contrapose.studies.entrants import Guided, Sampled, StudyMethod
 from contrapose.studies.flags import NAME, OF_ALIGN, OF_EVALUATE, OF_SAMPLE, Flags, as_flags
 from contrapose.studies.sources import PairSource, PromptSource
@@ -183,6 +183,11 @@ class Study:
         if choosing.checkpoints and unmeasured:
             scale = min(unmeasured)
             raise UserError(f"choosing: scales lack {scale:g}, at which models are shown with a chosen checkpoint")
+        if choosing.checkpoints:
+            for name, method in self.methods.items():
+                if method.shown:
+                    options = method.options.over(self.training)
+                    options.check_free(f"methods {name}: options, or training", OF_CHECKPOINTS)
         self._check_tries(choosing)
 
     def _check_tries(self, choosing: Choosing) -> None:
