@@ -139,6 +139,17 @@ def test_only_the_images_of_added_models_are_judged(evaluate: Evaluate, tmp_path
     assert len(list((tmp_path / "out/judged").iterdir())) == 4
 
 
+def test_models_that_are_named_no_more_are_told_of(
+    evaluate: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who names the new model alone, to add it, would lose the others without a word."""
+    told = "out: holds better too, whose numbers go; name what is to stay in it"
+    assert evaluate(*COLOURS) == 0
+    assert told not in capsys.readouterr().err
+    assert evaluate(*COLOURS, models=("base",)) == 0
+    assert capsys.readouterr().err.count(told) == 1
+
+
 def test_one_that_was_killed_between_its_rows_and_its_summary_carries_on(
     evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,6 +164,15 @@ def test_one_run_tells_what_its_prompts_can_show_and_that_it_is_one_run(seeded):
     assert summarize([row for row in SEEDED if row.model != "plain"], SETTINGS).notes == ()
 
 
+def test_prompts_with_several_folders_are_told_of():
+    """Each folder counts as a prompt, however alike their images are."""
+    rows = [row._replace(prompt_id=f"{row.prompt_id}-{int(row.prompt_id[1:]) // 2}") for row in model("a", 0)]
+    (note,) = summarize(rows, SummarySettings(replicates=50)).notes
+    assert note.startswith("9 of 9 prompts have several folders each, 18 in all, which count as prompts of their own.")
+    one_each = [row._replace(prompt_id=f"00001-{row.prompt_id[1:]}") for row in model("a", 0)]
+    assert summarize(one_each, SummarySettings(replicates=50)).notes == ()
+
+
 def test_rounding_is_no_difference_that_could_be_seen():
     rows = [row._replace(value=0.1 * (row.model == "b") + 0.2) for row in model("a", 0) + model("b", 0)]
     noisy = [row._replace(value=row.value + 1e-17 * number) for number, row in enumerate(rows)]

@@ -26,8 +26,8 @@ class Command:
     are named METHOD/SEED, such as ddspo/0=a ddspo/1=b, and are also summed up as one."""
     out: Path
     """Folder that receives rows.parquet, summary.json, and results/ as GenEval and CompBench write them. It keeps to
-    its base, suite, replicates and images, and refuses others; models may be added to it. One that was killed carries
-    on."""
+    its base, suite, replicates and images, and refuses others; models may be added to it, by naming them beside
+    those that it has. One that was killed carries on."""
     judging: Judging = field(default_factory=Judging)
     on: OnDevice = field(default_factory=OnDevice)
     sharing: Sharing = field(default_factory=Sharing)

@@ -260,6 +260,7 @@ class _Work:
             summary = self.finished_before()
         if summary is not None:
             return summary, False
+        self.tell_of_left_out()
         kept = self.kept()
         num_left = 0 if self.viewer is None else self.viewer.look_together(self.folders, self.base, worker)
         if kept.parts:
@@ -276,6 +277,14 @@ class _Work:
         if summary is None:
             _log.info(f"{self.out}: {num_left} files of judged images are left to other parts")
         return summary, True
+
+    def tell_of_left_out(self) -> None:
+        """Say which models the folder holds that are not named, since their numbers go when this ends."""
+        path = self.out / EVIDENCE
+        if path.exists():
+            left_out = ", ".join(name for name in read_record(path).images if name not in self.record.images)
+            if left_out:
+                _log.warning(f"{self.out}: holds {left_out} too, whose numbers go; name what is to stay in it")
 
     def finished_before(self) -> Summary | None:
         """The summary of a folder that holds one of these very images; what is missing beside it is written."""

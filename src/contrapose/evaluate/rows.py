@@ -249,6 +249,11 @@ def prompt_id(folder: str, prompt: str) -> str:
     return f"{folder}-{prompts.prompt_id(prompt)[:8]}"
 
 
+def text_of(identity: str) -> str:
+    """Of a `prompt_id` what stands for the prompt's text, the same in every folder."""
+    return identity.rpartition("-")[2]
+
+
 def joined(rows: Iterable[Rows]) -> Rows:
     """The rows of one after the other."""
     tables = [_SCHEMA.empty_table(), *(each.table for each in rows)]

@@ -102,7 +102,7 @@ def summarize(rows: Iterable[EvidenceRow], settings: SummarySettings = SummarySe
         comparisons=comparisons,
         methods=methods,
         pairs=_pairs(pairs, settings),
-        notes=_notes(contestants, runs_of),
+        notes=(*_notes(contestants, runs_of), *_of_repeated(columns)),
     )
     if not settings.trained_for or settings.base is None:
         return summary
@@ -273,6 +273,19 @@ def _notes(contestants: Sequence[str], runs_of: Mapping[str, Sequence[str]]) -> 
         f"One training seed each: {', '.join(single)}. Their intervals tell what other prompts could change, not what "
         "another training seed could, so that they are no evidence of a method; runs of several seeds are combined "
         "where they are named METHOD/SEED, such as ddspo/0, ddspo/1 and ddspo/2.",
+    )
+
+
+def _of_repeated(rows: Rows) -> tuple[str, ...]:
+    """A warning of prompts that have several folders, each of which counts as a prompt."""
+    folders = Counter(evidence.text_of(name) for name in rows.tags_of(rows.models[0]))
+    repeated = [number for number in folders.values() if number > 1]
+    if not repeated:
+        return ()
+    return (
+        f"{len(repeated)} of {len(folders)} prompts have several folders each, {sum(repeated)} in all, which count as "
+        "prompts of their own. Images of one prompt are alike, so that intervals are too narrow and p too small; they "
+        "are right where all images of a prompt lie in one folder.",
     )
 
 
