@@ -12,19 +12,26 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 
+from contrapose.asking import Asking
 from contrapose.cli import align as cli_align
 from contrapose.cli import evaluate as cli_evaluate
 from contrapose.cli import pairs_draw as cli_draw
 from contrapose.cli import sample as cli_sample
 from contrapose.cli.reading import settings_of
 from contrapose.draw.settings import Draw
+from contrapose.evaluate.compbench.suite import CompBench
+from contrapose.evaluate.evidence import Evidence
+from contrapose.evaluate.geneval.suite import GenEval
+from contrapose.evaluate.questions.suite import Questions
 from contrapose.evaluate.statistics import Interval
+from contrapose.evaluate.suites import Scores
 from contrapose.evaluate.taking import Taking
 from contrapose.exchange.settings import Import
 from contrapose.guiding.settings import CONVERTER as OF_SAMPLING
 from contrapose.guiding.settings import Sampling
 from contrapose.judges.aesthetic import Aesthetic
 from contrapose.judges.colours import Colours
+from contrapose.judges.endpoint import EndpointQuestion
 from contrapose.judges.self_confidence import SelfConfidence
 from contrapose.methods import OnlineDPO
 from contrapose.methods.own_samples import OwnSamples
@@ -38,6 +45,7 @@ from contrapose.report.runs import LINES, read_run
 from contrapose.runfile import sections, to_yaml
 from contrapose.train.judging import RolloutJudging
 from contrapose.train.settings import CONVERTER, Run
+from contrapose.worlds.suites import AnySuite, as_settings
 
 
 def interval(value: float, reach: float) -> Interval:
@@ -172,6 +180,22 @@ def test_printed_commands_are_understood(project, monkeypatch):
     assert aligned.run.method.beta == 16000 and aligned.run.optimisation.train_steps == 40
     assert drawn.draw.degrade.high == 0.7 and sampled.sampling.steps == 17
     assert evaluated.judging.replicates == 300 and evaluated.judging.title == project.evidence.title
+
+
+@pytest.mark.parametrize(
+    "suite",
+    [
+        Questions(judge="http://127.0.0.1:8000/v1", asking=Asking(at_once=3)),
+        Scores((EndpointQuestion(metric="mine", asking=Asking(at_once=3)),)),
+        GenEval(detections=("base=a.jsonl",)),
+        CompBench("color", Path("phrases.json")),
+    ],
+)
+def test_a_printed_evaluation_is_by_the_same_suite(suite: AnySuite) -> None:
+    """Some suites hold settings whose flags have no prefix."""
+    evidence = Evidence("A title", Path("out"), {"base": Path("a")}, as_settings(suite))
+    (line,) = commands(None, [], [], [evidence])
+    assert settings_of(shlex.split(line)[1:]).judging.suite == suite
 
 
 def test_images_that_judges_chose_are_drawn_again_with_them(tmp_path):

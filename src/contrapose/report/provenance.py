@@ -36,6 +36,7 @@ from contrapose.store.groups import GroupStore
 from contrapose.store.manifest import JUDGED
 from contrapose.store.records import GroupRecord
 from contrapose.worlds.best_of import judges_of
+from contrapose.worlds.suites import SUITES
 
 _PACKAGES = ("contrapose", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "scipy", "pillow")
 _NUM_PAIRS_SHOWN = 6
@@ -43,7 +44,7 @@ _FIX = "sample these images again"
 _PRACTICAL = ("batch_size", "shard_size")  # settings that change no result
 _UNREAD_BY_IMPORTS = ("text_length", "quantize")  # of parts of a model that an import does not read
 # settings of settings, whose flags have no prefix
-_SECTIONS = frozenset(name for cls in (Draw, Import, Real, Sampling) for name in sections(cls))
+_SECTIONS = frozenset(name for cls in (Draw, Import, Real, Sampling, *SUITES.values()) for name in sections(cls))
 
 
 class Pairs(NamedTuple):
@@ -226,7 +227,7 @@ def _pairs(store: GroupStore, folder: Path) -> list[str]:
 
 
 def _evaluation(evidence: Evidence, compared: list[str]) -> str:
-    suite = evidence.suite
+    suite = flat(evidence.suite)
     words = ["--suite", str(suite["name"])] if "name" in suite else []
     words += _judges(suite.get("judges") or [])
     words += _flags({key: value for key, value in suite.items() if key not in ("name", "judges")})
