@@ -191,6 +191,15 @@ def test_a_jury_says_what_each_of_its_judges_says(clip, head):
         Jury([judges[1], judges[1]])
 
 
+def test_how_many_images_a_judge_looks_at_together_decides_nothing():
+    """Who runs out of memory takes fewer, and goes on with what was judged."""
+    usual = {name: kind() for name, kind in JUDGES.items()}
+    batched = {name: settings for name, settings in usual.items() if hasattr(settings, "batch_size")}
+    assert len(batched) > 8
+    for name, settings in batched.items():
+        assert "batch_size" in runfile.practical_names(settings), name
+
+
 def test_the_version_is_of_the_weights(clip, head, tmp_path):
     other, moved = tiny_vision.save_clip(tmp_path / "other", seed=1), shutil.copytree(clip, tmp_path / "moved")
     versions = [CLIPScore(str(folder)).load("cpu").version for folder in (clip, moved, other)]

@@ -12,6 +12,7 @@ from contrapose.backbones.settings import Precision
 from contrapose.judges.converted import Published
 from contrapose.judges.judge import Judge
 from contrapose.ranges import Batch, checked
+from contrapose.runfile import Practical
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,7 +40,7 @@ class Aesthetic:
     """The head's weights (.safetensors), converted once from the authors' .pth file of 3.7 MB; an error tells how."""
     precision: Precision = "fp32"
     """Precision of the CLIP model; the head is always fp32."""
-    batch_size: Batch = 32
+    batch_size: Practical[Batch] = 32
     """Images in the network at a time."""
 
     def load(self, device: str) -> Judge:

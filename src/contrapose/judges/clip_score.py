@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from contrapose.backbones.settings import Precision
 from contrapose.judges.judge import Judge
 from contrapose.ranges import Batch, checked
+from contrapose.runfile import Practical
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class CLIPScore:
     """Folder or hub id of the CLIP model with its tokenizer."""
     precision: Precision = "fp32"
     """Precision of the network."""
-    batch_size: Batch = 32
+    batch_size: Practical[Batch] = 32
     """Images in the network at a time."""
 
     def load(self, device: str) -> Judge:

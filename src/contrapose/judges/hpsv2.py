@@ -13,6 +13,7 @@ from contrapose.backbones.settings import Precision
 from contrapose.judges.converted import Published
 from contrapose.judges.judge import Judge
 from contrapose.ranges import Batch, checked
+from contrapose.runfile import Practical
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +35,7 @@ class HPSv21:
     """Folder or hub id of the CLIP model that was trained on: its tokenizer and sizes; its weights are not read."""
     precision: Precision = "fp32"
     """Precision of the network; the authors' code computes in fp16."""
-    batch_size: Batch = 16
+    batch_size: Practical[Batch] = 16
     """Images in the network at a time."""
 
     def load(self, device: str) -> Judge:
@@ -53,7 +54,7 @@ class HPSv20:
     """Folder or hub id of the CLIP model that was trained on: its tokenizer and sizes; its weights are not read."""
     precision: Precision = "fp32"
     """Precision of the network; the authors' code computes in fp16."""
-    batch_size: Batch = 16
+    batch_size: Practical[Batch] = 16
     """Images in the network at a time."""
 
     def load(self, device: str) -> Judge:

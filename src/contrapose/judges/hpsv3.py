@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from contrapose.backbones.settings import Precision
 from contrapose.judges.judge import Judge
 from contrapose.ranges import Batch, checked
+from contrapose.runfile import Practical
 
 FILE = "HPSv3.safetensors"
 
@@ -27,7 +28,7 @@ class HPSv3:
     """Folder or hub id of the model that was trained on: its tokenizer and sizes; its weights are not read."""
     precision: Precision = "bf16"
     """Precision of the network but for its head."""
-    batch_size: Batch = 4
+    batch_size: Practical[Batch] = 4
     """Images in the network at a time."""
 
     def load(self, device: str) -> Judge:

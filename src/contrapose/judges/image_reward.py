@@ -10,6 +10,7 @@ from contrapose.backbones.settings import Precision
 from contrapose.judges.converted import Published
 from contrapose.judges.judge import Judge
 from contrapose.ranges import Batch, checked
+from contrapose.runfile import Practical
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,7 +33,7 @@ class ImageReward:
     """Folder or hub id of the tokenizer; its model's weights are not read."""
     precision: Precision = "fp32"
     """Precision of the network."""
-    batch_size: Batch = 16
+    batch_size: Practical[Batch] = 16
     """Images in the network at a time."""
 
     def load(self, device: str) -> Judge:

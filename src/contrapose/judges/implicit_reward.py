@@ -11,6 +11,7 @@ from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.judges.judge import Judge
 from contrapose.ranges import Batch, Positive, Range, Steps, checked
+from contrapose.runfile import Practical
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +42,7 @@ class ImplicitReward:
     """Times, at even distances between data and noise."""
     precision: Precision = "fp32"
     """Precision of the networks."""
-    batch_size: Batch = 8
+    batch_size: Practical[Batch] = 8
     """Noised samples in a network at a time."""
 
     def load(self, device: str) -> Judge:

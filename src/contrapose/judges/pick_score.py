@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from contrapose.backbones.settings import Precision
 from contrapose.judges.judge import Judge
 from contrapose.ranges import Batch, checked
+from contrapose.runfile import Practical
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class PickScore:
     """Folder or hub id of the tokenizer and the preparation of images; its weights are not read."""
     precision: Precision = "fp32"
     """Precision of the network."""
-    batch_size: Batch = 16
+    batch_size: Practical[Batch] = 16
     """Images in the network at a time."""
 
     def load(self, device: str) -> Judge:

@@ -10,6 +10,7 @@ from contrapose.contents import digest_of_parts
 from contrapose.errors import UserError
 from contrapose.judges.judge import Judge
 from contrapose.ranges import Batch, Range, checked
+from contrapose.runfile import Practical
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +42,7 @@ class SelfConfidence:
     """Steps of the sampler's way of which the later half are the times."""
     precision: Precision = "fp32"
     """Precision of the network, where it is loaded for judging."""
-    batch_size: Batch = 8
+    batch_size: Practical[Batch] = 8
     """Noised samples in the network at a time."""
 
     def load(self, device: str) -> Judge:
