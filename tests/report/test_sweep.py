@@ -35,6 +35,7 @@ def write_sweep(
     judged: bool = True,
     prompts: list[str] = PROMPTS,
     scales: tuple[float, ...] = (0.0, 1.0, 4.0),
+    asked: str = "usual",
 ) -> Path:
     """A sweep whose images are right the more often, the stronger it is."""
     settings = Sampling(SCRIPT, ("p.txt",), steps=17, guiding=Guiding(positive=Path("run")))
@@ -50,7 +51,7 @@ def write_sweep(
             grey = np.full((8, 8, 3), 200 if right else 50, dtype=np.uint8)
             Image.fromarray(grey).save(place / "samples/0000.png")
     suite = OfJudge(PerImage(judge, {"artefact_rate": False})) if judged else Unjudged()
-    sum_up(folder, scales, label, JudgedBy(suite, {}))
+    sum_up(folder, scales, label, JudgedBy(suite, {"question": asked}))
     return folder
 
 
@@ -102,7 +103,11 @@ def test_what_cannot_be_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         write_sweep_page([first, unjudged], tmp_path / "out")
     with pytest.raises(UserError, match="holds a sweep itself"):
         write_sweep_page([first, read_sweep(write_sweep(tmp_path / "d", "D"))], tmp_path / "a")
-    monkeypatch.setattr(PerImage, "version", "2")  # such as another question, or other weights, under the same name
+    # some judges' versions are those of their weights alone
+    asked = read_sweep(write_sweep(tmp_path / "g", "G", asked="otherwise"))
+    with pytest.raises(UserError, match="g: was judged by another version, or other settings, of the judge than"):
+        write_sweep_page([first, asked], tmp_path / "out")
+    monkeypatch.setattr(PerImage, "version", "2")  # such as other weights, under the same name
     otherwise = read_sweep(write_sweep(tmp_path / "f", "F"))
     with pytest.raises(UserError, match="f: was judged by another version, or other settings, of the judge than"):
         write_sweep_page([first, otherwise], tmp_path / "out")

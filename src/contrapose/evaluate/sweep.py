@@ -6,7 +6,7 @@ sweep/images.yaml      the settings that all strengths share, with digests of wh
       rows.parquet     all of it
       features/        what an extractor saw in the images, where one looked at them
       summary.json     the summary of these rows, and under `sweep` the label and the scales
-      judged.yaml      digests of the images that were judged, of the judge, and of what its suite reads
+      judged.yaml      digests of the images that were judged, of the judge, its settings, and what its suite reads
       page.html        written by the report
 """
 
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from contrapose import runfile
 from contrapose.backbones.base import Backbone
+from contrapose.contents import digest_of_json
 from contrapose.core.guidance import Strength
 from contrapose.documents import as_read, dump_yaml, load_json, load_yaml
 from contrapose.errors import UserError
@@ -200,7 +201,8 @@ class _Work:
         if judge is not None:
             record = replace(record, suite=settings, counted=suite.counted, called=suite.title)
             of_suite = {f"suite.{name}": digest for name, digest in suite.inputs().items()}
-            digests |= {f"judge.{judge.name}": judge.version, **of_suite}
+            settings_digest = digest_of_json(runfile.deciding(settings, suite))
+            digests |= {f"judge.{judge.name}": judge.version, "suite": settings_digest, **of_suite}
             free += runfile.practical_names(suite, "suite.")
             decided_by = [runfile.deciding(settings, suite), of_suite]
             judge_and_kept = judge, KeptRows.of(out / KEPT, judge, folders, {}, of_images, decided_by)
