@@ -28,7 +28,7 @@ from contrapose.worlds.shapes.pretrain import (
 )
 from contrapose.worlds.shapes.shipped import shipped_model
 
-TINY = Pretraining(num_images=100, vae_steps=2, vae_batch_size=2, train_steps=3, batch_size=4, warmup=1, save_every=1)
+TINY = Pretraining(num_images=70, vae_steps=2, vae_batch_size=2, train_steps=3, batch_size=4, warmup=1, save_every=1)
 PHASES = (train_vae, encode_dataset, train_denoiser)
 
 

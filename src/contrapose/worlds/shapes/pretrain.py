@@ -183,14 +183,15 @@ def encode_dataset(settings: Pretraining, out: Path) -> Iterator[Progress]:
     tokens: list[Tensor] = []
     size = 100
     for first in range(0, settings.num_images, size):
-        examples = [draw_example(settings.seed, i, settings.carelessness) for i in range(first, first + size)]
+        numbers = range(first, min(first + size, settings.num_images))
+        examples = [draw_example(settings.seed, number, settings.carelessness) for number in numbers]
         with torch.no_grad():
             # the mean, not a sample: one latent an image serves all steps
             mean = vae.encode(_channels_last(np.stack([image for image, _ in examples]))).latent_dist.mean
         latents.append((mean * vae.config.scaling_factor).half())
         tokens.append(_tokenise(tokenizer, [text for _, text in examples]))
         if first % 1000 == 0:
-            yield Progress(first + size, {})
+            yield Progress(numbers.stop, {})
     tokenizer.save_pretrained(out / TOKENIZER)
     save_tensors(path, {"latents": torch.cat(latents), "tokens": torch.cat(tokens)})
 
