@@ -66,6 +66,9 @@ def test_tags_of_one_prompt_are_not_known_for_certain():
     # one such tag alone joins the smallest of the others, and no longer counts as its half of the mean without a doubt
     alone = bootstrap(means([0.0, 2.0, 0.0, 2.0, 9.0], "aaaab"), replicates=4000).overall
     assert alone.value == 5 and alone.high - alone.low > 4
+    # what all prompts share is no difference of prompts, although the two tags' prompts weigh otherwise
+    higher = bootstrap(means([100.0, 102.0, 100.0, 102.0, 109.0], "aaaab"), replicates=4000).overall
+    assert (higher.low, higher.high) == pytest.approx((alone.low + 100, alone.high + 100))
     assert bootstrap(means([0.3], "a"), replicates=10).overall.low == 0.3
 
 

@@ -172,6 +172,13 @@ def test_tags_of_one_prompt_err_to_the_wide_side(tags: str) -> None:
     assert np.mean([interval.low <= 0 <= interval.high for interval in intervals]) >= 0.94
 
 
+def test_what_all_prompts_share_widens_no_interval() -> None:
+    """Where a tag of one prompt is joined to a larger one their prompts weigh otherwise: a score of 140 had 277."""
+    values = np.random.default_rng(0).normal(size=(3, 6))
+    low, high = (over_seeds(SeedMeans(values + level, tuple("abbbbb"))) for level in (0.0, 140.0))
+    assert (high.low - 140, high.high - 140) == pytest.approx((low.low, low.high))
+
+
 def test_a_tag_has_an_interval_from_two_prompts_on() -> None:
     means = SeedMeans(np.random.default_rng(0).normal(size=(3, 5)), ("a", "a", "b", "b", "c"))
     assert by_tag(means).tags == {

@@ -42,7 +42,7 @@ from contrapose.evaluate.statistics import REPLICATES, Replicates
 from contrapose.evaluate.suites import NONE, Suite, WritesResults
 from contrapose.evaluate.summary import BOUNDS, CEILING, FIX, FLOOR, Summary, is_current, read_summary, write_summary
 from contrapose.evaluate.summing import SummarySettings, summarize
-from contrapose.evaluate.taking import Taking, taken
+from contrapose.evaluate.taking import Taking, taken, tell_of_left_out
 from contrapose.evaluate.training_seeds import check_names, runs_of_methods
 from contrapose.files import replacing
 from contrapose.judges.judge import Judge
@@ -260,7 +260,8 @@ class _Work:
             summary = self.finished_before()
         if summary is not None:
             return summary, False
-        self.tell_of_left_out()
+        if (self.out / EVIDENCE).exists():
+            tell_of_left_out(self.out, read_record(self.out / EVIDENCE).images, self.record.images)
         kept = self.kept()
         num_left = 0 if self.viewer is None else self.viewer.look_together(self.folders, self.base, worker)
         if kept.parts:
@@ -277,14 +278,6 @@ class _Work:
         if summary is None:
             _log.info(f"{self.out}: {num_left} files of judged images are left to other parts")
         return summary, True
-
-    def tell_of_left_out(self) -> None:
-        """Say which models the folder holds that are not named, since their numbers go when this ends."""
-        path = self.out / EVIDENCE
-        if path.exists():
-            left_out = ", ".join(name for name in read_record(path).images if name not in self.record.images)
-            if left_out:
-                _log.warning(f"{self.out}: holds {left_out} too, whose numbers go; name what is to stay in it")
 
     def finished_before(self) -> Summary | None:
         """The summary of a folder that holds one of these very images; what is missing beside it is written."""

@@ -250,7 +250,10 @@ def _samples(folder: Path, directory: Path) -> dict[int, Path]:
             raise UserError(f"{path}: says seed {seed} as {samples[seed].name} does; delete one of the two")
         samples[seed] = path
     if not samples:
-        raise UserError(f"{samples_folder}: holds no images 0000.png, 0001.png, ...; sample this prompt again")
+        raise UserError(
+            f"{samples_folder}: holds no images 0000.png, 0001.png, ...; sample this prompt again, or name your images "
+            "so, JPEG and WebP too"
+        )
     return dict(sorted(samples.items()))
 
 

@@ -81,10 +81,25 @@ def bootstrap(means: PromptMeans, *, replicates: int = REPLICATES, level: float 
     # Each tag's rows were drawn independently, so row k of every tag together is one replicate of the whole.
     overall = np.mean(list(drawn.values()), axis=0)
     if min(sizes) == 1 < sum(sizes):
-        parts = tag_weights(means.tags) * means.values
-        overall = np.sum(_drawn_sums([parts[places] for places in strata_of(means.tags)], replicates, seed), axis=0)
+        overall = _joined(means, replicates, seed)
     intervals = {tag: _percentiles(float(values.mean()), drawn[tag], level) for tag, values in by_tag.items()}
     return TagIntervals(_percentiles(mean_of_tags(means), overall, level), intervals)
+
+
+def _joined(means: PromptMeans, replicates: int, seed: int) -> NDArray[np.float64]:
+    """Overall replicates by strata: each stratum's weighted mean of what is drawn, times the weight that it has.
+
+    Weights differ where a tag of one prompt is joined to a larger one.
+    """
+    weights = tag_weights(means.tags)
+    strata = strata_of(means.tags)
+    # both of the same draws
+    of_values = _drawn_sums([(weights * means.values)[places] for places in strata], replicates, seed)
+    of_weights = _drawn_sums([weights[places] for places in strata], replicates, seed)
+    overall = np.zeros(replicates)
+    for values, drawn, places in zip(of_values, of_weights, strata, strict=True):
+        overall += values / drawn * weights[places].sum()
+    return overall
 
 
 def _drawn_sums(groups: Sequence[NDArray[np.float64]], replicates: int, seed: int) -> list[NDArray[np.float64]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,6 +69,13 @@ def taken(models: Mapping[str, Path], taking: Taking) -> tuple[dict[str, ImageFo
         if not all(folder.prompts for folder in folders.values()):
             raise UserError(f"{left_out[0].name}: is broken, and so are all others; sample them again")
     return folders, left_out
+
+
+def tell_of_left_out(out: Path, before: Iterable[str], now: Collection[str]) -> None:
+    """Say which models an evaluation's folder holds that are not named any more, since their numbers go."""
+    left_out = ", ".join(name for name in before if name not in now)
+    if left_out:
+        _log.warning(f"{out}: holds {left_out} too, whose numbers go; name what is to stay in it")
 
 
 def _check_prompts(folder: ImageFolder, listed: Mapping[str, Prompt], taking: Taking) -> None:

@@ -188,12 +188,13 @@ def variances(means: SeedMeans) -> Variances:
     prompts = 0.0
     for places in strata:
         count = len(places)
-        # the stratum's part of the overall mean is the mean of these
-        scale = count * weights[places]
-        by_prompt = (scale * means.values[:, places]).mean(0)
+        by_prompt = means.values[:, places].mean(0)
         if means.against is not None:
-            by_prompt = by_prompt - (scale * means.against[:, places]).mean(0)
-        prompts += by_prompt.var(ddof=1) / count
+            by_prompt = by_prompt - means.against[:, places].mean(0)
+        # the stratum's part of the overall mean is the mean of these, less what all prompts share: joined tags have
+        # unlike weights, which would make differences of it
+        apart = count * weights[places] * (by_prompt - by_prompt.mean())
+        prompts += apart.var(ddof=1) / count
     seeds: list[float] = []
     together = 0.0
     for values in means.sides:
