@@ -21,7 +21,8 @@ class OwnSamples:
     prompts_per_draw: Batch = 32
     """Prompts of which samples are drawn together, every --sync-every steps."""
     sync_every: Count = 1
-    """Optimiser steps after which new samples are drawn, by the model as it is then."""
+    """Optimiser steps after which new samples are drawn, by the model as it is then, or by the old
+    policy or the sampler of a method that has one."""
     buffer: Batch = 32
     """Prompts whose samples are kept; the oldest leave."""
     rollout_steps: Steps | None = None
