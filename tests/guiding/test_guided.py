@@ -126,7 +126,6 @@ def test_what_attention_reads(name: str, tiny_family: Any) -> None:
         ("sd", {"negative_prompt": "x", "guidance_scale": 1.0}, "negative_prompt: nothing reads it; set --guidance-sc"),
         ("sd", {"negative_prompt": "", "guidance_scale": 1.0}, "negative_prompt: nothing reads it; set --guidance-sc"),
         ("sd", {"guidance_scale": 0.5}, "guidance scale 0.5: "),
-        ("flux", {"guidance_scale": 0.5, "negative_prompt": "x"}, "negative_prompt: "),  # which reads 0.5 as an input
         ("flux", {"negative_prompt": "x"}, "negative_prompt: nothing reads it; set --nag-scale"),
         ("flux", {"negative": Path("x"), "guidance": DiffusionNPO()}, "this guidance needs true_cfg_scale on this"),
     ],
@@ -136,3 +135,16 @@ def test_refused(settings: Sampling, tiny_family: Any, name: str, change: dict[s
         settled(changed(settings, **change), load_backbone(tiny_family(name)))
     [line] = str(caught.value).splitlines()
     assert line.startswith(told)
+
+
+def test_a_network_that_is_fed_guidance_takes_any_scale_and_one_that_is_not_none(
+    settings: Sampling, tiny_family: Any
+) -> None:
+    """FLUX.1-dev's, and -schnell's."""
+    backbone = load_backbone(tiny_family("flux"))
+    assert settled(changed(settings, guidance_scale=0.5), backbone).guidance_scale == 0.5
+    backbone.denoiser.network.register_to_config(guidance_embeds=False)
+    usual = settled(settings, backbone)
+    assert settled(usual, backbone) == usual
+    with pytest.raises(UserError, match=r"guidance scale 0\.5: .* takes no guidance; leave the setting out"):
+        settled(changed(settings, guidance_scale=0.5), backbone)
