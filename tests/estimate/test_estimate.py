@@ -24,7 +24,7 @@ from contrapose.estimate.fitting import bases, fit_card, ways
 from contrapose.estimate.memory import inference_cost, saved_bytes, training_cost
 from contrapose.estimate.settings import Setup
 from contrapose.estimate.standing import state_bytes, weight_bytes
-from contrapose.methods import DDSPO, SFT, DataDrivenDDSPO, DiffusionDPO, DiffusionDRO, InPO, OnlineDPO, SmPO
+from contrapose.methods import D3PO, DDSPO, SFT, DataDrivenDDSPO, DiffusionDPO, DiffusionDRO, InPO, OnlineDPO, SmPO
 from contrapose.methods.own_samples import OwnSamples
 
 pytestmark = pytest.mark.slow
@@ -286,6 +286,19 @@ def test_own_groups_cost_their_draws() -> None:
     seldom = replace(sampling, sync_every=8, rollout_guidance_scale=3.0)
     drawn = estimate_run(altered(SMALL, method=OnlineDPO(sampling=seldom))).flops.step - plain.flops.step
     assert drawn == pytest.approx(2 * 32 * 4 * 10 * plain.flops.forward / 8)
+
+
+def test_a_network_that_is_fed_guidance_is_asked_once_for_images_and_twice_for_steps() -> None:
+    from contrapose.backbones.families.flux import FLUX
+    from contrapose.backbones.families.stable_diffusion import STABLE_DIFFUSION
+
+    sampling = OwnSamples(rollout_steps=10, rollout_guidance_scale=3.0)
+    images = altered(SMALL, method=OnlineDPO(sampling=sampling))
+    assert images.drawn_rows(STABLE_DIFFUSION) == 2 * images.drawn_rows(FLUX) == 2 * 32 * 4 * 10
+    unguided = altered(SMALL, method=OnlineDPO(sampling=replace(sampling, rollout_guidance_scale=0.0)))
+    assert unguided.drawn_rows(STABLE_DIFFUSION) == 32 * 4 * 10
+    steps = altered(SMALL, method=D3PO())
+    assert steps.drawn_rows(STABLE_DIFFUSION) == steps.drawn_rows(FLUX) == 2 * 8 * 2 * 20
 
 
 @pytest.mark.parametrize("full", [False, True])

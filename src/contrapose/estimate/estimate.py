@@ -231,7 +231,7 @@ def _flops(setup: Setup, bones: Skeleton) -> Flops:
     step = pair * setup.run.optimisation.batch_size
     if setup.on_policy:
         step += setup.on_policy.num_rollouts * setup.on_policy.num_steps * bones.reference.total
-    step += round(setup.drawn_rows(bones.backbone.family.steps) * bones.reference.total)
+    step += round(setup.drawn_rows(bones.backbone.family) * bones.reference.total)
     image, prompt = once_flops(bones.backbone, bones.shape)
     return Flops(bones.reference.total, cost.total, pair, step, image, prompt)
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contrapose.backbones.settings import Loading, Precision
+from contrapose.core.group import OwnSteps
 from contrapose.errors import UserError
 from contrapose.ranges import Count, Pixels, Positive, ShareAbove0, Tokens, checked
 from contrapose.train.settings import DEFAULT_RANK, First, Optimisation, Run, Watching
 from contrapose.train.sharding_settings import Sharding
 
 if TYPE_CHECKING:
+    from contrapose.backbones.family import Family
     from contrapose.core.group import OnPolicy
     from contrapose.core.objective import Objective
 
@@ -119,13 +121,15 @@ class Setup:
         """How the method draws samples of its own, if it does."""
         return self.run.method.composition().on_policy
 
-    def drawn_rows(self, usual_steps: int) -> float:
+    def drawn_rows(self, family: Family) -> float:
         """Predictions of a step, on average, by which the method draws groups of its own; 0 where it draws none."""
         drawn = self.run.method.composition().own_groups
         if drawn is None:
             return 0.0
-        rows = 1 if drawn.guidance_scale == 1 else 2
-        num_steps = drawn.num_steps or usual_steps
+        # a pipeline that feeds its network guidance asks it once, but steps are guided outside of pipelines
+        asks_twice = family.unconditional_rows != "none" or isinstance(drawn, OwnSteps)
+        rows = 2 if asks_twice and drawn.guidance_scale not in (0, 1) else 1
+        num_steps = drawn.num_steps or family.steps
         return drawn.num_prompts * drawn.num_predictions(num_steps) * rows / drawn.every
 
     @property
