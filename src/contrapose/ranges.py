@@ -13,8 +13,8 @@ whether they come from the command line, a file or Python.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from numbers import Integral, Real
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -113,6 +113,17 @@ def checked(cls: type[T]) -> type[T]:
 
     cls.__post_init__ = check_both  # type: ignore[attr-defined]
     return cls
+
+
+def check_unused(settings: Any, names: Collection[str], why: str) -> None:
+    """Raise `UserError` for the first of a dataclass's settings of these names that is not what it is when left out.
+
+    `why` says, behind its name, why it is of no use beside the others.
+    """
+    for setting in fields(settings):
+        usual = setting.default if setting.default_factory is MISSING else setting.default_factory()
+        if setting.name in names and getattr(settings, setting.name) != usual:
+            raise UserError(f"{setting.name}: {why}; leave it out")
 
 
 def check_ranges(settings: object) -> None:

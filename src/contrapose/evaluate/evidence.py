@@ -47,7 +47,7 @@ from contrapose.evaluate.training_seeds import check_names, runs_of_methods
 from contrapose.files import replacing
 from contrapose.judges.judge import Judge
 from contrapose.progress import Progress, untold
-from contrapose.ranges import checked
+from contrapose.ranges import check_unused, checked
 from contrapose.store.prompts import Prompt
 from contrapose.workers import ALONE, Worker
 
@@ -220,6 +220,7 @@ def lay_out(record: Record, features: AnyFeatures, out: Path, worker: Worker = A
     taking = record.taking or Taking()
     if record.trained_for or taking.skip_broken or not isinstance(features, NoFeatures):
         raise UserError("the suite none has no numbers; leave --features, --trained-for and --skip-broken out")
+    check_unused(record, ("replicates",), "the suite none has no numbers")
     taken(record.images, taking)
     with worker.writing(out), worker.in_turn(out / EVIDENCE):
         path = out / EVIDENCE

@@ -14,7 +14,7 @@ from contrapose.judges.judge import Judge, Marks
 from contrapose.judges.shown import check_metric_name
 from contrapose.judges.vision_endpoint import Form, ImageQuestion, Reading, Said, VisionEndpoint
 from contrapose.judges.written import begins_with, chance_of, number_in
-from contrapose.ranges import Number, Rising, Tokens, checked
+from contrapose.ranges import Number, Rising, Tokens, check_unused, checked
 from contrapose.runfile import Practical
 from contrapose.store.prompts import Prompt
 
@@ -58,6 +58,8 @@ class EndpointQuestion:
 
     def __post_init__(self) -> None:
         check_metric_name("metric", self.metric)
+        of_other = ("interval", "max_new_tokens") if self.expect == "yes-no" else ("reading",)
+        check_unused(self, of_other, f"is nothing to an answer that is a {self.expect}")
 
     def load(self, device: str) -> Judge:
         """Raises `UserError` for an address that is none, and for a server that cannot be worked with."""

@@ -13,6 +13,7 @@ from contrapose.errors import UserError
 from contrapose.judges.endpoint import yes_no_judge
 from contrapose.judges.judge import Judge
 from contrapose.judges.vision_endpoint import Reading, VisionEndpoint
+from contrapose.ranges import check_unused
 from contrapose.runfile import Practical
 
 if TYPE_CHECKING:
@@ -42,6 +43,12 @@ class YesNo:
     reading: Reading = "either"
     """With address: a yes or no by the chances of its first token, by the word written, or the first where told."""
     asking: Asking = field(default_factory=Asking)
+
+    def __post_init__(self) -> None:
+        if self.address is None:
+            check_unused(self, ("reading", "asking"), "is of a server, and no address is named")
+        else:
+            check_unused(self, ("precision",), "is the server's")
 
     def load(self, device: str) -> Judge:
         """Raises `UserError` when the weights are missing or broken, or the model cannot be asked."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from contrapose.errors import UserError
-from contrapose.ranges import Batch, Few, checked
+from contrapose.ranges import Batch, Few, check_unused, checked
 from contrapose.studies.flags import Flags
 from contrapose.worlds.shapes.grammar import Split
 
@@ -29,6 +29,8 @@ class PromptSource:
     def __post_init__(self) -> None:
         if (self.file is None) == (self.shapes is None):
             raise UserError("prompts are either a file or a split of the shapes world; name one of file and shapes")
+        if self.file is not None:
+            check_unused(self, ("per_tag",), "is of a split of the shapes world, and a file is taken whole")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from contrapose.evaluate.compbench.rules import (
 )
 from contrapose.evaluate.compbench.things import counts_of, thing_of, things_around
 from contrapose.judges.judge import Judge, Marks
-from contrapose.ranges import Pixels, Share, checked
+from contrapose.ranges import Pixels, Share, check_unused, checked
 from contrapose.store.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -220,6 +220,10 @@ class CompBench:
     counted: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
+        if not self.owl:
+            check_unused(self, ("least_score",), "is of what an OWLv2 finds, and none is named with --owl")
+        if self.category == ACTIONS:
+            check_unused(self, ("phrases",), f"{ACTIONS} is judged by whole prompts")
         if self.owl and self.category in (*ATTRIBUTES, ACTIONS):
             raise UserError(f"owl: {self.category} is judged without a detector; leave it out")
         if self.depth and self.category not in (OF_LINE, IN_DEPTH):

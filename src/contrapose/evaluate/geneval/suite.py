@@ -18,7 +18,7 @@ from contrapose.evaluate.images import metadata_of, prompt_folders
 from contrapose.evaluate.named import named_paths
 from contrapose.evaluate.verdict import Detection, as_marks, check_metadata, verdict
 from contrapose.judges.judge import Judge, Marks
-from contrapose.ranges import Share, checked
+from contrapose.ranges import Share, check_unused, checked
 from contrapose.store.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ class GenEval:
     def __post_init__(self) -> None:
         if self._files and self.self_test is not None:
             raise UserError("self_test: no detector is loaded where detections are given; leave it out")
+        if self.self_test is None:
+            check_unused(self, ("least_correct",), "is of known images, and none are named with --self-test")
 
     @property
     def title(self) -> str:

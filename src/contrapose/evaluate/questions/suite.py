@@ -11,7 +11,7 @@ from contrapose.backbones.settings import Precision
 from contrapose.evaluate.questions.question import questions_of
 from contrapose.judges.judge import Judge
 from contrapose.judges.vision_endpoint import Reading, VisionEndpoint
-from contrapose.ranges import checked
+from contrapose.ranges import check_unused, checked
 from contrapose.runfile import Practical
 from contrapose.store.prompts import Prompt
 
@@ -36,6 +36,12 @@ class Questions:
     reading: Reading = "either"
     """With judge: answers by the chances of their first token, by the word written, or the first where told."""
     asking: Asking = field(default_factory=Asking)
+
+    def __post_init__(self) -> None:
+        if self.judge is None:
+            check_unused(self, ("reading", "asking"), "is of a server, and none is named with --judge")
+        else:
+            check_unused(self, ("precision",), "is the server's")
 
     bounds: ClassVar[None] = None
     counted: ClassVar[str] = ""
