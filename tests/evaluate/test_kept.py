@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 import tiny_vision
+from judging import Measure, OfJudge, PerImage
 
 from contrapose import files
 from contrapose.cli.main import main
+from contrapose.errors import UserError
 from contrapose.evaluate import evidence, kept, run
 from contrapose.evaluate.rows import EvidenceRow
 from contrapose.evaluate.run import ImagePart
+from contrapose.evaluate.sweep import JudgedBy
 from contrapose.judges.colours import Colours
 from contrapose.judges.judge import Marks
 from contrapose.store.prompts import Prompt
@@ -148,6 +151,17 @@ def test_models_that_are_named_no_more_are_told_of(
     assert told not in capsys.readouterr().err
     assert evaluate(*COLOURS, models=("base",)) == 0
     assert capsys.readouterr().err.count(told) == 1
+
+
+@pytest.mark.usefixtures("evaluate")
+def test_a_judge_s_number_is_not_called_what_another_is(tmp_path: Path) -> None:
+    """It was shown as one that has no better direction, and with --features as judged twice."""
+    record = evidence.Record("A title", {"name": "scores"}, {"base": tmp_path / "base"}, base="base")
+    judge = PerImage(lambda image, _: [Measure("drift", float(image.mean()))], {"drift": True})
+    with pytest.raises(UserError, match="judges: drift is what a number by --features is called"):
+        evidence.evaluate(record, OfJudge(judge), tmp_path / "out")
+    with pytest.raises(UserError, match="judges: drift is what"):
+        JudgedBy(OfJudge(judge), {}).check([0.0], "cpu")
 
 
 def test_one_that_was_killed_between_its_rows_and_its_summary_carries_on(

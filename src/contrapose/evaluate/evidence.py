@@ -34,7 +34,7 @@ from contrapose.evaluate.images import Images, digest_of_images, prompt_folders
 from contrapose.evaluate.kept import KeptRows
 from contrapose.evaluate.rows import Rows, read_rows, write_rows
 from contrapose.evaluate.run import evaluate_images
-from contrapose.evaluate.sets.describing import DESCRIBING
+from contrapose.evaluate.sets.describing import DESCRIBING, check_metrics
 from contrapose.evaluate.sets.extractors import AnyFeatures, NoFeatures
 from contrapose.evaluate.sets.looking import Looked, Looking, Viewer
 from contrapose.evaluate.sets.reference import FeatureCache
@@ -200,6 +200,7 @@ def evaluate(
             )
     judge = suite.load(device)
     record = replace(record, counted=suite.counted, called=suite.title)
+    check_metrics(judge.higher_is_better)
     check_trained_for(record.trained_for, list(judge.higher_is_better))
     inputs[f"judge.{judge.name}"] = judge.version
     viewer = None

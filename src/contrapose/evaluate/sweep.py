@@ -27,7 +27,7 @@ from contrapose.evaluate.evidence import FEATURES, KEPT, ROWS, SUMMARY
 from contrapose.evaluate.images import digest_of_images
 from contrapose.evaluate.kept import KeptRows
 from contrapose.evaluate.rows import Rows, write_rows
-from contrapose.evaluate.sets.describing import DESCRIBING
+from contrapose.evaluate.sets.describing import DESCRIBING, check_metrics
 from contrapose.evaluate.sets.looking import Looking, Viewer
 from contrapose.evaluate.sets.reference import FeatureCache
 from contrapose.evaluate.suites import Suite, Unjudged
@@ -89,7 +89,9 @@ class JudgedBy(NamedTuple):
             if 0 not in scales:
                 raise UserError("features: drift is from the images at w = 0; add 0 to --scales")
             self.looking.features.load(device)
-        self.suite.load(device)
+        judge = self.suite.load(device)
+        if judge is not None:
+            check_metrics(judge.higher_is_better)
 
 
 def name_of(scale: float) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from contrapose.errors import UserError
 from contrapose.evaluate.rows import EvidenceRow, Key
 from contrapose.evaluate.sets.distances import Features
 from contrapose.evaluate.sets.within import diversity, drift, vendi_score
@@ -19,6 +20,13 @@ DESCRIBING = (DIVERSITY, VENDI, DRIFT)
 """Metrics of images that say how a model draws and not how well."""
 
 _log = logging.getLogger(__name__)
+
+
+def check_metrics(names: Iterable[str]) -> None:
+    """Raise `UserError` for a judge's number that has the name of one of these, and would lose its better direction."""
+    for name in names:
+        if name in DESCRIBING:
+            raise UserError(f"judges: {name} is what a number by --features is called; give theirs another name")
 
 
 def rows_of(model: str, tags: Mapping[Key, str], features: Features, base: Features) -> Iterator[EvidenceRow]:
