@@ -188,6 +188,14 @@ def test_images_that_share_no_prompt(project, tmp_path):
         render(Report("t", images={"base": project.evidence.images["base"], "other": other}))
 
 
+def test_numbers_are_shown_where_images_are_gone(project):
+    shutil.rmtree(project.evidence.images["ddspo"])
+    report = project.report(runs=(), pairs=None)
+    with pytest.raises(UserError, match="no such folder of images; put it back, or show numbers alone with --examples"):
+        render(report)
+    assert "<img " not in render(replace(report, num_examples=0))
+
+
 def test_user_texts_are_escaped(html):
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html

@@ -54,6 +54,10 @@ class Folders:
     def __init__(self, images: Mapping[str, Path]):
         self._by_model: dict[str, dict[str, PromptFolder]] = {}
         for model, directory in images.items():
+            if not directory.is_dir():
+                raise UserError(
+                    f"{directory}: no such folder of images; put it back, or show numbers alone with --examples 0"
+                )
             folders = prompt_folders(directory)
             self._by_model[model] = {prompt_id(folder.name, folder.prompt.text): folder for folder in folders}
 
@@ -82,9 +86,10 @@ def examples(judged: Judged, number: int, seed: int) -> list[Example]:
     Raises `UserError` when a model's images are not those that were judged, or a file is broken.
     """
     # the floor has no images of its own
-    folders = Folders({model: path for model, path in judged.images.items() if model != FLOOR})
-    if not folders.models or number < 1:
+    directories = {model: path for model, path in judged.images.items() if model != FLOOR}
+    if not directories or number < 1:
         return []
+    folders = Folders(directories)
     main = judged.metrics[0]
     chosen = choose(
         _judged_images(judged, folders, {model: select(judged.rows, model, main) for model in folders.models}),
@@ -108,9 +113,9 @@ def unjudged_examples(images: Mapping[str, Path], number: int, seed: int) -> lis
 
     Raises `UserError` when the folders share no prompt and seed, or a file is broken.
     """
-    folders = Folders(images)
-    if not folders.models or number < 1:
+    if not images or number < 1:
         return []
+    folders = Folders(images)
     shared = set.intersection(*(folders.keys(model) for model in folders.models))
     if not shared:
         raise _nothing_shared(images)
