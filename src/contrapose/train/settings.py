@@ -77,7 +77,8 @@ class Optimisation:
     max_grad_norm: AtLeast0 = 1.0
     """Gradients are scaled down to this norm; 0 leaves them as they are."""
     ema_decay: ShareBelow1 = 0.0
-    """Decay of an exponential moving average of the weights, which is then what is saved; 0 is off."""
+    """Decay of an exponential moving average of the weights, which is then what is saved; 0 is off. It rises to this
+    number as (1 + step) / (10 + step), as diffusers' does: after 60 steps it is at most .87, after 1600 .994."""
 
     def __post_init__(self) -> None:
         for name in ("beta1", "beta2", "epsilon"):
