@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from contrapose.cli.main import main
 from contrapose.errors import UserError
 from contrapose.evaluate.rows import EvidenceRow
 from contrapose.evaluate.summary import write_summary
 from contrapose.evaluate.summing import SummarySettings, summarize
+from contrapose.report.page import render
 from contrapose.studies.choosing import DevChoices, DevScore, Picked, pick
 from contrapose.studies.deciding import Deciding
+from contrapose.studies.report import write_study_report
 from contrapose.studies.settings import CONVERTER, Study
 from contrapose.studies.tables import beside_published, dev_scores
 
@@ -72,6 +77,24 @@ def test_models_without_a_run_have_no_checkpoint_in_the_table() -> None:
     vars(measured)["by"] = Deciding(("correct",), {"correct": 1.0}, higher_is_better=True)
     rows = [[cell.text for cell in row] for row in dev_scores(measured).rows]
     assert [row[:2] for row in rows] == [["base", "–"], ["longer", "–"], ["dpo", "5"]]
+
+
+def test_images_that_nobody_judges_have_no_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But stand on the page: the whole report ended with an error, after all runs."""
+    images = tmp_path / "base/00000/samples"
+    images.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(images / "0000.png")
+    (images.parent / "metadata.jsonl").write_text('{"prompt": "a"}\n')
+    change = {"evaluations": {"looks": {"suite": "none"}}, "choosing": None, "sampled": {}, "out": str(tmp_path)}
+    study = CONVERTER.structure({**SETTINGS, **change, "prompts": {"test": {"file": "test.txt"}}}, Study)
+    line = ["evaluate", "--suite", "none", "--images", f"base={tmp_path / 'base'}"]
+    assert main([*line, "--out", str(tmp_path / "evidence/scale-1")]) == 0
+    monkeypatch.setattr(
+        "contrapose.studies.report.write_report", lambda report, _: render(replace(report, runs=(), pairs=None))
+    )
+    assert tmp_path / "tables.md" in write_study_report(study)
+    assert (tmp_path / "tables.md").read_text() == ""
+    assert main(["tables", "--evidence", str(tmp_path / "evidence/scale-1"), "--out", str(tmp_path / "t.md")]) == 2
 
 
 def test_a_column_of_what_was_not_measured_is_refused(tmp_path: Path) -> None:

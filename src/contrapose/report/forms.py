@@ -43,6 +43,9 @@ def write_tables(evidence: Sequence[Evidence], out: Path, form: str | None = Non
     """
     check_file(out)
     form = form or form_of(out)
+    for each in evidence:
+        if not each.is_judged:
+            raise UserError(f"{each.folder}: was judged by nobody (suite none), so it has no numbers; leave it out")
     with one_writer(out, beside=True):
         return write_text(out, FORMS[form]([Judged(each) for each in evidence], first))
 

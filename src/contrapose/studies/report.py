@@ -25,9 +25,10 @@ def write_study_report(study: Study) -> list[Path]:
         write_choices(choices, study.out / CHOICES)
         written.append(study.out / CHOICES)
     sheets = tuple(study_sheets(choices))
+    judged = [each for each in evidence if each.is_judged]
     for name in ("tables.md", "tables.tex", "tables.csv"):
         path = study.out / name
-        write_tables(evidence, path, first=sheets)
+        write_tables(judged, path, first=sheets)
         written.append(path)
     page = study.out / "report.html"
     pairs = pairs_folder(study, next(iter(study.pairs))) if len(study.pairs) == 1 else None
