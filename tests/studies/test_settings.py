@@ -124,6 +124,8 @@ def own_tries(values: dict[str, Any], **settings: Any) -> Callable[[dict[str, An
         (put("choosing", value={"scales": [2], "checkpoints": [1]}), "scales lack 1"),
         (put("choosing", value={"scales": [1], "checkpoints": [500]}), "500 is beyond the 200 steps"),
         (put("choosing", value={"scales": [1], "rule": "best"}), "best"),
+        (put("evaluations", value={"looks": {"suite": "none"}}), "looks: the suite none gives images no scores"),
+        (put("evaluations", value={"fid": {"suite": "set"}}), "fid: the suite set gives images no scores"),
         (put("choosing", value={"scales": [1], "metric": "correct"}), "metric is now by"),
         (
             put("choosing", value={"scales": [1], "by": ["correct:x"]}),

@@ -10,6 +10,7 @@ from typing import Literal
 from contrapose import runfile
 from contrapose.core.guidance import FreeScale
 from contrapose.errors import UserError
+from contrapose.evaluate.suites import NONE
 from contrapose.evaluate.summary import BOUNDS
 from contrapose.ranges import Count, Few, Number, Seed, checked
 from contrapose.studies.deciding import OF_CHECKPOINTS, Choosing
@@ -22,6 +23,7 @@ BASE = "base"
 DEV = "dev"
 TEST = "test"
 SHAPES = "shapes"
+SETS = "set"
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,12 @@ class Study:
             raise UserError("choosing: needs prompts named dev, which are not those that are reported on")
         if choosing.evaluation:
             _check_known("choosing: evaluation", (choosing.evaluation,), self.evaluations)
+        suite = self.evaluations[self.deciding].suite
+        if suite == NONE or (suite == SETS and not choosing.by):
+            raise UserError(
+                f"choosing: evaluation {self.deciding}: the suite {suite} gives images no scores to choose by; name "
+                "another one, or put it first"
+            )
         unmeasured = set(self.scales) - set(choosing.scales)
         if choosing.checkpoints and unmeasured:
             scale = min(unmeasured)
