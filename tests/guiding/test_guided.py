@@ -140,11 +140,15 @@ def test_refused(settings: Sampling, tiny_family: Any, name: str, change: dict[s
 def test_a_network_that_is_fed_guidance_takes_any_scale_and_one_that_is_not_none(
     settings: Sampling, tiny_family: Any
 ) -> None:
-    """FLUX.1-dev's, and -schnell's."""
+    """FLUX.1-dev's; -schnell's, and a distilled FLUX.2 [klein]."""
     backbone = load_backbone(tiny_family("flux"))
     assert settled(changed(settings, guidance_scale=0.5), backbone).guidance_scale == 0.5
     backbone.denoiser.network.register_to_config(guidance_embeds=False)
     usual = settled(settings, backbone)
     assert settled(usual, backbone) == usual
-    with pytest.raises(UserError, match=r"guidance scale 0\.5: .* takes no guidance; leave the setting out"):
-        settled(changed(settings, guidance_scale=0.5), backbone)
+    distilled = load_backbone(tiny_family("flux2-klein"))
+    assert settled(changed(settings, guidance_scale=2.0), distilled).guidance_scale == 2.0
+    distilled.sampler.stock.register_to_config(is_distilled=True)
+    for unguided in (backbone, distilled):
+        with pytest.raises(UserError, match=r"guidance scale 2: .* takes no guidance; leave the setting out"):
+            settled(changed(settings, guidance_scale=2.0), unguided)

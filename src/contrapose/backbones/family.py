@@ -178,6 +178,8 @@ class Family:
 
     None where the guidance scale makes no second prediction, which the stock pipeline makes as true CFG alone.
     """
+    unguided: Callable[[Any], bool] = lambda pipe: False
+    """Whether the guidance scale does nothing in this pipeline, since its network was distilled to do without."""
     combine: Callable[[Any, Tensor, Tensor, float], Tensor] = extrapolated
     """The guided prediction, (pipe, unconditional, conditional, guidance scale), all [b, c, h, w]."""
     rowless: tuple[str, ...] = ()

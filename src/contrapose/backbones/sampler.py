@@ -49,15 +49,15 @@ class Sampler:
     def checked_scale(self, asked: float | None) -> float:
         """The guidance scale that is asked for, or the usual one; `UserError` for one that the pipeline does not take.
 
-        Stock pipelines guide at a scale above 1 alone, so that one between 0 and 1 would be drawn as 1 is. Those that
-        make one prediction a step feed it to the network, of which some take none.
+        Stock pipelines guide at a scale above 1 alone, so that one between 0 and 1 would be drawn as 1 is, but for
+        those that feed it to the network.
         """
         scale = self.guidance_scale if asked is None else asked
+        family = self._pipeline.family
         model = self._pipeline.source.model
-        if self._pipeline.family.unconditional_rows == "none":
-            if self._denoiser.fed is None and scale not in (0, 1, self.guidance_scale):
-                raise UserError(f"guidance scale {scale:g}: {model} takes no guidance; leave the setting out")
-        elif 0 < scale < 1:
+        if family.unguided(self._pipeline.stock) and scale not in (0, 1, self.guidance_scale):
+            raise UserError(f"guidance scale {scale:g}: {model} takes no guidance; leave the setting out")
+        if 0 < scale < 1 and family.unconditional_rows != "none":
             raise UserError(
                 f"guidance scale {scale:g}: {model} is guided above 1 alone, and would be drawn without guidance; take "
                 "1 for that"

@@ -102,6 +102,7 @@ FLUX = Family(
     steps=28,
     guidance_scale=3.5,
     unconditional_rows="none",
+    unguided=lambda pipe: not _takes_guidance(pipe.transformer.config),
     rowless=("img_ids", "txt_ids"),
     call_arguments=_call_arguments,
     pack=_pack,

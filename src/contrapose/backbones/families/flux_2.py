@@ -137,6 +137,7 @@ FLUX_2_KLEIN = Family(
     steps=_STEPS,
     guidance_scale=4.0,
     unconditional_rows="own",
+    unguided=lambda pipe: bool(pipe.config.is_distilled),
     combine=_combine,
     rowless=("img_ids", "txt_ids"),
     call_arguments=_call_arguments,
