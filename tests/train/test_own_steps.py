@@ -188,6 +188,17 @@ def test_settings_of_other_times_and_prompts_are_refused(settings, said, tiny_mo
         run_of(tiny_model, prompts_file, METHODS["spo"], **settings)
 
 
+def test_steps_that_the_buffer_does_not_keep_are_told_once(
+    tiny_model: Path, prompts_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = trainer_of(run_of(tiny_model, prompts_file, METHODS["d3po"]), tmp_path / "out")
+    assert trainer.rollouts is not None
+    for step in (0, 2):
+        trainer.rollouts.draw(step)
+    [line] = [message for message in caplog.messages if "for nothing" in message]
+    assert line.startswith("of the 9 groups of a draw the latest 7 are kept (buffer)")
+
+
 def test_a_margin_that_no_step_passes_is_told(tiny_model: Path, prompts_file: Path, tmp_path: Path) -> None:
     method = replace(METHODS["spo"], tie_margin=1e6)
     with pytest.raises(UserError, match="any of 6 steps; draw more --prompts-per-draw, or set another judge"):

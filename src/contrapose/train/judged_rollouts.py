@@ -6,6 +6,7 @@ Of several processes each draws and judges its share, and all get all groups.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +31,8 @@ from contrapose.seeds import generator, starting_noise
 from contrapose.train.loop import Trainer
 from contrapose.train.own_groups import DrawnGroup
 from contrapose.worlds.judges import ImageJudge
+
+log = logging.getLogger(__name__)
 
 
 class JudgedRollouts:
@@ -68,6 +71,11 @@ class JudgedRollouts:
         new: list[DrawnGroup] = sorted(gather_object(drawn), key=lambda group: group.number)
         margin = settings.tie_margin
         decided = [group for group in new if margin is None or group.spread > margin]
+        if len(decided) > settings.buffer_size and step == 0 and self.accelerator.is_main_process:
+            log.warning(
+                f"of the {len(decided)} groups of a draw the latest {settings.buffer_size} are kept (buffer), and the "
+                "others were drawn and judged for nothing; raise buffer, or draw of fewer prompts"
+            )
         self.drawn.add(decided, step * self.run.optimisation.batch_size)
         if not self.drawn.groups:
             raise UserError(self.all_tied(len(new)))
