@@ -179,6 +179,13 @@ def test_images_without_a_judge(project):
     assert shown == [image["src"] for image in Page(html).named("img")][:6]
 
 
+def test_images_without_a_judge_beside_judged_ones(project):
+    images = dict(project.evidence.images)
+    html = render(project.report(runs=(), pairs=None, images=images))
+    assert sections_of(html) == ["images", "scores", "more", "made"]
+    assert html.count("Intervals come from a bootstrap") == 1
+
+
 def test_images_that_share_no_prompt(project, tmp_path):
     other = tmp_path / "other"
     (other / "00000" / "samples").mkdir(parents=True)
