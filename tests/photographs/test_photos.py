@@ -72,6 +72,8 @@ def test_a_folder_and_those_below(tmp_path: Path) -> None:
         ("c/d/x.webp", "blue", None),
         ("e.jpg", "white", None),
     ]
+    fields = {photo.name: photo.fields for photo in list_photos(tmp_path) if photo.caption is None}
+    assert fields == {"a/z.gif": "image", "c/d/x.webp": "image; x.txt: is not readable as UTF-8", "e.jpg": "image"}
 
 
 def test_links_out_of_the_folder(tmp_path: Path) -> None:

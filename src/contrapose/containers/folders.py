@@ -6,7 +6,7 @@ import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from contrapose.containers.images import UNREAD, unread
 from contrapose.containers.left_out import Skip
@@ -34,7 +34,9 @@ def image_row(root: Place, name: str, beside: Mapping[str, str]) -> ContainerRow
     if path.suffix.lower() in UNREAD:
         raise Skip(unread(path.name), "unreadable")
     image = InFile(inside(root, name))
-    return ContainerRow(root, name, {**said_beside(root, path, beside), IMAGE: image}, joint="", loose=True)
+    said = said_beside(root, path, beside)
+    hint = "" if said.unread is None else f"; {said.unread}"
+    return ContainerRow(root, name, {**said.fields, IMAGE: image}, joint="", loose=True, hint=hint)
 
 
 def sidecars(held: Sequence[Entry]) -> dict[str, str]:
@@ -42,26 +44,35 @@ def sidecars(held: Sequence[Entry]) -> dict[str, str]:
     return {_key(entry.name): entry.name for entry in held if entry.place.suffix.lower() in _SIDECARS}
 
 
-def said_beside(root: Place, name: PurePath, beside: Mapping[str, str]) -> dict[str, Any]:
+class Beside(NamedTuple):
+    """What an image's sidecars say, and why the first one that cannot be read says nothing."""
+
+    fields: dict[str, Any]
+    unread: Skip | None
+
+
+def said_beside(root: Place, name: PurePath, beside: Mapping[str, str]) -> Beside:
     """The fields that an image's sidecars give it: the first text with words in it, and the fields of a JSON file.
 
     A sidecar that is missing, unreadable or empty gives none.
     """
     texts = [f"{base}{ending}" for ending in _TEXTS for base in (name.stem, name.name)]  # best first
     fields: dict[str, Any] = {}
+    unread: Skip | None = None
     for sidecar in (*texts, f"{name.stem}.json"):
         looked_up = _key(sidecar)
         if looked_up not in beside or CAPTION in fields:
             continue
         try:
             text = read_text(InFile(inside(root, (name.parent / beside[looked_up]).as_posix())))
-        except Skip:
+        except Skip as skip:
+            unread = unread or skip
             continue
         if looked_up.endswith(".json"):
             fields = parsed_fields(text)
         elif text:
             fields[CAPTION] = text
-    return fields
+    return Beside(fields, unread)
 
 
 def _key(name: str) -> str:

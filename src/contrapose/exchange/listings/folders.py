@@ -11,7 +11,7 @@ from contrapose.containers.images import IMAGES, UNREAD, unread
 from contrapose.containers.left_out import LeftOut, Skip, attempt
 from contrapose.containers.places import Entry, Place, entries, inside
 from contrapose.containers.readers import readable
-from contrapose.containers.row import caption_of, read_text
+from contrapose.containers.row import caption_of
 from contrapose.containers.stored import InFile
 from contrapose.errors import UserError
 from contrapose.exchange.listings.listed import Listed
@@ -68,19 +68,14 @@ class _Images:
     def caption(self, name: str) -> str:
         """What the sidecars of an image say, in one line; raises `Skip` where that is nothing."""
         said = said_beside(self.folder, PurePath(name), self.beside)
-        texts = [said[key] for key in (CAPTION, "text", "prompt") if key in said]
+        texts = [said.fields[key] for key in (CAPTION, "text", "prompt") if key in said.fields]
         for text in texts:
             try:
                 return " ".join(caption_of(text).split())
             except Skip:
                 continue
-        raise self._why_none(f"{PurePath(name).stem}.txt")
-
-    def _why_none(self, sidecar: str) -> Skip:
-        """Why there is no caption: what is wrong with the usual sidecar, if it is there."""
-        try:
-            read_text(InFile(inside(self.folder, sidecar)))
-        except Skip as skip:
-            missing = skip.kind == "missing"
-            return Skip(f"no caption {sidecar} beside the winner", "no caption") if missing else skip
-        return Skip(f"{sidecar}: holds no caption", "no caption")
+        usual = f"{PurePath(name).stem}.txt"
+        none = (
+            f"{usual}: holds no caption" if usual in self.beside.values() else f"no caption {usual} beside the winner"
+        )
+        raise said.unread or Skip(none, "no caption")

@@ -31,7 +31,7 @@ class Photo:
     image: Stored
     caption: str | None
     fields: str = ""
-    """The names of the fields that its row has, which tell a user where a caption could be."""
+    """The names of the fields that its row has, and what else tells a user where its caption could be."""
 
 
 def photos_of(row: ContainerRow, name: str) -> Iterator[Photo | LeftOut]:
@@ -68,7 +68,7 @@ def _better(row: ContainerRow, name: str) -> Photo | LeftOut:
 
 def _photo(row: ContainerRow, name: str, key: str | None = None) -> Photo:
     image = row.image(key or _image_field(row))
-    return Photo(name, image, _caption(row), row.field_names)
+    return Photo(name, image, _caption(row), f"{row.field_names}{row.hint}")
 
 
 def _image_field(row: ContainerRow) -> str:
