@@ -26,9 +26,10 @@ from contrapose.methods.ddspo import DDSPO
 from contrapose.publish.base import Base, base_of
 from contrapose.publish.card import finish_run, published, run_card, without_folders
 from contrapose.publish.gallery import gallery_of_run
-from contrapose.publish.markdown import is_edited, plain
+from contrapose.publish.markdown import plain
 from contrapose.runs.names import CARD
 from contrapose.runs.origin import hub_id, last_name
+from contrapose.runs.seal import is_edited
 from contrapose.store.records import GroupRecord
 from contrapose.train.judging import RolloutJudging
 from contrapose.train.settings import CONVERTER, Run

@@ -114,6 +114,14 @@ def test_killed_while_it_is_lengthened(run: Run, finished: Callable[..., Path], 
     assert same(grown, finished("lora", 5))
 
 
+def test_the_users_own_words_stay_on_the_card(run: Run, finished: Callable[..., Path], tmp_path: Path) -> None:
+    grown = shutil.copytree(finished("lora", 3), tmp_path / "run-grown")
+    card = "my own words\n" + (grown / "README.md").read_text()
+    (grown / "README.md").write_text(card)
+    trained(of(run, 5), grown)
+    assert (grown / "README.md").read_text() == card
+
+
 def test_an_unfinished_run_may_be_of_any_length(run: Run, finished: Callable[..., Path], tmp_path: Path) -> None:
     assert trained(of(run, 5), tmp_path / "run-cut", 3) == [0, 1, 2, 3]
     trained(of(run, 3), tmp_path / "run-cut")

@@ -22,9 +22,9 @@ from huggingface_hub.utils import validate_repo_id
 from contrapose import __version__
 from contrapose.errors import UserError, one_line
 from contrapose.publish.base import Base, base_of
-from contrapose.publish.markdown import is_edited
 from contrapose.publish.parcels import EXPORT, Parcel, parcel_of
 from contrapose.runs.names import CARD
+from contrapose.runs.seal import is_edited
 
 _PIECE = 1 << 20  # bytes that are read at once
 _OURS = "contrapose"  # the tag of our cards

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 import re
 from collections.abc import Sequence
@@ -16,9 +15,9 @@ from contrapose import __version__
 from contrapose.publish.base import Base
 from contrapose.publish.gallery import CardImages
 from contrapose.runs.names import FULL_FOLDER
+from contrapose.runs.seal import sealed
 
 _MARKUP = re.compile(r"[\\`*\[\]|~#$!]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word marks nothing
-_SEAL = re.compile(r"\n<!-- contrapose ([0-9a-f]{16}) -->\n")
 
 
 def plain(text: object) -> str:
@@ -30,8 +29,7 @@ def plain(text: object) -> str:
 
 def rendered(template: str, **values: Any) -> str:
     """A card by its template, sealed."""
-    text = _templates().get_template(template).render(**values).rstrip("\n") + "\n"
-    return f"{text}\n<!-- contrapose {_digest(text)} -->\n"
+    return sealed(_templates().get_template(template).render(**values).rstrip("\n") + "\n")
 
 
 @cache
@@ -49,12 +47,6 @@ def _templates() -> Environment:
     return templates
 
 
-def is_edited(card: str) -> bool:
-    """Whether somebody has changed a card since it was rendered, or wrote it."""
-    seal = _SEAL.search(card)
-    return seal is None or seal.end() != len(card) or _digest(card[: seal.start()]) != seal[1]
-
-
 def head(base: Base, relation: str, tags: Sequence[str], gallery: CardImages, library: str = "diffusers") -> str:
     """What the hub reads of a card: the model below it, its licence, tags, and prompts with their images.
 
@@ -68,7 +60,3 @@ def head(base: Base, relation: str, tags: Sequence[str], gallery: CardImages, li
     if gallery.images:
         front["widget"] = [{"text": image.prompt, "output": {"url": image.name}} for image in gallery.images]
     return yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

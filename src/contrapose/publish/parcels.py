@@ -19,7 +19,7 @@ from contrapose.errors import UserError
 from contrapose.publish.base import Base
 from contrapose.publish.card import finished_run, kind_of, published, run_card, run_of, without_folders
 from contrapose.publish.gallery import CardImages, gallery_of_run, gallery_of_samples
-from contrapose.publish.markdown import head, is_edited, rendered
+from contrapose.publish.markdown import head, rendered
 from contrapose.runs.adapter_files import adapter_file, read_file, read_notes
 from contrapose.runs.folder import RunFolder
 from contrapose.runs.metrics import held_out_of
@@ -35,6 +35,7 @@ from contrapose.runs.names import (
     RUN_FILE,
 )
 from contrapose.runs.origin import hub_id, last_name
+from contrapose.runs.seal import is_edited
 from contrapose.runs.steps import kept_steps
 from contrapose.train.folder import policy_folders
 from contrapose.train.settings import Run

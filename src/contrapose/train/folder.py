@@ -38,6 +38,7 @@ from contrapose.runs.names import (
     RUN_FILE,
     STATE_FILE,
 )
+from contrapose.runs.seal import is_edited
 from contrapose.runs.steps import forget_steps_after, has_old_steps, kept_steps, prune, step_folder, steps_due
 from contrapose.runs.training_state import BrokenCheckpoint, Stateful, load_training, save_training
 from contrapose.runs.watched import forget_images
@@ -314,7 +315,9 @@ def note_judged(folder: Path, step: int, judged: Mapping[str, float]) -> None:
 
 def _unfinish(folder: Path, policies: tuple[str, ...]) -> None:
     """Remove the end of a run that goes on; what tells that there was one goes last."""
-    (folder / CARD).unlink(missing_ok=True)
+    card = folder / CARD
+    if card.is_file() and not is_edited(card.read_text(encoding="utf-8", errors="surrogateescape")):
+        card.unlink()
     for policy in policies:
         for name in (LORA_FILE, PEFT_FILE, PEFT_CONFIG, FULL_FOLDER):
             if (folder / policy / name).exists():
