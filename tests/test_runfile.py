@@ -199,6 +199,29 @@ def test_a_note_that_was_cut_is_not_taken_for_whole(tmp_path: Path) -> None:
         claim_inputs(tmp_path, Outer(), name="abc", where="abc")
 
 
+def test_results_whose_settings_are_gone_are_not_taken_for_those_of_others(tmp_path: Path) -> None:
+    (tmp_path / "shard-0").touch()
+    with pytest.raises(UserError, match=r"shard-0: is there without the run\.yaml .*choose another --out"):
+        runfile.claim(tmp_path / "run.yaml", Outer(), CONVERTER, results=["weights", "shard-*"])
+    assert not (tmp_path / "run.yaml").exists()
+    runfile.claim(tmp_path / "run.yaml", Outer(), CONVERTER, results=["weights"])
+    assert runfile.claim(tmp_path / "run.yaml", Outer(), CONVERTER, results=["shard-*"]), "its own"
+
+
+def test_the_note_of_another_command_is_not_lost(tmp_path: Path) -> None:
+    theirs = {"draw.model": "abc", "draw.prompts": "def"}
+    runfile.claim(tmp_path / "pairs.yaml", {"seed": 0}, CONVERTER, inputs=theirs)
+    with pytest.raises(UserError, match=r"another command \(pairs\.yaml\); choose another --out$"):
+        claim_inputs(tmp_path, Outer(), where="abc")
+    assert runfile.claim(tmp_path / "pairs.yaml", {"seed": 0}, CONVERTER, inputs=theirs)
+    assert not claim_inputs(tmp_path, Outer(), **theirs, where="abc"), "one that notes all of it, as `pairs score` does"
+
+
+def test_a_command_that_was_killed_before_its_settings_leaves_the_folder_to_any(tmp_path: Path) -> None:
+    (tmp_path / "inputs.yaml").write_text("draw.model: abc\n")
+    assert not claim_inputs(tmp_path, Outer(), where="abc")
+
+
 @pytest.mark.parametrize("content", [b"", b"- 1", b"a: [", b"\xff", b"[" * 3000, b"a: 1\na: 2"])
 @pytest.mark.parametrize("name", ["run.yaml", "inputs.yaml"])
 def test_a_broken_claim_is_one_line_that_names_it(tmp_path: Path, name: str, content: bytes) -> None:

@@ -255,17 +255,20 @@ def claim(
     conv: cattrs.Converter,
     free: Collection[str] = (),
     inputs: Mapping[str, str] | None = None,
+    results: Collection[str] = (),
 ) -> bool:
     """Write the settings beside a result, or check that those already there are the same; True when they were there.
 
     Settings that are `Practical`, or named in `free` (dotted) or below such a name, decide no result and may differ.
     `inputs` gives settings that name what is read, with the digest of what lies there: that must be the same, and its
-    name may differ. Raises `UserError` naming what differs.
+    name may differ. `results` are patterns of what stands beside the settings once they are claimed. Raises `UserError`
+    naming what differs, or what is in the way of a new claim.
     """
     mine = as_read(conv.unstructure(settings))
     note = path.parent / INPUTS
     digests = dict(inputs or {})
     if not path.exists():
+        check_unclaimed(path, results, digests)
         write_claim(path, settings, conv, digests)
         return False
     recorded = _completed(claimed(path), settings, conv)
@@ -283,6 +286,23 @@ def claim(
     if noted is not None:
         _check_inputs(note, noted, digests)
     return True
+
+
+def check_unclaimed(path: Path, results: Collection[str], inputs: Collection[str] = ()) -> None:
+    """Raise `UserError` where a folder without these settings is no place for them.
+
+    It may hold `results` whose settings are gone, which would pass for those of any; or the note of another command's
+    inputs, which would be lost with it.
+    """
+    folder = path.parent
+    stray = next((result for pattern in results for result in folder.glob(pattern)), None)
+    if stray is not None:
+        raise UserError(f"{stray}: is there without the {path.name} that tells how it was made; {_OTHER_OUT}")
+    note = folder / INPUTS
+    # where nothing else is there, a command was killed before it had written its settings
+    owners = sorted(file.name for file in folder.glob("*.yaml") if file.name != INPUTS)
+    if inputs and owners and note.exists() and not claimed(note).keys() <= set(inputs):
+        raise UserError(f"{folder}: already holds the result of another command ({owners[0]}); choose another --out")
 
 
 def _completed(recorded: dict[str, Any], settings: Any, conv: cattrs.Converter) -> dict[str, Any]:

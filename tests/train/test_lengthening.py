@@ -122,6 +122,21 @@ def test_the_users_own_words_stay_on_the_card(run: Run, finished: Callable[..., 
     assert (grown / "README.md").read_text() == card
 
 
+@pytest.mark.parametrize("kept", ["metrics.jsonl", "checkpoints", "pytorch_lora_weights.safetensors"])
+def test_what_no_settings_tell_of_is_not_taken_for_a_run(
+    run: Run, finished: Callable[..., Path], tmp_path: Path, kept: str
+) -> None:
+    """Of a run that is half deleted, or weights of another trainer's."""
+    out = tmp_path / "half"
+    out.mkdir()
+    whole = finished("lora", 3) / kept
+    (shutil.copytree if whole.is_dir() else shutil.copy)(whole, out / kept)
+    before = content(out)
+    with pytest.raises(UserError, match=rf"{kept}: is there without the run\.yaml"):
+        next(align(of(run, 3), out))
+    assert content(out) == before
+
+
 def test_an_unfinished_run_may_be_of_any_length(run: Run, finished: Callable[..., Path], tmp_path: Path) -> None:
     assert trained(of(run, 5), tmp_path / "run-cut", 3) == [0, 1, 2, 3]
     trained(of(run, 3), tmp_path / "run-cut")

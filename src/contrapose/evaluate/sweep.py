@@ -142,7 +142,7 @@ def claim(out: Path, settings: Sampling) -> None:
     shared = CONVERTER.unstructure(settings)
     del shared["guiding"]["guidance"]["scale"]
     free = list(runfile.practical_names(settings))
-    runfile.claim(out / OF_IMAGES, shared, CONVERTER, free=free, inputs=inputs_of(settings))
+    runfile.claim(out / OF_IMAGES, shared, CONVERTER, free, inputs_of(settings), [f"{_OF_IMAGES}*"])
 
 
 def sum_up(

@@ -80,7 +80,7 @@ def sample_images(
         if chooser is not None:
             inputs = {**inputs, "judges": chooser.version}
         with worker.in_turn(out / SETTINGS):
-            runfile.claim(out / SETTINGS, settings, CONVERTER, inputs=inputs)
+            runfile.claim(out / SETTINGS, settings, CONVERTER, inputs=inputs, results=["[0-9]*/samples"])
             if chooser is not None:
                 chooser.sign(out)
             describe(prompts, out)

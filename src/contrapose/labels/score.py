@@ -32,7 +32,7 @@ from contrapose.store.prompt_table import PromptTable
 from contrapose.store.prompts import Prompt, iter_listed
 from contrapose.store.record_table import first_of_each
 from contrapose.store.records import GroupRecord
-from contrapose.store.shard_files import shard_path, write_shard
+from contrapose.store.shard_files import SHARDS, shard_path, write_shard
 from contrapose.store.shards import begin, made_before
 from contrapose.workers import ALONE, Worker
 
@@ -94,7 +94,7 @@ def score_groups(
     done = 0
     with worker.writing(out):
         with worker.in_turn(out / SETTINGS):
-            runfile.claim(out / SETTINGS, settings, CONVERTER, ["batch_size"], inputs)
+            runfile.claim(out / SETTINGS, settings, CONVERTER, ["batch_size"], inputs, [SHARDS])
         files = [(shard_path(out, number), number) for number in range(len(planned))]
         for path, number, task in worker.turns(files):
             kind, records = planned[number]
@@ -115,11 +115,11 @@ def score_groups(
             log.info(f"{out}: {len(left)} of {len(files)} files are left to other parts")
             return
         # of workers that end together each finds all files there, and writes the same
-        every = (made_before(path, planned[number][1], scored=True) for path, number in files)
+        every = chain.from_iterable(made_before(path, planned[number][1], scored=True) for path, number in files)
         better = {name: _BETTER[is_higher] for name, is_higher in judge.higher_is_better.items()}
         sections = {**origin(store), "scores": {**directions(store), **better}, "score": settings}
         with worker.in_turn(out / MANIFEST):
-            begin(out, sections, CONVERTER, decoder, chain.from_iterable(every), (), inputs, masked=samples.masked)
+            begin(out, sections, CONVERTER, decoder, every, (), inputs, masked=samples.masked, has_shards=True)
     if not judged:
         log.info(f"{out}: all groups were scored already")
 

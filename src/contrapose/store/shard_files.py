@@ -28,6 +28,7 @@ from contrapose.tensors import COUNT, save_tensors
 
 LATENTS = "latents"
 MASKS = "masks"
+SHARDS = "shard-*.safetensors"
 OLD_SIDES = ("winner", "loser")  # the tensors of format 2, in the order of a pair's samples
 _DTYPES = ("F16", "BF16", "F32")  # as safetensors names them
 _MASK_DTYPES = ("U8",)
@@ -41,7 +42,7 @@ def shard_path(folder: Path, index: int) -> Path:
 def shard_paths(folder: Place) -> list[Place]:
     """The shards that a folder holds, in the order of their numbers."""
     # By length first: by name alone shard-100000 would stand before shard-99999.
-    shards: Iterable[Place] = folder.glob("shard-*.safetensors")
+    shards: Iterable[Place] = folder.glob(SHARDS)
     return sorted(shards, key=lambda path: (len(path.name), path.name))
 
 

@@ -21,7 +21,7 @@ from contrapose.store.manifest import FORMAT, MANIFEST, MASKED_FORMAT, OLD_FORMA
 from contrapose.store.noted_digests import NotedDigests
 from contrapose.store.record_table import Records
 from contrapose.store.records import GroupRecord, count_and_digest
-from contrapose.store.shard_files import read_shard, shard_path, write_shard
+from contrapose.store.shard_files import SHARDS, read_shard, shard_path, write_shard
 from contrapose.workers import ALONE, Worker
 
 log = logging.getLogger(__name__)
@@ -89,13 +89,15 @@ def begin(
     inputs: Mapping[str, str] | None = None,
     sources: Iterable[str] = (),
     masked: bool = False,
+    has_shards: bool = False,
 ) -> None:
     """Claim `out` by `pairs.yaml` and write what was left out; `settings` is one entry, such as `draw` or `import`.
 
     `records` are all groups in the order of their shards, and are gone through once. `inputs` gives what the settings
     name (dotted, such as `draw.model`) with the digests of what lies there. `sources` are
-    settings that name what the pairs themselves were read from; `masked` says that shards will hold masks too. Raises
-    `UserError` when `out` holds pairs of other settings, another model or other prompts, or of an older format.
+    settings that name what the pairs themselves were read from; `masked` says that shards will hold masks too, and
+    `has_shards` that they are there already, claimed by another file of settings. Raises `UserError` when `out` holds
+    pairs of other settings, another model or other prompts, or of an older format.
     """
     version = read_manifest(out).get("format") if (out / MANIFEST).exists() else None
     if version == OLD_FORMAT:
@@ -122,7 +124,7 @@ def begin(
         if is_dataclass(section):  # the counts of the stages of photographs are none
             free += runfile.practical_names(section, f"{name}.")
     # the plan is claimed before the first shard, so that a killed run is carried on with the same groups alone
-    runfile.claim(out / MANIFEST, manifest, conv, free, digests)
+    runfile.claim(out / MANIFEST, manifest, conv, free, digests, [] if has_shards else [SHARDS])
     noted = read_manifest(out)["num_groups"]
     if noted != num:
         raise UserError(

@@ -47,6 +47,7 @@ from contrapose.train.folder import (
     claim,
     finish,
     go_back_to,
+    holds_other_steps,
     inputs_of,
     is_due,
     is_measured,
@@ -109,7 +110,7 @@ def _align_alone(stage: Stage, accelerator: Accelerator, progress: Progress) -> 
         compared = comparable(pairs, run)
         begun = (out / RUN_FILE).exists()
         inputs = inputs_of(stage, pairs) if is_first else {}
-        has_other_steps = begun and is_first and claim(stage, inputs)
+        has_other_steps = is_first and holds_other_steps(stage, inputs)
         is_over = begun and is_first and is_whole(stage)
     # another machine may see later what the first process has written
     begun, is_over = agreed(out, of_all(FolderSeen(begun, is_over, run.precision)))

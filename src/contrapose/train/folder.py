@@ -100,6 +100,24 @@ def inputs_of(stage: Stage, pairs: Mixture) -> dict[str, str]:
     return inputs
 
 
+def holds_other_steps(stage: Stage, inputs: Mapping[str, str]) -> bool:
+    """Whether the folder holds this run with another number of steps, looked up before anything is loaded.
+
+    Raises `UserError` where it holds another run, or what no settings tell of.
+    """
+    path = stage.folder / RUN_FILE
+    if path.exists():
+        return claim(stage, inputs)
+    runfile.check_unclaimed(path, _results(stage.run), inputs)
+    return False
+
+
+def _results(run: Run) -> tuple[str, ...]:
+    """What a run writes that it would take for its own, or write over, if it were there before."""
+    weights = [FULL_FOLDER] if run.full else [LORA_FILE, PEFT_FILE]
+    return (METRICS, CHECKPOINTS, FINISHED, *weights)
+
+
 def claim(stage: Stage, inputs: Mapping[str, str]) -> bool:
     """Write the run's settings and inputs into its folder, or check that those that are there are the same.
 
@@ -115,7 +133,7 @@ def claim(stage: Stage, inputs: Mapping[str, str]) -> bool:
         free.append(_STEPS)
     if _mapping(recorded.get("first")).get("first_train_steps") is None and run.first.first_train_steps == steps:
         free.append("first.first_train_steps")  # what was left to the run's own number is now said
-    runfile.claim(path, run, CONVERTER, free=free, inputs=inputs)
+    runfile.claim(path, run, CONVERTER, free, inputs, _results(run))
     if _STEPS in free:
         _check_steps(stage, steps)
     return _STEPS in free
