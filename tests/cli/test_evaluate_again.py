@@ -120,6 +120,18 @@ def test_another_autoencoder_or_base_is_refused(
     refused(capsys, judging("--autoencoder", str(other)), "another content of suite.autoencoder")
 
 
+def test_the_folder_of_another_command_is_no_place_for_evidence(
+    judging: Judging, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "images.yaml").write_text("steps: 3\n")
+    (out / "inputs.yaml").write_text("prompts: abc\n")
+    before = files(out)
+    refused(capsys, judging(), "the result of another command (images.yaml)")
+    assert files(out) == before
+
+
 def test_models_may_be_added(judging: Judging, images: Path, tmp_path: Path) -> None:
     assert judging(models=("base",)) == 0
     assert judging() == 0

@@ -264,6 +264,8 @@ class _Work:
             return summary, False
         if (self.out / EVIDENCE).exists():
             tell_of_left_out(self.out, read_record(self.out / EVIDENCE).images, self.record.images)
+        else:
+            runfile.check_unclaimed(self.out / EVIDENCE, (), self.inputs)
         kept = self.kept()
         num_left = 0 if self.viewer is None else self.viewer.look_together(self.folders, self.base, worker)
         if kept.parts:
