@@ -285,7 +285,7 @@ def test_unused_option(told: Told, tiny_model: Path, tiny_pairs: Path, tmp_path:
 
 def test_batch_that_does_not_divide(told: Told, tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> None:
     line = told(*_align(tiny_model, tiny_pairs, tmp_path / "out", "--batch-size", 5))
-    assert "batch_size 5 must be a multiple of micro_batch 2" in line
+    assert "batch_size 5 must be a multiple of micro_batch 2; set micro_batch to 1" in line
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -256,7 +257,10 @@ class Run:
     def __post_init__(self) -> None:
         o = self.optimisation
         if o.batch_size % o.micro_batch:
-            raise UserError(f"batch_size {o.batch_size} must be a multiple of micro_batch {o.micro_batch}")
+            raise UserError(
+                f"batch_size {o.batch_size} must be a multiple of micro_batch {o.micro_batch}; set micro_batch to "
+                f"{gcd(o.batch_size, o.micro_batch)}"
+            )
         of_adapters = {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}
         # of the others, those that are not as they are when unset
         of_adapters |= {n: v for n, v in vars(self.adapters).items() if v != getattr(USUAL_ADAPTERS, n)}
