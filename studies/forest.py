@@ -1,6 +1,7 @@
 """Methods beside each other, from an evaluation's evidence: differences from the base, a panel for each metric.
 
-    python studies/forest.py results/world/methods/evidence/scale-3 --metrics roughness correct --out docs/methods.svg
+    python studies/forest.py results/world/methods/evidence/scale-3 --metrics roughness correct \\
+        --limits correct:-.25:.12 --out docs/methods.svg
 
 A row is a method: its mean over the training seeds with the 95 % interval over prompts and seeds, and a dot for each
 seed. Rows go by the first metric, the best above. docs/world.md's picture of every method is made so.
