@@ -60,7 +60,7 @@ SHARD = 64  # pairs in one file
 LATER = ("peft", "torch.utils.tensorboard")  # what `align` imports once it has begun
 
 
-def load_with_values(*arguments: Any, with_values: bool, **named: Any) -> Backbone:
+def load_with_values(*arguments: Any, without_values: Any, **named: Any) -> Backbone:
     """As `load_backbone`, in every process."""
     return load_backbone(*arguments, **named)
 
