@@ -53,7 +53,7 @@ def masked(pairs: Path, folder: Path, make: MAKE) -> Path:
 
 @pytest.fixture
 def where_they_differ(tiny_pairs: Path, tmp_path: Path) -> Path:
-    return masked(tiny_pairs, tmp_path / "masked", lambda differences: differences)
+    return masked(tiny_pairs, tmp_path / "masked-pairs", lambda differences: differences)
 
 
 @pytest.fixture
