@@ -130,7 +130,8 @@ class Watching:
     them as `contrapose sample` reads. The weights' average draws them where there is one, and of chats the
     positive policy."""
     images_every: Practical[CountOrNone] = 50
-    """Optimiser steps between these images; 0 is before the first step and after the last one alone."""
+    """Optimiser steps between these images; 0 is before the first step and after the last one alone. With --keep-best
+    they are drawn at every kept step besides."""
     num_images: Practical[Few] = 1
     """Images for each watched prompt, of the seeds 0, 1, ..."""
     image_steps: Practical[Steps | None] = None
