@@ -6,7 +6,7 @@ Each experiment has normal differences by seed, by prompt and by both together. 
 are two that were tried and cover too little: by Satterthwaite's degrees of freedom, and the sum of both parts without
 Student's interval over the seeds' means as the least. The last column is how often p < 0.01 where nothing differs.
 Then the same of the difference of two methods, each with seeds of its own: by themselves, and with a correlation of
-runs of one seed.
+runs of one seed. At last the bootstrap of a single run, where its categories have few prompts.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from contrapose.evaluate.statistics import LEVEL
+from contrapose.evaluate.statistics import LEVEL, PromptMeans, bootstrap
 from contrapose.evaluate.training_seeds import SeedMeans, Variances, over_seeds, p_value, variances
 
-TAGS = tuple(str(number % 6) for number in range(120))
+NUM_TAGS = 6
+TAGS = tuple(str(number % NUM_TAGS) for number in range(120))
 DEVIATIONS = [
     (0, 1, 1), (0.05, 1, 1), (0.1, 1, 1), (0.2, 1, 1), (0.5, 1, 1), (2, 1, 1),
     (0.1, 0.5, 1), (0.05, 0.1, 1), (0.1, 0.1, 1), (0.2, 0.1, 1),
 ]  # fmt: skip
 
+FEW = (2, 3, 5, 10, 20, 40)  # prompts of a category
 OF_TWO: list[tuple[float, float, float]] = [(0.05, 1, 1), (0.2, 1, 1), (0.5, 1, 1), (0.2, 0.1, 1)]  # of two methods
 
 
@@ -96,6 +98,17 @@ def covered_difference(
     return OfDifference(float(used), float(p))
 
 
+def covered_by_bootstrap(num_prompts: int, experiments: int) -> float:
+    """Of simulated experiments with so many normal prompts a category, the share in which the interval holds 0."""
+    rng = np.random.default_rng(num_prompts)
+    tags = tuple(str(number % NUM_TAGS) for number in range(NUM_TAGS * num_prompts))
+    hits = 0
+    for _ in range(experiments):
+        interval = bootstrap(PromptMeans(rng.normal(size=len(tags)), tags)).overall
+        hits += interval.low <= 0 <= interval.high
+    return hits / experiments
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiments", type=int, default=2000)
@@ -114,6 +127,9 @@ def main(arguments: list[str] | None = None) -> None:
             apart = covered_difference(sizes, deviations, 0.0, args.experiments)
             alike = covered_difference(sizes, deviations, 0.5, args.experiments)
             print(f"{sizes!s:20}  {deviations!s:32}  {apart.used:6.1%}  {apart.p:8.1%}  {alike.used:6.1%}")
+    print("prompts a category  bootstrap of one run")
+    for num_prompts in FEW:
+        print(f"{num_prompts:18}  {covered_by_bootstrap(num_prompts, args.experiments):6.1%}")
 
 
 if __name__ == "__main__":

@@ -130,7 +130,8 @@ def test_intervals_over_seeds_are_compared(benchmark, capsys):
     assert shares.sum_alone <= shares.used and shares.p < 0.05
     benchmark.main(["--experiments", "2"])
     rows = [3 * len(deviations) for deviations in (benchmark.DEVIATIONS, benchmark.OF_TWO)]
-    assert len(capsys.readouterr().out.splitlines()) == 2 + sum(rows)
+    assert len(capsys.readouterr().out.splitlines()) == 2 + sum(rows) + 1 + len(benchmark.FEW)
+    assert benchmark.covered_by_bootstrap(2, 200) < 0.85 < benchmark.covered_by_bootstrap(20, 200)
 
 
 @pytest.mark.parametrize("benchmark", ["many_rows"], indirect=True)

@@ -150,7 +150,9 @@ def test_every_other_listing_becomes_pairs_that_are_sound(
     assert sorted(record.prompt for record in store.records) == [prompt for prompt, _, _ in rows]
 
 
-def test_the_denoiser_is_not_read(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_denoiser_nor_text_encoder_is_read(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Images pass through the autoencoder alone."""
     read: list[str] = []
 
@@ -162,21 +164,16 @@ def test_the_denoiser_is_not_read(tiny_model: Path, tmp_path: Path, monkeypatch:
     (tmp_path / "0.png").write_bytes(_picture(0))
     (tmp_path / "1.png").write_bytes(_picture(1))
     (tmp_path / "pairs.csv").write_text("prompt,chosen,rejected\na star,0.png,1.png\n")
-    bring_in = [
-        "pairs",
-        "import",
-        "--model",
-        tiny_model,
-        "--source",
-        tmp_path / "pairs.csv",
-        "--out",
-        tmp_path / "pairs",
-    ]
+    source = ["--model", tiny_model, "--source", tmp_path / "pairs.csv"]
+    bring_in = ["pairs", "import", *source, "--out", tmp_path / "pairs"]
     hand_out = ["pairs", "export", tmp_path / "pairs", "--out", tmp_path / "p.parquet"]
     for command in (bring_in, hand_out):
         read.clear()
         assert _run(*command, "--device", "cpu") == 0
-        assert "AutoencoderKL" in read and "UNet2DConditionModel" not in read
+        assert read == ["AutoencoderKL"]
+    for command in (bring_in, hand_out):
+        assert _run(*command, "--quantize", "nf4") == 2
+        assert "--quantize" in capsys.readouterr().err, "there is no denoiser to quantise"
 
 
 @pytest.mark.slow

@@ -136,7 +136,7 @@ def test_settings_that_go_against_each_other_are_refused(file: Path) -> None:
     with pytest.raises(UserError, match="random-positive"):
         DDSPO(losers="random-positive", random_conditioning="sigmoid")
     for course in (None, "always"):
-        with pytest.raises(UserError, match="random_rate 5: only a chance that rises"):
+        with pytest.raises(UserError, match="random_rate: is of a random_conditioning that rises"):
             DDSPO(random_conditioning=course, random_rate=5.0)  # type: ignore[arg-type]
 
 

@@ -39,6 +39,10 @@ class Loading:
     """Precision of the frozen network's weights: nf4 and int8 need bitsandbytes, torchao-int8 needs torchao."""
 
 
+UNREAD_BY_IMAGES = ("text_length", "quantize")
+"""What of `Loading` is of other parts than the autoencoder: what only encodes or decodes images does not have it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 @checked
 class Haste:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from contrapose.backbones.settings import UNREAD_BY_IMAGES
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import parse
 from contrapose.exchange.settings import Export
@@ -29,11 +30,11 @@ class Command:
 
 
 def main(arguments: list[str], prog: str) -> None:
-    hand_out(parse(Command, arguments, prog, without=("text_length", "quantize")))
+    hand_out(parse(Command, arguments, prog, without=UNREAD_BY_IMAGES))
 
 
 def hand_out(command: Command) -> None:
-    from contrapose.backbones.families.table import Unread, load_backbone
+    from contrapose.backbones.families.table import IMAGES_ALONE, load_backbone
     from contrapose.backbones.loading import DTYPES
     from contrapose.cli.follow import follow
     from contrapose.cli.memory import image_memory
@@ -54,7 +55,6 @@ def hand_out(command: Command) -> None:
     with image_memory(at_once, command.on.name):
         # its autoencoder alone is asked; of the others, most of a model, their forms
         dtype = DTYPES[settings.precision]
-        unread: tuple[Unread, ...] = ("denoiser", "text_encoders")
-        backbone = load_backbone(model, dtype, command.on.name, loading=settings.loading, without_values=unread)
+        backbone = load_backbone(model, dtype, command.on.name, loading=settings.loading, without_values=IMAGES_ALONE)
         follow("decoding pairs", len(store), export_pairs(settings, store, backbone, out))
     print(f"{out}: {len(store)} {store.kind}")

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from contrapose.backbones.settings import UNREAD_BY_IMAGES
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import parse
 from contrapose.cli.sharing import Sharing
@@ -26,11 +27,11 @@ class Command:
 
 
 def main(arguments: list[str], prog: str) -> None:
-    bring_in(parse(Command, arguments, prog, without=("text_length", "quantize")))
+    bring_in(parse(Command, arguments, prog, without=UNREAD_BY_IMAGES))
 
 
 def bring_in(command: Command) -> None:
-    from contrapose.backbones.families.table import Unread, load_backbone
+    from contrapose.backbones.families.table import IMAGES_ALONE, load_backbone
     from contrapose.backbones.loading import DTYPES
     from contrapose.backbones.precision import usual_precision
     from contrapose.cli.follow import follow
@@ -53,8 +54,7 @@ def bring_in(command: Command) -> None:
     with image_memory(at_once, device):
         # its autoencoder alone is asked; of the others, most of a model, their forms
         dtype = DTYPES[precision]
-        unread: tuple[Unread, ...] = ("denoiser", "text_encoders")
-        backbone = load_backbone(settings.model, dtype, device, loading=settings.loading, without_values=unread)
+        backbone = load_backbone(settings.model, dtype, device, loading=settings.loading, without_values=IMAGES_ALONE)
         with Bar("looking at images", len(listing.pairs)) as bar:
             plan = plan_import(settings, listing, backbone, bar)
         if plan.left_out:

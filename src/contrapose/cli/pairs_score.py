@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from contrapose.backbones.settings import UNREAD_BY_IMAGES
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import Choice, parse
 from contrapose.cli.sharing import Sharing
@@ -32,7 +33,7 @@ class Command:
 
 
 def main(arguments: list[str], prog: str) -> None:
-    judge(parse(Command, arguments, prog, unions=UNIONS, without=("text_length", "quantize")))
+    judge(parse(Command, arguments, prog, unions=UNIONS, without=UNREAD_BY_IMAGES))
 
 
 def judge(command: Command) -> None:

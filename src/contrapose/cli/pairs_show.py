@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from contrapose.backbones.settings import Loading
+from contrapose.backbones.settings import UNREAD_BY_IMAGES, Loading
 from contrapose.cli.device import OnDevice
 from contrapose.cli.options import Choice, parse
 from contrapose.judges.table import JUDGES, AnyJudge
@@ -39,7 +39,7 @@ class Command:
 
 
 def main(arguments: list[str], prog: str) -> None:
-    show(parse(Command, arguments, prog, unions=UNIONS, without=("text_length", "quantize")))
+    show(parse(Command, arguments, prog, unions=UNIONS, without=UNREAD_BY_IMAGES))
 
 
 def show(command: Command) -> None:

@@ -28,7 +28,7 @@ from contrapose.core.guards import PairGuard, Unguarded, guarded
 from contrapose.core.links import PairLink, Sigmoid
 from contrapose.errors import UserError
 from contrapose.methods.method import GuardedMethod
-from contrapose.ranges import Positive, checked
+from contrapose.ranges import Positive, check_unused, checked
 
 if TYPE_CHECKING:
     from contrapose.core.objective import Objective
@@ -72,11 +72,9 @@ class DDSPO(GuardedMethod):
     def __post_init__(self) -> None:
         if self.random_prompts is not None and self.random_conditioning is None:
             raise UserError("random_prompts is unused without random_conditioning; set both, or neither")
-        if self.random_rate != type(self).random_rate and self.random_conditioning in (None, "always"):
-            raise UserError(
-                f"random_rate {self.random_rate:g}: only a chance that rises towards the noise has one; set "
-                "random_conditioning to sigmoid or exponential, or leave it out"
-            )
+        if self.random_conditioning in (None, "always"):
+            rising = "random_conditioning that rises towards the noise, sigmoid or exponential"
+            check_unused(self, ("random_rate",), f"is of a {rising}")
         if self.random_conditioning is not None and self.losers == "random-positive":
             raise UserError(
                 "random_conditioning: with losers random-positive the degraded prompt is the other winner's own, of "

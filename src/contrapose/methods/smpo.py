@@ -24,9 +24,8 @@ from contrapose.core.choices import Space, Weighting
 from contrapose.core.group import Composition
 from contrapose.core.links import Signed
 from contrapose.core.measured import Measured
-from contrapose.errors import UserError
 from contrapose.methods.method import RewardMethod
-from contrapose.ranges import Positive, Steps, checked
+from contrapose.ranges import Positive, Steps, check_unused, checked
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -76,10 +75,9 @@ class SmPO(RewardMethod):
     instead_of_swap: ClassVar[str | None] = "a judge's scores say which one is; swap inpo instead"
 
     def __post_init__(self) -> None:
-        if self.judge is None and self.score_range != type(self).score_range:
-            raise UserError(
-                f"score_range {self.score_range:g}: unused without a judge, as a pair counts by its label then; set "
-                "both, or neither"
+        if self.judge is None:
+            check_unused(
+                self, ("score_range",), "is of a judge's scores, and a pair counts by its label without a judge"
             )
 
     def objective(self) -> Objective:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import try_to_load_from_cache
 
+from contrapose.backbones.settings import UNREAD_BY_IMAGES
 from contrapose.containers.places import size_of
 from contrapose.documents import load_yaml
 from contrapose.draw.settings import Draw
@@ -42,7 +43,6 @@ _PACKAGES = ("contrapose", "torch", "diffusers", "transformers", "peft", "accele
 _NUM_PAIRS_SHOWN = 6
 _FIX = "sample these images again"
 _PRACTICAL = ("batch_size", "shard_size")  # settings that change no result
-_UNREAD_BY_IMPORTS = ("text_length", "quantize")  # of parts of a model that an import does not read
 # settings of settings, whose flags have no prefix
 _SECTIONS = frozenset(name for cls in (Draw, Import, Real, Sampling, *SUITES.values()) for name in sections(cls))
 
@@ -222,7 +222,7 @@ def _pairs(store: GroupStore, folder: Path) -> list[str]:
         return []
     if "draw" in store.manifest:
         return [_command("pairs draw", [*name, *_flags(settings)], folder)]
-    taken = {key: value for key, value in settings.items() if key not in _UNREAD_BY_IMPORTS}
+    taken = {key: value for key, value in settings.items() if key not in UNREAD_BY_IMAGES}
     return [_command("pairs import", _flags(taken), folder)]
 
 

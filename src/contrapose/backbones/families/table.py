@@ -50,6 +50,7 @@ FAMILIES: tuple[Family, ...] = (
 )
 KOHYA_LAYOUTS = tuple(layout for family in FAMILIES for layout in family.kohya)
 Unread = Literal["denoiser", "text_encoders"]  # what a command may do without
+IMAGES_ALONE: tuple[Unread, ...] = ("denoiser", "text_encoders")  # of what only encodes or decodes images
 BY_PIPELINE = {pipeline.__name__: family for family in FAMILIES for pipeline in family.pipelines}
 
 
